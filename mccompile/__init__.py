@@ -1,0 +1,1 @@
+"""mccompile: a compiler for motion-aware caching in video generators."""

@@ -1,0 +1,1 @@
+"""Drives pipelines: videos in and out, schedules told to the clock."""

@@ -1,0 +1,1 @@
+"""Policy text to a checked policy: grammar, syntax tree, checker, diagnostics, formatter. Knows no torch."""

@@ -1,0 +1,1 @@
+"""Passes over the torch.fx graph: a CapturedModel and a Plan become a LoweredModel."""

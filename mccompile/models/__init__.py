@@ -1,0 +1,1 @@
+"""Model definitions that diffusers lacks, and the embedded pipeline folder."""

@@ -1,0 +1,1 @@
+"""Looks at runs: metrics, benchmarks, comparisons."""
