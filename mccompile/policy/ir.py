@@ -1,0 +1,301 @@
+"""The policy IR: all that a policy can say, on one page. Frozen data, no torch, no methods.
+
+Read it as a grammar. For every (branch, step, chunk, region, token) a policy says compute, reuse or skip;
+`phases` say when, `regions` say which layers, `chunks` say what happens before and after a chunk's own steps.
+Numbers a user may change are `Param` references everywhere: they enter compiled graphs as tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+
+class Granularity(IntEnum):
+    """How finely a value or a decision varies; a coarser value broadcasts to a finer one."""
+
+    STEP = 0
+    CHUNK = 1
+    FRAME = 2
+    TOKEN = 3
+
+
+# ---- expressions -----------------------------------------------------------------------------------------
+SourceName = Literal[
+    "time_embedding",  # embedding of the timestep (the value that the final norm consumes), static
+    "modulation",  # modulation of the blocks derived from the timestep (e0 of Wan), static
+    "latent",  # the model's latent input
+    "embedded",  # the latent after patch embedding = input of the first block
+    "modulated_input",  # what enters the first self-attention
+    "block_output",  # output of the policy's cached region, computed or reused; known after the step
+    "probe",  # residual (output - input) of the always-computed blocks before the cached region
+]
+Distance = Literal["rel_l1", "l1", "l2", "cosine"]  # against the value at the previous step or computation
+Unary = Literal["neg", "abs", "sqrt", "not"]
+Binary = Literal["add", "sub", "mul", "div", "pow", "min", "max", "lt", "le", "gt", "ge", "and", "or"]
+Norm = Literal["mean", "max", "min_max"]
+Reduction = Literal["mean", "max", "min"]
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParamRef:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRef:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A property of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)."""
+
+    what: Literal["step", "fraction", "timestep", "sigma"]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """values[i] at the chunk's step i; another number of steps is resampled to the nearest entry."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    name: SourceName
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How far a source moved, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
+
+    distance: Distance
+    of: Source
+    since: Literal["step", "compute"]  # compared with the previous step's value, or that of the last computation
+    over: Granularity
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDiff:
+    """Motion of a source: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) per token (MotionCache, motion map)."""
+
+    of: Source
+    relative: bool  # False: the plain difference, as MAGI-1's variant on latents
+
+
+@dataclass(frozen=True, slots=True)
+class Normalise:
+    """Per frame: mean: m/mean; max: m/max; min_max: floor + (1-floor) * ((m-min)/(max-min)) ** power."""
+
+    norm: Norm
+    of: Expr
+    floor: Expr
+    power: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Polynomial:
+    """Coefficients highest power first."""
+
+    of: Expr
+    coefficients: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """The account of a cell: sum of `of` over the steps since the cell was last computed, this step included."""
+
+    of: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    how: Reduction
+    of: Expr
+    to: Granularity
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    op: Unary | Binary
+    args: tuple[Expr, ...]
+
+
+Expr = (
+    Const | ParamRef | SignalRef | Clock | Table | Source | Change | FrameDiff | Normalise | Polynomial
+    | Accumulate | Reduce | Apply
+)  # fmt: skip
+
+
+# ---- declarations ----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A number that a user may set; integer when `whole`. Always low <= default <= high."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+    whole: bool
+    unit: Literal["", "steps", "frames", "%"]  # a "%" is stored as a share in 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    name: str
+    expr: Expr
+    granularity: Granularity
+    late: bool  # depends on block_output: known only after the region ran, used by the next step
+
+
+# ---- rules: what a phase does with the cached regions -----------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Compute:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
+
+    granularity: Granularity
+    condition: Expr
+    vote: Expr | None  # a spatial position is computed in all frames if more than this share of its frames is
+    hold_below: Expr | None  # 0 < computed share of the chunk < this: compute nothing, leave the accounts
+    all_above: Expr | None  # computed share of the chunk > this: compute the whole chunk
+    max_consecutive: Expr | None  # reuses in a row of one cell before it must be computed
+    max_total: Expr | None  # reuses of one cell in the whole run
+    max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Compute each n-th step of the phase (its first included), reuse the others."""
+
+    n: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class StepMask:
+    """True = compute; indexed by the chunk's own step, must cover the run."""
+
+    compute: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """Compute the top `share` of the tokens of a chunk by `by`, reuse the others."""
+
+    share: Expr
+    by: Expr
+
+
+Rule = Compute | Reuse | Every | StepMask | Top
+
+
+@dataclass(frozen=True, slots=True)
+class ForSteps:
+    n: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class UntilRefreshes:
+    """Until n steps of this phase in which at least one token of the chunk was computed."""
+
+    n: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """While low <= value < high of the chunk's own clock."""
+
+    clock: Clock
+    low: Expr
+    high: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class LastSteps:
+    """The chunk's last n steps, whatever phase they would be in."""
+
+    n: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    pass
+
+
+Span = ForSteps | UntilRefreshes | Between | LastSteps | Rest
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    name: str
+    span: Span
+    rule: Rule
+
+
+# ---- where -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last)."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """The whole model together with the sampler's step: what is kept is the latent increment (MAGI-1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse."""
+
+    where: Blocks | Integration
+    keep: Literal["residual", "output", "increment"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The life of a chunk. `refresh`: one last clean pass, then keep K/V (exact); `keep`: K/V of the last step."""
+
+    frames: int | None  # latent frames per chunk; None: as the model says
+    pending: Literal["skip", "compute"]
+    finished: Literal["keep", "refresh", "compute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    share_decision: str | None  # guidance branch whose decision the others follow
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    dtype: Literal["model", "float32", "bfloat16", "float16"]
+    device: Literal["model", "cpu"]
+    budget: int | None  # bytes
+    refresh_every: int | None  # recompute all K/V of a chunk at least every k steps
+    refresh_last: bool  # compute every token on the chunk's last step
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyIR:
+    name: str
+    models: tuple[str, ...]  # calibrated for; empty = any
+    params: tuple[Param, ...]
+    signals: tuple[Signal, ...]  # in order of use
+    phases: tuple[Phase, ...]  # in order
+    regions: tuple[Region, ...]  # in order of depth; blocks named by none are computed
+    chunks: Chunks
+    branches: Branches
+    cache: Cache
