@@ -78,13 +78,13 @@ class Change:
 
     distance: Distance
     of: Source
-    since: Literal["step", "compute"]  # compared with the previous step's value, or that of the last computation
+    since: Literal["step", "compute"]  # against the previous step's value, or the last computation's
     over: Granularity
 
 
 @dataclass(frozen=True, slots=True)
 class FrameDiff:
-    """Motion of a source: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) per token (MotionCache, motion map)."""
+    """Motion of a source per token: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) (MotionCache)."""
 
     of: Source
     relative: bool  # False: the plain difference, as MAGI-1's variant on latents
@@ -110,7 +110,7 @@ class Polynomial:
 
 @dataclass(frozen=True, slots=True)
 class Accumulate:
-    """The account of a cell: sum of `of` over the steps since the cell was last computed, this step included."""
+    """The account of a cell: sum of `of` over the steps since it was last computed, this one included."""
 
     of: Expr
 
@@ -131,7 +131,7 @@ class Apply:
 Expr = (
     Const | ParamRef | SignalRef | Clock | Table | Source | Change | FrameDiff | Normalise | Polynomial
     | Accumulate | Reduce | Apply
-)  # fmt: skip
+)
 
 
 # ---- declarations ----------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """The life of a chunk. `refresh`: one last clean pass, then keep K/V (exact); `keep`: K/V of the last step."""
+    """The life of a chunk. refresh: one last clean pass, then keep K/V (exact); keep: K/V as they are."""
 
     frames: int | None  # latent frames per chunk; None: as the model says
     pending: Literal["skip", "compute"]
