@@ -2,8 +2,8 @@
 
 A captured model is cut at its transformer blocks into four parts, all torch.fx graphs over the same values:
 
-    prelude   user inputs            -> shared values (latents embedded, modulation, rotary tables, text, masks)
-    gather    index, shared values   -> the rows of the shared values that a selection of tokens needs
+    prelude   user inputs            -> entry streams, shared values (modulation, rotary tables, text, masks)
+    gather    index, sources         -> the rows of the shared values that a selection of tokens needs
     block i   streams, shared values -> streams (one `full` and one `partial` form per kind of block)
     postlude  streams, shared values -> the model's outputs
 """
@@ -37,7 +37,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class BufferSpec:
-    """Keys or values of one attention (or the operand of a densified op) that a partial run keeps."""
+    """Keys or values of one attention that a partial run keeps."""
 
     name: str  # e.g. "attn1.k0"
     token_axis: int
@@ -48,14 +48,16 @@ class BufferSpec:
 class BlockKind:
     """Blocks with the same graph up to their weights.
 
-    full:    (*streams, *shared, *buffers, *weights) -> (*streams,)        writes all rows of the buffers
-    partial: (*streams, *shared, *rows, *buffers, *weights) -> (*streams,) writes the selected rows
+    full:     (*streams, *shared, *buffers, *weights) -> (*streams,)        writes all rows of the buffers
+    partial:  (*streams, *shared, *rows, *buffers, *weights) -> (*streams,) writes the selected rows
+    allocate: (*streams, *shared) -> (*buffers,)                            zeros, of the shapes `full` expects
     In `partial`, streams and shared values hold the selected rows only (`*shared` as the gather part returns
     them), `rows` are int64 vectors: for each key of `row_keys` the positions along the full axis.
     """
 
     full: fx.GraphModule
-    partial: fx.GraphModule | None  # None: refused, see CapturedModel.refusals
+    partial: fx.GraphModule | None  # None: refused, see CapturedModel.refusals; then there are no buffers
+    allocate: fx.GraphModule
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]
 
@@ -67,7 +69,7 @@ class BlockSite:
     index: int
     path: str  # "blocks.3"
     kind: int  # index into CapturedModel.kinds
-    streams_in: tuple[str, ...]  # value names; outputs of earlier blocks or of the prelude
+    streams_in: tuple[str, ...]  # value names; outputs of earlier blocks, or among `entry`
     streams_out: tuple[str, ...]
     shared: tuple[str, ...]  # prelude values, in the order of the kind's placeholders
     weights: tuple[str, ...]  # qualified names of parameters, buffers and constants of the captured module
@@ -94,21 +96,30 @@ class TokenGrid:
 class CapturedModel:
     """A model cut into prelude, gather, blocks and postlude. See the module docstring.
 
-    prelude:  (*user inputs) -> (*shared)                 in the order of `shared`
-    gather:   (index, *shared) -> (*shared rows, *rows)   shared as in `shared`, rows as in `row_keys`; None: refused
-    postlude: (*streams of the last block, *shared, *user inputs) -> flat outputs
+    prelude:  (*user inputs) -> (*entry, *shared)
+    gather:   (index, *sources) -> (*gathered, *rows)     rows as in `row_keys`; None: refused
+    postlude: (*exit, *shared, *user inputs) -> flat outputs
     `index` is an int64 vector of selected token positions, distinct, any order.
+
+    `gathered` names the shared values that blocks read; `gather` returns their rows. It reads `sources`:
+    prelude values (tensors or ints) that `split_prelude` computes. A source is the shared value itself, or
+    the smaller value of which it is an expansion (per-frame modulation repeated over tokens).
     """
 
     module: fx.GraphModule  # the normalised exported graph; owns the weights
     model_class: str
     inputs: tuple[str, ...]  # names of the user inputs that are tensors or symbolic ints, in placeholder order
+    constants: tuple[tuple[str, object], ...]  # every other leaf of the call, baked into the graph
     in_spec: TreeSpec  # of (args, kwargs) at capture
     out_spec: TreeSpec
     prelude: fx.GraphModule
     gather: fx.GraphModule | None
     postlude: fx.GraphModule
+    entry: tuple[str, ...]  # streams that the prelude makes
+    exit: tuple[str, ...]  # streams that the postlude reads
     shared: tuple[Port, ...]
+    sources: tuple[Port, ...]
+    gathered: tuple[str, ...]
     streams: tuple[Port, ...]  # values between blocks that carry state: input of the first block first
     row_keys: tuple[str, ...]
     kinds: tuple[BlockKind, ...]
