@@ -1,0 +1,232 @@
+"""The decision as a graph: which tokens of which chunks are computed in this call (policy rules, lowered).
+
+The graph is built by tracing the functions below over the policy's expressions, then compiled with the rest.
+Everything that only the clock knows arrives in one small tensor, `host` [B, K, G]; parameters in one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import fx
+
+from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
+from mccompile.lowering.sources import Located, to_cells
+from mccompile.lowering.trace_fx import build_graph
+from mccompile.policy import ir
+
+CLOCKS = ("step", "fraction", "timestep", "sigma")
+FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
+
+
+@dataclass(frozen=True, slots=True)
+class DecideSpec:
+    """A decision graph and how to feed it.
+
+    inputs, outputs: names in order. `state:X` goes in and out, [B, G, F, P]; `now:S` is the source S in its
+    own layout, `before:S:since` and `tail:S` what was kept of it (tail [B, G + 1, P, C]: the last frame of
+    each chunk, that of the chunk before the first in front); `late:N` a late signal. Outputs: `mask`
+    [B, G, F, P] bool (True = compute), then the new states and kept sources.
+    host: names of the rows of `host`. params: names of the entries of `params`.
+    changes: the changes that the host supplies (static ones, folded) as rows "change:i".
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    host: tuple[str, ...]
+    params: tuple[str, ...]
+    states: tuple[str, ...]
+    sources: tuple[Located, ...]
+    changes: tuple[ir.Change, ...]
+    tables: tuple[ir.Table, ...]
+
+
+def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
+    """`expr` and all below it; early signals are entered, late ones are leaves."""
+    yield expr
+    if isinstance(expr, ir.SignalRef) and not signals[expr.name].late:
+        yield from walk(signals[expr.name].expr, signals)
+    for field in fields(expr):
+        value = getattr(expr, field.name)
+        for child in value if isinstance(value, tuple) else (value,):
+            if isinstance(child, ir.Expr):
+                yield from walk(child, signals)
+
+
+def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
+    """The expressions that the decision graph must evaluate for a rule."""
+    match rule:
+        case ir.Reuse():
+            guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
+            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
+        case ir.Top(share, by):
+            return (share, by)
+        case _:
+            return ()  # decided by the clock alone
+
+
+def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
+    """Phases whose rule needs the graph, by index."""
+    return tuple((i, p.rule) for i, p in enumerate(policy.phases) if isinstance(p.rule, ir.Reuse | ir.Top))
+
+
+def build_decide(
+    policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
+) -> DecideSpec | None:
+    """The decision graph of `policy`, or None where the clock decides everything.
+
+    supplied: changes whose values the host knows (folded). Raises KeyError for a source not located.
+    """
+    rules = dynamic_phases(policy)
+    if not rules:
+        return None
+    signals = {s.name: s for s in policy.signals}
+    seen = [e for _, r in rules for x in rule_expressions(r) for e in walk(x, signals)]
+    found = list(dict.fromkeys(seen))
+    changes = [e for e in found if isinstance(e, ir.Change)]
+    measured = [e for e in changes if e not in supplied]
+    motions = [e for e in found if isinstance(e, ir.FrameDiff)]
+    tables = tuple(e for e in found if isinstance(e, ir.Table))
+    folded = tuple(e for e in changes if e in supplied)
+    late = sorted({e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late})
+    reuse = [r for _, r in rules if isinstance(r, ir.Reuse)]
+    states = ["account"]
+    states += ["streak"] if any(r.max_consecutive is not None for r in reuse) else []
+    states += ["total"] if any(r.max_total is not None for r in reuse) else []
+    names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
+    kept = list(dict.fromkeys(f"before:{e.of.name}:{e.since}" for e in measured))
+    kept += list(dict.fromkeys(f"tail:{m.of.name}" for m in motions))
+    host = (*FLAGS, *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
+    host += tuple(f"change:{i}" for i in range(len(folded)))
+    inputs = ("host", "params", *(f"state:{s}" for s in states), *(f"now:{n}" for n in names), *kept)
+    inputs += tuple(f"late:{n}" for n in late)
+    outputs = ("mask", *(f"state:{s}" for s in states), *kept)
+    spec = DecideSpec(
+        module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
+        params=tuple(p.name for p in policy.params), states=tuple(states),
+        sources=tuple(located[n] for n in names), changes=folded, tables=tables,
+    )  # fmt: skip
+    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late))
+    module = build_graph([_ident(n) for n in inputs], todo.run, outputs)
+    return DecideSpec(**{f.name: getattr(spec, f.name) for f in fields(spec)} | {"module": module})
+
+
+def _ident(name: str) -> str:
+    return name.replace(":", "__")
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """The traced function, with what it needs to know at trace time."""
+
+    policy: ir.PolicyIR
+    spec: DecideSpec
+    rules: Mapping[int, ir.Reuse | ir.Top]
+    measured: tuple[ir.Change, ...]
+    motions: tuple[ir.FrameDiff, ...]
+    late: tuple[str, ...]
+
+    def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        def get(name: str) -> torch.Tensor:
+            return given[_ident(name)]
+
+        host = get("host")
+
+        def row(name: str) -> torch.Tensor:
+            return host[:, self.spec.host.index(name)].unsqueeze(-1).unsqueeze(-1)
+
+        active, forced, reused = row("active") > 0, row("forced") > 0, row("reused") > 0
+        account = torch.where(row("known") > 0, row("account"), get("state:account"))
+        where = {loc.source: loc for loc in self.spec.sources}
+        cells = {n: to_cells(get(f"now:{n}"), loc, account) for n, loc in where.items()}
+        out: dict[str, torch.Tensor] = {}
+        changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
+        for c in self.measured:
+            before = get(f"before:{c.of.name}:{c.since}")
+            changes[c] = change(c.distance, cells[c.of.name], before, c.over)
+        motions = {}
+        for m in self.motions:
+            now = cells[m.of.name]
+            last = last_frames(now, get(f"tail:{m.of.name}"), active)
+            motions[m] = frame_difference(now, last[:, :-1], row("tail") > 0, row("first") > 0, m.relative)
+            out[f"tail:{m.of.name}"] = last
+        signals = {s.name: s for s in self.policy.signals}
+        params = {p: get("params")[i] for i, p in enumerate(self.spec.params)}
+        clock = {c: row(c) for c in CLOCKS}
+        tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
+        late = {n: get(f"late:{n}") for n in self.late}
+        leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)  # type: ignore[arg-type]
+        mask, held = self._mask(leaves, row("phase"), get)
+        compute = active & (forced | (mask & ~reused))
+        moving = active & ~forced & ~reused
+        grown = torch.where(moving, held, account)
+        out["mask"] = compute
+        out["state:account"] = torch.where(compute, torch.zeros_like(grown), grown)
+        for name in self.spec.states[1:]:
+            kept = get(f"state:{name}")
+            more = torch.where(active & ~compute, kept + 1.0, kept)
+            out[f"state:{name}"] = more if name == "total" else torch.where(compute, kept * 0.0, more)
+        for name in self.spec.outputs:
+            if name.startswith("before:"):
+                _, source, since = name.split(":")
+                refresh = active if since == "step" else compute.any(-1, True).any(-2, True)
+                refresh = refresh.unsqueeze(-1)
+                out[name] = torch.where(refresh, cells[source].float(), get(name))
+        return out
+
+    def _mask(self, leaves: Leaves, phase: torch.Tensor, get) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]
+        """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
+        fired = held = None
+        for index, rule in self.rules.items():
+            f, a = fire(rule, leaves, get)
+            here = phase == float(index)
+            fired = f if fired is None else torch.where(here, f, fired)
+            held = a if held is None else torch.where(here, a, held)
+        assert fired is not None
+        assert held is not None
+        return fired, held
+
+
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]
+    """Which cells a rule computes [B, G, F, P], and the accounts after this step's addition."""
+    account = leaves.account
+    assert account is not None
+    if isinstance(rule, ir.Top):
+        return _ranked(evaluate(rule.by, leaves) + account * 0.0, evaluate(rule.share, leaves)), account
+    if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
+        account = account.amax((2, 3), keepdim=True) + account * 0.0
+        leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
+    grown = account + _added(rule.condition, leaves)
+    fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
+    for name, limit in (("streak", rule.max_consecutive), ("total", rule.max_total)):
+        if limit is not None:
+            fired = fired | (get(f"state:{name}") >= evaluate(limit, leaves))
+    if rule.vote is not None:
+        fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
+    if rule.max_reused is not None:
+        fired = fired | _ranked(grown, 1.0 - evaluate(rule.max_reused, leaves))
+    share = fired.float().mean((2, 3), keepdim=True)
+    if rule.hold_below is not None:
+        fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
+    if rule.all_above is not None:
+        fired = fired | (share > evaluate(rule.all_above, leaves))
+    return fired, grown
+
+
+def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
+    """What the rule adds to the account in this step: the argument of its `accumulate`, 0 without one."""
+    for e in walk(condition, leaves.signals):
+        if isinstance(e, ir.Accumulate):
+            return evaluate(e.of, leaves)
+    return 0.0
+
+
+def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """The `share` of a chunk's tokens with the highest score (rounded up; ties by position)."""
+    flat = score.flatten(2)
+    rank = flat.argsort(-1, descending=True, stable=True).argsort(-1)
+    chosen = rank < (share * flat.size(2))
+    return chosen.view(score.size(0), score.size(1), score.size(2), score.size(3))

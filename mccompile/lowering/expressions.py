@@ -1,0 +1,190 @@
+"""Meaning of policy expressions on tensors, in the layout [B, G, F, P]: sample, chunk, frame, position.
+
+A coarser value has size 1 in the finer axes and broadcasts. All arithmetic is float32 and in the order that
+policy/evaluate.py uses, so that a folded plan and the compiled graph agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+import torch
+
+from mccompile.policy import ir
+
+EPS = 1e-8  # of the official MotionCache and TeaCache ratios
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """What the leaves of an expression are worth in one call; every tensor broadcasts to [B, G, F, P]."""
+
+    params: Mapping[str, torch.Tensor]
+    clock: Mapping[str, torch.Tensor]
+    tables: Mapping[ir.Table, torch.Tensor]
+    changes: Mapping[ir.Change, torch.Tensor]
+    motions: Mapping[ir.FrameDiff, torch.Tensor]
+    late: Mapping[str, torch.Tensor]  # late signals, as the previous step left them
+    signals: Mapping[str, ir.Signal]
+    account: torch.Tensor | None  # the account before this step
+
+
+def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
+    """The value of `expr`. Raises KeyError for a leaf that the call does not supply (an internal error)."""
+    match expr:
+        case ir.Const(value):
+            return value  # type: ignore[return-value]  # a Python number broadcasts like a tensor
+        case ir.ParamRef(name):
+            return leaves.params[name]
+        case ir.SignalRef(name):
+            signal = leaves.signals[name]
+            return leaves.late[name] if signal.late else evaluate(signal.expr, leaves)
+        case ir.Clock(what):
+            return leaves.clock[what]
+        case ir.Table():
+            return leaves.tables[expr]
+        case ir.Change():
+            return leaves.changes[expr]
+        case ir.FrameDiff():
+            return one_where_undefined(leaves.motions[expr])
+        case ir.Normalise(norm, of, floor, power):
+            raw = leaves.motions[of] if isinstance(of, ir.FrameDiff) else evaluate(of, leaves)
+            return one_where_undefined(
+                normalise(norm, raw, evaluate(floor, leaves), evaluate(power, leaves))
+            )
+        case ir.Polynomial(of, coefficients):
+            return horner(evaluate(of, leaves), coefficients)
+        case ir.Accumulate(of):
+            if leaves.account is None:
+                raise KeyError("accumulate outside a rule")
+            return leaves.account + evaluate(of, leaves)
+        case ir.Reduce(how, of, to):
+            return reduce_to(how, evaluate(of, leaves), to)
+        case ir.Apply(op, args):
+            return apply(op, [evaluate(a, leaves) for a in args])
+        case ir.Source():
+            raise KeyError(f"source {expr.name} outside a change or a frame difference")
+        case _:
+            assert_never(expr)
+
+
+def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
+    """Polynomial, highest power first: ((c0 x + c1) x + c2) ..."""
+    value: torch.Tensor = x * 0.0 + coefficients[0]
+    for c in coefficients[1:]:
+        value = value * x + c
+    return value
+
+
+def normalise(norm: ir.Norm, m: torch.Tensor, floor: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
+    """Per-frame normalisation of a motion map [B, G, F, P] (MotionCache, eq. of the motion weight)."""
+    match norm:
+        case "mean":
+            return m / (m.mean(-1, keepdim=True) + EPS)
+        case "max":
+            return m / (m.amax(-1, keepdim=True) + EPS)
+        case "min_max":
+            low, high = m.amin(-1, keepdim=True), m.amax(-1, keepdim=True)
+            scaled = (1.0 - floor) * (m - low) / (high - low + EPS)
+            if isinstance(power, float) and power == 1.0:
+                return floor + scaled
+            return floor + (1.0 - floor) * ((m - low) / (high - low + EPS)) ** power
+        case _:
+            assert_never(norm)
+
+
+def one_where_undefined(weight: torch.Tensor) -> torch.Tensor:
+    """A frame without a predecessor has no motion to weigh by: its tokens weigh 1."""
+    return torch.where(torch.isnan(weight), torch.ones_like(weight), weight)
+
+
+def reduce_to(how: ir.Reduction, value: torch.Tensor, to: ir.Granularity) -> torch.Tensor:
+    """Reduction over the axes finer than `to`; they keep size 1."""
+    dims = {
+        ir.Granularity.STEP: (1, 2, 3),
+        ir.Granularity.CHUNK: (2, 3),
+        ir.Granularity.FRAME: (3,),
+    }[to]
+    match how:
+        case "mean":
+            return value.mean(dims, keepdim=True)
+        case "max":
+            return value.amax(dims, keepdim=True)
+        case "min":
+            return value.amin(dims, keepdim=True)
+        case _:
+            assert_never(how)
+
+
+def apply(op: ir.Unary | ir.Binary, args: list[torch.Tensor]) -> torch.Tensor:
+    """One arithmetic, comparison or logical operation."""
+    a = args[0]
+    if op in ("neg", "abs", "sqrt", "not"):
+        return {"neg": lambda: -a, "abs": lambda: abs(a), "sqrt": lambda: a**0.5, "not": lambda: ~a}[op]()
+    b = args[1]
+    table = {
+        "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
+        "pow": lambda: a**b, "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,
+        "ge": lambda: a >= b, "and": lambda: a & b, "or": lambda: a | b,
+        "min": lambda: torch.where(a < b, a, b), "max": lambda: torch.where(a > b, a, b),
+    }  # fmt: skip
+    return table[op]()
+
+
+def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.Granularity) -> torch.Tensor:
+    """Distance of a source from its former value, both [B, G, F, P, C] (sizes 1 where constant).
+
+    Returns [B, G, F, P] with size 1 in the axes finer than `over`; the mean runs over these and the channels.
+    """
+    dims = {
+        ir.Granularity.STEP: (1, 2, 3, 4),
+        ir.Granularity.CHUNK: (2, 3, 4),
+        ir.Granularity.FRAME: (3, 4),
+        ir.Granularity.TOKEN: (4,),
+    }[over]
+    now, before = now.float(), before.float()
+    match kind:
+        case "rel_l1":
+            moved, size = (now - before).abs().mean(dims, keepdim=True), before.abs().mean(dims, keepdim=True)
+            value = moved / (size + EPS)
+        case "l1":
+            value = (now - before).abs().mean(dims, keepdim=True)
+        case "l2":
+            value = (now - before).square().mean(dims, keepdim=True).sqrt()
+        case "cosine":
+            dot = (now * before).sum(dims, keepdim=True)
+            norms = now.square().sum(dims, keepdim=True) * before.square().sum(dims, keepdim=True)
+            value = 1.0 - dot / (norms.sqrt() + EPS)
+        case _:
+            assert_never(kind)
+    return value.squeeze(-1)
+
+
+def frame_difference(
+    h: torch.Tensor, tail: torch.Tensor, has_tail: torch.Tensor, first: torch.Tensor, relative: bool
+) -> torch.Tensor:
+    """Motion per token: each frame against the one before (MotionCache, motion map).
+
+    h [B, G, F, P, C]; tail [B, G, P, C] last frame of the chunk before; has_tail, first [B, G, 1, 1] bool.
+    The first frame of the video copies the map of its second (1 where there is none); with relative=False, as
+    in MAGI-1's variant, it is undefined (NaN), and so weighs 1 however it is normalised. A chunk whose
+    predecessor was never seen gets 1. Returns [B, G, F, P] float32.
+    """
+    h = h.float()
+    before = torch.cat([tail.float().unsqueeze(2), h[:, :, :-1]], 2)
+    motion = (h - before).abs().mean(-1)
+    if relative:
+        motion = motion / (before.abs().mean(-1) + EPS)
+    head, rest = motion[:, :, :1], motion[:, :, 1:]
+    ones = torch.ones_like(head)
+    second = torch.cat([rest, ones], 2)[:, :, :1] if relative else ones * float("nan")
+    head = torch.where(first, second, torch.where(has_tail, head, ones))
+    return torch.cat([head, rest], 2)
+
+
+def last_frames(h: torch.Tensor, tail: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    """The last frame of each chunk, refreshed where `update` [B, G, 1, 1]; tail [B, G + 1, P, C] float32."""
+    fresh = torch.where(update, h[:, :, -1].float(), tail[:, 1:])
+    return torch.cat([tail[:, :1], fresh], 1)

@@ -1,0 +1,45 @@
+"""Where a policy's sources live in a captured model, and how each is brought to [B, G, F, P, C]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mccompile.policy import ir
+
+Layout = Literal["tokens", "frames", "constant", "latent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A source found in the model.
+
+    value: "input:NAME" (user input), "shared:NAME" (prelude value), "stream" (tokens at the first block),
+    "probe" (residual of the blocks before the cached region), "modulated" (what enters the first attention), "output"
+    (what the cached region returns). axis: the token or frame axis of the value.
+    """
+
+    source: ir.SourceName
+    value: str
+    layout: Layout
+    axis: int
+    patch: tuple[int, int, int]
+
+
+def to_cells(value: torch.Tensor, where: Located, account: torch.Tensor) -> torch.Tensor:
+    """`value` as [B, G, F, P, C], sizes 1 where it does not vary; account [B, G, F, P] gives the sizes."""
+    g, f, p = account.size(1), account.size(2), account.size(3)
+    match where.layout:
+        case "tokens":
+            return value.movedim(where.axis, 1).reshape(value.size(0), g, f, p, -1)
+        case "frames":
+            return value.movedim(where.axis, 1).reshape(value.size(0), g, f, 1, -1)
+        case "constant":
+            return value.reshape(value.size(0), 1, 1, 1, -1)
+        case "latent":  # [B, C, frames, height, width] to patches, channels and pixels of a patch last
+            pt, ph, pw = where.patch
+            b, c = value.size(0), value.size(1)
+            x = value.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
+            return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, g, f, p, c * pt * ph * pw)
