@@ -17,8 +17,8 @@ class Located:
     """A source found in the model.
 
     value: "input:NAME" (user input), "shared:NAME" (prelude value), "stream" (tokens at the first block),
-    "probe" (residual of the blocks before the cached region), "modulated" (what enters the first attention), "output"
-    (what the cached region returns). axis: the token or frame axis of the value.
+    "probe" (residual of the blocks before the region), "modulated" (input of the first attention), "output"
+    (what the region returns). axis: the token or frame axis of the value.
     """
 
     source: ir.SourceName

@@ -1,0 +1,99 @@
+"""Finds a policy's sources in a captured model, from what each value depends on; no model is known by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mccompile.capture.types import CapturedModel, Port
+from mccompile.lowering.decide import dynamic_phases, rule_expressions, walk
+from mccompile.lowering.errors import SourceNotFound
+from mccompile.lowering.sources import Located
+from mccompile.lowering.types import Segment
+from mccompile.policy import ir
+
+TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
+
+
+def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceName, ...]:
+    """The sources that some rule reads, in order of first use; late signals included."""
+    signals = {s.name: s for s in policy.signals}
+    found: list[ir.SourceName] = []
+    todo = [x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule)]
+    while todo:
+        for e in walk(todo.pop(), signals):
+            if isinstance(e, ir.Change | ir.FrameDiff):
+                found.append(e.of.name)
+            elif isinstance(e, ir.SignalRef) and signals[e.name].late:
+                todo.append(signals[e.name].expr)
+    return tuple(dict.fromkeys(found))
+
+
+def locate(
+    captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...]
+) -> Mapping[ir.SourceName, Located]:
+    """Where each source that the policy reads lies. Raises SourceNotFound with the reason."""
+    return {name: _one(captured, policy, segments, name) for name in sources_read(policy)}
+
+
+def latent_inputs(captured: CapturedModel) -> frozenset[str]:
+    """The user inputs that change with the latents: all that the entry streams of tokens depend on."""
+    ports = {p.name: p for p in captured.streams}
+    entry = [ports[n] for n in captured.entry if ports[n].rows == "video"]
+    return frozenset().union(*(p.depends for p in entry)) - {TIMESTEP}
+
+
+def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Located]) -> frozenset[str]:
+    """Sources that do not depend on latents: the clock and the request's constants determine them."""
+    latents = latent_inputs(captured)
+    ports = {f"shared:{p.name}": p for p in (*captured.shared, *captured.sources)}
+    return frozenset(
+        name for name, loc in located.items() if loc.value in ports and not ports[loc.value].depends & latents
+    )
+
+
+def _one(
+    captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], name: ir.SourceName
+) -> Located:
+    grid = captured.grid
+    patch = grid.patch if grid else (1, 1, 1)
+    stream = next((p for p in captured.streams if p.name in captured.entry and p.rows == "video"), None)
+
+    def missing(reason: str) -> SourceNotFound:
+        return SourceNotFound(policy.name, captured.model_class, name, reason)
+
+    match name:
+        case "latent":
+            if grid is None or grid.axes != (2, 3, 4):
+                raise missing("its latent input is not [batch, channel, frame, height, width]")
+            return Located(name, f"input:{grid.source}", "latent", 2, patch)
+        case "modulation" | "time_embedding":
+            port = _timed(captured, in_blocks=name == "modulation")
+            if port is None:
+                where = "the blocks" if name == "modulation" else "the final layer"
+                raise missing(f"no value that {where} read depends on the timestep and not on the latents")
+            return _located(captured, name, port, patch)
+        case _:
+            if stream is None or stream.token_axis is None:
+                raise missing("no stream of video tokens enters its blocks")
+            kind = {"embedded": "stream", "probe": "probe", "modulated_input": "modulated", "block_output": "output"}
+            if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
+                raise missing("no always-computed blocks come before the cached region")
+            return Located(name, kind[name], "tokens", stream.token_axis, patch)
+
+
+def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
+    """The value derived from the timestep that the blocks read, or that only the postlude reads."""
+    latents = latent_inputs(captured)
+    read = {s for b in captured.blocks for s in b.shared}
+    for port in captured.shared:
+        timed = TIMESTEP in port.depends and not port.depends & latents
+        if timed and (port.name in read) == in_blocks:
+            return port
+    return None
+
+
+def _located(captured: CapturedModel, name: ir.SourceName, port: Port, patch: tuple[int, int, int]) -> Located:
+    """`port`, or the smaller value that it expands, where capture found one."""
+    if port.token_axis is None:
+        return Located(name, f"shared:{port.name}", "constant", 0, patch)
+    return Located(name, f"shared:{port.name}", "tokens", port.token_axis, patch)

@@ -1,0 +1,57 @@
+"""Region rules to segments: which blocks are always computed and which run under the policy's decision.
+
+before: regions `blocks[0..1] compute`, `blocks[2..-1] keep residual`;  after: segments (0, 1, None), (2, n-1, residual)
+refuses when: a region names blocks that the model does not have, or two regions name the same block.
+"""
+
+from __future__ import annotations
+
+from mccompile.capture.types import CapturedModel
+from mccompile.lowering.errors import LayersNotFound
+from mccompile.lowering.types import Segment
+from mccompile.policy import ir
+
+
+def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ...]:
+    """Segments in order of depth; blocks that no region names are computed. Raises LayersNotFound."""
+    count = len(captured.blocks)
+    keeps: list[str | None] = [None] * count
+    owner = [-1] * count
+    for number, region in enumerate(policy.regions):
+        first, last = _bounds(region.where, count, policy.name, captured.model_class)
+        for i in range(first, last + 1):
+            keeps[i], owner[i] = region.keep, number if region.keep else -1
+    segments = []
+    start = 0
+    for i in range(1, count + 1):
+        if i == count or owner[i] != owner[start]:
+            segments.append(_segment(captured, start, i - 1, keeps[start]))
+            start = i
+    return tuple(segments)
+
+
+def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: str) -> tuple[int, int]:
+    if isinstance(where, ir.Integration):
+        return 0, count - 1
+    first = where.first + count if where.first < 0 else where.first
+    last = where.last + count if where.last < 0 else where.last
+    if not 0 <= first <= last < count:
+        raise LayersNotFound(policy, model, where.first, where.last, count)
+    return first, last
+
+
+def _segment(captured: CapturedModel, first: int, last: int, keep: str | None) -> Segment:
+    """Pairs streams by place among those with the same token axis and rows."""
+    ports = {p.name: p for p in captured.streams}
+    entering = list(captured.blocks[first].streams_in)
+    made = [s for b in captured.blocks[first : last + 1] for s in b.streams_out]
+    later = {s for b in captured.blocks[last + 1 :] for s in b.streams_in} | set(captured.exit)
+    leaving = [s for s in dict.fromkeys(made) if s in later]
+    pairs = []
+    for out in leaving:
+        same = [s for s in entering if (ports[s].rows, ports[s].token_axis) == (ports[out].rows, ports[out].token_axis)]
+        match = same[0] if same else ""
+        if match:
+            entering.remove(match)
+        pairs.append((match, out))
+    return Segment(first, last, keep, tuple(pairs))  # type: ignore[arg-type]

@@ -1,0 +1,50 @@
+"""What lowering establishes: which blocks run under which region, and the graphs that decide and observe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx
+
+from mccompile.capture.types import CapturedModel, Refusal
+from mccompile.lowering.decide import DecideSpec
+from mccompile.lowering.observe import ObserveSpec
+from mccompile.lowering.sources import Located
+from mccompile.policy import ir
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Blocks first..last (both included) that run together; `keep` is None where they are always computed.
+
+    pairs: (stream in, stream out) for each stream that leaves the segment: the residual is out - in. A stream
+    without a counterpart of its shape keeps its output (stream in is then "").
+    """
+
+    first: int
+    last: int
+    keep: Literal["residual", "output", "increment"] | None
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredModel:
+    """A captured model under a policy, ready for a backend.
+
+    plain: per kind, the block without buffers. rows: whether selections of tokens are possible (the partial
+    forms exist and are used); otherwise decisions are per step and `refusals` says why where the policy asks
+    for more. static: sources that the clock and the request's constants determine.
+    """
+
+    captured: CapturedModel
+    policy: ir.PolicyIR
+    segments: tuple[Segment, ...]
+    located: Mapping[ir.SourceName, Located]
+    static: frozenset[str]
+    plain: tuple[fx.GraphModule, ...]
+    rows: bool
+    decide: DecideSpec | None
+    observe: ObserveSpec | None
+    refusals: tuple[Refusal, ...]

@@ -1,0 +1,55 @@
+"""What the clock and the plan already know about a chunk at a call, before any data is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mccompile.policy import ir
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.phases import ChunkState, current
+from mccompile.policy.planner import Plan
+from mccompile.runtime.clock import ChunkTime, Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """kind: skip (result not needed), compute, reuse, or dynamic (the decision graph says).
+
+    phase: index of the phase in force, -1 outside a chunk's own steps. account: the account at the start of
+    the step where folding knows it. why: for the trace.
+    """
+
+    kind: Literal["skip", "compute", "reuse", "dynamic"]
+    phase: int
+    account: float | None
+    why: str
+
+
+def resolve(
+    time: ChunkTime, moment: Moment, state: ChunkState, bound: BoundPolicy, plan: Plan, computed: bool, cleaned: bool
+) -> Action:
+    """The action of one chunk of one sample at one call."""
+    life = bound.ir.chunks
+    if time.state == "pending":
+        return Action("skip" if life.pending == "skip" else "compute", -1, None, "pending")
+    if time.state == "finished":
+        done = {"keep": computed, "refresh": cleaned, "compute": False}[life.finished]
+        return Action("skip" if done else "compute", -1, None, "finished")
+    cell = plan.cells[time.step]
+    if not computed:
+        return Action("compute", current(bound, state, moment.grid), None, "nothing kept yet")
+    if cell.action in ("compute", "reuse"):
+        return Action(cell.action, cell.phase, cell.account, "planned")
+    index = current(bound, state, moment.grid)
+    account = cell.account
+    match bound.ir.phases[index].rule:
+        case ir.Compute():
+            return Action("compute", index, account, "phase")
+        case ir.Every(n):
+            due = state.phase_steps % int(bound.number(n)) == 0
+            return Action("compute" if due else "reuse", index, account, "phase")
+        case ir.StepMask(compute):
+            return Action("compute" if compute[time.step] else "reuse", index, account, "phase")
+        case _:
+            return Action("dynamic", index, account, "phase")

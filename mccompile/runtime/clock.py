@@ -1,0 +1,63 @@
+"""The clock: which step of which chunk a call of the transformer is. Told by whoever drives the generation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from mccompile.policy.phases import Grid
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTime:
+    """One chunk at one call. `step` is its own step about to run, 0-based; only active chunks have a next one.
+
+    clean: the chunk's input of this call is final (timestep 0, latents that no later call changes).
+    """
+
+    chunk: int  # position in the video, 0 first
+    state: Literal["pending", "active", "finished"]
+    step: int
+    clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One call: the request it belongs to, its place in the request's schedule, its guidance branch.
+
+    chunks are those in the call's input, in order; total is the number of chunks of the whole video.
+    """
+
+    request: Hashable
+    row: int
+    branch: str
+    grid: Grid
+    chunks: tuple[ChunkTime, ...]
+    total: int
+
+
+class Clock(Protocol):
+    """Says what moment a call is; implemented by drivers of pipelines and by `Timeline`."""
+
+    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment: ...
+
+
+@dataclass(slots=True)
+class Timeline:
+    """A clock that is set by hand: `timeline.row = i` before the calls of row i (replays, own loops, tests)."""
+
+    request: Hashable
+    grid: Grid
+    rows: tuple[tuple[ChunkTime, ...], ...]
+    row: int = field(default=0)
+
+    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
+        """The moment of the current row. Raises IndexError when `row` lies outside the schedule."""
+        chunks = self.rows[self.row]
+        return Moment(self.request, self.row, branch, self.grid, chunks, 1 + max(c.chunk for c in chunks))
+
+
+def steps_in_order(grid: Grid, chunks: int = 1) -> tuple[tuple[ChunkTime, ...], ...]:
+    """The schedule of a model whose chunks all take the same step in each call (no autoregression)."""
+    return tuple(tuple(ChunkTime(c, "active", k) for c in range(chunks)) for k in range(grid.steps))

@@ -1,0 +1,45 @@
+"""Sizes of one call: samples, chunks, frames per chunk, tokens per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mccompile.lowering.types import LoweredModel
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.errors import UnevenChunks
+from mccompile.runtime.shared import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """batch B, chunks G in the call, frames F of each, positions P of a frame; token = ((g F) + f) P + p."""
+
+    batch: int
+    chunks: int
+    frames: int
+    positions: int
+
+    @property
+    def cells(self) -> tuple[int, int, int, int]:
+        return self.batch, self.chunks, self.frames, self.positions
+
+    @property
+    def tokens(self) -> int:
+        return self.chunks * self.frames * self.positions
+
+
+def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value], stream: torch.Tensor) -> Layout:
+    """Layout of a call; a model whose grid is unknown is one chunk of one frame. Raises UnevenChunks."""
+    batch, chunks = stream.size(0), len(moment.chunks)
+    grid = lowered.captured.grid
+    if grid is None:
+        return Layout(batch, 1, 1, stream.size(1))
+    source = inputs[grid.source]
+    assert isinstance(source, torch.Tensor)
+    frames, height, width = grid.of(source.shape)
+    if frames % chunks:
+        raise UnevenChunks(frames, chunks)
+    return Layout(batch, chunks, frames // chunks, height * width)

@@ -1,0 +1,81 @@
+"""Prelude values, computed when the inputs they depend on change: rotary tables once, text once per prompt.
+
+Exact: a value is taken again only for the very same tensors, unmodified (object identity and version).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from mccompile.capture.split import split_prelude
+from mccompile.capture.types import CapturedModel
+from mccompile.lowering.strip import strip_unused
+
+Value = torch.Tensor | int
+KEPT = 4  # results per group: both guidance branches of two prompts
+
+
+@dataclass(slots=True)
+class _Group:
+    """The wanted values with one and the same set of inputs they depend on."""
+
+    depends: frozenset[str]
+    names: tuple[str, ...]
+    call: Callable[..., tuple[Value, ...]]
+    arguments: tuple[str, ...]
+    results: OrderedDict[tuple[object, ...], tuple[tuple[Value, ...], tuple[Value, ...]]] = field(
+        default_factory=OrderedDict
+    )
+
+
+class SharedValues:
+    """Computes the prelude values `names` of a captured model, each group at most once per input."""
+
+    def __init__(
+        self,
+        captured: CapturedModel,
+        names: Sequence[str],
+        backend: Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]],
+    ) -> None:
+        ports = {p.name: p for p in (*captured.streams, *captured.shared, *captured.sources)}
+        by_inputs: dict[frozenset[str], list[str]] = {}
+        for name in dict.fromkeys(names):
+            by_inputs.setdefault(ports[name].depends, []).append(name)
+        self._groups = []
+        for depends, members in by_inputs.items():
+            module, kept = strip_unused(split_prelude(captured, tuple(members)))
+            role = "prelude:" + "+".join(sorted(depends))
+            arguments = tuple(captured.inputs[i] for i in kept)
+            self._groups.append(_Group(depends, tuple(members), backend(module, role), arguments))
+
+    def get(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
+        """All wanted values for these user inputs."""
+        shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+        out: dict[str, Value] = {}
+        for group in self._groups:
+            out |= zip(group.names, self._group(group, inputs, shapes), strict=True)
+        return out
+
+    def _group(self, group: _Group, inputs: Mapping[str, Value], shapes: tuple[object, ...]) -> tuple[Value, ...]:
+        held = tuple(inputs[n] for n in sorted(group.depends))
+        reusable = not any(isinstance(v, torch.Tensor) and v.is_inference() for v in held)
+        key = (shapes, *((id(v), v._version) if isinstance(v, torch.Tensor) and reusable else v for v in held))
+        if reusable and key in group.results:
+            group.results.move_to_end(key)
+            return group.results[key][1]
+        values = tuple(group.call(*(inputs[a] for a in group.arguments)))
+        if reusable:
+            group.results[key] = (held, values)  # holding the inputs keeps their ids from being given again
+            while len(group.results) > KEPT:
+                group.results.popitem(last=False)
+        return values
+
+    def forget(self) -> None:
+        """Drops all results (weights changed)."""
+        for group in self._groups:
+            group.results.clear()

@@ -1,0 +1,37 @@
+"""Kept tensors, keyed by request, guidance branch and region. A new request is a new store; nothing is reset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from mccompile.policy.phases import ChunkState
+
+
+@dataclass(slots=True)
+class BranchStore:
+    """What one guidance branch of one request keeps.
+
+    buffers: per block, keys and values in the order of the kind's BufferSpecs, allocated at first use.
+    kept: per (region, stream), the residual or output of the last computation.
+    states, late, before, tail: tensors of the decision and observe graphs, by name.
+    phases: per sample, per chunk of the video. computed: chunks whose K/V and residual exist, per sample;
+    cleaned: those computed on their final input.
+    """
+
+    phases: list[list[ChunkState]]
+    computed: torch.Tensor  # [B, G] bool
+    cleaned: torch.Tensor  # [B, G] bool
+    observed: torch.Tensor  # [B, G] bool: the late signals of the chunk's last frame exist
+    buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    states: dict[str, torch.Tensor] = field(default_factory=dict)
+    row: int = -1
+    selection: torch.Tensor | None = None  # [B, G, F, P] bool of the last decision, on the host
+
+    def nbytes(self) -> int:
+        """Bytes of all kept tensors."""
+        tensors = [t for b in self.buffers.values() for t in b]
+        tensors += [*self.kept.values(), *self.states.values()]
+        return sum(t.nbytes for t in tensors)

@@ -1,0 +1,53 @@
+"""Every decision as data: one event per (call, sample, chunk), written as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened to one chunk of one sample in one call of the transformer.
+
+    action: skip (result not needed), reuse (nothing computed), partial, full. computed of tokens: the chunk's
+    tokens that ran through the cached region. why: what decided it.
+    """
+
+    request: str
+    row: int
+    branch: str
+    sample: int
+    chunk: int
+    step: int
+    phase: str
+    action: Literal["skip", "reuse", "partial", "full"]
+    computed: int
+    tokens: int
+    why: str
+
+
+def write_jsonl(path: Path, events: Iterable[Event]) -> None:
+    """One JSON object a line, keys sorted. Raises OSError as the file system does."""
+    path.write_text("".join(json.dumps(asdict(e), sort_keys=True) + "\n" for e in events), encoding="utf-8")
+
+
+def read_jsonl(path: Path) -> tuple[Event, ...]:
+    """The events that `write_jsonl` wrote. Raises ValueError with the line of a malformed one."""
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            events.append(Event(**json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}:{number}: not a trace event: {error}") from error
+    return tuple(events)
+
+
+def share_computed(events: Iterable[Event]) -> float:
+    """Tokens computed by all tokens of all calls; 1.0 for vanilla."""
+    done = list(events)
+    total = sum(e.tokens for e in done)
+    return sum(e.computed for e in done) / total if total else 0.0
