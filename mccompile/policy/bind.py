@@ -1,0 +1,79 @@
+"""A policy with a value for each of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mccompile.policy import ir
+from mccompile.policy.errors import (
+    CountInvalid,
+    ParameterNotWhole,
+    ParameterOutOfRange,
+    PlanError,
+    Problem,
+    UnknownParameter,
+)
+from mccompile.policy.evaluate import Moment, evaluate
+from mccompile.policy.ir import Expr
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPolicy:
+    """A policy and the values of all its parameters (in the order of their declaration, all in range)."""
+
+    ir: ir.PolicyIR  # the field hides the module in this class body, hence Expr
+    values: Mapping[str, float] = field(hash=False)
+
+    def number(self, expr: Expr) -> np.float32:
+        """The value of an expression of parameters and constants. Raises ValueError for any other."""
+        params = {name: np.float32(v) for name, v in self.values.items()}
+        signals = {s.name: s for s in self.ir.signals}
+        return np.float32(evaluate(expr, Moment(params, signals, None, 0, {}, None)))
+
+    def whole(self, expr: Expr) -> int:
+        """A count: the value of an expression that `bind` has found to be whole."""
+        return int(self.number(expr))
+
+
+def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
+    """The policy with its default parameters, except `overrides`.
+
+    Raises PlanError with all of: unknown names (MC0301), values out of range (MC0302), fractions where whole
+    numbers are due (MC0303), counts of steps or refreshes that are not counts (MC0304).
+    """
+    known = tuple(p.name for p in policy.params)
+    problems: list[Problem] = [
+        UnknownParameter(policy.name, name, known) for name in overrides if name not in known
+    ]
+    values: dict[str, float] = {}
+    for param in policy.params:
+        value = float(overrides.get(param.name, param.default))
+        values[param.name] = value
+        if not param.low <= value <= param.high:
+            problems.append(ParameterOutOfRange(policy.name, param.name, value, param.low, param.high))
+        elif param.whole and not value.is_integer():
+            problems.append(ParameterNotWhole(policy.name, param.name, value))
+    bound = BoundPolicy(policy, values)
+    if not problems:
+        problems += _counts(bound)
+    if problems:
+        raise PlanError(tuple(problems))
+    return bound
+
+
+def _counts(bound: BoundPolicy) -> list[Problem]:
+    problems: list[Problem] = []
+    for phase in bound.ir.phases:
+        wanted: list[tuple[ir.Expr, int]] = []
+        if isinstance(phase.span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
+            wanted.append((phase.span.n, 0))
+        if isinstance(phase.rule, ir.Every):
+            wanted.append((phase.rule.n, 1))
+        for expr, least in wanted:
+            value = float(bound.number(expr))
+            if not (value.is_integer() and value >= least):
+                problems.append(CountInvalid(bound.ir.name, phase.name, value, least))
+    return problems

@@ -1,0 +1,257 @@
+"""Values of static expressions in IEEE float32, in the order of operations of the compiled graph.
+
+The lowered graph computes the same expressions with torch in float32 (lowering/expressions.py): each leaf is
+rounded to float32, then each operation, and polynomials go by Horner. So a folded plan decides as the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import assert_never
+
+import numpy as np
+
+from mccompile.policy import ir
+
+Value = np.float32 | bool
+EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
+ONE, ZERO = np.float32(1.0), np.float32(0.0)
+
+# Sources that are functions of the timestep alone on every model (see ir.SourceName).
+TIMESTEP_SOURCES: frozenset[str] = frozenset({"time_embedding", "modulation"})
+_NEVER_STATIC: frozenset[str] = frozenset({"block_output", "probe"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The step grid of a chunk: its own number of steps, and timestep (0..1000) and sigma (0..1) of each."""
+
+    steps: int
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or len(self.timesteps) != self.steps or len(self.sigmas) != self.steps:
+            raise ValueError(
+                f"a grid of {self.steps} steps needs as many timesteps and sigmas, "
+                f"got {len(self.timesteps)} and {len(self.sigmas)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a static expression may look at: parameters, the chunk's own step, the values of changes there.
+
+    account: of the cell before this step; None where it is not known or there is none.
+    """
+
+    params: Mapping[str, np.float32]
+    signals: Mapping[str, ir.Signal]
+    grid: Grid | None
+    step: int
+    changes: Mapping[ir.Change, np.float32]
+    account: np.float32 | None
+
+
+def evaluate(expr: ir.Expr, moment: Moment) -> Value:
+    """The float32 (or, of comparisons, bool) value of a static expression.
+
+    Raises ValueError where the expression needs what the moment does not have.
+    """
+    with np.errstate(all="ignore"):
+        return _value(expr, moment)
+
+
+def _value(expr: ir.Expr, at: Moment) -> Value:
+    match expr:
+        case ir.Const(value):
+            return np.float32(value)
+        case ir.ParamRef(name):
+            return at.params[name]
+        case ir.SignalRef(name):
+            return _value(at.signals[name].expr, at)
+        case ir.Clock(what):
+            return clock_value(what, at.step, _grid(at))
+        case ir.Table():
+            return table_value(expr, at.step, _grid(at).steps)
+        case ir.Change():
+            if expr not in at.changes:
+                raise ValueError(f"no value is known for the change of {expr.of.name}")
+            return at.changes[expr]
+        case ir.Polynomial(of, coefficients):
+            return horner(_number(of, at), coefficients)
+        case ir.Accumulate(of):
+            if at.account is None:
+                raise ValueError("`accumulate` outside a rule, or its account is not known")
+            return np.float32(at.account + _number(of, at))
+        case ir.Normalise(norm, of, floor, power):
+            return _normalise(norm, _number(of, at), _number(floor, at), _number(power, at))
+        case ir.Reduce(_, of, _):
+            return _value(of, at)  # a static value is the same in all cells of a chunk
+        case ir.Apply(op, args):
+            return apply(op, tuple(_value(a, at) for a in args))
+        case ir.Source() | ir.FrameDiff():
+            raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
+        case _:
+            assert_never(expr)
+
+
+def _number(expr: ir.Expr, at: Moment) -> np.float32:
+    return np.float32(_value(expr, at))
+
+
+def _grid(at: Moment) -> Grid:
+    if at.grid is None:
+        raise ValueError("the clock is not known here: only parameters and constants may stand here")
+    return at.grid
+
+
+def clock_value(what: str, step: int, grid: Grid) -> np.float32:
+    """A property of the chunk's own step `step`; see ir.Clock."""
+    match what:
+        case "step":
+            return np.float32(step)
+        case "fraction":
+            return np.float32(np.float32(step) / np.float32(grid.steps))
+        case "timestep":
+            return np.float32(grid.timesteps[step])
+        case "sigma":
+            return np.float32(grid.sigmas[step])
+        case _:
+            raise ValueError(f"unknown clock {what}")
+
+
+def table_value(table: ir.Table, step: int, steps: int) -> np.float32:
+    """The table's entry at the chunk's own step, resampled to the nearest (rounding as MagCache does)."""
+    last = len(table.values) - 1
+    index = last if steps == 1 else round(step * (last / (steps - 1)))
+    return np.float32(table.values[step if steps == last + 1 else index])
+
+
+def horner(x: np.float32, coefficients: tuple[float, ...]) -> np.float32:
+    """Polynomial, highest power first: ((c0 x + c1) x + c2) ..., each operation rounded to float32."""
+    value = np.float32(x * ZERO + np.float32(coefficients[0]))
+    for c in coefficients[1:]:
+        value = np.float32(np.float32(value * x) + np.float32(c))
+    return value
+
+
+def apply(op: ir.Unary | ir.Binary, args: tuple[Value, ...]) -> Value:
+    """One arithmetic, comparison or logical operation on float32 numbers or truth values."""
+    a = args[0]
+    if op == "not":
+        return not a
+    if op in ("neg", "abs", "sqrt"):
+        return np.float32({"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt}[op](np.float32(a)))
+    b = args[1]
+    match op:
+        case "and":
+            return bool(a) and bool(b)
+        case "or":
+            return bool(a) or bool(b)
+        case "lt" | "le" | "gt" | "ge":
+            return bool({"lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b}[op])
+        case "min":
+            return a if a < b else b
+        case "max":
+            return a if a > b else b
+        case "pow":
+            return _power(np.float32(a), np.float32(b))
+        case "add" | "sub" | "mul" | "div":
+            fn = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[op]
+            return np.float32(fn(np.float32(a), np.float32(b)))
+        case _:
+            raise ValueError(f"`{op}` takes one argument")
+
+
+def _power(a: np.float32, b: np.float32) -> np.float32:
+    """a ** b; 0.5, 2 and 3 as torch's own special cases, others in float64 and rounded once."""
+    match float(b):
+        case 0.5:
+            return np.float32(np.sqrt(a))
+        case 2.0:
+            return np.float32(a * a)
+        case 3.0:
+            return np.float32(np.float32(a * a) * a)
+        case _:
+            return np.float32(np.power(np.float64(a), np.float64(b)))
+
+
+def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float32) -> np.float32:
+    """ir.Normalise of a frame whose tokens all have the value m; undefined weights are 1, as in the graph."""
+    match norm:
+        case "mean" | "max":
+            weight = np.float32(m / np.float32(m + EPS))
+        case "min_max":
+            scaled = np.float32(np.float32(m - m) / np.float32(np.float32(m - m) + EPS))
+            weight = np.float32(floor + np.float32(np.float32(ONE - floor) * _power(scaled, power)))
+        case _:
+            assert_never(norm)
+    return ONE if math.isnan(weight) else weight
+
+
+# ---- what is static ----------------------------------------------------------------------------------------
+def children(expr: ir.Expr) -> Iterator[ir.Expr]:
+    """The expressions right below `expr`; signals are not entered."""
+    for f in fields(expr):
+        value: object = getattr(expr, f.name)
+        for child in value if isinstance(value, tuple) else (value,):
+            if isinstance(child, ir.Expr):
+                yield child
+
+
+def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
+    """`expr` and all below it; signals are entered, late ones too."""
+    yield expr
+    below = (signals[expr.name].expr,) if isinstance(expr, ir.SignalRef) else children(expr)
+    for child in below:
+        yield from walk(child, signals)
+
+
+def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]) -> bool:
+    """Whether the step grid, the parameters and the tables of the static sources determine `expr`.
+
+    A change since the last computation is not static: it depends on when that was, not on the step alone.
+    """
+    signals = {s.name: s for s in policy.signals}
+
+    def static(e: ir.Expr) -> bool:
+        match e:
+            case ir.Change(_, of, since, _):
+                return since == "step" and of.name in static_sources - _NEVER_STATIC
+            case ir.FrameDiff() | ir.Source():
+                return False
+            case ir.SignalRef(name):
+                return not signals[name].late and static(signals[name].expr)
+            case _:
+                return all(static(c) for c in children(e))
+
+    return static(expr)
+
+
+def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
+    """The expressions that a rule evaluates, its condition first."""
+    match rule:
+        case ir.Compute() | ir.StepMask():
+            return ()
+        case ir.Reuse():
+            guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
+            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
+        case ir.Every(n):
+            return (n,)
+        case ir.Top(share, by):
+            return (share, by)
+        case _:
+            assert_never(rule)
+
+
+def static_changes(
+    policy: ir.PolicyIR, static_sources: frozenset[str] = TIMESTEP_SOURCES
+) -> tuple[ir.Change, ...]:
+    """The distinct static changes that the rules read, in order of first use: the tables a plan needs."""
+    signals = {s.name: s for s in policy.signals}
+    found = (e for p in policy.phases for x in rule_expressions(p.rule) for e in walk(x, signals))
+    changes = dict.fromkeys(e for e in found if isinstance(e, ir.Change))
+    return tuple(c for c in changes if is_static(c, policy, static_sources))
