@@ -7,7 +7,7 @@ from typing import Literal
 
 from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import ChunkState, current
+from mccompile.policy.phases import ChunkState, current, phase_step
 from mccompile.policy.planner import Plan
 from mccompile.runtime.clock import ChunkTime, Moment
 
@@ -47,7 +47,7 @@ def resolve(
         case ir.Compute():
             return Action("compute", index, account, "phase")
         case ir.Every(n):
-            due = state.phase_steps % int(bound.number(n)) == 0
+            due = phase_step(bound, state, moment.grid) % bound.whole(n) == 0
             return Action("compute" if due else "reuse", index, account, "phase")
         case ir.StepMask(compute):
             return Action("compute" if compute[time.step] else "reuse", index, account, "phase")

@@ -12,7 +12,7 @@ from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import advance, start
+from mccompile.policy.phases import advance, next_phase, start
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action, resolve
 from mccompile.runtime.clock import Moment
@@ -123,9 +123,9 @@ class Runner:
                     store.computed[b, time.chunk] = True
                     store.cleaned[b, time.chunk] |= time.state == "finished" and time.clean
                 if time.state == "active":
-                    state = advance(self.bound, store.phases[b][time.chunk], moment.grid, count > 0)
-                    store.phases[b][time.chunk] = state
-                    want[b, g] = time.step + 1 < moment.grid.steps and self._wants(state.phase)
+                    state = store.phases[b][time.chunk]
+                    want[b, g] = self._wants(next_phase(self.bound, state, moment.grid, count > 0))
+                    store.phases[b][time.chunk] = advance(self.bound, state, moment.grid, count > 0)
                 self.events.append(self._event(step, b, g, action, count))
         store.row = moment.row
         if self._observe and want.any():
@@ -135,8 +135,8 @@ class Runner:
         if self.masks is not None:
             self.masks.append(mask)
 
-    def _wants(self, phase: int) -> bool:
-        return bool(late_signals(self.lowered.policy, self.lowered.policy.phases[phase].rule))
+    def _wants(self, phase: int | None) -> bool:
+        return phase is not None and bool(late_signals(self.lowered.policy, self.lowered.policy.phases[phase].rule))
 
     def _cached_output(self) -> str:
         ports = {p.name: p for p in self.lowered.captured.streams}

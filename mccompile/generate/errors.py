@@ -1,0 +1,61 @@
+"""Errors of driving a pipeline (MC07xx)."""
+
+from __future__ import annotations
+
+
+class GenerateError(Exception):
+    """Base: a code, then place, cause and remedy."""
+
+    code = "MC0700"
+
+    def __init__(self, message: str, help_text: str) -> None:
+        super().__init__(f"error[{self.code}]: {message}\nhelp: {help_text}")
+
+
+class NotAPipeline(GenerateError):
+    """An object that can be neither captured nor driven."""
+
+    code = "MC0701"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"{kind} is no pipeline with a `transformer`",
+            "pass a diffusers pipeline, or a torch.nn.Module together with two example calls (probe=, second=)",
+        )
+
+
+class ProbeFailed(GenerateError):
+    """The pipeline did not reach its transformer on a small example."""
+
+    code = "MC0702"
+
+    def __init__(self, kind: str, size: dict[str, int], error: Exception | None) -> None:
+        cause = f"{type(error).__name__}: {error}" if error else "it never called its transformer"
+        super().__init__(
+            f"{kind} could not be asked for a small example ({size}): {cause}",
+            "give further arguments of its call with call={...}, or pass the transformer and two example calls",
+        )
+
+
+class ConfigChanged(GenerateError):
+    """The model's configuration is no longer the one that was captured."""
+
+    code = "MC0703"
+
+    def __init__(self, model: str, changes: str) -> None:
+        super().__init__(
+            f"the configuration of {model} changed since it was compiled: {changes}",
+            "compile with the arguments that the generation uses, e.g. call={'causal_block_size': 5}",
+        )
+
+
+class UnknownModel(GenerateError):
+    """A model name or path that leads to no pipeline."""
+
+    code = "MC0704"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f"no pipeline at `{name}`: {why}",
+            "give a folder with a model_index.json, or a name from `mccompile models`",
+        )

@@ -1,0 +1,103 @@
+"""Records how a pipeline calls its transformer, at two sizes, without running the transformer.
+
+The recorded calls are all that capture needs to know of a model: which arguments there are and which sizes vary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from mccompile.generate.errors import NotAPipeline, ProbeFailed
+
+Call = dict[str, object]
+
+
+class _Recorded(BaseException):
+    """Stops the pipeline at its first call of the transformer; not an Exception, so that no handler takes it."""
+
+
+class _Recorder(nn.Module):
+    """Looks like the transformer, keeps the first call and goes no further."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.call: Call | None = None
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
+        self.call = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+        raise _Recorded
+
+
+@contextlib.contextmanager
+def replaced(pipe: object, transformer: nn.Module) -> Iterator[None]:
+    """`pipe.transformer` is `transformer` inside; the pipeline's own comes back whatever happens."""
+    own = pipe.transformer  # type: ignore[attr-defined]
+    pipe.transformer = transformer  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        pipe.transformer = own  # type: ignore[attr-defined]
+
+
+def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[Call, Call]:
+    """The transformer's keyword arguments at two small sizes.
+
+    arguments: further arguments of the pipeline's call that change the transformer's (causal_block_size, ...).
+    Raises NotAPipeline, ProbeFailed.
+    """
+    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
+        raise NotAPipeline(type(pipe).__name__)
+    small, large = probe_sizes(pipe, arguments)
+    return _record(pipe, small, arguments), _record(pipe, large, arguments)
+
+
+def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """Two sizes at which every derived count is at least 2 and no two counts collide by accident.
+
+    Frames are 2 and 3 causal blocks (at least 4 latent frames); height and width a few patches, all different.
+    """
+    config = pipe.transformer.config  # type: ignore[attr-defined]
+    block = int(arguments.get("causal_block_size") or config.get("num_frame_per_block") or 1)  # type: ignore[call-overload]
+    temporal = int(getattr(pipe, "vae_scale_factor_temporal", 4))
+    spatial = int(getattr(pipe, "vae_scale_factor_spatial", 8))
+    patch = config.get("patch_size") or 1
+    side = spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch))
+    one, two = (n * block if block > 2 else 3 + 2 * n for n in (2, 3))
+    sizes = ((one, 3, 7), (two, 5, 11))
+    first, second = (
+        {"num_frames": (f - 1) * temporal + 1, "height": h * side, "width": w * side} for f, h, w in sizes
+    )
+    return first, second
+
+
+def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> Call:
+    recorder = _Recorder(pipe.transformer)  # type: ignore[attr-defined]
+    accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
+    wanted = {"prompt": "a video", "num_inference_steps": 2, "output_type": "latent", **size, **arguments}
+    bar = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
+    try:
+        with replaced(pipe, recorder):
+            pipe(**{k: v for k, v in wanted.items() if k in accepted})  # type: ignore[operator]
+    except _Recorded:
+        pass
+    except Exception as error:
+        raise ProbeFailed(type(pipe).__name__, dict(size), error) from error
+    finally:
+        pipe._progress_bar_config = bar  # type: ignore[attr-defined]
+    if recorder.call is None:
+        raise ProbeFailed(type(pipe).__name__, dict(size), None)
+    return recorder.call
