@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mccompile.language.diagnostics import Diagnostic, PolicyError
 from mccompile.policy import ir
 from mccompile.policy.errors import (
     CountInvalid,
     ParameterNotWhole,
     ParameterOutOfRange,
-    PlanError,
-    Problem,
     UnknownParameter,
 )
 from mccompile.policy.evaluate import Moment, evaluate
@@ -41,31 +40,31 @@ class BoundPolicy:
 def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     """The policy with its default parameters, except `overrides`.
 
-    Raises PlanError with all of: unknown names (MC0301), values out of range (MC0302), fractions where whole
+    Raises PolicyError with all of: unknown names (MC0301), values out of range (MC0302), fractions where whole
     numbers are due (MC0303), counts of steps or refreshes that are not counts (MC0304).
     """
     known = tuple(p.name for p in policy.params)
-    problems: list[Problem] = [
-        UnknownParameter(policy.name, name, known) for name in overrides if name not in known
+    problems: list[Diagnostic] = [
+        UnknownParameter(None, policy.name, name, known) for name in overrides if name not in known
     ]
     values: dict[str, float] = {}
     for param in policy.params:
         value = float(overrides.get(param.name, param.default))
         values[param.name] = value
         if not param.low <= value <= param.high:
-            problems.append(ParameterOutOfRange(policy.name, param.name, value, param.low, param.high))
+            problems.append(ParameterOutOfRange(None, policy.name, param.name, value, param.low, param.high))
         elif param.whole and not value.is_integer():
-            problems.append(ParameterNotWhole(policy.name, param.name, value))
+            problems.append(ParameterNotWhole(None, policy.name, param.name, value))
     bound = BoundPolicy(policy, values)
     if not problems:
         problems += _counts(bound)
     if problems:
-        raise PlanError(tuple(problems))
+        raise PolicyError(problems)
     return bound
 
 
-def _counts(bound: BoundPolicy) -> list[Problem]:
-    problems: list[Problem] = []
+def _counts(bound: BoundPolicy) -> list[Diagnostic]:
+    problems: list[Diagnostic] = []
     for phase in bound.ir.phases:
         wanted: list[tuple[ir.Expr, int]] = []
         if isinstance(phase.span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
@@ -75,5 +74,5 @@ def _counts(bound: BoundPolicy) -> list[Problem]:
         for expr, least in wanted:
             value = float(bound.number(expr))
             if not (value.is_integer() and value >= least):
-                problems.append(CountInvalid(bound.ir.name, phase.name, value, least))
+                problems.append(CountInvalid(None, bound.ir.name, phase.name, value, least))
     return problems

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from mccompile.language.diagnostics import PolicyError
 from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.errors import PlanError, StepsUncovered
+from mccompile.policy.errors import StepsUncovered
 from mccompile.policy.evaluate import Grid, clock_value
 
 __all__ = ["ChunkState", "Grid", "advance", "current", "next_phase", "overriding", "phase_step", "start"]
@@ -38,12 +39,12 @@ def start(bound: BoundPolicy) -> ChunkState:
 
 
 def current(bound: BoundPolicy, state: ChunkState, grid: Grid) -> int:
-    """Index of the phase in force for the step about to run. Raises PlanError (MC0306) if there is none."""
+    """Index of the phase in force for the step about to run. Raises PolicyError (MC0306) if there is none."""
     over = overriding(bound, state.step, grid)
     if over is not None:
         return over
     if state.phase == len(bound.ir.phases):
-        raise PlanError((StepsUncovered(bound.ir.name, state.step, grid.steps),))
+        raise PolicyError([StepsUncovered(None, bound.ir.name, state.step, grid.steps)])
     return state.phase
 
 
