@@ -1,1 +1,33 @@
 """A model to a CapturedModel: torch.export, blocks, the token axis of every value, dependence, legality."""
+
+from mccompile.capture.capture import capture
+from mccompile.capture.errors import CallError, CaptureError
+from mccompile.capture.run import FullRun, block_weights, flat_inputs, run_full
+from mccompile.capture.split import split_prelude
+from mccompile.capture.types import (
+    BlockKind,
+    BlockSite,
+    BufferSpec,
+    CapturedModel,
+    Port,
+    Refusal,
+    TokenGrid,
+)
+
+__all__ = [
+    "BlockKind",
+    "BlockSite",
+    "BufferSpec",
+    "CallError",
+    "CaptureError",
+    "CapturedModel",
+    "FullRun",
+    "Port",
+    "Refusal",
+    "TokenGrid",
+    "block_weights",
+    "capture",
+    "flat_inputs",
+    "run_full",
+    "split_prelude",
+]

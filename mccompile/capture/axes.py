@@ -1,0 +1,133 @@
+"""Labels of all kinds together: what one block's rule demands of a shared value holds for every block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from mccompile.capture.facts import Extent
+from mccompile.capture.kinds import Kind
+from mccompile.capture.labels import label
+from mccompile.capture.rows import Labels, Rows, Span, has_video
+from mccompile.capture.scope import Demand, Refused, Scope
+from mccompile.capture.streams import Roles
+from mccompile.capture.template import Template
+from mccompile.capture.types import Refusal
+
+
+@dataclass(slots=True)
+class TokenAxes:
+    """`known`: rows of axes, by captured value. `scopes`: labels per kind, None where it was refused."""
+
+    known: dict[fx.Node, dict[int, Rows]] = field(default_factory=dict)
+    scopes: list[Scope | None] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def of(self, value: fx.Node) -> tuple[int | None, Rows | None]:
+        """(axis, rows) of a captured value that carries video tokens."""
+        for axis, rows in self.known.get(value, {}).items():
+            if has_video(rows):
+                return axis, rows
+        return None, None
+
+
+def correspond(kind: Kind, site: Template) -> dict[fx.Node, fx.Node]:
+    """Nodes of the kind's template -> nodes of one of its sites."""
+    return dict(zip(kind.template.graph.nodes, site.graph.nodes, strict=True))
+
+
+def captured_operand(kind: Kind, site: Template, placeholder: fx.Node) -> fx.Node:
+    """The captured value that a placeholder of the kind's template stands for at a site."""
+    return site.values[correspond(kind, site)[placeholder]]
+
+
+def label_kinds(kinds: list[Kind], roles: list[Roles], tokens: Extent) -> TokenAxes:
+    """Labels every kind, from the video stream of the first block.
+
+    tokens: the number of video tokens at both probes.
+    """
+    video = captured_operand(kinds[0], kinds[0].sites[0], roles[0].video)
+    known: dict[fx.Node, dict[int, Rows]] = {video: {roles[0].video_axis: (Span(True, tokens),)}}
+    shared = {s: dict(a) for s, a in known.items()}
+    while True:
+        axes = TokenAxes({s: dict(a) for s, a in shared.items()})
+        try:
+            for kind, role in zip(kinds, roles, strict=True):
+                axes.scopes.append(_label_kind(axes, kind, role))
+            _check_streams(axes, kinds, roles)
+            return axes
+        except _SharedDemand as demand:
+            for value, axis, rows in demand.wanted:
+                shared.setdefault(value, {})[axis] = rows
+
+
+class _SharedDemand(Exception):
+    """Values from the prelude that turned out to carry rows."""
+
+    def __init__(self, wanted: list[tuple[fx.Node, int, Rows]]) -> None:
+        super().__init__(len(wanted))
+        self.wanted = wanted
+
+
+def _label_kind(axes: TokenAxes, kind: Kind, roles: Roles) -> Scope | None:
+    first = kind.sites[0]
+    seeds = {p: axes.known.get(captured_operand(kind, first, p), {}) for p in kind.template.values}
+    scope: Scope | None = None
+    try:
+        scope = label(kind.template, seeds)
+        _check_operands(scope, kind)
+    except Demand as demand:
+        values = [captured_operand(kind, site, demand.placeholder) for site in kind.sites]
+        if demand.placeholder in roles.streams or any(demand.axis in axes.known.get(v, {}) for v in values):
+            site, reason = demand.placeholder.name, "a value between blocks has no rows of its own"
+            axes.refusals.append(Refusal(site, reason))
+        else:
+            raise _SharedDemand([(v, demand.axis, demand.rows) for v in values]) from None
+    except Refused as refused:
+        scope = None
+        axes.refusals.append(Refusal(refused.site, refused.reason))
+    for site in kind.sites:
+        nodes = correspond(kind, site)
+        for output, labels in _output_labels(axes, kind, roles, scope):
+            axes.known[site.origin[nodes[output]]] = {
+                i: rows for i, rows in enumerate(labels) if rows is not None
+            }
+    return scope
+
+
+def _check_operands(scope: Scope, kind: Kind) -> None:
+    for placeholder in kind.template.values:
+        if sum(has_video(rows) for rows in scope.labels.get(placeholder, ())) > 1:
+            raise Refused(kind.template.path, f"`{placeholder.name}` has two token axes")
+
+
+def _output_labels(
+    axes: TokenAxes, kind: Kind, roles: Roles, scope: Scope | None
+) -> Iterator[tuple[fx.Node, Labels]]:
+    """Labels of the outputs; those of a refused kind keep the rows of the stream that they continue."""
+    for i, output in enumerate(roles.outputs):
+        if scope is not None:
+            yield output, scope.of(output)
+        elif i < len(roles.streams):
+            stream = roles.streams[i]
+            alike = kind.template.facts[stream] == kind.template.facts[output]
+            known = axes.known.get(captured_operand(kind, kind.sites[0], stream), {}) if alike else {}
+            rank = max(known, default=-1) + 1
+            yield output, tuple(known.get(a) for a in range(rank))
+
+
+def _check_streams(axes: TokenAxes, kinds: list[Kind], roles: list[Roles]) -> None:
+    """Refuses a kind whose streams carry other rows at a later site than at its first."""
+    for i, (kind, role) in enumerate(zip(kinds, roles, strict=True)):
+        scope = axes.scopes[i]
+        if scope is None:
+            continue
+        for site in kind.sites:
+            for stream in role.streams:
+                known = axes.known.get(captured_operand(kind, site, stream), {})
+                expected = scope.of(stream)
+                if tuple(known.get(a) for a in range(len(expected))) != expected:
+                    axes.refusals.append(Refusal(site.path, f"`{stream.name}` does not carry the rows it should"))
+                    axes.scopes[i] = None

@@ -1,0 +1,102 @@
+"""Which value depends on which: a networkx graph over fx nodes in which in-place writes are edges too.
+
+`out = empty_like(x); out[..., ::2].copy_(a); use(out)` has no fx edge from `copy_` to `use`. Every value has a
+root (the storage it may be a view of, after the operator's schema); a read depends on all earlier writes to
+the root of what it reads.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Iterable
+
+import networkx as nx
+import torch
+from torch import fx
+
+from mccompile.capture.facts import Facts, ScalarFact
+
+# What these return has the shape of their input but none of its data.
+_SHAPE_ONLY = frozenset(
+    op.default
+    for op in (
+        torch.ops.aten.empty_like,
+        torch.ops.aten.zeros_like,
+        torch.ops.aten.ones_like,
+        torch.ops.aten.new_zeros,
+        torch.ops.aten.new_ones,
+        torch.ops.aten.new_empty,
+    )
+)
+
+
+def _schema_arguments(node: fx.Node) -> list[tuple[torch._C.Argument, object]]:
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    schema = node.target._schema
+    return [
+        (a, node.args[i] if i < len(node.args) else node.kwargs.get(a.name)) for i, a in enumerate(schema.arguments)
+    ]
+
+
+def written_by(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The operands that `node` writes in place."""
+    pairs = _schema_arguments(node)
+    return tuple(v for a, v in pairs if isinstance(v, fx.Node) and a.alias_info is not None and a.alias_info.is_write)
+
+
+def _aliased(node: fx.Node) -> fx.Node | None:
+    """The operand that `node` may be a view of."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return node.args[0]
+    for argument, value in _schema_arguments(node):
+        if isinstance(value, fx.Node) and argument.alias_info is not None:
+            return value
+    return None
+
+
+def flow_graph(graph: fx.Graph) -> nx.DiGraph:
+    """Edges from every value to what reads it, and from every in-place write to each later read of its root.
+
+    The node attribute `outside` marks writes into a placeholder or an attribute: they are results too.
+    """
+    flow = nx.DiGraph()
+    root: dict[fx.Node, fx.Node] = {}
+    writes: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    for node in graph.nodes:
+        flow.add_node(node)
+        alias = _aliased(node)
+        root[node] = node if alias is None else root[alias]
+        for operand in node.all_input_nodes:
+            flow.add_edge(operand, node)
+            flow.add_edges_from((w, node) for w in writes[root[operand]])
+        for target in written_by(node):
+            writes[root[target]].append(node)
+            flow.nodes[node]["outside"] = root[target].op in ("placeholder", "get_attr")
+    return flow
+
+
+def needed_for(flow: nx.DiGraph, wanted: Iterable[fx.Node]) -> set[fx.Node]:
+    """`wanted` and all that they depend on, including writes into what they read."""
+    found: set[fx.Node] = set()
+    todo = list(wanted)
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo.extend(flow.predecessors(node))
+    return found
+
+
+def data_inputs(graph: fx.Graph, flow: nx.DiGraph, facts: Facts) -> dict[fx.Node, frozenset[str]]:
+    """For every node, the names of the placeholders whose data it depends on; sizes carry no data."""
+    depends: dict[fx.Node, frozenset[str]] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            depends[node] = frozenset() if isinstance(facts.get(node), ScalarFact) else frozenset((node.name,))
+        elif node.target is torch.ops.aten.sym_size.int or node.target in _SHAPE_ONLY:
+            depends[node] = frozenset()
+        else:
+            depends[node] = frozenset().union(*(depends[p] for p in flow.predecessors(node) if p in depends))
+    return depends

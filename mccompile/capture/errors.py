@@ -1,0 +1,60 @@
+"""What stops a capture: one class per code. A place, a cause and a remedy, never a traceback of torch's alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CaptureError(Exception):
+    """A model or a call that cannot be captured; `code` has a page in docs/errors."""
+
+    code: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, place: str, cause: str, remedy: str) -> None:
+        super().__init__(place, cause, remedy)
+        self.place = place
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"error[{self.code}]: {self.title}\n  --> {self.place}\n  = {self.cause}\nhelp: {self.remedy}"
+
+
+class ExportError(CaptureError):
+    """torch.export cannot trace the model's forward."""
+
+    code = "MC0401"
+    title = "the model cannot be exported"
+
+
+class ProbeError(CaptureError):
+    """The two recorded calls do not describe one program at two sizes."""
+
+    code = "MC0402"
+    title = "the two probe calls do not fit together"
+
+
+class NoBlocksError(CaptureError):
+    """No list of transformer blocks lies on the way from the latent to the output."""
+
+    code = "MC0403"
+    title = "no transformer blocks found"
+
+
+class IdentityError(CaptureError):
+    """The exported graph does not compute what the eager model computes."""
+
+    code = "MC0404"
+    title = "the exported model differs from the eager model"
+
+
+class CallError(CaptureError):
+    """A call of a captured model that it was not captured for."""
+
+    code = "MC0405"
+    title = "the call does not fit the captured model"
+
+
+class CaptureBug(Exception):
+    """A broken invariant of this package: an error of ours, not of the model."""

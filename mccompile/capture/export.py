@@ -1,0 +1,111 @@
+"""torch.export of a model from two recorded calls: what differs between them is dynamic, the rest is constant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from mccompile.capture.errors import ExportError, ProbeError
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A model's graph with its two calls as flat lists, one entry per placeholder."""
+
+    module: fx.GraphModule
+    probe: tuple[object, ...]
+    second: tuple[object, ...]
+    dynamic: tuple[bool, ...]  # tensors, and ints that differ
+    source: str  # the first tensor of forward's signature with a dynamic axis: the latent
+
+
+def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
+    """The call in the order of forward's signature, without arguments that are None where None is the default."""
+    parameters = inspect.signature(model.forward).parameters
+    unknown = [k for k in call if k not in parameters]
+    if unknown:
+        raise ProbeError(
+            f"{type(model).__name__}.forward",
+            f"it has no argument {', '.join(map(repr, unknown))}",
+            f"its arguments are {', '.join(parameters)}",
+        )
+    return {k: call[k] for k in parameters if k in call and not (call[k] is None and parameters[k].default is None)}
+
+
+def _dynamic_axes(place: str, one: object, two: object) -> dict[int, object] | object | None:
+    """The entry of torch.export's dynamic_shapes for one leaf."""
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        if one.dim() != two.dim() or one.dtype != two.dtype:
+            raise ProbeError(
+                place,
+                f"{list(one.shape)} {one.dtype} in the first call, {list(two.shape)} {two.dtype} in the second",
+                "record two calls of the same pipeline that differ in frames, height or width only",
+            )
+        axes = {i: Dim.DYNAMIC for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b}
+        return axes or None
+    if type(one) is not type(two):
+        raise ProbeError(
+            place, f"{type(one).__name__} against {type(two).__name__}", "give both calls the same kinds of values"
+        )
+    if isinstance(one, int) and not isinstance(one, bool):
+        return Dim.DYNAMIC if one != two else None
+    if one != two:
+        raise ProbeError(
+            place, f"{one!r} against {two!r}", "a constant must be the same in both calls; capture once per value"
+        )
+    return None
+
+
+def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> Exported:
+    """Exports `model` (non-strict, no grad) with dynamic sizes found by comparing two calls.
+
+    probe, second: keyword arguments of `model.forward` at two sizes; every derived count should be 2 or more.
+    Raises ProbeError (MC0402) where the calls do not fit, ExportError (MC0401) where torch.export fails.
+    """
+    name = type(model).__name__
+    first_call, second_call = without_defaults(model, probe), without_defaults(model, second)
+    flat, spec = pytree.tree_flatten(first_call)
+    other, other_spec = pytree.tree_flatten(second_call)
+    if spec != other_spec:
+        raise ProbeError(
+            f"{name}.forward",
+            f"the first call passes {', '.join(first_call)}; the second {', '.join(second_call)}, or other containers",
+            "pass the same arguments in both calls",
+        )
+    places = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(first_call)[0]]
+    shapes = [_dynamic_axes(p, a, b) for p, a, b in zip(places, flat, other, strict=True)]
+    if not any(isinstance(s, dict) for s in shapes):
+        raise ProbeError(
+            f"{name}.forward",
+            "no tensor changes its size between the two calls",
+            "record the second call with other frames, height and width",
+        )
+    module = _export(model, first_call, pytree.tree_unflatten(shapes, spec))
+    placeholders = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+    source = next(n for n, s in zip(placeholders, shapes, strict=True) if isinstance(s, dict))
+    dynamic = tuple(isinstance(x, torch.Tensor) or s is not None for x, s in zip(flat, shapes, strict=True))
+    return Exported(module, tuple(flat), tuple(other), dynamic, source)
+
+
+def _export(model: nn.Module, call: dict[str, object], shapes: object) -> fx.GraphModule:
+    name = type(model).__name__
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's own code raises
+        raise ExportError(
+            f"{name}.forward",
+            f"torch.export: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            "the forward must be traceable without control flow on tensor values; sizes that the model fixes "
+            "(position tables) must be equal in both calls",
+        ) from error
+    module = program.module()
+    if not isinstance(module, fx.GraphModule):
+        raise ExportError(f"{name}.forward", "torch.export returned no graph module", "use torch 2.11 to 2.13")
+    return module

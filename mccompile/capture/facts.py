@@ -1,0 +1,124 @@
+"""Sizes of every value at the two probe calls: two axes are taken as equal when they agree at both.
+
+Symbols alone do not identify an axis (`s33*(s20//2)` and `s92*(s20//2)` may be one count because two inputs
+always come together), so the exported graph is run twice on fake tensors and the concrete sizes are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+Extent: TypeAlias = tuple[int, int]  # a size at the first and at the second probe
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFact:
+    shape: tuple[Extent, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarFact:
+    """A Python number in the graph; only integers are ever sizes."""
+
+    values: Extent | None
+
+
+@dataclass(frozen=True, slots=True)
+class TupleFact:
+    items: tuple[Fact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoFact:
+    """None, or a value whose rank differs between the probes."""
+
+
+Fact: TypeAlias = TensorFact | ScalarFact | TupleFact | NoFact
+Facts: TypeAlias = Mapping[fx.Node, Fact]
+
+
+def is_dynamic(extent: Extent) -> bool:
+    return extent[0] != extent[1]
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps shapes only; parameters are turned into fake tensors when a mode is given."""
+
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode | None) -> None:
+        super().__init__(module)
+        self.mode = mode
+        self.seen: dict[fx.Node, object] = {}
+
+    def fetch_attr(self, target: str) -> object:
+        value = super().fetch_attr(target)
+        if self.mode is not None and isinstance(value, torch.Tensor):
+            return self.mode.from_tensor(value, static_shapes=True)
+        return value
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        self.seen[n] = _shape(value)
+        return value
+
+
+def _shape(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return (tuple(int(s) for s in value.shape), value.dtype)
+    if isinstance(value, list | tuple):
+        return [_shape(v) for v in value]
+    return value
+
+
+def _record(module: fx.GraphModule, inputs: Sequence[object], fake: bool) -> dict[fx.Node, object]:
+    mode = FakeTensorMode() if fake else None
+    recorder = _Recorder(module, mode)
+    with torch.no_grad():
+        if mode is None:
+            recorder.run(*inputs)
+        else:
+            faked = [mode.from_tensor(x, static_shapes=True) if isinstance(x, torch.Tensor) else x for x in inputs]
+            with mode:
+                recorder.run(*faked)
+    return recorder.seen
+
+
+def _pair(first: object, second: object) -> Fact:
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        (shape_a, dtype), (shape_b, _) = first, second
+        return TensorFact(tuple(zip(shape_a, shape_b, strict=True)), dtype) if len(shape_a) == len(shape_b) else NoFact()
+    if isinstance(first, list) and isinstance(second, list):
+        same = len(first) == len(second)
+        return TupleFact(tuple(_pair(a, b) for a, b in zip(first, second, strict=True))) if same else NoFact()
+    if isinstance(first, int) and isinstance(second, int) and not isinstance(first, bool):
+        return ScalarFact((first, second))
+    return ScalarFact(None) if isinstance(first, bool | float) else NoFact()
+
+
+def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[object]) -> dict[fx.Node, Fact]:
+    """Facts of every node for two lists of flat inputs; runs on real data only where shapes depend on data."""
+    try:
+        one, two = (_record(module, inputs, fake=True) for inputs in (probe, second))
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        one, two = (_record(module, inputs, fake=False) for inputs in (probe, second))
+    return {n: _pair(one[n], two[n]) for n in module.graph.nodes if n in one}
+
+
+def tensor_fact(facts: Facts, node: fx.Node) -> TensorFact | None:
+    fact = facts.get(node)
+    return fact if isinstance(fact, TensorFact) else None
+
+
+def extents(fact: Fact) -> Iterator[Extent]:
+    """All extents of all tensors of a value."""
+    if isinstance(fact, TensorFact):
+        yield from fact.shape
+    elif isinstance(fact, TupleFact):
+        for item in fact.items:
+            yield from extents(item)

@@ -1,0 +1,246 @@
+"""The forms of a block kind: `full` on all rows, `partial` on the selected rows, `allocate` for its buffers.
+
+before:  sdpa(q, k, v, mask)
+full:    k_buffer.copy_(k); v_buffer.copy_(v); sdpa(q, k, v, mask)
+partial: sdpa(q, k_buffer.index_copy_(axis, rows, k), v_buffer.index_copy_(axis, rows, v), mask)
+
+Everything else is the same graph; in `partial` the sizes written at token axes are those of the operands.
+refuses when: a token count is used as anything but a size.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from mccompile.capture.facts import Extent, ScalarFact, TensorFact, is_dynamic
+from mccompile.capture.normalise import drop_dead
+from mccompile.capture.resize import resized
+from mccompile.capture.rows import Rows, any_video, has_video, key
+from mccompile.capture.rules.attention import mask_of
+from mccompile.capture.scope import Attention, Scope
+from mccompile.capture.stacks import module_path
+from mccompile.capture.streams import Roles
+from mccompile.capture.template import Template
+from mccompile.capture.types import BufferSpec
+
+aten = torch.ops.aten
+
+
+def row_keys(scope: Scope) -> dict[str, Rows]:
+    """The distinct rows that keys of attentions hold, by name, in order of first use."""
+    return {key(a.key_rows): a.key_rows for a in scope.attentions}
+
+
+@dataclass(slots=True)
+class _Form:
+    """A graph in the making; `built` maps template nodes to its own."""
+
+    template: Template
+    roles: Roles
+    scope: Scope
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    built: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    _video_count: fx.Node | None = None
+
+    def operands(self, nodes: Sequence[fx.Node]) -> None:
+        for node in nodes:
+            self.built[node] = self.graph.placeholder(node.name)
+
+    def extra(self, names: Sequence[str]) -> dict[str, fx.Node]:
+        """Placeholders that the template does not have, by name."""
+        return {name: self.graph.placeholder(name.replace(".", "_").replace("+", "_")) for name in names}
+
+    def axis_size(self, node: fx.Node, axis: int) -> fx.Node:
+        return self.graph.call_function(aten.sym_size.int, (self.built[node], axis))
+
+    def count(self, rows: Rows) -> fx.Node | int:
+        """How many rows are present: all video tokens in `full`, the selected ones in `partial`."""
+        total: fx.Node | int = 0
+        for span in rows:
+            total = self._plus(total, self._video() if span.video else self.size(span.size))
+        return total
+
+    def _plus(self, a: fx.Node | int, b: fx.Node | int) -> fx.Node | int:
+        if isinstance(a, int) and isinstance(b, int):
+            return a + b
+        return b if a == 0 else self.graph.call_function(operator.add, (a, b))
+
+    def _video(self) -> fx.Node:
+        """The number of video tokens present, from an operand's axis that carries them."""
+        if self._video_count is None:
+            operand, axis, rows = next(
+                (node, i, r)
+                for node in (*self.roles.streams, *self.roles.shared)
+                for i, r in enumerate(self.scope.labels.get(node, ()))
+                if r is not None and has_video(r)
+            )
+            self._video_count = self.axis_size(operand, axis)
+            for span in (s for s in rows if not s.video):
+                self._video_count = self.graph.call_function(
+                    operator.sub, (self._video_count, self.size(span.size))
+                )
+        return self._video_count
+
+    def size(self, extent: Extent) -> fx.Node | int:
+        """A size without video tokens: a constant, or that of an operand's axis."""
+        if not is_dynamic(extent):
+            return extent[0]
+        for node in (*self.roles.streams, *self.roles.shared):
+            fact = self.template.facts[node]
+            for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) else ()):
+                if own == extent and self.scope.of(node)[axis] is None:
+                    return self.axis_size(node, axis)
+        self.scope.refuse(self.roles.video, f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}")
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        new = self.graph.node_copy(node, lambda a: self.built[a])
+        new.meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
+        self.built[node] = new
+        return new
+
+    def finish(self, outputs: Sequence[fx.Node], name: str) -> fx.GraphModule:
+        self.graph.output(tuple(outputs))
+        drop_dead(self.graph)
+        self.graph.lint()
+        return fx.GraphModule(nn.Module(), self.graph, class_name=name)
+
+
+def buffer_specs(template: Template, scope: Scope) -> tuple[BufferSpec, ...]:
+    """Two buffers, keys then values, for each attention over video tokens."""
+    count: Counter[str] = Counter()
+    specs: list[BufferSpec] = []
+    for attention in scope.attentions:
+        site = module_path(attention.node).removeprefix(template.path).removeprefix(".") or "attention"
+        axis = len(scope.shape(scope.tensor(attention.node, 1))) - 2
+        specs += [BufferSpec(f"{site}.{kv}{count[site]}", axis, key(attention.key_rows)) for kv in "kv"]
+        count[site] += 1
+    return tuple(specs)
+
+
+def _mask_port(template: Template, node: fx.Node) -> str | None:
+    """The shared value that an attention's mask comes from."""
+    todo, mask = [], mask_of(node)
+    todo = [mask] if mask is not None else []
+    while todo:
+        at = todo.pop()
+        if at in template.values:
+            return template.values[at].name
+        todo.extend(at.all_input_nodes)
+    return None
+
+
+def full_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
+    """All rows; also writes keys and values into the buffers, if the kind has a partial form (`scope`)."""
+    form = _Form(template, roles, scope or Scope(template.facts))
+    form.operands((*roles.streams, *roles.shared))
+    specs = buffer_specs(template, scope) if scope is not None else ()
+    buffers = form.extra([s.name for s in specs])
+    form.operands(tuple(template.weights))
+    pairs = {a.node: specs[2 * i : 2 * i + 2] for i, a in enumerate(scope.attentions)} if scope is not None else {}
+    for node in template.graph.nodes:
+        if node.op == "placeholder":
+            continue
+        for spec, operand in zip(pairs.get(node, ()), node.args[1:3], strict=False):
+            form.graph.call_function(aten.copy_.default, (buffers[spec.name], form.built[operand]))
+        new = form.copy(node)
+        if node in pairs:
+            _describe(new, template, node, pairs[node])
+    return form.finish([form.built[o] for o in roles.outputs], "FullBlock")
+
+
+def _describe(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[BufferSpec]) -> None:
+    new.meta["attention"] = {
+        "buffers": tuple(s.name for s in pair),
+        "mask": _mask_port(template, node),
+        "site": module_path(node),
+    }
+
+
+def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModule:
+    """The selected rows only; raises Refused where a token count is used as data."""
+    form = _Form(template, roles, scope)
+    form.operands((*roles.streams, *roles.shared))
+    rows = form.extra([f"rows_{name}" for name in row_keys(scope)])
+    specs = buffer_specs(template, scope)
+    buffers = form.extra([s.name for s in specs])
+    form.operands(tuple(template.weights))
+    pairs = {a.node: (a, specs[2 * i : 2 * i + 2]) for i, a in enumerate(scope.attentions)}
+    for node in template.graph.nodes:
+        if node.op == "placeholder":
+            continue
+        if node in pairs:
+            attention, pair = pairs[node]
+            new = _attend(form, attention, pair, buffers, rows[f"rows_{key(attention.key_rows)}"])
+            _describe(new, template, node, pair)
+            continue
+        change = resized(scope, node, form.count) if _token_wise(scope, node) else None
+        new = form.copy(node)
+        if change is not None:
+            new.target, rest = change
+            new.args = (new.args[0], *fx.node.map_arg(rest, lambda a: form.built.get(a, a)))
+    result = form.finish([form.built[o] for o in roles.outputs], "PartialBlock")
+    _check_counts(form)
+    return result
+
+
+def _token_wise(scope: Scope, node: fx.Node) -> bool:
+    return any(any_video(scope.labels.get(a, ())) for a in node.all_input_nodes)
+
+
+def _attend(
+    form: _Form, attention: Attention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
+) -> fx.Node:
+    """Writes the fresh keys and values into their buffers and attends to all that the buffers hold."""
+    node = attention.node
+    kept = [
+        form.graph.call_function(
+            aten.index_copy_.default, (buffers[spec.name], spec.token_axis, rows, form.built[node.args[i]])
+        )
+        for i, spec in enumerate(pair, start=1)
+    ]
+    new = form.copy(node)
+    new.args = (new.args[0], *kept, *new.args[3:])
+    return new
+
+
+def _check_counts(form: _Form) -> None:
+    """Refuses token counts of the template that survive as anything but sizes at token axes."""
+    tainted: set[fx.Node] = set()
+    for node in form.template.graph.nodes:
+        if node.op == "placeholder" or not isinstance(form.template.facts.get(node), ScalarFact):
+            continue
+        reads_count = node.target is aten.sym_size.int and has_video(form.scope.of(node.args[0])[node.args[1]])
+        if reads_count or any(a in tainted for a in node.all_input_nodes):
+            tainted.add(node)
+    alive = set(form.graph.nodes)
+    for node in tainted:
+        if form.built[node] in alive:
+            form.scope.refuse(next(iter(node.users), node), "uses the number of tokens as data")
+
+
+def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
+    """(*streams, *shared) -> zero-filled buffers of the shapes and dtypes that `full` writes."""
+    form = _Form(template, roles, scope or Scope(template.facts))
+    form.operands((*roles.streams, *roles.shared))
+    buffers = []
+    for attention in scope.attentions if scope is not None else ():
+        for operand in attention.node.args[1:3]:
+            assert isinstance(operand, fx.Node)
+            fact = template.facts[operand]
+            assert isinstance(fact, TensorFact)
+            labels = form.scope.of(operand)
+            sizes = [
+                form.count(r) if r is not None else form.size(e) for r, e in zip(labels, fact.shape, strict=True)
+            ]
+            buffers.append(
+                form.graph.call_function(
+                    aten.new_zeros.default, (form.built[roles.video], sizes), {"dtype": fact.dtype}
+                )
+            )
+    return form.finish(buffers, "AllocateBuffers")

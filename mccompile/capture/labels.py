@@ -1,0 +1,75 @@
+"""Labels the token axis of every value of a block by dataflow, from the axis of its video stream.
+
+Each operator has a rule (see `rules`) from the labels of its operands to those of its result. An operand whose
+axis is as long as a labelled one that it meets, but bears no label, is traced back to the placeholder it comes
+from; that placeholder's axis is then demanded to carry the same rows, and labelling starts again. What no rule
+proves to be token-wise is refused with its site and reason.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from torch import fx
+
+from mccompile.capture.facts import TensorFact, TupleFact
+from mccompile.capture.rows import Labels, Rows, any_video, has_video, total
+from mccompile.capture.rules import RULES
+from mccompile.capture.scope import Scope
+from mccompile.capture.template import Template
+
+Seeds: TypeAlias = Mapping[fx.Node, Mapping[int, Rows]]  # by template placeholder and axis
+
+
+def label(template: Template, seeds: Seeds) -> Scope:
+    """Labels of all nodes of a template. Raises Demand (seed a placeholder, try again) or Refused."""
+    scope = Scope(template.facts)
+    for node in template.graph.nodes:
+        fact = template.facts.get(node)
+        if node.op == "placeholder":
+            if isinstance(fact, TensorFact):
+                axes = seeds.get(node, {})
+                scope.labels[node] = tuple(axes.get(i) for i in range(len(fact.shape)))
+        elif isinstance(fact, TensorFact | TupleFact):
+            _step(scope, node, fact)
+    return scope
+
+
+def _sees_video(scope: Scope, node: fx.Node) -> bool:
+    return any(
+        any_video(scope.labels.get(o, ())) or any(any_video(x) for x in scope.items.get(o, ()))
+        for o in node.all_input_nodes
+    )
+
+
+def _step(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> None:
+    if node.target is operator.getitem:
+        source, index = node.args
+        assert isinstance(source, fx.Node) and isinstance(index, int)
+        found: Labels | list[Labels] = scope.items[source][index]
+    elif not _sees_video(scope, node):
+        found = _unlabelled(fact)
+    elif node.target in RULES:
+        found = RULES[node.target](scope, node)
+    else:
+        scope.refuse(node, "no rule says what this operator does to the token axis")
+    if isinstance(found, list):
+        scope.items[node] = found
+    else:
+        scope.labels[node] = found
+        _check(scope, node, found)
+
+
+def _unlabelled(fact: TensorFact | TupleFact) -> Labels | list[Labels]:
+    if isinstance(fact, TensorFact):
+        return (None,) * len(fact.shape)
+    return [(None,) * len(x.shape) if isinstance(x, TensorFact) else () for x in fact.items]
+
+
+def _check(scope: Scope, node: fx.Node, found: Labels) -> None:
+    """The spec of this stage: a label is as long as its axis, at both probes."""
+    for rows, extent in zip(found, scope.shape(node), strict=True):
+        if has_video(rows) and rows is not None and total(rows) != extent:
+            scope.refuse(node, f"its token axis has {extent[0]} rows where {total(rows)[0]} were derived")

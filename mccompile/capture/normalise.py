@@ -1,0 +1,93 @@
+"""Brings an exported graph to a normal form: no checks, no casts that change nothing, no dead code.
+
+before: to_1 = to(temb, float32); add = add(to_1, table)      (temb is float32)
+after:  add = add(temb, table)
+
+Export rebinds a tensor that passes through a no-op cast to the newest node, so that block k + 1 would read
+block k's cast of a value that all blocks share; blocks would neither be alike nor independent.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from mccompile.capture.dependence import flow_graph, needed_for
+from mccompile.capture.facts import Facts, tensor_fact
+
+aten = torch.ops.aten
+
+_CASTS = frozenset(
+    (
+        aten.to.dtype,
+        aten.to.dtype_layout,
+        aten.to.device,
+        aten.to.other,
+        aten.type_as.default,
+        aten.detach.default,
+        aten.alias.default,
+    )
+)
+_CHECKS = frozenset(
+    (
+        aten._assert_tensor_metadata.default,
+        aten._assert_async.msg,
+        aten._assert_async.default,
+        aten._assert_scalar.default,
+        aten.sym_constrain_range_for_size.default,
+        aten.sym_constrain_range.default,
+    )
+)
+
+
+def _is_check(node: fx.Node) -> bool:
+    return node.target in _CHECKS or (node.op == "call_module" and str(node.target).startswith("_guards"))
+
+
+def drop_checks(module: fx.GraphModule) -> None:
+    """Removes the assertions and the guard call that export inserted."""
+    for node in list(module.graph.nodes):
+        if _is_check(node):
+            module.graph.erase_node(node)
+    module.graph.lint()
+
+
+def _changes_nothing(node: fx.Node, facts: Facts) -> bool:
+    if node.target in (aten.dropout.default, aten.feature_dropout.default):
+        return node.args[2] is False
+    if node.target not in _CASTS or not isinstance(node.args[0], fx.Node):
+        return False
+    source, result = tensor_fact(facts, node.args[0]), tensor_fact(facts, node)
+    before, after = node.args[0].meta.get("val"), node.meta.get("val")
+    same_device = not isinstance(before, torch.Tensor) or not isinstance(after, torch.Tensor)
+    same_device = same_device or before.device == after.device
+    copies = bool(node.kwargs.get("copy")) or (node.target is aten.to.dtype and len(node.args) > 3 and node.args[3])
+    keeps_layout = node.kwargs.get("memory_format") in (None, torch.preserve_format)
+    same = source is not None and result is not None and source.dtype == result.dtype
+    return same and same_device and keeps_layout and not copies
+
+
+def drop_identities(module: fx.GraphModule, facts: Facts) -> None:
+    """Replaces casts to the same dtype and device, and dropout in evaluation, by their operand."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and _changes_nothing(node, facts):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+def drop_dead(graph: fx.Graph) -> None:
+    """Removes what neither the output, nor an in-place write into a live value or an operand, needs; placeholders stay."""
+    flow = flow_graph(graph)
+    kept = [n for n in graph.nodes if n.op in ("output", "placeholder") or flow.nodes[n].get("outside")]
+    live = needed_for(flow, kept)
+    for node in reversed(list(graph.nodes)):
+        if node not in live:
+            graph.erase_node(node)
+
+
+def normalise(module: fx.GraphModule, facts: Facts) -> None:
+    """All of the above, in order; the module's outputs stay bit-equal."""
+    drop_identities(module, facts)
+    drop_dead(module.graph)
+    module.graph.lint()
+    module.recompile()

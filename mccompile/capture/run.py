@@ -1,0 +1,79 @@
+"""Runs the parts of a captured model in plain order: the reference for the runtime, and what verify uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils import _pytree as pytree
+
+from mccompile.capture.errors import CallError
+from mccompile.capture.types import BlockSite, CapturedModel
+
+
+@dataclass(frozen=True, slots=True)
+class FullRun:
+    """All values between the parts of one forward, by name, and the buffers of every block."""
+
+    values: dict[str, object]
+    buffers: tuple[tuple[torch.Tensor, ...], ...]
+    outputs: tuple[object, ...]
+
+
+def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[object, ...]:
+    """The captured inputs among the keyword arguments of a call, in order.
+
+    Raises CallError (MC0405) where the call passes other arguments, or another constant than at capture.
+    """
+    place = f"{captured.model_class}.forward"
+    expected = captured.in_spec.children_specs[1]
+    given = {k: v for k, v in call.items() if v is not None or k in expected.context}
+    if set(given) != set(expected.context):
+        odd = sorted(set(given) ^ set(expected.context))
+        raise CallError(
+            place,
+            f"captured with the arguments {', '.join(expected.context)}; {', '.join(odd)} differ",
+            "call it as it was recorded, or capture again",
+        )
+    leaves, spec = pytree.tree_flatten({k: given[k] for k in expected.context})
+    if spec != expected:
+        raise CallError(place, "an argument has another container than at capture", "capture again")
+    constants = dict(captured.constants)
+    names = [n.name for n in captured.module.graph.nodes if n.op == "placeholder"]
+    flat = []
+    for name, leaf in zip(names, leaves, strict=True):
+        if name not in constants:
+            flat.append(leaf)
+        elif type(leaf) is not type(constants[name]) or leaf != constants[name]:
+            raise CallError(
+                place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
+            )
+    return tuple(flat)
+
+
+def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:
+    """The tensors of a block's weight placeholders."""
+    return tuple(_attribute(captured.module, name) for name in site.weights)
+
+
+def _attribute(module: torch.nn.Module, name: str) -> torch.Tensor:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def run_full(captured: CapturedModel, inputs: Sequence[object]) -> FullRun:
+    """Prelude, every block in full, postlude."""
+    names = (*captured.entry, *(p.name for p in captured.shared))
+    values: dict[str, object] = dict(zip(names, captured.prelude(*inputs), strict=True))
+    buffers = []
+    for site in captured.blocks:
+        kind = captured.kinds[site.kind]
+        operands = [values[n] for n in (*site.streams_in, *site.shared)]
+        own = kind.allocate(*operands)
+        streams = kind.full(*operands, *own, *block_weights(captured, site))
+        values.update(zip(site.streams_out, streams, strict=True))
+        buffers.append(tuple(own))
+    shared = [values[p.name] for p in captured.shared]
+    outputs = captured.postlude(*(values[n] for n in captured.exit), *shared, *inputs)
+    return FullRun(values, tuple(buffers), tuple(outputs))

@@ -1,0 +1,179 @@
+"""What a labelling rule may ask about a block, and the two ways in which it may stop: refuse, or demand."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import torch
+from torch import fx
+
+from mccompile.capture.facts import Extent, Fact, ScalarFact, TensorFact, TupleFact
+from mccompile.capture.rows import Labels, Rows, has_video
+from mccompile.capture.stacks import module_path
+
+aten = torch.ops.aten
+
+
+class Refused(Exception):
+    """The block has no partial form: `site` and `reason` go into a Refusal."""
+
+    def __init__(self, site: str, reason: str) -> None:
+        super().__init__(site, reason)
+        self.site = site
+        self.reason = reason
+
+
+class Demand(Exception):
+    """A placeholder's axis turned out to carry `rows`; label again with it as a seed."""
+
+    def __init__(self, placeholder: fx.Node, axis: int, rows: Rows) -> None:
+        super().__init__(placeholder.name, axis)
+        self.placeholder = placeholder
+        self.axis = axis
+        self.rows = rows
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A scaled_dot_product_attention whose keys are (among others) video tokens."""
+
+    node: fx.Node
+    key_rows: Rows
+
+
+def operator_name(node: fx.Node) -> str:
+    return str(node.target).removeprefix("aten.") if node.op == "call_function" else node.op
+
+
+@dataclass(slots=True)
+class Scope:
+    """Facts of a template's nodes and the labels found so far; `items` holds those of tuples of tensors."""
+
+    facts: dict[fx.Node, Fact]
+    labels: dict[fx.Node, Labels] = field(default_factory=dict)
+    items: dict[fx.Node, list[Labels]] = field(default_factory=dict)
+    attentions: list[Attention] = field(default_factory=list)
+
+    def refuse(self, node: fx.Node, reason: str) -> NoReturn:
+        raise Refused(module_path(node) or node.name, f"{reason} ({operator_name(node)} `{node.name}`)")
+
+    def shape(self, node: fx.Node) -> tuple[Extent, ...]:
+        fact = self.facts[node]
+        if not isinstance(fact, TensorFact):
+            self.refuse(node, "a tensor of one rank was expected")
+        return fact.shape
+
+    def of(self, node: fx.Node) -> Labels:
+        """Labels of a tensor, one entry per axis."""
+        return self.labels[node]
+
+    def tensor(self, node: fx.Node, position: int = 0) -> fx.Node:
+        """The operand at `position`, which must be a tensor."""
+        operand = node.args[position]
+        if not isinstance(operand, fx.Node):
+            self.refuse(node, f"operand {position} is no tensor")
+        return operand
+
+    def extent(self, value: object, at: fx.Node) -> Extent:
+        """The two sizes that an integer argument stands for."""
+        if isinstance(value, int):
+            return value, value
+        fact = self.facts[value] if isinstance(value, fx.Node) else None
+        if isinstance(fact, ScalarFact) and fact.values is not None:
+            return fact.values
+        self.refuse(at, f"the size {value} is not known at the probes")
+
+    def pieces(self, node: fx.Node) -> list[tuple[Extent, ...]]:
+        """Shapes of the tensors that a split returns."""
+        fact = self.facts[node]
+        if not isinstance(fact, TupleFact) or not all(isinstance(x, TensorFact) for x in fact.items):
+            self.refuse(node, "a list of tensors was expected")
+        return [x.shape for x in fact.items if isinstance(x, TensorFact)]
+
+    def axis(self, node: fx.Node, position: int, rank: int, default: int = 0) -> int:
+        """A `dim` argument, counted from the front."""
+        value = node.args[position] if len(node.args) > position else node.kwargs.get("dim", default)
+        if not isinstance(value, int):
+            self.refuse(node, "its dim is no constant")
+        return value % rank
+
+    def meet(self, at: fx.Node, operands: list[fx.Node]) -> Labels:
+        """Labels of operands that meet element by element, after broadcasting.
+
+        Raises Demand where an operand as long as a labelled axis bears no label, Refused where rows differ.
+        """
+        rank = max(len(self.shape(o)) for o in operands)
+        merged: list[Rows | None] = [None] * rank
+        for operand in operands:
+            for axis, rows in enumerate(self.of(operand), start=rank - len(self.shape(operand))):
+                if rows is None:
+                    continue
+                if merged[axis] not in (None, rows):
+                    self.refuse(at, "token axes of different rows meet")
+                merged[axis] = rows
+        for operand in operands:
+            shift = rank - len(self.shape(operand))
+            for axis, extent in enumerate(self.shape(operand)):
+                rows = merged[axis + shift]
+                if has_video(rows) and extent != (1, 1) and self.of(operand)[axis] is None:
+                    self.demand(at, operand, axis, rows)
+        return tuple(merged)
+
+    def demand(self, at: fx.Node, node: fx.Node, axis: int, rows: Rows | None) -> NoReturn:
+        """Traces an unlabelled axis back to a placeholder and raises Demand for it; Refused where it cannot."""
+        if rows is None:
+            self.refuse(at, "no rows to demand")
+        seen: set[tuple[fx.Node, int]] = set()
+        todo = [(node, axis)]
+        while todo:
+            node, axis = todo.pop()
+            if (node, axis) in seen or self.labels.get(node, (None,) * 99)[axis] is not None:
+                continue
+            seen.add((node, axis))
+            if node.op == "placeholder":
+                raise Demand(node, axis, rows)
+            todo.extend(self._origins(node, axis))
+        self.refuse(at, "an operand as long as the token axis has no rows of its own")
+
+    def _origins(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
+        """Axes of operands that an axis of the result may come from."""
+        rank = len(self.shape(node))
+        if node.target is operator.getitem:
+            return self._origins_of_piece(node, axis)
+        operands = [o for o in node.all_input_nodes if isinstance(self.facts[o], TensorFact)]
+        match node.target:
+            case aten.transpose.int:
+                first, second = (self.axis(node, i, rank) for i in (1, 2))
+                return [(operands[0], {first: second, second: first}.get(axis, axis))]
+            case aten.permute.default:
+                order = node.args[1]
+                assert isinstance(order, list | tuple)
+                return [(operands[0], int(order[axis]) % rank)]  # type: ignore[arg-type]
+            case aten.unsqueeze.default:
+                new = self.axis(node, 1, rank)
+                return [] if axis == new else [(operands[0], axis - (axis > new))]
+            case aten.select.int:
+                gone = self.axis(node, 1, rank + 1)
+                return [(operands[0], axis + (axis >= gone))]
+        extent, found = self.shape(node)[axis], []
+        for operand in operands:
+            shape = self.shape(operand)
+            aligned = axis - (rank - len(shape))
+            same = [i for i, e in enumerate(shape) if e == extent]
+            if aligned in same:
+                found.append((operand, aligned))
+            elif len(same) == 1:
+                found.append((operand, same[0]))
+        return found
+
+    def _origins_of_piece(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
+        """As `_origins`, for one of the tensors that unbind or a split returns."""
+        pieces = node.args[0]
+        assert isinstance(pieces, fx.Node)
+        whole = self.tensor(pieces)
+        if pieces.target is aten.unbind.int:
+            gone = self.axis(pieces, 1, len(self.shape(whole)))
+            return [(whole, axis + (axis >= gone))]
+        return [(whole, axis)] if self.shape(whole)[axis] == self.shape(node)[axis] else []

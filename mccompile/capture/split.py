@@ -1,0 +1,53 @@
+"""Cuts prelude and postlude out of the captured graph, and computes chosen prelude values on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import fx
+
+from mccompile.capture.dependence import flow_graph, needed_for
+from mccompile.capture.errors import CaptureBug
+from mccompile.capture.types import CapturedModel
+
+
+def subgraph(
+    module: fx.GraphModule, operands: Sequence[fx.Node], results: Sequence[fx.Node], name: str
+) -> fx.GraphModule:
+    """The module that computes `results` from `operands` (values of `module`), dead code left out.
+
+    Raises CaptureBug where a result depends on a placeholder that is not among the operands.
+    """
+    graph = fx.Graph()
+    built: dict[fx.Node, fx.Node] = {}
+    for node in operands:
+        again = f"{node.name}_as_input" if node in built else node.name  # a shared value that is a user input
+        built[node] = graph.placeholder(again)
+    flow = flow_graph(module.graph)
+    flow.remove_edges_from([(p, n) for n in operands for p in list(flow.predecessors(n))])
+    needed = needed_for(flow, results)
+    for node in module.graph.nodes:
+        if node not in needed or node in built:
+            continue
+        if node.op == "placeholder":
+            raise CaptureBug(f"{name} reads the placeholder `{node.name}`")
+        built[node] = graph.node_copy(node, lambda a: built[a])
+        built[node].meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
+    graph.output(tuple(built[r] for r in results))
+    graph.lint()
+    return fx.GraphModule(module, graph, class_name=name)
+
+
+def nodes_by_name(module: fx.GraphModule, names: Iterable[str]) -> list[fx.Node]:
+    """The nodes of these names, in this order; KeyError for an unknown one."""
+    found = {n.name: n for n in module.graph.nodes}
+    return [found[name] for name in names]
+
+
+def split_prelude(captured: CapturedModel, names: Sequence[str]) -> fx.GraphModule:
+    """(*user inputs) -> (*named values): prelude values computed on their own, nothing else.
+
+    names: of `entry`, `shared` or `sources`. Raises KeyError for a name that the captured graph does not have.
+    """
+    operands = nodes_by_name(captured.module, captured.inputs)
+    return subgraph(captured.module, operands, nodes_by_name(captured.module, names), "Prelude")

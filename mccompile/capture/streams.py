@@ -1,0 +1,117 @@
+"""The roles of a block's operands: streams flow from block to block, shared values come from the prelude.
+
+An operand is a stream if at any site of its kind an earlier block makes it, or if an output is that operand
+plus something (`x + f(x)`). The k-th output continues the k-th stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from mccompile.capture.errors import NoBlocksError
+from mccompile.capture.facts import ScalarFact, TensorFact, is_dynamic
+from mccompile.capture.kinds import Kind
+from mccompile.capture.template import Template
+
+aten = torch.ops.aten
+_TRUNK = frozenset((aten.add.Tensor, aten.sub.Tensor, aten.to.dtype, aten.clone.default, aten.contiguous.default))
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Of one kind, as nodes of its template. `video` is among `streams`, its axis carries the tokens."""
+
+    streams: tuple[fx.Node, ...]
+    shared: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    video: fx.Node
+    video_axis: int
+
+
+def _trunk(output: fx.Node) -> Iterator[fx.Node]:
+    """Placeholders that reach `output` through additions only, the shortest way first."""
+    seen, todo = {output}, [output]
+    while todo:
+        node = todo.pop(0)
+        if node.op == "placeholder":
+            yield node
+        elif node.target in _TRUNK or node is output:
+            fresh = [a for a in node.all_input_nodes if a not in seen]
+            seen.update(fresh)
+            todo.extend(fresh)
+
+
+def _paired(template: Template, streams: list[fx.Node], outputs: list[fx.Node]) -> tuple[fx.Node, ...]:
+    """Outputs in the order of the streams that they continue, then the rest."""
+    left, ordered = list(outputs), []
+    for stream in streams:
+        fact = template.facts[stream]
+        alike = [o for o in left if template.facts[o] == fact]
+        match = next((o for o in alike if stream in set(_trunk(o))), alike[0] if alike else None)
+        if match is not None:
+            left.remove(match)
+            ordered.append(match)
+    return (*ordered, *left)
+
+
+def token_axis(fact: TensorFact) -> int | None:
+    """The one axis that differs between the probes, the batch axis aside; None if there is no such axis."""
+    axes = [i for i, e in enumerate(fact.shape) if is_dynamic(e)]
+    if len(axes) == 2 and axes[0] == 0:
+        axes = axes[1:]
+    return axes[0] if len(axes) == 1 else None
+
+
+def roles(kind: Kind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]) -> Roles:
+    """Roles of a kind's operands and outputs.
+
+    made_by_blocks: captured values that some block makes; carries_latent: captured values that depend on the
+    latent's data. Raises NoBlocksError (MC0403) where no stream carries the latent along one dynamic axis.
+    """
+    template = kind.template
+    nodes = list(template.graph.nodes)
+    position = {n: i for i, n in enumerate(nodes)}
+    by_site = [(site, list(site.graph.nodes)) for site in kind.sites]
+    outputs = [n for n in nodes if any(own[position[n]] in site.outputs for site, own in by_site)]
+    grown = {p for o in outputs for p in _trunk(o) if template.facts[p] == template.facts[o]}
+    streams = []
+    for placeholder in template.values:
+        captured = [site.values[own[position[placeholder]]] for site, own in by_site]
+        if isinstance(template.facts[placeholder], ScalarFact):
+            continue
+        if placeholder in grown or any(c in made_by_blocks for c in captured):
+            streams.append(placeholder)
+    video = _video(template, streams, carries_latent)
+    streams.sort(key=lambda s: s is not video)
+    axis = token_axis(_tensor(template, video))
+    assert axis is not None
+    shared = tuple(p for p in template.values if p not in streams)
+    return Roles(tuple(streams), shared, _paired(template, streams, outputs), video, axis)
+
+
+def _tensor(template: Template, node: fx.Node) -> TensorFact:
+    fact = template.facts[node]
+    assert isinstance(fact, TensorFact)
+    return fact
+
+
+def _video(template: Template, streams: list[fx.Node], carries_latent: set[fx.Node]) -> fx.Node:
+    """The stream of the latent: of those that depend on its data, the one with most tokens."""
+
+    def tokens(stream: fx.Node) -> int:
+        fact = template.facts[stream]
+        axis = token_axis(fact) if isinstance(fact, TensorFact) else None
+        return fact.shape[axis][0] if axis is not None and isinstance(fact, TensorFact) else 0
+
+    found = [s for s in streams if template.values[s] in carries_latent and tokens(s) > 0]
+    if not found:
+        raise NoBlocksError(
+            template.path,
+            "no value that flows through the block carries the latent along exactly one dynamic axis",
+            "only transformers over one token axis [batch, tokens, channels] are captured",
+        )
+    return max(found, key=tokens)

@@ -1,0 +1,106 @@
+"""A block cut out of the graph: its own fx.Graph whose placeholders are streams, shared values and weights.
+
+Inside a template every integer comes from the template's own operands, so that the same nodes run on all rows
+or on a few: a size that the model computed outside is read again from an operand's axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from mccompile.capture.facts import Extent, Fact, Facts, ScalarFact, TensorFact, is_dynamic
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One block on its own. `values` and `weights` pair a placeholder with the captured node it stands for."""
+
+    path: str
+    graph: fx.Graph  # without an output node
+    values: dict[fx.Node, fx.Node]  # placeholder -> captured value, in order of first use
+    weights: dict[fx.Node, fx.Node]  # placeholder -> captured get_attr
+    outputs: dict[fx.Node, fx.Node]  # template node -> captured value that later parts read
+    origin: dict[fx.Node, fx.Node]  # every copied node -> captured node
+    facts: dict[fx.Node, Fact]
+
+
+def _expression(value: object) -> object:
+    return value.node.expr if isinstance(value, torch.SymInt) else value
+
+
+@dataclass(slots=True)
+class _Cutter:
+    """Copies one block's nodes; `built` maps captured nodes to their copies."""
+
+    captured: Facts
+    graph: fx.Graph
+    operands: list[fx.Node]  # captured tensors from outside the block, in order of first use
+    built: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    facts: dict[fx.Node, Fact] = field(default_factory=dict)
+    values: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    def add(self, captured: fx.Node, new: fx.Node) -> fx.Node:
+        self.built[captured] = new
+        self.facts[new] = self.captured[captured]
+        return new
+
+    def carrier(self, scalar: fx.Node, extent: Extent) -> tuple[fx.Node, int] | None:
+        """An operand's axis of this size at both probes; one of the same symbolic size if there is any."""
+        found: list[tuple[fx.Node, int]] = []
+        wanted = _expression(scalar.meta.get("val"))
+        for operand in self.operands:
+            fact, val = self.captured[operand], operand.meta.get("val")
+            axes = [i for i, e in enumerate(fact.shape) if e == extent] if isinstance(fact, TensorFact) else []
+            for axis in axes:
+                if isinstance(val, torch.Tensor) and _expression(val.shape[axis]) == wanted:
+                    return operand, axis
+                found.append((operand, axis))
+        return found[0] if found else None
+
+    def scalar(self, captured: fx.Node) -> fx.Node | int:
+        """A number from outside the block, computed from the block's operands (or a placeholder of its own)."""
+        if captured in self.built:
+            return self.built[captured]
+        fact = self.captured[captured]
+        if isinstance(fact, ScalarFact) and fact.values is not None:
+            if not is_dynamic(fact.values):
+                return fact.values[0]
+            carrier = self.carrier(captured, fact.values)
+            if carrier is not None:
+                operand, axis = carrier
+                size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.built[operand], axis))
+                return self.add(captured, size)
+        if captured.op == "call_function" and all(
+            isinstance(self.captured[a], ScalarFact) for a in captured.all_input_nodes
+        ):
+            args = fx.node.map_arg(captured.args, self.scalar)
+            return self.add(captured, self.graph.call_function(captured.target, args, dict(captured.kwargs)))
+        new = self.graph.placeholder(captured.name)
+        self.values[new] = captured
+        return self.add(captured, new)
+
+
+def cut(path: str, nodes: list[fx.Node], inside: set[fx.Node], read_later: set[fx.Node], facts: Facts) -> Template:
+    """The template of the block made of `nodes`, in graph order.
+
+    inside: the same nodes as a set; read_later: those whose value a later part reads.
+    """
+    outside = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside)
+    operands = [n for n in outside if n.op != "get_attr" and not isinstance(facts[n], ScalarFact)]
+    cutter = _Cutter(facts, fx.Graph(), operands)
+    for captured in operands:
+        cutter.values[cutter.add(captured, cutter.graph.placeholder(captured.name))] = captured
+    weights: dict[fx.Node, fx.Node] = {}
+    for captured in (n for n in outside if n.op == "get_attr"):
+        weights[cutter.add(captured, cutter.graph.placeholder(captured.name))] = captured
+    scalars = {n: cutter.scalar(n) for n in outside if isinstance(facts[n], ScalarFact)}
+    for captured in nodes:
+        new = cutter.graph.node_copy(captured, lambda a: cutter.built[a] if a in cutter.built else scalars[a])
+        new.meta = {k: captured.meta[k] for k in ("nn_module_stack", "val") if k in captured.meta}
+        cutter.add(captured, new)
+    outputs = {cutter.built[n]: n for n in nodes if n in read_later}
+    origin = {new: captured for captured, new in cutter.built.items()}
+    return Template(path, cutter.graph, cutter.values, weights, outputs, origin, cutter.facts)
