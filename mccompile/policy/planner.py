@@ -1,0 +1,149 @@
+"""The planner: folds what the step grid and the parameters decide into a table of cells.
+
+It walks the chunk's steps with the set of all situations that the run can be in. While everything is static
+that set has one member; a dynamic decision splits it (something computed, nothing computed) and forgets the
+account; a step that computes everything brings the account back. A cell says what all situations agree on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mccompile.language.diagnostics import Diagnostic, PolicyError
+from mccompile.policy import ir
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.cells import Action, Cell, Plan, predicted_share
+from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
+from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
+from mccompile.policy.phases import advance, overriding, start
+from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
+from mccompile.policy.rules import Decision, Folder, Situation
+
+__all__ = ["Cell", "Plan", "diff_plans", "plan", "predicted_share", "read_plan", "show_plan"]
+
+
+def plan(
+    bound: BoundPolicy,
+    grid: Grid,
+    tables: Mapping[ir.Change, tuple[float, ...]],
+    static_sources: frozenset[str],
+    fold: bool = True,
+) -> Plan:
+    """The plan of a bound policy on a step grid.
+
+    tables: for each of `static_changes(policy, static_sources)` its value at every own step of a chunk against
+    the step before (entry 0 is not read). fold=False leaves every rule but `compute` to the run; the first
+    step, and the last under `refresh_last`, are computed in any case.
+    Raises PolicyError (MC0305 to MC0307), and ValueError for a table that is missing or short.
+    """
+    problems = [*_mask_problems(bound, grid), *_range_problems(bound, grid), *_gaps(bound, grid)]
+    if problems:
+        raise PolicyError(problems)
+    changes = static_changes(bound.ir, static_sources)
+    for change in changes:
+        if len(tables.get(change, ())) < grid.steps:
+            raise ValueError(f"the table of the change of {change.of.name} must have {grid.steps} entries")
+    folder = Folder(bound, grid, {c: tables[c] for c in changes}, static_sources, fold)
+    situations = frozenset({Situation(start(bound), ZERO, 0, 0)})
+    cells: list[Cell] = []
+    seen: list[frozenset[int]] = []
+    for step in range(grid.steps):
+        decided = {s: folder.decide(s) for s in situations}
+        values = tuple(float(np.float32(tables[c][step])) if step else 0.0 for c in changes)
+        cells.append(_cell(step, decided, values))
+        seen.append(frozenset(d.phase for d in decided.values()))
+        situations = frozenset(t for s, d in decided.items() for t in _after(bound, grid, s, d))
+    return Plan(
+        policy=bound.ir.name,
+        grid=Grid(grid.steps, _float32(grid.timesteps), _float32(grid.sigmas)),
+        phases=tuple(p.name for p in bound.ir.phases),
+        changes=changes,
+        cells=tuple(cells),
+        notes=tuple(_notes(bound, cells, frozenset().union(*seen))),
+    )
+
+
+def _float32(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(np.float32(v)) for v in values)
+
+
+def _cell(step: int, decided: Mapping[Situation, Decision], values: tuple[float, ...]) -> Cell:
+    phases = {d.phase for d in decided.values()}
+    accounts = {None if s.account is None else float(s.account) for s in decided}
+    account = next(iter(accounts)) if len(accounts) == 1 else None
+    return Cell(step, phases.pop() if len(phases) == 1 else None, _action(decided), values, account)
+
+
+def _action(decided: Mapping[Situation, Decision]) -> Action:
+    """What all situations agree on; a reuse also needs one phase and one account, which the run takes over."""
+    decisions = set(decided.values())
+    if all(d.compute for d in decisions):
+        return "compute"
+    agree = len(decisions) == 1 and next(iter(decisions)).compute is False
+    return "reuse" if agree else "dynamic"
+
+
+def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision) -> Iterable[Situation]:
+    """The situations that can follow."""
+    if decision.compute is None:
+        for computed in (False, True):
+            yield Situation(advance(bound, before.state, grid, computed), None, None, None)
+        return
+    state = advance(bound, before.state, grid, decision.compute)
+    if decision.compute:
+        yield Situation(state, ZERO, 0, before.total)
+    else:
+        more = [None if n is None else n + 1 for n in (before.streak, before.total)]
+        yield Situation(state, decision.account, more[0], more[1])
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------
+def _mask_problems(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
+    for phase in bound.ir.phases:
+        if isinstance(phase.rule, ir.StepMask) and len(phase.rule.compute) < grid.steps:
+            yield MaskTooShort(None, bound.ir.name, phase.name, len(phase.rule.compute), grid.steps)
+
+
+def _range_problems(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
+    for phase in bound.ir.phases:
+        if isinstance(phase.span, ir.Between):
+            what = phase.span.clock.what
+            low, high = bound.number(phase.span.low), bound.number(phase.span.high)
+            clock = [clock_value(what, step, grid) for step in range(grid.steps)]
+            if not any(low <= value < high for value in clock):
+                ends = (float(low), float(high), float(min(clock)), float(max(clock)))
+                yield RangeOutsideRun(None, bound.ir.name, phase.name, what, *ends)
+
+
+def _gaps(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
+    """The first step without a phase when phases end as early as they can: everything is computed."""
+    state = start(bound)
+    for step in range(grid.steps):
+        if overriding(bound, step, grid) is None and state.phase == len(bound.ir.phases):
+            yield StepsUncovered(None, bound.ir.name, step, grid.steps)
+            return
+        state = advance(bound, state, grid, True)
+
+
+# ---- notes -------------------------------------------------------------------------------------------------
+def _notes(bound: BoundPolicy, cells: list[Cell], reached: frozenset[int]) -> Iterable[str]:
+    for index, phase in enumerate(bound.ir.phases):
+        if index not in reached:
+            if not _empty(bound, phase.span):
+                yield f"phase {phase.name} is never reached in {len(cells)} steps"
+            continue
+        actions = {c.action for c in cells if c.phase == index and c.step > 0}
+        certain = all(c.phase is not None for c in cells)
+        if isinstance(phase.rule, ir.Reuse) and certain and actions == {"compute"}:
+            yield f"phase {phase.name} never reuses: its condition holds at none of its steps"
+        if isinstance(phase.rule, ir.Reuse) and certain and actions == {"reuse"}:
+            yield f"phase {phase.name} never computes: its condition holds at all of its steps"
+
+
+def _empty(bound: BoundPolicy, span: ir.Span) -> bool:
+    """Whether the span is meant to be empty with these parameters."""
+    if isinstance(span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
+        return bound.whole(span.n) == 0
+    return False
