@@ -31,8 +31,8 @@ class Cell:
 class Plan:
     """The table into which the static part of a policy folds on one step grid.
 
-    grid: in float32, as expressions see it. phases: names, in order. changes: the static changes whose values the cells carry. notes: what the policy
-    says and this grid makes void.
+    grid: in float32, as expressions see it. phases: names, in order. changes: the static changes whose values
+    the cells carry. notes: what the policy says and this grid makes void.
     """
 
     policy: str

@@ -72,12 +72,15 @@ def read_plan(text: str) -> Plan:
     start = 0
     for line in source.text.split("\n"):
         if line.strip():
-            body = line.replace("%", " ") if line.startswith("summary") else line
-            lines.append(reader.items(start, start + len(body)))
+            lines.append(reader.items(start, start + len(line)))
         start += len(line) + 1
     if not lines:
         raise reader.error(source.span(0, 0), "the text is empty")
-    return _Lines(reader, lines).plan()
+    plan = _Lines(reader, lines).plan()
+    end = lines[-1][0].value.span
+    if source.line(end.line).rstrip() != _summary(plan):
+        raise reader.error(end, "the summary does not fit the table")
+    return plan
 
 
 class _Lines:
