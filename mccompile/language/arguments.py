@@ -1,0 +1,99 @@
+"""Which argument of a call goes to which parameter of the function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mccompile.language import ast
+from mccompile.language.builtins import FUNCTIONS, Function, Parameter
+from mccompile.language.diagnostics import Diagnostic
+from mccompile.language.errors import names
+from mccompile.language.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCall:
+    """A call with an expression for every parameter; `complete` is False if errors left some out."""
+
+    function: Function
+    values: dict[str, ast.Expr]
+    complete: bool
+    span: Span
+
+    def number_list(self, parameter: str) -> tuple[float, ...] | None:
+        """The numbers of a list argument, None if it is not a list."""
+        value = self.values[parameter]
+        return tuple(item.value for item in value.items) if isinstance(value, ast.NumberList) else None
+
+    def word(self, parameter: str) -> str:
+        """The word given for an option; the empty string if something else stands there."""
+        value = self.values.get(parameter)
+        return value.name if isinstance(value, ast.Ref) else ""
+
+
+def as_call(expr: ast.Expr) -> tuple[ast.Call, ast.Expr | None] | None:
+    """`f(a)` as (f(a), None) and `x | f(a)` as (f(a), x)."""
+    match expr:
+        case ast.Call():
+            return expr, None
+        case ast.Pipe(value=value, call=call):
+            return call, value
+        case _:
+            return None
+
+
+def bind(
+    call: ast.Call, piped: ast.Expr | None, span: Span, errors: list[Diagnostic]
+) -> BoundCall | None:
+    """The call with its defaults filled in; None if the function is unknown. Appends what is wrong."""
+    function = FUNCTIONS.get(call.function.text)
+    if function is None:
+        errors.append(names.UnknownFunction(call.function.span, call.function.text, tuple(FUNCTIONS)))
+        return None
+    before = len(errors)
+    given = _positional(function, call, piped, errors)
+    _by_name(function, call, given, errors)
+    for parameter in function.parameters:
+        if parameter.name in given:
+            continue
+        if parameter.default is None:
+            missing = names.MissingArgument(span, function.name, parameter.name, function.signature())
+            errors.append(missing)
+        else:
+            given[parameter.name] = _default(parameter, call.span)
+    return BoundCall(function, given, len(errors) == before, span)
+
+
+def _positional(
+    function: Function, call: ast.Call, piped: ast.Expr | None, errors: list[Diagnostic]
+) -> dict[str, ast.Expr]:
+    values = [argument.value for argument in call.arguments if argument.name is None]
+    values = values if piped is None else [piped, *values]
+    for value in values[len(function.parameters) :]:
+        errors.append(names.TooManyArguments(value.span, function.name, function.signature()))
+    return {parameter.name: value for parameter, value in zip(function.parameters, values, strict=False)}
+
+
+def _by_name(
+    function: Function, call: ast.Call, given: dict[str, ast.Expr], errors: list[Diagnostic]
+) -> None:
+    known = tuple(parameter.name for parameter in function.parameters)
+    for argument in call.arguments:
+        if argument.name is None:
+            continue
+        name = argument.name
+        if name.text not in known:
+            errors.append(names.UnknownOption(name.span, name.text, function.name, known))
+        elif name.text in given:
+            errors.append(names.DefinedTwice(name.span, "argument", name.text, given[name.text].span))
+        else:
+            given[name.text] = argument.value
+
+
+def _default(parameter: Parameter, span: Span) -> ast.Expr:
+    spelling = parameter.default or ""
+    if parameter.kind in ("word", "flag"):
+        return ast.Ref(spelling, span)
+    if spelling.endswith("%"):
+        return ast.Number(float(spelling[:-1]) / 100, "%", spelling, span)
+    return ast.Number(float(spelling), "", spelling, span)

@@ -1,0 +1,349 @@
+"""The policy AST: what was written, nothing resolved. Spans and spellings do not take part in equality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mccompile.language.source import Span
+
+Unit = Literal["", "steps", "frames", "%"]
+CompareOp = Literal["<", "<=", ">", ">="]
+ArithOp = Literal["+", "-", "*", "/", "^"]
+LogicOp = Literal["and", "or"]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A word with its place."""
+
+    text: str
+    span: Span = field(compare=False, repr=False)
+
+
+# ---- expressions -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as stored (40% is 0.4) and as spelled."""
+
+    value: float
+    unit: Unit
+    spelling: str = field(compare=False, repr=False)
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A name in an expression: parameter, signal, source, clock value or a word that an option expects."""
+
+    name: str
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string: the name of a calibrated set, or a path."""
+
+    value: str
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberList:
+    items: tuple[Number, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    name: Name | None
+    value: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    function: Name
+    arguments: tuple[Argument, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """`value | f(a)`, which is `f(value, a)`."""
+
+    value: Expr
+    call: Call
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    of: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    of: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    op: ArithOp
+    left: Expr
+    right: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    op: CompareOp
+    left: Expr
+    right: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Logic:
+    op: LogicOp
+    left: Expr
+    right: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+Expr = Number | Ref | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
+
+
+# ---- phases ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ForSteps:
+    n: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LastSteps:
+    n: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UntilRefreshes:
+    n: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class While:
+    """`low <= clock < high`, `clock < high` or `clock >= low`: operands and the signs between them."""
+
+    operands: tuple[Expr, ...]
+    ops: tuple[CompareOp, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+When = ForSteps | LastSteps | UntilRefreshes | While
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    share: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldWhen:
+    below: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeAllWhen:
+    above: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A cap on reuse: `n` reuses in a row or in total, or a share of the tokens."""
+
+    n: Expr
+    of: Literal["row", "total", "tokens"]
+    span: Span = field(compare=False, repr=False)
+
+
+Guard = Vote | HoldWhen | ComputeAllWhen | AtMost
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeEvery:
+    n: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRange:
+    """Steps first..last, both included; last=None is an open end."""
+
+    first: Number
+    last: Number | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeSteps:
+    """`compute steps 0..4, 7, 10.. of 30`."""
+
+    ranges: tuple[StepRange, ...]
+    length: Number | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    compute: bool
+    n: Number
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeBins:
+    """`compute 6 reuse 1 compute 2`: a step mask by run lengths."""
+
+    bins: tuple[Bin, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeTop:
+    share: Expr
+    by: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    granularity: Name
+    condition: Expr
+    guards: tuple[Guard, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+Rule = Compute | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | Reuse
+
+
+# ---- declarations ----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Range:
+    low: Number
+    high: Number
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ParamDecl:
+    name: Name
+    default: Number
+    range: Range | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDecl:
+    name: Name
+    expr: Expr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseDecl:
+    """`when` is None for a phase that holds to the end."""
+
+    name: Name
+    when: When | None
+    rule: Rule
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRange:
+    """Blocks first..last as written, both included: `[*]` is 0..-1, `[3]` is 3..3, `[8..]` is 8..-1."""
+
+    first: int
+    last: int
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LayersDecl:
+    """`layers blocks[0..7] { keep residual }`; where=None is `integration`, keep=None is `compute`."""
+
+    where: BlockRange | None
+    keep: Name | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A number of bytes as spelled, `2GB`."""
+
+    bytes: int
+    spelling: str = field(compare=False, repr=False)
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    name: Name
+    value: Name | Number | Size
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OptionsDecl:
+    section: Literal["chunks", "cache"]
+    options: tuple[Option, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchesDecl:
+    share: Name
+    span: Span = field(compare=False, repr=False)
+
+
+Item = ParamDecl | SignalDecl | PhaseDecl | LayersDecl | OptionsDecl | BranchesDecl
+
+
+@dataclass(frozen=True, slots=True)
+class Extends:
+    """The extended policy: a shipped policy's name, or the path of a file beside this one."""
+
+    base: Name | Text
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """A `#` comment; `trailing` if code stands before it on its line."""
+
+    text: str
+    trailing: bool
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAst:
+    name: Name
+    extends: Extends | None
+    models: tuple[Name, ...]
+    items: tuple[Item, ...]
+    comments: tuple[Comment, ...]
+    span: Span = field(compare=False, repr=False)

@@ -1,0 +1,100 @@
+"""The words that expressions find ready: sources, clock values and functions with their parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mccompile.language.types import SourceType
+
+SOURCES = {
+    source.name: source
+    for source in (
+        SourceType("time_embedding", per_token=False, late=False),
+        SourceType("modulation", per_token=False, late=False),
+        SourceType("latent", per_token=True, late=False),
+        SourceType("embedded", per_token=True, late=False),
+        SourceType("modulated_input", per_token=True, late=False),
+        SourceType("block_output", per_token=True, late=True),
+        SourceType("probe", per_token=True, late=False),
+    )
+}
+
+Kind = Literal["source", "number", "share", "word", "flag", "polynomial", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a function. `words`: what a word may be; `default`: its spelling, None if required."""
+
+    name: str
+    kind: Kind
+    default: str | None = None
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    name: str
+    parameters: tuple[Parameter, ...]
+    duty: str
+
+    def signature(self) -> str:
+        written = (p.name if p.default is None else f"{p.name} = {p.default}" for p in self.parameters)
+        return f"{self.name}({', '.join(written)})"
+
+
+_OF = Parameter("of", "number")
+_SOURCE = Parameter("of", "source")
+_CHANGE = (
+    _SOURCE,
+    Parameter("since", "word", "step", ("step", "compute")),
+    Parameter("over", "word", "chunk", ("step", "chunk", "frame", "token")),
+)
+_TO = Parameter("to", "word", None, ("step", "chunk", "frame"))
+
+DISTANCES = ("rel_l1", "l1", "l2", "cosine")
+REDUCTIONS = ("mean", "largest", "smallest")
+
+FUNCTIONS = {
+    function.name: function
+    for function in (
+        Function("rel_l1", _CHANGE, "mean|a - b| / mean|b|, a now and b then"),
+        Function("l1", _CHANGE, "mean|a - b|"),
+        Function("l2", _CHANGE, "root of the mean of (a - b)^2"),
+        Function("cosine", _CHANGE, "1 - cosine of the angle between a and b"),
+        Function(
+            "frame_diff",
+            (_SOURCE, Parameter("relative", "flag", "yes")),
+            "motion: how far a token differs from the same place one frame earlier",
+        ),
+        Function(
+            "normalise", (_OF, Parameter("by", "word", None, ("mean", "max"))), "divided by the frame's mean or max"
+        ),
+        Function(
+            "min_max",
+            (_OF, Parameter("floor", "share", "0%"), Parameter("power", "number", "1")),
+            "floor + (1 - floor) * ((x - min) / (max - min)) ^ power, per frame",
+        ),
+        Function(
+            "polynomial",
+            (_OF, Parameter("coefficients", "polynomial")),
+            "a polynomial, highest power first or by the name of a fitted one",
+        ),
+        Function("table", (Parameter("values", "table"),), "the entry of the chunk's own step"),
+        Function("accumulate", (_OF,), "the sum over the steps since the cell was last computed"),
+        Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
+        Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),
+        Function("smallest", (_OF, _TO), "the smallest over each step, chunk or frame"),
+        Function("max", (_OF, Parameter("other", "number")), "the larger of two"),
+        Function("min", (_OF, Parameter("other", "number")), "the smaller of two"),
+        Function(
+            "clamp", (_OF, Parameter("low", "number"), Parameter("high", "number")), "held within low and high"
+        ),
+        Function("abs", (_OF,), "without its sign"),
+        Function("sqrt", (_OF,), "the square root"),
+    )
+}
+
+CLOCKS = ("step", "fraction", "timestep", "sigma")
+RESERVED = frozenset({*SOURCES, *CLOCKS, *FUNCTIONS})

@@ -1,0 +1,70 @@
+"""MC024x and MC025x: layers, what is kept, and policies that extend each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mccompile.language.diagnostics import Diagnostic, Help, Label
+from mccompile.language.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class OverlappingLayers(Diagnostic):
+    code = "MC0240"
+    title = "blocks claimed twice"
+    label = "claims {shared} again"
+    note = "each block lies in one region"
+    shared: str
+    first: Span
+
+    def secondary(self) -> tuple[Label, ...]:
+        return (Label(self.first, "first claim"),)
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyLayers(Diagnostic):
+    code = "MC0241"
+    title = "the range of blocks is empty"
+    label = "ends before it begins"
+
+
+@dataclass(frozen=True, slots=True)
+class NothingKept(Diagnostic):
+    code = "MC0242"
+    title = "the policy reuses, but keeps nothing"
+    label = "what would be reused?"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("say what is kept: `layers blocks[*] { keep residual }`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NeverReused(Diagnostic):
+    code = "MC0243"
+    title = "what is kept is never reused"
+    label = "kept for nothing: every phase computes"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("let a phase reuse it, or take these layers out"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NoProbe(Diagnostic):
+    code = "MC0244"
+    title = "`probe` has no blocks to look at"
+    label = "the residual of the blocks that are always computed"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("compute some blocks before the kept ones: `layers blocks[0..0] { compute }`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendsCycle(Diagnostic):
+    code = "MC0250"
+    title = "the policy `{name}` extends itself"
+    label = "leads back to `{name}`"
+    name: str
+    path: tuple[str, ...]
+
+    def notes(self) -> tuple[str, ...]:
+        return (" extends ".join(f"`{name}`" for name in self.path),)

@@ -1,0 +1,122 @@
+"""MC023x: phases and rules that cannot do what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mccompile.language.diagnostics import Diagnostic, Edit, Help, Label, words
+from mccompile.language.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class NoPhases(Diagnostic):
+    code = "MC0230"
+    title = "the policy `{name}` has no phase"
+    label = "nothing says what its steps do"
+    name: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("the least is `phase all { compute }`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreachablePhase(Diagnostic):
+    code = "MC0231"
+    title = "the phase `{name}` is never reached"
+    label = "no step is left for it"
+    name: str
+    endless: str
+    endless_span: Span
+
+    def secondary(self) -> tuple[Label, ...]:
+        return (Label(self.endless_span, f"`{self.endless}` holds to the end of the run"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(f"end `{self.endless}` (`for`, `until`, `while`), or begin `{self.name}` with `for last`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyPhase(Diagnostic):
+    code = "MC0232"
+    title = "the phase `{name}` lasts no step"
+    label = "{why}"
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class UncoveredRun(Diagnostic):
+    code = "MC0233"
+    title = "no phase holds to the end of the run"
+    label = "the last phase, `{name}`, ends"
+    name: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("let the last phase hold to the end, or add `phase rest { compute }`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NotAClockRange(Diagnostic):
+    code = "MC0234"
+    title = "the `while` of a phase is not a range of the clock"
+    label = "{why}"
+    note = "a phase holds while `low <= clock < high`, `clock < high` or `clock >= low`"
+    why: str
+    clocks: tuple[str, ...]
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(f"the clock is {words(self.clocks)}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class BadStepRange(Diagnostic):
+    code = "MC0235"
+    title = "invalid steps in the mask"
+    label = "{why}"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMask(Diagnostic):
+    code = "MC0236"
+    title = "the step mask has no length"
+    label = "to which step?"
+
+    def helps(self) -> tuple[Help, ...]:
+        assert self.span is not None
+        return (Help("say for how many steps the mask is made", Edit(self.span.after(), " of 50")),)
+
+
+@dataclass(frozen=True, slots=True)
+class BeginsWithReuse(Diagnostic):
+    code = "MC0237"
+    title = "the first step of the run reuses what was never computed"
+    label = "step 0 is not computed"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("compute step 0, or put a phase before this one"),)
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantCondition(Diagnostic):
+    code = "MC0238"
+    title = "the condition is the same at every step"
+    label = "depends on parameters and numbers alone"
+    note = "the rule would always reuse or never"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("compare a signal, `accumulate(...)` or a clock value"),)
+
+
+@dataclass(frozen=True, slots=True)
+class MeaninglessGuard(Diagnostic):
+    code = "MC0239"
+    title = "`{guard}` has no meaning in a `reuse {granularity}` rule"
+    label = "{why}"
+    guard: str
+    granularity: str
+    why: str
+    rule_span: Span
+
+    def secondary(self) -> tuple[Label, ...]:
+        return (Label(self.rule_span, f"decides once per {self.granularity}"),)

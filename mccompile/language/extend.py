@@ -1,0 +1,125 @@
+"""`extends`: the chain of policies and their merger into one set of declarations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mccompile.language import ast
+from mccompile.language.diagnostics import Diagnostic, PolicyError
+from mccompile.language.errors import layers, names
+from mccompile.language.parse import parse
+from mccompile.language.source import Source
+
+Loader = Callable[[ast.Extends], Source]
+"""Finds the text of an extended policy; raises `PolicyError` (MC0108, MC0109) where there is none."""
+
+
+@dataclass(slots=True)
+class Merged:
+    """The declarations of a policy and its bases; `own` holds the names that the policy itself declares."""
+
+    policy: ast.PolicyAst
+    models: tuple[ast.Name, ...] = ()
+    params: dict[str, ast.ParamDecl] = field(default_factory=dict)
+    signals: dict[str, ast.SignalDecl] = field(default_factory=dict)
+    phases: dict[str, ast.PhaseDecl] = field(default_factory=dict)
+    layers: list[ast.LayersDecl] = field(default_factory=list)
+    chunks: dict[str, ast.Option] = field(default_factory=dict)
+    cache: dict[str, ast.Option] = field(default_factory=dict)
+    branches: ast.BranchesDecl | None = None
+    own: set[str] = field(default_factory=set)
+
+
+def chain(policy: ast.PolicyAst, loader: Loader) -> list[ast.PolicyAst]:
+    """The policy and its bases, the base of all first; `PolicyError` for a base that is missing or circular."""
+    found = [policy]
+    while (extends := found[-1].extends) is not None:
+        source = loader(extends)
+        if any(_same(source, seen.span.source) for seen in found):
+            path = (*(seen.name.text for seen in found), found[0].name.text)
+            raise PolicyError([layers.ExtendsCycle(extends.span, policy.name.text, path)])
+        found.append(parse(source))
+    return found[::-1]
+
+
+def _same(a: Source, b: Source) -> bool:
+    return a.path == b.path if a.path and b.path else a == b
+
+
+def merge(policies: list[ast.PolicyAst], errors: list[Diagnostic]) -> Merged:
+    """One set of declarations: of two with one name the later policy's stands, in the place of the earlier's."""
+    merged = Merged(policies[-1])
+    for policy in policies:
+        _report_twice(policy, errors)
+        merged.models = policy.models or merged.models
+        stated_layers = [item for item in policy.items if isinstance(item, ast.LayersDecl)]
+        merged.layers = stated_layers or merged.layers
+        for item in policy.items:
+            _add(merged, item)
+    merged.own = {item.name.text for item in policies[-1].items if isinstance(item, _NAMED)}
+    return merged
+
+
+_NAMED = ast.ParamDecl | ast.SignalDecl | ast.PhaseDecl
+
+
+def _add(merged: Merged, item: ast.Item) -> None:
+    match item:
+        case ast.ParamDecl(name=name):
+            merged.signals.pop(name.text, None)
+            base = merged.params.get(name.text)
+            merged.params[name.text] = item if base is None else _overridden(base, item)
+        case ast.SignalDecl(name=name):
+            merged.params.pop(name.text, None)
+            merged.signals[name.text] = item
+        case ast.PhaseDecl(name=name):
+            merged.phases[name.text] = item
+        case ast.OptionsDecl(section=section, options=options):
+            table = merged.chunks if section == "chunks" else merged.cache
+            table.update({option.name.text: option for option in options})
+        case ast.BranchesDecl():
+            merged.branches = item
+        case ast.LayersDecl():
+            return
+
+
+def _overridden(base: ast.ParamDecl, item: ast.ParamDecl) -> ast.ParamDecl:
+    """A new default under the range and the unit of the base, unless it states its own."""
+    if item.range is not None:
+        return item
+    default = item.default
+    if not default.unit and base.default.unit in ("steps", "frames"):
+        default = dataclasses.replace(default, unit=base.default.unit)
+    return dataclasses.replace(item, default=default, range=base.range)
+
+
+def _report_twice(policy: ast.PolicyAst, errors: list[Diagnostic]) -> None:
+    """Names that one policy gives twice: parameters and signals share theirs."""
+    seen: dict[tuple[str, str], ast.Name] = {}
+    for what, name in _named(policy):
+        scope = "value" if what in ("parameter", "signal") else what
+        first = seen.setdefault((scope, name.text), name)
+        if first is not name:
+            errors.append(names.DefinedTwice(name.span, what, name.text, first.span))
+
+
+def _named(policy: ast.PolicyAst) -> list[tuple[str, ast.Name]]:
+    found: list[tuple[str, ast.Name]] = []
+    for item in policy.items:
+        match item:
+            case ast.ParamDecl(name=name):
+                found.append(("parameter", name))
+            case ast.SignalDecl(name=name):
+                found.append(("signal", name))
+            case ast.PhaseDecl(name=name):
+                found.append(("phase", name))
+            case ast.OptionsDecl(section=section, options=options):
+                found.append(("section", ast.Name(section, item.span)))
+                found += [(f"option of `{section}`", option.name) for option in options]
+            case ast.BranchesDecl():
+                found.append(("section", ast.Name("branches", item.span)))
+            case ast.LayersDecl():
+                continue
+    return found

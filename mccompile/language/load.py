@@ -1,0 +1,73 @@
+"""Policies by name, by path or as text: from there to a checked policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mccompile.language import ast
+from mccompile.language.check import check
+from mccompile.language.checked import CheckedPolicy
+from mccompile.language.diagnostics import PolicyError, nearest
+from mccompile.language.errors.syntax import NoSuchPolicy, NotText
+from mccompile.language.parse import parse
+from mccompile.language.resources import data_folder, shipped_policies
+from mccompile.language.source import Source, Span
+
+
+def find_policy(policy: str | Path | Source) -> Source:
+    """The text of a policy.
+
+    A `Source` is itself; a `Path`, or a string that ends in `.policy` or holds a separator, is a file; a
+    string with a brace is the text of a policy; any other string names a shipped policy.
+    Raises `PolicyError` (MC0108, MC0109) if there is none.
+    """
+    match policy:
+        case Source():
+            return policy
+        case Path():
+            return read_policy(policy)
+        case str() if "{" in policy or "\n" in policy:
+            return Source.of_text(policy)
+        case str() if policy.endswith(".policy") or "/" in policy or "\\" in policy:
+            return read_policy(Path(policy))
+        case _:
+            return _shipped(policy, None)
+
+
+def read_policy(path: Path, span: Span | None = None) -> Source:
+    """The policy file at `path`; `span` is the place that named it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PolicyError([_missing(str(path), span)]) from None
+    except UnicodeDecodeError as error:
+        raise PolicyError([NotText(span, str(path), f"byte {error.start} is not UTF-8")]) from None
+    except OSError as error:
+        raise PolicyError([NotText(span, str(path), (error.strerror or "no file").lower())]) from None
+    return Source(str(path), text.replace("\r\n", "\n"), path.resolve())
+
+
+def find_base(extends: ast.Extends) -> Source:
+    """The text that `extends` names: a shipped policy, or a path relative to the policy's own file."""
+    base = extends.base
+    if isinstance(base, ast.Name):
+        return _shipped(base.text, base.span)
+    own = base.span.source.path
+    return read_policy(Path(base.value) if own is None else own.parent / base.value, base.span)
+
+
+def load_checked(policy: str | Path | Source) -> CheckedPolicy:
+    """The checked policy; `PolicyError` with all diagnostics of the first phase that refuses it."""
+    return check(parse(find_policy(policy)), find_base)
+
+
+def _shipped(name: str, span: Span | None) -> Source:
+    if name not in shipped_policies():
+        raise PolicyError([_missing(name, span)])
+    path = data_folder("policies") / f"{name}.policy"
+    return Source(f"policies/{name}.policy", path.read_text(encoding="utf-8"), path.resolve())
+
+
+def _missing(name: str, span: Span | None) -> NoSuchPolicy:
+    known = shipped_policies()
+    return NoSuchPolicy(span, name, nearest(Path(name).stem, known), known)

@@ -1,0 +1,87 @@
+"""Checks of the sections `chunks`, `cache` and `branches`, and their defaults."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from mccompile.language import ast
+from mccompile.language.checked import CheckedCache, CheckedChunks
+from mccompile.language.diagnostics import Diagnostic
+from mccompile.language.errors import names, values
+
+Section = Literal["chunks", "cache"]
+_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
+    ("chunks", "frames"): ("model",),
+    ("chunks", "pending"): ("skip", "compute"),
+    ("chunks", "finished"): ("keep", "refresh", "compute"),
+    ("cache", "dtype"): ("model", "float32", "bfloat16", "float16"),
+    ("cache", "device"): ("model", "cpu"),
+    ("cache", "budget"): ("none",),
+    ("cache", "refresh_every"): ("never",),
+    ("cache", "refresh_last"): ("yes", "no"),
+}
+_WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
+BRANCHES = ("cond", "uncond")
+
+
+def check_chunks(given: dict[str, ast.Option], errors: list[Diagnostic]) -> CheckedChunks:
+    """Without a word: the model's frames per chunk, and the exact life of a chunk."""
+    words = _check("chunks", given, errors)
+    return CheckedChunks(
+        _count(given.get("frames")),
+        cast("Literal['skip', 'compute']", words.get("pending", "skip")),
+        cast("Literal['keep', 'refresh', 'compute']", words.get("finished", "refresh")),
+    )
+
+
+def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> CheckedCache:
+    words = _check("cache", given, errors)
+    budget = given.get("budget")
+    return CheckedCache(
+        cast("Literal['model', 'float32', 'bfloat16', 'float16']", words.get("dtype", "model")),
+        cast("Literal['model', 'cpu']", words.get("device", "model")),
+        budget.value.bytes if budget is not None and isinstance(budget.value, ast.Size) else None,
+        _count(given.get("refresh_every")),
+        words.get("refresh_last") == "yes",
+    )
+
+
+def check_branches(given: ast.BranchesDecl | None, errors: list[Diagnostic]) -> str | None:
+    if given is None:
+        return None
+    if given.share.text not in BRANCHES:
+        errors.append(names.InvalidWord(given.share.span, "share decision of", given.share.text, BRANCHES))
+    return given.share.text
+
+
+def _count(option: ast.Option | None) -> int | None:
+    if option is None or not isinstance(option.value, ast.Number):
+        return None
+    return int(option.value.value)
+
+
+def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnostic]) -> dict[str, str]:
+    """The words given, by option; appends unknown options and values of another kind."""
+    known = tuple(name for of, name in _WORDS if of == section)
+    words = {}
+    for name, option in given.items():
+        if name not in known:
+            errors.append(names.UnknownOption(option.name.span, name, section, known))
+            continue
+        value = option.value
+        match value:
+            case ast.Name(text=text) if text in _WORDS[section, name]:
+                words[name] = text
+            case ast.Size() if name == "budget":
+                continue
+            case ast.Number(value=number) if name in _WITH_COUNT:
+                if number < 1 or not number.is_integer():
+                    errors.append(values.NotWhole(value.span, f"{_WITH_COUNT[name]}, at least 1,"))
+            case _:
+                choices = _WORDS[section, name]
+                if name == "budget":
+                    choices = ("2GB", *choices)
+                if name in _WITH_COUNT:
+                    choices = ("5", *choices)
+                errors.append(names.InvalidWord(value.span, name, value.span.text, choices))
+    return words

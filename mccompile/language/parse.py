@@ -1,0 +1,64 @@
+"""`parse`: from text to the AST, or to diagnostics in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import cache
+
+from lark import Lark, UnexpectedCharacters, UnexpectedToken
+
+from mccompile.language import ast
+from mccompile.language.diagnostics import PolicyError
+from mccompile.language.resources import data_folder
+from mccompile.language.source import Source
+from mccompile.language.syntax_errors import translate
+from mccompile.language.tree import AstBuilder
+
+_STRING_OR_COMMENT = re.compile(r'"[^"\n]*"|#[^\n]*')
+
+
+@cache
+def grammar() -> Lark:
+    """The parser of `grammar/policy.lark`, built once."""
+    text = (data_folder("grammar") / "policy.lark").read_text(encoding="utf-8")
+    return Lark(text, parser="lalr", propagate_positions=True, maybe_placeholders=True)
+
+
+def parse(source: Source) -> ast.PolicyAst:
+    """The AST of `source`; `PolicyError` with one MC01xx diagnostic if the text is not a policy."""
+    try:
+        tree = grammar().parse(source.text)
+    except (UnexpectedToken, UnexpectedCharacters) as error:
+        raise PolicyError([translate(error, source)]) from None
+    policy = AstBuilder(source).transform(tree)
+    return dataclasses.replace(policy, comments=_comments(source))
+
+
+def keywords() -> frozenset[str]:
+    """Every word that the grammar gives a meaning; none of them can name a parameter or a signal."""
+    patterns = (terminal.pattern.to_regexp() for terminal in grammar().terminals)
+    written = (re.fullmatch(r"([a-z()|?]+)\\b", pattern) for pattern in patterns)
+    return frozenset(word for match in written if match for word in _spellings(match[1]))
+
+
+def _spellings(pattern: str) -> list[str]:
+    """`steps?` is step, steps; `refresh(es)?` is refresh, refreshes; `(a|b)` is a, b."""
+    if pattern.endswith(")?"):
+        stem, tail = pattern[:-2].split("(")
+        return [stem, stem + tail]
+    if pattern.endswith("?"):
+        return [pattern[:-2], pattern[:-1]]
+    return pattern.strip("()").split("|")
+
+
+def _comments(source: Source) -> tuple[ast.Comment, ...]:
+    found = []
+    for match in _STRING_OR_COMMENT.finditer(source.text):
+        if match[0].startswith("#"):
+            span = source.span(match.start(), match.end())
+            before = source.line(span.line)[: span.column - 1]
+            found.append(ast.Comment(match[0].rstrip(), bool(before.strip()), span))
+    return tuple(found)
+
+

@@ -1,0 +1,281 @@
+"""From lark's tree to the typed AST: one method per grammar rule, called with the rule's children."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, cast
+
+from lark import Token, Transformer, v_args
+from lark.tree import Meta
+
+from mccompile.language import ast
+from mccompile.language.source import Source, Span
+
+_BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+
+
+class _Words(Transformer[Token, ast.PolicyAst]):
+    """What the rules share: places, words and numbers."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def _at(self, meta: Meta) -> Span:
+        return self.source.span(meta.start_pos, meta.end_pos)
+
+    def _place(self, token: Token) -> Span:
+        assert token.start_pos is not None
+        assert token.end_pos is not None
+        return self.source.span(token.start_pos, token.end_pos)
+
+    def _name(self, token: Token) -> ast.Name:
+        return ast.Name(str(token), self._place(token))
+
+    def _text(self, token: Token) -> ast.Text:
+        return ast.Text(str(token)[1:-1], self._place(token))
+
+    def _number(self, token: Token) -> ast.Number:
+        return ast.Number(float(token), "", str(token), self._place(token))
+
+    def _percent(self, token: Token) -> ast.Number:
+        return ast.Number(float(token[:-1]) / 100, "%", str(token), self._place(token))
+
+    def _size(self, token: Token) -> ast.Size:
+        match = re.fullmatch(r"([\d.]+)\s*([KMG]i?)B", token)
+        assert match is not None
+        return ast.Size(round(float(match[1]) * _BYTES[match[2]]), str(token), self._place(token))
+
+    def _quantity(self, meta: Meta, sign: Token | None, token: Token, unit: ast.Unit) -> ast.Number:
+        number = self._percent(token) if unit == "%" else self._number(token)
+        minus = "" if sign is None else "-"
+        value = number.value if sign is None else -number.value
+        return ast.Number(value, unit, minus + number.spelling, self._at(meta))
+
+
+@v_args(inline=True, meta=True)
+class _Expressions(_Words):
+    def number(self, meta: Meta, token: Token) -> ast.Number:
+        return self._number(token)
+
+    def percent(self, meta: Meta, token: Token) -> ast.Number:
+        return self._percent(token)
+
+    def ref(self, meta: Meta, token: Token) -> ast.Ref:
+        return ast.Ref(str(token), self._at(meta))
+
+    def text(self, meta: Meta, token: Token) -> ast.Text:
+        return self._text(token)
+
+    def group(self, meta: Meta, inner: ast.Expr) -> ast.Expr:
+        return inner
+
+    def number_list(self, meta: Meta, *items: ast.Number | None) -> ast.NumberList:
+        return ast.NumberList(tuple(item for item in items if item is not None), self._at(meta))
+
+    def argument(self, meta: Meta, name: Token | None, value: ast.Expr) -> ast.Argument:
+        return ast.Argument(None if name is None else self._name(name), value, self._at(meta))
+
+    def call(self, meta: Meta, function: Token, *arguments: ast.Argument | None) -> ast.Call:
+        given = tuple(argument for argument in arguments if argument is not None)
+        return ast.Call(self._name(function), given, self._at(meta))
+
+    def piped(self, meta: Meta, value: ast.Expr, call: ast.Call) -> ast.Pipe:
+        return ast.Pipe(value, call, self._at(meta))
+
+    def negative(self, meta: Meta, sign: Token, of: ast.Expr) -> ast.Negative:
+        return ast.Negative(of, self._at(meta))
+
+    def logic_not(self, meta: Meta, of: ast.Expr) -> ast.Not:
+        return ast.Not(of, self._at(meta))
+
+    def arithmetic(self, meta: Meta, left: ast.Expr, op: Token, right: ast.Expr) -> ast.Arithmetic:
+        return ast.Arithmetic(cast("ast.ArithOp", str(op)), left, right, self._at(meta))
+
+    def compare_op(self, meta: Meta, op: Token) -> ast.CompareOp:
+        return cast("ast.CompareOp", str(op))
+
+    def compare(self, meta: Meta, left: ast.Expr, op: ast.CompareOp, right: ast.Expr) -> ast.Compare:
+        return ast.Compare(op, left, right, self._at(meta))
+
+    def either(self, meta: Meta, left: ast.Expr, right: ast.Expr) -> ast.Logic:
+        return ast.Logic("or", left, right, self._at(meta))
+
+    def both(self, meta: Meta, left: ast.Expr, right: ast.Expr) -> ast.Logic:
+        return ast.Logic("and", left, right, self._at(meta))
+
+
+@v_args(inline=True, meta=True)
+class _Phases(_Expressions):
+    def for_steps(self, meta: Meta, n: ast.Expr) -> ast.ForSteps:
+        return ast.ForSteps(n, self._at(meta))
+
+    def last_steps(self, meta: Meta, n: ast.Expr) -> ast.LastSteps:
+        return ast.LastSteps(n, self._at(meta))
+
+    def until_refreshes(self, meta: Meta, n: ast.Expr) -> ast.UntilRefreshes:
+        return ast.UntilRefreshes(n, self._at(meta))
+
+    def while_clock(
+        self,
+        meta: Meta,
+        left: ast.Expr,
+        op: ast.CompareOp,
+        middle: ast.Expr,
+        op_right: ast.CompareOp | None,
+        right: ast.Expr | None,
+    ) -> ast.While:
+        if op_right is None or right is None:
+            return ast.While((left, middle), (op,), self._at(meta))
+        return ast.While((left, middle, right), (op, op_right), self._at(meta))
+
+    def compute(self, meta: Meta) -> ast.Compute:
+        return ast.Compute(self._at(meta))
+
+    def compute_every(self, meta: Meta, n: ast.Expr) -> ast.ComputeEvery:
+        return ast.ComputeEvery(n, self._at(meta))
+
+    def one_step(self, meta: Meta, step: Token) -> ast.StepRange:
+        return ast.StepRange(self._number(step), self._number(step), self._at(meta))
+
+    def steps_from(self, meta: Meta, first: Token) -> ast.StepRange:
+        return ast.StepRange(self._number(first), None, self._at(meta))
+
+    def steps_between(self, meta: Meta, first: Token, last: Token) -> ast.StepRange:
+        return ast.StepRange(self._number(first), self._number(last), self._at(meta))
+
+    def compute_steps(self, meta: Meta, *parts: ast.StepRange | Token | None) -> ast.ComputeSteps:
+        ranges = tuple(part for part in parts if isinstance(part, ast.StepRange))
+        length = parts[-1]
+        n = self._number(length) if isinstance(length, Token) else None
+        return ast.ComputeSteps(ranges, n, self._at(meta))
+
+    def bin_compute(self, meta: Meta, n: Token) -> ast.Bin:
+        return ast.Bin(True, self._number(n), self._at(meta))
+
+    def bin_reuse(self, meta: Meta, n: Token) -> ast.Bin:
+        return ast.Bin(False, self._number(n), self._at(meta))
+
+    def compute_bins(self, meta: Meta, *bins: ast.Bin) -> ast.ComputeBins:
+        return ast.ComputeBins(bins, self._at(meta))
+
+    def compute_top(self, meta: Meta, share: ast.Expr, by: ast.Expr) -> ast.ComputeTop:
+        return ast.ComputeTop(share, by, self._at(meta))
+
+    def reuse(self, meta: Meta, granularity: Token, condition: ast.Expr, *guards: ast.Guard) -> ast.Reuse:
+        return ast.Reuse(self._name(granularity), condition, guards, self._at(meta))
+
+    def vote(self, meta: Meta, share: ast.Expr) -> ast.Vote:
+        return ast.Vote(share, self._at(meta))
+
+    def hold_when(self, meta: Meta, sign: Token, below: ast.Expr) -> ast.HoldWhen:
+        return ast.HoldWhen(below, self._at(meta))
+
+    def compute_all_when(self, meta: Meta, sign: Token, above: ast.Expr) -> ast.ComputeAllWhen:
+        return ast.ComputeAllWhen(above, self._at(meta))
+
+    def _at_most(self, meta: Meta, n: ast.Expr, of: Literal["row", "total", "tokens"]) -> ast.AtMost:
+        return ast.AtMost(n, of, self._at(meta))
+
+    def at_most_in_a_row(self, meta: Meta, n: ast.Expr) -> ast.AtMost:
+        return self._at_most(meta, n, "row")
+
+    def at_most_in_total(self, meta: Meta, n: ast.Expr) -> ast.AtMost:
+        return self._at_most(meta, n, "total")
+
+    def at_most_of_tokens(self, meta: Meta, n: ast.Expr) -> ast.AtMost:
+        return self._at_most(meta, n, "tokens")
+
+
+@v_args(inline=True, meta=True)
+class AstBuilder(_Phases):
+    """Builds the AST of one source; used once."""
+
+    def plain_quantity(self, meta: Meta, sign: Token | None, token: Token) -> ast.Number:
+        return self._quantity(meta, sign, token, "")
+
+    def steps_quantity(self, meta: Meta, sign: Token | None, token: Token) -> ast.Number:
+        return self._quantity(meta, sign, token, "steps")
+
+    def frames_quantity(self, meta: Meta, sign: Token | None, token: Token) -> ast.Number:
+        return self._quantity(meta, sign, token, "frames")
+
+    def share_quantity(self, meta: Meta, sign: Token | None, token: Token) -> ast.Number:
+        return self._quantity(meta, sign, token, "%")
+
+    def range(self, meta: Meta, low: ast.Number, high: ast.Number) -> ast.Range:
+        return ast.Range(low, high, self._at(meta))
+
+    def param(
+        self, meta: Meta, name: Token, default: ast.Number, range_: ast.Range | None
+    ) -> ast.ParamDecl:
+        return ast.ParamDecl(self._name(name), default, range_, self._at(meta))
+
+    def signal(self, meta: Meta, name: Token, expr: ast.Expr) -> ast.SignalDecl:
+        return ast.SignalDecl(self._name(name), expr, self._at(meta))
+
+    def phase(self, meta: Meta, name: Token, when: ast.When | None, rule: ast.Rule) -> ast.PhaseDecl:
+        return ast.PhaseDecl(self._name(name), when, rule, self._at(meta))
+
+    def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
+        return self._quantity(meta, sign, number, "")
+
+    def all_blocks(self, meta: Meta, star: Token) -> ast.BlockRange:
+        return ast.BlockRange(0, -1, self._at(meta))
+
+    def one_block(self, meta: Meta, block: ast.Number) -> ast.BlockRange:
+        return ast.BlockRange(int(block.value), int(block.value), self._at(meta))
+
+    def blocks_from(self, meta: Meta, first: ast.Number) -> ast.BlockRange:
+        return ast.BlockRange(int(first.value), -1, self._at(meta))
+
+    def blocks_to(self, meta: Meta, last: ast.Number) -> ast.BlockRange:
+        return ast.BlockRange(0, int(last.value), self._at(meta))
+
+    def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
+        return ast.BlockRange(int(first.value), int(last.value), self._at(meta))
+
+    def keep(self, meta: Meta, name: Token) -> ast.Name:
+        return self._name(name)
+
+    def no_keep(self, meta: Meta) -> None:
+        return None
+
+    def layers(self, meta: Meta, where: ast.BlockRange, keep: ast.Name | None) -> ast.LayersDecl:
+        return ast.LayersDecl(where, keep, self._at(meta))
+
+    def integration(self, meta: Meta, keep: ast.Name | None) -> ast.LayersDecl:
+        return ast.LayersDecl(None, keep, self._at(meta))
+
+    def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
+        read = {"NAME": self._name, "NUMBER": self._number, "SIZE": self._size}[value.type]
+        return ast.Option(self._name(name), read(value), self._at(meta))
+
+    def chunks(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:
+        return ast.OptionsDecl("chunks", options, self._at(meta))
+
+    def cache(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:
+        return ast.OptionsDecl("cache", options, self._at(meta))
+
+    def branches(self, meta: Meta, share: Token) -> ast.BranchesDecl:
+        return ast.BranchesDecl(self._name(share), self._at(meta))
+
+    def extends(self, meta: Meta, base: Token) -> ast.Extends:
+        word = self._name(base) if base.type == "NAME" else self._text(base)
+        return ast.Extends(word, self._at(meta))
+
+    def models(self, meta: Meta, *names: Token) -> tuple[ast.Name, ...]:
+        return tuple(self._name(name) for name in names)
+
+    def policy(
+        self,
+        meta: Meta,
+        name: Token,
+        extends: ast.Extends | None,
+        models: tuple[ast.Name, ...] | None,
+        *items: ast.Item,
+    ) -> ast.PolicyAst:
+        return ast.PolicyAst(self._name(name), extends, models or (), items, (), self._at(meta))
+
+    def start(self, meta: Meta, policy: ast.PolicyAst) -> ast.PolicyAst:
+        return policy
