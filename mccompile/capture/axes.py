@@ -13,7 +13,6 @@ from mccompile.capture.labels import label
 from mccompile.capture.rows import Labels, Rows, Span, has_video
 from mccompile.capture.scope import Demand, Refused, Scope
 from mccompile.capture.streams import Roles
-from mccompile.capture.template import Template
 from mccompile.capture.types import Refusal
 
 
@@ -33,22 +32,12 @@ class TokenAxes:
         return None, None
 
 
-def correspond(kind: Kind, site: Template) -> dict[fx.Node, fx.Node]:
-    """Nodes of the kind's template -> nodes of one of its sites."""
-    return dict(zip(kind.template.graph.nodes, site.graph.nodes, strict=True))
-
-
-def captured_operand(kind: Kind, site: Template, placeholder: fx.Node) -> fx.Node:
-    """The captured value that a placeholder of the kind's template stands for at a site."""
-    return site.values[correspond(kind, site)[placeholder]]
-
-
 def label_kinds(kinds: list[Kind], roles: list[Roles], tokens: Extent) -> TokenAxes:
     """Labels every kind, from the video stream of the first block.
 
     tokens: the number of video tokens at both probes.
     """
-    video = captured_operand(kinds[0], kinds[0].sites[0], roles[0].video)
+    video = kinds[0].sites[0].captured(roles[0].video)
     known: dict[fx.Node, dict[int, Rows]] = {video: {roles[0].video_axis: (Span(True, tokens),)}}
     shared = {s: dict(a) for s, a in known.items()}
     while True:
@@ -72,14 +61,13 @@ class _SharedDemand(Exception):
 
 
 def _label_kind(axes: TokenAxes, kind: Kind, roles: Roles) -> Scope | None:
-    first = kind.sites[0]
-    seeds = {p: axes.known.get(captured_operand(kind, first, p), {}) for p in kind.template.values}
+    seeds = {p: axes.known.get(kind.sites[0].captured(p), {}) for p in kind.template.values}
     scope: Scope | None = None
     try:
         scope = label(kind.template, seeds)
         _check_operands(scope, kind)
     except Demand as demand:
-        values = [captured_operand(kind, site, demand.placeholder) for site in kind.sites]
+        values = [site.captured(demand.placeholder) for site in kind.sites]
         if demand.placeholder in roles.streams or any(demand.axis in axes.known.get(v, {}) for v in values):
             site, reason = demand.placeholder.name, "a value between blocks has no rows of its own"
             axes.refusals.append(Refusal(site, reason))
@@ -89,11 +77,10 @@ def _label_kind(axes: TokenAxes, kind: Kind, roles: Roles) -> Scope | None:
         scope = None
         axes.refusals.append(Refusal(refused.site, refused.reason))
     for site in kind.sites:
-        nodes = correspond(kind, site)
         for output, labels in _output_labels(axes, kind, roles, scope):
-            axes.known[site.origin[nodes[output]]] = {
-                i: rows for i, rows in enumerate(labels) if rows is not None
-            }
+            if output in site.nodes:
+                value = site.template.origin[site.nodes[output]]
+                axes.known[value] = {i: rows for i, rows in enumerate(labels) if rows is not None}
     return scope
 
 
@@ -113,7 +100,7 @@ def _output_labels(
         elif i < len(roles.streams):
             stream = roles.streams[i]
             alike = kind.template.facts[stream] == kind.template.facts[output]
-            known = axes.known.get(captured_operand(kind, kind.sites[0], stream), {}) if alike else {}
+            known = axes.known.get(kind.sites[0].captured(stream), {}) if alike else {}
             rank = max(known, default=-1) + 1
             yield output, tuple(known.get(a) for a in range(rank))
 
@@ -126,8 +113,8 @@ def _check_streams(axes: TokenAxes, kinds: list[Kind], roles: list[Roles]) -> No
             continue
         for site in kind.sites:
             for stream in role.streams:
-                known = axes.known.get(captured_operand(kind, site, stream), {})
+                known = axes.known.get(site.captured(stream), {})
                 expected = scope.of(stream)
                 if tuple(known.get(a) for a in range(len(expected))) != expected:
-                    axes.refusals.append(Refusal(site.path, f"`{stream.name}` does not carry the rows it should"))
+                    axes.refusals.append(Refusal(site.template.path, f"`{stream.name}` does not carry the rows it should"))
                     axes.scopes[i] = None

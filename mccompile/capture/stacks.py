@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.errors import NoBlocksError
-from mccompile.capture.facts import Facts, extents, is_dynamic
+from mccompile.capture.facts import Facts, ScalarFact, extents, is_dynamic
 
 PRELUDE = -1
 _CHILD = re.compile(r"^((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)\.(\d+)$")
@@ -71,10 +71,12 @@ def _block_lists(graph: fx.Graph, facts: Facts, depends: dict[fx.Node, frozenset
     return [p for p in classes if p in touches and len(classes[p]) == 1 and (len(children[p]) > 1 or p in attends)]
 
 
-def _core(graph: fx.Graph, lists: list[str]) -> dict[fx.Node, str]:
+def _core(graph: fx.Graph, facts: Facts, lists: list[str]) -> dict[fx.Node, str]:
+    """Path of the block that made a node. Numbers have none: export computes each once, wherever it met it first."""
     core: dict[fx.Node, str] = {}
     for node in graph.nodes:
-        found = _outermost_child(node) if node.op == "call_function" else None
+        number = isinstance(facts.get(node), ScalarFact)
+        found = _outermost_child(node) if node.op == "call_function" and not number else None
         if found is not None and found[0] in lists:
             core[node] = f"{found[0]}.{found[1]}"
     return core
@@ -91,10 +93,10 @@ def partition(
             f"no nn.ModuleList of equal children works on the data of `{source}`",
             "give the model its blocks as an nn.ModuleList of one class",
         )
-    core = _core(graph, lists)
+    core = _core(graph, facts, lists)
     paths = tuple(dict.fromkeys(core.values()))
     index = {path: i for i, path in enumerate(paths)}
-    part = _assign(graph, flow, {n: index[p] for n, p in core.items()}, len(paths))
+    part = _assign(graph, flow, facts, {n: index[p] for n, p in core.items()}, len(paths))
     for user, own in part.items():
         for used in flow.predecessors(user):
             if part.get(used, PRELUDE) > own:
@@ -106,7 +108,9 @@ def partition(
     return Partition(paths, part)
 
 
-def _assign(graph: fx.Graph, flow: nx.DiGraph, core: dict[fx.Node, int], postlude: int) -> dict[fx.Node, int]:
+def _assign(
+    graph: fx.Graph, flow: nx.DiGraph, facts: Facts, core: dict[fx.Node, int], postlude: int
+) -> dict[fx.Node, int]:
     nodes = [n for n in graph.nodes if n.op not in ("get_attr", "output")]
     latest: dict[fx.Node, int] = {}  # the last block that a node depends on
     for node in nodes:
@@ -120,6 +124,8 @@ def _assign(graph: fx.Graph, flow: nx.DiGraph, core: dict[fx.Node, int], postlud
     for node in nodes:
         if node in core:
             part[node] = core[node]
+        elif isinstance(facts[node], ScalarFact):
+            part[node] = latest[node]
         elif node.op == "placeholder" or (latest[node] == PRELUDE and earliest[node] < postlude):
             part[node] = PRELUDE
         else:

@@ -73,14 +73,11 @@ def roles(kind: Kind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]
     latent's data. Raises NoBlocksError (MC0403) where no stream carries the latent along one dynamic axis.
     """
     template = kind.template
-    nodes = list(template.graph.nodes)
-    position = {n: i for i, n in enumerate(nodes)}
-    by_site = [(site, list(site.graph.nodes)) for site in kind.sites]
-    outputs = [n for n in nodes if any(own[position[n]] in site.outputs for site, own in by_site)]
+    outputs = [n for n in template.graph.nodes if any(s.nodes.get(n) in s.template.outputs for s in kind.sites)]
     grown = {p for o in outputs for p in _trunk(o) if template.facts[p] == template.facts[o]}
     streams = []
     for placeholder in template.values:
-        captured = [site.values[own[position[placeholder]]] for site, own in by_site]
+        captured = [site.captured(placeholder) for site in kind.sites]
         if isinstance(template.facts[placeholder], ScalarFact):
             continue
         if placeholder in grown or any(c in made_by_blocks for c in captured):

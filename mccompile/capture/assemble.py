@@ -1,0 +1,190 @@
+"""From a graph taken apart to a CapturedModel: forms of the kinds, names of what crosses, the outer parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from mccompile.capture.axes import TokenAxes, label_kinds
+from mccompile.capture.export import Exported
+from mccompile.capture.facts import Facts, ScalarFact, TensorFact
+from mccompile.capture.forms import allocate_form, buffer_specs, full_form, partial_form, row_keys
+from mccompile.capture.gather import Source, gather_form
+from mccompile.capture.kinds import Kind, Site
+from mccompile.capture.rows import Rows, key
+from mccompile.capture.scope import Refused, Scope
+from mccompile.capture.split import subgraph
+from mccompile.capture.stacks import PRELUDE, Partition
+from mccompile.capture.streams import Roles
+from mccompile.capture.template import Template
+from mccompile.capture.types import BlockKind, BlockSite, CapturedModel, Port, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A normalised graph taken apart."""
+
+    exported: Exported
+    facts: Facts
+    depends: Mapping[fx.Node, frozenset[str]]
+    partition: Partition
+    templates: tuple[Template, ...]
+    kinds: tuple[Kind, ...]
+    kind_of: tuple[int, ...]
+    roles: tuple[Roles, ...]
+
+
+def _block_kind(kind: Kind, own: Roles, scope: Scope | None, refusals: list[Refusal]) -> BlockKind:
+    partial = None
+    if scope is not None:
+        try:
+            partial = partial_form(kind.template, own, scope)
+        except Refused as refused:
+            refusals.append(Refusal(refused.site, refused.reason))
+            scope = None
+    return BlockKind(
+        full=full_form(kind.template, own, scope),
+        partial=partial,
+        allocate=allocate_form(kind.template, own, scope),
+        row_keys=tuple(row_keys(scope)) if scope is not None else (),
+        buffers=buffer_specs(kind.template, scope) if scope is not None else (),
+    )
+
+
+def _site(index: int, kind_index: int, kind: Kind, own: Roles, site: Site) -> BlockSite:
+    path = site.template.path
+    made = [site.template.origin[site.nodes[o]].name if o in site.nodes else "" for o in own.outputs]
+    return BlockSite(
+        index=index,
+        path=path,
+        kind=kind_index,
+        streams_in=tuple(site.captured(s).name for s in own.streams),
+        streams_out=tuple(name or f"{path}.unread{i}" for i, name in enumerate(made)),
+        shared=tuple(site.captured(s).name for s in own.shared),
+        weights=tuple(str(site.template.weights[site.nodes[w]].target) for w in kind.template.weights),
+    )
+
+
+def _sites(parts: Parts) -> tuple[BlockSite, ...]:
+    of_kind = [iter(kind.sites) for kind in parts.kinds]
+    return tuple(_site(i, k, parts.kinds[k], parts.roles[k], next(of_kind[k])) for i, k in enumerate(parts.kind_of))
+
+
+def _crossing(parts: Parts) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Tensors that the postlude reads, directly or for their sizes: (of blocks, of the prelude)."""
+    part, last = parts.partition.part, parts.partition.postlude
+    nodes = parts.exported.module.graph.nodes
+    todo = [n for n in nodes if n.op == "output" or part.get(n) == last]
+    seen = set(todo)
+    found: list[fx.Node] = []
+    while todo:
+        for used in todo.pop(0).all_input_nodes:
+            if used in seen or used.op in ("get_attr", "placeholder"):
+                continue
+            seen.add(used)
+            if isinstance(parts.facts[used], ScalarFact):
+                todo.append(used)
+            elif part[used] < last:
+                found.append(used)
+    return [n for n in found if part[n] > PRELUDE], [n for n in found if part[n] == PRELUDE]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Names of the values that cross from part to part, in the order of CapturedModel."""
+
+    entry: list[str]
+    exit: list[str]
+    shared: list[str]
+    gathered: list[str]
+    streams: list[str]
+
+
+def _names(parts: Parts, sites: Sequence[BlockSite]) -> _Names:
+    leaving, closing = _crossing(parts)
+    made = {name for s in sites for name in s.streams_out}
+    streams = list(dict.fromkeys(name for s in sites for name in (*s.streams_in, *s.streams_out)))
+    gathered = list(dict.fromkeys(name for s in sites for name in s.shared))
+    return _Names(
+        entry=[name for name in streams if name not in made],
+        exit=sorted((n.name for n in leaving), key=streams.index),
+        shared=list(dict.fromkeys([*gathered, *(n.name for n in closing)])),
+        gathered=gathered,
+        streams=streams,
+    )
+
+
+def _gather(
+    parts: Parts, axes: TokenAxes, values: Sequence[fx.Node], keys: Sequence[Rows], refusals: list[Refusal]
+) -> fx.GraphModule | None:
+    """The gather part over these shared values; None, with a Refusal, where some size is unknown."""
+    sources = [Source(value, *axes.of(value)) for value in values]
+    device = next(x.device for x in parts.exported.probe if isinstance(x, torch.Tensor))
+    try:
+        return gather_form(parts.facts, sources, keys, device)
+    except Refused as refused:
+        refusals.append(Refusal(refused.site, refused.reason))
+        return None
+
+
+def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
+    nodes = {n.name: n for n in parts.exported.module.graph.nodes}
+
+    def port(name: str) -> Port:
+        if name not in nodes:  # an output of a block that nothing reads
+            return Port(name, None, "", frozenset())
+        axis, rows = axes.of(nodes[name])
+        return Port(name, axis, key(rows) if rows is not None else "", parts.depends[nodes[name]])
+
+    return tuple(port(name) for name in names)
+
+
+def assemble(parts: Parts, model_class: str) -> CapturedModel:
+    """Derives every form and names what crosses."""
+    first = parts.kinds[0].template.facts[parts.roles[0].video]
+    assert isinstance(first, TensorFact)
+    axes = label_kinds(list(parts.kinds), list(parts.roles), first.shape[parts.roles[0].video_axis])
+    refusals = axes.refusals
+    kinds = tuple(_block_kind(*x, refusals) for x in zip(parts.kinds, parts.roles, axes.scopes, strict=True))
+    sites = _sites(parts)
+    names = _names(parts, sites)
+    keys: dict[str, Rows] = {}
+    for scope, kind in zip(axes.scopes, kinds, strict=True):
+        if scope is not None and kind.partial is not None:
+            keys |= row_keys(scope)
+    module = parts.exported.module
+    nodes = {n.name: n for n in module.graph.nodes}
+    gather = None
+    if any(k.partial is not None for k in kinds):
+        gather = _gather(parts, axes, [nodes[n] for n in names.gathered], list(keys.values()), refusals)
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
+    inputs = [n for n, _, dynamic in given if dynamic]
+    results = next(n for n in module.graph.nodes if n.op == "output").all_input_nodes
+    return CapturedModel(
+        module=module,
+        model_class=model_class,
+        inputs=tuple(n.name for n in inputs),
+        constants=tuple((n.name, x) for n, x, dynamic in given if not dynamic),
+        in_spec=module._in_spec,
+        out_spec=module._out_spec,
+        prelude=subgraph(module, inputs, [nodes[n] for n in (*names.entry, *names.shared)], "Prelude"),
+        gather=gather,
+        postlude=subgraph(
+            module, [*(nodes[n] for n in (*names.exit, *names.shared)), *inputs], results, "Postlude"
+        ),
+        entry=tuple(names.entry),
+        exit=tuple(names.exit),
+        shared=_ports(parts, axes, names.shared),
+        sources=_ports(parts, axes, names.gathered),
+        gathered=tuple(names.gathered),
+        streams=_ports(parts, axes, names.streams),
+        row_keys=tuple(keys),
+        kinds=kinds,
+        blocks=sites,
+        grid=None,
+        refusals=tuple(refusals),
+    )
