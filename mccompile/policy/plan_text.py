@@ -114,6 +114,8 @@ class _Lines:
         while self._head() == "note":
             notes.append(str(self.reader.value(str, self._single("note"))))
         last = self._take("summary")
+        if self.at < len(self.lines):
+            raise self.reader.error(self.lines[self.at][0].value.span, "nothing may follow the summary")
         if not cells:
             raise self.reader.error(last[0].value.span, "the table has no rows")
         grid = Grid(len(cells), tuple(t for t, _ in clock), tuple(s for _, s in clock))

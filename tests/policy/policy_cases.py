@@ -1,0 +1,168 @@
+"""Policies built by hand, and hypothesis strategies for the policy IR."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from mccompile.policy import ir
+from mccompile.policy.phases import Grid
+
+WAN = (-5.21862437e4, 9.23041404e3, -5.28275948e2, 1.36987616e1, -4.99875664e-2)
+MODULATION = ir.Change("rel_l1", ir.Source("modulation"), "step", ir.Granularity.CHUNK)
+PROBE = ir.Change("rel_l1", ir.Source("probe"), "compute", ir.Granularity.CHUNK)
+MOTION = ir.Change("l1", ir.Source("latent"), "step", ir.Granularity.TOKEN)
+STATIC = frozenset({"modulation", "time_embedding"})
+PLAIN_CACHE = ir.Cache("model", "model", None, None, False)
+
+
+def grid_of(steps: int) -> Grid:
+    """An even flow-matching grid."""
+    return Grid(
+        steps, tuple(1000.0 * (1 - i / steps) for i in range(steps)), tuple(1 - i / steps for i in range(steps))
+    )
+
+
+def reuse(condition: ir.Expr, granularity: ir.Granularity = ir.Granularity.CHUNK) -> ir.Reuse:
+    return ir.Reuse(granularity, condition, None, None, None, None, None, None)
+
+
+def below(value: ir.Expr, limit: ir.Expr) -> ir.Apply:
+    return ir.Apply("lt", (value, limit))
+
+
+def policy(*phases: ir.Phase, params: tuple[ir.Param, ...] = (), signals: tuple[ir.Signal, ...] = ()) -> ir.PolicyIR:
+    return ir.PolicyIR(
+        name="made_by_hand",
+        models=(),
+        params=params,
+        signals=signals,
+        phases=phases,
+        regions=(ir.Region(ir.Blocks(0, -1), "residual"),),
+        chunks=ir.Chunks(None, "skip", "keep"),
+        branches=ir.Branches(None),
+        cache=PLAIN_CACHE,
+    )
+
+
+def rest(rule: ir.Rule) -> ir.Phase:
+    return ir.Phase("all", ir.Rest(), rule)
+
+
+def warmup(n: ir.Expr) -> ir.Phase:
+    return ir.Phase("warmup", ir.ForSteps(n), ir.Compute())
+
+
+def motioncache() -> ir.PolicyIR:
+    """MotionCache on SkyReels-V2, the settings of the paper."""
+    drift = ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)
+    weight = ir.Normalise(
+        "min_max", ir.FrameDiff(ir.Source("block_output"), True), ir.ParamRef("floor"), ir.Const(1.0)
+    )
+    motion = ir.Signal("motion", weight, ir.Granularity.TOKEN, True)
+    threshold = ir.ParamRef("threshold")
+    weighed = ir.Apply("mul", (ir.SignalRef("drift"), ir.SignalRef("motion")))
+    fine = replace(
+        reuse(below(ir.Accumulate(weighed), threshold), ir.Granularity.TOKEN),
+        vote=ir.Const(0.5),
+        hold_below=ir.Const(0.4),
+    )
+    coarse = reuse(below(ir.Accumulate(ir.SignalRef("drift")), threshold))
+    return policy(
+        warmup(ir.ParamRef("warmup")),
+        ir.Phase("coarse", ir.UntilRefreshes(ir.ParamRef("updates")), coarse),
+        ir.Phase("fine", ir.Rest(), fine),
+        params=(
+            ir.Param("threshold", 0.10, 0.01, 0.50, False, ""),
+            ir.Param("warmup", 5, 1, 50, True, "steps"),
+            ir.Param("updates", 6, 0, 50, True, ""),
+            ir.Param("floor", 0.6, 0, 1, False, "%"),
+        ),
+        signals=(drift, motion),
+    )
+
+
+# ---- any IR that the types allow ---------------------------------------------------------------------------
+numbers = st.floats(allow_nan=False) | st.integers(-5, 5)
+names = st.sampled_from(["drift", "a", "none", "true", "x-1", "", "two words", 'say "hi"', "é", "inf", "3"]) | st.text(
+    max_size=4
+)
+granularities = st.sampled_from(list(ir.Granularity))
+sources = st.builds(ir.Source, st.sampled_from(["modulation", "latent", "block_output", "probe"]))
+changes = st.builds(
+    ir.Change, st.sampled_from(["rel_l1", "cosine"]), sources, st.sampled_from(["step", "compute"]), granularities
+)
+leaves = st.one_of(
+    st.builds(ir.Const, numbers),
+    st.builds(ir.ParamRef, names),
+    st.builds(ir.SignalRef, names),
+    st.builds(ir.Clock, st.sampled_from(["step", "fraction", "timestep", "sigma"])),
+    st.builds(ir.Table, st.lists(numbers, max_size=3).map(tuple)),
+    sources,
+    changes,
+    st.builds(ir.FrameDiff, sources, st.booleans()),
+)
+
+
+def _above(below_: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
+    return st.one_of(
+        st.builds(ir.Normalise, st.sampled_from(["mean", "max", "min_max"]), below_, below_, below_),
+        st.builds(ir.Polynomial, below_, st.lists(numbers, max_size=3).map(tuple)),
+        st.builds(ir.Accumulate, below_),
+        st.builds(ir.Reduce, st.sampled_from(["mean", "min"]), below_, granularities),
+        st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(["neg", "not"]), below_),
+        st.builds(lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["add", "lt", "and", "max"]), below_, below_),
+    )
+
+
+expressions = st.recursive(leaves, _above, max_leaves=4)
+maybe = st.none() | expressions
+rules = st.one_of(
+    st.builds(ir.Compute),
+    st.builds(ir.Reuse, granularities, expressions, maybe, maybe, maybe, maybe, maybe, maybe),
+    st.builds(ir.Every, expressions),
+    st.builds(ir.StepMask, st.lists(st.booleans(), max_size=4).map(tuple)),
+    st.builds(ir.Top, expressions, expressions),
+)
+clocks = st.builds(ir.Clock, st.sampled_from(["step", "fraction", "timestep", "sigma"]))
+spans = st.one_of(
+    st.builds(ir.ForSteps, expressions),
+    st.builds(ir.UntilRefreshes, expressions),
+    st.builds(ir.Between, clocks, expressions, expressions),
+    st.builds(ir.LastSteps, expressions),
+    st.builds(ir.Rest),
+)
+wheres = st.builds(ir.Blocks, st.integers(-9, 9), st.integers(-9, 9)) | st.builds(ir.Integration)
+counts = st.none() | st.integers(0, 10**12)
+
+
+def _several(values: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...]]:
+    return st.lists(values, max_size=2).map(tuple)
+
+
+policies = st.builds(
+    ir.PolicyIR,
+    name=names,
+    models=_several(names),
+    params=_several(
+        st.builds(
+            ir.Param, names, numbers, numbers, numbers, st.booleans(), st.sampled_from(["", "steps", "frames", "%"])
+        )
+    ),
+    signals=_several(st.builds(ir.Signal, names, expressions, granularities, st.booleans())),
+    phases=_several(st.builds(ir.Phase, names, spans, rules)),
+    regions=_several(st.builds(ir.Region, wheres, st.sampled_from(["residual", "output", "increment", None]))),
+    chunks=st.builds(
+        ir.Chunks, counts, st.sampled_from(["skip", "compute"]), st.sampled_from(["keep", "refresh", "compute"])
+    ),
+    branches=st.builds(ir.Branches, st.none() | names),
+    cache=st.builds(
+        ir.Cache,
+        st.sampled_from(["model", "float32", "bfloat16", "float16"]),
+        st.sampled_from(["model", "cpu"]),
+        counts,
+        counts,
+        st.booleans(),
+    ),
+)

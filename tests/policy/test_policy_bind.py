@@ -1,0 +1,79 @@
+"""Values of parameters: defaults, overrides, and everything that is wrong with them at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_cases import motioncache, policy, rest, warmup
+
+from mccompile.language.diagnostics import PolicyError
+from mccompile.policy import ir
+from mccompile.policy.bind import bind
+
+
+def codes(overrides: dict[str, float]) -> list[str]:
+    with pytest.raises(PolicyError) as caught:
+        bind(motioncache(), overrides)
+    return [d.code for d in caught.value.diagnostics]
+
+
+def test_defaults_and_overrides() -> None:
+    bound = bind(motioncache(), {"threshold": 0.2})
+    assert bound.values == {"threshold": 0.2, "warmup": 5.0, "updates": 6.0, "floor": 0.6}
+    assert bound.ir == motioncache()
+
+
+def test_all_problems_at_once() -> None:
+    assert codes({"treshold": 0.1, "warmup": 2.5, "floor": 2}) == ["MC0301", "MC0303", "MC0302"]
+
+
+def test_the_nearest_name_is_proposed_only_when_near() -> None:
+    with pytest.raises(PolicyError, match="did you mean `threshold`") as caught:
+        bind(motioncache(), {"treshold": 0.1, "zzz": 1})
+    near, far = caught.value.diagnostics
+    assert near.helps()
+    assert not far.helps()
+
+
+@given(st.floats(0.01, 0.5))
+def test_all_values_of_the_range_are_taken(value: float) -> None:
+    assert bind(motioncache(), {"threshold": value}).values["threshold"] == value
+
+
+@pytest.mark.parametrize("value", [0.0, 0.51, -1.0, float("nan"), float("inf")])
+def test_no_value_beyond_the_range_is_taken(value: float) -> None:
+    assert codes({"threshold": value}) == ["MC0302"]
+
+
+def test_numbers_are_float32() -> None:
+    bound = bind(motioncache(), {})
+    expr = ir.Apply("mul", (ir.ParamRef("threshold"), ir.Const(3.0)))
+    assert bound.number(expr) == np.float32(0.1) * np.float32(3.0)
+    assert isinstance(bound.number(expr), np.float32)
+
+
+def test_only_parameters_and_constants_have_a_number() -> None:
+    with pytest.raises(ValueError, match="clock"):
+        bind(motioncache(), {}).number(ir.Clock("step"))
+
+
+def test_counts_must_be_counts() -> None:
+    half = ir.Apply("mul", (ir.ParamRef("n"), ir.Const(0.5)))
+    n = ir.Param("n", 4, 0, 9, True, "steps")
+    made = policy(warmup(half), rest(ir.Every(half)), params=(n,))
+    assert bind(made, {}).whole(half) == 2
+    with pytest.raises(PolicyError) as caught:
+        bind(made, {"n": 3})
+    assert [d.code for d in caught.value.diagnostics] == ["MC0304", "MC0304"]
+    with pytest.raises(PolicyError) as caught:
+        bind(made, {"n": 0})
+    assert [d.code for d in caught.value.diagnostics] == ["MC0304"]  # no step is a warm-up, every 0 is nothing
+
+
+def test_values_are_a_copy() -> None:
+    overrides = {"threshold": 0.2}
+    bound = bind(motioncache(), overrides)
+    overrides["threshold"] = 0.3
+    assert bound.values["threshold"] == 0.2

@@ -1,0 +1,75 @@
+"""Text forms: what is shown reads back, and what does not read is refused at its place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from policy_cases import motioncache, policies
+
+from mccompile.language.diagnostics import PolicyError
+from mccompile.policy import ir
+from mccompile.policy.text import read, show
+
+
+@given(policies)
+def test_what_is_shown_reads_back(policy: ir.PolicyIR) -> None:
+    text = show(policy)
+    assert read(text) == policy
+    assert show(read(text)) == text
+
+
+def test_one_declaration_a_line() -> None:
+    assert show(motioncache()).splitlines()[:4] == [
+        "policy made_by_hand",
+        "models []",
+        'param threshold default=0.1 low=0.01 high=0.5 whole=false unit=""',
+        "param warmup default=5.0 low=1.0 high=50.0 whole=true unit=steps",
+    ]
+
+
+TEXT = show(motioncache())
+
+
+@given(st.integers(0, len(TEXT) - 1), st.sampled_from(["", "(", ")", "]", '"', "=", "x", "\n", "  "]))
+def test_damaged_text_is_refused_and_never_crashes(at: int, put: str) -> None:
+    damaged = TEXT[:at] + put + TEXT[at + 1 :]
+    try:
+        policy = read(damaged)
+    except PolicyError as error:
+        assert [d.code for d in error.diagnostics] == ["MC0308"]
+    else:
+        assert read(show(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "cause"),
+    [
+        ("default=0.1 ", "default=soon ", 3, "a number is expected"),
+        ("whole=false unit", "whole=0 unit", 3, "true or false is expected"),
+        ("unit=steps", "unit=miles", 4, "one of '', steps, frames, % is expected"),
+        (" low=0.01", "", 3, "`param` lacks low"),
+        (" low=0.01", " low=0.01 low=0.02", 3, "not a field of `param`, or given twice"),
+        ("(signal drift)", "(signal drift drift)", 10, "`signal` has 1 fields, not 2"),
+        ("(lt (accumulate (signal drift))", "(lt", 10, "`lt` takes 2 arguments, not 1"),
+        ("(accumulate", "(collect", 10, "`collect` cannot stand here"),
+        ("span=(rest)", "span=(compute)", 11, "`compute` cannot stand here"),
+        ("span=(rest)", "span=rest", 11, "a node in parentheses is expected"),
+        ("span=(rest)", "span=(rest", 11, "`(` is not closed"),
+        ("span=(rest)", "span=(rest))", 11, "closes nothing"),
+        ("span=(rest)", "span=", 11, None),
+        ("models []", "models wan", 2, "a list in brackets is expected"),
+        ("models []", "", 16, "`models` is missing"),
+        ("models []", "models []\nmodels []", 3, "`models` is given twice"),
+        ("models []", "cheese []", 2, "not a declaration of a policy IR"),
+        ("made_by_hand", '"made', 1, "a quote is not closed"),
+    ],
+)
+def test_an_error_names_place_and_cause(old: str, new: str, line: int, cause: str | None) -> None:
+    assert old in TEXT
+    with pytest.raises(PolicyError) as caught:
+        read(TEXT.replace(old, new, 1))
+    (found,) = caught.value.diagnostics
+    assert found.span is not None
+    if cause is not None:
+        assert (found.span.line, found.span_label()) == (line, cause)
