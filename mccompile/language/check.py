@@ -49,10 +49,14 @@ def check(policy: ast.PolicyAst, loader: Loader) -> CheckedPolicy:
 
 def _check_params(merged: Merged, errors: list[Diagnostic]) -> dict[str, CheckedParam | None]:
     reserved = RESERVED | keywords()
-    for declaration in (*merged.params.values(), *merged.signals.values()):
+    for declaration in _declarations(merged):
         what = "parameter" if isinstance(declaration, ast.ParamDecl) else "signal"
         check_name(declaration.name, what, reserved, errors)
     return {name: check_param(param, errors) for name, param in merged.params.items()}
+
+
+def _declarations(merged: Merged) -> list[ast.ParamDecl | ast.SignalDecl]:
+    return [*merged.params.values(), *merged.signals.values()]
 
 
 def _param_types(params: dict[str, CheckedParam | None]) -> dict[str, NumberType | Poison]:
@@ -68,9 +72,9 @@ def _ranges(params: dict[str, CheckedParam | None]) -> dict[str, tuple[float, fl
 
 def _check_signals(merged: Merged, typing: Typing) -> None:
     """The signals that no rule reached, and the declarations of the policy itself that nothing uses."""
-    for name in merged.signals:
-        typing.signal(name)
-    for declaration in (*merged.params.values(), *merged.signals.values()):
+    for signal in merged.signals:
+        typing.signal(signal)
+    for declaration in _declarations(merged):
         name = declaration.name
         if name.text in merged.own and name.text not in typing.used:
             what = "parameter" if isinstance(declaration, ast.ParamDecl) else "signal"

@@ -23,7 +23,7 @@ _TOKEN_SOURCES = ("latent", "embedded", "modulated_input", "block_output", "prob
 
 
 def check_phases(declared: list[ast.PhaseDecl], policy: ast.PolicyAst, typing: Typing) -> None:
-    """All phases and their order."""
+    """All phases and their order; those with `while` and `last` interrupt the others wherever they stand."""
     if not declared:
         typing.report(phases.NoPhases(policy.name.span, policy.name.text))
         return
@@ -32,13 +32,12 @@ def check_phases(declared: list[ast.PhaseDecl], policy: ast.PolicyAst, typing: T
             _check_when(phase, phase.when, typing)
         _check_rule(phase.rule, typing)
     _check_order(declared, typing)
-    first = declared[0]
-    if isinstance(first.rule, ast.ComputeSteps | ast.ComputeBins):
-        check_mask(first.rule, typing.errors, begins_run=not isinstance(first.when, ast.LastSteps))
 
 
 def _check_order(declared: list[ast.PhaseDecl], typing: Typing) -> None:
-    in_turn = [phase for phase in declared if not isinstance(phase.when, ast.LastSteps)]
+    in_turn = [phase for phase in declared if not isinstance(phase.when, ast.LastSteps | ast.While)]
+    if in_turn and isinstance(in_turn[0].rule, ast.ComputeSteps | ast.ComputeBins):
+        check_mask(in_turn[0].rule, typing.errors, begins_run=True)
     endless = next((phase for phase in in_turn if phase.when is None), None)
     if endless is None:
         last = declared[-1].name

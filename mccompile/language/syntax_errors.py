@@ -51,7 +51,7 @@ _MAX_LISTED = 8
 def translate(error: UnexpectedToken | UnexpectedCharacters, source: Source) -> Diagnostic:
     """The diagnostic for a refusal of the parser."""
     if isinstance(error, UnexpectedCharacters):
-        return _character(error.pos_in_stream, source)
+        return _character(error.pos_in_stream or 0, source)
     token = error.token
     if token.type == "$END":
         opened = _unclosed_brace(source)

@@ -248,8 +248,15 @@ class AstBuilder(_Phases):
         return ast.LayersDecl(None, keep, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
-        read = {"NAME": self._name, "NUMBER": self._number, "SIZE": self._size}[value.type]
-        return ast.Option(self._name(name), read(value), self._at(meta))
+        read: ast.Name | ast.Number | ast.Size
+        match value.type:
+            case "NAME":
+                read = self._name(value)
+            case "NUMBER":
+                read = self._number(value)
+            case _:
+                read = self._size(value)
+        return ast.Option(self._name(name), read, self._at(meta))
 
     def chunks(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:
         return ast.OptionsDecl("chunks", options, self._at(meta))

@@ -32,7 +32,7 @@ class UnreachablePhase(Diagnostic):
         return (Label(self.endless_span, f"`{self.endless}` holds to the end of the run"),)
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help(f"end `{self.endless}` (`for`, `until`, `while`), or begin `{self.name}` with `for last`"),)
+        return (Help(f"end `{self.endless}` with `for ... steps` or `until ... refreshes`"),)
 
 
 @dataclass(frozen=True, slots=True)
