@@ -37,18 +37,6 @@ class ProbeFailed(GenerateError):
         )
 
 
-class ConfigChanged(GenerateError):
-    """The model's configuration is no longer the one that was captured."""
-
-    code = "MC0703"
-
-    def __init__(self, model: str, changes: str) -> None:
-        super().__init__(
-            f"the configuration of {model} changed since it was compiled: {changes}",
-            "compile with the arguments that the generation uses, e.g. call={'causal_block_size': 5}",
-        )
-
-
 class UnknownModel(GenerateError):
     """A model name or path that leads to no pipeline."""
 

@@ -16,6 +16,7 @@ from mccompile.lowering.expressions import Leaves, change, evaluate, frame_diffe
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
 from mccompile.policy import ir
+from mccompile.policy.evaluate import children, rule_expressions
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
@@ -45,27 +46,14 @@ class DecideSpec:
 
 
 def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
-    """`expr` and all below it; early signals are entered, late ones are leaves."""
+    """`expr` and all below it; early signals are entered, late ones are leaves (their values are inputs)."""
     yield expr
-    if isinstance(expr, ir.SignalRef) and not signals[expr.name].late:
-        yield from walk(signals[expr.name].expr, signals)
-    for field in fields(expr):
-        value = getattr(expr, field.name)
-        for child in value if isinstance(value, tuple) else (value,):
-            if isinstance(child, ir.Expr):
-                yield from walk(child, signals)
-
-
-def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
-    """The expressions that the decision graph must evaluate for a rule."""
-    match rule:
-        case ir.Reuse():
-            guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
-            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
-        case ir.Top(share, by):
-            return (share, by)
-        case _:
-            return ()  # decided by the clock alone
+    if isinstance(expr, ir.SignalRef):
+        below = () if signals[expr.name].late else (signals[expr.name].expr,)
+    else:
+        below = tuple(children(expr))
+    for child in below:
+        yield from walk(child, signals)
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mccompile.capture.types import CapturedModel, Port
-from mccompile.lowering.decide import dynamic_phases, rule_expressions, walk
+from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located
 from mccompile.lowering.types import Segment
 from mccompile.policy import ir
+from mccompile.policy.evaluate import rule_expressions, walk
 
 TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
 
@@ -17,14 +18,8 @@ TIMESTEP = "timestep"  # the input name that every diffusers transformer gives i
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceName, ...]:
     """The sources that some rule reads, in order of first use; late signals included."""
     signals = {s.name: s for s in policy.signals}
-    found: list[ir.SourceName] = []
-    todo = [x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule)]
-    while todo:
-        for e in walk(todo.pop(), signals):
-            if isinstance(e, ir.Change | ir.FrameDiff):
-                found.append(e.of.name)
-            elif isinstance(e, ir.SignalRef) and signals[e.name].late:
-                todo.append(signals[e.name].expr)
+    expressions = (x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule))
+    found = (e.of.name for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
     return tuple(dict.fromkeys(found))
 
 

@@ -3,43 +3,58 @@
 from __future__ import annotations
 
 from mccompile.capture.types import CapturedModel, Refusal
-from mccompile.lowering.decide import build_decide, dynamic_phases, rule_expressions, walk
+from mccompile.lowering.attention import use_prefixes
+from mccompile.lowering.decide import build_decide
 from mccompile.lowering.locate import locate, static_sources
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.plain import drop_buffers
 from mccompile.lowering.segments import partition
-from mccompile.lowering.types import LoweredModel
+from mccompile.lowering.strip import strip_unused
+from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy import ir
+from mccompile.policy.evaluate import static_changes
 
 
-def lower(captured: CapturedModel, policy: ir.PolicyIR, fold: bool = True) -> LoweredModel:
+def lower(
+    captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str] = frozenset(), fold: bool = True
+) -> LoweredModel:
     """Rewrites the captured graph under the policy.
 
+    proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
     fold: changes of static sources come from the planner's table; otherwise from graph nodes (same decisions).
     Raises LayersNotFound and SourceNotFound.
     """
     segments = partition(captured, policy)
     located = locate(captured, policy, segments)
     static = static_sources(captured, located)
-    rows = captured.gather is not None and captured.grid is not None
-    rows = rows and all(k.partial is not None for k in captured.kinds)
-    supplied = static_changes(policy, static) if fold else frozenset()
+    rows = row_forms(captured, proved)
+    supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     decide = build_decide(policy, located, supplied)
     observe = build_observe(policy, located["block_output"]) if "block_output" in located else None
     plain = tuple(
-        drop_buffers(kind, _inputs_of(captured, number)) for number, kind in enumerate(captured.kinds)
+        strip_unused(drop_buffers(kind, _inputs_of(captured, number))) for number, kind in enumerate(captured.kinds)
     )
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
-        rows=rows, decide=decide, observe=observe, refusals=captured.refusals + _refused(captured, policy, rows),
+        rows=rows, decide=decide, observe=observe,
+        refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
 
 
-def static_changes(policy: ir.PolicyIR, static: frozenset[str]) -> frozenset[ir.Change]:
-    """The changes whose values the planner can know."""
-    signals = {s.name: s for s in policy.signals}
-    found = (e for _, r in dynamic_phases(policy) for x in rule_expressions(r) for e in walk(x, signals))
-    return frozenset(e for e in found if isinstance(e, ir.Change) and e.of.name in static)
+def row_forms(captured: CapturedModel, proved: frozenset[str]) -> RowForms | None:
+    """The partial forms with attention over prefixes, and a gather of only what they still read."""
+    partials = [k.partial for k in captured.kinds if k.partial is not None]
+    if captured.gather is None or captured.grid is None or len(partials) != len(captured.kinds):
+        return None
+    slims = tuple(strip_unused(use_prefixes(p, proved)) for p in partials)
+    read: set[str] = set()
+    for site in captured.blocks:
+        names = (*site.streams_in, *site.shared)
+        read |= {names[i] for i in slims[site.kind].kept if i < len(names)}
+    wanted = [i for i, name in enumerate(captured.gathered) if name in read]
+    vectors = range(len(captured.gathered), len(captured.gathered) + len(captured.row_keys))
+    gather = strip_unused(captured.gather, (*wanted, *vectors))
+    return RowForms(gather, tuple(captured.gathered[i] for i in wanted), slims, proved)
 
 
 def _inputs_of(captured: CapturedModel, kind: int) -> int:

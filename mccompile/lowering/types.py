@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import fx
-
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.observe import ObserveSpec
 from mccompile.lowering.sources import Located
+from mccompile.lowering.strip import Slim
 from mccompile.policy import ir
 
 
@@ -30,12 +29,27 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class RowForms:
+    """What computes selected rows.
+
+    gather: (index, *sources) -> (*gathered, *row vectors of captured.row_keys)
+    partial: per kind, (*streams, *shared, *rows, *buffers, *weights, bounds) -> (*streams,)
+    prefixes: masks replaced by `bounds` (lowering/attention.py), to be proved again at each new shape.
+    """
+
+    gather: Slim
+    gathered: tuple[str, ...]
+    partial: tuple[Slim, ...]
+    prefixes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class LoweredModel:
     """A captured model under a policy, ready for a backend.
 
-    plain: per kind, the block without buffers. rows: whether selections of tokens are possible (the partial
-    forms exist and are used); otherwise decisions are per step and `refusals` says why where the policy asks
-    for more. static: sources that the clock and the request's constants determine.
+    plain: per kind, the block without buffers, (*streams, *shared, *weights) -> (*streams,). rows: None where
+    selections of tokens are refused; decisions are then per step and `refusals` says why. static: sources that
+    the clock and the request's constants determine.
     """
 
     captured: CapturedModel
@@ -43,8 +57,8 @@ class LoweredModel:
     segments: tuple[Segment, ...]
     located: Mapping[ir.SourceName, Located]
     static: frozenset[str]
-    plain: tuple[fx.GraphModule, ...]
-    rows: bool
+    plain: tuple[Slim, ...]
+    rows: RowForms | None
     decide: DecideSpec | None
     observe: ObserveSpec | None
     refusals: tuple[Refusal, ...]

@@ -39,9 +39,9 @@ def resolve(
     cell = plan.cells[time.step]
     if not computed:
         return Action("compute", current(bound, state, moment.grid), None, "nothing kept yet")
-    if cell.action in ("compute", "reuse"):
-        return Action(cell.action, cell.phase, cell.account, "planned")
     index = current(bound, state, moment.grid)
+    if cell.action in ("compute", "reuse"):
+        return Action(cell.action, index, cell.account, "planned")
     account = cell.account
     match bound.ir.phases[index].rule:
         case ir.Compute():

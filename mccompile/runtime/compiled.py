@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mccompile.capture.types import CapturedModel
+from mccompile.capture import flat_inputs
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.runtime.clock import Clock
-from mccompile.runtime.errors import InputMismatch, NoClock
+from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.execute import Backend
 from mccompile.runtime.runner import Runner
-from mccompile.runtime.shared import Value
 from mccompile.runtime.trace import Event
 
 
@@ -35,6 +34,21 @@ class CompiledModel(nn.Module):
         self.clock: Clock | None = None
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"
+        self._config = dict(getattr(model, "config", {}))
+        self._undo: list[Callable[[], None]] = []
+
+    def install(self, pipe: object, clock: Clock) -> None:
+        """Takes the place of `pipe.transformer`; `undo` gives it back."""
+        self.clock = clock
+        pipe.transformer = self  # type: ignore[attr-defined]
+        detach = getattr(clock, "detach", None)
+        self._undo = [lambda: setattr(pipe, "transformer", self.model), *([detach] if detach else [])]
+
+    def undo(self) -> nn.Module:
+        """Gives the pipeline its own transformer back and returns it."""
+        while self._undo:
+            self._undo.pop()()
+        return self.model
 
     def __getattr__(self, name: str) -> object:
         """The model's own attributes: config, dtype, device and the rest."""
@@ -68,9 +82,14 @@ class CompiledModel(nn.Module):
         if self.clock is None:
             raise NoClock
         call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
-        as_dict = bool(call.get("return_dict", _default(self.model, "return_dict")))
+        as_dict = call.get("return_dict", _default(self.model, "return_dict")) is True
         captured = self.runner.lowered.captured
-        inputs = bind_call(captured, self.model, {**call, "return_dict": False} if "return_dict" in call else call)
+        config = dict(getattr(self.model, "config", {}))
+        if config != self._config:
+            changed = [f"{k}: {self._config.get(k)} -> {v}" for k, v in config.items() if self._config.get(k) != v]
+            raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
+        asked = {**call, "return_dict": False} if _default(self.model, "return_dict") is not _ABSENT else call
+        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
         moment = self.clock.moment(self._branch, call)
         flat = self.runner.call(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
@@ -81,32 +100,9 @@ class CompiledModel(nn.Module):
         return result
 
 
-def bind_call(captured: CapturedModel, model: nn.Module, call: Mapping[str, object]) -> dict[str, Value]:
-    """The captured graph's inputs from a call's keyword arguments.
-
-    Raises InputMismatch if the call has other arguments or other constants than the captured one.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    given = {k: call[k] for k in parameters if k in call}
-    given = {k: v for k, v in given.items() if not (v is None and parameters[k].default is None)}
-    flat, spec = pytree.tree_flatten_with_path(given)
-    wanted = captured.in_spec
-    if pytree.tree_structure(given) != wanted and spec != wanted:
-        known = ", ".join(f"`{n}`" for n in (*captured.inputs, *(n for n, _ in captured.constants)))
-        raise InputMismatch(type(model).__name__, f"it passes {', '.join(given)}; captured were {known}")
-    constants = dict(captured.constants)
-    names = iter(captured.inputs)
-    inputs: dict[str, Value] = {}
-    for path, value in flat:
-        place = pytree.keystr(path)
-        if place in constants:
-            if constants[place] != value:
-                raise InputMismatch(type(model).__name__, f"{place} is {value!r}, captured was {constants[place]!r}")
-        else:
-            inputs[next(names)] = value  # type: ignore[assignment]
-    return inputs
+_ABSENT = object()
 
 
 def _default(model: nn.Module, name: str) -> object:
     parameter = inspect.signature(model.forward).parameters.get(name)
-    return False if parameter is None else parameter.default
+    return _ABSENT if parameter is None else parameter.default

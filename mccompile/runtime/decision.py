@@ -53,7 +53,7 @@ def host_rows(
                 place = round(time.step * (len(table.values) - 1) / max(moment.grid.steps - 1, 1))
                 at[row[f"table:{i}"]] = table.values[place]
             for i, change in enumerate(spec.changes):
-                at[row[f"change:{i}"]] = cell.values.get(change, 0.0)
+                at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
     return host
 
 

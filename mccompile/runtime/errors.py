@@ -36,18 +36,6 @@ class UnevenChunks(RunError):
         )
 
 
-class InputMismatch(RunError):
-    """A call whose arguments are not those of the captured call."""
-
-    code = "MC0603"
-
-    def __init__(self, model: str, difference: str) -> None:
-        super().__init__(
-            f"this call of {model} differs from the captured one: {difference}",
-            "call it as at compile time, or compile again with this kind of call",
-        )
-
-
 class UnknownStep(RunError):
     """The driver's timesteps are not those of the schedule it announced."""
 
@@ -57,4 +45,28 @@ class UnknownStep(RunError):
         super().__init__(
             f"the call's timestep is not in the announced schedule: {detail}",
             "announce the schedule that is run (the pipeline's scheduler), or set the clock by hand",
+        )
+
+
+class NotAPrefix(RunError):
+    """The attention mask at this shape is not block-causal, as it was at the shapes of the compile."""
+
+    code = "MC0605"
+
+    def __init__(self, mask: str) -> None:
+        super().__init__(
+            f"mask `{mask}` lets some token see other keys than the first ones at this size",
+            "compile with a probe of this size, so that the dense mask is kept",
+        )
+
+
+class ConfigChanged(RunError):
+    """The model's configuration is no longer the one that was captured."""
+
+    code = "MC0606"
+
+    def __init__(self, model: str, changes: str) -> None:
+        super().__init__(
+            f"the configuration of {model} changed since it was compiled: {changes}",
+            "compile with the arguments that the generation uses, e.g. call={'causal_block_size': 5}",
         )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from mccompile.lowering.strip import strip_unused
+from mccompile.lowering.attention import bounds_of
+from mccompile.lowering.strip import apply_to_slim, strip_unused
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
@@ -42,20 +43,21 @@ class Selection:
 class Blocks:
     """The transformer blocks of a lowered model as callables, with their weights."""
 
-    def __init__(self, lowered: LoweredModel, backend: Backend, plain: bool, partial: bool) -> None:
-        captured = lowered.captured
+    def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
+        captured, rows = lowered.captured, lowered.rows
         self._captured = captured
+        self._rows = rows
         self._ports = {p.name: p for p in captured.streams}
-        self._plain = [backend(m, f"block{i}:plain") for i, m in enumerate(lowered.plain)] if plain else []
-        self._partial = []
-        self._allocate = []
-        if partial:
-            assert captured.gather is not None
-            self._gather = backend(captured.gather, "gather")
+        self._plain = [
+            apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
+        ]
+        if rows is not None:
+            self._gather = apply_to_slim(backend(rows.gather.module, "gather"), rows.gather)
             self._partial = [
-                backend(k.partial, f"block{i}:partial") for i, k in enumerate(captured.kinds) if k.partial is not None
+                apply_to_slim(backend(s.module, f"block{i}:partial"), s) for i, s in enumerate(rows.partial)
             ]
-            self._allocate = [k.allocate for k in captured.kinds]
+            kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in rows.gather.kept}
+            self.sources = tuple(p.name for p in captured.sources if p.name in kept)
         self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
 
     def run_plain(self, segment: Segment, env: Env, shared: Mapping[str, Value]) -> Env:
@@ -68,18 +70,19 @@ class Blocks:
         return env
 
     def run_rows(
-        self, segment: Segment, env: Env, shared: Mapping[str, Value], index: torch.Tensor, store: BranchStore,
-        sample: int | None,
+        self, segment: Segment, env: Env, shared: Mapping[str, Value], index: torch.Tensor, bounds: torch.Tensor,
+        store: BranchStore, sample: int | None,
     ) -> tuple[Env, Env, Mapping[str, torch.Tensor]]:
         """The rows `index` of blocks first..last, K and V of the others taken from the store.
 
         sample: None for all. Returns (selected rows of the streams in, of the streams out, row vectors).
         """  # fmt: skip
-        captured = self._captured
+        captured, forms = self._captured, self._rows
+        assert forms is not None
         batch = max(t.size(0) for t in env.values())
         own = {n: one_sample(v, sample, batch) for n, v in shared.items()}
-        gathered = self._gather(index, *(own[p.name] for p in captured.sources))
-        values = own | dict(zip((*captured.gathered, *captured.row_keys), gathered, strict=True))
+        gathered = self._gather(index, *(own.get(p.name) for p in captured.sources))
+        values = own | dict(zip((*forms.gathered, *captured.row_keys), gathered, strict=True))
         vectors = {"video": index} | {k: values[k] for k in captured.row_keys}
         rows: Env = {}
         for name in captured.blocks[segment.first].streams_in:
@@ -93,10 +96,11 @@ class Blocks:
                 store.buffers[i] = self._new_buffers(segment, i, env, shared)
             made = self._partial[site.kind](
                 *(rows[s] for s in site.streams_in),
-                *(values[s] for s in site.shared),
+                *(values.get(s) for s in site.shared),
                 *(vectors[k] for k in captured.kinds[site.kind].row_keys),
                 *(one_sample(t, sample, batch) for t in store.buffers[i]),
                 *self._weights[i],
+                bounds,
             )
             rows |= dict(zip(site.streams_out, made, strict=True))  # type: ignore[arg-type]
         return entered, rows, vectors
@@ -109,7 +113,8 @@ class Blocks:
         for name in site.streams_in:
             port = self._ports[name]
             streams.append(env[name] if name in env else like[port.rows, port.token_axis])
-        return self._allocate[site.kind](*streams, *(shared[s] for s in site.shared))  # type: ignore[return-value]
+        allocate = self._captured.kinds[site.kind].allocate
+        return allocate(*streams, *(shared.get(s) for s in site.shared))
 
     def put(self, name: str, into: torch.Tensor, rows: torch.Tensor, vectors: Mapping[str, torch.Tensor]) -> None:
         """Writes the selected rows of a stream back, in place; a stream without tokens is replaced whole."""
@@ -125,11 +130,11 @@ class Postlude:
 
     def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
         captured = lowered.captured
-        module, kept = strip_unused(captured.postlude)
+        slim = strip_unused(captured.postlude)
         names = (*captured.exit, *(p.name for p in captured.shared), *captured.inputs)
-        self._names = tuple(names[i] for i in kept)
+        self._names = tuple(names[i] for i in slim.kept)
         self.shared = tuple(n for n in self._names if n in {p.name for p in captured.shared})
-        self._call = backend(module, "postlude")
+        self._call = backend(slim.module, "postlude")
 
     def run(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> tuple[Value, ...]:
         """Flat outputs of the model."""
@@ -139,10 +144,11 @@ class Postlude:
 
 def merge(
     blocks: Blocks, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Selection,
-    store: BranchStore, layout: Layout,
+    lengths: np.ndarray, store: BranchStore, layout: Layout,
 ) -> Env:
     """One segment under a selection: selected rows computed, the others from what is kept.
 
+    lengths: per token, how many keys it may see (where attention runs over prefixes).
     Returns `env` with the segment's streams, all rows; rows that are neither selected nor kept hold the input.
     """  # fmt: skip
     out = dict(env)
@@ -155,7 +161,8 @@ def merge(
     for sample, positions in chosen.groups():
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
         index = torch.from_numpy(positions).to(next(iter(env.values())).device, non_blocking=True)
-        entered, rows, vectors = blocks.run_rows(segment, env, shared, index, store, sample)
+        bounds = bounds_of(positions, lengths)
+        entered, rows, vectors = blocks.run_rows(segment, env, shared, index, bounds, store, sample)
         for source, made in segment.pairs:
             if segment.keep in ("residual", "output"):
                 kept = store.kept.setdefault((number, made), torch.zeros_like(out[made]))

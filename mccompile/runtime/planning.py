@@ -8,11 +8,11 @@ import torch
 
 from mccompile.lowering.expressions import change
 from mccompile.lowering.locate import TIMESTEP
-from mccompile.lowering.lower import static_changes
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.evaluate import static_changes
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan
 from mccompile.runtime.shared import SharedValues, Value

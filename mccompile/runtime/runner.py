@@ -20,6 +20,7 @@ from mccompile.runtime.decision import Decide, Observe, host_rows, parameters
 from mccompile.runtime.execute import Backend, Blocks, Env, Postlude, Selection, merge
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.planning import make_plan
+from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
 from mccompile.runtime.store import BranchStore
 from mccompile.runtime.trace import Event
@@ -46,7 +47,7 @@ class Runner:
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self._requests: dict[Hashable, Request] = {}
         self._postlude = Postlude(lowered, backend)
-        self._blocks = Blocks(lowered, backend, plain=True, partial=lowered.rows)
+        self._blocks = Blocks(lowered, backend)
         decide, observe = lowered.decide, lowered.observe
         self._decide = Decide(decide, backend(decide.module, "decide")) if decide else None
         where = lowered.located.get("block_output")
@@ -54,23 +55,29 @@ class Runner:
         self._whole = _decides_whole_steps(lowered.policy)
         self._vanilla = _computes_always(lowered.policy)
         self._values = {False: self._needed(backend, False)}
-        if lowered.rows:
+        if lowered.rows is not None:
             self._values[True] = self._needed(backend, True)
+        self._prefixes = Prefixes(lowered)
+
+    def rebind(self, bound: BoundPolicy) -> None:
+        """Other parameter values, for the requests that begin from now on."""
+        self.bound = bound
+        self._requests.clear()
 
     def _needed(self, backend: Backend, rows: bool) -> SharedValues:
         """Prelude values that runs read: of rows (gather sources in place of what they expand) or plain."""
         captured = self.lowered.captured
         names = [*captured.entry, *self._postlude.shared]
         read = [s for b in captured.blocks for s in b.shared]
-        names += [p.name for p in captured.sources] if rows else read
-        names += [s for s in read if s not in captured.gathered]
+        names += [*self._blocks.sources, *(s for s in read if s not in captured.gathered)] if rows else read
         names += [loc.value[7:] for loc in self.lowered.located.values() if loc.value.startswith("shared:")]
         ports = {p.name for p in (*captured.shared, *captured.sources, *captured.streams)}
-        return SharedValues(captured, [n for n in names if n in ports], backend)
+        label = "prelude" if rows else "prelude-plain"
+        return SharedValues(captured, [n for n in names if n in ports], backend, label)
 
     def call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
-        rows = self.lowered.rows and not self._vanilla and not (self._whole and len(moment.chunks) == 1)
+        rows = self.lowered.rows is not None and not self._vanilla and not (self._whole and len(moment.chunks) == 1)
         shared = self._values[rows].get(inputs)
         env: Env = {n: shared[n] for n in self.lowered.captured.entry}  # type: ignore[misc]
         layout = layout_of(self.lowered, moment, inputs, self._video(env))
@@ -176,13 +183,14 @@ class _Step:
                 active[b, g] = action.kind != "skip"
         chosen: np.ndarray | None = None
         env = self.env
+        lengths = self.runner._prefixes.lengths(self.inputs, self.layout)
         for number, segment in enumerate(self.runner.lowered.segments):
             if segment.keep is not None and chosen is None:
                 chosen = self.decide(env)
             mask = active if segment.keep is None or chosen is None else chosen
             selection = Selection(mask.reshape(self.layout.batch, -1))
             blocks = self.runner._blocks
-            env = merge(blocks, segment, number, env, self.shared, selection, self.store, self.layout)
+            env = merge(blocks, segment, number, env, self.shared, selection, lengths, self.store, self.layout)
         return env, active if chosen is None else chosen
 
     def plain(self) -> tuple[Env, np.ndarray]:

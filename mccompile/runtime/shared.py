@@ -41,6 +41,7 @@ class SharedValues:
         captured: CapturedModel,
         names: Sequence[str],
         backend: Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]],
+        label: str = "prelude",
     ) -> None:
         ports = {p.name: p for p in (*captured.streams, *captured.shared, *captured.sources)}
         by_inputs: dict[frozenset[str], list[str]] = {}
@@ -48,10 +49,11 @@ class SharedValues:
             by_inputs.setdefault(ports[name].depends, []).append(name)
         self._groups = []
         for depends, members in by_inputs.items():
-            module, kept = strip_unused(split_prelude(captured, tuple(members)))
-            role = "prelude:" + "+".join(sorted(depends))
-            arguments = tuple(captured.inputs[i] for i in kept)
-            self._groups.append(_Group(depends, tuple(members), backend(module, role), arguments))
+            slim = strip_unused(split_prelude(captured, tuple(members)))
+            role = f"{label}:" + "+".join(sorted(depends))
+            arguments = tuple(captured.inputs[i] for i in slim.kept)
+            call = backend(slim.module, role) if depends else slim.module.forward  # once per shape: not compiled
+            self._groups.append(_Group(depends, tuple(members), call, arguments))
 
     def get(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
         """All wanted values for these user inputs."""

@@ -1,0 +1,86 @@
+"""compile(): a model or a pipeline and a policy in, a stand-in for the transformer out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from mccompile.capture import capture, flat_inputs
+from mccompile.capture.types import CapturedModel
+from mccompile.generate.clocks import clock_for
+from mccompile.generate.probe import Call, record_calls
+from mccompile.language.load import load_policy
+from mccompile.lowering.errors import DeniedRefusals
+from mccompile.lowering.lower import lower
+from mccompile.policy.bind import bind
+from mccompile.policy.ir import PolicyIR
+from mccompile.runtime.clock import Clock
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.execute import Backend, eager
+from mccompile.runtime.prefixes import provable
+
+
+def compile(
+    model: object,
+    policy: PolicyIR | str | Path,
+    *,
+    backend: Backend = eager,
+    call: Mapping[str, object] | None = None,
+    probe: Call | None = None,
+    second: Call | None = None,
+    clock: Clock | None = None,
+    fold: bool = True,
+    deny_refusals: bool = False,
+    **parameters: float,
+) -> CompiledModel:
+    """Compiles `model` under `policy`.
+
+    model: a diffusers pipeline, whose `transformer` is replaced by the result until `result.undo()`; or a
+    transformer (torch.nn.Module) with two example calls, keyword arguments at two sizes, as probe and second.
+    policy: IR, name of a shipped policy, path or text. parameters: values for the policy's parameters.
+    call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...).
+    clock: who says which step a call is; the pipeline's own schedule by default.
+
+    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError: each with place, cause, remedy.
+    """
+    ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
+    bound = bind(ir, parameters)
+    pipe = None if isinstance(model, nn.Module) else model
+    if probe is None or second is None:
+        probe, second = record_calls(model, _call_arguments(ir, model, call))
+    transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    transformer.eval()
+    captured = capture(transformer, probe, second)
+    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in (probe, second))
+    proved = provable(captured, _masks(captured), calls)
+    lowered = lower(captured, ir, proved, fold)
+    if deny_refusals and lowered.refusals:
+        raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
+    compiled = CompiledModel(transformer, lowered, bound, backend, fold)
+    compiled.clock = clock
+    if pipe is not None:
+        compiled.install(pipe, clock_for(pipe) if clock is None else clock)
+    return compiled
+
+
+def _call_arguments(ir: PolicyIR, pipe: object, call: Mapping[str, object] | None) -> dict[str, object]:
+    """What the recorded calls must be made with: a chunk length that the policy fixes is the causal block."""
+    arguments = dict(call or {})
+    forcing = callable(getattr(pipe, "generate_timestep_matrix", None))
+    if ir.chunks.frames is not None and forcing:
+        arguments.setdefault("causal_block_size", ir.chunks.frames)
+    return arguments
+
+
+def _masks(captured: CapturedModel) -> tuple[str, ...]:
+    """Shared values that mask an attention and depend on nothing but sizes."""
+    constant = {p.name for p in captured.shared if not p.depends}
+    found = []
+    for kind in captured.kinds:
+        for node in kind.partial.graph.nodes if kind.partial is not None else ():
+            about = node.meta.get("attention")
+            if about is not None and about["mask"] in constant:
+                found.append(about["mask"])
+    return tuple(dict.fromkeys(found))

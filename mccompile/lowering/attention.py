@@ -1,0 +1,114 @@
+"""Attention of selected queries without a dense mask, where the mask is block-causal.
+
+before: sdpa(q_rows, k_buffer, v_buffer, mask_rows)
+after:  mccompile::prefix_attention(q_rows, k_buffer, v_buffer, bounds)
+refuses when: some row of the mask is not a prefix of the keys (proved on the mask's own values, per shape)
+
+`bounds` int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to keys 0 to bounds[i, 2].
+Flash kernels then apply (a mask disqualifies them), and masked keys are never read: about half of the keys on
+average over a causal run.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import fx
+from torch.nn import functional as nnf
+
+aten = torch.ops.aten
+LIBRARY = torch.library.Library("mccompile", "DEF")
+LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
+
+
+def _prefix_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
+) -> torch.Tensor:
+    """q [B, H, n, D]; k, v [B, H, L, D] -> [B, H, n, D]; grouped heads are repeated as SDPA does."""
+    gqa = q.size(1) != k.size(1)
+    groups = bounds.tolist()
+    if len(groups) == 1:
+        stop = groups[0][2]
+        return nnf.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa)
+    parts = [
+        nnf.scaled_dot_product_attention(q[:, :, a:b], k[:, :, :s], v[:, :, :s], scale=scale, enable_gqa=gqa)
+        for a, b, s in groups
+    ]
+    return torch.cat(parts, 2)
+
+
+def _shape_only(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
+) -> torch.Tensor:
+    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+
+
+LIBRARY.impl("prefix_attention", _prefix_attention, "CompositeExplicitAutograd")
+torch.library.register_fake("mccompile::prefix_attention", _shape_only, lib=LIBRARY)
+
+
+def prefix_lengths(mask: torch.Tensor) -> np.ndarray | None:
+    """Per query row, how many keys it may see, if these are always the first ones; None if not.
+
+    mask: bool [..., L, K] (True = attend) or additive float (0 = attend, large negative = not), one mask for
+    all samples and heads.
+    """
+    if mask.numel() != mask.size(-1) * mask.size(-2):
+        flat = mask.reshape(-1, mask.size(-2), mask.size(-1))
+        if not bool((flat == flat[:1]).all()):
+            return None
+        mask = flat[0]
+    mask = mask.reshape(mask.size(-2), mask.size(-1))
+    allowed = mask if mask.dtype == torch.bool else mask > -1e4
+    lengths = allowed.sum(-1)
+    keys = torch.arange(allowed.size(-1), device=mask.device)
+    rows_at_once = max(1, 2**26 // max(allowed.size(-1), 1))
+    for start in range(0, allowed.size(0), rows_at_once):
+        part = slice(start, start + rows_at_once)
+        if not torch.equal(allowed[part], keys < lengths[part, None]):
+            return None
+    if mask.dtype != torch.bool and bool((mask[allowed] != 0).any()):
+        return None
+    return lengths.cpu().numpy() if bool((lengths > 0).all()) else None
+
+
+def bounds_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """The groups of neighbouring selected rows that see equally many keys; int64 [groups, 3]."""
+    seen = lengths[positions]
+    edges = np.flatnonzero(np.diff(seen)) + 1
+    starts = np.concatenate(([0], edges))
+    stops = np.concatenate((edges, [positions.size]))
+    return torch.from_numpy(np.stack((starts, stops, seen[starts]), 1).astype(np.int64))
+
+
+def use_prefixes(partial: fx.GraphModule, proved: frozenset[str]) -> fx.GraphModule:
+    """`partial` with masked attentions over proved masks rewritten; takes `bounds` as its last input.
+
+    proved: shared values that `prefix_lengths` accepted.
+    """
+    module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
+    graph = module.graph
+    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    with graph.inserting_after(last):
+        bounds = graph.placeholder("bounds")
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not aten.scaled_dot_product_attention.default:
+            continue
+        about = node.meta.get("attention")
+        if about is None or about["mask"] not in proved:
+            continue
+        with graph.inserting_before(node):
+            q, k, v = node.args[:3]
+            scale = node.kwargs.get("scale")
+            new = graph.call_function(torch.ops.mccompile.prefix_attention.default, (q, k, v, bounds, scale))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    for node in reversed(list(graph.nodes)):  # casts and views of the mask
+        if node.op == "call_function" and not node.users and not node.target._schema.is_mutable:  # type: ignore[union-attr]
+            graph.erase_node(node)
+    graph.lint()
+    module.recompile()
+    return module
