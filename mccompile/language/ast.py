@@ -335,7 +335,7 @@ class Comment:
     """A `#` comment; `trailing` if code stands before it on its line."""
 
     text: str
-    trailing: bool
+    trailing: bool = field(compare=False)
     span: Span = field(compare=False, repr=False)
 
 

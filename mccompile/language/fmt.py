@@ -1,0 +1,150 @@
+"""`format_policy`: the one layout of a policy. Idempotent; keeps every comment and every spelling of a number.
+
+Declarations of one kind stand together, an empty line apart from the others, with their `=` and `{` aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, assert_never
+
+from mccompile.language import ast
+from mccompile.language.spell import guard, layer_rule, option, quantity, rule, spell, when, where
+
+INDENT = "  "
+_Kind = Literal["param", "signal", "phase", "place"]
+
+
+@dataclass(slots=True)
+class _Line:
+    """A line of the result and the offset in the source where what it says begins."""
+
+    text: str
+    start: int
+    remark: str = ""
+
+
+def format_policy(policy: ast.PolicyAst) -> str:
+    """The policy in its one layout, ending in a line end."""
+    body: list[_Line] = []
+    for _, group in groupby(policy.items, _kind):
+        if body:
+            body.append(_Line("", -1))
+        body += _group(list(group))
+    head = _Line(_head(policy), policy.span.start)
+    if not policy.items and not policy.comments:
+        return f"{head.text} {{ }}\n"
+    lines = [_Line(f"{head.text} {{", head.start), *body, _Line("}", policy.span.end - 1)]
+    return "".join(f"{_with_remark(line)}\n" for line in _commented(lines, policy))
+
+
+def _head(policy: ast.PolicyAst) -> str:
+    words = ["policy", policy.name.text]
+    if policy.extends is not None:
+        base = policy.extends.base
+        words += ["extends", base.text if isinstance(base, ast.Name) else f'"{base.value}"']
+    if policy.models:
+        words += ["for", ", ".join(name.text for name in policy.models)]
+    return " ".join(words)
+
+
+def _kind(item: ast.Item) -> _Kind:
+    match item:
+        case ast.ParamDecl():
+            return "param"
+        case ast.SignalDecl():
+            return "signal"
+        case ast.PhaseDecl():
+            return "phase"
+        case ast.LayersDecl() | ast.OptionsDecl() | ast.BranchesDecl():
+            return "place"
+        case _:
+            assert_never(item)
+
+
+def _group(items: Sequence[ast.Item]) -> list[_Line]:
+    """The lines of neighbouring items of one kind: heads padded to one width."""
+    heads = [_item_head(item) for item in items]
+    width = 0 if _kind(items[0]) == "place" else max(map(len, heads))
+    lines: list[_Line] = []
+    for item, head in zip(items, heads, strict=True):
+        lines += _item(item, INDENT + head.ljust(width))
+    return lines
+
+
+def _item_head(item: ast.Item) -> str:
+    match item:
+        case ast.ParamDecl(name=name):
+            return f"param {name.text}"
+        case ast.SignalDecl(name=name):
+            return f"signal {name.text}"
+        case ast.PhaseDecl(name=name):
+            return f"phase {name.text}" + ("" if item.when is None else f" {when(item.when)}")
+        case ast.LayersDecl():
+            return "integration" if item.where is None else f"layers blocks[{where(item.where)}]"
+        case ast.OptionsDecl(section=section):
+            return section
+        case ast.BranchesDecl():
+            return "branches"
+        case _:
+            assert_never(item)
+
+
+def _item(item: ast.Item, head: str) -> list[_Line]:
+    start = item.span.start
+    match item:
+        case ast.ParamDecl(default=default, range=range_):
+            ends = "" if range_ is None else f" in {quantity(range_.low)}..{quantity(range_.high)}"
+            return [_Line(f"{head} = {quantity(default)}{ends}", start)]
+        case ast.SignalDecl(expr=expr):
+            return [_Line(f"{head} = {spell(expr)}", start)]
+        case ast.PhaseDecl():
+            return _phase(item, head)
+        case ast.LayersDecl(keep=keep):
+            return [_Line(f"{head} {{ {layer_rule(keep)} }}", start)]
+        case ast.OptionsDecl(options=options):
+            inner = "  ".join(option(one) for one in options)
+            return [_Line(f"{head} {{ {inner} }}" if inner else f"{head} {{ }}", start)]
+        case ast.BranchesDecl(share=share):
+            return [_Line(f"{head} {{ share decision of {share.text} }}", start)]
+        case _:
+            assert_never(item)
+
+
+def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
+    """The rule behind the head; each guard of a `reuse` on a line of its own, below the rule."""
+    lines = [_Line(f"{head} {{ {rule(item.rule)}", item.span.start)]
+    if isinstance(item.rule, ast.Reuse):
+        pad = " " * (len(head) + len(" { "))
+        lines += [_Line(f"{pad}{guard(one)}", one.span.start) for one in item.rule.guards]
+    lines[-1].text += " }"
+    return lines
+
+
+def _with_remark(line: _Line) -> str:
+    return f"{line.text}  {line.remark}" if line.remark else line.text
+
+
+def _commented(lines: list[_Line], policy: ast.PolicyAst) -> list[_Line]:
+    """The lines with the comments put back, in their order.
+
+    A comment behind code stays behind the line of that code, if it is the first there; every other one
+    stands on a line of its own before the next line.
+    """
+    before: list[list[_Line]] = [[] for _ in range(len(lines) + 1)]
+    for comment in policy.comments:
+        start = comment.span.start
+        below = next((i for i, line in enumerate(lines) if line.start > start), len(lines))
+        above = next((line for line in reversed(lines) if 0 <= line.start < start), None)
+        if comment.trailing and above is not None and not above.remark and not before[below]:
+            above.remark = comment.text
+        else:
+            indent = INDENT if 0 < below < len(lines) else ""
+            before[below].append(_Line(indent + comment.text, start))
+    found: list[_Line] = []
+    for own_lines, line in zip(before, [*lines, None], strict=True):
+        found += own_lines
+        found += [] if line is None else [line]
+    return found
