@@ -8,6 +8,7 @@ account; a step that computes everything brings the account back. A cell says wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Action, Cell, Plan, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
 from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
-from mccompile.policy.phases import advance, overriding, start
+from mccompile.policy.phases import ChunkState, advance, overriding, start
 from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
 from mccompile.policy.rules import Decision, Folder, Situation
 
@@ -89,7 +90,8 @@ def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision
     """The situations that can follow."""
     if decision.compute is None:
         for computed in (False, True):
-            yield Situation(advance(bound, before.state, grid, computed), None, None, None)
+            state = advance(bound, before.state, grid, computed)
+            yield Situation(_forget(bound, state), None, None, None)
         return
     state = advance(bound, before.state, grid, decision.compute)
     if decision.compute:
@@ -97,6 +99,20 @@ def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision
     else:
         more = [None if n is None else n + 1 for n in (before.streak, before.total)]
         yield Situation(state, decision.account, more[0], more[1])
+
+
+def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:
+    """The state without the counts that its phase does not read, so that alike situations are one."""
+    if state.phase == len(bound.ir.phases):
+        return replace(state, refreshes=0, phase_steps=0)
+    phase = bound.ir.phases[state.phase]
+    steps = isinstance(phase.span, ir.ForSteps) or isinstance(phase.rule, ir.Every)
+    refreshes = isinstance(phase.span, ir.UntilRefreshes)
+    return replace(
+        state,
+        refreshes=state.refreshes if refreshes else 0,
+        phase_steps=state.phase_steps if steps else 0,
+    )
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------

@@ -1,0 +1,221 @@
+"""The planner on the methods of the field, where the table can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+from policy_cases import (
+    MODULATION,
+    PROBE,
+    STATIC,
+    below,
+    grid_of,
+    motioncache,
+    policy,
+    rest,
+    reuse,
+    warmup,
+)
+
+from mccompile.language.diagnostics import PolicyError
+from mccompile.policy import ir
+from mccompile.policy.bind import bind
+from mccompile.policy.planner import Plan, diff_plans, plan, predicted_share, read_plan, show_plan
+
+C = ir.Const
+MARKS = {"compute": "C", "reuse": "r", "dynamic": "?"}
+
+
+def planned(made: ir.PolicyIR, steps: int, drift: tuple[float, ...] = (), fold: bool = True, **values: float) -> Plan:
+    tables = {MODULATION: drift} if drift else {}
+    return plan(bind(made, values), grid_of(steps), tables, STATIC, fold)
+
+
+def marks(made: Plan) -> str:
+    return "".join(MARKS[c.action] for c in made.cells)
+
+
+def teacache(threshold: float) -> ir.PolicyIR:
+    rule = reuse(below(ir.Accumulate(MODULATION), C(threshold)))
+    return policy(warmup(C(2.0)), rest(rule), ir.Phase("last", ir.LastSteps(C(1.0)), ir.Compute()))
+
+
+def between(what: Literal["step", "sigma", "timestep"], low: float, high: float, rule: ir.Rule) -> ir.Phase:
+    return ir.Phase("between", ir.Between(ir.Clock(what), C(low), C(high)), rule)
+
+
+def test_teacache() -> None:
+    made = planned(teacache(0.75), 10, (9.0, 9.0, *[0.25] * 8))
+    assert marks(made) == "CCrrCrrCrC"
+    assert [c.account for c in made.cells] == [0, 0, 0, 0.25, 0.5, 0, 0.25, 0.5, 0, 0.25]
+    assert [made.phases[c.phase] for c in made.cells if c.phase is not None] == ["warmup"] * 2 + ["all"] * 7 + ["last"]
+    assert predicted_share(made) == 0.5
+    assert made.notes == ()
+
+
+def test_every_third() -> None:
+    assert marks(planned(policy(warmup(C(2.0)), rest(ir.Every(C(3.0)))), 10)) == "CCCrrCrrCr"
+
+
+def test_pab_in_its_range() -> None:
+    made = policy(between("timestep", 100.0, 800.0, ir.Every(C(2.0))), rest(ir.Compute()))
+    assert marks(planned(made, 10)) == "CCCCrCrCrC"  # 700..100 are in the range: compute, reuse, ...
+
+
+def test_scm_medium() -> None:
+    bins = zip([6, 2, 2, 2, 2, 1], [1, 3, 3, 3, 3, 0], strict=True)
+    text = "".join("C" * c + "r" * r for c, r in bins)
+    made = planned(policy(rest(ir.StepMask(tuple(t == "C" for t in text)))), 28)
+    assert marks(made) == text
+    assert predicted_share(made) == 15 / 28
+
+
+def test_magcache_accumulates_a_table_with_a_cap() -> None:
+    errors = ir.Table((0.0, 0.0, 0.0, 0.04, 0.04, 0.04, 0.01, 0.01, 0.01, 0.01))
+    rule = replace(reuse(below(ir.Accumulate(errors), C(0.12))), max_consecutive=C(3.0))
+    assert marks(planned(policy(warmup(C(3.0)), rest(rule)), 10)) == "CCCrrCrrrC"
+
+
+def test_motioncache_folds_up_to_its_fine_phase() -> None:
+    made = planned(motioncache(), 20, tuple([0.0125] * 20), threshold=0.1, updates=2)
+    coarse = [c for c in made.cells if c.phase == 1]
+    assert {c.action for c in coarse} == {"compute", "reuse"}
+    assert [c.action for c in coarse].count("compute") == 2
+    assert coarse[-1].action == "compute"
+    fine = [c for c in made.cells if c.phase == 2]
+    assert {c.action for c in fine} == {"dynamic"}
+    assert len(fine) + len(coarse) + 5 == 20
+    assert fine[0].account == 0.0
+    assert fine[1].account is None
+    unfolded = planned(motioncache(), 20, tuple([0.0125] * 20), fold=False, threshold=0.1, updates=2)
+    assert marks(unfolded) == "CCCCC" + "?" * 15
+    assert [c.values for c in unfolded.cells] == [c.values for c in made.cells]
+
+
+def test_a_probe_since_the_last_computation_is_never_folded() -> None:
+    made = policy(rest(reuse(below(PROBE, C(0.1)))), ir.Phase("last", ir.LastSteps(C(2.0)), ir.Compute()))
+    assert marks(planned(made, 6)) == "C???CC"
+    anywhere = plan(bind(made, {}), grid_of(6), {}, frozenset({"probe"}))
+    assert marks(anywhere) == "C???CC"
+
+
+def test_the_first_step_and_refreshes_are_forced() -> None:
+    never = reuse(below(C(0.0), C(1.0)))
+    made = policy(rest(never))
+    assert marks(planned(made, 6)) == "Crrrrr"
+    refreshed = replace(made, cache=replace(made.cache, refresh_every=2, refresh_last=True))
+    assert marks(planned(refreshed, 6)) == "CrCrCC"
+    assert marks(planned(policy(rest(ir.StepMask((False,) * 6))), 6)) == "Crrrrr"
+
+
+def test_folding_resumes_after_data_was_needed() -> None:
+    dynamic = ir.Phase("dynamic", ir.ForSteps(C(2.0)), reuse(below(PROBE, C(0.1))))
+    flush = ir.Phase("flush", ir.ForSteps(C(1.0)), ir.Compute())
+    made = planned(policy(warmup(C(1.0)), dynamic, flush, rest(ir.Every(C(2.0)))), 8)
+    assert marks(made) == "C??CCrCr"
+    assert [c.account for c in made.cells] == [0, 0, None, None, 0, 0, 0, 0]
+
+
+def test_what_is_void_is_noted() -> None:
+    assert planned(teacache(100.0), 10, (0.25,) * 10).notes == (
+        "phase all never computes: its condition holds at all of its steps",
+    )
+    assert planned(teacache(0.1), 10, (0.25,) * 10).notes == (
+        "phase all never reuses: its condition holds at none of its steps",
+    )
+    assert planned(motioncache(), 20, (0.0,) * 20).notes[-1] == "phase fine is never reached in 20 steps"
+    assert planned(motioncache(), 20, (0.02,) * 20, updates=0).notes == ()  # an empty phase is meant
+
+
+@pytest.mark.parametrize(
+    ("made", "steps", "codes"),
+    [
+        (policy(rest(ir.StepMask((True,) * 4))), 5, ["MC0305"]),
+        (policy(warmup(C(4.0))), 5, ["MC0306"]),
+        (policy(ir.Phase("a", ir.UntilRefreshes(C(4.0)), ir.Compute())), 5, ["MC0306"]),
+        (policy(warmup(C(4.0)), ir.Phase("b", ir.LastSteps(C(1.0)), ir.Compute())), 6, ["MC0306"]),
+        (policy(between("step", 5.0, 9.0, ir.Compute()), rest(ir.Compute())), 5, ["MC0307"]),
+        (policy(between("sigma", 0.5, 0.5, ir.StepMask(()))), 5, ["MC0305", "MC0307", "MC0306"]),
+    ],
+)
+def test_refusals(made: ir.PolicyIR, steps: int, codes: list[str]) -> None:
+    with pytest.raises(PolicyError) as caught:
+        planned(made, steps)
+    assert [d.code for d in caught.value.diagnostics] == codes
+
+
+def test_phases_that_just_cover_the_run_are_accepted() -> None:
+    made = policy(warmup(C(4.0)), ir.Phase("b", ir.LastSteps(C(1.0)), ir.Compute()))
+    assert marks(planned(made, 5)) == "CCCCC"
+
+
+def test_a_missing_or_short_table_is_refused() -> None:
+    for table in ((), (0.0,) * 9):
+        with pytest.raises(ValueError, match="must have 10 entries"):
+            planned(teacache(0.1), 10, table)
+
+
+def test_the_share_of_a_dynamic_plan_is_not_predicted() -> None:
+    with pytest.raises(ValueError, match="dynamic"):
+        predicted_share(planned(policy(rest(reuse(below(PROBE, C(0.1))))), 6))
+
+
+TABLE = """\
+plan made_by_hand
+phases [warmup all last]
+c0 (change distance=rel_l1 of=(source modulation) since=step over=chunk)
+step  timestep  sigma  phase   action   account   c0
+   0    1000.0    1.0  warmup  compute      0.0  0.0
+   1     800.0    0.8  warmup  compute      0.0  0.1
+   2     600.0    0.6  all     reuse        0.0  0.1
+   3     400.0    0.4  all     compute      0.1  0.1
+   4     200.0    0.2  last    compute      0.0  0.1
+summary computes 4 of 5 steps, reuses 1, leaves 0 to the run (100% static)
+"""
+
+
+def test_a_plan_as_text() -> None:
+    made = planned(teacache(0.15), 5, (0.0, 0.1, 0.1, 0.1, 0.1))
+    assert show_plan(made) == TABLE
+    assert read_plan(TABLE) == made
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("plan made", "plam made", 1),
+        ("[warmup all last]", "[warmup last]", 7),
+        ("   3     400.0", "   4     400.0", 8),
+        ("  reuse ", "  maybe ", 7),
+        ("0.1\n   3", "\n   3", 7),
+        ("reuses 1", "reuses 2", 10),
+        ("static)\n", "static)\nstep", 11),
+        ("  last    compute      0.0", "  last    compute      zero", 9),
+    ],
+)
+def test_a_damaged_plan_is_refused_at_its_line(old: str, new: str, line: int) -> None:
+    assert old in TABLE
+    with pytest.raises(PolicyError) as caught:
+        read_plan(TABLE.replace(old, new, 1))
+    (found,) = caught.value.diagnostics
+    assert found.code == "MC0308"
+    assert found.span is not None
+    assert found.span.line == line
+
+
+def test_an_empty_text_is_no_plan() -> None:
+    with pytest.raises(PolicyError, match="empty"):
+        read_plan("\n \n")
+
+
+def test_plans_differ_by_their_decisions() -> None:
+    drift = (0.0, *[0.25] * 5)
+    slow, fast = planned(teacache(0.3), 6, drift), planned(teacache(0.6), 6, drift)
+    assert (marks(slow), marks(fast)) == ("CCrCrC", "CCrrCC")
+    assert diff_plans(slow, slow) == "the plans decide alike\n"
+    assert diff_plans(slow, fast) == (
+        "step 3: all compute -> all reuse\nstep 4: all reuse -> all compute\nthe plans differ in 2 steps\n"
+    )
+    assert diff_plans(slow, planned(teacache(0.3), 5, drift)).splitlines()[-2] == "step 5: last compute -> no such step"

@@ -1,0 +1,115 @@
+"""Static values: the same float32 numbers as the lowered graph, and what counts as static."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from policy_cases import MODULATION, MOTION, PROBE, STATIC, WAN, below, grid_of, motioncache, policy, rest, reuse
+
+from mccompile.lowering.expressions import Leaves
+from mccompile.lowering.expressions import evaluate as evaluate_tensor
+from mccompile.policy import ir
+from mccompile.policy.evaluate import Grid, Moment, evaluate, is_static, static_changes, table_value
+
+C = ir.Const
+GRID = grid_of(12)
+MOTION_ONLY = (ir.Source("latent"), ir.FrameDiff(ir.Source("latent"), True))
+TABLE = ir.Table((0.3, 1.7, -0.25))
+singles = st.floats(-4, 4, width=32)
+clocks = [ir.Clock("step"), ir.Clock("fraction"), ir.Clock("timestep"), ir.Clock("sigma")]
+leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
+constants = st.floats(-3, 3).map(C)
+operations = st.sampled_from(["add", "sub", "mul", "div", "min", "max"])
+
+
+def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
+    return st.one_of(
+        st.builds(lambda op, a, b: ir.Apply(op, (a, b)), operations, inner, inner),
+        st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, constants),
+        st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(["neg", "abs", "sqrt"]), inner),
+        st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 2.0, 3.0])),
+        st.builds(ir.Polynomial, inner, st.just(WAN)),
+        st.builds(ir.Accumulate, inner),
+        st.builds(ir.SignalRef, st.just("drift")),
+    )
+
+
+numbers = st.recursive(leaves, _numeric, max_leaves=6)
+comparisons = st.builds(
+    lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["lt", "le", "gt", "ge"]), numbers, numbers | constants
+)
+truths = st.one_of(
+    comparisons,
+    st.builds(lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["and", "or"]), comparisons, comparisons),
+    st.builds(lambda a: ir.Apply("not", (a,)), comparisons),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(numbers | truths, singles, singles, singles, singles, st.integers(0, 11))
+def test_the_planner_computes_what_the_graph_computes(
+    expr: ir.Expr, a: float, b: float, change: float, account: float, step: int
+) -> None:
+    signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
+    params = {"a": np.float32(a), "b": np.float32(b)}
+    ours = evaluate(expr, Moment(params, signals, GRID, step, {MODULATION: np.float32(change)}, np.float32(account)))
+    clock = {"step": step, "fraction": step / 12, "timestep": GRID.timesteps[step], "sigma": GRID.sigmas[step]}
+    given_ = Leaves(
+        params={n: torch.tensor(v.item()) for n, v in params.items()},
+        clock={n: torch.tensor(float(v)) for n, v in clock.items()},
+        tables={TABLE: torch.tensor(table_value(TABLE, step, 12).item())},
+        changes={MODULATION: torch.tensor(change)},
+        motions={},
+        late={},
+        signals=signals,
+        account=torch.tensor(account),
+    )
+    theirs = evaluate_tensor(expr, given_)
+    assert theirs.dtype in (torch.float32, torch.bool)
+    assert np.array_equal(np.asarray(ours), theirs.numpy(), equal_nan=True)
+
+
+@pytest.mark.parametrize("picked", [[4], [0, 2, 4], [0, 1, 2, 3, 4], [0, 1, 1, 2, 2, 3, 3, 4]])
+def test_a_table_is_resampled_to_the_nearest(picked: list[int]) -> None:
+    table = ir.Table((0.0, 1.0, 2.0, 3.0, 4.0))
+    assert [table_value(table, step, len(picked)) for step in range(len(picked))] == picked
+
+
+def test_what_is_static() -> None:
+    made = motioncache()
+    drift = ir.SignalRef("drift")
+    assert is_static(ir.Accumulate(drift), made, STATIC)
+    assert not is_static(drift, made, frozenset())
+    assert not is_static(ir.Apply("mul", (drift, ir.SignalRef("motion"))), made, STATIC)
+    everything = frozenset({"modulation", "block_output", "probe", "latent"})
+    assert is_static(MOTION, made, everything)
+    assert not is_static(PROBE, made, everything)
+    assert not is_static(replace(PROBE, since="step"), made, everything)
+    assert not is_static(replace(MODULATION, since="compute"), made, everything)
+    assert not is_static(ir.FrameDiff(ir.Source("latent"), True), made, everything)
+
+
+def test_the_changes_a_plan_needs() -> None:
+    made = motioncache()
+    assert static_changes(made) == (MODULATION,)
+    assert static_changes(made, frozenset()) == ()
+    sums = ir.Apply("add", (MOTION, ir.Apply("add", (MODULATION, MOTION))))
+    both = policy(rest(reuse(below(sums, C(1.0)))))
+    assert static_changes(both) == (MODULATION,)
+    assert static_changes(both, frozenset({"latent", "modulation"})) == (MOTION, MODULATION)
+
+
+@pytest.mark.parametrize("expr", [MODULATION, *MOTION_ONLY, ir.Accumulate(C(1.0))])
+def test_what_is_not_known_has_no_value(expr: ir.Expr) -> None:
+    with pytest.raises(ValueError, match=r"known|depends on data"):
+        evaluate(expr, Moment({}, {}, GRID, 1, {}, None))
+
+
+def test_a_grid_has_a_timestep_and_a_sigma_for_each_step() -> None:
+    with pytest.raises(ValueError, match="3 steps"):
+        Grid(3, (1.0, 2.0), (1.0, 0.5, 0.2))
