@@ -12,10 +12,11 @@ from mccompile.capture.axes import TokenAxes, label_kinds
 from mccompile.capture.export import Exported
 from mccompile.capture.facts import Facts, ScalarFact, TensorFact
 from mccompile.capture.forms import allocate_form, buffer_specs, full_form, partial_form, row_keys
-from mccompile.capture.gather import Source, gather_form
+from mccompile.capture.gather import Wanted, gather_form, gather_sources
 from mccompile.capture.kinds import Kind, Site
 from mccompile.capture.rows import Rows, key
 from mccompile.capture.scope import Refused, Scope
+from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
 from mccompile.capture.stacks import PRELUDE, Partition
 from mccompile.capture.streams import Roles
@@ -117,14 +118,40 @@ def _names(parts: Parts, sites: Sequence[BlockSite]) -> _Names:
     )
 
 
+def _wanted(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> list[Wanted]:
+    """The shared values that blocks read, each with the smallest tensor that has its rows."""
+    nodes = {n.name: n for n in parts.exported.module.graph.nodes}
+    numbers = [
+        n
+        for n, own in parts.partition.part.items()
+        if own == PRELUDE and n.op == "call_function" and isinstance(parts.facts[n], ScalarFact)
+    ]
+    wanted = []
+    for name in names:
+        axis, rows = axes.of(nodes[name])
+        sunk = sink_gather(parts.facts, numbers, nodes[name], axis) if axis is not None else None
+        wanted.append(Wanted(nodes[name], axis, rows, sunk))
+    return wanted
+
+
+def _source_ports(parts: Parts, wanted: Sequence[Wanted]) -> tuple[Port, ...]:
+    """Ports of what gather reads; the rows of a sunk value are frames, or coarser or finer parts of the grid."""
+    ports = {n: Port(n.name, None, "", parts.depends[n]) for n in gather_sources(wanted)}
+    for want in wanted:
+        value, axis, rows = want.value, want.axis, key(want.rows) if want.rows is not None else ""
+        if want.sunk is not None:
+            value, axis, rows = want.sunk.leaf, want.sunk.axis, "part" if want.sunk.index.modulo else "frame"
+        ports[value] = Port(value.name, axis, rows, parts.depends[value])
+    return tuple(ports.values())
+
+
 def _gather(
-    parts: Parts, axes: TokenAxes, values: Sequence[fx.Node], keys: Sequence[Rows], refusals: list[Refusal]
+    parts: Parts, wanted: Sequence[Wanted], keys: Sequence[Rows], refusals: list[Refusal]
 ) -> fx.GraphModule | None:
-    """The gather part over these shared values; None, with a Refusal, where some size is unknown."""
-    sources = [Source(value, *axes.of(value)) for value in values]
+    """The gather part; None, with a Refusal, where some size is unknown."""
     device = next(x.device for x in parts.exported.probe if isinstance(x, torch.Tensor))
     try:
-        return gather_form(parts.facts, sources, keys, device)
+        return gather_form(parts.facts, wanted, keys, device)
     except Refused as refused:
         refusals.append(Refusal(refused.site, refused.reason))
         return None
@@ -157,9 +184,10 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
             keys |= row_keys(scope)
     module = parts.exported.module
     nodes = {n.name: n for n in module.graph.nodes}
+    wanted = _wanted(parts, axes, names.gathered)
     gather = None
     if any(k.partial is not None for k in kinds):
-        gather = _gather(parts, axes, [nodes[n] for n in names.gathered], list(keys.values()), refusals)
+        gather = _gather(parts, wanted, list(keys.values()), refusals)
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
     inputs = [n for n, _, dynamic in given if dynamic]
@@ -179,7 +207,7 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         entry=tuple(names.entry),
         exit=tuple(names.exit),
         shared=_ports(parts, axes, names.shared),
-        sources=_ports(parts, axes, names.gathered),
+        sources=_source_ports(parts, wanted),
         gathered=tuple(names.gathered),
         streams=_ports(parts, axes, names.streams),
         row_keys=tuple(keys),

@@ -15,25 +15,32 @@ from torch import fx, nn
 
 from mccompile.capture.facts import Extent, Facts, TensorFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
-from mccompile.capture.rows import Rows, has_video, key
+from mccompile.capture.rows import Rows, key
 from mccompile.capture.scope import Refused
+from mccompile.capture.sink import Replay, Size, Sunk
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A prelude value that gather reads; `rows` of its `axis`, None if it is passed through."""
+class Wanted:
+    """A shared value whose rows blocks need; without an axis it is passed through."""
 
     value: fx.Node
     axis: int | None
     rows: Rows | None
+    sunk: Sunk | None = None  # gather a smaller value instead
+
+    @property
+    def sources(self) -> tuple[fx.Node, ...]:
+        """Prelude values that gather reads for it."""
+        return (self.value,) if self.sunk is None else (self.sunk.leaf, *self.sunk.scalars)
 
 
 @dataclass(slots=True)
 class _Gather:
     facts: Facts
-    sources: Sequence[Source]
+    wanted: Sequence[Wanted]
     device: torch.device
     graph: fx.Graph = field(default_factory=fx.Graph)
     built: dict[fx.Node, fx.Node] = field(default_factory=dict)
@@ -46,19 +53,19 @@ class _Gather:
         """A size without video tokens."""
         if not is_dynamic(extent):
             return extent[0]
-        for source in self.sources:
-            fact = self.facts[source.value]
-            for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) else ()):
-                if own == extent and axis != source.axis:
-                    return self.call(aten.sym_size.int, self.built[source.value], axis)
+        for want in self.wanted:
+            fact = self.facts[want.value]
+            for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) and want.sunk is None else ()):
+                if own == extent and axis != want.axis:
+                    return self.call(aten.sym_size.int, self.built[want.value], axis)
         raise Refused("gather", f"no shared value has an axis of the dynamic size {extent[0]}|{extent[1]}")
 
     def tokens(self) -> fx.Node | int:
         """The number of all video tokens."""
-        for source in self.sources:
-            if source.axis is not None and source.rows is not None and has_video(source.rows):
-                total = self.call(aten.sym_size.int, self.built[source.value], source.axis)
-                for span in (s for s in source.rows if not s.video):
+        for want in self.wanted:
+            if want.axis is not None and want.rows is not None and want.sunk is None:
+                total = self.call(aten.sym_size.int, self.built[want.value], want.axis)
+                for span in (s for s in want.rows if not s.video):
                     total = self.call(operator.sub, total, self.size(span.size))
                 return total
         raise Refused("gather", "no shared value tells how many tokens there are")
@@ -90,23 +97,76 @@ class _Gather:
         return b if a == 0 else self.call(operator.add, a, b)
 
 
+    def select(self, want: Wanted, index: fx.Node) -> fx.Node:
+        """The rows of a shared value."""
+        if want.axis is None or want.rows is None:
+            return self.built[want.value]
+        positions = self.rows(want.rows, index)
+        if want.sunk is None:
+            return self.call(aten.index_select.default, self.built[want.value], want.axis, positions)
+        return self._replayed(want.sunk, positions)
+
+    def _replayed(self, sunk: Sunk, positions: fx.Node) -> fx.Node:
+        coarse = positions
+        if sunk.index.over:
+            coarse = self.call(aten.floor_divide.default, coarse, self._product(sunk.index.over))
+        if sunk.index.modulo is not None:
+            coarse = self.call(aten.remainder.Scalar, coarse, self._product((sunk.index.modulo,)))
+        value = self.call(aten.index_select.default, self.built[sunk.leaf], sunk.axis, coarse)
+        count = self.call(aten.sym_size.int, positions, 0)
+        for step in sunk.replay:
+            value = self.call(step.node.target, value, *self._arguments(step, count), **step.node.kwargs)
+        return value
+
+    def _product(self, sizes: Sequence[Size]) -> fx.Node | int:
+        out: fx.Node | int = 1
+        for size in sizes:
+            value = self.built[size.value] if isinstance(size.value, fx.Node) else size.value
+            known = isinstance(out, int) and isinstance(value, int)
+            out = out * value if known else value if out == 1 else self.call(operator.mul, out, value)  # type: ignore[operator,assignment]
+        return out
+
+    def _arguments(self, step: Replay, count: fx.Node) -> tuple[object, ...]:
+        """The arguments after the first, with `count` rows on the carrier axis and one on the other row axes."""
+        node = step.node
+        rest = fx.node.map_arg(node.args[1:], lambda a: self.built[a])
+        if node.target in _SIZED:
+            sizes, first = list(rest[0]), 0
+        elif node.target is aten.unflatten.int:
+            sizes, first = list(rest[1]), int(rest[0])
+        else:
+            return rest
+        for axis in step.rows:
+            if 0 <= axis - first < len(sizes):
+                carries = axis == step.carrier and node.target is not aten.repeat.default
+                sizes[axis - first] = count if carries else 1
+        return (sizes, *rest[1:]) if first == 0 and node.target in _SIZED else (first, sizes)
+
+
+_SIZED = frozenset(
+    (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default, aten.repeat.default)
+)
+
+
 def gather_form(
-    facts: Facts, sources: Sequence[Source], row_keys: Sequence[Rows], device: torch.device
+    facts: Facts, wanted: Sequence[Wanted], row_keys: Sequence[Rows], device: torch.device
 ) -> fx.GraphModule:
-    """(index, *sources) -> (*rows of the sources, *rows per key). Raises Refused where a size is unknown."""
-    gather = _Gather(facts, sources, device)
+    """(index, *sources) -> (*rows of the wanted values, *rows per key); sources as `gather_sources` orders them.
+
+    Raises Refused where a size is unknown.
+    """
+    gather = _Gather(facts, wanted, device)
     index = gather.graph.placeholder("index")
-    for source in sources:
-        gather.built[source.value] = gather.graph.placeholder(source.value.name)
-    results = []
-    for source in sources:
-        value = gather.built[source.value]
-        if source.axis is not None and source.rows is not None:
-            positions = gather.rows(source.rows, index)
-            value = gather.call(aten.index_select.default, value, source.axis, positions)
-        results.append(value)
+    for source in gather_sources(wanted):
+        gather.built[source] = gather.graph.placeholder(source.name)
+    results = [gather.select(want, index) for want in wanted]
     results += [gather.rows(rows, index) for rows in row_keys]
     gather.graph.output(tuple(results))
     drop_dead(gather.graph)
     gather.graph.lint()
     return fx.GraphModule(nn.Module(), gather.graph, class_name="Gather")
+
+
+def gather_sources(wanted: Sequence[Wanted]) -> list[fx.Node]:
+    """What gather reads, each once."""
+    return list(dict.fromkeys(source for want in wanted for source in want.sources))

@@ -25,6 +25,7 @@ _CASTS = frozenset(
         aten.to.other,
         aten.type_as.default,
         aten.detach.default,
+        aten.detach_.default,
         aten.alias.default,
     )
 )

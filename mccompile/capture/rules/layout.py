@@ -87,7 +87,7 @@ def _times(a: Extent, b: Extent) -> Extent:
     return a[0] * b[0], a[1] * b[1]
 
 
-def _groups(old: tuple[Extent, ...], new: tuple[Extent, ...]) -> list[tuple[list[int], list[int]]]:
+def groups(old: tuple[Extent, ...], new: tuple[Extent, ...]) -> list[tuple[list[int], list[int]]]:
     """Smallest runs of old and new axes with equal products, from the front; a remainder of ones goes last."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
@@ -115,7 +115,7 @@ def reshape(scope: Scope, node: fx.Node) -> Labels:
     value = scope.tensor(node)
     old, new, labels = scope.shape(value), scope.shape(node), scope.of(value)
     out: list[Rows | None] = [None] * len(new)
-    for left, right in _groups(old, new):
+    for left, right in groups(old, new):
         for axis in (a for a in left if has_video(labels[a])):
             alone = all(old[a] == (1, 1) for a in left if a != axis)
             kept = [a for a in right if new[a] != (1, 1)]

@@ -1,0 +1,88 @@
+"""Proves by numbers how the video tokens lie in the latent: one frame, row or column is perturbed at a time.
+
+The stream that enters the first block is computed for the latent and for the latent with one slice along one
+axis replaced; the tokens that differ must be exactly those of that slice in a frame-major grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from mccompile.capture.types import TokenGrid
+
+
+class GridUnproved(Exception):
+    """The tokens do not form a grid over three axes of the latent; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The latent on its way to the tokens: `module(*inputs)` returns the first stream, tokens on `token_axis`."""
+
+    module: fx.GraphModule
+    inputs: tuple[object, ...]
+    position: int  # of the latent among the inputs
+    token_axis: int
+
+    @property
+    def latent(self) -> torch.Tensor:
+        value = self.inputs[self.position]
+        assert isinstance(value, torch.Tensor)
+        return value
+
+    def run(self, latent: torch.Tensor) -> torch.Tensor:
+        """[tokens, rest] for a latent in place of the recorded one."""
+        inputs = (*self.inputs[: self.position], latent, *self.inputs[self.position + 1 :])
+        with torch.no_grad():
+            (stream,) = self.module(*inputs)
+        return stream.movedim(self.token_axis, 0).flatten(1)
+
+
+def _touched(embedding: Embedding, base: torch.Tensor, axis: int, start: int) -> torch.Tensor:
+    """Which tokens change with one slice of the latent, as a bool vector."""
+    latent = embedding.latent.clone()
+    chosen = latent.select(axis, start)
+    chosen.copy_(chosen * -0.5 + 1)
+    return (embedding.run(latent) != base).any(1)
+
+
+def _patch(embedding: Embedding, base: torch.Tensor, axis: int) -> int:
+    """How many neighbouring slices feed the same tokens."""
+    size, first = embedding.latent.shape[axis], _touched(embedding, base, axis, 0)
+    for patch in range(1, size + 1):
+        if patch == size or not torch.equal(_touched(embedding, base, axis, patch), first):
+            return patch
+    raise GridUnproved(f"axis {axis} of the latent is empty")
+
+
+def _check(embedding: Embedding, base: torch.Tensor, axes: Sequence[int], patch: Sequence[int]) -> None:
+    """Every slice of every axis touches exactly its own plane of the grid."""
+    shape = embedding.latent.shape
+    sizes = [shape[a] // p for a, p in zip(axes, patch, strict=True)]
+    if base.shape[0] != sizes[0] * sizes[1] * sizes[2]:
+        raise GridUnproved(f"{base.shape[0]} tokens are not {' x '.join(map(str, sizes))}")
+    for i, axis in enumerate(axes):
+        for place in sorted({0, sizes[i] // 2, sizes[i] - 1}):
+            expected = torch.zeros(sizes, dtype=torch.bool, device=base.device)
+            expected.select(i, place).fill_(True)
+            if not torch.equal(_touched(embedding, base, axis, place * patch[i]), expected.flatten()):
+                raise GridUnproved(f"tokens of slice {place} of axis {axis} are not a plane of a frame-major grid")
+
+
+def prove_grid(embedding: Embedding, source: str, dynamic_axes: Sequence[int]) -> TokenGrid:
+    """The grid of the tokens over the latent's three dynamic axes, in the order frames, height, width.
+
+    dynamic_axes: axes of the latent, the batch aside, whose size differs between the probes.
+    Raises GridUnproved with the reason.
+    """
+    if len(dynamic_axes) != 3:
+        raise GridUnproved(f"`{source}` has {len(dynamic_axes)} axes that change between the probes, not 3")
+    base = embedding.run(embedding.latent)
+    patch = [_patch(embedding, base, axis) for axis in dynamic_axes]
+    _check(embedding, base, dynamic_axes, patch)
+    frames, height, width = dynamic_axes
+    return TokenGrid(source, (frames, height, width), (patch[0], patch[1], patch[2]))
