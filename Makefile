@@ -1,0 +1,46 @@
+# Two commands matter: `make demo` and `make test`. Both set up their own environment first, from nothing.
+# A CPU build of torch where pip would choose another:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+JOBS ?= 2
+DEMO ?= out/demo
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types pytest readme clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"mccompile needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps remember which pyproject.toml an environment was installed from.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[test]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## a video twice, vanilla and under policies/motioncache.policy, and the table between them
+	$(BIN)/mccompile generate --policy motioncache --compare --out $(DEMO)
+
+test: lint types pytest  ## everything that CI checks; ends with pytest's summary
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+pytest: $(VENV)/.test
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+readme: $(VENV)/.test  ## rewrites the measured tables of README.md and docs/ from docs/benchmarks/*.json
+	$(BIN)/python -m tests.house.readme
+
+clean:
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis
