@@ -1,0 +1,49 @@
+"""Keys and values of clean chunks, kept as long as a later chunk may still attend to them."""
+
+from __future__ import annotations
+
+import torch
+
+from mccompile.models.magi.transformer import KeyValues
+
+
+class CleanChunkCache:
+    """A run of consecutive clean chunks, oldest first; rows are chunk_tokens per chunk. One per generation."""
+
+    def __init__(self, chunk_tokens: int) -> None:
+        self.chunk_tokens = chunk_tokens
+        self.first = 0  # number of the oldest chunk kept
+        self.end = 0  # one past the newest
+        self._layers: KeyValues = ()
+
+    def append(self, chunks: tuple[int, ...], layers: KeyValues) -> None:
+        """Adds the K/V of `chunks`, which must follow those already here."""
+        if not chunks or chunks[0] != self.end:
+            raise ValueError(f"chunks {chunks} do not follow chunk {self.end - 1}")
+        if self._layers:
+            layers = tuple(
+                (torch.cat((old_k, k), dim=1), torch.cat((old_v, v), dim=1))
+                for (old_k, old_v), (k, v) in zip(self._layers, layers, strict=True)
+            )
+        else:  # slices of a call's keys would keep the whole call alive
+            layers = tuple((k.clone(), v.clone()) for k, v in layers)
+        self._layers, self.end = layers, chunks[-1] + 1
+
+    def drop_before(self, chunk: int) -> None:
+        """Forgets chunks that nothing attends to any more."""
+        kept = max(self.first, min(chunk, self.end))
+        if kept > self.first:
+            rows = (kept - self.first) * self.chunk_tokens
+            self._layers = tuple((k[:, rows:].clone(), v[:, rows:].clone()) for k, v in self._layers)
+            self.first = kept
+        if self.first == self.end:
+            self._layers = ()
+
+    def window(self, first: int, end: int) -> KeyValues | None:
+        """K/V of chunks [first, end), or None when that is empty. Raises ValueError for chunks that are not here."""
+        if first >= end:
+            return None
+        if first < self.first or end > self.end:
+            raise ValueError(f"chunks [{first}, {end}) asked for, [{self.first}, {self.end}) kept")
+        rows = slice((first - self.first) * self.chunk_tokens, (end - self.first) * self.chunk_tokens)
+        return tuple((k[:, rows], v[:, rows]) for k, v in self._layers)

@@ -1,0 +1,175 @@
+"""The velocity of the chunks of one call: which passes of the transformer it takes, and how they are combined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mccompile.models.magi.cache import CleanChunkCache
+from mccompile.models.magi.config import MagiSettings
+from mccompile.models.magi.embeddings import ADALN_DROPPED, ADALN_KEPT
+from mccompile.models.magi.guidance import combine, guidance_weights
+from mccompile.models.magi.schedule import MagiCall
+from mccompile.models.magi.text import ChunkCaptions
+from mccompile.models.magi.transformer import KeyValues, MagiTransformer3DModel
+
+Pass = Literal["full", "prev", "uncond"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallText:
+    """Text of the chunks of one call: embeddings [n, L, channels], masks bool [n, L]."""
+
+    caption: Tensor
+    caption_mask: Tensor
+    null: Tensor
+    null_mask: Tensor
+
+    @classmethod
+    def of(cls, call: MagiCall, captions: ChunkCaptions) -> CallText:
+        """Clean chunks are run without caption in every pass."""
+        clean, active = list(call.clean_chunks), list(call.active_chunks)
+        return cls(
+            caption=torch.cat((captions.null[clean], captions.caption[active])),
+            caption_mask=torch.cat((captions.null_mask[clean], captions.caption_mask[active])),
+            null=captions.null[clean + active],
+            null_mask=captions.null_mask[clean + active],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """One pass: b batch items of n chunks each. Ranges in key rows of the window that starts at `first_key`."""
+
+    latents: Tensor  # [b, C, frames, h, w]
+    times: tuple[tuple[float, ...], ...]  # [b][n]
+    text: Tensor  # [b, n, L, channels]
+    mask: Tensor  # [b, n, L]
+    ranges: tuple[tuple[int, int], ...]  # [n], in chunks
+    frame_offset: int
+
+
+class VelocityPredictor:
+    """Runs the passes of a call and keeps the clean chunks' keys and values in `cache`."""
+
+    def __init__(
+        self, transformer: MagiTransformer3DModel, settings: MagiSettings, cache: CleanChunkCache, skip_unused: bool
+    ) -> None:
+        self.transformer = transformer
+        self.settings = settings
+        self.cache = cache
+        self.skip_unused = skip_unused
+
+    def predict(self, call: MagiCall, latents: Tensor, text: CallText) -> list[Tensor]:
+        """latents [1, C, frames of the call, h, w] -> velocity of each active chunk, [1, C, chunk_width, h, w]."""
+        self.cache.drop_before(call.first_key_chunk)
+        cached = self.cache.window(call.first_key_chunk, call.slice_point)
+        guided = self._distilled if self.settings.distilled else self._guided
+        velocities, new = guided(call, latents, text, cached)
+        if call.clean_chunks:
+            self.cache.append(call.clean_chunks, new)
+        return velocities
+
+    def _guided(
+        self, call: MagiCall, latents: Tensor, text: CallText, cached: KeyValues | None
+    ) -> tuple[list[Tensor], KeyValues]:
+        """Three-way guidance; a call of clean chunks alone needs the pass that fills the cache and no other."""
+        clean, weights = len(call.clean_chunks), [guidance_weights(t, self.settings) for t in call.active_times]
+        full: list[Tensor | None] = [None] * len(weights)
+        if weights and not (self.skip_unused and all(w.full == 0 for w in weights)):
+            inputs = self._inputs(call, latents, text.caption, text.caption_mask)
+            full = list(self._chunks(self._forward("full", inputs, cached, 0)[0])[clean:])
+        inputs = self._inputs(call, latents, text.null, text.null_mask)
+        sample, new = self._forward("prev", inputs, cached, clean)
+        prev = self._chunks(sample)[clean:]
+        alone = [i for i, w in enumerate(weights) if w.uncond != 0 or not self.skip_unused]
+        uncond = dict(zip(alone, self._uncond(call, latents, text, alone), strict=True))
+        return [combine(w, uncond.get(i), prev[i], full[i]) for i, w in enumerate(weights)], new
+
+    def _uncond(self, call: MagiCall, latents: Tensor, text: CallText, active: list[int]) -> list[Tensor]:
+        """Each chunk as a batch item of its own: no past, no caption, and its clock starts at 0."""
+        if not active:
+            return []
+        rows = [len(call.clean_chunks) + i for i in active]
+        chunks = self._chunks(latents)
+        inputs = _Inputs(
+            latents=torch.cat([chunks[r] for r in rows]),
+            times=tuple((call.times[r],) for r in rows),
+            text=text.null[rows][:, None],
+            mask=text.null_mask[rows][:, None],
+            ranges=((0, 1),),
+            frame_offset=0,
+        )
+        return list(self._forward("uncond", inputs, None, 0)[0].split(1))
+
+    def _distilled(
+        self, call: MagiCall, latents: Tensor, text: CallText, cached: KeyValues | None
+    ) -> tuple[list[Tensor], KeyValues]:
+        """One pass; past the threshold the first active chunk is also run without its past and blended."""
+        clean = len(call.clean_chunks)
+        inputs = self._inputs(call, latents, text.caption, text.caption_mask)
+        if call.nearly_clean:
+            inputs = self._with_copy(inputs, clean)
+        sample, new = self._forward("full", inputs, cached, clean, call.interval)
+        velocities = self._chunks(sample)[clean:]
+        if call.nearly_clean:
+            scale, alone = self.settings.nearly_clean_scale, velocities.pop()
+            velocities[0] = velocities[0] * scale + alone * (1 - scale)
+        return velocities, new
+
+    def _with_copy(self, inputs: _Inputs, row: int) -> _Inputs:
+        """Appends chunk `row` once more, in the next chunk's place, attending to itself alone."""
+        end = max(e for _, e in inputs.ranges)
+        return _Inputs(
+            latents=torch.cat((inputs.latents, self._chunks(inputs.latents)[row]), dim=2),
+            times=((*inputs.times[0], inputs.times[0][row]),),
+            text=torch.cat((inputs.text, inputs.text[:, row : row + 1]), dim=1),
+            mask=torch.cat((inputs.mask, inputs.mask[:, row : row + 1]), dim=1),
+            ranges=(*inputs.ranges, (end, end + 1)),
+            frame_offset=inputs.frame_offset,
+        )
+
+    def _inputs(self, call: MagiCall, latents: Tensor, text: Tensor, mask: Tensor) -> _Inputs:
+        first = call.first_key_chunk
+        return _Inputs(
+            latents=latents,
+            times=(call.times,),
+            text=text[None],
+            mask=mask[None],
+            ranges=tuple((a - first, b - first) for a, b in call.kv_ranges),
+            frame_offset=call.slice_point * self.settings.chunk_width,
+        )
+
+    def _forward(
+        self, name: Pass, inputs: _Inputs, cached: KeyValues | None, kv_chunks: int, interval: int = 1
+    ) -> tuple[Tensor, KeyValues]:
+        device, batch = inputs.latents.device, inputs.latents.shape[0]
+        row = self.transformer.config.caption_max_length + (ADALN_KEPT if name == "full" else ADALN_DROPPED)
+        span = torch.full((batch,), self._span(interval), device=device) if self.settings.distilled else None
+        with self.transformer.cache_context(name):
+            sample, new = self.transformer(
+                hidden_states=inputs.latents,
+                timestep=torch.tensor(inputs.times, device=device),
+                encoder_hidden_states=inputs.text,
+                encoder_attention_mask=inputs.mask,
+                adaln_row=torch.full((batch,), row, device=device),
+                # On the host: eager attention reads the values, and must not wait for the device.
+                kv_ranges=torch.tensor(inputs.ranges) * self.cache.chunk_tokens,
+                frame_offset=torch.tensor(inputs.frame_offset, device=device),
+                distill_span=span,
+                cached_key_values=cached,
+                return_kv_chunks=kv_chunks,
+                return_dict=False,
+            )
+        return sample, new
+
+    def _span(self, interval: int) -> float:
+        """The step size that a distilled model is told, in its own units."""
+        steps = self.settings.num_inference_steps
+        return 2 * 4 / interval if steps == 12 else 2 * steps / 4
+
+    def _chunks(self, video: Tensor) -> list[Tensor]:
+        return list(video.split(self.settings.chunk_width, dim=2))
