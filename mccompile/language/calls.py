@@ -37,8 +37,10 @@ class CallTyping:
     def infer(self, expr: ast.Call | ast.Pipe) -> Type:
         call = self._bound(expr)
         if call is None or not call.complete:
+            self._typing.mention(expr)
             return POISON
         if call.function.name == "accumulate":
+            self._typing.mention(expr)
             return self._typing.report(values.MisplacedAccumulate(expr.span))
         return self._result(call)
 
@@ -49,6 +51,7 @@ class CallTyping:
             return None
         call = self._bound(expr)
         if call is None or not call.complete:
+            self._typing.mention(expr)
             return POISON
         of = self._typing.number(call.values["of"])
         return of if isinstance(of, Poison) else dataclasses.replace(of, constant=False, account=True)
@@ -57,7 +60,10 @@ class CallTyping:
         found = as_call(expr)
         assert found is not None
         call, piped = found
-        return bind(call, piped, expr.span, self._typing.errors)
+        bound = bind(call, piped, expr.span, self._typing.errors)
+        if bound is None and piped is not None:
+            self._typing.infer(piped)
+        return bound
 
     def _result(self, call: BoundCall) -> Type:
         before = len(self._typing.errors)
@@ -134,7 +140,8 @@ class CallTyping:
             return self._typing.report(self._no_tokens(call, needs))
         if source.late and call.word("since") == "compute":
             span = call.values["since"].span
-            return self._typing.report(names.InvalidWord(span, "since", "compute", ("step",)))
+            why = "a block output differs from that of its last computation only while it is not computed"
+            return self._typing.report(names.InvalidWord(span, "since", "compute", ("step",), why))
         return NumberType(over, late=source.late)
 
     def _motion(self, call: BoundCall) -> Type:

@@ -42,9 +42,9 @@ def whole(typing: Typing, expr: ast.Expr, what: str, least: int) -> None:
     if isinstance(found, Poison):
         return
     if found.unit not in ("", "steps"):
-        typing.report(values.WrongType(expr.span, "a number of steps", described(found), ""))
+        typing.report(values.WrongType(expr.span, "a count", described(found), ""))
     elif not found.whole:
-        typing.report(values.NotWhole(expr.span, what))
+        typing.report(values.NotWhole(expr.span, what, literal=isinstance(expr, ast.Number)))
     else:
         _bounded(typing, expr, what, least, _MANY, (str(least), f"{_MANY:,}"))
 

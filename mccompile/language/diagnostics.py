@@ -88,8 +88,9 @@ class InternalError(Exception):
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that `word` most probably meant, or None when nothing is near."""
-    near = difflib.get_close_matches(word.lower(), sorted(set(candidates)), n=1, cutoff=0.6)
-    return near[0] if near else None
+    by_lower = {candidate.lower(): candidate for candidate in sorted(candidates)}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[near[0]] if near else None
 
 
 def words(items: Iterable[str], joint: str = "or") -> str:

@@ -59,6 +59,13 @@ class Typing:
         self.errors.append(error)
         return POISON
 
+    def mention(self, expr: ast.Expr) -> None:
+        """Counts the names in an expression that was refused as used, so that no follow-up error arises."""
+        for name in ast.names_in(expr):
+            if name in self.signals and name not in self.used and name not in self._open:
+                self.signal(name)
+            self.used.add(name)
+
     # ---- what a place demands ----
     def number(self, expr: ast.Expr) -> NumberType | Poison:
         """The type of an expression that must be a number."""

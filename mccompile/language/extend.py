@@ -117,7 +117,7 @@ def _named(policy: ast.PolicyAst) -> list[tuple[str, ast.Name]]:
                 found.append(("phase", name))
             case ast.OptionsDecl(section=section, options=options):
                 found.append(("section", ast.Name(section, item.span)))
-                found += [(f"option of `{section}`", option.name) for option in options]
+                found += [(f"`{section}` option", option.name) for option in options]
             case ast.BranchesDecl():
                 found.append(("section", ast.Name("branches", item.span)))
             case ast.LayersDecl():

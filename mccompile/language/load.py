@@ -7,7 +7,7 @@ from pathlib import Path
 from mccompile.language import ast
 from mccompile.language.check import check
 from mccompile.language.checked import CheckedPolicy
-from mccompile.language.diagnostics import PolicyError, nearest
+from mccompile.language.diagnostics import PolicyError
 from mccompile.language.errors.syntax import NoSuchPolicy, NotText
 from mccompile.language.parse import parse
 from mccompile.language.resources import data_folder, shipped_policies
@@ -25,26 +25,26 @@ def find_policy(policy: str | Path | Source) -> Source:
         case Source():
             return policy
         case Path():
-            return read_policy(policy)
+            return read_policy(policy, str(policy))
         case str() if "{" in policy or "\n" in policy:
             return Source.of_text(policy)
         case str() if policy.endswith(".policy") or "/" in policy or "\\" in policy:
-            return read_policy(Path(policy))
+            return read_policy(Path(policy), policy)
         case _:
             return _shipped(policy, None)
 
 
-def read_policy(path: Path, span: Span | None = None) -> Source:
-    """The policy file at `path`; `span` is the place that named it."""
+def read_policy(path: Path, shown: str, span: Span | None = None) -> Source:
+    """The policy file at `path`, named `shown` in messages; `span` is the place that named it."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise PolicyError([_missing(str(path), span)]) from None
+        raise PolicyError([_missing(shown, span)]) from None
     except UnicodeDecodeError as error:
-        raise PolicyError([NotText(span, str(path), f"byte {error.start} is not UTF-8")]) from None
+        raise PolicyError([NotText(span, shown, f"byte {error.start} is not UTF-8")]) from None
     except OSError as error:
-        raise PolicyError([NotText(span, str(path), (error.strerror or "no file").lower())]) from None
-    return Source(str(path), text.replace("\r\n", "\n"), path.resolve())
+        raise PolicyError([NotText(span, shown, (error.strerror or "no file").lower())]) from None
+    return Source(shown, text.replace("\r\n", "\n"), path.resolve())
 
 
 def find_base(extends: ast.Extends) -> Source:
@@ -53,7 +53,7 @@ def find_base(extends: ast.Extends) -> Source:
     if isinstance(base, ast.Name):
         return _shipped(base.text, base.span)
     own = base.span.source.path
-    return read_policy(Path(base.value) if own is None else own.parent / base.value, base.span)
+    return read_policy(Path(base.value) if own is None else own.parent / base.value, base.value, base.span)
 
 
 def load_checked(policy: str | Path | Source) -> CheckedPolicy:
@@ -69,5 +69,4 @@ def _shipped(name: str, span: Span | None) -> Source:
 
 
 def _missing(name: str, span: Span | None) -> NoSuchPolicy:
-    known = shipped_policies()
-    return NoSuchPolicy(span, name, nearest(Path(name).stem, known), known)
+    return NoSuchPolicy(span, name, shipped_policies())

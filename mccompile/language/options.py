@@ -75,8 +75,10 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
             case ast.Size() if name == "budget":
                 continue
             case ast.Number(value=number) if name in _WITH_COUNT:
-                if number < 1 or not number.is_integer():
-                    errors.append(values.NotWhole(value.span, f"{_WITH_COUNT[name]}, at least 1,"))
+                if not number.is_integer():
+                    errors.append(values.NotWhole(value.span, _WITH_COUNT[name], literal=True))
+                elif number < 1:
+                    errors.append(values.OutOfBounds(value.span, _WITH_COUNT[name], "1", "1,000,000"))
             case _:
                 choices = _WORDS[section, name]
                 if name == "budget":

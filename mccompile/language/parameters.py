@@ -29,7 +29,7 @@ def check_param(param: ast.ParamDecl, errors: list[Diagnostic]) -> CheckedParam 
         return None
     whole = unit != "%" and all(number.value.is_integer() for number in (default, low, high))
     if unit in ("steps", "frames") and not whole:
-        errors.append(values.NotWhole(param.span, f"a number of {unit}"))
+        errors.append(values.NotWhole(param.span, f"a number of {unit}", literal=False))
         return None
     return CheckedParam(name, default.value, low.value, high.value, whole, unit)
 

@@ -6,15 +6,17 @@ import dataclasses
 import re
 from functools import cache
 
-from lark import Lark, UnexpectedCharacters, UnexpectedToken
+from lark import Lark, ParseTree, Tree, UnexpectedCharacters, UnexpectedToken
 
 from mccompile.language import ast
 from mccompile.language.diagnostics import PolicyError
+from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.resources import data_folder
 from mccompile.language.source import Source
 from mccompile.language.syntax_errors import translate
 from mccompile.language.tree import AstBuilder
 
+MAX_DEPTH = 100
 _STRING_OR_COMMENT = re.compile(r'"[^"\n]*"|#[^\n]*')
 
 
@@ -31,15 +33,30 @@ def parse(source: Source) -> ast.PolicyAst:
         tree = grammar().parse(source.text)
     except (UnexpectedToken, UnexpectedCharacters) as error:
         raise PolicyError([translate(error, source)]) from None
+    _refuse_depth(tree, source)
     policy = AstBuilder(source).transform(tree)
     return dataclasses.replace(policy, comments=_comments(source))
 
 
+def _refuse_depth(tree: ParseTree, source: Source) -> None:
+    """Raises for a text that the recursive passes behind the parser could not walk."""
+    below: list[tuple[ParseTree, int]] = [(tree, 0)]
+    while below:
+        node, depth = below.pop()
+        if depth > MAX_DEPTH:
+            span = source.span(node.meta.start_pos, node.meta.end_pos)
+            raise PolicyError([TooDeep(span, MAX_DEPTH)])
+        below += [(child, depth + 1) for child in node.children if isinstance(child, Tree)]
+
+
 def keywords() -> frozenset[str]:
-    """Every word that the grammar gives a meaning; none of them can name a parameter or a signal."""
+    """Every word that the grammar gives a meaning; none of them can name a parameter or a signal.
+
+    The `a` of `at most 3 in a row` stands where no name can, so it stays free.
+    """
     patterns = (terminal.pattern.to_regexp() for terminal in grammar().terminals)
     written = (re.fullmatch(r"([a-z()|?]+)\\b", pattern) for pattern in patterns)
-    return frozenset(word for match in written if match for word in _spellings(match[1]))
+    return frozenset(word for match in written if match for word in _spellings(match[1])) - {"a"}
 
 
 def _spellings(pattern: str) -> list[str]:

@@ -35,9 +35,9 @@ def check_layers(declared: list[ast.LayersDecl], errors: list[Diagnostic]) -> No
             errors.append(layers.EmptyLayers(item.where.span))
             continue
         for other in claimed:
-            shared = _shared(item, other)
-            if shared:
-                errors.append(layers.OverlappingLayers(_place(item), shared, _place(other)))
+            claim = _claim(item, other)
+            if claim:
+                errors.append(layers.OverlappingLayers(_place(item), claim, _place(other)))
                 break
         claimed.append(item)
 
@@ -64,15 +64,17 @@ def _place(item: ast.LayersDecl) -> Span:
     return item.span if item.where is None else item.where.span
 
 
-def _shared(item: ast.LayersDecl, other: ast.LayersDecl) -> str:
-    """What two declarations both claim, in words; empty if nothing."""
+def _claim(item: ast.LayersDecl, other: ast.LayersDecl) -> str:
+    """What `item` claims that is claimed already, in words; empty if nothing."""
     if item.where is None and other.where is None:
-        return "the integration"
-    if item.where is None or other.where is None:
-        return "the blocks, which the integration contains,"
+        return "claims the integration again"
+    if item.where is None:
+        return "contains every block"
+    if other.where is None:
+        return "lies within the integration"
     first = max(bounds(item.where)[0], bounds(other.where)[0])
     last = min(bounds(item.where)[1], bounds(other.where)[1])
     if first > last:
         return ""
     a, b = (block - _DEEP if block > _DEEP // 2 else block for block in (first, last))
-    return f"block {a}" if a == b else f"blocks {a} to {b}"
+    return f"claims block {a} again" if a == b else f"claims blocks {a} to {b} again"

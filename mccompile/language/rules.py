@@ -69,11 +69,16 @@ def _check_clock(phase: ast.PhaseDecl, when: ast.While, typing: Typing) -> None:
     if parts is None:
         why = "two-sided ranges are written `low <= clock < high`" if len(when.ops) > 1 else "no such range"
         typing.report(phases.NotAClockRange(when.span, why, CLOCKS))
+        for operand in when.operands:
+            typing.mention(operand)
         return
     clock, low, high = parts
     ends = [end for end in (low, high) if end is not None]
+    before = len(typing.errors)
     for end in ends:
         _check_clock_bound(clock, end, typing)
+    if len(typing.errors) > before:
+        return
     reach = [interval(typing, end) for end in ends]
     if len(reach) == 2 and reach[0] and reach[1] and reach[0][0] >= reach[1][1]:
         why = f"no `{clock.name}` lies in this range"

@@ -77,8 +77,8 @@ def _place(token: Token, source: Source) -> Span:
 def _character(start: int, source: Source) -> Diagnostic:
     rest = source.text[start:]
     if rest.startswith('"'):
-        line = rest.split("\n", 1)[0]
-        return syntax.UnclosedString(source.span(start, start + len(line.rstrip())))
+        word = re.match(r'"[\w./-]*', rest)
+        return syntax.UnclosedString(source.span(start, start + len(word[0] if word else "x")))
     number = re.match(r"[\d.][\w.%]*", rest)
     if number and re.search(r"\d", number[0]):
         span = source.span(start, start + len(number[0]))
@@ -107,8 +107,8 @@ def _unclosed_brace(source: Source) -> Span | None:
 
 def _follows_comparison(token: Token, source: Source) -> bool:
     """Whether a comparison stands before `token` within the same condition."""
-    condition = re.split(r"\b(?:while|and|or|not)\b|[={}]", source.text[: token.start_pos])[-1]
-    return bool(re.search(r"[<>]\s*$|[<>]", condition))
+    condition = re.split(r"\b(?:while|and|or|not)\b|(?<![<>])=|[{}]", source.text[: token.start_pos])[-1]
+    return "<" in condition or ">" in condition
 
 
 def _spelled(accepts: set[str]) -> list[str]:

@@ -12,9 +12,9 @@ from mccompile.language.source import Span
 class OverlappingLayers(Diagnostic):
     code = "MC0240"
     title = "blocks claimed twice"
-    label = "claims {shared} again"
+    label = "{claim}"
     note = "each block lies in one region"
-    shared: str
+    claim: str
     first: Span
 
     def secondary(self) -> tuple[Label, ...]:

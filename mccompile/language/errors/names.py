@@ -68,6 +68,10 @@ class InvalidWord(Diagnostic):
     option: str
     found: str
     choices: tuple[str, ...]
+    why: str = ""
+
+    def notes(self) -> tuple[str, ...]:
+        return (self.why,) if self.why else ()
 
     def span_label(self) -> str:
         return f"expected {words(self.choices)}"

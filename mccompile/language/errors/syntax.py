@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.language.diagnostics import Diagnostic, Edit, Help, Label, words
+from mccompile.language.diagnostics import Diagnostic, Edit, Help, Label, nearest, words
 from mccompile.language.source import Span
 
 
@@ -123,12 +123,27 @@ class NoSuchPolicy(Diagnostic):
     title = "there is no policy `{name}`"
     label = "not found"
     name: str
-    meant: str | None
     known: tuple[str, ...]
 
     def notes(self) -> tuple[str, ...]:
         return (f"the policies that come with mccompile are {words(self.known, 'and')}",)
 
     def helps(self) -> tuple[Help, ...]:
-        here = () if self.meant is None else (Help(f"did you mean `{self.meant}`?"),)
+        if self.name in self.known and self.span is not None:
+            return (Help("a policy that comes with mccompile is named without quotes", Edit(self.span, self.name)),)
+        meant = nearest(self.name.rpartition("/")[2].removesuffix(".policy"), self.known)
+        here = () if meant is None else (Help(f"did you mean `{meant}`?"),)
         return (*here, Help("a policy file is named by its path, ending in `.policy`"))
+
+
+@dataclass(frozen=True, slots=True)
+class TooDeep(Diagnostic):
+    """Expressions within expressions, beyond all reason."""
+
+    code = "MC0110"
+    title = "the policy is nested too deeply"
+    label = "more than {limit} expressions within each other"
+    limit: int
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("give parts of the expression a name with `signal`"),)

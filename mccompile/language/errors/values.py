@@ -185,8 +185,11 @@ class NotWhole(Diagnostic):
     code = "MC0225"
     title = "{what} is a whole number"
     label = "may have a fraction"
-    note = "a parameter is whole if its default and both ends of its range are"
     what: str
+    literal: bool
+
+    def notes(self) -> tuple[str, ...]:
+        return () if self.literal else ("a parameter is whole if its default and both ends of its range are",)
 
 
 @dataclass(frozen=True, slots=True)
