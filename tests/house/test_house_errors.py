@@ -1,0 +1,66 @@
+"""Every code MCxxxx has one class and one page, and every page a code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+
+from tests.house.tree import DOCS, Module, modules, standing
+
+# The hundreds of a code say which part raises it (docs/architecture.md).
+PARTS = {
+    "01": {"language"},
+    "02": {"language"},
+    "03": {"policy"},
+    "04": {"capture"},
+    "05": {"lowering"},
+    "06": {"runtime"},
+    "07": {"generate", "models", "cli"},
+    "08": {"runtime", "lowering"},
+}
+
+
+def codes(module: Module) -> dict[str, str]:
+    """The code of each error class in a module, by class name."""
+    found = {}
+    for node in ast.walk(module.tree):
+        for line in node.body if isinstance(node, ast.ClassDef) else ():
+            match line:
+                case ast.Assign(targets=[ast.Name(id="code")], value=ast.Constant(value=str(code))):
+                    found[node.name] = code
+                case ast.AnnAssign(target=ast.Name(id="code"), value=ast.Constant(value=str(code))):
+                    found[node.name] = code
+    return found
+
+
+def classes() -> list[tuple[str, str, str]]:
+    """(code, class, part of the house) of every error; those of base classes end in 00 and are never shown."""
+    rows = [(code, name, standing(m.name)) for m in modules().values() for name, code in codes(m).items()]
+    return sorted(row for row in rows if not row[0].endswith("00"))
+
+
+def test_a_code_belongs_to_one_class() -> None:
+    assert {code: n for code, n in Counter(code for code, _, _ in classes()).items() if n > 1} == {}
+
+
+def test_codes_are_well_formed_and_lie_beside_what_raises_them() -> None:
+    wrong = [row for row in classes() if not re.fullmatch(r"MC0[1-8]\d\d", row[0]) or row[2] not in PARTS[row[0][2:4]]]
+    assert wrong == []
+
+
+def test_every_code_has_its_page_and_every_page_its_code() -> None:
+    pages = {path.stem for path in (DOCS / "errors").glob("MC*.md")}
+    assert sorted({code for code, _, _ in classes()} ^ pages) == []
+
+
+def test_a_page_begins_with_its_code() -> None:
+    for path in sorted((DOCS / "errors").glob("MC*.md")):
+        assert path.read_text().startswith(f"# {path.stem}"), path.name
+
+
+def test_codes_named_anywhere_exist() -> None:
+    known = {code for code, _, _ in classes()}
+    texts = [*DOCS.rglob("*.md"), *(m.path for m in modules().values())]
+    named = {code for path in texts for code in re.findall(r"\bMC0[1-8](?!00)\d\d\b", path.read_text())}
+    assert sorted(named - known) == []

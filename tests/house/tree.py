@@ -1,0 +1,115 @@
+"""The repository as the house tests see it: its modules, their imports, the floors that docs/architecture.md lists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "mccompile"
+DOCS = ROOT / "docs"
+TORCH_LINE = "torch line"
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A source file: dotted name, path, text, syntax tree."""
+
+    name: str
+    path: Path
+    text: str
+    tree: ast.Module
+
+    @property
+    def place(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported module as seen from `importer`; deferred: inside a function; typing: under TYPE_CHECKING."""
+
+    importer: str
+    target: str
+    line: int
+    deferred: bool
+    typing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the house: the packages and modules that stand there, and whether torch may be imported."""
+
+    names: tuple[str, ...]
+    torch: bool
+
+
+@cache
+def modules() -> dict[str, Module]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = read(name, path)
+    return found
+
+
+def read(name: str, path: Path, text: str | None = None) -> Module:
+    """The file at `path`, or `text` as if it stood there."""
+    source = path.read_text() if text is None else text
+    return Module(name, path, source, ast.parse(source, filename=str(path)))
+
+
+def imports(module: Module, known: dict[str, Module]) -> tuple[Import, ...]:
+    """What a module imports, `from package import module` resolved to the module where `known` has it."""
+    return tuple(_imports(module, known, module.tree, deferred=False, typing=False))
+
+
+def _imports(
+    module: Module, known: dict[str, Module], node: ast.AST, *, deferred: bool, typing: bool
+) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        inside = deferred or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        checked = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+        match child:
+            case ast.Import():
+                targets = [alias.name for alias in child.names]
+            case ast.ImportFrom(level=0):
+                base = child.module or ""
+                targets = [
+                    f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in child.names
+                ]
+            case ast.ImportFrom():
+                raise AssertionError(f"{module.place}:{child.lineno}: relative import")
+            case _:
+                targets = []
+        for target in dict.fromkeys(targets):
+            yield Import(module.name, target, child.lineno, inside, checked)
+        yield from _imports(module, known, child, deferred=inside, typing=checked)
+
+
+def house(text: str | None = None) -> tuple[Row, ...]:
+    """The rows of the fenced block `house` of docs/architecture.md, top first; raises AssertionError without one."""
+    page = (DOCS / "architecture.md").read_text() if text is None else text
+    block = re.search(r"^```house\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert block is not None, "docs/architecture.md has no fenced block `house`"
+    rows, torch = [], True
+    for line in block[1].splitlines():
+        if TORCH_LINE in line:
+            torch = False
+            continue
+        names = re.findall(r"(?<![\w.])(\w+)(?:/|\.py)(?=\s)", line.split("  #")[0] + " ")
+        if names:
+            rows.append(Row(tuple(names), torch))
+    return tuple(rows)
+
+
+def standing(name: str) -> str:
+    """The part of the house that a module belongs to: `mccompile.policy.ir` stands in `policy`."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
