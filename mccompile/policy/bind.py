@@ -52,7 +52,8 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
         value = float(overrides.get(param.name, param.default))
         values[param.name] = value
         if not param.low <= value <= param.high:
-            problems.append(ParameterOutOfRange(None, policy.name, param.name, value, param.low, param.high))
+            limits = (param.low, param.high, param.unit)
+            problems.append(ParameterOutOfRange(None, policy.name, param.name, value, *limits))
         elif param.whole and not value.is_integer():
             problems.append(ParameterNotWhole(None, policy.name, param.name, value))
     bound = BoundPolicy(policy, values)

@@ -39,9 +39,11 @@ class ParameterOutOfRange(Diagnostic):
     value: float
     low: float
     high: float
+    unit: str
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help(f"choose a value from {self.low:g} to {self.high:g}"),)
+        share = ", a share: 1 is 100%" if self.unit == "%" else ""
+        return (Help(f"choose a value from {self.low:g} to {self.high:g}{share}"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from mccompile.policy import ir
@@ -14,6 +15,7 @@ MODULATION = ir.Change("rel_l1", ir.Source("modulation"), "step", ir.Granularity
 PROBE = ir.Change("rel_l1", ir.Source("probe"), "compute", ir.Granularity.CHUNK)
 MOTION = ir.Change("l1", ir.Source("latent"), "step", ir.Granularity.TOKEN)
 STATIC = frozenset({"modulation", "time_embedding"})
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 PLAIN_CACHE = ir.Cache("model", "model", None, None, False)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_cases import grid_of, motioncache, policy
+from policy_cases import UNHURRIED, grid_of, motioncache, policy
 
 from mccompile.language.diagnostics import PolicyError
 from mccompile.policy import ir
@@ -44,6 +44,7 @@ def walked(bound: BoundPolicy, grid: Grid, computed: list[bool]) -> list[int]:
     return found
 
 
+@UNHURRIED
 @given(st.lists(spans, max_size=5), computed_each_step)
 def test_laws_of_phases(drawn: list[ir.Span], computed: list[bool]) -> None:
     bound, grid = bound_of(*drawn, ir.Rest()), grid_of(len(computed))

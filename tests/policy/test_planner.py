@@ -118,6 +118,36 @@ def test_folding_resumes_after_data_was_needed() -> None:
     assert [c.account for c in made.cells] == [0, 0, None, None, 0, 0, 0, 0]
 
 
+def test_counts_that_data_decides_are_not_guessed() -> None:
+    dynamic = ir.Phase("dynamic", ir.ForSteps(C(2.0)), reuse(below(PROBE, C(0.1))))
+    never = ir.StepMask((False,) * 8)
+    made = policy(warmup(C(1.0)), dynamic, rest(never))
+    assert marks(planned(made, 8)) == "C??rrrrr"
+    refreshed = replace(made, cache=replace(made.cache, refresh_every=3))
+    assert marks(planned(refreshed, 8)) == "C???????"
+    always = reuse(below(C(0.0), C(1.0)))
+    capped = replace(always, max_total=C(3.0))
+    assert marks(planned(policy(rest(capped)), 8)) == "CrrrCCCC"
+    assert marks(planned(policy(warmup(C(1.0)), dynamic, rest(capped)), 8)) == "C???????"
+
+
+@pytest.mark.parametrize(
+    ("guards", "expected"),
+    [
+        ({"vote": C(0.99)}, "CrCrC"),
+        ({"vote": C(1.0)}, "Crrrr"),  # more than all frames: never
+        ({"hold_below": C(1.0)}, "CrCrC"),
+        ({"hold_below": C(1.1)}, "Crrrr"),
+        ({"all_above": C(0.0)}, "CrCrC"),
+        ({"max_reused": C(1.0)}, "CrCrC"),
+        ({"max_reused": C(0.9)}, "C????"),  # some tokens of a reused chunk are computed
+    ],
+)
+def test_guards_on_shares_of_a_whole_chunk(guards: dict[str, ir.Expr], expected: str) -> None:
+    made = policy(rest(replace(reuse(below(ir.Accumulate(MODULATION), C(0.5))), **guards)))
+    assert marks(planned(made, 5, (0.25,) * 5)) == expected
+
+
 def test_what_is_void_is_noted() -> None:
     assert planned(teacache(100.0), 10, (0.25,) * 10).notes == (
         "phase all never computes: its condition holds at all of its steps",

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import TOKENS, Chunk
-from policy_cases import MODULATION, MOTION, STATIC, below, grid_of, policy
+from policy_cases import MODULATION, MOTION, STATIC, UNHURRIED, below, grid_of, policy
 
 from mccompile.language.diagnostics import PolicyError
 from mccompile.policy import ir
@@ -106,7 +106,7 @@ def check_claims(made: Plan, chunk: Chunk) -> None:
             assert (done.account == np.float32(cell.account)).all(), cell
 
 
-@settings(max_examples=150, deadline=None)
+@settings(UNHURRIED, max_examples=150)
 @given(runs(static=True))
 def test_a_static_policy_folds_wholly_and_rightly(run: tuple[Chunk, frozenset[str]]) -> None:
     made = planned(run[0])
@@ -115,7 +115,7 @@ def test_a_static_policy_folds_wholly_and_rightly(run: tuple[Chunk, frozenset[st
         check_claims(made, run[0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(UNHURRIED, max_examples=150)
 @given(runs(static=False), st.booleans())
 def test_no_data_contradicts_a_plan(run: tuple[Chunk, frozenset[str]], fold: bool) -> None:
     made = planned(run[0], fold)
@@ -123,7 +123,7 @@ def test_no_data_contradicts_a_plan(run: tuple[Chunk, frozenset[str]], fold: boo
         check_claims(made, run[0])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(UNHURRIED, max_examples=80)
 @given(runs(static=False))
 def test_folding_only_adds_to_what_is_known(run: tuple[Chunk, frozenset[str]]) -> None:
     folded, plain = planned(run[0]), planned(run[0], fold=False)
@@ -135,7 +135,7 @@ def test_folding_only_adds_to_what_is_known(run: tuple[Chunk, frozenset[str]]) -
             assert less.values == more.values
 
 
-@settings(max_examples=40, deadline=None)
+@settings(UNHURRIED, max_examples=40)
 @given(runs(static=False), st.booleans())
 def test_what_is_shown_reads_back(run: tuple[Chunk, frozenset[str]], fold: bool) -> None:
     made = planned(run[0], fold)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_cases import motioncache, policy, rest, warmup
+from policy_cases import UNHURRIED, motioncache, policy, rest, warmup
 
 from mccompile.language.diagnostics import PolicyError
 from mccompile.policy import ir
@@ -37,6 +37,7 @@ def test_the_nearest_name_is_proposed_only_when_near() -> None:
     assert not far.helps()
 
 
+@UNHURRIED
 @given(st.floats(0.01, 0.5))
 def test_all_values_of_the_range_are_taken(value: float) -> None:
     assert bind(motioncache(), {"threshold": value}).values["threshold"] == value

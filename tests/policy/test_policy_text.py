@@ -7,13 +7,14 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_cases import motioncache, policies
+from policy_cases import UNHURRIED, motioncache, policies
 
 from mccompile.language.diagnostics import PolicyError
 from mccompile.policy import ir
 from mccompile.policy.text import read, show
 
 
+@UNHURRIED
 @given(policies)
 def test_what_is_shown_reads_back(policy: ir.PolicyIR) -> None:
     text = show(policy)
@@ -33,6 +34,7 @@ def test_one_declaration_a_line() -> None:
 TEXT = show(motioncache())
 
 
+@UNHURRIED
 @given(st.integers(0, len(TEXT) - 1), st.sampled_from(["", "(", ")", "]", '"', "=", "x", "\n", "  "]))
 def test_damaged_text_is_refused_and_never_crashes(at: int, put: str) -> None:
     damaged = TEXT[:at] + put + TEXT[at + 1 :]

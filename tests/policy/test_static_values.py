@@ -9,7 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_cases import MODULATION, MOTION, PROBE, STATIC, WAN, below, grid_of, motioncache, policy, rest, reuse
+from policy_cases import (
+    MODULATION,
+    MOTION,
+    PROBE,
+    STATIC,
+    UNHURRIED,
+    WAN,
+    below,
+    grid_of,
+    motioncache,
+    policy,
+    rest,
+    reuse,
+)
 
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
@@ -50,7 +63,7 @@ truths = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(UNHURRIED, max_examples=300)
 @given(numbers | truths, singles, singles, singles, singles, st.integers(0, 11))
 def test_the_planner_computes_what_the_graph_computes(
     expr: ir.Expr, a: float, b: float, change: float, account: float, step: int
