@@ -184,6 +184,10 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
             keys |= row_keys(scope)
     module = parts.exported.module
     nodes = {n.name: n for n in module.graph.nodes}
+    for stream in (nodes[name] for name in names.streams if name in nodes):
+        rows = axes.of(stream)[1]
+        if rows is not None and key(rows) != "video":
+            keys[key(rows)] = rows
     wanted = _wanted(parts, axes, names.gathered)
     gather = None
     if any(k.partial is not None for k in kinds):
@@ -191,7 +195,8 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
     inputs = [n for n, _, dynamic in given if dynamic]
-    results = next(n for n in module.graph.nodes if n.op == "output").all_input_nodes
+    (results,) = next(n for n in module.graph.nodes if n.op == "output").args
+    assert isinstance(results, list | tuple)
     return CapturedModel(
         module=module,
         model_class=model_class,

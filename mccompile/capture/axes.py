@@ -116,5 +116,6 @@ def _check_streams(axes: TokenAxes, kinds: list[Kind], roles: list[Roles]) -> No
                 known = axes.known.get(site.captured(stream), {})
                 expected = scope.of(stream)
                 if tuple(known.get(a) for a in range(len(expected))) != expected:
-                    axes.refusals.append(Refusal(site.template.path, f"`{stream.name}` does not carry the rows it should"))
+                    reason = f"`{stream.name}` does not carry the rows it should"
+                    axes.refusals.append(Refusal(site.template.path, reason))
                     axes.scopes[i] = None

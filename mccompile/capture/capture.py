@@ -9,14 +9,17 @@ from torch import nn
 
 from mccompile.capture.assemble import Parts, assemble
 from mccompile.capture.dependence import data_inputs, flow_graph
-from mccompile.capture.export import Exported, export_model
+from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
+from mccompile.capture.grid import with_grid
 from mccompile.capture.kinds import group
 from mccompile.capture.normalise import drop_checks, normalise
+from mccompile.capture.run import flat_inputs
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
 from mccompile.capture.types import CapturedModel
+from mccompile.capture.verify import verify
 
 
 def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> CapturedModel:
@@ -29,7 +32,10 @@ def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, 
     drop_checks(exported.module)
     facts = measure(exported.module, exported.probe, exported.second)
     normalise(exported.module, facts)
-    return assemble(_take_apart(exported, facts), type(model).__name__)
+    captured = assemble(_take_apart(exported, facts), type(model).__name__)
+    given = [without_defaults(model, call) for call in (probe, second)]
+    calls = [(call, flat_inputs(captured, call)) for call in given]
+    return verify(with_grid(captured, calls[0][1], calls[1][1], exported.source), model, calls)
 
 
 def _take_apart(exported: Exported, facts: Facts) -> Parts:

@@ -69,6 +69,8 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
     Raises ProbeError (MC0402) where the calls do not fit, ExportError (MC0401) where torch.export fails.
     """
     name = type(model).__name__
+    if model.training:
+        raise ExportError(name, "the model is in training mode", "call model.eval() first")
     first_call, second_call = without_defaults(model, probe), without_defaults(model, second)
     flat, spec = pytree.tree_flatten(first_call)
     other, other_spec = pytree.tree_flatten(second_call)
@@ -98,7 +100,7 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> fx.Gra
     try:
         with torch.no_grad():
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's own code raises
+    except Exception as error:
         raise ExportError(
             f"{name}.forward",
             f"torch.export: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",

@@ -92,7 +92,8 @@ def _record(module: fx.GraphModule, inputs: Sequence[object], fake: bool) -> dic
 def _pair(first: object, second: object) -> Fact:
     if isinstance(first, tuple) and isinstance(second, tuple):
         (shape_a, dtype), (shape_b, _) = first, second
-        return TensorFact(tuple(zip(shape_a, shape_b, strict=True)), dtype) if len(shape_a) == len(shape_b) else NoFact()
+        same = len(shape_a) == len(shape_b)
+        return TensorFact(tuple(zip(shape_a, shape_b, strict=True)), dtype) if same else NoFact()
     if isinstance(first, list) and isinstance(second, list):
         same = len(first) == len(second)
         return TupleFact(tuple(_pair(a, b) for a, b in zip(first, second, strict=True))) if same else NoFact()

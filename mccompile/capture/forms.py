@@ -96,7 +96,8 @@ class _Form:
             for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) else ()):
                 if own == extent and self.scope.of(node)[axis] is None:
                     return self.axis_size(node, axis)
-        self.scope.refuse(self.roles.video, f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}")
+        reason = f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}"
+        raise self.scope.refusal(self.roles.video, reason)
 
     def copy(self, node: fx.Node) -> fx.Node:
         new = self.graph.node_copy(node, lambda a: self.built[a])
@@ -221,7 +222,7 @@ def _check_counts(form: _Form) -> None:
     alive = set(form.graph.nodes)
     for node in tainted:
         if form.built[node] in alive:
-            form.scope.refuse(next(iter(node.users), node), "uses the number of tokens as data")
+            raise form.scope.refusal(next(iter(node.users), node), "uses the number of tokens as data")
 
 
 def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:

@@ -47,7 +47,7 @@ class _Gather:
     positions: dict[str, fx.Node] = field(default_factory=dict)
 
     def call(self, target: object, *args: object, **kwargs: object) -> fx.Node:
-        return self.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
+        return self.graph.call_function(target, args, kwargs)
 
     def size(self, extent: Extent) -> fx.Node | int:
         """A size without video tokens."""
@@ -122,8 +122,10 @@ class _Gather:
         out: fx.Node | int = 1
         for size in sizes:
             value = self.built[size.value] if isinstance(size.value, fx.Node) else size.value
-            known = isinstance(out, int) and isinstance(value, int)
-            out = out * value if known else value if out == 1 else self.call(operator.mul, out, value)  # type: ignore[operator,assignment]
+            if isinstance(out, int) and isinstance(value, int):
+                out = out * value
+            else:
+                out = value if out == 1 else self.call(operator.mul, out, value)
         return out
 
     def _arguments(self, step: Replay, count: fx.Node) -> tuple[object, ...]:

@@ -7,12 +7,13 @@ axis replaced; the tokens that differ must be exactly those of that slice in a f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
-from mccompile.capture.types import TokenGrid
+from mccompile.capture.split import split_prelude
+from mccompile.capture.types import CapturedModel, Refusal, TokenGrid
 
 
 class GridUnproved(Exception):
@@ -86,3 +87,23 @@ def prove_grid(embedding: Embedding, source: str, dynamic_axes: Sequence[int]) -
     _check(embedding, base, dynamic_axes, patch)
     frames, height, width = dynamic_axes
     return TokenGrid(source, (frames, height, width), (patch[0], patch[1], patch[2]))
+
+
+def with_grid(
+    captured: CapturedModel, probe: Sequence[object], second: Sequence[object], source: str
+) -> CapturedModel:
+    """The captured model with its grid, or with the reason why it has none.
+
+    probe, second: captured inputs at two sizes; source: name of the latent among them.
+    """
+    stream, position = captured.streams[0], captured.inputs.index(source)
+    assert stream.token_axis is not None
+    one, two = probe[position], second[position]
+    assert isinstance(one, torch.Tensor)
+    assert isinstance(two, torch.Tensor)
+    dynamic = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b and i > 0]
+    embedding = Embedding(split_prelude(captured, [stream.name]), tuple(probe), position, stream.token_axis)
+    try:
+        return replace(captured, grid=prove_grid(embedding, source, dynamic))
+    except GridUnproved as unproved:
+        return replace(captured, refusals=(*captured.refusals, Refusal("grid", str(unproved))))

@@ -47,14 +47,15 @@ def _sees_video(scope: Scope, node: fx.Node) -> bool:
 def _step(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> None:
     if node.target is operator.getitem:
         source, index = node.args
-        assert isinstance(source, fx.Node) and isinstance(index, int)
+        assert isinstance(source, fx.Node)
+        assert isinstance(index, int)
         found: Labels | list[Labels] = scope.items[source][index]
     elif not _sees_video(scope, node):
         found = _unlabelled(fact)
     elif node.target in RULES:
         found = RULES[node.target](scope, node)
     else:
-        scope.refuse(node, "no rule says what this operator does to the token axis")
+        raise scope.refusal(node, "no rule says what this operator does to the token axis")
     if isinstance(found, list):
         scope.items[node] = found
     else:
@@ -72,4 +73,4 @@ def _check(scope: Scope, node: fx.Node, found: Labels) -> None:
     """The spec of this stage: a label is as long as its axis, at both probes."""
     for rows, extent in zip(found, scope.shape(node), strict=True):
         if has_video(rows) and rows is not None and total(rows) != extent:
-            scope.refuse(node, f"its token axis has {extent[0]} rows where {total(rows)[0]} were derived")
+            raise scope.refusal(node, f"its token axis has {extent[0]} rows where {total(rows)[0]} were derived")

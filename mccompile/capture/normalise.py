@@ -77,7 +77,7 @@ def drop_identities(module: fx.GraphModule, facts: Facts) -> None:
 
 
 def drop_dead(graph: fx.Graph) -> None:
-    """Removes what neither the output, nor an in-place write into a live value or an operand, needs; placeholders stay."""
+    """Removes what neither the output nor an in-place write into a live value or an operand needs."""
     flow = flow_graph(graph)
     kept = [n for n in graph.nodes if n.op in ("output", "placeholder") or flow.nodes[n].get("outside")]
     live = needed_for(flow, kept)

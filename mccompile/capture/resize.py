@@ -43,7 +43,7 @@ def resized(
 def _with_counts(
     sizes: object, labels: tuple[Rows | None, ...], count: Callable[[Rows], fx.Node | int]
 ) -> list[object]:
-    assert isinstance(sizes, list | tuple) and len(sizes) == len(labels)
+    assert isinstance(sizes, list | tuple)
     return [count(r) if r is not None and has_video(r) else s for s, r in zip(sizes, labels, strict=True)]
 
 
@@ -94,5 +94,5 @@ def _split(
 def _rows(scope: Scope, node: fx.Node, rows: Rows, start: Extent, stop: Extent) -> Rows:
     found = between(rows, start, stop)
     if found is None:
-        scope.refuse(node, "cuts inside the video tokens")
+        raise scope.refusal(node, "cuts inside the video tokens")
     return found

@@ -26,8 +26,7 @@ def total(rows: Rows) -> Extent:
 
 def key(rows: Rows) -> str:
     """`video`, `11+video`; a size that differs between the probes is written `11|14`."""
-    words = ("video" if s.video else str(s.size[0]) if s.size[0] == s.size[1] else f"{s.size[0]}|{s.size[1]}" for s in rows)
-    return "+".join(words)
+    return "+".join("video" if s.video else "|".join(map(str, dict.fromkeys(s.size))) for s in rows)
 
 
 def joined(parts: list[Rows]) -> Rows:

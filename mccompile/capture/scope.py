@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -56,13 +57,14 @@ class Scope:
     items: dict[fx.Node, list[Labels]] = field(default_factory=dict)
     attentions: list[Attention] = field(default_factory=list)
 
-    def refuse(self, node: fx.Node, reason: str) -> NoReturn:
-        raise Refused(module_path(node) or node.name, f"{reason} ({operator_name(node)} `{node.name}`)")
+    def refusal(self, node: fx.Node, reason: str) -> Refused:
+        """To be raised: why the block has no partial form, at the module of `node`."""
+        return Refused(module_path(node) or node.name, f"{reason} ({operator_name(node)} `{node.name}`)")
 
     def shape(self, node: fx.Node) -> tuple[Extent, ...]:
         fact = self.facts[node]
         if not isinstance(fact, TensorFact):
-            self.refuse(node, "a tensor of one rank was expected")
+            raise self.refusal(node, "a tensor of one rank was expected")
         return fact.shape
 
     def of(self, node: fx.Node) -> Labels:
@@ -73,7 +75,7 @@ class Scope:
         """The operand at `position`, which must be a tensor."""
         operand = node.args[position]
         if not isinstance(operand, fx.Node):
-            self.refuse(node, f"operand {position} is no tensor")
+            raise self.refusal(node, f"operand {position} is no tensor")
         return operand
 
     def extent(self, value: object, at: fx.Node) -> Extent:
@@ -83,20 +85,20 @@ class Scope:
         fact = self.facts[value] if isinstance(value, fx.Node) else None
         if isinstance(fact, ScalarFact) and fact.values is not None:
             return fact.values
-        self.refuse(at, f"the size {value} is not known at the probes")
+        raise self.refusal(at, f"the size {value} is not known at the probes")
 
     def pieces(self, node: fx.Node) -> list[tuple[Extent, ...]]:
         """Shapes of the tensors that a split returns."""
         fact = self.facts[node]
         if not isinstance(fact, TupleFact) or not all(isinstance(x, TensorFact) for x in fact.items):
-            self.refuse(node, "a list of tensors was expected")
+            raise self.refusal(node, "a list of tensors was expected")
         return [x.shape for x in fact.items if isinstance(x, TensorFact)]
 
     def axis(self, node: fx.Node, position: int, rank: int, default: int = 0) -> int:
         """A `dim` argument, counted from the front."""
         value = node.args[position] if len(node.args) > position else node.kwargs.get("dim", default)
         if not isinstance(value, int):
-            self.refuse(node, "its dim is no constant")
+            raise self.refusal(node, "its dim is no constant")
         return value % rank
 
     def meet(self, at: fx.Node, operands: list[fx.Node]) -> Labels:
@@ -111,20 +113,18 @@ class Scope:
                 if rows is None:
                     continue
                 if merged[axis] not in (None, rows):
-                    self.refuse(at, "token axes of different rows meet")
+                    raise self.refusal(at, "token axes of different rows meet")
                 merged[axis] = rows
         for operand in operands:
             shift = rank - len(self.shape(operand))
             for axis, extent in enumerate(self.shape(operand)):
                 rows = merged[axis + shift]
-                if has_video(rows) and extent != (1, 1) and self.of(operand)[axis] is None:
-                    self.demand(at, operand, axis, rows)
+                if rows is not None and has_video(rows) and extent != (1, 1) and self.of(operand)[axis] is None:
+                    raise self.demanded(at, operand, axis, rows)
         return tuple(merged)
 
-    def demand(self, at: fx.Node, node: fx.Node, axis: int, rows: Rows | None) -> NoReturn:
-        """Traces an unlabelled axis back to a placeholder and raises Demand for it; Refused where it cannot."""
-        if rows is None:
-            self.refuse(at, "no rows to demand")
+    def demanded(self, at: fx.Node, node: fx.Node, axis: int, rows: Rows) -> Demand | Refused:
+        """To be raised: traces an unlabelled axis back to the placeholder it comes from."""
         seen: set[tuple[fx.Node, int]] = set()
         todo = [(node, axis)]
         while todo:
@@ -133,9 +133,9 @@ class Scope:
                 continue
             seen.add((node, axis))
             if node.op == "placeholder":
-                raise Demand(node, axis, rows)
+                return Demand(node, axis, rows)
             todo.extend(self._origins(node, axis))
-        self.refuse(at, "an operand as long as the token axis has no rows of its own")
+        return self.refusal(at, "an operand as long as the token axis has no rows of its own")
 
     def _origins(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
         """Axes of operands that an axis of the result may come from."""
@@ -150,7 +150,7 @@ class Scope:
             case aten.permute.default:
                 order = node.args[1]
                 assert isinstance(order, list | tuple)
-                return [(operands[0], int(order[axis]) % rank)]  # type: ignore[arg-type]
+                return [(operands[0], int(order[axis]) % rank)]
             case aten.unsqueeze.default:
                 new = self.axis(node, 1, rank)
                 return [] if axis == new else [(operands[0], axis - (axis > new))]
@@ -177,3 +177,6 @@ class Scope:
             gone = self.axis(pieces, 1, len(self.shape(whole)))
             return [(whole, axis + (axis >= gone))]
         return [(whole, axis)] if self.shape(whole)[axis] == self.shape(node)[axis] else []
+
+
+Rule: TypeAlias = Callable[[Scope, fx.Node], Labels | list[Labels]]

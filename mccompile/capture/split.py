@@ -12,9 +12,11 @@ from mccompile.capture.types import CapturedModel
 
 
 def subgraph(
-    module: fx.GraphModule, operands: Sequence[fx.Node], results: Sequence[fx.Node], name: str
+    module: fx.GraphModule, operands: Sequence[fx.Node], results: Sequence[object], name: str
 ) -> fx.GraphModule:
     """The module that computes `results` from `operands` (values of `module`), dead code left out.
+
+    A result that is no node is a constant.
 
     Raises CaptureBug where a result depends on a placeholder that is not among the operands.
     """
@@ -25,7 +27,7 @@ def subgraph(
         built[node] = graph.placeholder(again)
     flow = flow_graph(module.graph)
     flow.remove_edges_from([(p, n) for n in operands for p in list(flow.predecessors(n))])
-    needed = needed_for(flow, results)
+    needed = needed_for(flow, [r for r in results if isinstance(r, fx.Node)])
     for node in module.graph.nodes:
         if node not in needed or node in built:
             continue
@@ -33,7 +35,7 @@ def subgraph(
             raise CaptureBug(f"{name} reads the placeholder `{node.name}`")
         built[node] = graph.node_copy(node, lambda a: built[a])
         built[node].meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
-    graph.output(tuple(built[r] for r in results))
+    graph.output(tuple(built[r] if isinstance(r, fx.Node) else r for r in results))
     graph.lint()
     return fx.GraphModule(module, graph, class_name=name)
 

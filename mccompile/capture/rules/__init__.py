@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
-from torch import fx
-
-from mccompile.capture.rows import Labels
 from mccompile.capture.rules import attention, channel, layout, pointwise, segment
-from mccompile.capture.scope import Scope
-
-Rule: TypeAlias = Callable[[Scope, fx.Node], Labels | list[Labels]]
+from mccompile.capture.scope import Rule
 
 RULES: Mapping[object, Rule] = {
     **pointwise.RULES,

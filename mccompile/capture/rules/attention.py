@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.rows import Labels, any_video, has_video
-from mccompile.capture.scope import Attention, Scope
+from mccompile.capture.scope import Attention, Rule, Scope
 
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default
@@ -23,28 +23,27 @@ def attention(scope: Scope, node: fx.Node) -> Labels:
     query, keys, values = (scope.tensor(node, i) for i in range(3))
     of_query, of_keys, of_values = (scope.of(x) for x in (query, keys, values))
     if any(any_video(labels[:-2]) or has_video(labels[-1]) for labels in (of_query, of_keys, of_values)):
-        scope.refuse(node, "the token axis is not the query or key axis of the attention")
+        raise scope.refusal(node, "the token axis is not the query or key axis of the attention")
     rows, key_rows = of_query[-2], of_keys[-2]
     if key_rows != of_values[-2]:
-        scope.refuse(node, "keys and values hold different rows")
+        raise scope.refusal(node, "keys and values hold different rows")
     if len(node.args) > 5 and node.args[5]:
-        scope.refuse(node, "a causal attention without a mask operand")
+        raise scope.refusal(node, "a causal attention without a mask operand")
     if len(node.args) > 4 and node.args[4]:
-        scope.refuse(node, "dropout inside the attention")
+        raise scope.refusal(node, "dropout inside the attention")
     mask = mask_of(node)
     if mask is not None:
         shape, of_mask = scope.shape(mask), scope.of(mask)
         if any_video((*of_mask[:-2], of_mask[-1])):
-            scope.refuse(node, "the mask's keys are gathered elsewhere")
-        if has_video(rows) and len(shape) > 1 and shape[-2] != (1, 1):
+            raise scope.refusal(node, "the mask's keys are gathered elsewhere")
+        if rows is not None and has_video(rows) and len(shape) > 1 and shape[-2] != (1, 1):
             if of_mask[-2] is None:
-                scope.demand(node, mask, len(shape) - 2, rows)
+                raise scope.demanded(node, mask, len(shape) - 2, rows)
             if of_mask[-2] != rows:
-                scope.refuse(node, "the mask's rows are not those of the queries")
-    if has_video(key_rows):
-        assert key_rows is not None
+                raise scope.refusal(node, "the mask's rows are not those of the queries")
+    if key_rows is not None and has_video(key_rows):
         scope.attentions.append(Attention(node, key_rows))
     return (*of_query[:-1], None)
 
 
-RULES = {SDPA: attention}
+RULES: dict[object, Rule] = {SDPA: attention}

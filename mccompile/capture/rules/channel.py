@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.rows import Labels, any_video, has_video
-from mccompile.capture.scope import Scope
+from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
 
@@ -15,9 +15,9 @@ def linear(scope: Scope, node: fx.Node) -> Labels:
     """[..., in] @ [out, in]^T."""
     value, weight = scope.tensor(node), scope.tensor(node, 1)
     if any_video(scope.of(weight)):
-        scope.refuse(node, "the weight has a token axis")
+        raise scope.refusal(node, "the weight has a token axis")
     if has_video(scope.of(value)[-1]):
-        scope.refuse(node, "mixes tokens: contracts the token axis")
+        raise scope.refusal(node, "mixes tokens: contracts the token axis")
     return (*scope.of(value)[:-1], None)
 
 
@@ -27,7 +27,7 @@ def normalise(scope: Scope, node: fx.Node) -> Labels:
     count = len(sizes) if isinstance(sizes, list | tuple) else 1
     labels = scope.of(value)
     if any_video(labels[-count:]):
-        scope.refuse(node, "mixes tokens: normalises over the token axis")
+        raise scope.refusal(node, "mixes tokens: normalises over the token axis")
     return labels
 
 
@@ -35,7 +35,7 @@ def group_norm(scope: Scope, node: fx.Node) -> Labels:
     """[N, C, *]: normalises over C / groups and all that follow."""
     labels = scope.of(scope.tensor(node))
     if any_video(labels[1:]):
-        scope.refuse(node, "mixes tokens: normalises over the token axis")
+        raise scope.refusal(node, "mixes tokens: normalises over the token axis")
     return labels
 
 
@@ -44,11 +44,12 @@ def reduce(scope: Scope, node: fx.Node) -> Labels:
     value = scope.tensor(node)
     rank = len(scope.shape(value))
     given = node.args[1] if len(node.args) > 1 else None
-    axes = {a % rank for a in ([given] if isinstance(given, int) else given or range(rank))}  # type: ignore[union-attr,operator]
+    listed = [given] if isinstance(given, int) else list(given or range(rank))
+    axes = {int(a) % rank for a in listed}
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
     labels = scope.of(value)
     if any(has_video(labels[a]) for a in axes):
-        scope.refuse(node, "mixes tokens: reduces over the token axis")
+        raise scope.refusal(node, "mixes tokens: reduces over the token axis")
     return tuple(rows for i, rows in enumerate(labels) if keep or i not in axes)
 
 
@@ -57,7 +58,7 @@ def softmax(scope: Scope, node: fx.Node) -> Labels:
     value = scope.tensor(node)
     labels = scope.of(value)
     if has_video(labels[scope.axis(node, 1, len(labels), -1)]):
-        scope.refuse(node, "mixes tokens: softmax over the token axis; attention is followed only as one SDPA")
+        raise scope.refusal(node, "mixes tokens: softmax over the token axis; attention is followed only as one SDPA")
     return labels
 
 
@@ -65,12 +66,12 @@ def matmul(scope: Scope, node: fx.Node) -> Labels:
     """[..., n, k] @ [..., k, m]; a token axis may be n, m or a batch axis."""
     left, right = scope.tensor(node), scope.tensor(node, 1)
     if len(scope.shape(left)) < 2 or len(scope.shape(right)) < 2:
-        scope.refuse(node, "a vector operand")
+        raise scope.refusal(node, "a vector operand")
     one, two = scope.of(left), scope.of(right)
     if has_video(one[-1]) or has_video(two[-2]):
-        scope.refuse(node, "mixes tokens: contracts the token axis (linear attention)")
+        raise scope.refusal(node, "mixes tokens: contracts the token axis (linear attention)")
     if any_video(one[:-2]) or any_video(two[:-2]):
-        scope.refuse(node, "the token axis is a batch axis of a matrix product")
+        raise scope.refusal(node, "the token axis is a batch axis of a matrix product")
     rank = max(len(one), len(two))
     return (*(None,) * (rank - 2), one[-2], two[-1])
 
@@ -79,16 +80,16 @@ def embedding(scope: Scope, node: fx.Node) -> Labels:
     """Rows of a table by index."""
     table, index = scope.tensor(node), scope.tensor(node, 1)
     if any_video(scope.of(table)):
-        scope.refuse(node, "the table has a token axis")
+        raise scope.refusal(node, "the table has a token axis")
     return (*scope.of(index), None)
 
 
 def convolution(scope: Scope, node: fx.Node) -> Labels:
     """Any convolution that sees the token axis."""
-    scope.refuse(node, "mixes tokens: a convolution over the token axis")
+    raise scope.refusal(node, "mixes tokens: a convolution over the token axis")
 
 
-RULES = {
+RULES: dict[object, Rule] = {
     aten.linear.default: linear,
     aten.layer_norm.default: normalise,
     aten.rms_norm.default: normalise,

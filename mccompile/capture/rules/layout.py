@@ -7,7 +7,7 @@ from torch import fx
 
 from mccompile.capture.facts import Extent
 from mccompile.capture.rows import Labels, Rows, has_video
-from mccompile.capture.scope import Scope
+from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
 
@@ -16,7 +16,7 @@ def permute(scope: Scope, node: fx.Node) -> Labels:
     labels = scope.of(scope.tensor(node))
     order = node.args[1]
     assert isinstance(order, list | tuple)
-    return tuple(labels[int(i)] for i in order)  # type: ignore[arg-type]
+    return tuple(labels[int(i)] for i in order)
 
 
 def transpose(scope: Scope, node: fx.Node) -> Labels:
@@ -44,7 +44,7 @@ def select(scope: Scope, node: fx.Node) -> Labels:
     labels = scope.of(scope.tensor(node))
     axis = scope.axis(node, 1, len(labels))
     if has_video(labels[axis]):
-        scope.refuse(node, "picks one token")
+        raise scope.refusal(node, "picks one token")
     return labels[:axis] + labels[axis + 1 :]
 
 
@@ -53,7 +53,7 @@ def unbind(scope: Scope, node: fx.Node) -> list[Labels]:
     labels = scope.of(value)
     axis = scope.axis(node, 1, len(labels))
     if has_video(labels[axis]):
-        scope.refuse(node, "takes the tokens apart")
+        raise scope.refusal(node, "takes the tokens apart")
     return [labels[:axis] + labels[axis + 1 :]] * scope.shape(value)[axis][0]
 
 
@@ -64,14 +64,14 @@ def expand(scope: Scope, node: fx.Node) -> Labels:
     shift = len(new) - len(old)
     for axis, rows in enumerate(scope.of(value)):
         if has_video(rows) and old[axis] != new[axis + shift]:
-            scope.refuse(node, "repeats the tokens")
+            raise scope.refusal(node, "repeats the tokens")
     return (None,) * shift + scope.of(value)
 
 
 def repeat_interleave(scope: Scope, node: fx.Node) -> Labels:
     labels = scope.of(scope.tensor(node))
     if has_video(labels[scope.axis(node, 2, len(labels))]):
-        scope.refuse(node, "repeats the tokens")
+        raise scope.refusal(node, "repeats the tokens")
     return labels
 
 
@@ -120,7 +120,7 @@ def reshape(scope: Scope, node: fx.Node) -> Labels:
             alone = all(old[a] == (1, 1) for a in left if a != axis)
             kept = [a for a in right if new[a] != (1, 1)]
             if not alone or len(kept) != 1 or new[kept[0]] != old[axis]:
-                scope.refuse(node, "splits or merges the token axis")
+                raise scope.refusal(node, "splits or merges the token axis")
             out[kept[0]] = labels[axis]
     return tuple(out)
 
@@ -129,7 +129,7 @@ RESHAPES = (
     *(aten.view.default, aten.reshape.default, aten._unsafe_view.default),
     *(aten.flatten.using_ints, aten.unflatten.int),
 )
-RULES = {
+RULES: dict[object, Rule] = {
     aten.permute.default: permute,
     aten.transpose.int: transpose,
     aten.unsqueeze.default: unsqueeze,

@@ -7,7 +7,7 @@ from torch import fx
 
 from mccompile.capture.facts import TensorFact
 from mccompile.capture.rows import Labels
-from mccompile.capture.scope import Scope
+from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ def view_as_real(scope: Scope, node: fx.Node) -> Labels:
     return (*scope.of(scope.tensor(node)), None)
 
 
-RULES = {
+RULES: dict[object, Rule] = {
     **dict.fromkeys(POINTWISE, pointwise),
     **dict.fromkeys(CASTS, cast),
     aten.view_as_complex.default: view_as_complex,

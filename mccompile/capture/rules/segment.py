@@ -7,7 +7,7 @@ from torch import fx
 
 from mccompile.capture.facts import Extent
 from mccompile.capture.rows import Labels, Rows, between, has_video, joined, other
-from mccompile.capture.scope import Scope
+from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
 _FAR = 2**62  # slice ends are written as the largest int64
@@ -34,7 +34,7 @@ def part(scope: Scope, node: fx.Node, rows: Rows, start: Extent, stop: Extent) -
     """Rows of a cut; None where no video token is left."""
     found = between(rows, start, stop)
     if found is None:
-        scope.refuse(node, "cuts inside the video tokens")
+        raise scope.refusal(node, "cuts inside the video tokens")
     return found if has_video(found) else None
 
 
@@ -44,7 +44,7 @@ def slice_(scope: Scope, node: fx.Node) -> Labels:
     rows = labels[axis]
     if rows is not None:
         if len(node.args) > 4 and node.args[4] != 1:
-            scope.refuse(node, "takes every n-th token")
+            raise scope.refusal(node, "takes every n-th token")
         labels[axis] = part(scope, node, rows, start, stop)
     return tuple(labels)
 
@@ -61,14 +61,14 @@ def cat(scope: Scope, node: fx.Node) -> Labels:
         rows = next((r for r in across if r is not None), None)
         for operand, own in zip(tensors, across, strict=True):
             if i != axis and rows is not None and own is None:
-                scope.demand(node, operand, i, rows)
+                raise scope.demanded(node, operand, i, rows)
             if i != axis and own != rows:
-                scope.refuse(node, "token axes of different rows meet")
+                raise scope.refusal(node, "token axes of different rows meet")
         labels.append(rows)
     spans = [r if r is not None else other(scope.shape(o)[axis]) for o, r in zip(tensors, along, strict=True)]
     labels[axis] = joined(spans) if any(has_video(r) for r in along) else None
     if sum(s.video for s in labels[axis] or ()) > 1:
-        scope.refuse(node, "joins the video tokens with themselves")
+        raise scope.refusal(node, "joins the video tokens with themselves")
     return tuple(labels)
 
 
@@ -101,15 +101,15 @@ def pad(scope: Scope, node: fx.Node) -> Labels:
         rows = labels[axis]
         if rows is not None and (before, after) != ((0, 0), (0, 0)):
             if len(node.args) > 2 and node.args[2] != "constant":
-                scope.refuse(node, "pads with neighbouring tokens")
+                raise scope.refusal(node, "pads with neighbouring tokens")
             if min(*before, *after) < 0:
-                scope.refuse(node, "pads by a negative count")
+                raise scope.refusal(node, "pads by a negative count")
             labels[axis] = joined([other(before), rows, other(after)])
     return tuple(labels)
 
 
 SPLITS = (aten.split_with_sizes.default, aten.split.Tensor, aten.split.sizes, aten.chunk.default)
-RULES = {
+RULES: dict[object, Rule] = {
     aten.slice.Tensor: slice_,
     aten.cat.default: cat,
     **dict.fromkeys(SPLITS, split),

@@ -1,0 +1,135 @@
+"""Runs a captured model against itself: the numbers behind what the dataflow proved.
+
+identity  prelude, blocks and postlude give the outputs of the eager model, bit for bit
+rows      the partial form of a block gives the rows that its full form gives, and writes the same rows into
+          the buffers, from buffers filled by the full form and from scrambled rows at the selection
+A `Refusal` names the block whose rows differ; a wrong identity is an IdentityError, for then nothing holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from mccompile.capture.errors import IdentityError
+from mccompile.capture.run import FullRun, block_weights, run_full
+from mccompile.capture.split import split_prelude
+from mccompile.capture.types import BlockSite, CapturedModel, Refusal
+
+# Largest difference allowed between a row of `partial` and of `full`, relative to the largest entry: the same
+# products summed in another order. An index off by one is wrong by the order of one.
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+def check_identity(
+    captured: CapturedModel, model: nn.Module, call: dict[str, object], inputs: Sequence[object], run: FullRun
+) -> None:
+    """Raises IdentityError (MC0404) unless a run of the parts gives the model's own outputs.
+
+    call: the eager call's keyword arguments; inputs: the same as captured inputs; run: of the parts on them.
+    """
+    with torch.no_grad():
+        expected = [x for x in pytree.tree_flatten(model(**call))[0] if isinstance(x, torch.Tensor)]
+    given = [x for x in run.outputs if isinstance(x, torch.Tensor)]
+    for one, two in zip(expected, given, strict=True):
+        if one.shape != two.shape or not _close(one, two):
+            sizes = ", ".join(str(list(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
+            raise IdentityError(
+                f"{captured.model_class}.forward at inputs {sizes}",
+                "the exported graph gives other outputs than the eager model",
+                "look for constants that the forward computes from sizes with numpy or Python",
+            )
+
+
+def _close(expected: torch.Tensor, given: torch.Tensor) -> bool:
+    if not expected.is_floating_point():
+        return torch.equal(expected, given)
+    scale = max(float(expected.abs().max()), 1e-6) if expected.numel() else 1.0
+    error = float((expected - given).abs().max()) if expected.numel() else 0.0
+    return error <= _TOLERANCE[expected.dtype] * scale
+
+
+def check_rows(captured: CapturedModel, inputs: Sequence[object], run: FullRun, index: torch.Tensor) -> CapturedModel:
+    """The captured model with the partial form taken from every kind whose rows are wrong at its first site.
+
+    index: selected tokens; run: of the parts on `inputs`.
+    """
+    if captured.gather is None:
+        return captured
+    with torch.no_grad():
+        gathered = captured.gather(index, *split_prelude(captured, [p.name for p in captured.sources])(*inputs))
+    rows = {"video": index} | dict(zip((*captured.gathered, *captured.row_keys), gathered, strict=True))
+    kinds, refusals = list(captured.kinds), list(captured.refusals)
+    for site in captured.blocks:
+        first = next(s for s in captured.blocks if s.kind == site.kind) is site
+        if first and kinds[site.kind].partial is not None:
+            reason = wrong_rows(captured, site, run, rows)
+            if reason is not None:
+                kinds[site.kind] = replace(kinds[site.kind], partial=None)
+                refusals.append(Refusal(site.path, reason))
+    return replace(captured, kinds=tuple(kinds), refusals=tuple(refusals))
+
+
+def stream_rows(captured: CapturedModel, name: str, value: object, rows: dict[str, torch.Tensor]) -> object:
+    """The selected rows of a stream's value; `rows` as the gather part returned them."""
+    port = next(p for p in captured.streams if p.name == name)
+    if port.token_axis is None or not isinstance(value, torch.Tensor):
+        return value
+    return value.index_select(port.token_axis, rows[port.rows])
+
+
+def wrong_rows(
+    captured: CapturedModel, site: BlockSite, run: FullRun, rows: dict[str, torch.Tensor]
+) -> str | None:
+    """What is wrong with the partial form at one block; None if its rows and buffers are those of the full form."""
+    kind = captured.kinds[site.kind]
+    assert kind.partial is not None
+    kept = [b.clone() for b in run.buffers[site.index]]
+    for spec, buffer in zip(kind.buffers, kept, strict=True):
+        buffer.index_fill_(spec.token_axis, rows[spec.rows], float("nan"))  # what partial must overwrite
+    streams = [stream_rows(captured, n, run.values[n], rows) for n in site.streams_in]
+    shared = [rows[n] for n in site.shared]
+    vectors = [rows[k] for k in kind.row_keys]
+    with torch.no_grad():
+        outputs = kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
+    for name, given in zip(site.streams_out, outputs, strict=True):
+        expected = stream_rows(captured, name, run.values[name], rows)
+        assert isinstance(expected, torch.Tensor)
+        if expected.shape != given.shape or not _close(expected, given):
+            return f"the rows of `{name}` differ from those of the full form"
+    for spec, buffer, full in zip(kind.buffers, kept, run.buffers[site.index], strict=True):
+        if not _close(full, buffer):
+            return f"the buffer {spec.name} differs from that of the full form"
+    return None
+
+
+def random_selection(count: int, seed: int, device: torch.device) -> torch.Tensor:
+    """About a third of the tokens, at least one, in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[: max(1, count // 3)].to(device)
+
+
+def verify(
+    captured: CapturedModel, model: nn.Module, calls: Sequence[tuple[dict[str, object], Sequence[object]]]
+) -> CapturedModel:
+    """Checks identity and rows at each call (keyword arguments, captured inputs).
+
+    Returns the captured model without the partial forms that failed. Raises IdentityError (MC0404).
+    """
+    stream = captured.streams[0]
+    assert stream.token_axis is not None
+    for seed, (call, inputs) in enumerate(calls):
+        with torch.no_grad():
+            run = run_full(captured, inputs)
+        check_identity(captured, model, call, inputs, run)
+        first = run.values[stream.name]
+        assert isinstance(first, torch.Tensor)
+        index = random_selection(first.shape[stream.token_axis], seed, first.device)
+        captured = check_rows(captured, inputs, run, index)
+    if captured.gather is not None and all(k.partial is None for k in captured.kinds):
+        captured = replace(captured, gather=None)
+    return captured
