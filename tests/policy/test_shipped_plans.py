@@ -1,0 +1,28 @@
+"""The shipped policies: their IR reads back, and they plan on the grids that people run."""
+
+from __future__ import annotations
+
+import pytest
+from policy_cases import STATIC, grid_of
+
+from mccompile.language.resources import shipped_policies
+from mccompile.policy.bind import bind
+from mccompile.policy.evaluate import static_changes
+from mccompile.policy.from_checked import load_policy
+from mccompile.policy.planner import plan, predicted_share, read_plan, show_plan
+from mccompile.policy.text import read, show
+
+WHOLLY_STATIC = ("compute", "exact", "fixed_interval", "flowcache", "step_mask", "teacache")
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_a_shipped_policy_reads_back_and_plans(name: str) -> None:
+    policy = load_policy(name)
+    assert read(show(policy)) == policy
+    tables = dict.fromkeys(static_changes(policy, STATIC), (0.012,) * 28)
+    made = plan(bind(policy, {}), grid_of(28), tables, STATIC)
+    assert read_plan(show_plan(made)) == made
+    assert made.cells[0].action == "compute"
+    if name in WHOLLY_STATIC:
+        assert 0 < predicted_share(made) <= 1
+        assert (predicted_share(made) == 1) == (name in ("compute", "exact"))
