@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from mccompile.generate.errors import NotAPipeline, ProbeFailed
 
 Call = dict[str, object]
+PIPELINES_WANT = 16  # diffusers' video pipelines refuse heights and widths that are no multiple of it
 
 
 class _Recorded(BaseException):
@@ -74,7 +76,7 @@ def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str
     temporal = int(getattr(pipe, "vae_scale_factor_temporal", 4))
     spatial = int(getattr(pipe, "vae_scale_factor_spatial", 8))
     patch = config.get("patch_size") or 1
-    side = spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch))
+    side = math.lcm(spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch)), PIPELINES_WANT)
     one, two = (n * block if block > 2 else 3 + 2 * n for n in (2, 3))
     sizes = ((one, 3, 7), (two, 5, 11))
     first, second = (

@@ -215,6 +215,6 @@ def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """The `share` of a chunk's tokens with the highest score (rounded up; ties by position)."""
     flat = score.flatten(2)
-    rank = flat.argsort(-1, descending=True, stable=True).argsort(-1)
+    rank = flat.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     chosen = rank < (share * flat.size(2))
     return chosen.view(score.size(0), score.size(1), score.size(2), score.size(3))

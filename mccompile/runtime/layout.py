@@ -32,11 +32,13 @@ class Layout:
 
 
 def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value], stream: torch.Tensor) -> Layout:
-    """Layout of a call; a model whose grid is unknown is one chunk of one frame. Raises UnevenChunks."""
+    """Layout of a call; where the grid is unknown, each chunk is one frame. Raises UnevenChunks."""
     batch, chunks = stream.size(0), len(moment.chunks)
     grid = lowered.captured.grid
     if grid is None:
-        return Layout(batch, 1, 1, stream.size(1))
+        if stream.size(1) % chunks:
+            raise UnevenChunks(stream.size(1), chunks)
+        return Layout(batch, chunks, 1, stream.size(1) // chunks)
     source = inputs[grid.source]
     assert isinstance(source, torch.Tensor)
     frames, height, width = grid.of(source.shape)

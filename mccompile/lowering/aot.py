@@ -1,0 +1,229 @@
+"""One recorded graph to one AOTInductor package without weights: torch.export, dynamic axes, attributes as inputs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import fx
+from torch._inductor.package import package_aoti
+from torch.export import Dim, ExportedProgram
+
+from mccompile.lowering.graph_text import attribute
+from mccompile.lowering.package import Contract, Size, TensorInput
+from mccompile.lowering.record import DYNAMIC, Recording, Scalar, TensorSpec, axis_order
+
+OPTIONS = {
+    "aot_inductor.package": True,
+    "aot_inductor.package_constants_in_so": False,
+    "aot_inductor.enable_line_tables": False,
+}
+LARGEST = 2**62
+
+
+class CannotCompile(Exception):
+    """Why a graph is not taken by AOTInductor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    """A graph whose inputs are all tensors.
+
+    inputs: for each placeholder the place of the role's argument that feeds it. shape_only: those of them that
+    carry an int. constants: arguments compiled in. weights: attributes that became inputs, after the others.
+    """
+
+    module: fx.GraphModule
+    inputs: tuple[int, ...]
+    shape_only: frozenset[int]
+    constants: tuple[tuple[int, Scalar], ...]
+    weights: tuple[str, ...]
+
+
+def lift(recording: Recording) -> Lifted:
+    """Numbers that vary become sizes of empty tensors, other numbers constants, attributes inputs.
+
+    Only tensor outputs are kept. Raises CannotCompile for an attribute that is no tensor.
+    """
+    wanted = [i for i, is_tensor in enumerate(recording.tensors) if is_tensor]
+    module = fx.GraphModule(recording.module, copy.deepcopy(recording.module.graph))
+    graph = module.graph
+    output = next(n for n in graph.nodes if n.op == "output")
+    output.args = (tuple(output.args[0][i] for i in wanted),)
+    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    inputs, shape_only, constants = [], set(), []
+    for place, node in enumerate(holders):
+        if isinstance(recording.calls[0][place], TensorSpec):
+            inputs.append(place)
+            continue
+        number = recording.number(place)
+        if number == DYNAMIC:
+            inputs.append(place)
+            shape_only.add(place)
+            with graph.inserting_after(node):
+                size = graph.call_function(torch.ops.aten.sym_size.int, (node, 0))
+            node.replace_all_uses_with(size, delete_user_cb=lambda user, size=size: user is not size)
+        else:
+            assert not isinstance(number, str)
+            constants.append((place, number))
+            _replace_by_constant(graph, node, number)
+    weights = _lift_attributes(module, holders)
+    graph.eliminate_dead_code(_is_impure)
+    graph.lint()
+    module.recompile()
+    return Lifted(module, tuple(inputs), frozenset(shape_only), tuple(constants), weights)
+
+
+def numbers_of(recording: Recording) -> fx.GraphModule | None:
+    """The graph of the outputs that are no tensors, with all placeholders; None where there are none."""
+    wanted = [i for i, is_tensor in enumerate(recording.tensors) if not is_tensor]
+    if not wanted:
+        return None
+    module = fx.GraphModule(recording.module, copy.deepcopy(recording.module.graph))
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    output.args = (tuple(output.args[0][i] for i in wanted),)
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    module.recompile()
+    return module
+
+
+def _is_impure(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and bool(schema.is_mutable))
+
+
+def _replace_by_constant(graph: fx.Graph, node: fx.Node, value: Scalar) -> None:
+    for user in list(node.users):
+        user.args, user.kwargs = fx.node.map_arg(
+            (user.args, user.kwargs), lambda n: value if n is node else n
+        )
+    graph.erase_node(node)
+
+
+def _lift_attributes(module: fx.GraphModule, holders: list[fx.Node]) -> tuple[str, ...]:
+    graph = module.graph
+    last = next((n for n in reversed(list(graph.nodes)) if n.op == "placeholder"), None)
+    lifted: dict[str, fx.Node] = {}
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        name = str(node.target)
+        if not isinstance(attribute(module, name), torch.Tensor):
+            raise CannotCompile(f"its attribute `{name}` is no tensor")
+        if name not in lifted:
+            with graph.inserting_after(last) if last is not None else graph.inserting_before():
+                last = lifted[name] = graph.placeholder(f"weight_{len(lifted)}")
+        node.replace_all_uses_with(lifted[name])
+        graph.erase_node(node)
+    return tuple(lifted)
+
+
+def export_role(recording: Recording) -> tuple[ExportedProgram, Contract]:
+    """The role as an exported program over tensors, and what its inputs must be. Raises CannotCompile."""
+    lifted = lift(recording)
+    call = recording.varied()
+    examples: list[torch.Tensor] = []
+    shapes: list[dict[int, object] | None] = []
+    holders = [n for n in lifted.module.graph.nodes if n.op == "placeholder"]
+    for node, place in zip(holders, lifted.inputs, strict=False):
+        spec = call[place]
+        if not isinstance(spec, TensorSpec):
+            examples.append(torch.empty(int(spec or 0), 0))
+            shapes.append({0: Dim.DYNAMIC})
+            continue
+        axes = range(len(spec.shape)) if _is_opaque(node) else recording.axes(place)
+        sizes = [max(s, 2) if i in axes else s for i, s in enumerate(spec.shape)]
+        order = recording.order(place)
+        examples.append(torch.empty_permuted(sizes, order, dtype=spec.dtype, device=spec.device).zero_())
+        shapes.append(dict.fromkeys(axes, Dim.DYNAMIC) or None)
+    weights = [attribute(recording.module, name) for name in lifted.weights]
+    examples += [w.detach() for w in weights if isinstance(w, torch.Tensor)]
+    shapes += [None] * len(weights)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(lifted.module, tuple(examples), dynamic_shapes=tuple(shapes), strict=False)
+    except Exception as error:
+        raise CannotCompile(f"torch.export: {type(error).__name__}: {_first_line(error)}") from error
+    return program, _contract(recording, lifted, program, examples)
+
+
+def compile_program(program: ExportedProgram, path: Path) -> None:
+    """Writes the AOTInductor package of an exported program. Raises CannotCompile."""
+    examples = program.example_inputs
+    assert examples is not None
+    try:
+        with torch.no_grad():
+            files = torch._inductor.aot_compile(program.module(), examples[0], options=OPTIONS)
+    except Exception as error:
+        raise CannotCompile(f"AOTInductor: {type(error).__name__}: {_first_line(error)}") from error
+    package_aoti(str(path), {"model": files})
+
+
+def _is_opaque(node: fx.Node) -> bool:
+    """Read by custom operators only, which take any size: no size of it is fixed in the graph."""
+    targets = [u.target for u in node.users]
+    return bool(targets) and all(
+        isinstance(t, torch._ops.OpOverload) and t.namespace not in ("aten", "prims") for t in targets
+    ) and not any(node is u.args[0] for u in node.users if u.args)
+
+
+def _contract(
+    recording: Recording, lifted: Lifted, program: ExportedProgram, examples: list[torch.Tensor]
+) -> Contract:
+    holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    written = _written(lifted.module)
+    free = [_is_opaque(n) for n in lifted.module.graph.nodes if n.op == "placeholder"]
+    specs = []
+    for i, (node, example) in enumerate(zip(holders, examples, strict=True)):
+        sizes: tuple[Size, ...] = tuple(_size(s) for s in node.meta["val"].shape)
+        if free[i]:
+            sizes = tuple(f"any{i}_{axis}" if isinstance(s, str) else s for axis, s in enumerate(sizes))
+        carried = i < len(lifted.inputs) and lifted.inputs[i] in lifted.shape_only
+        specs.append(
+            TensorInput(sizes, example.dtype, example.device.type, axis_order(example), i in written, carried)
+        )
+    count = len(lifted.inputs)
+    return Contract(
+        role=recording.role,
+        inputs=tuple(zip(lifted.inputs, specs[:count], strict=True)),
+        constants=lifted.constants,
+        weights=tuple(zip(lifted.weights, specs[count:], strict=True)),
+        ranges=_ranges(program),
+    )
+
+
+def _ranges(program: ExportedProgram) -> tuple[tuple[str, int, int], ...]:
+    found = []
+    for symbol, bounds in program.range_constraints.items():
+        least = int(bounds.lower) if bounds.lower.is_Integer else 0
+        most = int(bounds.upper) if bounds.upper.is_Integer else LARGEST
+        found.append((str(symbol), least, most))
+    return tuple(found)
+
+
+def _size(size: int | torch.SymInt) -> Size:
+    return size if isinstance(size, int) else str(size.node.expr)
+
+
+def _written(module: fx.GraphModule) -> frozenset[int]:
+    """Places of the placeholders that an operator writes to, directly or through views of them."""
+    place = {n: i for i, n in enumerate(n for n in module.graph.nodes if n.op == "placeholder")}
+    base: dict[fx.Node, fx.Node] = {n: n for n in place}
+    written = set()
+    for node in module.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if node.op != "call_function" or schema is None:
+            continue
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            alias = argument.alias_info
+            if alias is None or not isinstance(value, fx.Node) or value not in base:
+                continue
+            base[node] = base[value]
+            if alias.is_write:
+                written.add(place[base[value]])
+    return frozenset(written)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""

@@ -1,0 +1,157 @@
+"""torch.fx graphs as JSON values and back, without pickle; equal graphs have equal texts.
+
+Nodes are numbered in order, so names do not matter to `fingerprint`; they are kept for `read_graph`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+MODULES = ("math", "operator", "torch", "torch.nn.functional")  # where plain functions of a graph may come from
+
+
+class UnwritableGraph(TypeError):
+    """A graph holds something that has no text form; the backend or bundle that asked says where."""
+
+
+def write_graph(graph: fx.Graph) -> list[Json]:
+    """One entry per node: [op, name, target, args, kwargs]. Raises UnwritableGraph."""
+    number = {node: i for i, node in enumerate(graph.nodes)}
+    entries: list[Json] = []
+    for node in graph.nodes:
+        target = _write_target(node.target) if node.op == "call_function" else str(node.target)
+        args = [_write(a, number) for a in node.args]
+        kwargs: dict[str, Json] = {k: _write(v, number) for k, v in node.kwargs.items()}
+        entries.append([node.op, node.name, target, args, kwargs])
+    return entries
+
+
+def read_graph(entries: list[Json]) -> fx.Graph:
+    """The graph that `write_graph` wrote, names included. Raises ValueError for text that it never writes."""
+    graph = fx.Graph()
+    nodes: list[fx.Node] = []
+    for entry in entries:
+        if not (isinstance(entry, list) and len(entry) == 5):
+            raise ValueError(f"no node: {entry!r}")
+        op, name, text, args, kwargs = entry
+        if not (isinstance(op, str) and isinstance(name, str) and isinstance(text, str)):
+            raise ValueError(f"no node: {entry!r}")
+        if not (isinstance(args, list) and isinstance(kwargs, dict)):
+            raise ValueError(f"no node: {entry!r}")
+        target = _read_target(text) if op == "call_function" else text
+        given = tuple(_read(a, nodes) for a in args)
+        named = {k: _read(v, nodes) for k, v in kwargs.items()}
+        nodes.append(graph.create_node(op, target, given, named, name=name))
+    graph.lint()
+    return graph
+
+
+def fingerprint(module: fx.GraphModule) -> str:
+    """32 hex digits that are equal for equal graphs (names aside) over attributes of equal shape and dtype."""
+    lines: list[Json] = []
+    place = 0
+    for entry in write_graph(module.graph):
+        assert isinstance(entry, list)
+        op, _, target, args, kwargs = entry
+        if op == "placeholder":
+            target, place = f"input {place}", place + 1
+        elif op == "get_attr":
+            assert isinstance(target, str)
+            value = attribute(module, target)
+            target = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else repr(value)
+        lines.append([op, target, args, kwargs])
+    return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def attribute(module: torch.nn.Module, name: str) -> object:
+    """The attribute at a dotted path. Raises AttributeError."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _write_target(target: object) -> str:
+    if isinstance(target, OpOverload):
+        namespace, _, op = target._schema.name.partition("::")
+        return f"torch.ops.{namespace}.{op}.{target._overloadname}"
+    name = getattr(target, "__name__", "")
+    for home in MODULES:
+        if getattr(importlib.import_module(home), name, None) is target:
+            return f"{home}.{name}"
+    raise UnwritableGraph(f"the function {target!r}")
+
+
+def _read_target(text: str) -> Callable[..., object]:
+    if text.startswith("torch.ops."):
+        namespace, op, overload = text.removeprefix("torch.ops.").split(".")
+        return getattr(getattr(getattr(torch.ops, namespace), op), overload)
+    home, _, name = text.rpartition(".")
+    if home not in MODULES:
+        raise ValueError(f"`{text}` is not among the functions that graphs may call")
+    return getattr(importlib.import_module(home), name)
+
+
+def _write(value: object, number: dict[fx.Node, int]) -> Json:
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"float": str(value)}
+        case fx.Node():
+            return {"node": number[value]}
+        case tuple():  # torch.Size too
+            return {"tuple": [_write(v, number) for v in value]}
+        case list():
+            return [_write(v, number) for v in value]
+        case dict() if all(isinstance(k, str) for k in value):
+            return {"dict": {k: _write(v, number) for k, v in value.items()}}
+        case slice():
+            return {"slice": [_write(v, number) for v in (value.start, value.stop, value.step)]}
+        case torch.dtype() | torch.layout() | torch.memory_format():
+            return {"torch": str(value).removeprefix("torch.")}
+        case torch.device():
+            return {"device": str(value)}
+        case _ if value is ...:
+            return {"ellipsis": 0}
+        case complex():
+            return {"complex": [value.real, value.imag]}
+    raise UnwritableGraph(f"the argument {value!r} of type {type(value).__name__}")
+
+
+def _read(value: Json, nodes: list[fx.Node]) -> fx.node.Argument:
+    if isinstance(value, list):
+        return [_read(v, nodes) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1:
+        raise ValueError(f"no argument: {value!r}")
+    ((kind, body),) = value.items()
+    match kind, body:
+        case "node", int():
+            return nodes[body]
+        case "float", str():
+            return float(body)
+        case "tuple", list():
+            return tuple(_read(v, nodes) for v in body)
+        case "dict", dict():
+            return {k: _read(v, nodes) for k, v in body.items()}
+        case "slice", [start, stop, step]:
+            return slice(_read(start, nodes), _read(stop, nodes), _read(step, nodes))
+        case "torch", str():
+            return getattr(torch, body)
+        case "device", str():
+            return torch.device(body)
+        case "ellipsis", 0:
+            return ...
+        case "complex", [float() as real, float() as imaginary]:
+            return complex(real, imaginary)
+    raise ValueError(f"no argument: {value!r}")

@@ -1,0 +1,193 @@
+"""A graph compiled ahead of time: what it expects, how it is loaded, and the checks that it does not make itself.
+
+AOTInductor packages run on whatever they are given: a wrong size reads foreign memory. So every distinct
+signature of a call is checked once against what torch.export proved, and remembered.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mccompile.lowering.package_errors import UnfitCall
+from mccompile.lowering.record import Scalar, Value
+
+Size = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInput:
+    """What a package expects of one tensor. order: its axes from the largest stride to the smallest.
+
+    shape_only: made from an int argument n as an empty [n, 0] tensor: packages take no numbers.
+    """
+
+    sizes: tuple[Size, ...]
+    dtype: torch.dtype
+    device: str
+    order: tuple[int, ...]
+    written: bool
+    shape_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Inputs of a package, by place among the role's arguments, and the least and largest size of each symbol.
+
+    constants: arguments whose values are compiled in. weights: attributes of the graph that follow the inputs.
+    """
+
+    role: str
+    inputs: tuple[tuple[int, TensorInput], ...]
+    constants: tuple[tuple[int, Scalar], ...]
+    weights: tuple[tuple[str, TensorInput], ...]
+    ranges: tuple[tuple[str, int, int], ...]
+
+
+class Package:
+    """A loaded package as a callable of the role's arguments, returning its tensor outputs."""
+
+    __slots__ = ("_contract", "_device_aligned", "_known", "_loader", "_weights")
+
+    def __init__(self, path: Path, contract: Contract, weights: Sequence[torch.Tensor]) -> None:
+        """Loads the package. weights: values of `contract.weights`. Raises UnfitCall for weights that do not fit."""
+        self._contract = contract
+        self._weights = list(weights)
+        for value, (name, spec) in zip(weights, contract.weights, strict=True):
+            check_tensor(contract.role, f"weight `{name}`", value, spec, {})
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
+        self._known: dict[tuple[object, ...], tuple[Callable[[Value], torch.Tensor] | None, ...]] = {}
+        self._device_aligned = any(s.device != "cpu" for _, s in contract.inputs)
+
+    def __call__(self, *arguments: Value) -> list[torch.Tensor]:
+        """Raises UnfitCall (MC0801) where the arguments are not what the package was compiled for."""
+        key = tuple([_signature(a) for a in arguments])
+        changes = self._known.get(key)
+        if changes is None:
+            changes = self._known[key] = self._admit(arguments)
+        inputs: list[object] = []
+        for (place, _), change in zip(self._contract.inputs, changes, strict=True):
+            value = arguments[place]
+            inputs.append(value if change is None else change(value))
+        if self._device_aligned:
+            inputs = [v.clone() if v.data_ptr() % 16 else v for v in inputs]  # type: ignore[attr-defined]
+        return self._loader.boxed_run(inputs + self._weights)
+
+    def _admit(self, arguments: Sequence[Value]) -> tuple[Callable[[Value], torch.Tensor] | None, ...]:
+        """Checks one signature; for each input what must be done to it on the way, None for nothing."""
+        contract = self._contract
+        for place, constant in contract.constants:
+            if arguments[place] != constant or isinstance(arguments[place], torch.Tensor):
+                raise UnfitCall(contract.role, f"argument {place}", f"{constant!r}", _describe(arguments[place]))
+        symbols: dict[str, int] = {}
+        changes: list[Callable[[Value], torch.Tensor] | None] = []
+        carried = {i: _carry(v) if s.shape_only else v for i, s in contract.inputs if (v := arguments[i]) is not None}
+        for simple in (True, False):  # symbols on their own are bound before expressions of them are checked
+            for place, spec in contract.inputs:
+                bind_sizes(contract.role, f"argument {place}", carried.get(place), spec, symbols, simple)
+        for symbol, least, most in contract.ranges:
+            if symbol in symbols and not least <= symbols[symbol] <= most:
+                raise UnfitCall(contract.role, f"size {symbol}", f"{least} to {most}", str(symbols[symbol]))
+        for place, spec in contract.inputs:
+            value = carried[place]
+            assert isinstance(value, torch.Tensor)
+            check_tensor(contract.role, f"argument {place}", value, spec, symbols)
+            if spec.shape_only:
+                changes.append(_carry)
+            elif value.permute(spec.order).is_contiguous():
+                changes.append(None)
+            elif spec.written:
+                want = f"axes {spec.order} dense, since it is written in place"
+                raise UnfitCall(contract.role, f"argument {place}", want, f"strides {value.stride()}")
+            else:
+                changes.append(_laid_out(spec.order))
+        return tuple(changes)
+
+
+def _signature(value: Value) -> object:
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device.type
+    return value
+
+
+def _carry(value: Value) -> torch.Tensor:
+    return torch.empty((int(value), 0))
+
+
+def _laid_out(order: tuple[int, ...]) -> Callable[[Value], torch.Tensor]:
+    back = tuple(order.index(i) for i in range(len(order)))
+
+    def change(value: Value) -> torch.Tensor:
+        assert isinstance(value, torch.Tensor)
+        return value.permute(order).contiguous().permute(back)
+
+    return change
+
+
+def bind_sizes(
+    role: str, place: str, value: object, spec: TensorInput, symbols: dict[str, int], simple: bool
+) -> None:
+    """Gives size symbols their values (simple), or checks the expressions of them. Raises UnfitCall."""
+    if not isinstance(value, torch.Tensor) or value.dim() != len(spec.sizes):
+        raise UnfitCall(role, place, f"a tensor of shape {list(spec.sizes)}", _describe(value))
+    for axis, size in enumerate(spec.sizes):
+        if isinstance(size, int) or size.isidentifier() != simple:
+            continue
+        have = value.size(axis)
+        want = symbols.setdefault(size, have) if simple else evaluate_size(size, symbols)
+        if want is not None and want != have:
+            raise UnfitCall(role, place, f"size {want} ({size}) on axis {axis}", _describe(value))
+
+
+def check_tensor(role: str, place: str, value: object, spec: TensorInput, symbols: Mapping[str, int]) -> None:
+    """Raises UnfitCall where dtype, device, rank or a fixed size of `value` is not as expected."""
+    want = [s if isinstance(s, int) else symbols.get(s, s) for s in spec.sizes]
+    expected = f"{str(spec.dtype).removeprefix('torch.')} {want} on {spec.device}"
+    if not isinstance(value, torch.Tensor):
+        raise UnfitCall(role, place, expected, _describe(value))
+    fixed = value.dim() == len(spec.sizes) and all(
+        not isinstance(s, int) or s == have for s, have in zip(spec.sizes, value.shape, strict=True)
+    )
+    if not fixed or value.dtype != spec.dtype or value.device.type != spec.device:
+        raise UnfitCall(role, place, expected, _describe(value))
+
+
+_OPERATORS: Mapping[type, Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Pow: operator.pow,
+    ast.Mod: operator.mod,
+}
+
+
+def evaluate_size(expression: str, symbols: Mapping[str, int]) -> int | None:
+    """The value of an integer expression of symbols; None where it holds more than arithmetic."""
+
+    def value(node: ast.expr) -> int | None:
+        match node:
+            case ast.Constant(int() as number):
+                return number
+            case ast.Name(name):
+                return symbols.get(name)
+            case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
+                one, two = value(left), value(right)
+                return None if one is None or two is None else _OPERATORS[type(op)](one, two)
+            case ast.UnaryOp(ast.USub(), operand):
+                inner = value(operand)
+                return None if inner is None else -inner
+        return None
+
+    return value(ast.parse(expression, mode="eval").body)
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device.type}"
+    return repr(value)

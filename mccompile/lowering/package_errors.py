@@ -1,0 +1,37 @@
+"""Errors of compiled packages (MC080x): a graph that cannot be compiled, a call that a package must not be given."""
+
+from __future__ import annotations
+
+
+class PackageError(Exception):
+    """Base: a code, then place, cause and remedy."""
+
+    code = "MC0800"
+
+    def __init__(self, message: str, help_text: str) -> None:
+        super().__init__(f"error[{self.code}]: {message}\nhelp: {help_text}")
+
+
+class UnfitCall(PackageError):
+    """A call with another shape, dtype, device or constant than the package was compiled for."""
+
+    code = "MC0801"
+
+    def __init__(self, role: str, place: str, want: str, have: str) -> None:
+        super().__init__(
+            f"{place} of the compiled graph `{role}` must be {want}, but is {have}",
+            "generate with sizes that vary as in the recorded calls (frames, height, width), or compile again with "
+            "calls of this kind",
+        )
+
+
+class NotCompiled(PackageError):
+    """A role that neither AOTInductor nor torch.compile could take, or that no call was recorded of."""
+
+    code = "MC0802"
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(
+            f"the graph `{role}` could not be compiled: {reason}",
+            "run with backend `eager`, and report the graph (`mccompile explain --stage graph`)",
+        )

@@ -1,0 +1,44 @@
+"""A process that compiles exported programs: one JSON job per line of standard input, one answer per line out.
+
+    python -m mccompile.lowering.worker THREADS ISA_OK
+
+Inductor keeps global state, so roles compile in processes of their own; each serves many jobs, since importing
+torch costs as much as compiling a small graph.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    threads, isa_ok = int(sys.argv[1]), sys.argv[2] == "1"
+    answers = os.fdopen(os.dup(1), "w")  # compilers may print: only answers go to the real standard output
+    os.dup2(2, 1)
+    torch.set_num_threads(threads)
+    from torch._inductor import config
+
+    import mccompile.lowering.attention  # noqa: F401 - registers the operators that graphs call
+    from mccompile.lowering.aot import CannotCompile, compile_program
+
+    if isa_ok:
+        config.cpp.vec_isa_ok = True
+    config.compile_threads = 1
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            compile_program(torch.export.load(job["program"]), Path(job["package"]))
+            answer = {"error": None}
+        except CannotCompile as verdict:
+            answer = {"error": str(verdict)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

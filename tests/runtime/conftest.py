@@ -1,0 +1,66 @@
+"""A tiny SkyReels-V2 diffusion-forcing pipeline with random weights: 4 chunks of 2 latent frames of 3x4 tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel, UniPCMultistepScheduler
+
+torch.set_num_threads(1)
+WIDTH = 32
+
+
+def transformer(dtype: torch.dtype = torch.float32) -> SkyReelsV2Transformer3DModel:
+    torch.manual_seed(0)
+    model = SkyReelsV2Transformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4,
+        text_dim=16, freq_dim=32, ffn_dim=64, num_layers=3, rope_max_seq_len=64, num_frame_per_block=2,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.eval().requires_grad_(False).to(dtype)
+
+
+def pipeline() -> SkyReelsV2DiffusionForcingPipeline:
+    pipe = SkyReelsV2DiffusionForcingPipeline(
+        tokenizer=None, text_encoder=None, transformer=transformer(), vae=None,
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def embeds(samples: int = 1, seed: int = 0) -> dict[str, object]:
+    """Text for `samples` videos, in place of prompts."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.randn(samples, 7, 16, generator=generator)
+    return {"prompt": None, "prompt_embeds": text, "negative_prompt_embeds": -text}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The pipeline and a way to run it: `run(**more)` gives latents [B, 4, 8, 6, 8]."""
+
+    pipe: SkyReelsV2DiffusionForcingPipeline
+    call: dict[str, object]
+
+    def run(self, seed: int = 0, **more: object) -> torch.Tensor:
+        arguments = {
+            "height": 48, "width": 64, "num_frames": 29, "num_inference_steps": 10, "ar_step": 3,
+            "guidance_scale": 3.0, "output_type": "latent", **self.call, **more,
+        }  # fmt: skip
+        return self.pipe(generator=torch.Generator().manual_seed(seed), **arguments).frames
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    return Tiny(pipeline(), embeds())
+
+
+@pytest.fixture
+def make_tiny() -> Callable[[], Tiny]:
+    return lambda: Tiny(pipeline(), embeds())
