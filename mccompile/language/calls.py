@@ -70,6 +70,8 @@ class CallTyping:
         for parameter in call.function.parameters:
             self._check_option(call, parameter)
         if len(self._typing.errors) > before:
+            if "of" in call.values:
+                self._typing.infer(call.values["of"])
             return POISON
         name = call.function.name
         if name in DISTANCES:

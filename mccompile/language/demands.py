@@ -60,9 +60,14 @@ def interval(typing: Typing, expr: ast.Expr) -> tuple[float, float] | None:
             return None
 
 
+def reach_words(expr: ast.Expr, reach: tuple[float, float]) -> str:
+    """What a value out of bounds is: a literal, or a parameter whose range is too wide."""
+    return "outside" if isinstance(expr, ast.Number) else f"may be {reach[0]:g} to {reach[1]:g}"
+
+
 def _bounded(
     typing: Typing, expr: ast.Expr, what: str, low: float, high: float, said: tuple[str, str]
 ) -> None:
     reach = interval(typing, expr)
     if reach is not None and not low <= reach[0] <= reach[1] <= high:
-        typing.report(values.OutOfBounds(expr.span, what, *said))
+        typing.report(values.OutOfBounds(expr.span, what, *said, reach_words(expr, reach)))

@@ -6,8 +6,8 @@ from typing import assert_never
 
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS
-from mccompile.language.demands import constant, interval, share, whole
-from mccompile.language.errors import phases, values
+from mccompile.language.demands import constant, interval, reach_words, share, whole
+from mccompile.language.errors import names, phases, values
 from mccompile.language.expressions import Typing
 from mccompile.language.masks import check_mask
 from mccompile.language.types import (
@@ -96,7 +96,8 @@ def _check_clock_bound(clock: ast.Ref, end: ast.Expr, typing: Typing) -> None:
     low, high = _CLOCK_BOUNDS[clock.name]
     reach = interval(typing, end)
     if reach is not None and not low <= reach[0] <= reach[1] <= high:
-        typing.report(values.OutOfBounds(end.span, what, f"{low:g}", f"{high:g}"))
+        said = (f"{low:g}", f"{high:g}", reach_words(end, reach))
+        typing.report(values.OutOfBounds(end.span, what, *said))
 
 
 def clock_range(when: ast.While) -> tuple[ast.Ref, ast.Expr | None, ast.Expr | None] | None:
@@ -144,8 +145,12 @@ def _check_reuse(rule: ast.Reuse, typing: Typing) -> None:
             typing.report(error)
         elif found.constant:
             typing.report(phases.ConstantCondition(rule.condition.span))
+    seen: dict[str, ast.Guard] = {}
     for guard in rule.guards:
         _check_guard(guard, rule, typing)
+        first = seen.setdefault(guard_words(guard), guard)
+        if first is not guard:
+            typing.report(names.DefinedTwice(guard.span, "guard", guard_words(guard), first.span))
 
 
 def _refuse_late(found: NumberType | ConditionType | Poison, expr: ast.Expr, typing: Typing) -> None:

@@ -196,10 +196,11 @@ class NotWhole(Diagnostic):
 class OutOfBounds(Diagnostic):
     code = "MC0226"
     title = "{what} lies between {low} and {high}"
-    label = "outside"
+    label = "{found}"
     what: str
     low: str
     high: str
+    found: str = "outside"
 
 
 @dataclass(frozen=True, slots=True)
