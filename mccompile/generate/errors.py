@@ -47,3 +47,39 @@ class UnknownModel(GenerateError):
             f"no pipeline at `{name}`: {why}",
             "give a folder with a model_index.json, or a name from `mccompile models`",
         )
+
+
+class TraceUnreadable(GenerateError):
+    """A recorded trace, or the settings beside it, that cannot be read."""
+
+    code = "MC0710"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"cannot read the trace `{path}`: {why}",
+            "give a .safetensors file of recorded calls with its settings in a .json file of the same name beside it",
+        )
+
+
+class TraceSettings(GenerateError):
+    """A setting of a recorded trace that is missing or means nothing."""
+
+    code = "MC0711"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the settings `{path}` do not describe a replay: {why}",
+            "see docs/cli.md, `mccompile replay`, for the settings and what each may be",
+        )
+
+
+class TraceTensors(GenerateError):
+    """Tensors of a recorded trace that are missing, or of sizes that do not fit each other."""
+
+    code = "MC0712"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the tensors of `{path}` do not fit together: {why}",
+            "see docs/cli.md, `mccompile replay`, for the tensors and their sizes; record the trace again",
+        )

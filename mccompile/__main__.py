@@ -1,0 +1,7 @@
+"""`python -m mccompile` is `mccompile`."""
+
+import sys
+
+from mccompile.cli import main
+
+sys.exit(main())

@@ -1,0 +1,30 @@
+"""The verbs of the shell: `main` parses, runs one verb, and turns every error of ours into its diagnostic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mccompile.cli.failures import SETUP_FAILED, known_failures, report
+from mccompile.cli.parser import build_parser
+from mccompile.language.diagnostics import PolicyError
+
+INTERRUPTED = 130  # what shells give for SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns its exit status.
+
+    0: done. 1: the policy or the model was refused, or a comparison failed. 2: the command line, or a file or a
+    model that it names, is no good.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        return SETUP_FAILED
+    except PolicyError as error:
+        return report(error)
+    except known_failures() as error:  # evaluated only now: the classes lie above the torch line
+        return report(error)

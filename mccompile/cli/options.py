@@ -1,0 +1,61 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mccompile.runtime.execute import Backend
+
+POLICY_HELP = "name of a shipped policy (see `mccompile policies`) or a .policy file"
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """`--set NAME=VALUE`, as often as wanted."""
+    parser.add_argument(
+        "--set",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        type=assignment,
+        action="append",
+        default=[],
+        help="value of a parameter of the policy, e.g. threshold=0.2 or floor=60%%",
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--backend` and `--deny refusals`."""
+    parser.add_argument("--backend", choices=("eager", "inductor"), default=default, help="default: %(default)s")
+    parser.add_argument("--deny", choices=("refusals",), help="fail where a part of the policy was refused")
+
+
+def assignment(text: str) -> tuple[str, float]:
+    """`threshold=0.2` or `floor=60%` as name and value (a percentage as a share)."""
+    name, sign, value = text.partition("=")
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not (name.strip() and sign and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"`{text}` is not NAME=NUMBER")
+    return name.strip(), number / 100 if value.endswith("%") else number
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
+    return int(text)
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name."""
+    from mccompile.runtime.execute import eager
+
+    if name == "eager":
+        return eager
+    from mccompile.lowering.backend import inductor
+
+    return inductor

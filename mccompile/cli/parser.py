@@ -1,0 +1,22 @@
+"""The command line's surface. tests/cli/surface.txt freezes it."""
+
+from __future__ import annotations
+
+import argparse
+
+from mccompile import __version__
+from mccompile.cli import check, fmt, policies, replay
+
+VERBS = (check, fmt, policies, replay)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; the parsed arguments carry the verb's function as `run`."""
+    parser = argparse.ArgumentParser(
+        prog="mccompile", description="A compiler for motion-aware caching in video generators.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"mccompile {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add(verbs)
+    return parser
