@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -11,15 +12,23 @@ from mccompile.capture import capture, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.generate.clocks import clock_for
 from mccompile.generate.probe import Call, record_calls
-from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
 from mccompile.policy.bind import bind
+from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Backend, eager
 from mccompile.runtime.prefixes import provable
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A captured model and those of its attention masks that were found to be prefixes of the keys."""
+
+    model: CapturedModel
+    prefixes: frozenset[str]
 
 
 def compile(
@@ -33,6 +42,7 @@ def compile(
     clock: Clock | None = None,
     fold: bool = True,
     deny_refusals: bool = False,
+    captured: Prepared | None = None,
     **parameters: float,
 ) -> CompiledModel:
     """Compiles `model` under `policy`.
@@ -42,20 +52,17 @@ def compile(
     policy: IR, name of a shipped policy, path or text. parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...).
     clock: who says which step a call is; the pipeline's own schedule by default.
+    captured: what `prepare` made of this very model, to compile it under several policies.
 
     Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError: each with place, cause, remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
     bound = bind(ir, parameters)
     pipe = None if isinstance(model, nn.Module) else model
-    if probe is None or second is None:
-        probe, second = record_calls(model, _call_arguments(ir, model, call))
+    if captured is None:
+        captured = prepare(model, call=_call_arguments(ir, model, call), probe=probe, second=second)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
-    transformer.eval()
-    captured = capture(transformer, probe, second)
-    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in (probe, second))
-    proved = provable(captured, _masks(captured), calls)
-    lowered = lower(captured, ir, proved, fold)
+    lowered = lower(captured.model, ir, captured.prefixes, fold)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
     compiled = CompiledModel(transformer, lowered, bound, backend, fold)
@@ -63,6 +70,23 @@ def compile(
     if pipe is not None:
         compiled.install(pipe, clock_for(pipe) if clock is None else clock)
     return compiled
+
+
+def prepare(
+    model: object,
+    *,
+    call: Mapping[str, object] | None = None,
+    probe: Call | None = None,
+    second: Call | None = None,
+) -> Prepared:
+    """Captures a pipeline's transformer, or a transformer with two example calls; arguments as `compile` has them."""
+    if probe is None or second is None:
+        probe, second = record_calls(model, dict(call or {}))
+    transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    transformer.eval()
+    captured = capture(transformer, probe, second)
+    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in (probe, second))
+    return Prepared(captured, provable(captured, _masks(captured), calls))
 
 
 def _call_arguments(ir: PolicyIR, pipe: object, call: Mapping[str, object] | None) -> dict[str, object]:

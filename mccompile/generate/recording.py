@@ -172,8 +172,9 @@ def _entry(settings: Mapping[str, object], key: str, path: str) -> object:
 
 def _number(settings: Mapping[str, object], key: str, kind: type[_Number], least: float, path: str) -> _Number:
     value = _entry(settings, key, path)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= least:
-        if kind is float or float(value).is_integer():
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        fits = value >= least and (kind is float or float(value).is_integer())
+        if fits:
             return kind(value)
     what = "a whole number" if kind is int else "a number"
     raise TraceSettings(path, f"`{key}` is {json.dumps(value)}; {what} of at least {least} is expected")
