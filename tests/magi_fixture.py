@@ -12,15 +12,16 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mccompile.models.magi.attention import ChunkRanges
+from mccompile.models.magi.attention import ChunkRanges, cross_attention, self_attention
 from mccompile.models.magi.cache import CleanChunkCache
+from mccompile.models.magi.checkpoint import vae_arguments
 from mccompile.models.magi.config import MagiSettings, model_config_from_official
 from mccompile.models.magi.pipeline import MagiPipeline
 from mccompile.models.magi.predict import CallText, VelocityPredictor
@@ -29,7 +30,6 @@ from mccompile.models.magi.scheduler import MagiScheduler
 from mccompile.models.magi.text import MagiSpecialTokens, check_special_tokens, chunk_captions
 from mccompile.models.magi.transformer import KeyValues, MagiTransformer3DModel
 from mccompile.models.magi.vae import AutoencoderKLMagi
-from mccompile.models.magi.checkpoint import vae_arguments
 
 MODULE_TOLERANCE = 2e-5
 RUN_TOLERANCE = 2e-4
@@ -73,8 +73,6 @@ class Fixture:
 
     def model(self, name: str, dtype: torch.dtype = torch.float32) -> MagiTransformer3DModel:
         config = model_config_from_official(dict(self.schedule["model_config"][name]))
-        from dataclasses import asdict
-
         model = MagiTransformer3DModel(**asdict(config)).eval().requires_grad_(False)
         head = f"{name}.state."
         model.load_state_dict({k.removeprefix(head): v.float() for k, v in self.tensors.items() if k.startswith(head)})
@@ -100,7 +98,7 @@ def _embeddings(f: Fixture, name: str, model: MagiTransformer3DModel) -> Iterato
     yield "y_adaln_uncond", model.y_embedder(caption, torch.tensor([rows - 1]))[1][None]
     frames, (height, width) = f.tensors["in.x"].shape[2], _grid(f)
     cos, sin = model.rope(frames, height, width, torch.tensor(0))
-    yield "rope_sin_cos", torch.cat((sin, cos), dim=-1)
+    yield "rope_sin_cos", torch.cat((sin, cos), dim=-1)[0, :, 0]
 
 
 def _grid(f: Fixture) -> tuple[int, int]:
@@ -125,11 +123,9 @@ def _first_layer(f: Fixture, model: MagiTransformer3DModel) -> Iterator[tuple[st
     yield "one.pre.hidden", hidden.transpose(0, 1)
     yield "one.pre.condition", condition
     yield "one.pre.condition_map", (torch.arange(tokens) // tokens)[:, None].float()
-    yield "one.pre.rope", torch.cat((rope[1], rope[0]), dim=-1)
+    yield "one.pre.rope", torch.cat((rope[1], rope[0]), dim=-1)[0, :, 0]
     yield "one.pre.y_xattn_flat", text[0, 0]
     layer = model.videodit_blocks.layers[0]
-    from mccompile.models.magi.attention import cross_attention, self_attention
-
     attention = layer.self_attention
     q, k, v, qx = attention.project(hidden, rope)
     self_out = self_attention(q, k, v, visible)
@@ -210,7 +206,7 @@ def _guidance(f: Fixture, name: str, model: MagiTransformer3DModel) -> Iterator[
         settings = replace(base, distilled=distilled)
         for skip in (False, True):
             predictor = VelocityPredictor(model, settings, CleanChunkCache(f.schedule[name]["chunk_tokens"]), skip)
-            velocities = predictor.predict(_module_call(f, extra, near), f.tensors["in.x"], text)
+            velocities = predictor.predict(_module_call(f, extra, near), f.tensors["in.x"], text, 0)
             yield key, torch.cat(velocities, dim=2)
 
 
@@ -218,8 +214,9 @@ def modules(f: Fixture) -> Iterator[Part]:
     """Every recorded module output; the clean chunk of an `_extra` call has no velocity."""
     for name in MODELS:
         model = f.model(name)
-        groups = (_embeddings(f, name, model), _first_layer(f, model), _whole_model(f, name, model), _guidance(f, name, model))
-        for group in groups:
+        inner = (_embeddings(f, name, model), _first_layer(f, model))
+        outer = (_whole_model(f, name, model), _guidance(f, name, model))
+        for group in inner + outer:
             for key, ours in group:
                 theirs = f.tensors[f"{name}.{key}"].float()
                 if "_extra" in key:
@@ -315,7 +312,8 @@ def runs(f: Fixture) -> Iterator[Part]:
         if head is not None:
             ours = torch.stack((captions.caption, captions.null))[:, :, : head.shape[2]]
             yield Part(f"run.{run}.y_head", relative(ours, head), MODULE_TOLERANCE)
-        yield from _whole_run(f, run, MagiPipeline(model, MagiScheduler.from_settings(settings), special_tokens=tokens), names)
+        pipe = MagiPipeline(model, MagiScheduler.from_settings(settings), special_tokens=tokens)
+        yield from _whole_run(f, run, pipe, names)
 
 
 def _whole_run(f: Fixture, run: str, pipe: MagiPipeline, names: tuple[str, ...]) -> Iterator[Part]:
@@ -377,7 +375,8 @@ def main(arguments: list[str]) -> int:
     parts = []
     for part in check(Path(arguments[0])):
         parts.append(part)
-        sys.stdout.write(f"{'ok  ' if part.ok else 'FAIL'} {part.error:9.2e}  (at most {part.tolerance:.0e})  {part.name}\n")
+        verdict = "ok  " if part.ok else "FAIL"
+        sys.stdout.write(f"{verdict} {part.error:9.2e}  (at most {part.tolerance:.0e})  {part.name}\n")
     worst = max(parts, key=lambda p: (not p.ok, p.error if p.error == p.error else math.inf))
     sys.stdout.write(f"worst: {worst.error:.3e} {worst.name}\n")
     return 0 if all(p.ok for p in parts) else 1

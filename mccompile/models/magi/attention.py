@@ -122,7 +122,8 @@ class ParallelAttention(nn.Module):
         cached: k and v [B, rows, groups, d] of the clean chunks before; key rows count from their start.
         """
         q, k, v, qx = self.project(hidden, rope)
-        keys, values = (k, v) if cached is None else (torch.cat((old, new), 1) for old, new in zip(cached, (k, v), strict=True))
+        keys = k if cached is None else torch.cat((cached[0], k), dim=1)
+        values = v if cached is None else torch.cat((cached[1], v), dim=1)
         self_out = self_attention(q, keys, values, visible)
         cross_out = cross_attention(qx, *self.project_text(text), visible)
         return self.join(self_out, cross_out), k, v

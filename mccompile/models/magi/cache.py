@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from mccompile.models.magi.config import MagiModelConfig
 from mccompile.models.magi.transformer import KeyValues
+
+
+def no_keys(config: MagiModelConfig, batch: int, like: Tensor, dtype: torch.dtype) -> KeyValues:
+    """K/V of no rows: with it every call of the transformer has the same arguments, cached chunks or not."""
+    shape = (batch, 0, config.num_query_groups, config.kv_channels)
+    empty = torch.empty(shape, dtype=dtype, device=like.device)
+    return ((empty, empty),) * config.num_layers
 
 
 class CleanChunkCache:
@@ -25,19 +34,17 @@ class CleanChunkCache:
                 (torch.cat((old_k, k), dim=1), torch.cat((old_v, v), dim=1))
                 for (old_k, old_v), (k, v) in zip(self._layers, layers, strict=True)
             )
-        else:  # slices of a call's keys would keep the whole call alive
-            layers = tuple((k.clone(), v.clone()) for k, v in layers)
         self._layers, self.end = layers, chunks[-1] + 1
 
     def drop_before(self, chunk: int) -> None:
         """Forgets chunks that nothing attends to any more."""
         kept = max(self.first, min(chunk, self.end))
-        if kept > self.first:
-            rows = (kept - self.first) * self.chunk_tokens
-            self._layers = tuple((k[:, rows:].clone(), v[:, rows:].clone()) for k, v in self._layers)
-            self.first = kept
-        if self.first == self.end:
-            self._layers = ()
+        if kept == self.first:
+            return
+        # Copies: views would keep the rows that are dropped.
+        left = self.window(kept, self.end) or ()
+        self._layers = tuple((k.clone(), v.clone()) for k, v in left)
+        self.first = kept
 
     def window(self, first: int, end: int) -> KeyValues | None:
         """K/V of chunks [first, end), or None when that is empty. Raises ValueError for chunks that are not here."""

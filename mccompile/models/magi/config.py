@@ -203,7 +203,7 @@ def model_config_from_official(given: dict[str, object], place: str = "model_con
         raise MagiConfigError(place, "apply_layernorm_1p is not true", "every released MAGI-1 checkpoint has it true")
     missing = [n for n in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads") if n not in given]
     if missing:
-        raise MagiConfigError(place, f"missing fields: {', '.join(missing)}", "take the file from the repository's example/")
+        raise MagiConfigError(place, f"missing fields: {', '.join(missing)}", "take the file from example/")
     return MagiModelConfig(**{k: v for k, v in given.items() if k in names})  # type: ignore[arg-type]
 
 

@@ -65,7 +65,7 @@ class TransformerLayer(nn.Module):
         """Returns the new hidden state and this call's k and v.
 
         text [B, n, L, text_size]; condition [B, n, C]; gate_row int64 [B, S]: each token's row of the flattened
-        condition [B * n, C]; rope: cos and sin [S, r].
+        condition [B * n, C]; rope: cos and sin [1, S, 1, r].
         """
         gates = self.ada_modulate_layer(condition).flatten(0, 1)
         gate_attention, gate_mlp = (F.embedding(gate_row, g) for g in gates.chunk(2, dim=-1))

@@ -9,17 +9,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from mccompile.models.magi.cache import CleanChunkCache
 from mccompile.models.magi.config import MagiSettings
 from mccompile.models.magi.errors import MagiInputError
+from mccompile.models.magi.inputs import (
+    CALLBACK_TENSORS,
+    check_output,
+    check_prefix,
+    check_prompt,
+    check_size,
+    initial_noise,
+)
 from mccompile.models.magi.media import Frames, MagiPipelineOutput, OutputType, to_frames, to_output
 from mccompile.models.magi.official import official_components
 from mccompile.models.magi.predict import CallText, VelocityPredictor
-from mccompile.models.magi.schedule import MagiCall, magi_schedule
+from mccompile.models.magi.schedule import MagiCall, magi_schedule, oldest_needed
 from mccompile.models.magi.scheduler import MagiScheduler
 from mccompile.models.magi.text import (
     ChunkCaptions,
@@ -38,9 +45,10 @@ ChunkCallback = Callable[["MagiPipeline", int, Tensor], None]
 
 DEFAULT_SPECIAL_TOKENS: tuple[SpecialToken, ...] = ("HQ", "DURATION")
 PREFIX_FRAMES = 32  # of a prefix video, the official choice
+SPATIAL_FACTOR = 8  # pixels per latent column
 
 
-class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
+class MagiPipeline(DiffusionPipeline):
     """Generates a video in chunks of 24 frames, several in flight (MAGI-1, arXiv 2505.13211).
 
     transformer: MagiTransformer3DModel; scheduler: MagiScheduler (base or distilled settings); vae, tokenizer and
@@ -51,7 +59,7 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ("tokenizer", "text_encoder", "vae", "special_tokens")
     _exclude_from_cpu_offload = ("special_tokens",)
-    _callback_tensor_inputs = ("latents",)
+    _callback_tensor_inputs = CALLBACK_TENSORS
 
     def __init__(
         self,
@@ -105,8 +113,6 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def encode_prompt(self, prompt: str, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings float32 [1, L, channels] and mask bool [1, L], L = caption_max_length of the transformer."""
-        if not isinstance(prompt, str):
-            raise MagiInputError("prompt", f"{type(prompt).__name__}", "give one prompt as a string, one video per call")
         if self.text_encoder is None or self.tokenizer is None:
             raise MagiInputError(
                 "prompt", "the pipeline has no text encoder", "give prompt_embeds and prompt_attention_mask"
@@ -116,24 +122,21 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     def encode_video(self, frames: Frames, height: int, width: int) -> Tensor:
         """Prefix latents float32 [1, z, f, h, w], scaled: one frame gives one latent frame, 4 k frames give k."""
-        vae = self._require_vae("image and video")
+        if self.vae is None:
+            raise MagiInputError("image, video", "the pipeline has no VAE", "load one, or give prefix_latents")
         pixels = to_frames(frames, height, width)
         count = pixels.shape[2]
-        if count > 1 and count % vae.temporal_factor:
-            raise MagiInputError("video", f"{count} frames", f"give a multiple of {vae.temporal_factor}, or one image")
-        latents = vae.encode(pixels.to(self._execution_device, vae.dtype)).latent_dist.mode()
+        if count > 1 and count % self.vae.temporal_factor:
+            raise MagiInputError("video", f"{count} frames", f"give a multiple of {self.vae.temporal_factor}")
+        latents = self.vae.posterior(pixels.to(self._execution_device, self.vae.dtype)).mode()
         return latents.float() * self.scheduler.settings.latent_scale
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents [1, z, f, h, w] -> video float32 [1, 3, 4 f, 8 h, 8 w] in -1..1."""
-        vae = self._require_vae("decoded video")
-        scaled = (latents / self.scheduler.settings.latent_scale).to(self._execution_device, vae.dtype)
-        return vae.decode(scaled).sample.float().clamp(-1, 1)
-
-    def _require_vae(self, what: str) -> AutoencoderKLMagi:
         if self.vae is None:
-            raise MagiInputError("vae", f"{what} needs it and the pipeline has none", "load it, or use output_type='latent'")
-        return self.vae
+            raise MagiInputError("latents", "the pipeline has no VAE to decode them", "load one")
+        scaled = latents.to(self._execution_device) / self.scheduler.settings.latent_scale
+        return self.vae.video(scaled.to(self.vae.dtype)).float().clamp(-1, 1)
 
     @torch.no_grad()
     def __call__(
@@ -170,21 +173,32 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
         callback_on_chunk_end(pipe, chunk, latents) as soon as a chunk is done.
         Raises MagiInputError (MC0704) and MagiConfigError (MC0701).
         """
-        settings = self.scheduler.with_steps(num_inference_steps)
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise MagiInputError("callback_on_step_end_tensor_inputs", f"{sorted(unknown)}", "only 'latents' is offered")
-        prefix = self._prefix(image, video, prefix_latents, height, width)
+        settings, shape = self.scheduler.with_steps(num_inference_steps), self.transformer.shape
+        check_output(output_type, self.vae is not None, callback_on_step_end_tensor_inputs)
+        check_prompt(prompt, prompt_embeds, prompt_attention_mask, shape)
         if latents is not None:
-            height, width = (s * 8 for s in latents.shape[3:])
-        self._check_size(height, width)
-        embeds, mask = self._prompt(prompt, prompt_embeds, prompt_attention_mask)
+            height, width = (s * SPATIAL_FACTOR for s in latents.shape[3:])
+        check_size(height, width, SPATIAL_FACTOR * shape.patch_size)
+        prefix = self._prefix(image, video, prefix_latents, height, width)
         prefix_frames = 0 if prefix is None else prefix.shape[2]
         chunks = self._count_chunks(num_frames, prefix_frames, settings)
-        x = self._noise(latents, generator, (chunks * settings.chunk_width, height // 8, width // 8))
-        captions = self._captions(embeds, mask, chunks, prefix_frames, settings, special_tokens, negative_special_tokens)
+        frames = chunks * settings.chunk_width
+        size = (1, shape.latent_channels, frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+        if prefix is not None:
+            check_prefix(prefix, size)
+        noise = initial_noise(latents, size, generator, self._execution_device)
+        prompted = (prompt_embeds, prompt_attention_mask) if prompt is None else self.encode_prompt(prompt)
+        prefix_chunks = prefix_frames // settings.chunk_width
+        captions = self._captions(*prompted, chunks, prefix_chunks, special_tokens, negative_special_tokens)
         finished = self._denoise(
-            x, prefix, captions, settings, skip_unused_guidance, callback_on_step_end, callback_on_chunk_end
+            noise,
+            prefix,
+            captions,
+            settings,
+            skip_unused_guidance,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            callback_on_chunk_end,
         )
         output = self._finish(finished, output_type)
         self.maybe_free_model_hooks()
@@ -204,51 +218,22 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
             return self.encode_video(to_frames(video, height, width)[:, :, :PREFIX_FRAMES], height, width)
         return None if latents is None else latents.to(self._execution_device, torch.float32)
 
-    def _check_size(self, height: int, width: int) -> None:
-        for name, size in (("height", height), ("width", width)):
-            if size % 16 or size < 32:
-                raise MagiInputError(name, f"{size}", "give a multiple of 16, at least 32")
-
-    def _prompt(self, prompt: str | None, embeds: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        if (prompt is None) == (embeds is None) or (embeds is None) != (mask is None):
-            raise MagiInputError(
-                "prompt, prompt_embeds, prompt_attention_mask",
-                "neither or both of a prompt and embeddings are given, or embeddings without their mask",
-                "give a prompt, or prompt_embeds [1, L, channels] with prompt_attention_mask [1, L]",
-            )
-        if embeds is None or mask is None:
-            assert prompt is not None
-            return self.encode_prompt(prompt)
-        want = (1, self.transformer.config.caption_max_length, self.transformer.config.caption_channels)
-        if tuple(embeds.shape) != want or tuple(mask.shape) != want[:2]:
-            raise MagiInputError("prompt_embeds", f"{list(embeds.shape)}, mask {list(mask.shape)}", f"give {list(want)}")
-        return embeds.to(self._execution_device).float(), mask.to(self._execution_device).bool()
-
-    def _noise(self, given: Tensor | None, generator: torch.Generator | None, size: tuple[int, int, int]) -> Tensor:
-        channels = self.transformer.shape.latent_channels
-        if given is None:
-            return randn_tensor((1, channels, *size), generator=generator, device=self._execution_device, dtype=torch.float32)
-        if given.shape[:2] != (1, channels) or given.shape[2] < size[0]:
-            raise MagiInputError("latents", f"{list(given.shape)}", f"give [1, {channels}, {size[0]} or more, h, w]")
-        return given[:, :, : size[0]].to(self._execution_device, torch.float32).clone()
-
     def _captions(
         self,
         embeds: Tensor,
         mask: Tensor,
         chunks: int,
-        prefix_frames: int,
-        settings: MagiSettings,
+        prefix_chunks: int,
         names: Sequence[SpecialToken] | None,
         negative: bool,
     ) -> ChunkCaptions:
         if names is None:
             names = DEFAULT_SPECIAL_TOKENS if self.special_tokens is not None else ()
         if negative and self.special_tokens is None:
-            raise MagiInputError("negative_special_tokens", "the pipeline has no special tokens", "load them, or pass False")
-        ordered = check_special_tokens(names, self.special_tokens)
-        null = self.transformer.y_embedder.null_caption_embedding.float().to(self._execution_device)
-        prefix_chunks = prefix_frames // settings.chunk_width
+            raise MagiInputError("negative_special_tokens", "the pipeline has no special tokens", "load them")
+        ordered, device = check_special_tokens(names, self.special_tokens), self._execution_device
+        null = self.transformer.y_embedder.null_caption_embedding.float().to(device)
+        embeds, mask = embeds.to(device).float(), mask.to(device).bool()
         return trim(chunk_captions(embeds, mask, null, chunks, prefix_chunks, self.special_tokens, ordered, negative))
 
     def _denoise(
@@ -259,6 +244,7 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
         settings: MagiSettings,
         skip_unused: bool,
         on_step: StepCallback | None,
+        tensor_inputs: Sequence[str],
         on_chunk: ChunkCallback | None,
     ) -> list[Tensor]:
         """The loop over the calls; returns the finished chunks in order."""
@@ -271,15 +257,16 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
         self._interrupt = False
         try:
             with self.progress_bar(total=len(calls)) as bar:
-                for call in calls:
+                for call, oldest in zip(calls, oldest_needed(calls), strict=True):
                     self._current_call = call
-                    x = self._run_call(predictor, call, x, prefix, captions)
+                    x = self._run_call(predictor, call, oldest, x, prefix, captions)
                     if call.finished_chunk is not None:
                         finished.append(_emitted(x, call.finished_chunk, width, prefix_frames))
                         if on_chunk is not None:
                             on_chunk(self, call.finished_chunk, finished[-1])
                     if on_step is not None:
-                        x = on_step(self, call.index, torch.tensor(call.times), {"latents": x}).get("latents", x)
+                        kept = dict.fromkeys(tensor_inputs, x)
+                        x = on_step(self, call.index, torch.tensor(call.times), kept).get("latents", x)
                     bar.update()
                     if self._interrupt:
                         break
@@ -288,7 +275,13 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
         return finished
 
     def _run_call(
-        self, predictor: VelocityPredictor, call: MagiCall, x: Tensor, prefix: Tensor | None, captions: ChunkCaptions
+        self,
+        predictor: VelocityPredictor,
+        call: MagiCall,
+        oldest: int,
+        x: Tensor,
+        prefix: Tensor | None,
+        captions: ChunkCaptions,
     ) -> Tensor:
         """One call: velocities of its chunks, then one step of each active chunk. Returns the new latents."""
         width, first = predictor.settings.chunk_width, call.slice_point
@@ -296,7 +289,7 @@ class MagiPipeline(DiffusionPipeline):  # type: ignore[misc]
         if prefix is not None:
             given = prefix[:, :, first * width :][:, :, : window.shape[2]]
             window[:, :, : given.shape[2]] = given
-        velocities = predictor.predict(call, window, CallText.of(call, captions))
+        velocities = predictor.predict(call, window, CallText.of(call, captions), oldest)
         x = x.clone()
         steps = zip(call.active_chunks, velocities, call.active_times, call.next_times, strict=True)
         for chunk, velocity, time, next_time in steps:

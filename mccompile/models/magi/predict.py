@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mccompile.models.magi.cache import CleanChunkCache
+from mccompile.models.magi.cache import CleanChunkCache, no_keys
 from mccompile.models.magi.config import MagiSettings
 from mccompile.models.magi.embeddings import ADALN_DROPPED, ADALN_KEPT
 from mccompile.models.magi.guidance import combine, guidance_weights
@@ -63,9 +63,12 @@ class VelocityPredictor:
         self.cache = cache
         self.skip_unused = skip_unused
 
-    def predict(self, call: MagiCall, latents: Tensor, text: CallText) -> list[Tensor]:
-        """latents [1, C, frames of the call, h, w] -> velocity of each active chunk, [1, C, chunk_width, h, w]."""
-        self.cache.drop_before(call.first_key_chunk)
+    def predict(self, call: MagiCall, latents: Tensor, text: CallText, oldest: int) -> list[Tensor]:
+        """latents [1, C, frames of the call, h, w] -> velocity of each active chunk, [1, C, chunk_width, h, w].
+
+        oldest: the earliest chunk that this call or a later one attends to.
+        """
+        self.cache.drop_before(oldest)
         cached = self.cache.window(call.first_key_chunk, call.slice_point)
         guided = self._distilled if self.settings.distilled else self._guided
         velocities, new = guided(call, latents, text, cached)
@@ -149,6 +152,8 @@ class VelocityPredictor:
         device, batch = inputs.latents.device, inputs.latents.shape[0]
         row = self.transformer.config.caption_max_length + (ADALN_KEPT if name == "full" else ADALN_DROPPED)
         span = torch.full((batch,), self._span(interval), device=device) if self.settings.distilled else None
+        if cached is None:
+            cached = no_keys(self.transformer.shape, batch, inputs.latents, self.transformer.compute_dtype)
         with self.transformer.cache_context(name):
             sample, new = self.transformer(
                 hidden_states=inputs.latents,

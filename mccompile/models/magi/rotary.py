@@ -15,7 +15,7 @@ class LearnableRotary(nn.Module):
         self.bands = nn.Parameter(10000.0 ** (-torch.arange(count, dtype=torch.float32) / count))
 
     def forward(self, frames: int, height: int, width: int, frame_offset: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin), each float32 [frames * height * width, 3 * bands], frame-major.
+        """(cos, sin), each float32 [1, frames * height * width, 1, 3 * bands], frame-major.
 
         frames, height, width: the token grid, height and width > 1; frame_offset: int64 [], the absolute number
         of the first frame.
@@ -31,7 +31,7 @@ class LearnableRotary(nn.Module):
                 (x[:, None] * bands)[None, None].expand(grid),
             ),
             dim=-1,
-        ).flatten(0, 2)
+        ).flatten(0, 2)[None, :, None]
         return angles.cos(), angles.sin()
 
     def _centred(self, count: int, height: int, width: int) -> Tensor:
@@ -44,8 +44,7 @@ class LearnableRotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the first 2 * r channels of x [B, S, heads, d] in pairs (c, c + r); cos, sin [S, r]; in x's dtype."""
+    """Rotates the first 2 * r channels of x [B, S, heads, d] in pairs (c, c + r); cos and sin [1, S, 1, r]."""
     r = cos.shape[-1]
-    cos, sin = cos[None, :, None], sin[None, :, None]
     a, b, rest = x[..., :r], x[..., r : 2 * r], x[..., 2 * r :]
     return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)

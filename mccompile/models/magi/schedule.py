@@ -163,6 +163,17 @@ def magi_schedule(settings: MagiSettings, num_chunks: int, prefix_chunks: int = 
     return tuple(calls)
 
 
+def oldest_needed(calls: tuple[MagiCall, ...]) -> tuple[int, ...]:
+    """Per call: the earliest chunk that it or any later call attends to.
+
+    Not that call's own first chunk: a chunk sees less of the past the cleaner it is, so a newer one reaches further.
+    """
+    oldest = [call.first_key_chunk for call in calls]
+    for i in range(len(calls) - 2, -1, -1):
+        oldest[i] = min(oldest[i], oldest[i + 1])
+    return tuple(oldest)
+
+
 def _call(
     settings: MagiSettings, index: int, number: int, stage: Stage, step: int, prefix_chunks: int, clean_t: float
 ) -> MagiCall:

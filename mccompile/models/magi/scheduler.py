@@ -13,7 +13,7 @@ from mccompile.models.magi.config import MagiSettings, TimeTransform
 _NAMES = tuple(f.name for f in fields(MagiSettings))
 
 
-class MagiScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class MagiScheduler(SchedulerMixin, ConfigMixin):
     """Holds MagiSettings; which chunk runs when is `mccompile.models.magi.schedule.magi_schedule`.
 
     Raises MagiConfigError (MC0701) for settings that contradict.

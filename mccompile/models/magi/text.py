@@ -30,7 +30,7 @@ _FIRST_DURATION, _MAX_DURATION = 7, 7
 _TRIM = 64  # padded captions are cut to a multiple of this many tokens
 
 
-class MagiSpecialTokens(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class MagiSpecialTokens(ModelMixin, ConfigMixin):
     """Learned caption tokens (quality, remaining duration, style) of example/assets/special_tokens.npz."""
 
     _keep_in_fp32_modules = ("caption_token", "logo_token", "other_tokens")
@@ -44,7 +44,7 @@ class MagiSpecialTokens(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def from_npz(cls, path: Path | str) -> MagiSpecialTokens:
-        """Reads the official file; values are rounded to float16, as officially. Raises MagiCheckpointError (MC0702)."""
+        """Reads the official file; values are rounded to float16, as there. Raises MagiCheckpointError (MC0702)."""
         try:
             with np.load(path) as data:
                 arrays = {k: torch.from_numpy(data[k].astype(np.float16)).float() for k in data.files}

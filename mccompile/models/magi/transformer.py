@@ -1,4 +1,4 @@
-"""MagiTransformer3DModel: the velocity of the chunks of one call. Module paths are those of the official checkpoints."""
+"""MagiTransformer3DModel: the velocity of the chunks of one call. Module paths are the official ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FinalLinear(nn.Module):
         self.linear = nn.Linear(config.hidden_size, values, bias=False)
 
 
-class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]
+class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
     """MAGI-1's diffusion transformer (arXiv 2505.13211), loadable from the official state dict without renaming.
 
     Arguments are the fields of MagiModelConfig; see there. Raises MagiConfigError (MC0701) when they contradict.
@@ -84,7 +84,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: igno
         gated_linear_unit: bool = False,
     ) -> None:
         super().__init__()
-        config = MagiModelConfig(**self.config_arguments())
+        config = MagiModelConfig(**self.config_arguments())  # type: ignore[arg-type]
         self.shape = config
         patch = (t_patch_size, patch_size, patch_size)
         self.x_embedder = nn.Conv3d(in_channels, hidden_size, patch, patch, bias=False)
@@ -123,7 +123,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: igno
         timestep:               float32 [B, n], 0 noise .. 1 clean
         encoder_hidden_states:  [B, n, L, caption_channels], padded
         encoder_attention_mask: bool [B, n, L]
-        adaln_row:              int64 [B], row of the null caption (config.caption_max_length - 2 with caption, - 1 without)
+        adaln_row:              int64 [B], row of the null caption: caption_max_length - 2 with a caption, - 1 without
         kv_ranges:              [n, 2] key rows [first, end) that chunk i attends to; rows count from the start of
                                 cached_key_values, this call's tokens follow them. An int64 tensor, or a tuple
         frame_offset:           int64 [], absolute latent frame of the first frame
@@ -140,7 +140,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: igno
         hidden = self._patchify(hidden_states).to(dtype)
         text, condition = self._embed(timestep, encoder_hidden_states, adaln_row, distill_span)
         token_chunk = torch.arange(tokens, device=device) // (tokens // chunks)
-        batch_row = torch.arange(hidden_states.shape[0], device=device) * chunks
+        gate_row = torch.arange(hidden_states.shape[0], device=device)[:, None] * chunks + token_chunk
         rope = self.rope(frames, height, width, frame_offset)
         cached_rows = 0 if cached_key_values is None else cached_key_values[0][0].shape[1]
         visible = _visibility(kv_ranges, token_chunk, cached_rows + tokens, encoder_attention_mask)
@@ -148,11 +148,9 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):  # type: igno
         new: list[tuple[Tensor, Tensor]] = []
         for i, layer in enumerate(self.videodit_blocks.layers):
             cached = None if cached_key_values is None else cached_key_values[i]
-            hidden, key, value = layer(
-                hidden, text, condition, batch_row[:, None] + token_chunk, rope, visible, cached
-            )
+            hidden, key, value = layer(hidden, text, condition, gate_row, rope, visible, cached)
             if return_kv_chunks:
-                new.append((key[:, :kept], value[:, :kept]))
+                new.append((key[:, :kept].clone(), value[:, :kept].clone()))  # views would keep all rows
         sample = self._unpatchify(self._head(hidden), frames, height, width)
         return MagiTransformerOutput(sample, tuple(new)) if return_dict else (sample, tuple(new))
 

@@ -138,7 +138,7 @@ class Decoder(VideoTransformer):
         return self.last_layer(x)
 
 
-class AutoencoderKLMagi(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class AutoencoderKLMagi(ModelMixin, ConfigMixin):
     """The 614 M parameter ViT autoencoder; defaults are the released one. 8x8x4 compression, 16 channels.
 
     Only the released variant exists: class token, normed qkv, convolution last, no rotary embedding.
@@ -188,10 +188,16 @@ class AutoencoderKLMagi(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def disable_tiling(self) -> None:
         self.tiling = None
 
-    def encode(self, video: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """[B, 3, F, H, W] in -1..1 -> posterior. One frame is an image: it is repeated, and gives one latent frame."""
+    def posterior(self, video: Tensor) -> DiagonalGaussianDistribution:
+        """[B, 3, F, H, W] in -1..1. One frame is an image: it is repeated, and gives one latent frame."""
         moments = self._moments(video) if self.tiling is None else encode_tiles(self._moments, video, self.tiling)
-        posterior = DiagonalGaussianDistribution(moments)
+        return DiagonalGaussianDistribution(moments)
+
+    def encode(
+        self, video: Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """`posterior` in the form that diffusers expects."""
+        posterior = self.posterior(video)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def _moments(self, video: Tensor) -> Tensor:
@@ -199,7 +205,11 @@ class AutoencoderKLMagi(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return self.encoder(video.expand(-1, -1, self.temporal_factor, -1, -1))
         return self.encoder(video)
 
+    def video(self, latent: Tensor) -> Tensor:
+        """[B, z, t, h, w] -> [B, 3, 4 t, 8 h, 8 w], about -1..1, not clamped."""
+        return self.decoder(latent) if self.tiling is None else decode_tiles(self.decoder, latent, self.tiling)
+
     def decode(self, latent: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """[B, z, t, h, w] -> video [B, 3, 4 t, 8 h, 8 w], about -1..1, not clamped."""
-        video = self.decoder(latent) if self.tiling is None else decode_tiles(self.decoder, latent, self.tiling)
+        """`video` in the form that diffusers expects."""
+        video = self.video(latent)
         return DecoderOutput(sample=video) if return_dict else (video,)
