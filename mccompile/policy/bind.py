@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
@@ -16,14 +17,14 @@ from mccompile.policy.errors import (
     UnknownParameter,
 )
 from mccompile.policy.evaluate import Moment, evaluate
-from mccompile.policy.ir import Expr
+from mccompile.policy.ir import Expr, PolicyIR
 
 
 @dataclass(frozen=True, slots=True)
 class BoundPolicy:
     """A policy and the values of all its parameters (in the order of their declaration, all in range)."""
 
-    ir: ir.PolicyIR  # the field hides the module in this class body, hence Expr
+    ir: PolicyIR  # hides the module of this name in the class body
     values: Mapping[str, float] = field(hash=False)
 
     def number(self, expr: Expr) -> np.float32:
@@ -41,7 +42,8 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     """The policy with its default parameters, except `overrides`.
 
     Raises PolicyError with all of: unknown names (MC0301), values out of range (MC0302), fractions where whole
-    numbers are due (MC0303), counts of steps or refreshes that are not counts (MC0304).
+    numbers are due (MC0303), counts of steps or refreshes that are not counts (MC0304); TypeError for a value
+    that is no number.
     """
     known = tuple(p.name for p in policy.params)
     problems: list[Diagnostic] = [
@@ -49,7 +51,7 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     ]
     values: dict[str, float] = {}
     for param in policy.params:
-        value = float(overrides.get(param.name, param.default))
+        value = _real(policy, param.name, overrides.get(param.name, param.default))
         values[param.name] = value
         if not param.low <= value <= param.high:
             limits = (param.low, param.high, param.unit)
@@ -62,6 +64,12 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     if problems:
         raise PolicyError(problems)
     return bound
+
+
+def _real(policy: PolicyIR, name: str, value: float) -> float:
+    if not isinstance(value, Real):  # callers in Python may pass anything
+        raise TypeError(f"parameter `{name}` of policy `{policy.name}` must be a number, got {value!r}")
+    return float(value)
 
 
 def _counts(bound: BoundPolicy) -> list[Diagnostic]:

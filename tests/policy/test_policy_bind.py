@@ -78,3 +78,9 @@ def test_values_are_a_copy() -> None:
     bound = bind(motioncache(), overrides)
     overrides["threshold"] = 0.3
     assert bound.values["threshold"] == 0.2
+
+
+def test_a_value_must_be_a_number() -> None:
+    with pytest.raises(TypeError, match="parameter `threshold` of policy `made_by_hand` must be a number, got 'low'"):
+        bind(motioncache(), {"threshold": "low"})
+    assert bind(motioncache(), {"threshold": np.float32(0.25), "warmup": np.int64(3)}).values["warmup"] == 3.0
