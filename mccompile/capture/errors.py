@@ -18,7 +18,7 @@ class CaptureError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"error[{self.code}]: {self.title}\n  --> {self.place}\n  = {self.cause}\nhelp: {self.remedy}"
+        return f"error[{self.code}]: {self.title}\n  --> {self.place}\n   = note: {self.cause}\nhelp: {self.remedy}"
 
 
 class ExportError(CaptureError):

@@ -27,17 +27,18 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
     Raises CallError (MC0405) where the call passes other arguments, or another constant than at capture.
     """
     place = f"{captured.model_class}.forward"
-    expected = captured.in_spec.children_specs[1]
-    given = {k: v for k, v in call.items() if v is not None or k in expected.context}
-    if set(given) != set(expected.context):
-        odd = sorted(set(given) ^ set(expected.context))
+    count = captured.in_spec.num_leaves
+    _, recorded = pytree.tree_unflatten(list(range(count)), captured.in_spec)
+    given = {k: v for k, v in call.items() if v is not None or k in recorded}
+    odd = sorted(set(given) ^ set(recorded))
+    if odd:
         raise CallError(
             place,
-            f"captured with the arguments {', '.join(expected.context)}; {', '.join(odd)} differ",
+            f"captured with the arguments {', '.join(recorded)}; {', '.join(odd)} differ",
             "call it as it was recorded, or capture again",
         )
-    leaves, spec = pytree.tree_flatten({k: given[k] for k in expected.context})
-    if spec != expected:
+    leaves, spec = pytree.tree_flatten({k: given[k] for k in recorded})
+    if spec != pytree.tree_flatten(recorded)[1]:
         raise CallError(place, "an argument has another container than at capture", "capture again")
     constants = dict(captured.constants)
     names = [n.name for n in captured.module.graph.nodes if n.op == "placeholder"]
