@@ -7,11 +7,12 @@ from mccompile.language.builtins import RESERVED
 from mccompile.language.checked import CheckedParam, CheckedPolicy, CheckedSignal
 from mccompile.language.diagnostics import Diagnostic, PolicyError
 from mccompile.language.errors import values
+from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Typing
 from mccompile.language.extend import Loader, Merged, chain, merge
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
-from mccompile.language.parse import keywords
+from mccompile.language.parse import MAX_DEPTH, keywords
 from mccompile.language.regions import by_depth, check_layers, check_use
 from mccompile.language.rules import check_phases
 from mccompile.language.types import POISON, NumberType, Poison
@@ -19,8 +20,16 @@ from mccompile.language.types import POISON, NumberType, Poison
 
 def check(policy: ast.PolicyAst, loader: Loader) -> CheckedPolicy:
     """The policy with its bases merged in; `PolicyError` with every MC02xx diagnostic, in order of place."""
+    try:
+        return _checked(policy, chain(policy, loader))
+    except RecursionError:
+        # The parser bounds the depth of one expression; signals that use signals can add up to more.
+        raise PolicyError([TooDeep(policy.name.span, MAX_DEPTH)]) from None
+
+
+def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> CheckedPolicy:
     errors: list[Diagnostic] = []
-    merged = merge(chain(policy, loader), errors)
+    merged = merge(policies, errors)
     params = _check_params(merged, errors)
     typing = Typing(_param_types(params), _ranges(params), merged.signals, errors)
     phases = list(merged.phases.values())

@@ -10,7 +10,7 @@ from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names, values
 
 Section = Literal["chunks", "cache"]
-_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
+OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
     ("chunks", "frames"): ("model",),
     ("chunks", "pending"): ("skip", "compute"),
     ("chunks", "finished"): ("keep", "refresh", "compute"),
@@ -62,7 +62,7 @@ def _count(option: ast.Option | None) -> int | None:
 
 def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnostic]) -> dict[str, str]:
     """The words given, by option; appends unknown options and values of another kind."""
-    known = tuple(name for of, name in _WORDS if of == section)
+    known = tuple(name for of, name in OPTION_WORDS if of == section)
     words = {}
     for name, option in given.items():
         if name not in known:
@@ -70,7 +70,7 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
             continue
         value = option.value
         match value:
-            case ast.Name(text=text) if text in _WORDS[section, name]:
+            case ast.Name(text=text) if text in OPTION_WORDS[section, name]:
                 words[name] = text
             case ast.Size() if name == "budget":
                 continue
@@ -80,7 +80,7 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
                 elif number < 1:
                     errors.append(values.OutOfBounds(value.span, _WITH_COUNT[name], "1", "1,000,000"))
             case _:
-                choices = _WORDS[section, name]
+                choices = OPTION_WORDS[section, name]
                 if name == "budget":
                     choices = ("2GB", *choices)
                 if name in _WITH_COUNT:

@@ -144,6 +144,22 @@ def test_a_policy_of_exchanged_words_is_refused_in_words(text: str, data: st.Dat
     refused_in_words(" ".join(words))
 
 
+NAMES = re.compile(r"(?<![\w\"])[a-z_]+[a-z_0-9]*(?![\w\"])")
+
+
+@given(st.sampled_from(TEXTS), st.data())
+@settings(max_examples=150)
+def test_a_policy_of_exchanged_names_and_numbers_is_refused_in_words(text: str, data: st.DataObject) -> None:
+    text = re.sub(r"#[^\n]*", "", text)
+    for pattern in (NAMES, re.compile(r"\d+(?:\.\d+)?")):
+        found = list(pattern.finditer(text))
+        if not found:
+            continue
+        one, other = data.draw(st.sampled_from(found)), data.draw(st.sampled_from(found))
+        text = text[: one.start()] + other[0] + text[one.end() :]
+    refused_in_words(text)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_refused_in_words(text: str) -> None:
     refused_in_words(text)
@@ -154,6 +170,14 @@ def test_any_text_is_refused_in_words(text: str) -> None:
 def test_deep_nesting_is_refused_in_words(inner: str) -> None:
     with pytest.raises(PolicyError) as refused:
         load_checked(Source.of_text(f"policy p {{ signal s = {inner * 5000}1{')' * 5000 if '(' in inner else ''} }}"))
+    assert refused.value.diagnostics[0].code == "MC0110"
+
+
+def test_a_long_chain_of_signals_is_refused_in_words() -> None:
+    chain = " ".join(f"signal s{n} = s{n + 1} + 1" for n in range(500))
+    text = f"policy p {{ {chain} signal s500 = sigma phase x {{ compute }} }}"
+    with pytest.raises(PolicyError) as refused:
+        load_checked(Source.of_text(text))
     assert refused.value.diagnostics[0].code == "MC0110"
 
 

@@ -142,7 +142,7 @@ class TooDeep(Diagnostic):
 
     code = "MC0110"
     title = "the policy is nested too deeply"
-    label = "more than {limit} expressions within each other"
+    label = "holds more than {limit} expressions within each other"
     limit: int
 
     def helps(self) -> tuple[Help, ...]:
