@@ -1,7 +1,8 @@
 """Fenced blocks of Markdown pages, and what it means to run them.
 
-```console     each line after `$ ` runs in bash in the page's own folder and must succeed; the lines below it are its
-               output, compared unless there are none; `...` stands for any text, alone on a line for any lines
+```console     each line after `$ ` runs in bash in the page's own folder, where policies/ and tests/ of the repository
+               are, and must succeed; the lines below it are its output, compared unless there are none; `...` stands
+               for any text, alone on a line for any lines
 ```python      runs in one namespace per page; what it prints is compared with a block `output` that follows it
 ```policy      is parsed and checked; with a file name (```policy mine.policy) it is also written to the page's folder
 Other languages (sh, text, json, ...) are text.
@@ -55,8 +56,8 @@ class PageError(AssertionError):
 
 
 def pages() -> tuple[Path, ...]:
-    """README.md and every page of docs/ but the error pages, which their own tests run."""
-    inside = (path for path in DOCS.rglob("*.md") if "errors" not in path.relative_to(DOCS).parts)
+    """README.md, CONTRIBUTING.md and docs/ but the pages of MC01 to MC03, which the tests of these parts run."""
+    inside = (path for path in DOCS.rglob("*.md") if not re.match(r"MC0[123]", path.name))
     return (ROOT / "README.md", *sorted(inside), ROOT / "CONTRIBUTING.md")
 
 
@@ -100,6 +101,8 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        for name in ("policies", "tests"):
+            (folder / name).symlink_to(ROOT / name)
         here = str(Path(sys.executable).parent)
         self.environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
         self._python: subprocess.Popen[str] | None = None

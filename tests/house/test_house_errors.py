@@ -6,6 +6,11 @@ import ast
 import re
 from collections import Counter
 
+import pytest
+
+from mccompile.generate import errors as generate
+from mccompile.lowering import errors as lowering
+from mccompile.runtime import errors as runtime
 from tests.house.tree import DOCS, Module, modules, standing
 
 # The hundreds of a code say which part raises it (docs/architecture.md).
@@ -64,3 +69,32 @@ def test_codes_named_anywhere_exist() -> None:
     texts = [*DOCS.rglob("*.md"), *(m.path for m in modules().values())]
     named = {code for path in texts for code in re.findall(r"\bMC0[1-8](?!00)\d\d\b", path.read_text())}
     assert sorted(named - known) == []
+
+
+NO_VALUE = "no value that the blocks read depends on the timestep and not on the latents"
+SMALL = {"num_frames": 17, "height": 48, "width": 112}
+SHOWN = (
+    lowering.LayersNotFound("dbcache", "SkyReelsV2Transformer3DModel", 8, -1, 6),
+    lowering.SourceNotFound("motioncache", "Model", "modulation", NO_VALUE),
+    lowering.DeniedRefusals(("conv3d_1: convolution mixes tokens",)),
+    runtime.NoClock(),
+    runtime.UnevenChunks(17, 4),
+    runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
+    runtime.NotAPrefix("attention_mask"),
+    runtime.ConfigChanged("SkyReelsV2Transformer3DModel", "num_frame_per_block: 5 -> 10"),
+    generate.NotAPipeline("StableAudioEncoder"),
+    generate.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
+    generate.UnknownModel("skyreels", "there is no such folder"),
+)
+
+
+@pytest.mark.parametrize("error", SHOWN, ids=lambda error: error.code)
+def test_a_page_shows_its_error_as_it_is_printed(error: Exception) -> None:
+    page = (DOCS / "errors" / f"{error.code}.md").read_text()  # type: ignore[attr-defined]
+    assert f"```text\n{error}\n```" in page
+    assert page.index("## Refused") < page.index("```text") < page.index("## Mended")
+
+
+def test_the_pages_of_lowering_and_runtime_are_all_compared() -> None:
+    pages = {path.stem for path in (DOCS / "errors").glob("MC0[56]*.md")}
+    assert pages == {error.code for error in SHOWN if error.code < "MC07"}

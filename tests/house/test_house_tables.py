@@ -1,0 +1,45 @@
+"""Numbers in pages come from files: each marked table is what its file in docs/benchmarks says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.house.blocks import pages
+from tests.house.readme import BENCHMARKS, MARKS, filled
+from tests.house.tree import ROOT
+
+FILE = {
+    "title": "T", "command": "c", "machine": "m", "date": "d",
+    "columns": [["run", "run", ""], ["seconds", "seconds", ".1f"], ["share", "computed", ".0%"]],
+    "rows": [{"run": "a", "seconds": 1.25, "share": 0.5}, {"run": "b", "seconds": 2}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_what_was_measured(page: Path) -> None:
+    text = page.read_text()
+    assert filled(text) == text, "run `make readme`"
+
+
+def test_every_measurement_is_shown() -> None:
+    shown = {match["name"] for page in pages() for match in MARKS.finditer(page.read_text())}
+    assert sorted({path.stem for path in BENCHMARKS.glob("*.json")} - shown) == []
+
+
+def test_a_table_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text(json.dumps(FILE))
+    text = "before\n<!-- table demo -->\nold\n<!-- end demo -->\nafter\n"
+    new = filled(text, tmp_path)
+    assert "| run | seconds | computed |\n| --- | --: | --: |\n| a | 1.2 | 50% |\n| b | 2.0 | – |\n" in new
+    assert "old" not in new
+    assert new.startswith("before\n")
+    assert new.endswith("after\n")
+    assert filled(new, tmp_path) == new
+
+
+def test_a_table_without_a_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        filled("<!-- table demo -->\n<!-- end demo -->\n", tmp_path)
