@@ -133,7 +133,7 @@ def _first_layer(f: Fixture, model: MagiTransformer3DModel) -> Iterator[tuple[st
     yield "one.layer0.self_attn", self_out.flatten(-2).transpose(0, 1)
     yield "one.layer0.cross_attn", cross_out.flatten(-2).transpose(0, 1)
     yield "one.layer0.attn_proj", attention.join(self_out, cross_out).transpose(0, 1)
-    out, _, _ = layer(hidden, text, condition, torch.zeros(1, tokens, dtype=torch.int64), rope, visible, None)
+    out, _ = layer(hidden, text, condition, torch.zeros(1, tokens, dtype=torch.int64), rope, visible, None, 0)
     yield "one.layer0.out", out.transpose(0, 1)
 
 

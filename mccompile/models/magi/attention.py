@@ -116,8 +116,9 @@ class ParallelAttention(nn.Module):
         rope: tuple[Tensor, Tensor],
         visible: Visibility,
         cached: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden [B, S, D] -> joint output float32 [B, S, D] and this call's k and v [B, S, groups, d].
+        kept_rows: int,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """hidden [B, S, D] -> joint output float32 [B, S, D]; k and v [B, kept_rows, groups, d] of the first tokens.
 
         cached: k and v [B, rows, groups, d] of the clean chunks before; key rows count from their start.
         """
@@ -125,8 +126,11 @@ class ParallelAttention(nn.Module):
         keys = k if cached is None else torch.cat((cached[0], k), dim=1)
         values = v if cached is None else torch.cat((cached[1], v), dim=1)
         self_out = self_attention(q, keys, values, visible)
+        kept = (k[:, :kept_rows].clone(), v[:, :kept_rows].clone())  # views would keep all rows
+        del q, k, v, keys, values  # the joint projection, in float32, is a moment of most memory
         cross_out = cross_attention(qx, *self.project_text(text), visible)
-        return self.join(self_out, cross_out), k, v
+        del qx
+        return self.join(self_out, cross_out), kept
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grouped: bool) -> Tensor:

@@ -93,7 +93,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of every entry, one file after the other. Raises MagiCheckpointError (MC0702)."""
+    """Name and tensor of every entry, one file after the other. Raises MagiCheckpointError (MC0722)."""
     for path in files:
         with _plain_file(path) as plain:
             try:
@@ -105,7 +105,7 @@ def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
 
 
 def refuse_other_layouts(place: str, name: str, dtype: torch.dtype) -> None:
-    """Raises MagiLayoutError (MC0703) for a tensor that only MAGI-1.1 or a quantised checkpoint has."""
+    """Raises MagiLayoutError (MC0723) for a tensor that only MAGI-1.1 or a quantised checkpoint has."""
     if name == _MAGI_1_1:
         raise MagiLayoutError(
             place,
@@ -142,7 +142,7 @@ def load_transformer(
     """The transformer from an official checkpoint: a safetensors file, or a folder of them.
 
     The folder may be the one that holds the shards, or its parent (then inference_weight[.distill] is taken).
-    Raises MagiCheckpointError (MC0702) with a KeyReport, MagiLayoutError (MC0703) for MAGI-1.1 and fp8.
+    Raises MagiCheckpointError (MC0722) with a KeyReport, MagiLayoutError (MC0723) for MAGI-1.1 and fp8.
     """
     path = Path(path)
     inner = path / ("inference_weight.distill" if distilled else "inference_weight")
@@ -168,7 +168,7 @@ def vae_arguments(config: Mapping[str, object], place: str) -> dict[str, object]
     """Arguments of AutoencoderKLMagi from the official VAE's config (its `ddconfig`, or that object itself).
 
     Other names in it are ignored: the file is not ours, and the strict loading of the weights is the check.
-    Raises MagiConfigError (MC0701) for a missing size or a variant that was not released.
+    Raises MagiConfigError (MC0721) for a missing size or a variant that was not released.
     """
     nested = config.get("ddconfig", config)
     if not isinstance(nested, Mapping):

@@ -21,7 +21,7 @@ JOINT_GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class MagiModelConfig:
-    """Shape of the transformer; the defaults are the 4.5B model. Raises MagiConfigError (MC0701)."""
+    """Shape of the transformer; the defaults are the 4.5B model. Raises MagiConfigError (MC0721)."""
 
     num_layers: int = 34
     hidden_size: int = 3072
@@ -93,7 +93,7 @@ MAGI_24B = MagiModelConfig(
 
 @dataclass(frozen=True, slots=True)
 class MagiSettings:
-    """How a video is sampled; the defaults are the base (not distilled) models. Raises MagiConfigError (MC0701)."""
+    """How a video is sampled; the defaults are the base (not distilled) models. Raises MagiConfigError (MC0721)."""
 
     num_inference_steps: int = 64
     window_size: int = 4  # chunks in flight
@@ -114,8 +114,6 @@ class MagiSettings:
     temporal_factor: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("noise2clean_kvrange", "cfg_t_range", "prev_chunk_scales", "text_scales"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists
         steps, ranges = self.num_inference_steps, self.noise2clean_kvrange
         scales = {len(self.cfg_t_range), len(self.prev_chunk_scales), len(self.text_scales)}
         rules = (
@@ -196,7 +194,7 @@ def _check_names(place: str, given: dict[str, object], known: set[str]) -> None:
 
 
 def model_config_from_official(given: dict[str, object], place: str = "model_config") -> MagiModelConfig:
-    """The `model_config` object of an official file. Raises MagiConfigError (MC0701)."""
+    """The `model_config` object of an official file. Raises MagiConfigError (MC0721)."""
     names = {f.name for f in fields(MagiModelConfig)}
     _check_names(place, given, names | _IGNORED_MODEL)
     if given.get("apply_layernorm_1p", True) is not True:
@@ -210,7 +208,7 @@ def model_config_from_official(given: dict[str, object], place: str = "model_con
 def read_official_config(path: Path | str) -> OfficialConfig:
     """Reads an `example/*/…_config.json` of the official repository.
 
-    Raises MagiConfigError (MC0701): unreadable file, unknown or missing fields, or a contradiction between
+    Raises MagiConfigError (MC0721): unreadable file, unknown or missing fields, or a contradiction between
     `cfg_number` and the kind of model.
     """
     path = Path(path)
@@ -243,15 +241,15 @@ def _assemble(path: Path, model: dict, runtime: dict, engine: dict) -> OfficialC
         num_inference_steps=runtime["num_steps"],
         window_size=runtime["window_size"],
         chunk_width=runtime["chunk_width"],
-        noise2clean_kvrange=runtime["noise2clean_kvrange"],
+        noise2clean_kvrange=tuple(runtime["noise2clean_kvrange"]),
         clean_chunk_kvrange=runtime["clean_chunk_kvrange"],
         clean_t=runtime["clean_t"],
         shortcut_mode=engine.get("shortcut_mode", "8,16,16"),
         distilled=distilled,
         nearly_clean_threshold=engine.get("distill_nearly_clean_chunk_threshold", 0.3),
-        cfg_t_range=runtime["cfg_t_range"],
-        prev_chunk_scales=runtime["prev_chunk_scales"],
-        text_scales=runtime["text_scales"],
+        cfg_t_range=tuple(runtime["cfg_t_range"]),
+        prev_chunk_scales=tuple(runtime["prev_chunk_scales"]),
+        text_scales=tuple(runtime["text_scales"]),
         latent_scale=runtime["scale_factor"],
         fps=runtime["fps"],
         temporal_factor=runtime["temporal_downsample_factor"],

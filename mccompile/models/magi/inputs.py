@@ -17,7 +17,7 @@ CALLBACK_TENSORS = ("latents",)
 
 
 def check_output(output_type: OutputType, has_vae: bool, callback_tensors: Iterable[str]) -> None:
-    """Raises MagiInputError (MC0704)."""
+    """Raises MagiInputError (MC0724)."""
     known = get_args(OutputType)
     if output_type not in known:
         raise MagiInputError("output_type", repr(output_type), f"give one of {', '.join(known)}")
@@ -29,7 +29,7 @@ def check_output(output_type: OutputType, has_vae: bool, callback_tensors: Itera
 
 
 def check_size(height: int, width: int, multiple: int) -> None:
-    """Pixels; positions of a single row or column of tokens are undefined. Raises MagiInputError (MC0704)."""
+    """Pixels; positions of a single row or column of tokens are undefined. Raises MagiInputError (MC0724)."""
     for name, size in (("height", height), ("width", width)):
         if size % multiple or size < 2 * multiple:
             raise MagiInputError(name, f"{size}", f"give a multiple of {multiple}, at least {2 * multiple}")
@@ -53,7 +53,7 @@ def check_prompt(prompt: object, embeds: Tensor | None, mask: Tensor | None, con
 
 
 def check_prefix(prefix: Tensor, size: tuple[int, ...]) -> None:
-    """prefix_latents against [1, z, (any), h, w] of the video. Raises MagiInputError (MC0704)."""
+    """prefix_latents against [1, z, (any), h, w] of the video. Raises MagiInputError (MC0724)."""
     want = f"[1, {size[1]}, frames, {size[3]}, {size[4]}]"
     if prefix.dim() != 5 or (*prefix.shape[:2], *prefix.shape[3:]) != (*size[:2], *size[3:]) or prefix.shape[2] < 1:
         raise MagiInputError("prefix_latents", f"{list(prefix.shape)}", f"give {want}")

@@ -61,19 +61,20 @@ class TransformerLayer(nn.Module):
         rope: tuple[Tensor, Tensor],
         visible: Visibility,
         cached: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the new hidden state and this call's k and v.
+        kept_rows: int,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Returns the new hidden state, and k and v of the first kept_rows tokens.
 
         text [B, n, L, text_size]; condition [B, n, C]; gate_row int64 [B, S]: each token's row of the flattened
         condition [B * n, C]; rope: cos and sin [1, S, 1, r].
         """
-        gates = self.ada_modulate_layer(condition).flatten(0, 1)
-        gate_attention, gate_mlp = (F.embedding(gate_row, g) for g in gates.chunk(2, dim=-1))
-        joint, key, value = self.self_attention(hidden, text, rope, visible, cached)
-        hidden = self._add(hidden, joint, gate_attention, self.self_attn_post_norm)
-        return self._add(hidden, self.mlp(hidden), gate_mlp, self.mlp_post_norm), key, value
+        gate_attention, gate_mlp = self.ada_modulate_layer(condition).flatten(0, 1).chunk(2, dim=-1)
+        joint, kept = self.self_attention(hidden, text, rope, visible, cached, kept_rows)
+        hidden = self._add(hidden, joint, F.embedding(gate_row, gate_attention), self.self_attn_post_norm)
+        del joint
+        return self._add(hidden, self.mlp(hidden), F.embedding(gate_row, gate_mlp), self.mlp_post_norm), kept
 
     @staticmethod
     def _add(hidden: Tensor, update: Tensor, gate: Tensor, post_norm: nn.Module) -> Tensor:
         """hidden + post_norm(update * gate), in float32, rounded once to hidden's dtype."""
-        return (hidden.float() + post_norm(update.float() * gate.float())).to(hidden.dtype)
+        return (post_norm(update.float() * gate.float()) + hidden.float()).to(hidden.dtype)

@@ -41,7 +41,7 @@ def _images(frames: Frames) -> list[Image.Image]:
 def to_frames(frames: Frames, height: int, width: int) -> Tensor:
     """float32 [1, 3, F, height, width] in -1..1. Images are resized to exactly that size, without keeping the aspect.
 
-    A tensor is taken as it is: [1, 3, F, height, width] in -1..1. Raises MagiInputError (MC0704).
+    A tensor is taken as it is: [1, 3, F, height, width] in -1..1. Raises MagiInputError (MC0724).
     """
     if isinstance(frames, Tensor):
         want = (1, 3, height, width)

@@ -70,12 +70,12 @@ def _layer_bytes(config: MagiModelConfig, tokens: int, keys: int, size: int) -> 
     d, inner = config.hidden_size, config.ffn_hidden_size
     hidden, wide = tokens * d * size, tokens * d * _FLOAT32
     rotary = 2 * tokens * 3 * (config.kv_channels // 8) * _FLOAT32
-    key_values = 2 * (tokens + keys) * config.kv_size * size
-    project = 3 * hidden + key_values + 3 * wide
-    join = 4 * hidden + key_values + 2 * hidden + 2 * wide + wide + 2 * d * d * _FLOAT32
-    feed_forward = 5 * hidden + (3 if config.gated_linear_unit else 2) * tokens * inner * size
-    gated_sum = 4 * hidden + 3 * wide
-    return hidden + rotary + max(project, join, feed_forward, gated_sum)
+    project = 2 * hidden + 3 * wide + wide // 2  # normed, q; normed q and rotated q in float32 with its halves
+    attend = 5 * hidden + 2 * (tokens + keys) * config.kv_size * size  # normed, q, qx, output and its parts; k and v
+    join = 4 * hidden + 3 * wide + 2 * d * d * _FLOAT32  # both outputs, joined, in float32, projected; the weight
+    feed_forward = 2 * hidden + (4 if config.gated_linear_unit else 2) * tokens * inner * size
+    gated_sum = 3 * hidden + 3 * wide
+    return hidden + rotary + max(project, attend, join, feed_forward, gated_sum)
 
 
 def estimate_memory(

@@ -171,7 +171,7 @@ class MagiPipeline(DiffusionPipeline):
         skip_unused_guidance: leaves out passes whose weight is zero; the result is the same in every bit.
         callback_on_step_end(pipe, call index, times, {"latents": ...}) after every call;
         callback_on_chunk_end(pipe, chunk, latents) as soon as a chunk is done.
-        Raises MagiInputError (MC0704) and MagiConfigError (MC0701).
+        Raises MagiInputError (MC0724) and MagiConfigError (MC0721).
         """
         settings, shape = self.scheduler.with_steps(num_inference_steps), self.transformer.shape
         check_output(output_type, self.vae is not None, callback_on_step_end_tensor_inputs)
@@ -317,7 +317,7 @@ class MagiPipeline(DiffusionPipeline):
 
         config: example/*/..._config.json; transformer: the folder of the safetensors shards; vae: ckpt/vae;
         text_encoder: ckpt/t5/t5-v1_1-xxl; special_tokens: example/assets/special_tokens.npz.
-        Raises MagiConfigError, MagiCheckpointError and MagiLayoutError (MC0701 to MC0703).
+        Raises MagiConfigError, MagiCheckpointError and MagiLayoutError (MC0721 to MC0723).
         """
         return cls(**official_components(config, transformer, vae, text_encoder, special_tokens, torch_dtype))
 

@@ -16,7 +16,7 @@ _NAMES = tuple(f.name for f in fields(MagiSettings))
 class MagiScheduler(SchedulerMixin, ConfigMixin):
     """Holds MagiSettings; which chunk runs when is `mccompile.models.magi.schedule.magi_schedule`.
 
-    Raises MagiConfigError (MC0701) for settings that contradict.
+    Raises MagiConfigError (MC0721) for settings that contradict.
     """
 
     order = 1
@@ -42,7 +42,9 @@ class MagiScheduler(SchedulerMixin, ConfigMixin):
         fps: int = 24,
         temporal_factor: int = 4,
     ) -> None:
-        self.settings = MagiSettings(**{name: self.config[name] for name in _NAMES})
+        given = {name: self.config[name] for name in _NAMES}
+        # A configuration that was read from JSON holds lists.
+        self.settings = MagiSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
     @classmethod
     def from_settings(cls, settings: MagiSettings) -> MagiScheduler:

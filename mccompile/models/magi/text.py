@@ -44,7 +44,7 @@ class MagiSpecialTokens(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_npz(cls, path: Path | str) -> MagiSpecialTokens:
-        """Reads the official file; values are rounded to float16, as there. Raises MagiCheckpointError (MC0702)."""
+        """Reads the official file; values are rounded to float16, as there. Raises MagiCheckpointError (MC0722)."""
         try:
             with np.load(path) as data:
                 arrays = {k: torch.from_numpy(data[k].astype(np.float16)).float() for k in data.files}
@@ -108,7 +108,7 @@ def encode_caption(
 
 
 def check_special_tokens(names: Sequence[str], tokens: MagiSpecialTokens | None) -> tuple[str, ...]:
-    """The names in the order in which they are prepended. Raises MagiInputError (MC0704)."""
+    """The names in the order in which they are prepended. Raises MagiInputError (MC0724)."""
     known = get_args(SpecialToken)
     for name in names:
         if name not in known:

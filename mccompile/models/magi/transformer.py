@@ -50,7 +50,7 @@ class FinalLinear(nn.Module):
 class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
     """MAGI-1's diffusion transformer (arXiv 2505.13211), loadable from the official state dict without renaming.
 
-    Arguments are the fields of MagiModelConfig; see there. Raises MagiConfigError (MC0701) when they contradict.
+    Arguments are the fields of MagiModelConfig; see there. Raises MagiConfigError (MC0721) when they contradict.
     """
 
     _repeated_blocks = ("TransformerLayer",)
@@ -144,13 +144,13 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         rope = self.rope(frames, height, width, frame_offset)
         cached_rows = 0 if cached_key_values is None else cached_key_values[0][0].shape[1]
         visible = _visibility(kv_ranges, token_chunk, cached_rows + tokens, encoder_attention_mask)
-        kept = return_kv_chunks * (tokens // chunks)
+        kept_rows = return_kv_chunks * (tokens // chunks)
         new: list[tuple[Tensor, Tensor]] = []
         for i, layer in enumerate(self.videodit_blocks.layers):
             cached = None if cached_key_values is None else cached_key_values[i]
-            hidden, key, value = layer(hidden, text, condition, gate_row, rope, visible, cached)
+            hidden, kept = layer(hidden, text, condition, gate_row, rope, visible, cached, kept_rows)
             if return_kv_chunks:
-                new.append((key[:, :kept].clone(), value[:, :kept].clone()))  # views would keep all rows
+                new.append(kept)
         sample = self._unpatchify(self._head(hidden), frames, height, width)
         return MagiTransformerOutput(sample, tuple(new)) if return_dict else (sample, tuple(new))
 
