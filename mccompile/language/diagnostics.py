@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from mccompile.language.render import render
 from mccompile.language.source import Span
 
 
@@ -77,8 +78,6 @@ class PolicyError(Exception):
         super().__init__("; ".join(f"{d.code}: {d.message()}" for d in self.diagnostics))
 
     def __str__(self) -> str:
-        from mccompile.language.render import render
-
         return "\n" + render(self.diagnostics)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mccompile.language.diagnostics import Diagnostic, Edit, Help
 from mccompile.language.source import Source, Span
+
+if TYPE_CHECKING:
+    from mccompile.language.diagnostics import Diagnostic, Edit, Help
 
 TAB = 4
 

@@ -45,6 +45,7 @@ _KINDS = {
 }
 _EXPRESSION = {"NUMBER", "PERCENT", "NAME", "LPAR", "MINUS"}
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "CARET", "VBAR", "_AND", "_OR", "LT", "LE", "GT", "GE"}
+_DECLARATIONS = {"_PARAM", "_SIGNAL", "_PHASE", "_LAYERS", "_INTEGRATION", "_CHUNKS", "_CACHE", "_BRANCHES"}
 _MAX_LISTED = 8
 
 
@@ -123,6 +124,9 @@ def _wanted(accepts: set[str]) -> str:
     if names >= _EXPRESSION:
         names -= _EXPRESSION | {"_NOT", "STRING", "LSQB"}
         listed.append("an expression")
+    if names >= _DECLARATIONS:
+        names -= _DECLARATIONS
+        listed.append("a declaration (`param`, `signal`, `phase`, `layers`, ...)")
     if names - _OPERATORS:
         names -= _OPERATORS
     for name in sorted(names, key=lambda name: (not name.startswith("_"), name)):
