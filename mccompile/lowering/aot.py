@@ -72,16 +72,16 @@ def lift(recording: Recording) -> Lifted:
     weights = _lift_attributes(module, holders)
     graph.eliminate_dead_code(_is_impure)
     graph.lint()
-    module.recompile()
-    return Lifted(module, tuple(inputs), frozenset(shape_only), tuple(constants), weights)
+    bare = fx.GraphModule(torch.nn.Module(), graph)  # without the attributes, which export would lift again
+    return Lifted(bare, tuple(inputs), frozenset(shape_only), tuple(constants), weights)
 
 
-def numbers_of(recording: Recording) -> fx.GraphModule | None:
+def numbers_of(source: fx.GraphModule, tensors: tuple[bool, ...]) -> fx.GraphModule | None:
     """The graph of the outputs that are no tensors, with all placeholders; None where there are none."""
-    wanted = [i for i, is_tensor in enumerate(recording.tensors) if not is_tensor]
+    wanted = [i for i, is_tensor in enumerate(tensors) if not is_tensor]
     if not wanted:
         return None
-    module = fx.GraphModule(recording.module, copy.deepcopy(recording.module.graph))
+    module = fx.GraphModule(source, copy.deepcopy(source.graph))
     output = next(n for n in module.graph.nodes if n.op == "output")
     output.args = (tuple(output.args[0][i] for i in wanted),)
     module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))

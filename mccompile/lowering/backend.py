@@ -1,0 +1,200 @@
+"""The `inductor` backend: recorded roles compiled ahead of time, each once, handed out by role and graph.
+
+before: a graph and a role, run eagerly by a Recorder;  after: an AOTInductor package, checked before each call
+refuses when: AOTInductor cannot take the graph (then torch.compile), or no call of it was recorded (then eager)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import fx
+
+from mccompile.capture.types import Refusal
+from mccompile.lowering.aot import CannotCompile, compile_program, export_role, numbers_of
+from mccompile.lowering.graph_text import attribute, fingerprint
+from mccompile.lowering.isa import host_isa
+from mccompile.lowering.jit import compile_in_place
+from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.lowering.package import Contract, Package
+from mccompile.lowering.record import Key, Recorder, Recording, Value
+from mccompile.lowering.types import LoweredModel
+
+Call = Callable[..., tuple[Value, ...]]
+Progress = Callable[[str, int, int, float], None]  # role just done, roles done, roles in all, seconds so far
+Form = Literal["package", "torch.compile", "eager"]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What runs in place of one role's graph. reason: why it is no package; "" where it is one.
+
+    tensors: for each output whether it is a tensor; the others are numbers, computed by the graph itself.
+    """
+
+    role: str
+    form: Form
+    reason: str
+    tensors: tuple[bool, ...]
+    package: Path | None = None
+    contract: Contract | None = None
+
+
+@dataclass(slots=True)
+class CompiledRoles:
+    """A backend (runtime.execute.Backend) over roles that were compiled before.
+
+    compiled_count: graphs compiled since it was made; a bundle's stays 0. unknown: roles asked for that were
+    never recorded, which therefore run eagerly.
+    """
+
+    roles: Mapping[Key, Role]
+    compiled_count: int = 0
+    unknown: list[str] = field(default_factory=list)
+    _jit: dict[Key, Call] = field(default_factory=dict)
+    _folder: tempfile.TemporaryDirectory[str] | None = None  # keeps the packages until the backend is dropped
+
+    def __call__(self, module: fx.GraphModule, role: str) -> Call:
+        key = (role, fingerprint(module))
+        found = self.roles.get(key)
+        if found is None:
+            self.unknown.append(role)
+            return module.forward
+        if found.package is not None and found.contract is not None:
+            return packaged(module, found)
+        return self._jit.get(key, module.forward)
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Roles that are no packages although they should be, and why."""
+        missed = [Refusal(f"graph {r.role}", r.reason) for r in self.roles.values() if r.form == "torch.compile"]
+        return (*missed, *(Refusal(f"graph {u}", "runs uncompiled: no call of it was recorded") for u in self.unknown))
+
+
+def packaged(module: fx.GraphModule, role: Role) -> Call:
+    """A role's package as a callable like `module.forward`, weights taken from the module."""
+    assert role.package is not None
+    assert role.contract is not None
+    weights = [_tensor(attribute(module, name)) for name, _ in role.contract.weights]
+    package = Package(role.package, role.contract, weights)
+    numbers = numbers_of(module, role.tensors)
+    if numbers is None:
+        return package  # type: ignore[return-value]
+    is_tensor = role.tensors
+
+    def call(*arguments: Value) -> tuple[Value, ...]:
+        tensors, others = iter(package(*arguments)), iter(numbers.forward(*arguments))
+        return tuple(next(tensors) if tensor else next(others) for tensor in is_tensor)
+
+    return call
+
+
+def inductor(
+    recorder: Recorder, lowered: LoweredModel, *, progress: Progress | None = None, workers: int | None = None
+) -> CompiledRoles:
+    """Compiles every recorded role.
+
+    workers: processes that compile at the same time (default: one per CPU, never more than roles); 0 compiles
+    in this process. Prelude values that stay the same through a request are left eager: they run once.
+    """
+    host_isa()
+    changing = latent_inputs(lowered.captured) | {TIMESTEP}
+    todo = {k: r for k, r in recorder.recordings.items() if r.calls}
+    roles: dict[Key, Role] = {}
+    for key, recording in list(todo.items()):
+        if _once_per_request(recording.role, changing) or not any(recording.tensors):
+            reason = "computed once per request" if any(recording.tensors) else "computes no tensors"
+            roles[key] = Role(recording.role, "eager", reason, recording.tensors)
+            del todo[key]
+    folder = tempfile.TemporaryDirectory(prefix="mccompile-", ignore_cleanup_errors=True)
+    count = min(len(todo), os.cpu_count() or 1) if workers is None else workers
+    made = _Build(Path(folder.name), todo, progress or _silent)
+    made.run(count)
+    order = {k: None for k in recorder.recordings if k in roles or k in made.roles}
+    backend = CompiledRoles({k: roles.get(k) or made.roles[k] for k in order}, made.compiled, _folder=folder)
+    for key, role in made.roles.items():
+        if role.form == "torch.compile":
+            backend._jit[key] = compile_in_place(todo[key])
+    return backend
+
+
+@dataclass(slots=True)
+class _Build:
+    """One round of compiles."""
+
+    folder: Path
+    todo: Mapping[Key, Recording]
+    progress: Progress
+    roles: dict[Key, Role] = field(default_factory=dict)
+    compiled: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def run(self, workers: int) -> None:
+        if workers == 0:
+            for number, key in enumerate(self.todo):
+                self._one_here(number, key)
+            return
+        from mccompile.lowering.pool import Pool
+
+        jobs: list[tuple[Key, Path, Contract, Future[str | None]]] = []
+        with Pool(workers) as pool:
+            for number, key in enumerate(self._largest_first()):
+                program_path, package = self._paths(number)
+                try:
+                    program, contract = export_role(self.todo[key])
+                except CannotCompile as verdict:
+                    self._done(key, None, None, str(verdict))
+                    continue
+                torch.export.save(program, program_path)
+                jobs.append((key, package, contract, pool.submit(program_path, package)))
+            for key, package, contract, future in jobs:
+                self._done(key, package, contract, future.result())
+
+    def _one_here(self, number: int, key: Key) -> None:
+        _, package = self._paths(number)
+        try:
+            program, contract = export_role(self.todo[key])
+            compile_program(program, package)
+        except CannotCompile as verdict:
+            self._done(key, None, None, str(verdict))
+        else:
+            self._done(key, package, contract, None)
+
+    def _paths(self, number: int) -> tuple[Path, Path]:
+        return self.folder / f"{number}.program.pt2", self.folder / f"{number}.pt2"
+
+    def _largest_first(self) -> Sequence[Key]:
+        """Long compiles first, so that the processes end together."""
+        return sorted(self.todo, key=lambda k: -len(self.todo[k].module.graph.nodes))
+
+    def _done(self, key: Key, package: Path | None, contract: Contract | None, error: str | None) -> None:
+        recording = self.todo[key]
+        if error is None:
+            self.roles[key] = Role(recording.role, "package", "", recording.tensors, package, contract)
+        else:
+            self.roles[key] = Role(recording.role, "torch.compile", error, recording.tensors)
+        self.compiled += 1
+        self.progress(recording.role, len(self.roles), len(self.todo), time.perf_counter() - self._started)
+
+
+def _once_per_request(role: str, changing: frozenset[str]) -> bool:
+    """A prelude group (runtime/shared.py) that depends on nothing that changes from call to call."""
+    kind, _, names = role.partition(":")
+    return kind.startswith("prelude") and not changing & set(names.split("+"))
+
+
+def _silent(role: str, done: int, total: int, seconds: float) -> None:
+    """Shows no progress."""
+
+
+def _tensor(value: object) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value.detach()

@@ -1,0 +1,35 @@
+"""The fallback for graphs that AOTInductor does not take: torch.compile, compiled before the first real call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mccompile.lowering.package_errors import NotCompiled
+from mccompile.lowering.record import Recording, TensorSpec, Value
+
+
+def compile_in_place(recording: Recording) -> Callable[..., tuple[Value, ...]]:
+    """The recorded graph under torch.compile(fullgraph=True), already compiled for all recorded axes.
+
+    Raises NotCompiled where that fails too.
+    """
+    call = torch.compile(recording.module, fullgraph=True, dynamic=None)
+    arguments: list[object] = []
+    for place, spec in enumerate(recording.varied()):
+        if not isinstance(spec, TensorSpec):
+            arguments.append(spec)
+            continue
+        shape, order = spec.shape, recording.order(place)
+        example = torch.empty_permuted(shape, order, dtype=spec.dtype, device=spec.device).zero_()
+        for axis in recording.axes(place):
+            torch._dynamo.mark_dynamic(example, axis, min=2)
+        arguments.append(example)
+    try:
+        with torch.no_grad():
+            call(*arguments)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        raise NotCompiled(recording.role, f"{type(error).__name__}: {lines[0] if lines else ''}") from error
+    return call
