@@ -189,18 +189,18 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get) -> tuple[torch.Tensor, to
         leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
     grown = account + _added(rule.condition, leaves)
     fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
-    for name, limit in (("streak", rule.max_consecutive), ("total", rule.max_total)):
-        if limit is not None:
-            fired = fired | (get(f"state:{name}") >= evaluate(limit, leaves))
     if rule.vote is not None:
         fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
-    if rule.max_reused is not None:
-        fired = fired | _ranked(grown, 1.0 - evaluate(rule.max_reused, leaves))
     share = fired.float().mean((2, 3), keepdim=True)
     if rule.hold_below is not None:
         fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
     if rule.all_above is not None:
         fired = fired | (share > evaluate(rule.all_above, leaves))
+    for name, limit in (("streak", rule.max_consecutive), ("total", rule.max_total)):
+        if limit is not None:
+            fired = fired | (get(f"state:{name}") >= evaluate(limit, leaves))
+    if rule.max_reused is not None:
+        fired = fired | _ranked(grown, 1.0 - evaluate(rule.max_reused, leaves))
     return fired, grown
 
 

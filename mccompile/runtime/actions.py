@@ -27,9 +27,14 @@ class Action:
 
 
 def resolve(
-    time: ChunkTime, moment: Moment, state: ChunkState, bound: BoundPolicy, plan: Plan, computed: bool, cleaned: bool
+    time: ChunkTime, moment: Moment, state: ChunkState, bound: BoundPolicy, plan: Plan, computed: bool, cleaned: bool,
+    since: int,
 ) -> Action:
-    """The action of one chunk of one sample at one call."""
+    """The action of one chunk of one sample at one call.
+
+    computed, cleaned: whether K, V and residual exist, and are those of the final input. since: own steps since
+    all tokens were last computed.
+    """  # fmt: skip
     life = bound.ir.chunks
     if time.state == "pending":
         return Action("skip" if life.pending == "skip" else "compute", -1, None, "pending")
@@ -42,6 +47,10 @@ def resolve(
     index = current(bound, state, moment.grid)
     if cell.action in ("compute", "reuse"):
         return Action(cell.action, index, cell.account, "planned")
+    cache = bound.ir.cache
+    last = cache.refresh_last and time.step == moment.grid.steps - 1
+    if last or (cache.refresh_every is not None and since + 1 >= cache.refresh_every):
+        return Action("compute", index, cell.account, "refresh")
     account = cell.account
     match bound.ir.phases[index].rule:
         case ir.Compute():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mccompile.capture import flat_inputs
+from mccompile.capture import CapturedModel, flat_inputs
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.runtime.clock import Clock
@@ -70,6 +70,11 @@ class CompiledModel(nn.Module):
         """New parameter values for the next requests; nothing is compiled. Raises PlanError for bad ones."""
         bound = self.runner.bound
         self.runner.rebind(bind(bound.ir, {**bound.values, **values}))
+
+    @property
+    def captured(self) -> CapturedModel:
+        """The captured model: pass it to `compile` to try another policy."""
+        return self.runner.lowered.captured
 
     @property
     def events(self) -> list[Event]:

@@ -85,7 +85,7 @@ class Runner:
         actions = [
             [
                 resolve(t, moment, store.phases[b][t.chunk], self.bound, plan, bool(store.computed[b, t.chunk]),
-                        bool(store.cleaned[b, t.chunk]))
+                        bool(store.cleaned[b, t.chunk]), int(store.since[b, t.chunk]))
                 for t in moment.chunks
             ]
             for b in range(layout.batch)
@@ -105,7 +105,8 @@ class Runner:
         while len(self._requests) > REQUESTS_KEPT:
             del self._requests[next(iter(self._requests))]
         if moment.branch not in request.branches:
-            flags = [torch.zeros(layout.batch, moment.total, dtype=torch.bool) for _ in range(3)]
+            size = (layout.batch, moment.total)
+            flags = [torch.zeros(size, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
             phases = [[start(self.bound) for _ in range(moment.total)] for _ in range(layout.batch)]
             request.branches[moment.branch] = BranchStore(phases, *flags)
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
@@ -129,7 +130,9 @@ class Runner:
                 if count == mask[b, g].size:
                     store.computed[b, time.chunk] = True
                     store.cleaned[b, time.chunk] |= time.state == "finished" and time.clean
+                    store.since[b, time.chunk] = -1
                 if time.state == "active":
+                    store.since[b, time.chunk] += 1
                     state = store.phases[b][time.chunk]
                     want[b, g] = self._wants(next_phase(self.bound, state, moment.grid, count > 0))
                     store.phases[b][time.chunk] = advance(self.bound, state, moment.grid, count > 0)

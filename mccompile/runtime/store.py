@@ -17,12 +17,13 @@ class BranchStore:
     kept: per (region, stream), the residual or output of the last computation.
     states, late, before, tail: tensors of the decision and observe graphs, by name.
     phases: per sample, per chunk of the video. computed: chunks whose K/V and residual exist, per sample;
-    cleaned: those computed on their final input.
+    cleaned: those computed on their final input. since: own steps since all tokens of the chunk were computed.
     """
 
     phases: list[list[ChunkState]]
     computed: torch.Tensor  # [B, G] bool
     cleaned: torch.Tensor  # [B, G] bool
+    since: torch.Tensor  # [B, G] int64
     observed: torch.Tensor  # [B, G] bool: the late signals of the chunk's last frame exist
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
