@@ -33,7 +33,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """A line per call and branch, then the verdict."""
     from mccompile.generate.recording import read_recording, rules_of
-    from mccompile.generate.replay import compile_recorded, policy_text, replay, verdict
+    from mccompile.generate.replay import build_model, compile_recorded, policy_text, prepare_recorded, replay, verdict
     from mccompile.language.source import Source
     from mccompile.policy.from_checked import load_policy
 
@@ -42,8 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     policy = load_policy(
         arguments.policy or Source.of_text(policy_text(rules_of(recording), recording.frames), settings)
     )
+    model = build_model(recording)
     compiled, clock = compile_recorded(
         recording,
+        model,
+        prepare_recorded(recording, model),
         policy,
         dict(arguments.parameters),
         backend=backend(arguments.backend),

@@ -151,8 +151,16 @@ def timeline(recording: Recording) -> tuple[Timeline, bool]:
     return Timeline(str(recording.path), grid, tuple(rows)), uniform
 
 
+def prepare_recorded(recording: Recording, model: SkyReelsV2Transformer3DModel) -> api.Prepared:
+    """The recorded model, captured at other sizes than the recorded ones. Raises CaptureError."""
+    probe, second = _example(recording, 4, (3, 7)), _example(recording, 5, (5, 11))
+    return api.prepare(model, probe=probe, second=second)
+
+
 def compile_recorded(
     recording: Recording,
+    model: SkyReelsV2Transformer3DModel,
+    captured: api.Prepared,
     policy: PolicyIR,
     parameters: Mapping[str, float],
     backend: Backend = eager,
@@ -162,14 +170,13 @@ def compile_recorded(
     """The recorded model under a policy, and the clock that drives it. Raises what `api.compile` raises."""
     clock, uniform = timeline(recording)
     compiled = api.compile(
-        build_model(recording),
+        model,
         policy,
         backend=backend,
-        probe=_example(recording, 4, (3, 7)),
-        second=_example(recording, 5, (5, 11)),
         clock=clock,
         fold=fold and uniform,
         deny_refusals=deny_refusals,
+        captured=captured,
         **parameters,  # type: ignore[arg-type]
     )
     return compiled, clock
