@@ -9,9 +9,9 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
-from tests.zoo import Call, Family, zoo
 
 from mccompile.capture import CapturedModel, FullRun, capture, flat_inputs, run_full
+from tests.zoo import Call, Family, zoo
 
 
 @dataclass(frozen=True)
