@@ -22,7 +22,7 @@ def upward(known: dict[str, Module]) -> list[str]:
         for module in known.values()
         for found in imports(module, known)
         if found.target.split(".")[0] == "mccompile"
-        and height[standing(module.name)] < height[standing(found.target)]
+        and height.get(standing(module.name), 0) < height.get(standing(found.target), 0)
     ]
 
 

@@ -15,7 +15,7 @@ from tests.house.tree import DOCS, ROOT
 
 PROBE = """
 import json, pathlib, mccompile
-from mccompile.language.load import load_policy
+from mccompile import load_policy
 from mccompile.language.resources import data_folder, shipped_policies
 from mccompile.models.embedded import EMBEDDED_FOLDER
 print(json.dumps({
