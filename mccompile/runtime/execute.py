@@ -48,6 +48,8 @@ class Blocks:
         self._captured = captured
         self._rows = rows
         self._ports = {p.name: p for p in captured.streams}
+        ports = (*captured.shared, *captured.sources)
+        self._batched = {p.name for p in ports if p.depends and p.token_axis != 0}  # first axis is the batch
         self._plain = [
             apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
         ]
@@ -80,10 +82,10 @@ class Blocks:
         captured, forms = self._captured, self._rows
         assert forms is not None
         batch = max(t.size(0) for t in env.values())
-        own = {n: one_sample(v, sample, batch) for n, v in shared.items()}
-        gathered = self._gather(index, *(own.get(p.name) for p in captured.sources))
-        values = own | dict(zip((*forms.gathered, *captured.row_keys), gathered, strict=True))
-        vectors = {"video": index} | {k: values[k] for k in captured.row_keys}
+        gathered = self._gather(index, *(shared.get(p.name) for p in captured.sources))
+        values = dict(shared) | dict(zip(forms.gathered, gathered, strict=False))
+        values = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
+        vectors = {"video": index} | dict(zip(captured.row_keys, gathered[len(forms.gathered) :], strict=True))
         rows: Env = {}
         for name in captured.blocks[segment.first].streams_in:
             local = one_sample(env[name], sample, batch)
