@@ -80,7 +80,8 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
             f"the first call passes {', '.join(first_call)}; the second {', '.join(second_call)}, or other containers",
             "pass the same arguments in both calls",
         )
-    places = [f"{name}.forward, argument {pytree.keystr(path)[1:-1]}" for path, _ in pytree.tree_flatten_with_path(first_call)[0]]
+    paths = [pytree.keystr(path)[1:-1] for path, _ in pytree.tree_flatten_with_path(first_call)[0]]
+    places = [f"{name}.forward, argument {path}" for path in paths]
     shapes = [_dynamic_axes(p, a, b) for p, a, b in zip(places, flat, other, strict=True)]
     if not any(isinstance(s, dict) for s in shapes):
         raise ProbeError(

@@ -14,6 +14,8 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
+from mccompile.capture.errors import IdentityError
+
 Extent: TypeAlias = tuple[int, int]  # a size at the first and at the second probe
 
 
@@ -103,11 +105,21 @@ def _pair(first: object, second: object) -> Fact:
 
 
 def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[object]) -> dict[fx.Node, Fact]:
-    """Facts of every node for two lists of flat inputs; runs on real data only where shapes depend on data."""
+    """Facts of every node for two lists of flat inputs; runs on real data only where shapes depend on data.
+
+    Raises IdentityError (MC0404) where the graph does not run at one of the sizes.
+    """
     try:
         one, two = (_record(module, inputs, fake=True) for inputs in (probe, second))
     except (DataDependentOutputException, DynamicOutputShapeException):
-        one, two = (_record(module, inputs, fake=False) for inputs in (probe, second))
+        try:
+            one, two = (_record(module, inputs, fake=False) for inputs in (probe, second))
+        except RuntimeError as error:
+            raise IdentityError(
+                "the exported graph",
+                f"it does not run at both sizes: {str(error).splitlines()[0]}",
+                "a size that depends on data (nonzero, boolean indexing) became a constant; avoid it in forward",
+            ) from error
     return {n: _pair(one[n], two[n]) for n in module.graph.nodes if n in one}
 
 
