@@ -5,7 +5,9 @@ from __future__ import annotations
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.attention import use_prefixes
 from mccompile.lowering.decide import build_decide
+from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, static_sources
+from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.plain import drop_buffers
 from mccompile.lowering.segments import partition
@@ -34,9 +36,15 @@ def lower(
     plain = tuple(
         strip_unused(drop_buffers(kind, _inputs_of(captured, number))) for number, kind in enumerate(captured.kinds)
     )
+    modulated = None
+    if "modulated_input" in located:
+        modulated = modulated_input(plain[captured.blocks[0].kind].module)
+        if modulated is None:
+            reason = "the queries of its first block come from no linear layer"
+            raise SourceNotFound(policy.name, captured.model_class, "modulated_input", reason)
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
-        rows=rows, decide=decide, observe=observe,
+        rows=rows, decide=decide, observe=observe, modulated=modulated,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
 

@@ -49,7 +49,8 @@ class LoweredModel:
 
     plain: per kind, the block without buffers, (*streams, *shared, *weights) -> (*streams,). rows: None where
     selections of tokens are refused; decisions are then per step and `refusals` says why. static: sources that
-    the clock and the request's constants determine.
+    the clock and the request's constants determine. modulated: block 0 up to its modulated input, if the
+    policy reads it.
     """
 
     captured: CapturedModel
@@ -59,6 +60,7 @@ class LoweredModel:
     static: frozenset[str]
     plain: tuple[Slim, ...]
     rows: RowForms | None
+    modulated: Slim | None
     decide: DecideSpec | None
     observe: ObserveSpec | None
     refusals: tuple[Refusal, ...]

@@ -7,9 +7,10 @@ from typing import Literal
 
 from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import ChunkState, current, phase_step
+from mccompile.policy.phases import current, phase_step
 from mccompile.policy.planner import Plan
 from mccompile.runtime.clock import ChunkTime, Moment
+from mccompile.runtime.store import ChunkRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +27,24 @@ class Action:
     why: str
 
 
-def resolve(
-    time: ChunkTime, moment: Moment, state: ChunkState, bound: BoundPolicy, plan: Plan, computed: bool, cleaned: bool,
-    since: int,
-) -> Action:
-    """The action of one chunk of one sample at one call.
-
-    computed, cleaned: whether K, V and residual exist, and are those of the final input. since: own steps since
-    all tokens were last computed.
-    """  # fmt: skip
+def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPolicy, plan: Plan) -> Action:
+    """The action of one chunk of one sample at one call."""
     life = bound.ir.chunks
     if time.state == "pending":
         return Action("skip" if life.pending == "skip" else "compute", -1, None, "pending")
     if time.state == "finished":
-        done = {"keep": computed, "refresh": cleaned, "compute": False}[life.finished]
+        done = {"keep": record.computed, "refresh": record.cleaned, "compute": False}[life.finished]
         return Action("skip" if done else "compute", -1, None, "finished")
     cell = plan.cells[time.step]
-    if not computed:
+    state = record.state
+    if not record.computed:
         return Action("compute", current(bound, state, moment.grid), None, "nothing kept yet")
     index = current(bound, state, moment.grid)
     if cell.action in ("compute", "reuse"):
         return Action(cell.action, index, cell.account, "planned")
     cache = bound.ir.cache
     last = cache.refresh_last and time.step == moment.grid.steps - 1
-    if last or (cache.refresh_every is not None and since + 1 >= cache.refresh_every):
+    if last or (cache.refresh_every is not None and record.since + 1 >= cache.refresh_every):
         return Action("compute", index, cell.account, "refresh")
     account = cell.account
     match bound.ir.phases[index].rule:

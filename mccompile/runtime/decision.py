@@ -62,6 +62,7 @@ class Decide:
 
     def __init__(self, spec: DecideSpec, call: Call) -> None:
         self.spec = spec
+        self.measures = any(n.startswith(("before:", "tail:")) for n in spec.inputs)  # so it must see every step
         self._call = call
 
     def run(

@@ -43,17 +43,18 @@ class Selection:
 class Blocks:
     """The transformer blocks of a lowered model as callables, with their weights."""
 
-    def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
-        captured, rows = lowered.captured, lowered.rows
+    def __init__(self, lowered: LoweredModel, backend: Backend, by_rows: bool) -> None:
+        captured, rows = lowered.captured, lowered.rows if by_rows else None
         self._captured = captured
         self._rows = rows
         self._ports = {p.name: p for p in captured.streams}
         ports = (*captured.shared, *captured.sources)
         self._batched = {p.name for p in ports if p.depends and p.token_axis != 0}  # first axis is the batch
-        self._plain = [
-            apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
-        ]
-        if rows is not None:
+        if rows is None:
+            self._plain = [
+                apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
+            ]
+        else:
             self._gather = apply_to_slim(backend(rows.gather.module, "gather"), rows.gather)
             self._partial = [
                 apply_to_slim(backend(s.module, f"block{i}:partial"), s) for i, s in enumerate(rows.partial)
@@ -61,6 +62,10 @@ class Blocks:
             kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in rows.gather.kept}
             self.sources = tuple(p.name for p in captured.sources if p.name in kept)
         self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
+
+    def weights(self, block: int) -> tuple[torch.Tensor, ...]:
+        """The weights of one block, in the order of its kind's placeholders."""
+        return self._weights[block]
 
     def run_plain(self, segment: Segment, env: Env, shared: Mapping[str, Value]) -> Env:
         """All rows of blocks first..last; returns `env` with the streams that they make."""

@@ -7,6 +7,20 @@ from dataclasses import dataclass, field
 import torch
 
 from mccompile.policy.phases import ChunkState
+from mccompile.runtime.clock import ChunkTime
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """state: its phase. computed, cleaned: K, V and residual exist, and are those of its final input.
+
+    since: own steps since all of its tokens were computed.
+    """
+
+    state: ChunkState
+    computed: bool
+    cleaned: bool
+    since: int
 
 
 @dataclass(slots=True)
@@ -30,6 +44,20 @@ class BranchStore:
     states: dict[str, torch.Tensor] = field(default_factory=dict)
     row: int = -1
     selection: torch.Tensor | None = None  # [B, G, F, P] bool of the last decision, on the host
+
+    def chunk(self, sample: int, chunk: int) -> ChunkRecord:
+        """What is known of one chunk of one sample."""
+        flags = (bool(self.computed[sample, chunk]), bool(self.cleaned[sample, chunk]))
+        return ChunkRecord(self.phases[sample][chunk], *flags, int(self.since[sample, chunk]))
+
+    def note(self, sample: int, time: ChunkTime, all_computed: bool) -> None:
+        """A chunk was run: whether all of its tokens were computed."""
+        at = sample, time.chunk
+        if all_computed:
+            self.computed[at] = True
+            self.cleaned[at] |= time.state == "finished" and time.clean
+        if time.state == "active":
+            self.since[at] = 0 if all_computed else self.since[at] + 1
 
     def nbytes(self) -> int:
         """Bytes of all kept tensors."""

@@ -113,7 +113,7 @@ def test_branches_share_nothing(tiny: Tiny) -> None:
     own_call, kept = runner.call, {}
 
     def poisoned(inputs, moment):
-        branches = runner._requests[moment.request].branches if moment.request in runner._requests else {}
+        branches = runner.requests[moment.request].branches if moment.request in runner.requests else {}
         for name, store in branches.items():
             if name != moment.branch:
                 buffers = [b for x in store.buffers.values() for b in x]

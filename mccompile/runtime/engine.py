@@ -1,0 +1,118 @@
+"""The callables of a lowered model under one backend, and how a run uses them. Holds no state of a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from mccompile.lowering.strip import apply_to_slim
+from mccompile.lowering.types import LoweredModel
+from mccompile.policy import ir
+from mccompile.runtime.decision import Decide, Observe
+from mccompile.runtime.execute import Backend, Blocks, Env, Postlude
+from mccompile.runtime.prefixes import Prefixes
+from mccompile.runtime.shared import SharedValues, Value
+
+
+class Engine:
+    """Blocks, prelude values, decision, late signals and postlude of a lowered model.
+
+    uses_rows: whether calls run on selected rows (one form for the whole life of the engine, so that a compile
+    knows what it must cover): chunks live their own lives, or some rule selects within a chunk.
+    """
+
+    def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
+        self.lowered = lowered
+        self.vanilla = computes_always(lowered.policy)
+        causal = lowered.rows is not None and bool(lowered.rows.prefixes)
+        within = not decides_whole_steps(lowered.policy)
+        self.uses_rows = lowered.rows is not None and not self.vanilla and (causal or within)
+        self.postlude = Postlude(lowered, backend)
+        self.blocks = Blocks(lowered, backend, self.uses_rows)
+        self.prefixes = Prefixes(lowered)
+        decide, observe, where = lowered.decide, lowered.observe, lowered.located.get("block_output")
+        self.decide = Decide(decide, backend(decide.module, "decide")) if decide else None
+        self.observe = Observe(observe, backend(observe.module, "observe"), where) if observe and where else None
+        self._modulated: Callable[..., tuple[Value, ...]] | None = None
+        if lowered.modulated is not None:
+            self._modulated = apply_to_slim(backend(lowered.modulated.module, "modulated"), lowered.modulated)
+        self.values = SharedValues(lowered.captured, self._needed(), backend)
+
+    def _needed(self) -> list[str]:
+        """Prelude values that runs read; with rows, the gather's sources in place of what they expand."""
+        captured = self.lowered.captured
+        read = [s for b in captured.blocks for s in b.shared]
+        names = [*captured.entry, *self.postlude.shared]
+        if self.uses_rows:
+            names += [*self.blocks.sources, *(s for s in read if s not in captured.gathered)]
+            names += captured.blocks[0].shared if self._modulated else ()
+        else:
+            names += read
+        names += [w.value[7:] for w in self.lowered.located.values() if w.value.startswith("shared:")]
+        ports = {p.name for p in (*captured.shared, *captured.sources, *captured.streams)}
+        return [n for n in names if n in ports]
+
+    def entry(self, shared: Mapping[str, Value]) -> Env:
+        """The streams that the prelude makes."""
+        return {n: shared[n] for n in self.lowered.captured.entry}  # type: ignore[misc]
+
+    def video(self, env: Env) -> torch.Tensor:
+        """The entry stream of video tokens, [B, L, C]."""
+        ports = {p.name: p for p in self.lowered.captured.streams}
+        entry = self.lowered.captured.entry
+        return next(env[n] for n in entry if ports[n].rows == "video" or len(entry) == 1)
+
+    def sources(self, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env) -> dict[str, torch.Tensor]:
+        """The values of the decision's sources, each in its own layout; env: streams before the cached region."""
+        found: dict[str, Value] = {}
+        for where in self.decide.spec.sources if self.decide else ():
+            kind, _, name = where.value.partition(":")
+            match kind:
+                case "input":
+                    found[where.source] = inputs[name]
+                case "shared":
+                    found[where.source] = shared[name]
+                case "stream":
+                    found[where.source] = self.video(env)
+                case "probe":
+                    found[where.source] = env[self._before_cached()] - self.video(env)
+                case "modulated":
+                    found[where.source] = self._modulated_input(env, shared)
+                case _:
+                    raise KeyError(where.value)
+        return found  # type: ignore[return-value]
+
+    def _modulated_input(self, env: Env, shared: Mapping[str, Value]) -> Value:
+        assert self._modulated is not None
+        site = self.lowered.captured.blocks[0]
+        streams = (env[s] for s in site.streams_in)
+        return self._modulated(*streams, *(shared.get(s) for s in site.shared), *self.blocks.weights(0))[0]
+
+    def _before_cached(self) -> str:
+        segments = self.lowered.segments
+        cached = next(i for i, s in enumerate(segments) if s.keep)
+        return self.video_out(segments[cached - 1].pairs)
+
+    def cached_output(self) -> str:
+        """The stream of video tokens that leaves the last cached region."""
+        return self.video_out([s for s in self.lowered.segments if s.keep][-1].pairs)
+
+    def video_out(self, pairs: tuple[tuple[str, str], ...]) -> str:
+        ports = {p.name: p for p in self.lowered.captured.streams}
+        return next(out for _, out in pairs if ports[out].rows == "video" or len(pairs) == 1)
+
+
+def decides_whole_steps(policy: ir.PolicyIR) -> bool:
+    """No rule selects within a chunk."""
+    return not any(
+        isinstance(p.rule, ir.Top) or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.CHUNK)
+        for p in policy.phases
+    )
+
+
+def computes_always(policy: ir.PolicyIR) -> bool:
+    """The policy is the model itself: every chunk of every call is computed."""
+    chunks = policy.chunks
+    always = all(isinstance(p.rule, ir.Compute) for p in policy.phases)
+    return always and chunks.pending == "compute" and chunks.finished == "compute"

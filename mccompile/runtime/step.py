@@ -1,0 +1,112 @@
+"""One call under way: the decision, then every segment on the rows, or the steps, that it selects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mccompile.lowering.types import Segment
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.planner import Plan
+from mccompile.runtime.actions import Action
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.decision import host_rows, parameters
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.execute import Env, Selection, merge
+from mccompile.runtime.layout import Layout
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is known when a call begins. actions: [B][G]. leader: the store whose decision is followed, if any."""
+
+    engine: Engine
+    bound: BoundPolicy
+    fold: bool
+    moment: Moment
+    layout: Layout
+    store: BranchStore
+    plan: Plan
+    actions: tuple[tuple[Action, ...], ...]
+    leader: BranchStore | None
+    inputs: Mapping[str, Value]
+    shared: Mapping[str, Value]
+    entry: Env
+
+    def run(self) -> tuple[Env, np.ndarray]:
+        """The streams after the last block, and which tokens were computed, bool [B, G, F, P]."""
+        return self._rows() if self.engine.uses_rows else self._whole()
+
+    def _rows(self) -> tuple[Env, np.ndarray]:
+        active = np.zeros(self.layout.cells, bool)
+        for b, of_sample in enumerate(self.actions):
+            for g, action in enumerate(of_sample):
+                active[b, g] = action.kind != "skip"
+        lengths = self.engine.prefixes.lengths(self.inputs, self.layout)
+        chosen: np.ndarray | None = None
+        env = self.entry
+        for number, segment in enumerate(self.engine.lowered.segments):
+            if segment.keep is not None and chosen is None:
+                chosen = self.decide(env)
+            mask = active if segment.keep is None or chosen is None else chosen
+            selection = Selection(mask.reshape(self.layout.batch, -1))
+            env = merge(
+                self.engine.blocks, segment, number, env, self.shared, selection, lengths, self.store, self.layout
+            )
+        return env, active if chosen is None else chosen
+
+    def _whole(self) -> tuple[Env, np.ndarray]:
+        """All rows; a cached segment is computed if any cell asks for it, reused otherwise."""
+        mask: np.ndarray | None = None
+        env = self.entry
+        for number, segment in enumerate(self.engine.lowered.segments):
+            if segment.keep is not None and mask is None:
+                mask = self.decide(env)
+            if segment.keep is None or mask is None or mask.any():
+                made = self.engine.blocks.run_plain(segment, env, self.shared)
+                self._keep(segment, number, env, made)
+                env = made
+            else:
+                env = self._reuse(segment, number, env)
+        if mask is not None and not mask.any():
+            return env, mask
+        if "state:account" in self.store.states:  # all was computed, whatever asked for it
+            self.store.states["state:account"].zero_()
+        return env, np.ones(self.layout.cells, bool)
+
+    def _keep(self, segment: Segment, number: int, before: Env, after: Env) -> None:
+        if segment.keep is None or self.engine.vanilla:
+            return
+        for source, made in segment.pairs:
+            difference = segment.keep == "residual" and source
+            self.store.kept[number, made] = after[made] - before[source] if difference else after[made]
+
+    def _reuse(self, segment: Segment, number: int, env: Env) -> Env:
+        out = dict(env)
+        for source, made in segment.pairs:
+            kept = self.store.kept[number, made]
+            out[made] = env[source] + kept if segment.keep == "residual" and source else kept
+        return out
+
+    def decide(self, env: Env) -> np.ndarray:
+        """Mask [B, G, F, P]: from clock and plan where they know, else from the decision graph."""
+        mask = np.zeros(self.layout.cells, bool)
+        dynamic = False
+        for b, of_sample in enumerate(self.actions):
+            for g, action in enumerate(of_sample):
+                mask[b, g] = action.kind == "compute"
+                dynamic |= action.kind == "dynamic"
+        decide = self.engine.decide
+        if self.leader is not None and self.leader.selection is not None:
+            mask = mask | self.leader.selection
+        elif decide is not None and (dynamic or not self.fold or decide.measures):
+            host = host_rows(decide.spec, self.moment, self.actions, self.store, self.plan)
+            params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
+            sources = self.engine.sources(self.inputs, self.shared, env)
+            mask = decide.run(host, params, sources, self.store, self.layout, self.moment)
+        self.store.selection = mask
+        return mask
