@@ -82,12 +82,22 @@ class MagiPipeline(DiffusionPipeline):
         if vae is not None:
             vae.enable_tiling()
         self._current_call: MagiCall | None = None
+        self._predictor: VelocityPredictor | None = None
         self._interrupt = False
 
     @property
     def current_call(self) -> MagiCall | None:
         """The call being evaluated, for whoever wraps the transformer or `integrate`; None outside the loop."""
         return self._current_call
+
+    @property
+    def current_chunks(self) -> tuple[int, ...]:
+        """The chunks of the transformer pass being evaluated, in the order of its tokens; () outside the loop.
+
+        "full" and "prev" passes run all chunks of the call (a distilled one may run its first active chunk twice, the
+        second time last); an "uncond" pass runs one chunk.
+        """
+        return () if self._predictor is None else self._predictor.current_chunks
 
     @property
     def interrupt(self) -> bool:
@@ -111,6 +121,7 @@ class MagiPipeline(DiffusionPipeline):
         """One Euler step of one chunk, float32 [1, C, frames, h, w]: the place where a cache policy may step in."""
         return latents + velocity * float(np.float32(next_time) - np.float32(time))
 
+    @torch.no_grad()
     def encode_prompt(self, prompt: str, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings float32 [1, L, channels] and mask bool [1, L], L = caption_max_length of the transformer."""
         if self.text_encoder is None or self.tokenizer is None:
@@ -120,6 +131,7 @@ class MagiPipeline(DiffusionPipeline):
         length = self.transformer.config.caption_max_length
         return encode_caption(prompt, self.tokenizer, self.text_encoder, length, device or self._execution_device)
 
+    @torch.no_grad()
     def encode_video(self, frames: Frames, height: int, width: int) -> Tensor:
         """Prefix latents float32 [1, z, f, h, w], scaled: one frame gives one latent frame, 4 k frames give k."""
         if self.vae is None:
@@ -131,6 +143,7 @@ class MagiPipeline(DiffusionPipeline):
         latents = self.vae.posterior(pixels.to(self._execution_device, self.vae.dtype)).mode()
         return latents.float() * self.scheduler.settings.latent_scale
 
+    @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents [1, z, f, h, w] -> video float32 [1, 3, 4 f, 8 h, 8 w] in -1..1."""
         if self.vae is None:
@@ -187,9 +200,14 @@ class MagiPipeline(DiffusionPipeline):
         if prefix is not None:
             check_prefix(prefix, size)
         noise = initial_noise(latents, size, generator, self._execution_device)
-        prompted = (prompt_embeds, prompt_attention_mask) if prompt is None else self.encode_prompt(prompt)
+        if prompt is not None:
+            prompt_embeds, prompt_attention_mask = self.encode_prompt(prompt)
+        assert prompt_embeds is not None
+        assert prompt_attention_mask is not None
         prefix_chunks = prefix_frames // settings.chunk_width
-        captions = self._captions(*prompted, chunks, prefix_chunks, special_tokens, negative_special_tokens)
+        captions = self._captions(
+            prompt_embeds, prompt_attention_mask, chunks, prefix_chunks, special_tokens, negative_special_tokens
+        )
         finished = self._denoise(
             noise,
             prefix,
@@ -252,7 +270,7 @@ class MagiPipeline(DiffusionPipeline):
         calls = magi_schedule(settings, x.shape[2] // width, prefix_frames // width)
         p = self.transformer.config.patch_size
         cache = CleanChunkCache(width * (x.shape[3] // p) * (x.shape[4] // p))
-        predictor = VelocityPredictor(self.transformer, settings, cache, skip_unused)
+        predictor = self._predictor = VelocityPredictor(self.transformer, settings, cache, skip_unused)
         finished: list[Tensor] = []
         self._interrupt = False
         try:
@@ -271,7 +289,7 @@ class MagiPipeline(DiffusionPipeline):
                     if self._interrupt:
                         break
         finally:
-            self._current_call = None
+            self._current_call = self._predictor = None
         return finished
 
     def _run_call(

@@ -42,13 +42,14 @@ class CallText:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """One pass: b batch items of n chunks each. Ranges in key rows of the window that starts at `first_key`."""
+    """One pass over n chunks; ranges in chunks, counted from the first chunk whose keys are given."""
 
-    latents: Tensor  # [b, C, frames, h, w]
-    times: tuple[tuple[float, ...], ...]  # [b][n]
-    text: Tensor  # [b, n, L, channels]
-    mask: Tensor  # [b, n, L]
-    ranges: tuple[tuple[int, int], ...]  # [n], in chunks
+    chunks: tuple[int, ...]
+    latents: Tensor  # [1, C, frames, h, w]
+    times: tuple[float, ...]
+    text: Tensor  # [n, L, channels]
+    mask: Tensor  # [n, L]
+    ranges: tuple[tuple[int, int], ...]
     frame_offset: int
 
 
@@ -62,6 +63,7 @@ class VelocityPredictor:
         self.settings = settings
         self.cache = cache
         self.skip_unused = skip_unused
+        self.current_chunks: tuple[int, ...] = ()  # of the pass that runs, in the order of its tokens
 
     def predict(self, call: MagiCall, latents: Tensor, text: CallText, oldest: int) -> list[Tensor]:
         """latents [1, C, frames of the call, h, w] -> velocity of each active chunk, [1, C, chunk_width, h, w].
@@ -88,25 +90,28 @@ class VelocityPredictor:
         inputs = self._inputs(call, latents, text.null, text.null_mask)
         sample, new = self._forward("prev", inputs, cached, clean)
         prev = self._chunks(sample)[clean:]
-        alone = [i for i, w in enumerate(weights) if w.uncond != 0 or not self.skip_unused]
-        uncond = dict(zip(alone, self._uncond(call, latents, text, alone), strict=True))
-        return [combine(w, uncond.get(i), prev[i], full[i]) for i, w in enumerate(weights)], new
+        uncond = [
+            self._uncond(call, latents, text, clean + i) if w.uncond != 0 or not self.skip_unused else None
+            for i, w in enumerate(weights)
+        ]
+        return [combine(*velocities) for velocities in zip(weights, uncond, prev, full, strict=True)], new
 
-    def _uncond(self, call: MagiCall, latents: Tensor, text: CallText, active: list[int]) -> list[Tensor]:
-        """Each chunk as a batch item of its own: no past, no caption, and its clock starts at 0."""
-        if not active:
-            return []
-        rows = [len(call.clean_chunks) + i for i in active]
-        chunks = self._chunks(latents)
+    def _uncond(self, call: MagiCall, latents: Tensor, text: CallText, row: int) -> Tensor:
+        """Chunk `row` of the call by itself: no past, no caption, and its clock starts at 0.
+
+        One pass per chunk, not a batch of them as officially: then leaving one out changes no bit of the others, and
+        every pass of the transformer is of one batch item.
+        """
         inputs = _Inputs(
-            latents=torch.cat([chunks[r] for r in rows]),
-            times=tuple((call.times[r],) for r in rows),
-            text=text.null[rows][:, None],
-            mask=text.null_mask[rows][:, None],
+            chunks=call.chunks[row : row + 1],
+            latents=self._chunks(latents)[row],
+            times=call.times[row : row + 1],
+            text=text.null[row : row + 1],
+            mask=text.null_mask[row : row + 1],
             ranges=((0, 1),),
             frame_offset=0,
         )
-        return list(self._forward("uncond", inputs, None, 0)[0].split(1))
+        return self._forward("uncond", inputs, None, 0)[0]
 
     def _distilled(
         self, call: MagiCall, latents: Tensor, text: CallText, cached: KeyValues | None
@@ -127,10 +132,11 @@ class VelocityPredictor:
         """Appends chunk `row` once more, in the next chunk's place, attending to itself alone."""
         end = max(e for _, e in inputs.ranges)
         return _Inputs(
+            chunks=(*inputs.chunks, inputs.chunks[row]),
             latents=torch.cat((inputs.latents, self._chunks(inputs.latents)[row]), dim=2),
-            times=((*inputs.times[0], inputs.times[0][row]),),
-            text=torch.cat((inputs.text, inputs.text[:, row : row + 1]), dim=1),
-            mask=torch.cat((inputs.mask, inputs.mask[:, row : row + 1]), dim=1),
+            times=(*inputs.times, inputs.times[row]),
+            text=torch.cat((inputs.text, inputs.text[row : row + 1])),
+            mask=torch.cat((inputs.mask, inputs.mask[row : row + 1])),
             ranges=(*inputs.ranges, (end, end + 1)),
             frame_offset=inputs.frame_offset,
         )
@@ -138,10 +144,11 @@ class VelocityPredictor:
     def _inputs(self, call: MagiCall, latents: Tensor, text: Tensor, mask: Tensor) -> _Inputs:
         first = call.first_key_chunk
         return _Inputs(
+            chunks=call.chunks,
             latents=latents,
-            times=(call.times,),
-            text=text[None],
-            mask=mask[None],
+            times=call.times,
+            text=text,
+            mask=mask,
             ranges=tuple((a - first, b - first) for a, b in call.kv_ranges),
             frame_offset=call.slice_point * self.settings.chunk_width,
         )
@@ -149,18 +156,19 @@ class VelocityPredictor:
     def _forward(
         self, name: Pass, inputs: _Inputs, cached: KeyValues | None, kv_chunks: int, interval: int = 1
     ) -> tuple[Tensor, KeyValues]:
-        device, batch = inputs.latents.device, inputs.latents.shape[0]
+        device = inputs.latents.device
         row = self.transformer.config.caption_max_length + (ADALN_KEPT if name == "full" else ADALN_DROPPED)
-        span = torch.full((batch,), self._span(interval), device=device) if self.settings.distilled else None
+        span = torch.tensor([self._span(interval)], device=device) if self.settings.distilled else None
         if cached is None:
-            cached = no_keys(self.transformer.shape, batch, inputs.latents, self.transformer.compute_dtype)
+            cached = no_keys(self.transformer.shape, 1, inputs.latents, self.transformer.compute_dtype)
+        self.current_chunks = inputs.chunks
         with self.transformer.cache_context(name):
             sample, new = self.transformer(
                 hidden_states=inputs.latents,
-                timestep=torch.tensor(inputs.times, device=device),
-                encoder_hidden_states=inputs.text,
-                encoder_attention_mask=inputs.mask,
-                adaln_row=torch.full((batch,), row, device=device),
+                timestep=torch.tensor([inputs.times], device=device),
+                encoder_hidden_states=inputs.text[None],
+                encoder_attention_mask=inputs.mask[None],
+                adaln_row=torch.tensor([row], device=device),
                 # On the host: eager attention reads the values, and must not wait for the device.
                 kv_ranges=torch.tensor(inputs.ranges) * self.cache.chunk_tokens,
                 frame_offset=torch.tensor(inputs.frame_offset, device=device),

@@ -44,7 +44,7 @@ class MagiScheduler(SchedulerMixin, ConfigMixin):
     ) -> None:
         given = {name: self.config[name] for name in _NAMES}
         # A configuration that was read from JSON holds lists.
-        self.settings = MagiSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        self.settings = MagiSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})  # type: ignore[arg-type]
 
     @classmethod
     def from_settings(cls, settings: MagiSettings) -> MagiScheduler:

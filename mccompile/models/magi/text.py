@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ _TRIM = 64  # padded captions are cut to a multiple of this many tokens
 class MagiSpecialTokens(ModelMixin, ConfigMixin):
     """Learned caption tokens (quality, remaining duration, style) of example/assets/special_tokens.npz."""
 
-    _keep_in_fp32_modules = ("caption_token", "logo_token", "other_tokens")
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["caption_token", "logo_token", "other_tokens"]
 
     @register_to_config
     def __init__(self, caption_channels: int = 4096, num_other_tokens: int = 100) -> None:

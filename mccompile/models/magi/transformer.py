@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -53,12 +54,13 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
     Arguments are the fields of MagiModelConfig; see there. Raises MagiConfigError (MC0721) when they contradict.
     """
 
-    _repeated_blocks = ("TransformerLayer",)
-    _no_split_modules = ("TransformerLayer",)
-    _keep_in_fp32_modules = (
+    # Lists: diffusers takes anything else for a single name.
+    _repeated_blocks: ClassVar[list[str]] = ["TransformerLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["TransformerLayer"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = [
         "x_embedder", "t_embedder", "y_embedder", "rope", "q_layernorm", "k_layernorm",
         "self_attn_post_norm", "mlp_post_norm", "final_layernorm", "final_linear",
-    )  # fmt: skip
+    ]  # fmt: skip
 
     @register_to_config
     def __init__(
