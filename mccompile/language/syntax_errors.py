@@ -59,7 +59,7 @@ def translate(error: UnexpectedToken | UnexpectedCharacters, source: Source) -> 
         end = len(source.text.rstrip())
         return syntax.EndsTooEarly(source.span(end, end), _wanted(error.accepts), opened)
     comparisons = {"LT", "LE", "GT", "GE"}
-    if token.type in comparisons - error.accepts and _follows_comparison(token, source):
+    if token.type in comparisons and _follows_comparison(token, source):
         return syntax.ChainedComparison(_place(token, source))
     if token.type == "_POLICY" and error.accepts == {"$END"}:
         return syntax.SecondPolicy(_place(token, source))

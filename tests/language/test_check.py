@@ -137,6 +137,13 @@ def test_layers(layers: str, expected: list[str]) -> None:
         assert firsts == sorted(firsts)
 
 
+@pytest.mark.parametrize("bounds", ["0%..150%", "-10%..90%"])
+def test_the_whole_range_of_a_parameter_lies_within_the_bounds(bounds: str) -> None:
+    rule = "reuse token while frame_diff(latent) < 1 vote p of frames"
+    text = f"policy p {{ param p = 50% in {bounds} phase x {{ {rule} }} {REST}"
+    assert codes(text) == ["MC0226"]
+
+
 # ---- extends ----
 
 
