@@ -6,17 +6,19 @@ refuses when: AOTInductor cannot take the graph (then torch.compile), or no call
 
 from __future__ import annotations
 
+import operator
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
 from mccompile.capture.types import Refusal
 from mccompile.lowering.aot import CannotCompile, compile_program, export_role, numbers_of
@@ -25,12 +27,15 @@ from mccompile.lowering.isa import host_isa
 from mccompile.lowering.jit import compile_in_place
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.package import Contract, Package
+from mccompile.lowering.pool import Pool
 from mccompile.lowering.record import Key, Recorder, Recording, Value
 from mccompile.lowering.types import LoweredModel
 
 Call = Callable[..., tuple[Value, ...]]
 Progress = Callable[[str, int, int, float], None]  # role just done, roles done, roles in all, seconds so far
 Form = Literal["package", "torch.compile", "eager"]
+WORTH_COMPILING = 8  # operators
+VIEWS = frozenset(("view", "reshape", "movedim", "unsqueeze", "flatten", "unflatten", "permute", "transpose", "size"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class CompiledRoles:
     roles: Mapping[Key, Role]
     compiled_count: int = 0
     unknown: list[str] = field(default_factory=list)
-    _jit: dict[Key, Call] = field(default_factory=dict)
+    _jit: Mapping[str, Call] = field(default_factory=dict)  # by fingerprint
     _folder: tempfile.TemporaryDirectory[str] | None = None  # keeps the packages until the backend is dropped
 
     def __call__(self, module: fx.GraphModule, role: str) -> Call:
@@ -70,7 +75,7 @@ class CompiledRoles:
             return module.forward
         if found.package is not None and found.contract is not None:
             return packaged(module, found)
-        return self._jit.get(key, module.forward)
+        return self._jit.get(key[1], module.forward)
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -105,25 +110,35 @@ def inductor(
     workers: processes that compile at the same time (default: one per CPU, never more than roles); 0 compiles
     in this process. Prelude values that stay the same through a request are left eager: they run once.
     """
-    host_isa()
     changing = latent_inputs(lowered.captured) | {TIMESTEP}
     todo = {k: r for k, r in recorder.recordings.items() if r.calls}
     roles: dict[Key, Role] = {}
     for key, recording in list(todo.items()):
-        if _once_per_request(recording.role, changing) or not any(recording.tensors):
-            reason = "computed once per request" if any(recording.tensors) else "computes no tensors"
+        reason = _why_eager(recording, changing)
+        if reason:
             roles[key] = Role(recording.role, "eager", reason, recording.tensors)
             del todo[key]
     folder = tempfile.TemporaryDirectory(prefix="mccompile-", ignore_cleanup_errors=True)
-    count = min(len(todo), os.cpu_count() or 1) if workers is None else workers
-    made = _Build(Path(folder.name), todo, progress or _silent)
-    made.run(count)
-    order = {k: None for k in recorder.recordings if k in roles or k in made.roles}
-    backend = CompiledRoles({k: roles.get(k) or made.roles[k] for k in order}, made.compiled, _folder=folder)
-    for key, role in made.roles.items():
-        if role.form == "torch.compile":
-            backend._jit[key] = compile_in_place(todo[key])
-    return backend
+    made = _Build(Path(folder.name), _distinct(todo.values()), progress or _silent)
+    if made.todo:
+        host_isa()
+        made.run(min(len(made.todo), os.cpu_count() or 1) if workers is None else workers)
+    roles |= {(role, graph): replace(made.roles[graph], role=role) for role, graph in todo}
+    jit = {g: compile_in_place(made.todo[g]) for g, r in made.roles.items() if r.form == "torch.compile"}
+    order = [k for k in recorder.recordings if k in roles]
+    return CompiledRoles({k: roles[k] for k in order}, len(made.roles), _jit=jit, _folder=folder)
+
+
+def _distinct(recordings: Iterable[Recording]) -> dict[str, Recording]:
+    """One recording per graph, with the calls of all roles that share it."""
+    found: dict[str, Recording] = {}
+    for recording in recordings:
+        graph = fingerprint(recording.module)
+        if graph in found:
+            calls = [*found[graph].calls, *recording.calls]
+            recording = replace(found[graph], calls=list(dict.fromkeys(calls)))
+        found[graph] = recording
+    return found
 
 
 @dataclass(slots=True)
@@ -131,10 +146,9 @@ class _Build:
     """One round of compiles."""
 
     folder: Path
-    todo: Mapping[Key, Recording]
+    todo: Mapping[str, Recording]  # by the fingerprint of the graph
     progress: Progress
-    roles: dict[Key, Role] = field(default_factory=dict)
-    compiled: int = 0
+    roles: dict[str, Role] = field(default_factory=dict)
     _started: float = field(default_factory=time.perf_counter)
 
     def run(self, workers: int) -> None:
@@ -142,9 +156,7 @@ class _Build:
             for number, key in enumerate(self.todo):
                 self._one_here(number, key)
             return
-        from mccompile.lowering.pool import Pool
-
-        jobs: list[tuple[Key, Path, Contract, Future[str | None]]] = []
+        jobs: list[tuple[str, Path, Contract, Future[str | None]]] = []
         with Pool(workers) as pool:
             for number, key in enumerate(self._largest_first()):
                 program_path, package = self._paths(number)
@@ -158,7 +170,7 @@ class _Build:
             for key, package, contract, future in jobs:
                 self._done(key, package, contract, future.result())
 
-    def _one_here(self, number: int, key: Key) -> None:
+    def _one_here(self, number: int, key: str) -> None:
         _, package = self._paths(number)
         try:
             program, contract = export_role(self.todo[key])
@@ -171,24 +183,38 @@ class _Build:
     def _paths(self, number: int) -> tuple[Path, Path]:
         return self.folder / f"{number}.program.pt2", self.folder / f"{number}.pt2"
 
-    def _largest_first(self) -> Sequence[Key]:
+    def _largest_first(self) -> Sequence[str]:
         """Long compiles first, so that the processes end together."""
         return sorted(self.todo, key=lambda k: -len(self.todo[k].module.graph.nodes))
 
-    def _done(self, key: Key, package: Path | None, contract: Contract | None, error: str | None) -> None:
+    def _done(self, key: str, package: Path | None, contract: Contract | None, error: str | None) -> None:
         recording = self.todo[key]
         if error is None:
             self.roles[key] = Role(recording.role, "package", "", recording.tensors, package, contract)
         else:
             self.roles[key] = Role(recording.role, "torch.compile", error, recording.tensors)
-        self.compiled += 1
         self.progress(recording.role, len(self.roles), len(self.todo), time.perf_counter() - self._started)
 
 
-def _once_per_request(role: str, changing: frozenset[str]) -> bool:
-    """A prelude group (runtime/shared.py) that depends on nothing that changes from call to call."""
-    kind, _, names = role.partition(":")
-    return kind.startswith("prelude") and not changing & set(names.split("+"))
+def _why_eager(recording: Recording, changing: frozenset[str]) -> str:
+    """Why compiling a role would not pay; "" where it does.
+
+    A prelude group (runtime/shared.py) whose inputs stay the same runs once per request. A handful of operators
+    takes tens of microseconds a call, and 5 s of a C++ compiler.
+    """
+    kind, _, names = recording.role.partition(":")
+    if kind.startswith("prelude") and not changing & set(names.split("+")):
+        return "computed once per request"
+    calls = [n for n in recording.module.graph.nodes if n.op in ("call_function", "call_method")]
+    operators = sum(not _moves_nothing(n) for n in calls)
+    return f"only {operators} operators" if operators < WORTH_COMPILING else ""
+
+
+def _moves_nothing(node: fx.Node) -> bool:
+    """Sizes and arithmetic of sizes, and views."""
+    if not isinstance(node.target, OpOverload):
+        return node.target is operator.getitem or (isinstance(node.target, str) and node.target in VIEWS)
+    return node.target.is_view or node.target.namespace == "prims" or "sym_" in node.target._opname
 
 
 def _silent(role: str, done: int, total: int, seconds: float) -> None:

@@ -33,7 +33,7 @@ def main() -> None:
         job = json.loads(line)
         try:
             compile_program(torch.export.load(job["program"]), Path(job["package"]))
-            answer = {"error": None}
+            answer: dict[str, str | None] = {"error": None}
         except CannotCompile as verdict:
             answer = {"error": str(verdict)}
         answers.write(json.dumps(answer) + "\n")
