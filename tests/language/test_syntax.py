@@ -123,7 +123,7 @@ def refused_in_words(text: str) -> None:
 
 
 @given(st.sampled_from(TEXTS), st.data())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_a_damaged_policy_is_refused_in_words(text: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
@@ -135,7 +135,7 @@ def test_a_damaged_policy_is_refused_in_words(text: str, data: st.DataObject) ->
 
 
 @given(st.sampled_from(TEXTS), st.data())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_a_policy_of_exchanged_words_is_refused_in_words(text: str, data: st.DataObject) -> None:
     words = re.findall(r'"[^"\n]*"|\w+|\S', re.sub(r"#[^\n]*", "", text))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -148,7 +148,7 @@ NAMES = re.compile(r"(?<![\w\"])[a-z_]+[a-z_0-9]*(?![\w\"])")
 
 
 @given(st.sampled_from(TEXTS), st.data())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_a_policy_of_exchanged_names_and_numbers_is_refused_in_words(text: str, data: st.DataObject) -> None:
     text = re.sub(r"#[^\n]*", "", text)
     for pattern in (NAMES, re.compile(r"\d+(?:\.\d+)?")):
