@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+# diffusers instantiates a folder's own component classes only from modules that are imported already.
+from mccompile.models.embedded.codec import BlockCodec
+
+__all__ = ["DEFAULTS", "EMBEDDED_FOLDER", "BlockCodec", "Settings"]
+
 EMBEDDED_FOLDER: Final = Path(__file__).parent / "pipeline"
 
 

@@ -124,9 +124,14 @@ def _rotated(
     rotation works on contiguous halves; interleaved pairs do not vectorise. cos, sin: [1, N, 1, d/2].
     """
     halved = F.linear(rows, _halves(project.weight, heads), _halves(project.bias, heads))
-    normed = F.rms_norm(halved, norm.normalized_shape, _halves(norm.weight, heads), norm.eps)
+    normed = _normed(halved, norm, _halves(norm.weight, heads))
     even, odd = normed.unflatten(2, (heads, 2, -1)).unbind(3)
     return torch.cat((even * cos - odd * sin, even * sin + odd * cos), dim=-1).transpose(1, 2)
+
+
+def _normed(rows: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
+    """RMS norm in the weight's precision, also where autocast has made `rows` narrower."""
+    return F.rms_norm(rows.to(weight.dtype), norm.normalized_shape, weight, norm.eps)
 
 
 def _halves(parameter: Tensor, heads: int) -> Tensor:
@@ -136,9 +141,9 @@ def _halves(parameter: Tensor, heads: int) -> Tensor:
 
 def _cross_attention(attn: SkyReelsV2Attention, rows: Tensor, context: Tensor, weight: Tensor) -> Tensor:
     value = _heads(attn.to_v(context), attn.heads)
-    query = _heads(attn.norm_q(attn.to_q(rows)), attn.heads)
+    query = _heads(_normed(attn.to_q(rows), attn.norm_q, attn.norm_q.weight), attn.heads)
     query = (query * query.shape[-1] ** -0.5).to(value.dtype)
-    key = _heads(attn.norm_k(attn.to_k(context)), attn.heads).to(value.dtype)
+    key = _heads(_normed(attn.to_k(context), attn.norm_k, attn.norm_k.weight), attn.heads).to(value.dtype)
     return attn.to_out[0](_attend(query, key, value, weight).transpose(1, 2).flatten(2))
 
 

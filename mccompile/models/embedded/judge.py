@@ -79,23 +79,32 @@ def named(prompt: str) -> tuple[str, str]:
 def _find_shape(video: NDArray[np.float64]) -> tuple[str | None, _Track | None]:
     """The palette colour that most saturated pixels have, and its track; None where there is no one compact shape."""
     names = tuple(COLOURS)
-    saturated = video.max(-1) - video.min(-1) > MINIMUM_CHROMA
-    hues = _chromatic(video)
+    smooth = _blurred(video)
+    saturated = smooth.max(-1) - smooth.min(-1) > MINIMUM_CHROMA
     palette = _chromatic(np.array([COLOURS[name] for name in names]))
-    nearest = ((hues[..., None, :] - palette) ** 2).sum(-1).argmin(-1)
-    areas = np.array([(saturated & (nearest == i)).sum((1, 2)) for i in range(len(names))])
+    nearest = np.full(saturated.shape, -1)
+    nearest[saturated] = (_chromatic(smooth[saturated]) @ palette.T).argmax(-1)
+    areas = np.array([(nearest == i).sum((1, 2)) for i in range(len(names))])
     best = int(areas.sum(1).argmax())
     purity = float(areas[best].sum() / max(1, areas.sum()))
     present = areas[best] >= MINIMUM_AREA
     if purity < MINIMUM_PURITY or present.mean() < MINIMUM_FRAMES_SHARE:
         return None, None
     frames = np.flatnonzero(present)
-    masks = (saturated & (nearest == best))[frames]
+    masks = nearest[frames] == best
     points = [np.argwhere(mask)[:, ::-1].astype(np.float64) for mask in masks]
     if np.median([np.sqrt(p.var(0).sum()) for p in points]) > MAXIMUM_SPREAD:
         return None, None
     centroids = np.array([np.median(p, axis=0) for p in points])
     return names[best], _Track(frames.astype(np.float64), centroids, purity)
+
+
+def _blurred(video: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each pixel's mean with its neighbours (3 x 3, edges repeated), so that single noisy pixels do not count."""
+    rows = np.pad(video, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
+    tall = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+    columns = np.pad(tall, ((0, 0), (0, 0), (1, 1), (0, 0)), mode="edge")
+    return (columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]) / 9.0
 
 
 def _chromatic(rgb: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -109,7 +109,8 @@ def flow_loss(model: SkyReelsV2Transformer3DModel, batch: Batch) -> Tensor:
 
 def optimizers(model: SkyReelsV2Transformer3DModel) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for everything else."""
-    inner, outer = [], []
+    inner: list[torch.nn.Parameter] = []
+    outer: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (inner if parameter.ndim == 2 and name.startswith("blocks.") else outer).append(parameter)
     muon = torch.optim.Muon(inner, lr=MUON_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
