@@ -19,7 +19,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell.close()
 
 
-RUNNING = [page for page in pages() if page.exists() and any(b.language in RUN for b in blocks(page.read_text()))]
+RUNNING = [page for page in pages() if any(b.language in RUN for b in blocks(page.read_text()))]
 
 
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: str(page.relative_to(ROOT)))
@@ -123,6 +123,7 @@ def test_commands_of_a_console_block() -> None:
         "```console\n$ echo one\ntwo\n```\n",
         "```python\nx = 1\nassert x == 2\n```\n",
         "```python\nprint(1)\n```\n```output\n2\n```\n",
+        "```policy a.policy refused\npolicy right { phase all { compute } }\n```\n",
         "```policy\npolicy wrong { phase all { compute } layers blocks[*] { keep residual } }\n```\n",
     ],
 )
