@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -12,15 +13,21 @@ from mccompile.capture import capture, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.generate.clocks import clock_for
 from mccompile.generate.probe import Call, record_calls
+from mccompile.lowering.backend import Progress, inductor
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
-from mccompile.policy.bind import bind
+from mccompile.lowering.record import Recorder
+from mccompile.lowering.types import LoweredModel
+from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import Backend, eager
+from mccompile.runtime.exercise import exercise
 from mccompile.runtime.prefixes import provable
+from mccompile.runtime.shared import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,14 @@ class Prepared:
 
     model: CapturedModel
     prefixes: frozenset[str]
+    calls: tuple[Mapping[str, Value], ...]  # the two example calls, as the captured graph takes them
 
 
 def compile(
     model: object,
     policy: PolicyIR | str | Path,
     *,
-    backend: Backend = eager,
+    backend: Backend | Literal["inductor", "eager"] = "inductor",
     call: Mapping[str, object] | None = None,
     probe: Call | None = None,
     second: Call | None = None,
@@ -43,15 +51,19 @@ def compile(
     fold: bool = True,
     deny_refusals: bool = False,
     captured: Prepared | None = None,
+    progress: Progress | None = None,
     **parameters: float,
 ) -> CompiledModel:
     """Compiles `model` under `policy`.
 
     model: a diffusers pipeline, whose `transformer` is replaced by the result until `result.undo()`; or a
     transformer (torch.nn.Module) with two example calls, keyword arguments at two sizes, as probe and second.
-    policy: IR, name of a shipped policy, path or text. parameters: values for the policy's parameters.
+    policy: IR, name of a shipped policy, path or text. backend: "inductor" compiles everything here and now;
+    "eager" nothing; or a callable from a graph and its role to what runs in its place.
+    parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...).
     clock: who says which step a call is; the pipeline's own schedule by default.
+    progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
     Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError: each with place, cause, remedy.
@@ -65,7 +77,8 @@ def compile(
     lowered = lower(captured.model, ir, captured.prefixes, fold)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
-    compiled = CompiledModel(transformer, lowered, bound, backend, fold)
+    chosen = _backend(backend, lowered, bound, captured.calls, progress)
+    compiled = CompiledModel(transformer, lowered, bound, chosen, fold)
     compiled.clock = clock
     if pipe is not None:
         compiled.install(pipe, clock_for(pipe) if clock is None else clock)
@@ -86,7 +99,23 @@ def prepare(
     transformer.eval()
     captured = capture(transformer, probe, second)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in (probe, second))
-    return Prepared(captured, provable(captured, _masks(captured), calls))
+    return Prepared(captured, provable(captured, _masks(captured), calls), calls)
+
+
+def _backend(
+    wanted: Backend | str, lowered: LoweredModel, bound: BoundPolicy, calls: tuple[Mapping[str, Value], ...],
+    progress: Progress | None,
+) -> Backend:
+    """The backend of that name; "inductor" records what the two example calls ask for and compiles it."""  # fmt: skip
+    if callable(wanted):
+        return wanted
+    if wanted == "eager":
+        return eager
+    if wanted != "inductor":
+        raise ValueError(f"backend must be 'inductor', 'eager' or a callable, not {wanted!r}")
+    recorder = Recorder()
+    exercise(Engine(lowered, recorder), bound, calls)
+    return inductor(recorder, lowered, progress=progress)
 
 
 def _call_arguments(ir: PolicyIR, pipe: object, call: Mapping[str, object] | None) -> dict[str, object]:

@@ -31,6 +31,7 @@ MOTION = """policy motion {
 
 def compiled(tiny: Tiny, policy: str, **more: object):
     text = Source("test.policy", policy) if policy.startswith("policy") else policy
+    more = {"backend": "eager", **more}
     return api.compile(tiny.pipe, text, call=tiny.call, captured=tiny.captured, **more)
 
 

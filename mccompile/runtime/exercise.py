@@ -1,0 +1,79 @@
+"""Runs every part of an engine once per probe call, so that a recording backend sees all that a run can ask for.
+
+Each part is called at two sizes and with several numbers of rows: sizes that differ are dynamic in the compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.phases import Grid, start
+from mccompile.runtime.clock import ChunkTime, Moment
+from mccompile.runtime.decision import parameters
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.execute import Env, Selection, merge
+from mccompile.runtime.layout import Layout, layout_of
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore
+
+
+@torch.no_grad()
+def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]]) -> None:
+    """Touches every callable of `engine` with each of the calls (flat inputs by name, at different sizes)."""
+    for inputs in calls:
+        shared = engine.values.get(inputs)
+        env = engine.entry(shared)
+        moment = _moment(engine, inputs, env)
+        layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
+        store = _store(bound, layout)
+        for share in _SHARES if engine.uses_rows else (1.0,):
+            after = _segments(engine, inputs, shared, env, layout, store, share)
+        if engine.decide is not None:
+            host = np.zeros((layout.batch, len(engine.decide.spec.host), layout.chunks), np.float32)
+            params = parameters(engine.decide.spec.params, bound, engine.video(env).device)
+            engine.decide.run(host, params, engine.sources(inputs, shared, after), store, layout, moment)
+        if engine.observe is not None:
+            params = parameters(engine.observe.spec.params, bound, engine.video(env).device)
+            want = np.ones((layout.batch, layout.chunks), bool)
+            engine.observe.run(want, params, after[engine.cached_output()], store, layout, moment)
+        engine.postlude.run(after, shared, inputs)
+
+
+_SHARES = (0.45, 1.0)  # of the tokens: two numbers of rows for each size
+
+
+def _segments(
+    engine: Engine, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env, layout: Layout,
+    store: BranchStore, share: float,
+) -> Env:  # fmt: skip
+    lengths = engine.prefixes.lengths(inputs, layout) if engine.uses_rows else None
+    rows = np.zeros((layout.batch, layout.tokens), bool)
+    rows[:, : max(2, int(share * layout.tokens))] = True
+    for number, segment in enumerate(engine.lowered.segments):
+        if lengths is None:
+            env = engine.blocks.run_plain(segment, env, shared)
+        else:
+            env = merge(engine.blocks, segment, number, env, shared, Selection(rows), lengths, store, layout)
+    return env
+
+
+def _moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
+    """A first step of as many chunks as attention tells apart, at least one."""
+    grid = engine.lowered.captured.grid
+    chunks = 1
+    if grid is not None:
+        one = Moment("probe", 0, "probe", Grid(1, (0.0,), (0.0,)), (ChunkTime(0, "active", 0),), 1)
+        lengths = engine.prefixes.lengths(inputs, layout_of(engine.lowered, one, inputs, engine.video(env)))
+        chunks = np.unique(lengths).size
+    times = tuple(ChunkTime(c, "active", 0) for c in range(chunks))
+    return Moment("probe", 0, "probe", Grid(1, (0.0,), (0.0,)), times, chunks)
+
+
+def _store(bound: BoundPolicy, layout: Layout) -> BranchStore:
+    size = (layout.batch, layout.chunks)
+    flags = [torch.zeros(size, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
+    return BranchStore([[start(bound)] * layout.chunks for _ in range(layout.batch)], *flags)
