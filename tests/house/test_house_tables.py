@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.house.blocks import pages
-from tests.house.readme import BENCHMARKS, MARKS, filled
+from tests.house.measured import measured
+from tests.house.readme import BENCHMARKS, MARKS, filled, table
 from tests.house.tree import ROOT
 
 FILE = {
@@ -43,3 +44,10 @@ def test_a_table_is_filled(tmp_path: Path) -> None:
 def test_a_table_without_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         filled("<!-- table demo -->\n<!-- end demo -->\n", tmp_path)
+
+
+def test_a_comparison_becomes_a_table() -> None:
+    verdict = {"colour_right": True, "motion_right": False, "colour_seen": "red", "motion_seen": None, "confidence": 1}
+    row = {"name": "vanilla", "median": 10.0, "speed_up": 1.0, "tokens": 1.0, "flops": 1.0, "psnr": None, "ssim": 1.0}
+    made = measured({"rows": [{**row, "verdict": verdict, "seconds": [10.0]}]}, "T", "c", "m", "d")
+    assert "| vanilla | 10.0 | 1.00 | 100% | 100% | – | 1.000 | colour |" in table(json.loads(json.dumps(made)))
