@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mccompile.runtime.execute import Backend
 
 POLICY_HELP = "name of a shipped policy (see `mccompile policies`) or a .policy file"
 
 
-def add_parameters(parser: argparse.ArgumentParser) -> None:
+def add_parameters(parser: argparse._ActionsContainer) -> None:
     """`--set NAME=VALUE`, as often as wanted."""
     parser.add_argument(
         "--set",
@@ -25,7 +21,7 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_backend(parser: argparse.ArgumentParser, default: str) -> None:
+def add_backend(parser: argparse._ActionsContainer, default: str) -> None:
     """`--backend` and `--deny refusals`."""
     parser.add_argument("--backend", choices=("eager", "inductor"), default=default, help="default: %(default)s")
     parser.add_argument("--deny", choices=("refusals",), help="fail where a part of the policy was refused")
@@ -48,14 +44,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
     return int(text)
-
-
-def backend(name: str) -> Backend:
-    """The backend of that name."""
-    from mccompile.runtime.execute import eager
-
-    if name == "eager":
-        return eager
-    from mccompile.lowering.backend import inductor
-
-    return inductor

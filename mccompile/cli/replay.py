@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mccompile.cli.failures import REFUSED
-from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, backend
+from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         prepare_recorded(recording, model),
         policy,
         dict(arguments.parameters),
-        backend=backend(arguments.backend),
+        backend=arguments.backend,
         fold=not arguments.no_fold,
         deny_refusals=arguments.deny == "refusals",
     )

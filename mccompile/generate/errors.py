@@ -83,3 +83,33 @@ class TraceTensors(GenerateError):
             f"the tensors of `{path}` do not fit together: {why}",
             "see docs/cli.md, `mccompile replay`, for the tensors and their sizes; record the trace again",
         )
+
+
+class OptionRefused(GenerateError):
+    """An option that the pipeline, or this machine, cannot take."""
+
+    code = "MC0705"
+
+    def __init__(self, option: str, why: str, remedy: str) -> None:
+        super().__init__(f"`{option}` cannot be used here: {why}", remedy)
+
+
+class PipelineFailed(GenerateError):
+    """The pipeline's own refusal of a call."""
+
+    code = "MC0706"
+
+    def __init__(self, kind: str, error: Exception) -> None:
+        super().__init__(
+            f"{kind} refused the call: {error}",
+            "choose other sizes or options for this generation; the message is the pipeline's own",
+        )
+
+
+class OutputRefused(GenerateError):
+    """A place for results that cannot be written."""
+
+    code = "MC0707"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"cannot write `{path}`: {why}", "choose a folder, or a file, that can be written")

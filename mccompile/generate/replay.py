@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from diffusers import SkyReelsV2Transformer3DModel
@@ -16,7 +17,6 @@ from mccompile.policy.ir import PolicyIR
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.execute import Backend, eager
 
 TOLERANCE = 1e-4  # largest error of an output of an active chunk, float32
 
@@ -163,7 +163,7 @@ def compile_recorded(
     captured: api.Prepared,
     policy: PolicyIR,
     parameters: Mapping[str, float],
-    backend: Backend = eager,
+    backend: Literal["eager", "inductor"] = "eager",
     fold: bool = True,
     deny_refusals: bool = False,
 ) -> tuple[CompiledModel, Timeline]:

@@ -1,0 +1,194 @@
+"""`mccompile generate`: a video under a policy, or the same video three ways with a table between them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, positive
+from mccompile.cli.progress import display
+from mccompile.cli.table import table
+from mccompile.cli.terminal import say
+
+if TYPE_CHECKING:
+    from mccompile.generate.load import Place
+    from mccompile.generate.run import Settings
+    from mccompile.policy.ir import PolicyIR
+    from mccompile.runtime.compiled import CompiledModel
+
+DEFAULT_POLICY = "motioncache"
+DEFAULT_FPS = 24  # of every family but the embedded model's
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("generate", help="generate a video under a policy", description=__doc__)
+    what = parser.add_argument_group("what")
+    what.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a diffusers folder")
+    what.add_argument("--policy", default=DEFAULT_POLICY, metavar="POLICY", help=f"{POLICY_HELP}; default: %(default)s")
+    add_parameters(what)
+    video = parser.add_argument_group("the video (what is left out is the model's own)")
+    video.add_argument("--prompt", metavar="TEXT")
+    video.add_argument("--negative-prompt", metavar="TEXT")
+    video.add_argument("--steps", type=positive, metavar="N")
+    video.add_argument("--frames", type=positive, metavar="N")
+    video.add_argument("--height", type=positive, metavar="PIXELS")
+    video.add_argument("--width", type=positive, metavar="PIXELS")
+    video.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    video.add_argument("--guidance-scale", type=float, metavar="X")
+    video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")
+    video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
+    video.add_argument("--fps", type=positive, metavar="N", help="frame rate of the written file")
+    how = parser.add_argument_group("how")
+    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    how.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N")
+    how.add_argument("--cpu-offload", action="store_true", help="text encoder and VAE wait on the CPU")
+    add_backend(how, "inductor")
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--out", type=Path, default=Path("out"), metavar="PATH", help="folder or .mp4; default: out")
+    out.add_argument("--trace", type=Path, metavar="FILE", help="write every decision of the policy as JSON lines")
+    out.add_argument("--compare", action="store_true", help="also run vanilla and exact; print one table")
+    out.add_argument("--repeat", type=positive, default=1, metavar="N", help="timed runs of each way; median shown")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Loads, compiles, generates, writes."""
+    from mccompile.generate.errors import OptionRefused
+    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.generate.outputs import prepare_place
+    from mccompile.models.embedded import DEFAULTS
+    from mccompile.policy.bind import bind
+    from mccompile.policy.from_checked import load_policy
+
+    if arguments.out.suffix not in ("", ".mp4"):
+        raise OptionRefused(f"--out {arguments.out}", "it is neither a folder nor an .mp4", "give a folder or x.mp4")
+    if arguments.compare and arguments.out.suffix:
+        raise OptionRefused("--out FILE", "a comparison writes several files", "give --out a folder")
+    policy = load_policy(arguments.policy)
+    bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
+    embedded = arguments.model == EMBEDDED
+    settings = _settings(arguments, embedded)
+    job = _Job(
+        folder=find_folder(arguments.model),
+        place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
+        settings=settings,
+        fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),
+        judged=settings.prompt if embedded else None,
+        arguments=arguments,
+    )
+    prepare_place(arguments.out)
+    return (_compared if arguments.compare else _single)(job, policy)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    folder: Path
+    place: Place
+    settings: Settings
+    fps: int
+    judged: str | None
+    arguments: argparse.Namespace
+
+
+def _settings(arguments: argparse.Namespace, embedded: bool) -> Settings:
+    from mccompile.generate.errors import OptionRefused
+    from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
+
+    given = Settings(
+        prompt=arguments.prompt,
+        negative_prompt=arguments.negative_prompt,
+        num_inference_steps=arguments.steps,
+        num_frames=arguments.frames,
+        height=arguments.height,
+        width=arguments.width,
+        guidance_scale=arguments.guidance_scale,
+        ar_step=arguments.ar_step,
+        causal_block_size=arguments.causal_block_size,
+    )
+    if embedded:
+        return dataclasses.replace(EMBEDDED_SETTINGS, **given.given())  # type: ignore[arg-type]
+    if given.prompt is None:
+        raise OptionRefused("generate without --prompt", "only the embedded model has one of its own", "give --prompt")
+    return given
+
+
+def _single(job: _Job, policy: PolicyIR) -> int:
+    """One video under the policy."""
+    from mccompile import api
+    from mccompile.generate.compare import capture_for, run_with
+    from mccompile.generate.load import load_pipeline
+    from mccompile.generate.outputs import write_trace, write_video
+    from mccompile.generate.run import call_arguments
+    from mccompile.runtime.trace import share_computed
+
+    given = job.arguments
+    with display() as shown:
+        pipe = load_pipeline(job.folder, job.place)
+        call = call_arguments(pipe, job.settings)
+        model = api.compile(
+            pipe,
+            policy,
+            backend=given.backend,
+            captured=capture_for(pipe, call),
+            deny_refusals=given.deny == "refusals",
+            progress=shown.compiled,
+            **dict(given.parameters),
+        )
+        model.undo()
+        done = run_with(pipe, model, call, given.seed, shown.task(policy.name))
+    _first_line(policy, model)
+    say(f"{done.seconds:.2f} s, {share_computed(model.events):.1%} of the tokens computed")
+    if given.trace is not None:
+        write_trace(given.trace, model.events)
+        say(f"wrote {given.trace}")
+    for path in write_video(given.out, policy.name, done.video, job.fps):
+        say(f"wrote {path}")
+    return 0
+
+
+def _compared(job: _Job, policy: PolicyIR) -> int:
+    """Vanilla, exact and the policy, from one seed."""
+    from mccompile.generate.compare import capture_for, compare, compile_contenders, contenders
+    from mccompile.generate.load import load_pipeline
+    from mccompile.generate.outputs import write_comparison, write_trace
+    from mccompile.generate.run import call_arguments
+
+    given = job.arguments
+    ways = contenders(policy, dict(given.parameters))
+    with display() as shown:
+        pipe = load_pipeline(job.folder, job.place)
+        call = call_arguments(pipe, job.settings)
+        captured = capture_for(pipe, call)
+        deny = given.deny == "refusals"
+        models = compile_contenders(pipe, captured, ways, given.backend, shown.compiled, deny)
+        found = compare(pipe, models, call, given.seed, given.repeat, shown.task, job.judged)
+    _first_line(policy, models[ways[-1].name])
+    for line in table(found):
+        say(line)
+    if given.trace is not None:
+        write_trace(given.trace, found.events[ways[-1].name])
+        say(f"wrote {given.trace}")
+    about = {
+        "model": given.model,
+        "policy": policy.name,
+        "parameters": dict(given.parameters),
+        "backend": given.backend,
+        "seed": given.seed,
+        "call": call,
+    }
+    for path in write_comparison(given.out, found, job.fps, about):
+        say(f"wrote {path}")
+    return 0
+
+
+def _first_line(policy: PolicyIR, model: CompiledModel) -> None:
+    """Whether the policy changes numbers at all, and what of it was refused."""
+    from mccompile.generate.compare import is_exact
+
+    approximate = "approximate: reused tokens differ from computed ones"
+    say(f"policy {policy.name} is {'exact: the output is that of the model' if is_exact(policy) else approximate}")
+    for refusal in model.runner.lowered.refusals:
+        say(f"refused {refusal.site}: {refusal.reason}")

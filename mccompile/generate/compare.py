@@ -1,0 +1,207 @@
+"""Three ways through one generation, from one seed: vanilla, exact, and a policy; what each costs and changes."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from mccompile import api
+from mccompile.generate.clocks import clock_for
+from mccompile.generate.flops import flops_of
+from mccompile.generate.run import Generation, OnStep, Video, generate
+from mccompile.lowering.backend import Progress, inductor
+from mccompile.lowering.lower import lower
+from mccompile.lowering.record import Recorder
+from mccompile.models.embedded.judge import Verdict, judge
+from mccompile.policy import ir
+from mccompile.policy.bind import bind
+from mccompile.policy.from_checked import load_policy
+from mccompile.policy.ir import PolicyIR
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.execute import Backend, eager
+from mccompile.runtime.exercise import exercise
+from mccompile.runtime.trace import Event, share_computed
+from mccompile.studio.metrics import psnr, ssim
+
+VANILLA, EXACT = "vanilla", "exact"
+WARM_UP_STEPS = 2
+_CHANGE_THE_CALL = ("causal_block_size",)  # arguments of a pipeline that change how it calls its transformer
+Announce = Callable[[str], OnStep]  # the name of the run that begins; returns what is told its steps
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way. seconds: of each timed run. tokens, flops: shares of vanilla's, 0..1. psnr, ssim: against vanilla."""
+
+    name: str
+    policy: str
+    seconds: tuple[float, ...]
+    tokens: float
+    flops: float
+    psnr: float
+    ssim: float
+    verdict: Verdict | None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Rows in the order vanilla, exact, policy, with their videos and the decisions of their last runs."""
+
+    rows: tuple[Row, ...]
+    videos: Mapping[str, Video]
+    events: Mapping[str, tuple[Event, ...]]
+
+    def speed_up(self, row: Row) -> float:
+        """How many times faster than vanilla."""
+        return self.rows[0].median / row.median
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way through the generation: its row's name, its policy and the values of its parameters."""
+
+    name: str
+    policy: PolicyIR
+    parameters: Mapping[str, float]
+
+
+def is_exact(policy: PolicyIR) -> bool:
+    """Whether the policy's own words keep the model's output: everything is computed while it can still change."""
+    return all(isinstance(p.rule, ir.Compute) for p in policy.phases) and policy.chunks.finished != "keep"
+
+
+def capture_for(pipe: object, arguments: Mapping[str, object]) -> api.Prepared:
+    """The pipeline's transformer, captured as a call with these arguments uses it."""
+    return api.prepare(pipe, call={k: v for k, v in arguments.items() if k in _CHANGE_THE_CALL})
+
+
+def contenders(policy: PolicyIR, parameters: Mapping[str, float]) -> tuple[Contender, ...]:
+    """Vanilla (policy `compute`), exact, and the policy under its own name."""
+    name = policy.name if policy.name not in (VANILLA, EXACT) else f"{policy.name} (policy)"
+    return (
+        Contender(VANILLA, load_policy("compute"), {}),
+        Contender(EXACT, load_policy("exact"), {}),
+        Contender(name, policy, parameters),
+    )
+
+
+def compile_contenders(
+    pipe: object,
+    captured: api.Prepared,
+    ways: Sequence[Contender],
+    backend: str,
+    progress: Progress | None,
+    deny_refusals: bool = False,
+) -> dict[str, CompiledModel]:
+    """Every way compiled, none installed. Graphs that several ways have in common are compiled once."""
+    chosen = eager if backend == "eager" else _compiled_once(captured, ways, progress)
+    found = {}
+    for way in ways:
+        found[way.name] = api.compile(
+            pipe,
+            way.policy,
+            backend=chosen,
+            captured=captured,
+            deny_refusals=deny_refusals,
+            **way.parameters,  # type: ignore[arg-type]
+        )
+        found[way.name].undo()
+    return found
+
+
+def _compiled_once(captured: api.Prepared, ways: Sequence[Contender], progress: Progress | None) -> Backend:
+    recorder = Recorder()
+    for way in ways:
+        lowered = lower(captured.model, way.policy, captured.prefixes)
+        exercise(Engine(lowered, recorder), bind(way.policy, way.parameters), captured.calls)
+    return inductor(recorder, lowered, progress=progress)
+
+
+def compare(
+    pipe: object,
+    models: Mapping[str, CompiledModel],
+    arguments: Mapping[str, object],
+    seed: int,
+    repeat: int,
+    announce: Announce,
+    judged: str | None,
+) -> Comparison:
+    """Runs every way `repeat` times, taking turns, after one short untimed run of each.
+
+    judged: the prompt that the embedded model's judge holds the videos against; None where it cannot judge.
+    """
+    for name, model in models.items():
+        with last_call(model) as call:
+            run_with(pipe, model, arguments, seed, announce(f"{name}: warm-up"), WARM_UP_STEPS)
+    runs: dict[str, list[Generation]] = {name: [] for name in models}
+    for turn in range(repeat):
+        for name, model in models.items():
+            label = f"{name} {turn + 1}/{repeat}" if repeat > 1 else name
+            runs[name].append(run_with(pipe, model, arguments, seed, announce(label)))
+    videos = {name: done[-1].video for name, done in runs.items()}
+    events = {name: tuple(model.events) for name, model in models.items()}
+    return Comparison(_rows(models, runs, videos, events, call, judged), videos, events)
+
+
+def run_with(
+    pipe: object,
+    model: CompiledModel,
+    arguments: Mapping[str, object],
+    seed: int,
+    on_step: OnStep,
+    stop_after: int | None = None,
+) -> Generation:
+    """One generation with `model` in the transformer's place; its events are those of this run only."""
+    model.events.clear()
+    model.install(pipe, clock_for(pipe))
+    try:
+        return generate(pipe, arguments, seed, on_step, stop_after)
+    finally:
+        model.undo()
+        model.set_parameters()  # what the run kept is dropped: the next way needs the memory
+
+
+@contextlib.contextmanager
+def last_call(model: CompiledModel) -> Iterator[dict[str, object]]:
+    """The arguments of the model's latest call inside, for the prices of its parts."""
+    seen: dict[str, object] = {}
+    hook = nn.Module.register_forward_pre_hook(model, lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _rows(
+    models: Mapping[str, CompiledModel],
+    runs: Mapping[str, Sequence[Generation]],
+    videos: Mapping[str, Video],
+    events: Mapping[str, tuple[Event, ...]],
+    call: Mapping[str, object],
+    judged: str | None,
+) -> tuple[Row, ...]:
+    reference, rows = next(iter(models)), []
+    whole = flops_of(models[reference], events[reference], call)
+    for name, model in models.items():
+        rows.append(
+            Row(
+                name=name,
+                policy=model.runner.lowered.policy.name,
+                seconds=tuple(g.seconds for g in runs[name]),
+                tokens=share_computed(events[name]),
+                flops=flops_of(model, events[name], call) / whole,
+                psnr=psnr(videos[name], videos[reference]),
+                ssim=ssim(videos[name], videos[reference]),
+                verdict=None if judged is None else judge(videos[name], judged),
+            )
+        )
+    return tuple(rows)

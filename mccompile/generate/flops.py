@@ -1,0 +1,166 @@
+"""FLOPs of a run, from its trace and the graphs that it ran: what was computed, not how long it took.
+
+Each part is run once on fake tensors at the run's own sizes under torch's FlopCounterMode, which yields for every
+block a constant (keys and values of the text), a price per row and a price per row and key seen. Matrix products and
+attention count, as FlopCounterMode has it; the decision's own arithmetic is elementwise and does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from mccompile.capture import flat_inputs
+from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.execute import Blocks, Env, Postlude, eager
+from mccompile.runtime.layout import Layout
+from mccompile.runtime.prefixes import Prefixes
+from mccompile.runtime.shared import SharedValues, Value
+from mccompile.runtime.store import BranchStore
+from mccompile.runtime.trace import Event
+
+_FEW, _MORE = 4, 8  # rows at which a block is priced; its price is linear in them
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_PREFIX_ATTENTION = torch.ops.mccompile.prefix_attention
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPrice:
+    """FLOPs of one block for one sample. whole: on all rows; else constant + per_row * rows + per_key * keys seen."""
+
+    whole: float
+    constant: float
+    per_row: float
+    per_key: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """FLOPs of the parts of a call, for one sample.
+
+    first: prelude values that stay the same through a request and branch. each: the other ones, and the postlude.
+    lengths: per token, how many keys it sees.
+    """
+
+    first: float
+    each: float
+    blocks: tuple[BlockPrice, ...]
+    lengths: np.ndarray
+
+
+def flops_of(model: CompiledModel, events: Sequence[Event], call: Mapping[str, object]) -> float:
+    """FLOPs of the run that left `events`; call: the transformer's arguments in one of its calls."""
+    captured = model.runner.lowered.captured
+    asked = {**call, "return_dict": False} if "return_dict" in call else dict(call)
+    inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+    prices = price(model.runner.lowered, inputs)
+    calls: dict[tuple[str, str, int, int], list[Event]] = {}
+    for event in events:
+        calls.setdefault((event.request, event.branch, event.row, event.sample), []).append(event)
+    begun = {(request, branch, sample) for request, branch, _, sample in calls}
+    by_rows = model.runner.engine.uses_rows
+    return len(begun) * prices.first + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
+
+
+def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
+    """One sample of one call: every segment on the rows that it ran on."""
+    per_chunk = prices.lengths.reshape(len(chunks), -1).mean(1)
+    active = np.array([0 if e.action == "skip" else e.tokens for e in chunks])
+    computed = np.array([e.computed for e in chunks])
+    total = prices.each
+    for segment in model.runner.lowered.segments:
+        rows = active if segment.keep is None else computed
+        for block in prices.blocks[segment.first : segment.last + 1]:
+            if not by_rows:
+                total += block.whole if segment.keep is None or computed.any() else 0.0
+            elif rows.any():
+                total += block.constant + block.per_row * rows.sum() + block.per_key * float(rows @ per_chunk)
+    return total
+
+
+def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
+    """Prices at the sizes of `inputs` (flat, by name). Nothing is computed on real data but the mask's prefixes."""
+    captured = lowered.captured
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = {n: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+    changing = latent_inputs(captured) | {TIMESTEP}
+    ports = {p.name: p for p in (*captured.shared, *(p for p in captured.streams if p.name in captured.entry))}
+    once = [n for n, p in ports.items() if not p.depends & changing]
+    always = [n for n, p in ports.items() if p.depends & changing]
+    with mode, torch.no_grad():
+        shared: dict[str, Value] = {}
+        first = _count(lambda: shared.update(SharedValues(captured, once, eager).get(fake)))
+        each = _count(lambda: shared.update(SharedValues(captured, always, eager).get(fake)))
+        env: Env = {n: shared[n] for n in captured.entry}
+        batch = next(iter(env.values())).size(0)
+        sources = SharedValues(captured, [p.name for p in captured.sources], eager).get(fake)
+        blocks, env = _blocks(lowered, shared | sources, env)
+        each += _count(lambda: Postlude(lowered, eager).run(env, shared, fake))
+    single = tuple(BlockPrice(*(x / batch for x in (b.whole, b.constant, b.per_row, b.per_key))) for b in blocks)
+    return Prices(first / batch, each / batch, single, _lengths(lowered, inputs, env))
+
+
+def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tuple[list[BlockPrice], Env]:
+    """The price of every block (one measurement per kind), and the streams after the last one."""
+    plain = Blocks(lowered, eager, False)
+    partial = Blocks(lowered, eager, True) if lowered.rows is not None else None
+    by_kind: dict[int, BlockPrice] = {}
+    found = []
+    for i, site in enumerate(lowered.captured.blocks):
+        segment, after = Segment(i, i, None, ()), dict[str, torch.Tensor]()
+        whole = _count(lambda s=segment, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
+        if site.kind not in by_kind:
+            by_kind[site.kind] = _block(partial, segment, env, shared, whole)
+        found.append(by_kind[site.kind])
+        env = after
+    return found, env
+
+
+def _block(
+    partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float
+) -> BlockPrice:
+    if partial is None:
+        return BlockPrice(whole, 0.0, 0.0, 0.0)
+
+    def rows(n: int) -> object:
+        index, bounds = torch.arange(n), torch.zeros(1, 3, dtype=torch.int64)
+        flags = [torch.zeros(1, 1, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
+        return partial.run_rows(segment, env, shared, index, bounds, BranchStore([], *flags), None)
+
+    few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _MORE))  # type: ignore[misc]
+    tokens = partial_tokens(env)
+    per_row = (more - few) / (_MORE - _FEW)
+    per_key = (_count(lambda: rows(_MORE), prefixes=True) - more) / (_MORE * tokens)
+    return BlockPrice(whole, few - per_row * _FEW, per_row, per_key)
+
+
+def partial_tokens(env: Env) -> int:
+    """Tokens of the longest stream: as many keys as attention over prefixes is priced with."""
+    return max(t.size(1) for t in env.values() if t.dim() > 1)
+
+
+def _lengths(lowered: LoweredModel, inputs: Mapping[str, Value], env: Env) -> np.ndarray:
+    tokens = partial_tokens(env)
+    return Prefixes(lowered).lengths(inputs, Layout(1, 1, 1, tokens))
+
+
+def _count(run: Callable[[], object], prefixes: bool = False) -> float:
+    """FLOPs of `run`; prefixes: attention over prefixes counts as if every row saw all keys, else not at all."""
+
+    def over_prefixes(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: object, **__: object) -> int:
+        return sdpa_flop_count(q, k, v) if prefixes else 0
+
+    def attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: object, **__: object) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    custom = {_PREFIX_ATTENTION: over_prefixes, _CPU_ATTENTION: attention}
+    with FlopCounterMode(display=False, custom_mapping=custom) as counter:
+        run()
+    return float(counter.get_total_flops())

@@ -1,0 +1,118 @@
+"""Pipelines by folder or by name: one path for the embedded model and for every other diffusers folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers.utils import logging as transformers_logging
+
+from mccompile.generate.errors import OptionRefused, UnknownModel
+from mccompile.models.embedded import EMBEDDED_FOLDER
+
+EMBEDDED = "embedded"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DtypeName = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a pipeline runs and how. cpu_offload: text encoder and VAE wait on the CPU while they are not needed."""
+
+    device: str
+    dtype: DtypeName
+    cpu_offload: bool
+
+    @staticmethod
+    def of(device: str | None, dtype: DtypeName | None, cpu_offload: bool) -> Place:
+        """The accelerator where there is one; float32 on CPUs, bfloat16 elsewhere. Raises OptionRefused."""
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        kind = chosen.partition(":")[0]
+        if kind not in ("cpu", "cuda"):
+            raise OptionRefused(f"--device {chosen}", "no such kind of device", "choose cpu, cuda or cuda:N")
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise OptionRefused(f"--device {chosen}", "torch sees no CUDA device", "run with --device cpu")
+        if kind == "cpu" and cpu_offload:
+            raise OptionRefused("--cpu-offload", "the model runs on the CPU already", "leave the option out")
+        return Place(chosen, dtype or ("float32" if kind == "cpu" else "bfloat16"), cpu_offload)
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a model: `embedded`, a path, or a repository in the local Hugging Face cache.
+
+    Nothing is downloaded. Raises UnknownModel.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED_FOLDER
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise UnknownModel(name, "the folder has no model_index.json")
+        return folder
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        try:
+            return Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, ValueError):
+            raise UnknownModel(name, "neither a folder nor in the local Hugging Face cache") from None
+    raise UnknownModel(name, "there is no such folder")
+
+
+def load_pipeline(folder: Path, place: Place) -> DiffusionPipeline:
+    """The pipeline of a folder by its model_index.json; the VAE stays in float32. Raises UnknownModel."""
+    _import_components(folder)
+    dtypes = {"default": DTYPES[place.dtype], "vae": torch.float32}
+    try:
+        with _quiet():
+            pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtypes, local_files_only=True)
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnknownModel(str(folder), f"diffusers cannot load it ({first})") from error
+    pipe.set_progress_bar_config(disable=True)
+    if place.cpu_offload:
+        pipe.model_cpu_offload_seq = "text_encoder->vae"
+        pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, "transformer"]
+        pipe.enable_model_cpu_offload(device=place.device)
+    else:
+        pipe.to(place.device)
+    return pipe
+
+
+def _import_components(folder: Path) -> None:
+    """Imports our own component classes that the index names: diffusers takes them from imported modules only."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnknownModel(str(folder), f"its model_index.json cannot be read ({error})") from None
+    if not isinstance(index, dict):
+        raise UnknownModel(str(folder), "its model_index.json is not an object")
+    for value in index.values():
+        if isinstance(value, list) and value and str(value[0]).startswith("mccompile."):
+            importlib.import_module(value[0])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of loaders, no remark that a component is of another class than diffusers expects."""
+    libraries = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level, bar in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()

@@ -1,0 +1,114 @@
+"""One generation: the stock pipeline's call, from named settings to frames."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mccompile.generate.errors import OptionRefused, PipelineFailed
+from mccompile.models.embedded import DEFAULTS
+
+Video = NDArray[np.float32]  # [F, H, W, 3] in 0..1
+OnStep = Callable[[int, int], None]  # calls of the scheduler's loop done, and in all
+_BASE_FRAMES = 97  # SkyReels-V2's window; longer videos are generated in one window all the same
+_CAUSAL_BLOCK = 5  # what diffusers recommends for asynchronous inference
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A generation by the names that diffusers gives its arguments; None leaves one to the pipeline."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = None
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    guidance_scale: float | None = None
+    ar_step: int | None = None
+    causal_block_size: int | None = None
+
+    def given(self) -> dict[str, object]:
+        """What is not None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+EMBEDDED_SETTINGS = Settings(
+    prompt=DEFAULTS.prompt,
+    num_inference_steps=DEFAULTS.num_inference_steps,
+    num_frames=DEFAULTS.num_frames,
+    height=DEFAULTS.height,
+    width=DEFAULTS.width,
+    guidance_scale=DEFAULTS.guidance_scale,
+    ar_step=DEFAULTS.ar_step,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished generation. seconds: wall time of the pipeline's call, text and VAE included."""
+
+    video: Video
+    seconds: float
+
+
+def call_arguments(pipe: object, settings: Settings) -> dict[str, object]:
+    """The arguments of the pipeline's call. Raises OptionRefused for one that it does not have."""
+    accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
+    arguments = settings.given()
+    for name in arguments:
+        if name not in accepted:
+            option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+            raise OptionRefused(option, f"{type(pipe).__name__} has no argument `{name}`", "leave it out")
+    config = pipe.transformer.config  # type: ignore[attr-defined]
+    if arguments.get("ar_step") and config.get("num_frame_per_block") == 1:
+        arguments.setdefault("causal_block_size", _CAUSAL_BLOCK)
+    frames = settings.num_frames
+    if frames is not None and frames > _BASE_FRAMES and "base_num_frames" in accepted:
+        arguments["base_num_frames"] = frames
+    return arguments
+
+
+_OPTIONS = {"num_inference_steps": "steps", "num_frames": "frames"}
+
+
+def generate(
+    pipe: object, arguments: Mapping[str, object], seed: int, on_step: OnStep, stop_after: int | None = None
+) -> Generation:
+    """Runs the pipeline once from `seed`.
+
+    stop_after: interrupt the denoising after so many steps (a warm-up); the video is then of no use.
+    Raises PipelineFailed where the pipeline refuses its arguments.
+    """
+    device = torch.device(str(getattr(pipe, "_execution_device", "cpu")))
+
+    def ended(pipeline: object, index: int, _: object, kept: dict[str, object]) -> dict[str, object]:
+        on_step(index + 1, int(getattr(pipeline, "num_timesteps", index + 1)))
+        if stop_after is not None and index + 1 >= stop_after:
+            pipeline._interrupt = True  # type: ignore[attr-defined]  # what diffusers documents for stopping early
+        return kept
+
+    _wait(device)
+    begun = time.perf_counter()
+    try:
+        result = pipe(  # type: ignore[operator]
+            **arguments,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+            callback_on_step_end=ended,
+        )
+    except (ValueError, TypeError) as error:
+        raise PipelineFailed(type(pipe).__name__, error) from error
+    _wait(device)
+    return Generation(np.asarray(result.frames[0], dtype=np.float32), time.perf_counter() - begun)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
