@@ -74,7 +74,8 @@ def _video(size: Size, batch: int, **more: object) -> Call:
     return call | more
 
 
-def _tokens(size: Size) -> int:
+def tokens_of(size: Size) -> int:
+    """Video tokens of a latent; every family of the zoo has patches of (1, 2, 2)."""
     frames, height, width = size
     return frames * (height // 2) * (width // 2)
 
@@ -114,8 +115,9 @@ def _skyreels_inputs(size: Size, batch: int) -> Call:
     return _video(size, batch, timestep=_steps(batch, size[0]), enable_diffusion_forcing=True, fps=[0] * batch)
 
 
-def _hunyuan() -> nn.Module:
+def _hunyuan(image_condition_type: str | None = None) -> nn.Module:
     return diffusers.HunyuanVideoTransformer3DModel(
+        image_condition_type=image_condition_type,
         in_channels=_CHANNELS,
         out_channels=_CHANNELS,
         num_layers=2,
@@ -141,6 +143,27 @@ def _hunyuan_inputs(size: Size, batch: int) -> Call:
     )
 
 
+def _helios() -> nn.Module:
+    sizes = {k: v for k, v in _WAN.items() if k != "rope_max_seq_len"}
+    return diffusers.HeliosTransformer3DModel(
+        **sizes,
+        rope_dim=(12, 12, 12),
+        guidance_cross_attn=True,
+        zero_history_timestep=True,
+        is_amplify_history=True,
+    )
+
+
+def _helios_inputs(size: Size, batch: int) -> Call:
+    """With history: its tokens lie in front of the video's, and blocks cut them off."""
+    frames, height, width = size
+    call = _video(size, batch, indices_hidden_states=torch.arange(7, 7 + frames)[None])
+    for name, first, count in (("short", 6, 1), ("mid", 4, 2), ("long", 0, 4)):
+        call[f"latents_history_{name}"] = torch.randn(batch, _CHANNELS, count, height, width)
+        call[f"indices_latents_history_{name}"] = torch.arange(first, first + count)[None]
+    return call
+
+
 def _cogvideox() -> nn.Module:
     return diffusers.CogVideoXTransformer3DModel(
         in_channels=_CHANNELS,
@@ -161,7 +184,7 @@ def _cogvideox() -> nn.Module:
 
 def _cogvideox_inputs(size: Size, batch: int) -> Call:
     frames, height, width = size
-    tokens = _tokens(size)
+    tokens = tokens_of(size)
     return {
         "hidden_states": torch.randn(batch, frames, _CHANNELS, height, width),
         "encoder_hidden_states": _text(batch),
@@ -180,7 +203,7 @@ def _ltx() -> nn.Module:
 def _ltx_inputs(size: Size, batch: int) -> Call:
     frames, height, width = size
     return {
-        "hidden_states": torch.randn(batch, _tokens(size), 8),
+        "hidden_states": torch.randn(batch, tokens_of(size), 8),
         "encoder_hidden_states": _text(batch),
         "timestep": torch.rand(batch) * 999,
         "encoder_attention_mask": _text_mask(batch).bool(),
@@ -270,7 +293,7 @@ def _toy_inputs(size: Size, batch: int) -> Call:
 
 
 def _per_token_time(size: Size, batch: int) -> Call:
-    return _video(size, batch, timestep=_steps(batch, _tokens(size)))
+    return _video(size, batch, timestep=_steps(batch, tokens_of(size)))
 
 
 def _with_image(size: Size, batch: int) -> Call:
@@ -284,6 +307,8 @@ _FAMILIES = (
     Family("wan_per_token_time", _wan, _per_token_time),
     Family("skyreels", _skyreels, _skyreels_inputs, _CHUNKED),
     Family("hunyuan", _hunyuan, _hunyuan_inputs, kinds=2),
+    Family("hunyuan_first_frame", lambda: _hunyuan("token_replace"), _hunyuan_inputs, kinds=2),
+    Family("helios", _helios, _helios_inputs),
     Family("cogvideox", _cogvideox, _cogvideox_inputs),
     Family("ltx", _ltx, _ltx_inputs),
     Family("flux", _flux, _flux_inputs, kinds=2),

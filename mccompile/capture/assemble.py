@@ -12,9 +12,10 @@ from mccompile.capture.axes import TokenAxes, label_kinds
 from mccompile.capture.export import Exported
 from mccompile.capture.facts import Facts, ScalarFact, TensorFact
 from mccompile.capture.forms import allocate_form, buffer_specs, full_form, partial_form, row_keys
-from mccompile.capture.gather import Wanted, gather_form, gather_sources
+from mccompile.capture.gather import Wanted, gather_form
+from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Kind, Site
-from mccompile.capture.rows import Rows, key
+from mccompile.capture.rows import Rows, joined, key, other, video
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
@@ -118,43 +119,32 @@ def _names(parts: Parts, sites: Sequence[BlockSite]) -> _Names:
     )
 
 
-def _wanted(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> list[Wanted]:
-    """The shared values that blocks read, each with the smallest tensor that has its rows."""
+def _numbers(parts: Parts) -> list[fx.Node]:
+    """Scalars that the prelude computes."""
+    found = (n for n, own in parts.partition.part.items() if own == PRELUDE and n.op == "call_function")
+    return [n for n in found if isinstance(parts.facts[n], ScalarFact)]
+
+
+def _gather(
+    parts: Parts, axes: TokenAxes, names: Sequence[str], keys: Sequence[Rows]
+) -> tuple[fx.GraphModule, tuple[Port, ...]]:
+    """The gather part over these shared values, and its sources. Raises Refused."""
     nodes = {n.name: n for n in parts.exported.module.graph.nodes}
-    numbers = [
-        n
-        for n, own in parts.partition.part.items()
-        if own == PRELUDE and n.op == "call_function" and isinstance(parts.facts[n], ScalarFact)
-    ]
+    numbers = _numbers(parts)
     wanted = []
     for name in names:
         axis, rows = axes.of(nodes[name])
         sunk = sink_gather(parts.facts, numbers, nodes[name], axis) if axis is not None else None
         wanted.append(Wanted(nodes[name], axis, rows, sunk))
-    return wanted
-
-
-def _source_ports(parts: Parts, wanted: Sequence[Wanted]) -> tuple[Port, ...]:
-    """Ports of what gather reads; the rows of a sunk value are frames, or coarser or finer parts of the grid."""
-    ports = {n: Port(n.name, None, "", parts.depends[n]) for n in gather_sources(wanted)}
-    for want in wanted:
-        value, axis, rows = want.value, want.axis, key(want.rows) if want.rows is not None else ""
-        if want.sunk is not None:
-            value, axis, rows = want.sunk.leaf, want.sunk.axis, "part" if want.sunk.index.modulo else "frame"
-        ports[value] = Port(value.name, axis, rows, parts.depends[value])
-    return tuple(ports.values())
-
-
-def _gather(
-    parts: Parts, wanted: Sequence[Wanted], keys: Sequence[Rows], refusals: list[Refusal]
-) -> fx.GraphModule | None:
-    """The gather part; None, with a Refusal, where some size is unknown."""
     device = next(x.device for x in parts.exported.probe if isinstance(x, torch.Tensor))
-    try:
-        return gather_form(parts.facts, wanted, keys, device)
-    except Refused as refused:
-        refusals.append(Refusal(refused.site, refused.reason))
-        return None
+    module, sources = gather_form(parts.facts, wanted, keys, numbers, device)
+    ports = {n: Port(n.name, None, "", parts.depends[n]) for n in sources}
+    for want in wanted:
+        value, axis, name = want.value, want.axis, key(want.rows) if want.rows is not None else ""
+        if want.sunk is not None:  # its rows are frames, or other parts of the grid
+            value, axis, name = want.sunk.leaf, want.sunk.axis, "part" if want.sunk.index.modulo else "frame"
+        ports[value] = Port(value.name, axis, name, parts.depends[value])
+    return module, tuple(ports.values())
 
 
 def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
@@ -169,11 +159,29 @@ def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, .
     return tuple(port(name) for name in names)
 
 
+def _first_rows(parts: Parts) -> Rows:
+    """Rows of the first stream: the tokens that the latent reaches, and others in front or behind."""
+    role, kind = parts.roles[0], parts.kinds[0]
+    stream, axis = kind.sites[0].captured(role.video), role.video_axis
+    module = parts.exported.module
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    position = next(i for i, n in enumerate(placeholders) if n.name == parts.exported.source)
+    embed = subgraph(module, placeholders, [stream], "Embedding")
+    one, two = (
+        latent_range(Embedding(embed, inputs, position, axis))
+        for inputs in (parts.exported.probe, parts.exported.second)
+    )
+    fact = parts.facts[stream]
+    assert isinstance(fact, TensorFact)
+    size = fact.shape[axis]
+    tokens = one[1] - one[0], two[1] - two[0]
+    behind = size[0] - one[1], size[1] - two[1]
+    return joined([other((one[0], two[0])), (video(tokens),), other(behind)])
+
+
 def assemble(parts: Parts, model_class: str) -> CapturedModel:
     """Derives every form and names what crosses."""
-    first = parts.kinds[0].template.facts[parts.roles[0].video]
-    assert isinstance(first, TensorFact)
-    axes = label_kinds(list(parts.kinds), list(parts.roles), first.shape[parts.roles[0].video_axis])
+    axes = label_kinds(list(parts.kinds), list(parts.roles), _first_rows(parts))
     refusals = axes.refusals
     kinds = tuple(_block_kind(*x, refusals) for x in zip(parts.kinds, parts.roles, axes.scopes, strict=True))
     sites = _sites(parts)
@@ -188,10 +196,12 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         rows = axes.of(stream)[1]
         if rows is not None and key(rows) != "video":
             keys[key(rows)] = rows
-    wanted = _wanted(parts, axes, names.gathered)
-    gather = None
+    gather, sources = None, tuple[Port, ...]()
     if any(k.partial is not None for k in kinds):
-        gather = _gather(parts, wanted, list(keys.values()), refusals)
+        try:
+            gather, sources = _gather(parts, axes, names.gathered, list(keys.values()))
+        except Refused as refused:
+            refusals.append(Refusal(refused.site, refused.reason))
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
     inputs = [n for n, _, dynamic in given if dynamic]
@@ -212,7 +222,7 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         entry=tuple(names.entry),
         exit=tuple(names.exit),
         shared=_ports(parts, axes, names.shared),
-        sources=_source_ports(parts, wanted),
+        sources=sources,
         gathered=tuple(names.gathered),
         streams=_ports(parts, axes, names.streams),
         row_keys=tuple(keys),

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from mccompile.capture.facts import Extent
 from mccompile.capture.kinds import Kind
 from mccompile.capture.labels import label
-from mccompile.capture.rows import Labels, Rows, Span, has_video
+from mccompile.capture.rows import Labels, Rows, has_video
 from mccompile.capture.scope import Demand, Refused, Scope
 from mccompile.capture.streams import Roles
 from mccompile.capture.types import Refusal
@@ -32,13 +31,10 @@ class TokenAxes:
         return None, None
 
 
-def label_kinds(kinds: list[Kind], roles: list[Roles], tokens: Extent) -> TokenAxes:
-    """Labels every kind, from the video stream of the first block.
-
-    tokens: the number of video tokens at both probes.
-    """
+def label_kinds(kinds: list[Kind], roles: list[Roles], rows: Rows) -> TokenAxes:
+    """Labels every kind, from the video stream of the first block, whose token axis holds `rows`."""
     video = kinds[0].sites[0].captured(roles[0].video)
-    known: dict[fx.Node, dict[int, Rows]] = {video: {roles[0].video_axis: (Span(True, tokens),)}}
+    known: dict[fx.Node, dict[int, Rows]] = {video: {roles[0].video_axis: rows}}
     shared = {s: dict(a) for s, a in known.items()}
     while True:
         axes = TokenAxes({s: dict(a) for s, a in shared.items()})

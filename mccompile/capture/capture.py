@@ -35,7 +35,7 @@ def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, 
     captured = assemble(_take_apart(exported, facts), type(model).__name__)
     given = [without_defaults(model, call) for call in (probe, second)]
     calls = [(call, flat_inputs(captured, call)) for call in given]
-    return verify(with_grid(captured, calls[0][1], calls[1][1], exported.source), model, calls)
+    return verify(with_grid(captured, calls[0][1], calls[1][1], exported.source), model, calls, exported.source)
 
 
 def _take_apart(exported: Exported, facts: Facts) -> Parts:
@@ -57,4 +57,5 @@ def _template(flow: nx.DiGraph, facts: Facts, parts: Partition, index: int) -> T
     read_later = {
         n for n in nodes for u in n.users if parts.part.get(u, last) > index and not isinstance(facts[n], ScalarFact)
     }
-    return cut(parts.paths[index], nodes, set(nodes), read_later, facts)
+    prelude = {n for n, own in parts.part.items() if own == PRELUDE}
+    return cut(parts.paths[index], nodes, prelude, read_later, facts)

@@ -11,6 +11,7 @@ refuses when: a token count is used as anything but a size.
 from __future__ import annotations
 
 import operator
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from torch import fx, nn
 
 from mccompile.capture.facts import Extent, ScalarFact, TensorFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
-from mccompile.capture.resize import resized
-from mccompile.capture.rows import Rows, any_video, has_video, key
+from mccompile.capture.resize import SPLITS, Cutting, resized
+from mccompile.capture.rows import Rows, any_video, has_video, key, video
 from mccompile.capture.rules.attention import mask_of
 from mccompile.capture.scope import Attention, Scope
 from mccompile.capture.stacks import module_path
@@ -33,8 +34,30 @@ aten = torch.ops.aten
 
 
 def row_keys(scope: Scope) -> dict[str, Rows]:
-    """The distinct rows that keys of attentions hold, by name, in order of first use."""
-    return {key(a.key_rows): a.key_rows for a in scope.attentions}
+    """The row vectors that a partial form takes, by name: rows of keys, and the selection itself where parts join."""
+    found = {key(a.key_rows): a.key_rows for a in scope.attentions}
+    if scope.chooses:
+        rows = next(r for labels in scope.labels.values() for r in labels if r is not None)
+        found["video"] = (video(next(s.count for s in rows if s.video)),)
+    return found
+
+
+def _counts_as_data(template: Template, scope: Scope) -> set[fx.Node]:
+    """Numbers of a template that were read off token axes: they change with the rows present."""
+    found: set[fx.Node] = set()
+    for node in template.graph.nodes:
+        if node.op == "placeholder" or not isinstance(template.facts.get(node), ScalarFact):
+            continue
+        reads_count = node.target is aten.sym_size.int and has_video(scope.of(node.args[0])[node.args[1]])
+        if reads_count or any(a in found for a in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _position(run: Rows, rows: Rows) -> int | None:
+    """Where `run` lies within `rows`."""
+    starts = range(len(rows) - len(run) + 1)
+    return next((i for i in starts if rows[i : i + len(run)] == run), None)
 
 
 @dataclass(slots=True)
@@ -46,6 +69,7 @@ class _Form:
     scope: Scope
     graph: fx.Graph = field(default_factory=fx.Graph)
     built: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    counts: set[fx.Node] = field(default_factory=set)  # numbers that are no sizes of others
     _video_count: fx.Node | None = None
 
     def operands(self, nodes: Sequence[fx.Node]) -> None:
@@ -54,22 +78,34 @@ class _Form:
 
     def extra(self, names: Sequence[str]) -> dict[str, fx.Node]:
         """Placeholders that the template does not have, by name."""
-        return {name: self.graph.placeholder(name.replace(".", "_").replace("+", "_")) for name in names}
+        return {name: self.graph.placeholder(re.sub(r"\W+", "_", name)) for name in names}
 
     def axis_size(self, node: fx.Node, axis: int) -> fx.Node:
         return self.graph.call_function(aten.sym_size.int, (self.built[node], axis))
 
     def count(self, rows: Rows) -> fx.Node | int:
         """How many rows are present: all video tokens in `full`, the selected ones in `partial`."""
+        for node in (*self.roles.streams, *self.roles.shared):
+            for axis, own in enumerate(self.scope.labels.get(node, ())):
+                start = _position(own, rows) if own is not None and has_video(own) else None
+                if own is not None and start is not None:
+                    around = self._others((*rows[:start], *rows[start + len(own) :]))
+                    return self._plus(around, self.axis_size(node, axis))
+        spans = [self._video() for s in rows if s.video]
+        return self._plus(self._others(tuple(s for s in rows if not s.video)), spans[0] if spans else 0)
+
+    def _others(self, rows: Rows) -> fx.Node | int:
         total: fx.Node | int = 0
         for span in rows:
-            total = self._plus(total, self._video() if span.video else self.size(span.size))
+            total = self._plus(total, self.size(span.size))
         return total
 
     def _plus(self, a: fx.Node | int, b: fx.Node | int) -> fx.Node | int:
         if isinstance(a, int) and isinstance(b, int):
             return a + b
-        return b if a == 0 else self.graph.call_function(operator.add, (a, b))
+        if a == 0 or b == 0:
+            return b if a == 0 else a
+        return self.graph.call_function(operator.add, (a, b))
 
     def _video(self) -> fx.Node:
         """The number of video tokens present, from an operand's axis that carries them."""
@@ -96,6 +132,9 @@ class _Form:
             for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) else ()):
                 if own == extent and self.scope.of(node)[axis] is None:
                     return self.axis_size(node, axis)
+        for node, new in self.built.items():
+            if self.template.facts.get(node) == ScalarFact(extent) and node not in self.counts:
+                return new
         reason = f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}"
         raise self.scope.refusal(self.roles.video, reason)
 
@@ -165,13 +204,15 @@ def _describe(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[Bu
 
 def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModule:
     """The selected rows only; raises Refused where a token count is used as data."""
-    form = _Form(template, roles, scope)
+    form = _Form(template, roles, scope, counts=_counts_as_data(template, scope))
     form.operands((*roles.streams, *roles.shared))
     rows = form.extra([f"rows_{name}" for name in row_keys(scope)])
     specs = buffer_specs(template, scope)
     buffers = form.extra([s.name for s in specs])
     form.operands(tuple(template.weights))
     pairs = {a.node: (a, specs[2 * i : 2 * i + 2]) for i, a in enumerate(scope.attentions)}
+    cutting = Cutting(scope, form.graph, form.count, form.size, rows.get("rows_video"))
+    pieces: dict[fx.Node, list[fx.Node]] = {}
     for node in template.graph.nodes:
         if node.op == "placeholder":
             continue
@@ -180,18 +221,36 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModu
             new = _attend(form, attention, pair, buffers, rows[f"rows_{key(attention.key_rows)}"])
             _describe(new, template, node, pair)
             continue
-        change = resized(scope, node, form.count) if _token_wise(scope, node) else None
-        new = form.copy(node)
-        if change is not None:
-            new.target, rest = change
-            new.args = (new.args[0], *fx.node.map_arg(rest, lambda a: form.built.get(a, a)))
+        if not _token_wise(scope, node) or not _segments(form, cutting, node, pieces):
+            change = resized(scope, node, form.count) if _token_wise(scope, node) else None
+            new = form.copy(node)
+            if change is not None:
+                new.args = (new.args[0], *fx.node.map_arg(change, lambda a: form.built.get(a, a)))
     result = form.finish([form.built[o] for o in roles.outputs], "PartialBlock")
     _check_counts(form)
     return result
 
 
+def _segments(form: _Form, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
+    """Emits splits along the token axis and cats of its parts; False if the node is neither.
+
+    pieces: of the splits emitted so far, which `getitem` picks from.
+    """
+    if node.target in SPLITS and cutting.along_tokens(node):
+        pieces[node] = cutting.split(node, form.built[form.scope.tensor(node)])
+    elif node.target is operator.getitem and node.args[0] in pieces:
+        form.built[node] = pieces[node.args[0]][node.args[1]]
+    elif node.target is aten.cat.default and cutting.joins_parts(node):
+        form.built[node] = cutting.cat(node, [form.built[a] for a in node.args[0]])
+    else:
+        return False
+    return True
+
+
 def _token_wise(scope: Scope, node: fx.Node) -> bool:
-    return any(any_video(scope.labels.get(a, ())) for a in node.all_input_nodes)
+    seen = [scope.labels.get(a, ()) for a in node.all_input_nodes]
+    items = [x for a in node.all_input_nodes for x in scope.items.get(a, ())]
+    return any(map(any_video, (*seen, *items)))
 
 
 def _attend(
@@ -212,15 +271,8 @@ def _attend(
 
 def _check_counts(form: _Form) -> None:
     """Refuses token counts of the template that survive as anything but sizes at token axes."""
-    tainted: set[fx.Node] = set()
-    for node in form.template.graph.nodes:
-        if node.op == "placeholder" or not isinstance(form.template.facts.get(node), ScalarFact):
-            continue
-        reads_count = node.target is aten.sym_size.int and has_video(form.scope.of(node.args[0])[node.args[1]])
-        if reads_count or any(a in tainted for a in node.all_input_nodes):
-            tainted.add(node)
     alive = set(form.graph.nodes)
-    for node in tainted:
+    for node in form.counts:
         if form.built[node] in alive:
             raise form.scope.refusal(next(iter(node.users), node), "uses the number of tokens as data")
 

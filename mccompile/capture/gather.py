@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from mccompile.capture.facts import Extent, Facts, TensorFact, is_dynamic
+from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
-from mccompile.capture.rows import Rows, key
+from mccompile.capture.rows import Rows, Span, has_cut, key
 from mccompile.capture.scope import Refused
 from mccompile.capture.sink import Replay, Size, Sunk
 
@@ -41,6 +41,7 @@ class Wanted:
 class _Gather:
     facts: Facts
     wanted: Sequence[Wanted]
+    numbers: Sequence[fx.Node]  # of the prelude, which a size may be read from
     device: torch.device
     graph: fx.Graph = field(default_factory=fx.Graph)
     built: dict[fx.Node, fx.Node] = field(default_factory=dict)
@@ -58,17 +59,28 @@ class _Gather:
             for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) and want.sunk is None else ()):
                 if own == extent and axis != want.axis:
                     return self.call(aten.sym_size.int, self.built[want.value], axis)
+        for number in self.numbers:
+            if self.facts[number] == ScalarFact(extent):
+                return self.source(number)
         raise Refused("gather", f"no shared value has an axis of the dynamic size {extent[0]}|{extent[1]}")
 
-    def tokens(self) -> fx.Node | int:
+    def source(self, value: fx.Node) -> fx.Node:
+        """The placeholder of a prelude value."""
+        if value not in self.built:
+            last = [n for n in self.graph.nodes if n.op == "placeholder"][-1]
+            with self.graph.inserting_after(last):
+                self.built[value] = self.graph.placeholder(value.name)
+        return self.built[value]
+
+    def tokens(self, count: Extent) -> fx.Node | int:
         """The number of all video tokens."""
         for want in self.wanted:
-            if want.axis is not None and want.rows is not None and want.sunk is None:
+            if want.axis is not None and want.rows is not None and want.sunk is None and not has_cut(want.rows):
                 total = self.call(aten.sym_size.int, self.built[want.value], want.axis)
                 for span in (s for s in want.rows if not s.video):
                     total = self.call(operator.sub, total, self.size(span.size))
                 return total
-        raise Refused("gather", "no shared value tells how many tokens there are")
+        return self.size(count)
 
     def rows(self, rows: Rows, index: fx.Node) -> fx.Node:
         """Positions along an axis that holds `rows`: all others, and the selected video tokens."""
@@ -83,13 +95,22 @@ class _Gather:
         for i, span in enumerate(rows):
             last = i == len(rows) - 1
             if span.video:
-                parts.append(index if at == 0 else self.call(aten.add.Tensor, index, at))
-                at = at if last else self._plus(at, self.tokens())
+                own = self._within(span, index) if span.cut else index
+                parts.append(own if at == 0 else self.call(aten.add.Tensor, own, at))
+                at = at if last else self._plus(at, self.size(span.size) if span.cut else self.tokens(span.count))
             else:
                 end = self._plus(at, self.size(span.size))
                 parts.append(self.call(aten.arange.start, at, end, device=self.device))
                 at = end
         return parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts, 0)
+
+    def _within(self, span: Span, index: fx.Node) -> fx.Node:
+        """Positions in a part of the video tokens; tokens of other parts take any row of it."""
+        if span.start != (0, 0):
+            index = self.call(aten.sub.Tensor, index, self.size(span.start))
+        last = self.size(span.size)
+        last = last - 1 if isinstance(last, int) else self.call(operator.sub, last, 1)
+        return self.call(aten.clamp.default, index, 0, last)
 
     def _plus(self, a: fx.Node | int, b: fx.Node | int) -> fx.Node | int:
         if isinstance(a, int) and isinstance(b, int):
@@ -151,24 +172,23 @@ _SIZED = frozenset(
 
 
 def gather_form(
-    facts: Facts, wanted: Sequence[Wanted], row_keys: Sequence[Rows], device: torch.device
-) -> fx.GraphModule:
-    """(index, *sources) -> (*rows of the wanted values, *rows per key); sources as `gather_sources` orders them.
+    facts: Facts,
+    wanted: Sequence[Wanted],
+    row_keys: Sequence[Rows],
+    numbers: Sequence[fx.Node],
+    device: torch.device,
+) -> tuple[fx.GraphModule, list[fx.Node]]:
+    """(index, *sources) -> (*rows of the wanted values, *rows per key), and the sources.
 
-    Raises Refused where a size is unknown.
+    numbers: scalars that the prelude computes. Raises Refused where a size is unknown.
     """
-    gather = _Gather(facts, wanted, device)
+    gather = _Gather(facts, wanted, numbers, device)
     index = gather.graph.placeholder("index")
-    for source in gather_sources(wanted):
-        gather.built[source] = gather.graph.placeholder(source.name)
+    for source in (s for want in wanted for s in want.sources):
+        gather.source(source)
     results = [gather.select(want, index) for want in wanted]
     results += [gather.rows(rows, index) for rows in row_keys]
     gather.graph.output(tuple(results))
     drop_dead(gather.graph)
     gather.graph.lint()
-    return fx.GraphModule(nn.Module(), gather.graph, class_name="Gather")
-
-
-def gather_sources(wanted: Sequence[Wanted]) -> list[fx.Node]:
-    """What gather reads, each once."""
-    return list(dict.fromkeys(source for want in wanted for source in want.sources))
+    return fx.GraphModule(nn.Module(), gather.graph, class_name="Gather"), list(gather.built)

@@ -28,6 +28,7 @@ class Embedding:
     inputs: tuple[object, ...]
     position: int  # of the latent among the inputs
     token_axis: int
+    tokens: tuple[int, int | None] = (0, None)  # the range to look at
 
     @property
     def latent(self) -> torch.Tensor:
@@ -40,7 +41,8 @@ class Embedding:
         inputs = (*self.inputs[: self.position], latent, *self.inputs[self.position + 1 :])
         with torch.no_grad():
             (stream,) = self.module(*inputs)
-        return stream.movedim(self.token_axis, 0).flatten(1)
+        start, stop = self.tokens
+        return stream.movedim(self.token_axis, 0).flatten(1)[start:stop]
 
 
 def _touched(embedding: Embedding, base: torch.Tensor, axis: int, start: int) -> torch.Tensor:
@@ -49,6 +51,16 @@ def _touched(embedding: Embedding, base: torch.Tensor, axis: int, start: int) ->
     chosen = latent.select(axis, start)
     chosen.copy_(chosen * -0.5 + 1)
     return (embedding.run(latent) != base).any(1)
+
+
+def latent_range(embedding: Embedding) -> tuple[int, int]:
+    """(start, stop) of the tokens that the latent reaches; all where they are no one range."""
+    with torch.no_grad():
+        base, moved = embedding.run(embedding.latent), embedding.run(embedding.latent * -0.5 + 1)
+    touched = (moved != base).any(1).nonzero().flatten()
+    if len(touched) < 2 or int(touched[-1]) - int(touched[0]) + 1 != len(touched):
+        return 0, len(base)
+    return int(touched[0]), int(touched[-1]) + 1
 
 
 def _patch(embedding: Embedding, base: torch.Tensor, axis: int) -> int:
@@ -89,6 +101,14 @@ def prove_grid(embedding: Embedding, source: str, dynamic_axes: Sequence[int]) -
     return TokenGrid(source, (frames, height, width), (patch[0], patch[1], patch[2]))
 
 
+def embedding_of(captured: CapturedModel, inputs: Sequence[object], source: str) -> Embedding:
+    """The first stream of a captured model as a function of its latent, the user input `source`."""
+    stream = captured.streams[0]
+    assert stream.token_axis is not None
+    prelude = split_prelude(captured, [stream.name])
+    return Embedding(prelude, tuple(inputs), captured.inputs.index(source), stream.token_axis)
+
+
 def with_grid(
     captured: CapturedModel, probe: Sequence[object], second: Sequence[object], source: str
 ) -> CapturedModel:
@@ -96,14 +116,13 @@ def with_grid(
 
     probe, second: captured inputs at two sizes; source: name of the latent among them.
     """
-    stream, position = captured.streams[0], captured.inputs.index(source)
-    assert stream.token_axis is not None
+    position = captured.inputs.index(source)
     one, two = probe[position], second[position]
     assert isinstance(one, torch.Tensor)
     assert isinstance(two, torch.Tensor)
     dynamic = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b and i > 0]
-    embedding = Embedding(split_prelude(captured, [stream.name]), tuple(probe), position, stream.token_axis)
+    embedding = embedding_of(captured, probe, source)
     try:
-        return replace(captured, grid=prove_grid(embedding, source, dynamic))
+        return replace(captured, grid=prove_grid(replace(embedding, tokens=latent_range(embedding)), source, dynamic))
     except GridUnproved as unproved:
         return replace(captured, refusals=(*captured.refusals, Refusal("grid", str(unproved))))

@@ -1,4 +1,9 @@
-"""What the rows of an axis are: spans of video tokens and of other tokens (text, padding), in order."""
+"""What the rows of an axis are: spans of video tokens and of other tokens (text, history, padding), in order.
+
+A model may cut the video tokens (the first frame is modulated otherwise) and join them again. In a partial run a
+part `video[0:21]` holds all selected rows, of which only those of tokens 0 to 20 mean anything; where the parts
+are joined, each row is taken from the part that its token belongs to.
+"""
 
 from __future__ import annotations
 
@@ -10,58 +15,91 @@ from mccompile.capture.facts import Extent
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of rows: all video tokens, or `size` rows that every partial run computes."""
+    """A run of rows: video tokens from `start` on out of `count`, or other rows, which every run computes."""
 
     video: bool
     size: Extent
+    start: Extent = (0, 0)
+    count: Extent = (0, 0)
+
+    @property
+    def cut(self) -> bool:
+        """Whether these are some of the video tokens only."""
+        return self.video and self.size != self.count
+
+    @property
+    def stop(self) -> Extent:
+        return plus(self.start, self.size)
 
 
 Rows: TypeAlias = tuple[Span, ...]
 Labels: TypeAlias = tuple[Rows | None, ...]  # one entry per axis; None: no video tokens on this axis
 
 
-def total(rows: Rows) -> Extent:
-    return sum(s.size[0] for s in rows), sum(s.size[1] for s in rows)
+def plus(a: Extent, b: Extent) -> Extent:
+    return a[0] + b[0], a[1] + b[1]
 
 
-def key(rows: Rows) -> str:
-    """`video`, `11+video`; a size that differs between the probes is written `11|14`."""
-    return "+".join("video" if s.video else "|".join(map(str, dict.fromkeys(s.size))) for s in rows)
-
-
-def joined(parts: list[Rows]) -> Rows:
-    """Concatenation; neighbouring other tokens become one span, empty spans vanish."""
-    out: list[Span] = []
-    for span in (s for rows in parts for s in rows if s.size != (0, 0)):
-        if out and not out[-1].video and not span.video:
-            size = out[-1].size
-            out[-1] = Span(False, (size[0] + span.size[0], size[1] + span.size[1]))
-        else:
-            out.append(span)
-    return tuple(out)
+def video(count: Extent) -> Span:
+    """All video tokens."""
+    return Span(True, count, (0, 0), count)
 
 
 def other(size: Extent) -> Rows:
     return (Span(False, size),)
 
 
+def total(rows: Rows) -> Extent:
+    return sum(s.size[0] for s in rows), sum(s.size[1] for s in rows)
+
+
+def _number(extent: Extent) -> str:
+    return "|".join(map(str, dict.fromkeys(extent)))
+
+
+def key(rows: Rows) -> str:
+    """`video`, `11+video`, `video[0:21]`; a size that differs between the probes is written `21|55`."""
+    words = []
+    for span in rows:
+        word = "video" if span.video else _number(span.size)
+        words.append(f"{word}[{_number(span.start)}:{_number(span.stop)}]" if span.cut else word)
+    return "+".join(words)
+
+
+def joined(parts: list[Rows]) -> Rows:
+    """Concatenation; neighbouring other rows and adjoining video parts become one span, empty spans vanish."""
+    out: list[Span] = []
+    for span in (s for rows in parts for s in rows if s.size != (0, 0)):
+        last = out[-1] if out else None
+        adjoins = last is not None and (last.stop == span.start if span.video else True)
+        if last is not None and last.video == span.video and adjoins:
+            out[-1] = Span(span.video, plus(last.size, span.size), last.start, last.count)
+        else:
+            out.append(span)
+    return tuple(out)
+
+
 def has_video(rows: Rows | None) -> bool:
     return rows is not None and any(s.video for s in rows)
+
+
+def has_cut(rows: Rows | None) -> bool:
+    return rows is not None and any(s.cut for s in rows)
 
 
 def any_video(labels: Labels) -> bool:
     return any(has_video(rows) for rows in labels)
 
 
-def between(rows: Rows, start: Extent, stop: Extent) -> Rows | None:
-    """Rows `start` to `stop`; None where a cut falls inside the video tokens at either probe."""
+def between(rows: Rows, start: Extent, stop: Extent) -> Rows:
+    """Rows `start` to `stop`."""
     out: list[Rows] = []
     at: Extent = (0, 0)
     for span in rows:
-        end = at[0] + span.size[0], at[1] + span.size[1]
-        size = tuple(max(0, min(stop[i], end[i]) - max(start[i], at[i])) for i in (0, 1))
-        if span.video and size not in (span.size, (0, 0)):
-            return None
-        out.append((Span(span.video, (size[0], size[1])),))
+        end = plus(at, span.size)
+        low = tuple(max(start[i], at[i]) for i in (0, 1))
+        size = tuple(max(0, min(stop[i], end[i]) - low[i]) for i in (0, 1))
+        inside = (low[0] - at[0] + span.start[0], low[1] - at[1] + span.start[1]) if span.video else (0, 0)
+        out.append((Span(span.video, (size[0], size[1]), inside, span.count),))
         at = end
     return joined(out)

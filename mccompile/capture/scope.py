@@ -56,6 +56,7 @@ class Scope:
     labels: dict[fx.Node, Labels] = field(default_factory=dict)
     items: dict[fx.Node, list[Labels]] = field(default_factory=dict)
     attentions: list[Attention] = field(default_factory=list)
+    chooses: bool = False  # whether parts of the video tokens are joined row by row
 
     def refusal(self, node: fx.Node, reason: str) -> Refused:
         """To be raised: why the block has no partial form, at the module of `node`."""

@@ -6,6 +6,7 @@ or on a few: a size that the model computed outside is read again from an operan
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +39,7 @@ class _Cutter:
     captured: Facts
     graph: fx.Graph
     operands: list[fx.Node]  # captured tensors from outside the block, in order of first use
+    prelude: Set[fx.Node]
     built: dict[fx.Node, fx.Node] = field(default_factory=dict)
     facts: dict[fx.Node, Fact] = field(default_factory=dict)
     values: dict[fx.Node, fx.Node] = field(default_factory=dict)
@@ -61,7 +63,7 @@ class _Cutter:
         return found[0] if found else None
 
     def scalar(self, captured: fx.Node) -> fx.Node | int:
-        """A number from outside the block, computed from the block's operands (or a placeholder of its own)."""
+        """A number from outside the block: a constant, an operand's size, or an operand of its own."""
         if captured in self.built:
             return self.built[captured]
         fact = self.captured[captured]
@@ -73,9 +75,8 @@ class _Cutter:
                 operand, axis = carrier
                 size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.built[operand], axis))
                 return self.add(captured, size)
-        if captured.op == "call_function" and all(
-            isinstance(self.captured[a], ScalarFact) for a in captured.all_input_nodes
-        ):
+        arithmetic = all(isinstance(self.captured[a], ScalarFact) for a in captured.all_input_nodes)
+        if captured.op == "call_function" and arithmetic and captured not in self.prelude:
             args = fx.node.map_arg(captured.args, self.scalar)
             return self.add(captured, self.graph.call_function(captured.target, args, dict(captured.kwargs)))
         new = self.graph.placeholder(captured.name)
@@ -83,14 +84,15 @@ class _Cutter:
         return self.add(captured, new)
 
 
-def cut(path: str, nodes: list[fx.Node], inside: set[fx.Node], read_later: set[fx.Node], facts: Facts) -> Template:
+def cut(path: str, nodes: list[fx.Node], prelude: Set[fx.Node], read_later: Set[fx.Node], facts: Facts) -> Template:
     """The template of the block made of `nodes`, in graph order.
 
-    inside: the same nodes as a set; read_later: those whose value a later part reads.
+    prelude: nodes of the prelude; read_later: those of the block whose value a later part reads.
     """
+    inside = set(nodes)
     outside = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in inside)
     operands = [n for n in outside if n.op != "get_attr" and not isinstance(facts[n], ScalarFact)]
-    cutter = _Cutter(facts, fx.Graph(), operands)
+    cutter = _Cutter(facts, fx.Graph(), operands, prelude)
     for captured in operands:
         cutter.values[cutter.add(captured, cutter.graph.placeholder(captured.name))] = captured
     weights: dict[fx.Node, fx.Node] = {}

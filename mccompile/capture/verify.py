@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import IdentityError
+from mccompile.capture.grid import embedding_of, latent_range
 from mccompile.capture.run import FullRun, block_weights, run_full
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import BlockSite, CapturedModel, Refusal
@@ -114,21 +115,19 @@ def random_selection(count: int, seed: int, device: torch.device) -> torch.Tenso
 
 
 def verify(
-    captured: CapturedModel, model: nn.Module, calls: Sequence[tuple[dict[str, object], Sequence[object]]]
+    captured: CapturedModel, model: nn.Module, calls: Sequence[tuple[dict[str, object], Sequence[object]]], source: str
 ) -> CapturedModel:
-    """Checks identity and rows at each call (keyword arguments, captured inputs).
+    """Checks identity and rows at each call (keyword arguments, captured inputs); `source` names the latent.
 
     Returns the captured model without the partial forms that failed. Raises IdentityError (MC0404).
     """
-    stream = captured.streams[0]
-    assert stream.token_axis is not None
     for seed, (call, inputs) in enumerate(calls):
         with torch.no_grad():
             run = run_full(captured, inputs)
         check_identity(captured, model, call, inputs, run)
-        first = run.values[stream.name]
-        assert isinstance(first, torch.Tensor)
-        index = random_selection(first.shape[stream.token_axis], seed, first.device)
+        embedding = embedding_of(captured, inputs, source)
+        start, stop = latent_range(embedding)
+        index = random_selection(stop - start, seed, embedding.latent.device)
         captured = check_rows(captured, inputs, run, index)
     if captured.gather is not None and all(k.partial is None for k in captured.kinds):
         captured = replace(captured, gather=None)

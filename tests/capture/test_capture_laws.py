@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from mccompile.capture import flat_inputs
 from tests.capture.conftest import Specimen
 from tests.capture.laws import gathered_rows, run_kept, run_partial, select, selections, streams_of
-from tests.zoo import FAMILIES
+from tests.zoo import FAMILIES, tokens_of
 
 ROW_FAMILIES = [name for name in FAMILIES if name != "toy_convolution"]
 TOLERANCE = 1e-12  # float64
@@ -54,8 +54,7 @@ def test_gather_only_moves_rows(specimen: Specimen) -> None:
     for size in specimen.family.sizes:
         inputs = flat_inputs(captured, specimen.family.call(size, seed=2))
         run = specimen.run(specimen.family.call(size, seed=2))
-        count = run.values[captured.streams[0].name].shape[captured.streams[0].token_axis]
-        for index in selections(count):
+        for index in selections(tokens_of(size)):
             rows = gathered_rows(captured, inputs, index)
             for port in captured.shared:
                 full = run.values[port.name]
@@ -70,8 +69,7 @@ def test_partial_rows_are_full_rows(specimen: Specimen) -> None:
     for size in specimen.family.sizes:
         call = specimen.family.call(size, seed=3)
         inputs, run = flat_inputs(captured, call), specimen.run(call)
-        count = run.values[captured.streams[0].name].shape[captured.streams[0].token_axis]
-        for index in selections(count):
+        for index in selections(tokens_of(size)):
             rows = gathered_rows(captured, inputs, index)
             for site in captured.blocks:
                 kept = [b.clone() for b in run.buffers[site.index]]
@@ -88,10 +86,10 @@ def test_partial_rows_are_full_rows(specimen: Specimen) -> None:
 @every_row_family
 def test_unselected_tokens_matter_through_the_buffers_only(specimen: Specimen) -> None:
     captured = specimen.captured
-    call = specimen.family.call(specimen.family.sizes[2], seed=4)
+    size = specimen.family.sizes[2]
+    call = specimen.family.call(size, seed=4)
     inputs, old = flat_inputs(captured, call), specimen.run(call)
-    count = old.values[captured.streams[0].name].shape[captured.streams[0].token_axis]
-    index = selections(count)[2]
+    index = selections(tokens_of(size))[2]
     rows = gathered_rows(captured, inputs, index)
     for site in captured.blocks:
         generator = torch.Generator().manual_seed(5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mccompile.capture.rows import Labels, any_video, has_video
+from mccompile.capture.rows import Labels, any_video, has_cut, has_video
 from mccompile.capture.scope import Attention, Rule, Scope
 
 aten = torch.ops.aten
@@ -41,6 +41,8 @@ def attention(scope: Scope, node: fx.Node) -> Labels:
                 raise scope.demanded(node, mask, len(shape) - 2, rows)
             if of_mask[-2] != rows:
                 raise scope.refusal(node, "the mask's rows are not those of the queries")
+    if has_cut(key_rows):
+        raise scope.refusal(node, "the keys are some of the video tokens only")
     if key_rows is not None and has_video(key_rows):
         scope.attentions.append(Attention(node, key_rows))
     return (*of_query[:-1], None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from mccompile.capture.dependence import written_by
 from mccompile.capture.facts import TensorFact
-from mccompile.capture.rows import Labels
+from mccompile.capture.rows import Labels, has_cut
 from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
@@ -39,7 +40,10 @@ CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, ate
 def pointwise(scope: Scope, node: fx.Node) -> Labels:
     """Operands meet element by element."""
     operands = [o for o in node.all_input_nodes if isinstance(scope.facts[o], TensorFact)]
-    return scope.meet(node, operands)
+    labels = scope.meet(node, operands)
+    if written_by(node) and any(has_cut(rows) for rows in labels):
+        raise scope.refusal(node, "writes into a part of the video tokens")
+    return labels
 
 
 def cast(scope: Scope, node: fx.Node) -> Labels:

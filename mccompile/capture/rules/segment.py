@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.facts import Extent
-from mccompile.capture.rows import Labels, Rows, between, has_video, joined, other
+from mccompile.capture.rows import Labels, Rows, between, has_cut, has_video, joined, other
 from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
@@ -30,11 +30,9 @@ def bounds(scope: Scope, node: fx.Node) -> tuple[int, Extent, Extent]:
     return axis, clamp(start), clamp(stop)
 
 
-def part(scope: Scope, node: fx.Node, rows: Rows, start: Extent, stop: Extent) -> Rows | None:
+def part(rows: Rows, start: Extent, stop: Extent) -> Rows | None:
     """Rows of a cut; None where no video token is left."""
     found = between(rows, start, stop)
-    if found is None:
-        raise scope.refusal(node, "cuts inside the video tokens")
     return found if has_video(found) else None
 
 
@@ -45,7 +43,7 @@ def slice_(scope: Scope, node: fx.Node) -> Labels:
     if rows is not None:
         if len(node.args) > 4 and node.args[4] != 1:
             raise scope.refusal(node, "takes every n-th token")
-        labels[axis] = part(scope, node, rows, start, stop)
+        labels[axis] = part(rows, start, stop)
     return tuple(labels)
 
 
@@ -67,8 +65,9 @@ def cat(scope: Scope, node: fx.Node) -> Labels:
         labels.append(rows)
     spans = [r if r is not None else other(scope.shape(o)[axis]) for o, r in zip(tensors, along, strict=True)]
     labels[axis] = joined(spans) if any(has_video(r) for r in along) else None
+    scope.chooses |= sum(has_cut(r) for r in along) > 1
     if sum(s.video for s in labels[axis] or ()) > 1:
-        raise scope.refusal(node, "joins the video tokens with themselves")
+        raise scope.refusal(node, "joins parts of the video tokens in another order")
     return tuple(labels)
 
 
@@ -83,7 +82,7 @@ def split(scope: Scope, node: fx.Node) -> list[Labels]:
         end = at[0] + piece[axis][0], at[1] + piece[axis][1]
         own = list(labels)
         rows = labels[axis]
-        own[axis] = None if rows is None else part(scope, node, rows, at, end)
+        own[axis] = None if rows is None else part(rows, at, end)
         out.append(tuple(own))
         at = end
     return out
