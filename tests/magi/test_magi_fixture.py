@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from mccompile.models.magi import attention, config, embeddings, layers, predict, schedule, text, transformer
+from mccompile.models.magi import attention, config, embeddings, layers, predict, schedule, text
+from mccompile.models.magi.transformer import MagiTransformer3DModel as Model
 from tests import magi_fixture
 from tests.magi_fixture import Fixture, Part
 
@@ -122,12 +123,12 @@ def post_norm_not_centred(patch: Patch) -> None:
 
 
 def channels_first_patches(patch: Patch) -> None:
-    def unpatchify(self: transformer.MagiTransformer3DModel, values: torch.Tensor, f: int, h: int, w: int) -> torch.Tensor:
+    def unpatchify(self: Model, values: torch.Tensor, f: int, h: int, w: int) -> torch.Tensor:
         p = self.shape.patch_size
         video = values.unflatten(-1, (-1, p, p)).unflatten(1, (f, h, w)).permute(0, 4, 1, 2, 5, 3, 6)
         return video.flatten(5, 6).flatten(3, 4)[:, : self.shape.latent_channels] / self.shape.x_rescale_factor
 
-    patch.setattr(transformer.MagiTransformer3DModel, "_unpatchify", unpatchify)
+    patch.setattr(Model, "_unpatchify", unpatchify)
 
 
 def swapped_gate_halves(patch: Patch) -> None:
@@ -170,7 +171,9 @@ def range_without_itself(patch: Patch) -> None:
 def threshold_in_single_precision(patch: Patch) -> None:
     settings = magi_fixture._run_settings
     single = float(torch.tensor(0.3, dtype=torch.float32))
-    patch.setattr(magi_fixture, "_run_settings", lambda f, run: replace(settings(f, run), nearly_clean_threshold=single))
+    patch.setattr(
+        magi_fixture, "_run_settings", lambda f, run: replace(settings(f, run), nearly_clean_threshold=single)
+    )
 
 
 def next_special_token(patch: Patch) -> None:
@@ -189,8 +192,9 @@ def clean_chunk_with_caption(patch: Patch) -> None:
 def prefix_not_placed(patch: Patch) -> None:
     real = magi_fixture.MagiPipeline._run_call
 
-    def run(self: object, predictor: object, call: object, oldest: int, x: object, prefix: object, captions: object) -> object:
-        return real(self, predictor, call, oldest, x, None, captions)
+    def run(self: object, *arguments: object) -> object:
+        *first, _prefix, captions = arguments
+        return real(self, *first, None, captions)
 
     patch.setattr(magi_fixture.MagiPipeline, "_run_call", run)
 

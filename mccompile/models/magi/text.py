@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
+from bs4 import MarkupResemblesLocatorWarning
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
@@ -84,7 +85,7 @@ def clean_caption(prompt: str) -> str:
     """The DeepFloyd cleaning (lower case, no URLs, CJK, file names, ...), twice, as officially."""
     with warnings.catch_warnings():
         # beautifulsoup4 takes a prompt that looks like a path or URL for a mistake.
-        warnings.filterwarnings("ignore", module="diffusers.pipelines.pixart_alpha", category=UserWarning)
+        warnings.filterwarnings("ignore", category=MarkupResemblesLocatorWarning)
         for _ in range(2):
             prompt = PixArtAlphaPipeline._clean_caption(PixArtAlphaPipeline, prompt)
     return prompt
