@@ -79,6 +79,16 @@ def attribute(module: torch.nn.Module, name: str) -> object:
     return getattr(module.get_submodule(owner), leaf)
 
 
+def write_value(value: object) -> Json:
+    """A constant of a graph or of a call as JSON. Raises UnwritableGraph."""
+    return _write(value, {})
+
+
+def read_value(value: Json) -> object:
+    """The constant that `write_value` wrote. Raises ValueError."""
+    return _read(value, [])
+
+
 def _write_target(target: object) -> str:
     if isinstance(target, OpOverload):
         namespace, _, op = target._schema.name.partition("::")

@@ -8,8 +8,15 @@ Inductor is told so (`cpp.vec_isa_ok`, the environment's TORCHINDUCTOR_VEC_ISA_O
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 
+import torch
 from torch._inductor import config, cpu_vec_isa
+
+_INSTRUCTIONS = re.compile(  # of x86 and Arm; the other flags of /proc/cpuinfo are about the system
+    r"s?sse|avx|fma|f16c|bmi|amx|v?aes|sha|gfni|v?pclmul|popcnt|abm|movbe|adx|asimd|sve|bf16|i8mm|fphp"
+)
 
 
 @functools.cache
@@ -29,6 +36,15 @@ def host_isa() -> str:
         if forget is not None:
             forget()
     return _name(cpu_vec_isa.pick_vec_isa())
+
+
+def cpu_features() -> tuple[str, ...]:
+    """The instructions that compiled code may use here (it is built for this very CPU), sorted; costs no probe."""
+    info = Path("/proc/cpuinfo")
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    if listed is None:
+        return (torch.backends.cpu.get_cpu_capability(),)
+    return tuple(sorted(f for f in listed[1].split() if _INSTRUCTIONS.match(f)))
 
 
 def _name(isa: cpu_vec_isa.VecISA) -> str:

@@ -11,8 +11,8 @@ from torch import fx
 
 from mccompile.lowering.graph_text import fingerprint
 
-Value: TypeAlias = "torch.Tensor | int"
-Scalar: TypeAlias = "int | float | bool | None"
+Value: TypeAlias = torch.Tensor | int
+Scalar: TypeAlias = int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class TensorSpec:
     order: tuple[int, ...]
 
 
-ArgumentSpec: TypeAlias = "TensorSpec | Scalar"
-Key: TypeAlias = "tuple[str, str]"  # role, fingerprint of its graph
+ArgumentSpec: TypeAlias = TensorSpec | Scalar
+Key: TypeAlias = tuple[str, str]  # role, fingerprint of its graph
 DYNAMIC = "dynamic"
 
 

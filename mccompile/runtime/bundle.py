@@ -1,0 +1,178 @@
+"""Bundles: a compiled model as one file, so that a new process runs it without capturing or compiling again.
+
+A bundle holds the captured graphs as text, the compiled packages, the policy, and what all this was made for. The
+weights stay in the model's folder. Lowering is repeated on loading: it takes milliseconds, and graphs that come
+out otherwise than when the bundle was made find no package and are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from mccompile.lowering.backend import CompiledRoles, Form, Role
+from mccompile.lowering.graph_text import Json, UnwritableGraph
+from mccompile.lowering.lower import lower
+from mccompile.lowering.package import Contract
+from mccompile.policy.bind import bind
+from mccompile.policy.text import read, show
+from mccompile.runtime.archive import read_archive, write_archive
+from mccompile.runtime.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
+from mccompile.runtime.captured_text import read_captured, write_captured
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.identity import Environment, ModelIdentity, environment, identify
+from mccompile.runtime.records import read_record, write_record
+
+CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredRole:
+    """A role in the manifest. package: the entry that holds it, "" for a role that runs eagerly."""
+
+    role: str
+    graph: str
+    form: Form
+    reason: str
+    tensors: tuple[bool, ...]
+    package: str
+    contract: Contract | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and found whole and fit for this machine.
+
+    policy: the source text as the user wrote it, "" where it was compiled from an IR. device: "cpu" or "cuda".
+    """
+
+    path: Path
+    model: ModelIdentity
+    policy: str
+    ir: str
+    parameters: tuple[tuple[str, float], ...]
+    fold: bool
+    prefixes: frozenset[str]
+    device: str
+    made_for: Environment
+    roles: tuple[_StoredRole, ...]
+    entries: dict[str, bytes]
+
+    def attach(self, transformer: nn.Module, folder: Path | None = None) -> CompiledModel:
+        """The compiled model over a freshly loaded transformer; folder: where that was loaded from.
+
+        Nothing is captured, exported or compiled. Raises WrongModel (MC0815), AlteredBundle (MC0812).
+        """
+        here = identify(transformer, self.model.reference, folder)
+        differences = self.model.differences(here)
+        device = next(transformer.parameters()).device.type
+        if device != self.device:
+            differences.append(f"it is on {device}, not on {self.device}")
+        if differences:
+            raise WrongModel(self.path, here.folder or f"this {here.model_class}", differences)
+        transformer.eval()
+        constants = {n: t.to(device) for n, t in load(self.entries[CONSTANTS]).items()}
+        captured = read_captured(json.loads(self.entries[CAPTURED]), transformer, constants)
+        policy = read(self.ir)
+        lowered = lower(captured, policy, self.prefixes, self.fold)
+        backend = self._backend()
+        compiled = CompiledModel(transformer, lowered, bind(policy, dict(self.parameters)), backend, self.fold)
+        strange = [r for r in backend.unknown if r in {s.role for s in self.roles}]
+        if strange:
+            raise AlteredBundle(self.path, CAPTURED, f"lowers to another graph `{strange[0]}` than the compiled one")
+        return compiled
+
+    def _backend(self) -> CompiledRoles:
+        folder = tempfile.TemporaryDirectory(prefix="mccompile-", ignore_cleanup_errors=True)
+        roles = {}
+        for stored in self.roles:
+            package = None
+            if stored.package:
+                package = Path(folder.name) / stored.package
+                package.write_bytes(self.entries[stored.package])
+            roles[stored.role, stored.graph] = Role(
+                stored.role, stored.form, stored.reason, stored.tensors, package, stored.contract
+            )
+        return CompiledRoles(roles, _folder=folder)
+
+
+def save_bundle(
+    path: Path, compiled: CompiledModel, backend: CompiledRoles, *, reference: str = "", folder: Path | None = None,
+    policy: str = "",
+) -> None:
+    """Writes `compiled`, whose graphs `backend` compiled, as one file.
+
+    reference: how the user named the model (path or name of a pipeline). folder: of the transformer, with its
+    config.json and weights; None for a model made in memory. policy: the policy's source text.
+    Raises UnbundledRole (MC0816) where a graph is no package.
+    """  # fmt: skip
+    lowered, bound = compiled.runner.lowered, compiled.runner.bound
+    entries: dict[str, bytes] = {}
+    roles: list[_StoredRole] = []
+    for (name, graph), role in backend.roles.items():
+        if role.form == "torch.compile":
+            raise UnbundledRole(name, f"AOTInductor refused it ({role.reason}), and torch.compile keeps no file")
+        entry = f"{graph}.pt2" if role.package is not None else ""
+        if role.package is not None:
+            entries[entry] = role.package.read_bytes()
+        roles.append(_StoredRole(name, graph, role.form, role.reason, role.tensors, entry, role.contract))
+    try:
+        data, constants = write_captured(lowered.captured, compiled.model)
+    except UnwritableGraph as error:
+        raise UnbundledRole("captured model", f"{error} has no text form") from error
+    entries[CAPTURED] = json.dumps(data).encode()
+    entries[CONSTANTS] = save({n: t.contiguous().cpu() for n, t in constants.items()})
+    device = next(compiled.model.parameters()).device.type
+    made = Bundle(
+        path=path, model=identify(compiled.model, reference, folder), policy=policy, ir=show(bound.ir),
+        parameters=tuple((n, float(v)) for n, v in bound.values.items()), fold=compiled.runner.fold, device=device,
+        prefixes=lowered.rows.prefixes if lowered.rows is not None else frozenset(),
+        made_for=environment(device), roles=tuple(roles), entries=entries,
+    )  # fmt: skip
+    write_archive(path, _manifest(made), entries)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Reads a bundle and checks every byte of it, and that it was compiled for this machine and these versions.
+
+    Raises UnreadableBundle, AlteredBundle, NewerBundle, ForeignBundle (MC0811 to MC0814).
+    """
+    manifest, entries = read_archive(path)
+    try:
+        made_for = read_record(Environment, manifest["made_for"])
+        device = read_record(str, manifest["device"])
+        roles = read_record(tuple[_StoredRole, ...], manifest["roles"])
+        bundle = Bundle(
+            path=path, entries=entries, made_for=made_for, device=device, roles=roles,
+            model=read_record(ModelIdentity, manifest["model"]),
+            policy=read_record(str, manifest["policy"]),
+            ir=read_record(str, manifest["ir"]),
+            parameters=read_record(tuple[tuple[str, float], ...], manifest["parameters"]),
+            fold=read_record(bool, manifest["fold"]),
+            prefixes=read_record(frozenset[str], manifest["prefixes"]),
+        )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise AlteredBundle(path, "manifest.json", f"does not hold what format 1 has: {error}") from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ForeignBundle(path, [("device", "cuda", "no CUDA device")])
+    differences = made_for.differences(environment(device))
+    if differences:
+        raise ForeignBundle(path, differences)
+    return bundle
+
+
+def _manifest(bundle: Bundle) -> dict[str, Json]:
+    data = {
+        f.name: write_record(getattr(bundle, f.name))
+        for f in dataclasses.fields(bundle)
+        if f.name not in ("path", "entries")
+    }
+    return {**data, "policy_sha256": hashlib.sha256(bundle.policy.encode()).hexdigest()}
