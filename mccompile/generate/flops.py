@@ -45,11 +45,12 @@ class BlockPrice:
 class Prices:
     """FLOPs of the parts of a call, for one sample.
 
-    first: prelude values that stay the same through a request and branch. each: the other ones, and the postlude.
-    lengths: per token, how many keys it sees.
+    first: prelude values that stay the same through a request and branch (text). row: those of latents and timestep
+    alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it sees.
     """
 
     first: float
+    row: float
     each: float
     blocks: tuple[BlockPrice, ...]
     lengths: np.ndarray
@@ -65,8 +66,10 @@ def flops_of(model: CompiledModel, events: Sequence[Event], call: Mapping[str, o
     for event in events:
         calls.setdefault((event.request, event.branch, event.row, event.sample), []).append(event)
     begun = {(request, branch, sample) for request, branch, _, sample in calls}
+    rows = {(request, row, sample) for request, _, row, sample in calls}
     by_rows = model.runner.engine.uses_rows
-    return len(begun) * prices.first + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
+    once = len(begun) * prices.first + len(rows) * prices.row
+    return once + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
 
 
 def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
@@ -92,19 +95,22 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
     fake = {n: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
     changing = latent_inputs(captured) | {TIMESTEP}
     ports = {p.name: p for p in (*captured.shared, *(p for p in captured.streams if p.name in captured.entry))}
-    once = [n for n, p in ports.items() if not p.depends & changing]
-    always = [n for n, p in ports.items() if p.depends & changing]
+    text = [n for n, p in ports.items() if not p.depends & changing]
+    latents = [n for n, p in ports.items() if p.depends and p.depends <= changing]
+    mixed = [n for n in ports if n not in text and n not in latents]
     with mode, torch.no_grad():
         shared: dict[str, Value] = {}
-        first = _count(lambda: shared.update(SharedValues(captured, once, eager).get(fake)))
-        each = _count(lambda: shared.update(SharedValues(captured, always, eager).get(fake)))
+        first, row, each = (
+            _count(lambda names=names: shared.update(SharedValues(captured, names, eager).get(fake)))  # type: ignore[misc]
+            for names in (text, latents, mixed)
+        )
         env: Env = {n: shared[n] for n in captured.entry}
         batch = next(iter(env.values())).size(0)
         sources = SharedValues(captured, [p.name for p in captured.sources], eager).get(fake)
         blocks, env = _blocks(lowered, shared | sources, env)
         each += _count(lambda: Postlude(lowered, eager).run(env, shared, fake))
     single = tuple(BlockPrice(*(x / batch for x in (b.whole, b.constant, b.per_row, b.per_key))) for b in blocks)
-    return Prices(first / batch, each / batch, single, _lengths(lowered, inputs, env))
+    return Prices(first / batch, row / batch, each / batch, single, _lengths(lowered, inputs, env))
 
 
 def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tuple[list[BlockPrice], Env]:

@@ -187,7 +187,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(TraceUnreadable, match="not a safetensors file"):
         read_recording(path)
     path.with_suffix(".json").unlink()
-    with pytest.raises(TraceUnreadable, match="t.json"):
+    with pytest.raises(TraceUnreadable, match=r"t\.json"):
         read_recording(path)
 
 
