@@ -26,23 +26,29 @@ LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, fl
 def _prefix_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
-    """q [B, H, n, D]; k, v [B, H, L, D] -> [B, H, n, D]; grouped heads are repeated as SDPA does."""
+    """q [B, H, n, D]; k, v [B, H, L, D] -> [B, H, n, D], a view of [B, n, H, D]; grouped heads as SDPA has them.
+
+    The layout is part of the contract: compiled code reads the result by the strides of `_shape_only`.
+    """
     gqa = q.size(1) != k.size(1)
     groups = bounds.tolist()
     if len(groups) == 1:
         stop = groups[0][2]
-        return nnf.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa)
-    parts = [
-        nnf.scaled_dot_product_attention(q[:, :, a:b], k[:, :, :s], v[:, :, :s], scale=scale, enable_gqa=gqa)
-        for a, b, s in groups
-    ]
-    return torch.cat(parts, 2)
+        out = nnf.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa)
+        return out.transpose(1, 2).contiguous().transpose(1, 2)
+    rows = q.new_empty(q.size(0), q.size(2), q.size(1), v.size(3))
+    for first, end, stop in groups:
+        part = nnf.scaled_dot_product_attention(
+            q[:, :, first:end], k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa
+        )
+        rows[:, first:end] = part.transpose(1, 2)
+    return rows.transpose(1, 2)
 
 
 def _shape_only(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
-    return q.new_empty((*q.shape[:-1], v.shape[-1]))
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
 LIBRARY.impl("prefix_attention", _prefix_attention, "CompositeExplicitAutograd")

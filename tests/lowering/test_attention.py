@@ -1,0 +1,55 @@
+"""Attention over prefixes equals SDPA under the block-causal mask, in value and in memory layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as nnf
+
+from mccompile.lowering.attention import bounds_of, prefix_lengths
+
+OP = torch.ops.mccompile.prefix_attention
+
+
+def block_causal(chunks: int, tokens: int) -> torch.Tensor:
+    chunk = torch.arange(chunks).repeat_interleave(tokens)
+    return chunk[None, :] <= chunk[:, None]
+
+
+@pytest.mark.parametrize("rows", [[0], [3, 4], [0, 1, 2, 3], [0, 5, 6, 11], list(range(12))])
+@pytest.mark.parametrize("groups", [2, 1])
+def test_equals_masked_attention_in_value_and_layout(rows: list[int], groups: int) -> None:
+    torch.manual_seed(0)
+    mask = block_causal(3, 4)
+    q = torch.randn(2, 2, 12, 8)[:, :, rows]
+    k, v = torch.randn(2, groups, 12, 8), torch.randn(2, groups, 12, 6)
+    lengths = prefix_lengths(mask[None, None])
+    assert lengths is not None
+    bounds = bounds_of(np.array(rows), lengths)
+    out = OP(q, k, v, bounds)
+    wanted = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask[rows], enable_gqa=groups == 1)
+    torch.testing.assert_close(out, wanted)
+    with FakeTensorMode() as mode:
+        fake = OP(*(mode.from_tensor(t) for t in (q, k, v, bounds)))
+    assert out.stride() == fake.stride()
+
+
+def test_additive_masks_are_read() -> None:
+    mask = torch.zeros(8, 8).masked_fill(~block_causal(2, 4), -1e9)
+    assert prefix_lengths(mask) is not None
+    mask[0, 1] = -0.5  # a bias is no mask
+    assert prefix_lengths(mask) is None
+
+
+@pytest.mark.parametrize("place", [(0, 5), (6, 0)])
+def test_what_is_no_prefix_is_not_taken_for_one(place: tuple[int, int]) -> None:
+    mask = block_causal(2, 4)
+    mask[place] = ~mask[place]
+    assert prefix_lengths(mask) is None
+
+
+def test_masks_that_differ_between_samples_are_not_one_prefix() -> None:
+    mask = torch.stack((block_causal(2, 4), torch.ones(8, 8, dtype=torch.bool)))
+    assert prefix_lengths(mask) is None
