@@ -159,10 +159,15 @@ def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, .
     return tuple(port(name) for name in names)
 
 
-def _first_rows(parts: Parts) -> Rows:
-    """Rows of the first stream: the tokens that the latent reaches, and others in front or behind."""
+def _first_rows(parts: Parts) -> Rows | None:
+    """Rows of the first stream: the tokens that the latent reaches, and others in front or behind.
+
+    None where the stream has no single token axis.
+    """
     role, kind = parts.roles[0], parts.kinds[0]
     stream, axis = kind.sites[0].captured(role.video), role.video_axis
+    if axis is None:
+        return None
     module = parts.exported.module
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     position = next(i for i, n in enumerate(placeholders) if n.name == parts.exported.source)

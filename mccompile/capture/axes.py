@@ -31,8 +31,14 @@ class TokenAxes:
         return None, None
 
 
-def label_kinds(kinds: list[Kind], roles: list[Roles], rows: Rows) -> TokenAxes:
-    """Labels every kind, from the video stream of the first block, whose token axis holds `rows`."""
+def label_kinds(kinds: list[Kind], roles: list[Roles], rows: Rows | None) -> TokenAxes:
+    """Labels every kind, from the video stream of the first block, whose token axis holds `rows`.
+
+    Without one token axis (`rows` None) every kind is refused.
+    """
+    if rows is None or roles[0].video_axis is None:
+        reason = f"`{roles[0].video.name}`, which enters the first block, has no single token axis"
+        return TokenAxes(scopes=[None] * len(kinds), refusals=[Refusal(kinds[0].template.path, reason)])
     video = kinds[0].sites[0].captured(roles[0].video)
     known: dict[fx.Node, dict[int, Rows]] = {video: {roles[0].video_axis: rows}}
     shared = {s: dict(a) for s, a in known.items()}

@@ -8,7 +8,8 @@ import networkx as nx
 from torch import nn
 
 from mccompile.capture.assemble import Parts, assemble
-from mccompile.capture.dependence import data_inputs, flow_graph
+from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
+from mccompile.capture.errors import ExportError
 from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
 from mccompile.capture.grid import with_grid
@@ -41,6 +42,10 @@ def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, 
 def _take_apart(exported: Exported, facts: Facts) -> Parts:
     graph = exported.module.graph
     flow = flow_graph(graph)
+    for node, root in writes_outside(flow):
+        raise ExportError(
+            node.name, f"forward writes in place into its operand `{root.name}`", "let forward return what it changes"
+        )
     depends = data_inputs(graph, flow, facts)
     parts = partition(graph, flow, facts, depends, exported.source)
     templates = [_template(flow, facts, parts, i) for i in range(len(parts.paths))]

@@ -59,7 +59,8 @@ def _aliased(node: fx.Node) -> fx.Node | None:
 def flow_graph(graph: fx.Graph) -> nx.DiGraph:
     """Edges from every value to what reads it, and from every in-place write to each later read of its root.
 
-    The node attribute `outside` marks writes into a placeholder or an attribute: they are results too.
+    The node attribute `writes` holds the roots that a node writes; a write into a placeholder or an attribute
+    is a result too.
     """
     flow = nx.DiGraph()
     root: dict[fx.Node, fx.Node] = {}
@@ -73,8 +74,14 @@ def flow_graph(graph: fx.Graph) -> nx.DiGraph:
             flow.add_edges_from((w, node) for w in writes[root[operand]])
         for target in written_by(node):
             writes[root[target]].append(node)
-            flow.nodes[node]["outside"] = root[target].op in ("placeholder", "get_attr")
+            flow.nodes[node].setdefault("writes", []).append(root[target])
     return flow
+
+
+def writes_outside(flow: nx.DiGraph) -> list[tuple[fx.Node, fx.Node]]:
+    """(node, root) of every in-place write into a placeholder or an attribute."""
+    found = ((node, root) for node, roots in flow.nodes(data="writes", default=()) for root in roots)
+    return [(node, root) for node, root in found if root.op in ("placeholder", "get_attr")]
 
 
 def needed_for(flow: nx.DiGraph, wanted: Iterable[fx.Node]) -> set[fx.Node]:

@@ -117,6 +117,8 @@ def with_grid(
     probe, second: captured inputs at two sizes; source: name of the latent among them.
     """
     position = captured.inputs.index(source)
+    if captured.streams[0].token_axis is None:
+        return replace(captured, refusals=(*captured.refusals, Refusal("grid", "there is no single token axis")))
     one, two = probe[position], second[position]
     assert isinstance(one, torch.Tensor)
     assert isinstance(two, torch.Tensor)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mccompile.capture.dependence import flow_graph, needed_for
+from mccompile.capture.dependence import flow_graph, needed_for, writes_outside
 from mccompile.capture.facts import Facts, tensor_fact
 
 aten = torch.ops.aten
@@ -79,8 +79,8 @@ def drop_identities(module: fx.GraphModule, facts: Facts) -> None:
 def drop_dead(graph: fx.Graph) -> None:
     """Removes what neither the output nor an in-place write into a live value or an operand needs."""
     flow = flow_graph(graph)
-    kept = [n for n in graph.nodes if n.op in ("output", "placeholder") or flow.nodes[n].get("outside")]
-    live = needed_for(flow, kept)
+    kept = [n for n in graph.nodes if n.op in ("output", "placeholder")]
+    live = needed_for(flow, [*kept, *(node for node, _ in writes_outside(flow))])
     for node in reversed(list(graph.nodes)):
         if node not in live:
             graph.erase_node(node)

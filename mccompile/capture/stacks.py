@@ -105,6 +105,13 @@ def partition(
                     f"it reads `{used.name}`, which a later block makes",
                     "blocks must run one after the other, each once",
                 )
+        for root in flow.nodes[user].get("writes", ()):
+            if part.get(root, PRELUDE) != own:
+                raise NoBlocksError(
+                    paths[min(own, len(paths) - 1)],
+                    f"it writes in place into `{root.name}`, which was made outside of it",
+                    "let a block return a new value instead",
+                )
     return Partition(paths, part)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import fx
@@ -23,13 +24,16 @@ _TRUNK = frozenset((aten.add.Tensor, aten.sub.Tensor, aten.to.dtype, aten.clone.
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Of one kind, as nodes of its template. `video` is among `streams`, its axis carries the tokens."""
+    """Of one kind, as nodes of its template. `video` is the stream of the latent, its axis carries the tokens.
+
+    The axis is None where the stream changes its size along several axes (frames and places kept apart).
+    """
 
     streams: tuple[fx.Node, ...]
     shared: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     video: fx.Node
-    video_axis: int
+    video_axis: int | None
 
 
 def _trunk(output: fx.Node) -> Iterator[fx.Node]:
@@ -70,7 +74,7 @@ def roles(kind: Kind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]
     """Roles of a kind's operands and outputs.
 
     made_by_blocks: captured values that some block makes; carries_latent: captured values that depend on the
-    latent's data. Raises NoBlocksError (MC0403) where no stream carries the latent along one dynamic axis.
+    latent's data. Raises NoBlocksError (MC0403) where no stream does.
     """
     template = kind.template
     outputs = [n for n in template.graph.nodes if any(s.nodes.get(n) in s.template.outputs for s in kind.sites)]
@@ -84,31 +88,24 @@ def roles(kind: Kind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]
             streams.append(placeholder)
     video = _video(template, streams, carries_latent)
     streams.sort(key=lambda s: s is not video)
-    axis = token_axis(_tensor(template, video))
-    assert axis is not None
+    fact = template.facts[video]
+    axis = token_axis(fact) if isinstance(fact, TensorFact) else None
     shared = tuple(p for p in template.values if p not in streams)
     return Roles(tuple(streams), shared, _paired(template, streams, outputs), video, axis)
 
 
-def _tensor(template: Template, node: fx.Node) -> TensorFact:
-    fact = template.facts[node]
-    assert isinstance(fact, TensorFact)
-    return fact
-
-
 def _video(template: Template, streams: list[fx.Node], carries_latent: set[fx.Node]) -> fx.Node:
-    """The stream of the latent: of those that depend on its data, the one with most tokens."""
+    """The stream of the latent: of those that depend on its data, the largest."""
 
-    def tokens(stream: fx.Node) -> int:
+    def rows(stream: fx.Node) -> int:
         fact = template.facts[stream]
-        axis = token_axis(fact) if isinstance(fact, TensorFact) else None
-        return fact.shape[axis][0] if axis is not None and isinstance(fact, TensorFact) else 0
+        return prod(e[0] for e in fact.shape if is_dynamic(e)) if isinstance(fact, TensorFact) else 0
 
-    found = [s for s in streams if template.values[s] in carries_latent and tokens(s) > 0]
+    found = [s for s in streams if template.values[s] in carries_latent]
     if not found:
         raise NoBlocksError(
             template.path,
-            "no value that flows through the block carries the latent along exactly one dynamic axis",
-            "only transformers over one token axis [batch, tokens, channels] are captured",
+            "no value that flows through the block depends on the latent",
+            "the blocks of the list must pass the latent's tokens on to each other",
         )
-    return max(found, key=tokens)
+    return max(found, key=rows)

@@ -125,6 +125,8 @@ def verify(
         with torch.no_grad():
             run = run_full(captured, inputs)
         check_identity(captured, model, call, inputs, run)
+        if captured.gather is None:
+            continue
         embedding = embedding_of(captured, inputs, source)
         start, stop = latent_range(embedding)
         index = random_selection(stop - start, seed, embedding.latent.device)

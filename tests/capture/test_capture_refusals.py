@@ -1,0 +1,176 @@
+"""What cannot be proved is refused with site and reason, and the model still runs in full; the rest is an error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mccompile.capture import CapturedModel, CaptureError, capture, flat_inputs, run_full
+
+DIM = 8
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(DIM, 3 * DIM)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return x + self.attend(q, k, v)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class ByHand(Attention):
+    """Attention without the fused operator."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return (q @ k.transpose(1, 2)).softmax(-1) @ v
+
+
+class Causal(Attention):
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class Linear(Attention):
+    """Linear attention: sums over tokens."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return q.softmax(-1) @ (k.transpose(1, 2) @ v)
+
+
+class Pooled(Attention):
+    """Every token sees the mean of all."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return super().attend(q, k, v) + v.mean(1, keepdim=True)
+
+
+class Counting(Attention):
+    """Scales by the number of tokens."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return super().attend(q, k, v) * q.shape[1]
+
+
+class Shuffling(Attention):
+    """Reverses the tokens: no rule knows the operator."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return super().attend(q, k, v).flip(1)
+
+
+class Frames(Attention):
+    """Takes frames apart inside the block."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        frames = [t.unflatten(1, (-1, 2)) for t in (q, k, v)]
+        return F.scaled_dot_product_attention(*frames).flatten(1, 2)
+
+
+class Stack(nn.Module):
+    def __init__(self, block: type[Attention]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([block(), block()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x * 2
+
+
+def captured(block: type[Attention], *rank: int) -> tuple[Stack, CapturedModel]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Stack(block).eval().double()
+        calls = [{"x": torch.randn(1, *rank, n, DIM, dtype=torch.float64)} for n in (6, 10)]
+        return model, capture(model, *calls)
+
+
+def runs_in_full(model: nn.Module, found: CapturedModel, *shape: int) -> None:
+    call = {"x": torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))}
+    with torch.no_grad():
+        assert torch.equal(run_full(found, flat_inputs(found, call)).outputs[0], model(**call))
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        (ByHand, "softmax over the token axis"),
+        (Causal, "a causal attention without a mask operand"),
+        (Linear, "contracts the token axis"),
+        (Pooled, "reduces over the token axis"),
+        (Counting, "uses the number of tokens as data"),
+        (Shuffling, "no rule says what this operator does to the token axis (flip.default"),
+        (Frames, "splits or merges the token axis"),
+    ],
+    ids=lambda x: x.__name__ if isinstance(x, type) else "",
+)
+def test_unproved_blocks_are_refused_and_run_in_full(block: type[Attention], reason: str) -> None:
+    model, found = captured(block)
+    assert [kind.partial for kind in found.kinds] == [None]
+    assert found.gather is None
+    (refusal,) = [r for r in found.refusals if r.site != "grid"]
+    assert refusal.site.startswith("blocks.0")
+    assert reason in refusal.reason
+    runs_in_full(model, found, 1, 8, DIM)
+
+
+def test_the_plain_block_is_proved() -> None:
+    model, found = captured(Attention)
+    assert found.kinds[0].partial is not None
+    runs_in_full(model, found, 1, 8, DIM)
+
+
+class Planes(nn.Module):
+    """Keeps frames and places apart: [batch, frames, places, channels]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Attention(), Attention()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_streams_without_one_token_axis_are_refused() -> None:
+    model = Planes().eval().double()
+    calls = [{"x": torch.randn(1, f, n, DIM, dtype=torch.float64)} for f, n in ((4, 6), (5, 10))]
+    found = capture(model, *calls)
+    assert "has no single token axis" in found.refusals[0].reason
+    assert found.streams[0].token_axis is None
+    runs_in_full(model, found, 1, 3, 7, DIM)
+
+
+class Overwriting(Attention):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mul_(2))
+
+
+def test_a_forward_that_writes_into_its_argument_is_an_error() -> None:
+    with pytest.raises(CaptureError, match="MC0401") as caught:
+        captured(Overwriting)
+    assert "writes in place" in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "cause"),
+    [
+        ({"x": torch.zeros(1, 6, DIM)}, {"x": torch.zeros(1, 6, DIM)}, "no tensor changes its size"),
+        ({"x": torch.zeros(1, 6, DIM)}, {"x": torch.zeros(6, DIM)}, "[1, 6, 8] torch.float32 in the first call"),
+        ({"x": torch.zeros(1, 6, DIM)}, {"x": 3}, "Tensor against int"),
+        ({"y": 1}, {"y": 1}, "it has no argument 'y'"),
+        ({"x": torch.zeros(1, 6, DIM)}, {}, "the second "),
+    ],
+)
+def test_probes_that_do_not_fit_are_an_error(one: dict[str, object], two: dict[str, object], cause: str) -> None:
+    with pytest.raises(CaptureError, match="MC0402") as caught:
+        capture(Stack(Attention).eval(), one, two)
+    assert cause in caught.value.cause
