@@ -18,7 +18,7 @@ def block_causal(chunks: int, tokens: int) -> torch.Tensor:
     return chunk[None, :] <= chunk[:, None]
 
 
-@pytest.mark.parametrize("rows", [[0], [3, 4], [0, 1, 2, 3], [0, 5, 6, 11], list(range(12))])
+@pytest.mark.parametrize("rows", [[0, 0], [3, 4], [0, 1, 2, 3], [0, 5, 6, 11], list(range(12))])
 @pytest.mark.parametrize("groups", [2, 1])
 def test_equals_masked_attention_in_value_and_layout(rows: list[int], groups: int) -> None:
     torch.manual_seed(0)
