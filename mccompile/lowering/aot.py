@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +143,7 @@ def export_role(recording: Recording) -> tuple[ExportedProgram, Contract]:
     examples += [w.detach() for w in weights if isinstance(w, torch.Tensor)]
     shapes += [None] * len(weights)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _own_deprecations():
             program = torch.export.export(lifted.module, tuple(examples), dynamic_shapes=tuple(shapes), strict=False)
     except Exception as error:
         raise CannotCompile(f"torch.export: {type(error).__name__}: {_first_line(error)}") from error
@@ -152,11 +155,20 @@ def compile_program(program: ExportedProgram, path: Path) -> None:
     examples = program.example_inputs
     assert examples is not None
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _own_deprecations():
             files = torch._inductor.aot_compile(program.module(), examples[0], options=OPTIONS)
     except Exception as error:
         raise CannotCompile(f"AOTInductor: {type(error).__name__}: {_first_line(error)}") from error
     package_aoti(str(path), {"model": files})
+
+
+@contextlib.contextmanager
+def _own_deprecations() -> Iterator[None]:
+    """Silences what torch 2.13 says of its own modules while it compiles."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script", DeprecationWarning)
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)", FutureWarning)
+        yield
 
 
 def _is_opaque(node: fx.Node) -> bool:

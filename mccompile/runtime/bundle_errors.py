@@ -9,7 +9,7 @@ from pathlib import Path
 class BundleError(Exception):
     """Base: a code, then place, cause and remedy."""
 
-    code = "MC0810"
+    code = "MC0800"
 
     def __init__(self, message: str, help_text: str) -> None:
         super().__init__(f"error[{self.code}]: {message}\nhelp: {help_text}")

@@ -1,0 +1,157 @@
+"""A compiled package computes what its graph computes, writes its buffers, and takes no call that does not fit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mccompile.lowering.aot import CannotCompile, compile_program, export_role
+from mccompile.lowering.backend import CompiledRoles, Role, packaged
+from mccompile.lowering.graph_text import fingerprint
+from mccompile.lowering.package import Contract, evaluate_size
+from mccompile.lowering.package_errors import UnfitCall
+from tests.backend import toy
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Role:
+    """The toy role, compiled once."""
+    path = tmp_path_factory.mktemp("package") / "toy.pt2"
+    recording = toy.recording()
+    program, contract = export_role(recording)
+    compile_program(program, path)
+    return Role("toy", "package", "", recording.tensors, path, contract)
+
+
+@pytest.fixture
+def run(compiled: Role) -> Callable[..., tuple[object, ...]]:
+    return packaged(toy.module(), compiled)
+
+
+def test_it_computes_what_the_graph_computes_at_sizes_never_seen(run: Callable[..., tuple[object, ...]]) -> None:
+    reference = toy.module()
+    for n, length, count, groups in ((5, 11, 3, 1), (2, 40, 5, 2), (31, 32, 6, 3), (40, 40, 7, 1)):
+        here, there = toy.call(n, length, count, groups), toy.call(n, length, count, groups)
+        expected = reference(*there)
+        rows, total, number = run(*here)
+        weight = toy.module().inner.weight
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close((rows, total), expected[:2], rtol=1e-6, atol=1e-4)
+        assert number == expected[2] == count + n
+        torch.testing.assert_close(here[3], there[3], rtol=1e-6, atol=1e-4)
+
+
+def test_an_input_in_another_layout_is_brought_into_order(run: Callable[..., tuple[object, ...]]) -> None:
+    plain, turned = toy.call(6, 20, 3), list(toy.call(6, 20, 3))
+    turned[0] = turned[0].t().contiguous().t()  # type: ignore[attr-defined]
+    assert torch.equal(run(*plain)[0], run(*turned)[0])  # type: ignore[arg-type]
+
+
+BAD = {
+    "another dtype": (0, lambda x: x.double(), "float32"),
+    "another fixed size": (0, lambda x: x[:, :7], r"\[\w+, 8\]|\[6, 8\]"),
+    "another rank": (0, lambda x: x[None], "shape"),
+    "a number for a tensor": (0, lambda x: 3, "3"),
+    "another constant": (1, lambda x: 3, "2, but is 3"),
+    "a tensor for a constant": (1, lambda x: torch.tensor(2), "argument 1"),
+    "sizes that do not go together": (4, lambda x: x[:5], "size"),
+    "a buffer that is no buffer": (3, lambda x: torch.ones(8, 20).t(), "written in place"),
+    "another device": (4, lambda x: x.to("meta"), "meta"),
+}
+
+
+@pytest.mark.parametrize(("place", "change", "message"), BAD.values(), ids=BAD)
+def test_a_call_that_does_not_fit_is_refused(
+    run: Callable[..., tuple[object, ...]], place: int, change: Callable[[object], object], message: str
+) -> None:
+    arguments = list(toy.call(6, 20, 3))
+    arguments[place] = change(arguments[place])
+    with pytest.raises(UnfitCall, match=message) as caught:
+        run(*arguments)
+    assert caught.value.code == "MC0801"
+    assert f"argument {place}" in str(caught.value) or place == 4
+
+
+def test_one_row_is_refused_for_it_was_compiled_for_two_or_more(run: Callable[..., tuple[object, ...]]) -> None:
+    with pytest.raises(UnfitCall, match="2 to"):
+        run(*toy.call(1, 20, 3))
+
+
+def test_weights_that_do_not_fit_are_refused_at_once(compiled: Role) -> None:
+    other = toy.module()
+    other.inner.weight = torch.nn.Parameter(torch.zeros(8, 9))
+    with pytest.raises(UnfitCall, match=r"weight `inner.weight`"):
+        packaged(other, compiled)
+
+
+def test_a_new_process_runs_it(compiled: Role, tmp_path: Path) -> None:
+    program = """
+import sys, torch, pickle
+from pathlib import Path
+from mccompile.lowering.backend import Role, packaged
+from mccompile.runtime.records import read_record
+import json
+from mccompile.lowering.package import Contract
+from tests.backend import toy
+torch.set_num_threads(1)
+contract = read_record(Contract, json.loads(Path(sys.argv[2]).read_text()))
+role = Role("toy", "package", "", (True, True, False), Path(sys.argv[1]), contract)
+rows, total, number = packaged(toy.module(), role)(*toy.call(6, 20, 3))
+torch.save((rows, total), sys.argv[3])
+"""
+    import json
+
+    from mccompile.runtime.records import write_record
+
+    assert compiled.package is not None
+    (tmp_path / "contract.json").write_text(json.dumps(write_record(compiled.contract)))
+    out = tmp_path / "out.pt"
+    subprocess.run(
+        [sys.executable, "-c", program, str(compiled.package), str(tmp_path / "contract.json"), str(out)],
+        check=True, cwd=Path(__file__).parents[2], capture_output=True,
+    )  # fmt: skip
+    here = packaged(toy.module(), compiled)(*toy.call(6, 20, 3))
+    there = torch.load(out)
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=False))  # type: ignore[arg-type]
+
+
+def test_a_backend_hands_out_by_graph_and_says_what_it_does_not_know(compiled: Role) -> None:
+    module = toy.module()
+    backend = CompiledRoles({("toy", fingerprint(module)): compiled})
+    backend(module, "toy")
+    assert backend.refusals == ()
+    backend(module, "elsewhere")
+    assert [(r.site, "no call" in r.reason) for r in backend.refusals] == [("graph elsewhere", True)]
+    assert backend.compiled_count == 0
+
+
+def test_an_attribute_that_is_no_tensor_is_a_reason() -> None:
+    recording = toy.recording()
+    recording.module.inner.weight = None
+    with pytest.raises(CannotCompile, match=r"inner.weight"):
+        export_role(recording)
+
+
+def test_a_contract_names_what_may_vary(compiled: Role) -> None:
+    assert isinstance(compiled.contract, Contract)
+    inputs = dict(compiled.contract.inputs)
+    assert isinstance(inputs[0].sizes[0], str)
+    assert inputs[0].sizes[1] == 8
+    assert inputs[2].shape_only
+    assert [place for place, spec in inputs.items() if spec.written] == [3]
+    assert compiled.contract.constants == ((1, 2),)
+    assert [name for name, _ in compiled.contract.weights] == ["inner.weight"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("s0*s1", 12), ("2*s0 - 1", 5), ("(s0 + s1)//2", 3), ("s2", None), ("Max(2, s0)", None)]
+)
+def test_sizes_are_arithmetic_or_unknown(text: str, value: int | None) -> None:
+    assert evaluate_size(text, {"s0": 3, "s1": 4}) == value
