@@ -21,7 +21,7 @@ from torch import fx, nn
 
 from mccompile.capture.facts import Extent, ScalarFact, TensorFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
-from mccompile.capture.resize import SPLITS, Cutting, resized
+from mccompile.capture.resize import CATS, SPLITS, Cutting, resized
 from mccompile.capture.rows import Rows, any_video, has_video, key, video
 from mccompile.capture.rules.attention import mask_of
 from mccompile.capture.scope import Attention, Scope
@@ -240,7 +240,7 @@ def _segments(form: _Form, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node
         pieces[node] = cutting.split(node, form.built[form.scope.tensor(node)])
     elif node.target is operator.getitem and node.args[0] in pieces:
         form.built[node] = pieces[node.args[0]][node.args[1]]
-    elif node.target is aten.cat.default and cutting.joins_parts(node):
+    elif node.target in CATS and cutting.joins_parts(node):
         form.built[node] = cutting.cat(node, [form.built[a] for a in node.args[0]])
     else:
         return False

@@ -22,7 +22,7 @@ aten = torch.ops.aten
 Count: TypeAlias = Callable[[Rows], fx.Node | int]
 
 _SIZED = frozenset((aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default))
-SPLITS = frozenset(segment.SPLITS)
+SPLITS, CATS = frozenset(segment.SPLITS), frozenset(segment.CATS)
 
 
 def resized(scope: Scope, node: fx.Node, count: Count) -> tuple[object, ...] | None:

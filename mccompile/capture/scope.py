@@ -145,7 +145,7 @@ class Scope:
             return self._origins_of_piece(node, axis)
         operands = [o for o in node.all_input_nodes if isinstance(self.facts[o], TensorFact)]
         match node.target:
-            case aten.transpose.int:
+            case aten.transpose.int | aten.swapaxes.default | aten.swapdims.default:
                 first, second = (self.axis(node, i, rank) for i in (1, 2))
                 return [(operands[0], {first: second, second: first}.get(axis, axis))]
             case aten.permute.default:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mccompile.capture.rows import Labels, any_video, has_video
+from mccompile.capture.rows import Labels, Rows, any_video, has_video
 from mccompile.capture.scope import Rule, Scope
 
 aten = torch.ops.aten
+SOFTMAX = (aten.softmax.int, aten._softmax.default, aten.log_softmax.int)
 
 
 def linear(scope: Scope, node: fx.Node) -> Labels:
@@ -40,26 +41,58 @@ def group_norm(scope: Scope, node: fx.Node) -> Labels:
 
 
 def reduce(scope: Scope, node: fx.Node) -> Labels:
-    """mean, sum, amax ... over given axes."""
+    """mean, sum, amax, vector norm ... over given axes; all of them where none is given."""
     value = scope.tensor(node)
     rank = len(scope.shape(value))
-    given = node.args[1] if len(node.args) > 1 else None
+    at = 2 if node.target is aten.linalg_vector_norm.default else 1
+    given = node.args[at] if len(node.args) > at else node.kwargs.get("dim")
     listed = [given] if isinstance(given, int) else list(given or range(rank))
     axes = {int(a) % rank for a in listed}
-    keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+    keep = node.kwargs.get("keepdim", node.args[at + 1] if len(node.args) > at + 1 else False) is True
     labels = scope.of(value)
     if any(has_video(labels[a]) for a in axes):
         raise scope.refusal(node, "mixes tokens: reduces over the token axis")
     return tuple(rows for i, rows in enumerate(labels) if keep or i not in axes)
 
 
-def softmax(scope: Scope, node: fx.Node) -> Labels:
-    """Along one axis."""
-    value = scope.tensor(node)
-    labels = scope.of(value)
+def along(scope: Scope, node: fx.Node) -> Labels:
+    """softmax, cumsum, glu: along one axis, the last if none is given."""
+    labels = scope.of(scope.tensor(node))
     if has_video(labels[scope.axis(node, 1, len(labels), -1)]):
-        raise scope.refusal(node, "mixes tokens: softmax over the token axis; attention is followed only as one SDPA")
+        name = "softmax" if node.target in SOFTMAX else "runs"
+        raise scope.refusal(node, f"mixes tokens: {name} over the token axis; attention is followed only as one SDPA")
     return labels
+
+
+def einsum(scope: Scope, node: fx.Node) -> Labels:
+    """A token axis may be any letter that the result keeps."""
+    equation, operands = node.args[0], node.args[1]
+    assert isinstance(equation, str)
+    assert isinstance(operands, list | tuple)
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    if not arrow or "." in equation:
+        raise scope.refusal(node, "an einsum without `->` or with `...`")
+    rows: dict[str, Rows] = {}
+    for letters, operand in zip(left.split(","), operands, strict=True):
+        assert isinstance(operand, fx.Node)
+        for letter, own in zip(letters, scope.of(operand), strict=True):
+            if own is not None and rows.setdefault(letter, own) != own:
+                raise scope.refusal(node, "token axes of different rows meet")
+    for letters, operand in zip(left.split(","), operands, strict=True):
+        for axis, letter in enumerate(letters):
+            if letter in rows and isinstance(operand, fx.Node) and scope.of(operand)[axis] is None:
+                raise scope.demanded(node, operand, axis, rows[letter])
+    if set(rows) - set(result):
+        raise scope.refusal(node, "mixes tokens: contracts the token axis")
+    return tuple(rows.get(letter) for letter in result)
+
+
+def addmm(scope: Scope, node: fx.Node) -> Labels:
+    """bias + [n, k] @ [k, m]."""
+    bias, left, right = (scope.tensor(node, i) for i in range(3))
+    if any_video(scope.of(bias)) or any_video(scope.of(right)) or has_video(scope.of(left)[1]):
+        raise scope.refusal(node, "mixes tokens: contracts the token axis")
+    return (scope.of(left)[0], None)
 
 
 def matmul(scope: Scope, node: fx.Node) -> Labels:
@@ -89,15 +122,19 @@ def convolution(scope: Scope, node: fx.Node) -> Labels:
     raise scope.refusal(node, "mixes tokens: a convolution over the token axis")
 
 
+REDUCTIONS = (
+    *(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.logsumexp.default),
+    *(aten.mean.default, aten.sum.default, aten.linalg_vector_norm.default),
+)
 RULES: dict[object, Rule] = {
     aten.linear.default: linear,
     aten.layer_norm.default: normalise,
     aten.rms_norm.default: normalise,
     aten.group_norm.default: group_norm,
-    **dict.fromkeys(
-        (aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.var.correction), reduce
-    ),
-    **dict.fromkeys((aten.softmax.int, aten._softmax.default), softmax),
+    **dict.fromkeys(REDUCTIONS, reduce),
+    **dict.fromkeys((*SOFTMAX, aten.cumsum.default, aten.glu.default), along),
+    aten.einsum.default: einsum,
+    aten.addmm.default: addmm,
     **dict.fromkeys((aten.matmul.default, aten.bmm.default, aten.mm.default), matmul),
     aten.embedding.default: embedding,
     **dict.fromkeys(

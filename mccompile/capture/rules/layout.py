@@ -26,6 +26,18 @@ def transpose(scope: Scope, node: fx.Node) -> Labels:
     return tuple(labels)
 
 
+def movedim(scope: Scope, node: fx.Node) -> Labels:
+    labels = list(scope.of(scope.tensor(node)))
+    source, target = (scope.axis(node, i, len(labels)) for i in (1, 2))
+    labels.insert(target, labels.pop(source))
+    return tuple(labels)
+
+
+def matrix_transpose(scope: Scope, node: fx.Node) -> Labels:
+    *front, rows, columns = scope.of(scope.tensor(node))
+    return (*front, columns, rows)
+
+
 def unsqueeze(scope: Scope, node: fx.Node) -> Labels:
     labels = list(scope.of(scope.tensor(node)))
     labels.insert(scope.axis(node, 1, len(labels) + 1), None)
@@ -55,6 +67,14 @@ def unbind(scope: Scope, node: fx.Node) -> list[Labels]:
     if has_video(labels[axis]):
         raise scope.refusal(node, "takes the tokens apart")
     return [labels[:axis] + labels[axis + 1 :]] * scope.shape(value)[axis][0]
+
+
+def pick(scope: Scope, node: fx.Node) -> Labels:
+    """narrow, index_select: keeps some rows of an axis that is not the token axis."""
+    labels = scope.of(scope.tensor(node))
+    if has_video(labels[scope.axis(node, 1, len(labels))]):
+        raise scope.refusal(node, "picks some of the tokens")
+    return labels
 
 
 def expand(scope: Scope, node: fx.Node) -> Labels:
@@ -131,12 +151,15 @@ RESHAPES = (
 )
 RULES: dict[object, Rule] = {
     aten.permute.default: permute,
-    aten.transpose.int: transpose,
+    **dict.fromkeys((aten.transpose.int, aten.swapaxes.default, aten.swapdims.default), transpose),
+    aten.movedim.int: movedim,
+    aten.mT.default: matrix_transpose,
+    **dict.fromkeys((aten.narrow.default, aten.index_select.default), pick),
     aten.unsqueeze.default: unsqueeze,
     **dict.fromkeys((aten.squeeze.dim, aten.squeeze.default), squeeze),
     aten.select.int: select,
     aten.unbind.int: unbind,
-    **dict.fromkeys((aten.expand.default, aten.repeat.default, aten.expand_as.default), expand),
+    **dict.fromkeys((aten.expand.default, aten.repeat.default, aten.tile.default), expand),
     aten.repeat_interleave.self_int: repeat_interleave,
     aten.stack.default: stack,
     **dict.fromkeys(RESHAPES, reshape),

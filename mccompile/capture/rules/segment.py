@@ -108,9 +108,10 @@ def pad(scope: Scope, node: fx.Node) -> Labels:
 
 
 SPLITS = (aten.split_with_sizes.default, aten.split.Tensor, aten.split.sizes, aten.chunk.default)
+CATS = (aten.cat.default, aten.concat.default, aten.concatenate.default)
 RULES: dict[object, Rule] = {
     aten.slice.Tensor: slice_,
-    aten.cat.default: cat,
+    **dict.fromkeys(CATS, cat),
     **dict.fromkeys(SPLITS, split),
     **dict.fromkeys((aten.pad.default, aten.constant_pad_nd.default), pad),
 }
