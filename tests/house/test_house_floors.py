@@ -20,7 +20,7 @@ def upward(known: dict[str, Module]) -> list[str]:
     return [
         f"{module.place}:{found.line}: {standing(module.name)} imports {found.target}"
         for module in known.values()
-        for found in imports(module, known)
+        for found in imports(module)
         if found.target.split(".")[0] == "mccompile"
         and height.get(standing(module.name), 0) < height.get(standing(found.target), 0)
     ]
@@ -30,7 +30,7 @@ def cycles(known: dict[str, Module]) -> list[list[str]]:
     """Groups of modules that import each other when they are loaded."""
     graph = nx.DiGraph()
     for module in known.values():
-        for found in imports(module, known):
+        for found in imports(module):
             if not found.deferred and not found.typing and found.target in known:
                 graph.add_edge(module.name, found.target)
     return [sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1]
@@ -80,7 +80,7 @@ def test_below_the_line_only_the_declared_libraries(part: str) -> None:
         f"{module.place}:{found.line}: {found.target}"
         for module in modules().values()
         if standing(module.name) == part
-        for found in imports(module, modules())
+        for found in imports(module)
         if found.target.split(".")[0] not in allowed
     ]
     assert wrong == []
@@ -101,6 +101,6 @@ def test_every_library_is_a_declared_dependency() -> None:
     declared = {line.replace("-", "_").split(">")[0].split("=")[0].strip() for line in project["dependencies"]}
     named = {"PIL": "pillow", "bs4": "beautifulsoup4"}
     optional = {"zstandard"}
-    used = {found.target.split(".")[0] for module in modules().values() for found in imports(module, modules())}
+    used = {found.target.split(".")[0] for module in modules().values() for found in imports(module)}
     libraries = {named.get(name, name) for name in used - sys.stdlib_module_names - {"mccompile"}}
     assert sorted(libraries - declared - optional) == []

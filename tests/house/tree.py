@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,13 +65,19 @@ def read(name: str, path: Path, text: str | None = None) -> Module:
     return Module(name, path, source, ast.parse(source, filename=str(path)))
 
 
-def imports(module: Module, known: dict[str, Module]) -> tuple[Import, ...]:
-    """What a module imports, `from package import module` resolved to the module where `known` has it."""
-    return tuple(_imports(module, known, module.tree, deferred=False, typing=False))
+def imports(module: Module) -> tuple[Import, ...]:
+    """What a module imports, `from package import module` resolved to the module where the package has it."""
+    return _imports_at(module.name, module.path, module.text)
+
+
+@cache
+def _imports_at(name: str, path: Path, text: str) -> tuple[Import, ...]:
+    module = read(name, path, text)
+    return tuple(_imports(module, modules().keys(), module.tree, deferred=False, typing=False))
 
 
 def _imports(
-    module: Module, known: dict[str, Module], node: ast.AST, *, deferred: bool, typing: bool
+    module: Module, known: Collection[str], node: ast.AST, *, deferred: bool, typing: bool
 ) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         inside = deferred or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
