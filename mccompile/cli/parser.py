@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from mccompile import __version__
-from mccompile.cli import check, fmt, generate, policies, replay
+from mccompile.cli import check, explain, fmt, generate, models, policies, replay
 
-VERBS = (check, fmt, generate, policies, replay)
+VERBS = (check, fmt, explain, policies, models, generate, replay)
 
 
 def build_parser() -> argparse.ArgumentParser:

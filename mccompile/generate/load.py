@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import scan_cache_dir, snapshot_download
+from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
 from transformers.utils import logging as transformers_logging
 
 from mccompile.generate.errors import OptionRefused, UnknownModel
@@ -65,6 +65,22 @@ def find_folder(name: str) -> Path:
         except (LocalEntryNotFoundError, ValueError):
             raise UnknownModel(name, "neither a folder nor in the local Hugging Face cache") from None
     raise UnknownModel(name, "there is no such folder")
+
+
+def cached_pipelines() -> tuple[str, ...]:
+    """Repositories in the local Hugging Face cache that hold a pipeline, sorted."""
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return ()
+    index = "model_index.json"
+    return tuple(
+        sorted(
+            repo.repo_id
+            for repo in cache.repos
+            if repo.repo_type == "model" and any(f.file_name == index for r in repo.revisions for f in r.files)
+        )
+    )
 
 
 def load_pipeline(folder: Path, place: Place) -> DiffusionPipeline:

@@ -1,0 +1,112 @@
+"""`mccompile explain`: what a policy does, in words and as a plan of its steps; or the page of an error code."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+from mccompile.cli.failures import SETUP_FAILED
+from mccompile.cli.options import POLICY_HELP, add_parameters, positive
+from mccompile.cli.terminal import say
+from mccompile.cli.words import describe
+from mccompile.language.fmt import format_policy
+from mccompile.language.load import find_policy, load_checked
+from mccompile.language.pages import UnknownCode, explain_code
+from mccompile.language.parse import parse
+from mccompile.policy import ir
+from mccompile.policy.bind import bind
+from mccompile.policy.from_checked import to_ir
+from mccompile.policy.phases import Grid
+from mccompile.policy.planner import Plan, plan, show_plan
+from mccompile.policy.text import show
+
+DEFAULT_STEPS = 50
+FLOW_SHIFT = 5.0  # of the grid without a model: flow matching as SkyReels-V2 and Wan use it
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("explain", help="explain a policy or an error code", description=__doc__)
+    parser.add_argument("subject", metavar="POLICY|CODE", help=f"{POLICY_HELP}; or a code such as MC0203")
+    parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph"), help="print this stage only")
+    parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
+    parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the plan; default: {DEFAULT_STEPS}")
+    add_parameters(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """A code's page, one stage, or everything about a policy that words can say."""
+    if re.fullmatch(r"(?i)mc\d{4}", arguments.subject):
+        return _explain_code(arguments.subject)
+    checked = load_checked(arguments.subject)
+    policy = to_ir(checked)
+    parameters = dict(arguments.parameters)
+    bind(policy, parameters)
+    match arguments.stage:
+        case "ast":
+            sys.stdout.write(format_policy(parse(find_policy(arguments.subject))))
+        case "ir":
+            sys.stdout.write(show(policy))
+        case "plan":
+            sys.stdout.write(show_plan(_plan(arguments, policy)))
+        case "graph":
+            from mccompile.lowering.emit import emit
+
+            sys.stdout.write(emit(_compiled(arguments, policy)[0].runner.lowered))
+        case _:
+            comments = parse(find_policy(arguments.subject)).comments
+            for line in describe(checked, policy, [c.text for c in comments if not c.trailing]):
+                say(line)
+            say("\nPlan")
+            sys.stdout.write(show_plan(_plan(arguments, policy)))
+    return 0
+
+
+def _explain_code(code: str) -> int:
+    try:
+        sys.stdout.write(explain_code(code))
+    except UnknownCode as error:
+        sys.stderr.write(f"{error}\n")
+        return SETUP_FAILED
+    return 0
+
+
+def flow_grid(steps: int) -> Grid:
+    """Flow matching's grid of timesteps and sigmas, shifted, from noise to data."""
+    even = [1 - i * (1 - 1 / 1000) / steps for i in range(steps)]
+    sigmas = tuple(FLOW_SHIFT * s / (1 + (FLOW_SHIFT - 1) * s) for s in even)
+    return Grid(steps, tuple(1000 * s for s in sigmas), sigmas)
+
+
+def _steps(arguments: argparse.Namespace, policy: ir.PolicyIR) -> int:
+    """As asked; else as many as a step mask covers; else the default."""
+    masks = [len(p.rule.compute) for p in policy.phases if isinstance(p.rule, ir.StepMask)]
+    return int(arguments.steps or min(masks, default=DEFAULT_STEPS))
+
+
+def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
+    """The plan on the model's own grid and values; without a model, what the clock alone settles."""
+    bound = bind(policy, dict(arguments.parameters))
+    steps = _steps(arguments, policy)
+    if arguments.model is None:
+        return plan(bound, flow_grid(steps), {}, frozenset())
+    from mccompile.generate.clocks import grid_of
+    from mccompile.runtime.planning import make_plan
+
+    compiled, inputs, pipe = _compiled(arguments, policy)
+    pipe.scheduler.set_timesteps(steps)
+    return make_plan(compiled.runner.lowered, bound, grid_of(pipe.scheduler), inputs, True)
+
+
+def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]
+    """The policy on the model, nothing compiled; one recorded call; the pipeline."""
+    from mccompile import api
+    from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+
+    pipe = load_pipeline(find_folder(arguments.model or EMBEDDED), Place.of("cpu", None, False))
+    captured = api.prepare(pipe)
+    compiled = api.compile(pipe, policy, backend="eager", captured=captured, **dict(arguments.parameters))
+    compiled.undo()
+    return compiled, captured.calls[0], pipe

@@ -1,0 +1,173 @@
+"""A lowered model as readable Python: every graph that can run, block kinds once, rendered with Jinja2.
+
+The text is for reading and for reports; it also runs: each function computes what its graph computes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import jinja2
+import torch
+from torch import fx
+from torch.fx.node import _get_qualified_name
+
+from mccompile.lowering.types import LoweredModel, Segment
+
+_INFIX: dict[Callable[..., object], str] = {
+    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//",
+    operator.mod: "%", operator.pow: "**", operator.lt: "<", operator.le: "<=", operator.gt: ">",
+    operator.ge: ">=", operator.eq: "==", operator.ne: "!=", operator.and_: "&", operator.or_: "|",
+}  # fmt: skip
+_PREFIX: dict[Callable[..., object], str] = {operator.invert: "~", operator.neg: "-"}
+_INLINE = 48  # longest text of a value, used once, that is written where it is used
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One graph: its name, what it is, its parameters, and its lines."""
+
+    name: str
+    about: str
+    parameters: tuple[str, ...]
+    weights: bool  # whether it reads tensors of the captured module, by name
+    lines: tuple[str, ...]
+    result: str
+
+
+def emit(lowered: LoweredModel) -> str:
+    """The Python text of all graphs of `lowered`; the same text for the same lowering."""
+    return _template().render(
+        policy=lowered.policy.name,
+        model=lowered.captured.model_class,
+        segments=[_segment(s) for s in lowered.segments],
+        sites=[(b.index, b.path, b.kind) for b in lowered.captured.blocks],
+        located=[f"{name}: {where.value} ({where.layout})" for name, where in lowered.located.items()],
+        static=sorted(lowered.static),
+        refusals=[f"{r.site}: {r.reason}" for r in lowered.refusals],
+        functions=list(functions(lowered)),
+    )
+
+
+def functions(lowered: LoweredModel) -> Iterator[Function]:
+    """Every graph of the lowered model, in the order in which a call meets them."""
+    captured = lowered.captured
+    values = ", ".join((*captured.entry, *(p.name for p in captured.shared)))
+    yield function("prelude", f"User inputs to {values}.", captured.prelude)
+    if lowered.rows is not None:
+        about = "Rows of the shared values that a selection of tokens needs."
+        yield function("gather", about, lowered.rows.gather.module)
+    if lowered.modulated is not None:
+        yield function("modulated", "The input of the first attention of block 0.", lowered.modulated.module)
+    if lowered.decide is not None:
+        outputs = ", ".join(lowered.decide.outputs)
+        host = ", ".join(lowered.decide.host)
+        about = f"Which tokens are computed. host [B, K, G]: {host}. Returns {outputs}."
+        yield function("decide", about, lowered.decide.module)
+    for number, plain in enumerate(lowered.plain):
+        yield function(f"block{number}_plain", "A block on all rows.", plain.module)
+    for number, partial in enumerate(lowered.rows.partial if lowered.rows is not None else ()):
+        about = "A block on selected rows: their keys and values are written into the buffers, all are attended to."
+        yield function(f"block{number}_partial", about, partial.module)
+    if lowered.observe is not None:
+        about = f"Late signals, from the region's output: {', '.join(lowered.observe.signals)}."
+        yield function("observe", about, lowered.observe.module)
+    yield function("postlude", "Streams to the model's outputs.", captured.postlude)
+
+
+def function(name: str, about: str, module: fx.GraphModule) -> Function:
+    """One graph as a function of its placeholders (and of `weights`, the tensors that it owns, by name)."""
+    nodes = list(module.graph.nodes)
+    pure = not any(_mutates(n) for n in nodes)
+    written: dict[fx.Node, str] = {}
+    lines, result = [], "()"
+    for node in nodes:
+        if node.op == "placeholder":
+            written[node] = node.name
+        elif node.op == "output":
+            result = _text(node.args[0], written)
+        else:
+            text = _expression(node, written)
+            if node.op == "get_attr" or (pure and len(node.users) == 1 and len(text) <= _INLINE):
+                written[node] = text
+                continue
+            written[node] = node.name
+            lines.append(f"{node.name} = {text}" if node.users else text)
+    parameters = tuple(n.name for n in nodes if n.op == "placeholder")
+    return Function(name, about, parameters, any(n.op == "get_attr" for n in nodes), tuple(lines), result)
+
+
+def _expression(node: fx.Node, written: dict[fx.Node, str]) -> str:
+    arguments = [_text(a, written) for a in node.args]
+    named = [f"{k}={_text(v, written)}" for k, v in node.kwargs.items()]
+    match node.op, node.target:
+        case "get_attr", str(name):
+            return f'weights["{name}"]'
+        case "call_method", str(name):
+            return f"{_operand(arguments[0])}.{name}({', '.join([*arguments[1:], *named])})"
+        case "call_function", operator.getitem:
+            place = node.args[1]
+            inner = ", ".join(_text(p, written) for p in place) if isinstance(place, tuple) else arguments[1]
+            return f"{_operand(arguments[0])}[{inner}]"
+        case "call_function", sign if sign in _INFIX and len(arguments) == 2:
+            return f"{_operand(arguments[0])} {_INFIX[sign]} {_operand(arguments[1])}"
+        case "call_function", sign if sign in _PREFIX:
+            return f"{_PREFIX[sign]}{_operand(arguments[0])}"
+        case _, target:
+            called = target if isinstance(target, str) else _get_qualified_name(target)
+            return f"{_short(called)}({', '.join([*arguments, *named])})"
+
+
+def _operand(text: str) -> str:
+    """`text` where an operator follows or precedes it."""
+    return text if re.fullmatch(r"[\w.]+(\[[^\[\]]*\])?(\.\w+\([^()]*\))*", text) else f"({text})"
+
+
+def _short(name: str) -> str:
+    return re.sub(r"^torch\.ops\.aten\b", "aten", name).removesuffix(".default").replace("_operator.", "operator.")
+
+
+def _text(value: object, written: dict[fx.Node, str]) -> str:
+    match value:
+        case fx.Node():
+            return written[value]
+        case tuple():
+            return f"({', '.join(_text(v, written) for v in value)}{',' if len(value) == 1 else ''})"
+        case list():
+            return f"[{', '.join(_text(v, written) for v in value)}]"
+        case slice():
+            ends = ["" if v is None else _text(v, written) for v in (value.start, value.stop)]
+            return ":".join([*ends, *([] if value.step is None else [_text(value.step, written)])])
+        case float() if not math.isfinite(value):
+            return f'float("{value}")'
+        case torch.device():
+            return f'torch.device("{value}")'
+        case _:
+            return repr(value)
+
+
+def _mutates(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def _segment(segment: Segment) -> str:
+    rule = "always computed" if segment.keep is None else f"decided by the policy, keep {segment.keep}"
+    return f"blocks {segment.first}..{segment.last}: {rule}"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mccompile.lowering", "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("lowered.py.jinja")
