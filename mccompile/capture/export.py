@@ -22,7 +22,7 @@ class Exported:
     probe: tuple[object, ...]
     second: tuple[object, ...]
     dynamic: tuple[bool, ...]  # tensors, and ints that differ
-    source: str  # the first tensor of forward's signature with a dynamic axis: the latent
+    source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
 
 
 def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
@@ -91,7 +91,8 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
         )
     module = _export(model, first_call, pytree.tree_unflatten(shapes, spec))
     placeholders = [n.name for n in module.graph.nodes if n.op == "placeholder"]
-    source = next(n for n, s in zip(placeholders, shapes, strict=True) if isinstance(s, dict))
+    axes = [len(s) if isinstance(s, dict) else 0 for s in shapes]
+    source = placeholders[axes.index(max(axes))]
     dynamic = tuple(isinstance(x, torch.Tensor) or s is not None for x, s in zip(flat, shapes, strict=True))
     return Exported(module, tuple(flat), tuple(other), dynamic, source)
 

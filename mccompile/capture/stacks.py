@@ -1,7 +1,7 @@
 """Finds the transformer blocks of a graph and gives every node to a part: prelude, one block, or postlude.
 
-A block list is an outermost `name.<int>` of the module stack whose children are of one class, touch the data of
-the latent and lead to the output. What lies between two blocks belongs to the following block; what only the
+A block list is an outermost `name.<int>` of the module stack that touches the data of the latent and whose
+children are of one class or attend. What lies between two blocks belongs to the following block; what only the
 output needs belongs to the postlude; the rest, which depends on no block, is the prelude.
 """
 
@@ -68,7 +68,8 @@ def _block_lists(graph: fx.Graph, facts: Facts, depends: dict[fx.Node, frozenset
             touches.add(path)
         if node.target is _SDPA:
             attends.add(path)
-    return [p for p in classes if p in touches and len(classes[p]) == 1 and (len(children[p]) > 1 or p in attends)]
+    alike = {p for p in classes if len(classes[p]) == 1 and len(children[p]) > 1}
+    return [p for p in classes if p in touches and p in alike | attends]
 
 
 def _core(graph: fx.Graph, facts: Facts, lists: list[str]) -> dict[fx.Node, str]:
@@ -90,8 +91,8 @@ def partition(
     if not lists:
         raise NoBlocksError(
             "the model's module lists",
-            f"no nn.ModuleList of equal children works on the data of `{source}`",
-            "give the model its blocks as an nn.ModuleList of one class",
+            f"no nn.ModuleList of like children, or with attention, works on the data of `{source}`",
+            "give the model its blocks as an nn.ModuleList",
         )
     core = _core(graph, facts, lists)
     paths = tuple(dict.fromkeys(core.values()))

@@ -174,3 +174,41 @@ def test_probes_that_do_not_fit_are_an_error(one: dict[str, object], two: dict[s
     with pytest.raises(CaptureError, match="MC0402") as caught:
         capture(Stack(Attention).eval(), one, two)
     assert cause in caught.value.cause
+
+
+class Gated(Attention):
+    """Another class of block, which takes the time of every frame as well."""
+
+    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * time.repeat_interleave(x.shape[1] // time.shape[1], 1)[..., None]
+
+
+class Alternating(nn.Module):
+    """Time in front of the latent; frames of two tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Attention(), Gated(), Attention(), Gated()])
+
+    def forward(self, time: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(1, 2)
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, time) if i % 2 else block(tokens)
+        return tokens.view(x.shape)
+
+
+def test_blocks_of_two_classes_are_two_kinds() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Alternating().eval().double()
+        calls = [
+            {"time": torch.rand(1, f, dtype=torch.float64), "x": torch.randn(1, f, n, DIM, dtype=torch.float64)}
+            for f, n in ((4, 6), (5, 10))
+        ]
+        found = capture(model, *calls)
+    assert [site.kind for site in found.blocks] == [0, 1, 0, 1]
+    assert found.kinds[0].partial is not None
+    assert found.kinds[1].partial is None  # the repetition inside the block knows the number of tokens
+    with torch.no_grad():
+        for call in calls:
+            assert torch.equal(run_full(found, flat_inputs(found, call)).outputs[0], model(**call))
