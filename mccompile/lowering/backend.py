@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,7 +25,7 @@ from mccompile.lowering.graph_text import attribute, fingerprint
 from mccompile.lowering.isa import host_isa
 from mccompile.lowering.jit import compile_in_place
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
-from mccompile.lowering.package import Contract, Package
+from mccompile.lowering.package import Contract, Package, PackageFolder
 from mccompile.lowering.pool import Pool
 from mccompile.lowering.record import Key, Recorder, Recording, Value
 from mccompile.lowering.types import LoweredModel
@@ -65,7 +64,7 @@ class CompiledRoles:
     compiled_count: int = 0
     unknown: list[str] = field(default_factory=list)
     _jit: Mapping[str, Call] = field(default_factory=dict)  # by fingerprint
-    _folder: tempfile.TemporaryDirectory[str] | None = None  # keeps the packages until the backend is dropped
+    _folder: PackageFolder | None = None  # the packages' files, until the backend is dropped
 
     def __call__(self, module: fx.GraphModule, role: str) -> Call:
         key = (role, fingerprint(module))
@@ -118,8 +117,8 @@ def inductor(
         if reason:
             roles[key] = Role(recording.role, "eager", reason, recording.tensors)
             del todo[key]
-    folder = tempfile.TemporaryDirectory(prefix="mccompile-", ignore_cleanup_errors=True)
-    made = _Build(Path(folder.name), _distinct(todo.values()), progress or _silent)
+    folder = PackageFolder()
+    made = _Build(folder.path, _distinct(todo.values()), progress or _silent)
     if made.todo:
         host_isa()
         made.run(min(len(made.todo), os.cpu_count() or 1) if workers is None else workers)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ast
 import operator
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +50,14 @@ class Contract:
     constants: tuple[tuple[int, Scalar], ...]
     weights: tuple[tuple[str, TensorInput], ...]
     ranges: tuple[tuple[str, int, int], ...]
+
+
+class PackageFolder:
+    """A temporary folder that goes when it is dropped, at the latest with the process."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="mccompile-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class Package:

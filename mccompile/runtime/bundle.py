@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch import nn
 from mccompile.lowering.backend import CompiledRoles, Form, Role
 from mccompile.lowering.graph_text import Json, UnwritableGraph
 from mccompile.lowering.lower import lower
-from mccompile.lowering.package import Contract
+from mccompile.lowering.package import Contract, PackageFolder
 from mccompile.policy.bind import bind
 from mccompile.policy.text import read, show
 from mccompile.runtime.archive import read_archive, write_archive
@@ -91,12 +90,12 @@ class Bundle:
         return compiled
 
     def _backend(self) -> CompiledRoles:
-        folder = tempfile.TemporaryDirectory(prefix="mccompile-", ignore_cleanup_errors=True)
+        folder = PackageFolder()
         roles = {}
         for stored in self.roles:
             package = None
             if stored.package:
-                package = Path(folder.name) / stored.package
+                package = folder.path / stored.package
                 package.write_bytes(self.entries[stored.package])
             roles[stored.role, stored.graph] = Role(
                 stored.role, stored.form, stored.reason, stored.tensors, package, stored.contract

@@ -1,0 +1,103 @@
+"""The file of a bundle: whole or refused, whatever happens to its bytes."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mccompile.runtime import archive
+from mccompile.runtime.archive import MANIFEST, SEAL, read_archive, write_archive
+from mccompile.runtime.bundle_errors import AlteredBundle, BundleError, NewerBundle, UnreadableBundle
+
+ENTRIES = {"captured.json": b'{"a": 1}', "0.pt2": bytes(range(256)) * 4}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "some" / "motion.mcc"
+    write_archive(path, {"policy": "text"}, ENTRIES)
+    return path
+
+
+def rewritten(path: Path, changes: dict[str, bytes | None]) -> Path:
+    with zipfile.ZipFile(path) as old:
+        data = {n: old.read(n) for n in old.namelist()} | changes
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in data.items():
+            if content is not None:
+                new.writestr(name, content)
+    return path
+
+
+def test_what_is_written_is_read(bundle: Path) -> None:
+    manifest, entries = read_archive(bundle)
+    assert manifest["policy"] == "text"
+    assert entries == ENTRIES
+    assert [p.name for p in bundle.parent.iterdir()] == [bundle.name]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
+def test_a_file_that_was_cut_off_is_refused(bundle: Path, share: float) -> None:
+    data = bundle.read_bytes()
+    bundle.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UnreadableBundle) as caught:
+        read_archive(bundle)
+    assert caught.value.code == "MC0811"
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableBundle, match="no such file"):
+        read_archive(tmp_path / "missing.mcc")
+    with pytest.raises(UnreadableBundle):
+        read_archive(tmp_path)
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        other.writestr("a", "b")
+    with pytest.raises(UnreadableBundle, match=r"without manifest\.json"):
+        read_archive(tmp_path / "other.zip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"0.pt2": b"other"}, r"`0\.pt2` in .* is not what was written"),
+        ({"0.pt2": None}, r"`0\.pt2` in .* is missing"),
+        ({"1.pt2": b"more"}, r"`1\.pt2` in .* was added afterwards"),
+        ({MANIFEST: b"{}"}, r"`manifest\.json` in .* is not what was written"),
+        ({SEAL: b"0"}, r"`manifest\.json` in .* is not what was written"),
+    ],
+)
+def test_an_altered_part_is_named(bundle: Path, changes: dict[str, bytes | None], message: str) -> None:
+    with pytest.raises(AlteredBundle, match=message) as caught:
+        read_archive(rewritten(bundle, changes))
+    assert caught.value.code == "MC0812"
+
+
+def test_a_newer_format_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(archive, "FORMAT", archive.FORMAT + 1)
+        write_archive(bundle, {}, ENTRIES)
+    with pytest.raises(NewerBundle, match=f"format {archive.FORMAT + 1}") as caught:
+        read_archive(bundle)
+    assert caught.value.code == "MC0813"
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_byte_can_change_unseen(bundle: Path, data: st.DataObject) -> None:
+    """A changed byte is an error of ours, or one that zip readers ignore: then all that is read is as it was."""
+    whole = bundle.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    value = data.draw(st.integers(0, 255))
+    changed = bundle.with_suffix(".changed")
+    changed.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+    try:
+        manifest, entries = read_archive(changed)
+    except BundleError:
+        return
+    assert entries == ENTRIES
+    assert manifest == json.loads(json.dumps(manifest)) == read_archive(bundle)[0]
