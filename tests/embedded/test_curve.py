@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mccompile.models.embedded.curve import HEIGHT, WIDTH, draw, read_losses
 
 
