@@ -214,6 +214,13 @@ def test_interruption_stops_after_the_call(pipe: MagiPipeline) -> None:
     assert seen == [0, 1, 2, 3]
     assert result.frames.shape[2] == 2  # the one chunk that was done
 
+    def at_once(p: MagiPipeline, index: int, times: Tensor, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        p._interrupt = True
+        return {}
+
+    with pytest.raises(MagiInputError, match="interrupted"):
+        pipe(PROMPT, num_frames=16, callback_on_step_end=at_once, output_type="latent", **SIZE)
+
 
 def test_the_integration_step_and_the_schedule_are_open(pipe: MagiPipeline) -> None:
     """What a cache policy takes over: which call it is, and how a chunk moves."""

@@ -316,6 +316,8 @@ class MagiPipeline(DiffusionPipeline):
         return x
 
     def _finish(self, finished: list[Tensor], output_type: OutputType) -> object:
+        if not finished:
+            raise MagiInputError("callback_on_step_end", "interrupted before a chunk was done", "let one chunk finish")
         if output_type == "latent":
             return torch.cat(finished, dim=2)
         video = torch.cat([self.decode_latents(chunk).cpu() for chunk in finished], dim=2)

@@ -10,6 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -188,6 +189,7 @@ class AutoencoderKLMagi(ModelMixin, ConfigMixin):
     def disable_tiling(self) -> None:
         self.tiling = None
 
+    @apply_forward_hook
     def posterior(self, video: Tensor) -> DiagonalGaussianDistribution:
         """[B, 3, F, H, W] in -1..1. One frame is an image: it is repeated, and gives one latent frame."""
         moments = self._moments(video) if self.tiling is None else encode_tiles(self._moments, video, self.tiling)
@@ -205,6 +207,7 @@ class AutoencoderKLMagi(ModelMixin, ConfigMixin):
             return self.encoder(video.expand(-1, -1, self.temporal_factor, -1, -1))
         return self.encoder(video)
 
+    @apply_forward_hook
     def video(self, latent: Tensor) -> Tensor:
         """[B, z, t, h, w] -> [B, 3, 4 t, 8 h, 8 w], about -1..1, not clamped."""
         return self.decoder(latent) if self.tiling is None else decode_tiles(self.decoder, latent, self.tiling)
