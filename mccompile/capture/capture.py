@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import networkx as nx
-from torch import nn
+from torch import fx, nn
 
 from mccompile.capture.assemble import Parts, assemble
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
@@ -13,6 +13,7 @@ from mccompile.capture.errors import ExportError
 from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
 from mccompile.capture.grid import with_grid
+from mccompile.capture.inline import inline_contexts
 from mccompile.capture.kinds import group
 from mccompile.capture.normalise import drop_checks, normalise
 from mccompile.capture.run import flat_inputs
@@ -30,6 +31,8 @@ def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, 
     Raises CaptureError (MC04xx); what cannot be proved about rows is a Refusal of the result, never an error.
     """
     exported = export_model(model, probe, second)
+    drop_checks(exported.module)
+    inline_contexts(exported.module)
     drop_checks(exported.module)
     facts = measure(exported.module, exported.probe, exported.second)
     normalise(exported.module, facts)
@@ -59,8 +62,19 @@ def _take_apart(exported: Exported, facts: Facts) -> Parts:
 def _template(flow: nx.DiGraph, facts: Facts, parts: Partition, index: int) -> Template:
     nodes = [n for n in flow.nodes if parts.part.get(n) == index]
     last = parts.postlude
-    read_later = {
-        n for n in nodes for u in n.users if parts.part.get(u, last) > index and not isinstance(facts[n], ScalarFact)
-    }
+    tensors = [n for n in nodes if not isinstance(facts[n], ScalarFact)]
+    read_later = {n for n in tensors if any(parts.part.get(u, last) > index for u in _readers(n, facts))}
     prelude = {n for n, own in parts.part.items() if own == PRELUDE}
     return cut(parts.paths[index], nodes, prelude, read_later, facts)
+
+
+def _readers(node: fx.Node, facts: Facts) -> set[fx.Node]:
+    """What reads a value, itself or by way of numbers."""
+    found: set[fx.Node] = set()
+    todo = list(node.users)
+    while todo:
+        user = todo.pop()
+        if user not in found:
+            found.add(user)
+            todo += list(user.users) if isinstance(facts.get(user), ScalarFact) else []
+    return found

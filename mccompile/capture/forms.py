@@ -165,7 +165,7 @@ def buffer_specs(template: Template, scope: Scope) -> tuple[BufferSpec, ...]:
 
 def _mask_port(template: Template, node: fx.Node) -> str | None:
     """The shared value that an attention's mask comes from."""
-    todo, mask = [], mask_of(node)
+    mask = mask_of(node)
     todo = [mask] if mask is not None else []
     while todo:
         at = todo.pop()

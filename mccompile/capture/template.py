@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from mccompile.capture.errors import NoBlocksError
 from mccompile.capture.facts import Extent, Fact, Facts, ScalarFact, TensorFact, is_dynamic
 
 
@@ -79,6 +80,12 @@ class _Cutter:
         if captured.op == "call_function" and arithmetic and captured not in self.prelude:
             args = fx.node.map_arg(captured.args, self.scalar)
             return self.add(captured, self.graph.call_function(captured.target, args, dict(captured.kwargs)))
+        if captured not in self.prelude:
+            raise NoBlocksError(
+                captured.name,
+                "a block reads the size of a value that another block made",
+                "pass on the value, not its size",
+            )
         new = self.graph.placeholder(captured.name)
         self.values[new] = captured
         return self.add(captured, new)

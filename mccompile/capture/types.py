@@ -56,7 +56,7 @@ class BlockKind:
     """
 
     full: fx.GraphModule
-    partial: fx.GraphModule | None  # None: refused, see CapturedModel.refusals; then there are no buffers
+    partial: fx.GraphModule | None  # None: refused, see CapturedModel.refusals
     allocate: fx.GraphModule
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]

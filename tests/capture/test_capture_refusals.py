@@ -121,10 +121,32 @@ def test_unproved_blocks_are_refused_and_run_in_full(block: type[Attention], rea
     runs_in_full(model, found, 1, 8, DIM)
 
 
-def test_the_plain_block_is_proved() -> None:
-    model, found = captured(Attention)
+class Careful(Attention):
+    """Switches autocast off around its attention, and gradients."""
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False), torch.no_grad():
+            return super().attend(q, k, v)
+
+
+@pytest.mark.parametrize("block", [Attention, Careful])
+def test_plain_blocks_are_proved(block: type[Attention]) -> None:
+    model, found = captured(block)
     assert found.kinds[0].partial is not None
+    assert len(found.kinds) == 1
     runs_in_full(model, found, 1, 8, DIM)
+
+
+class Casting(Attention):
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().attend(q, k, v)
+
+
+def test_autocast_inside_forward_is_an_error() -> None:
+    with pytest.raises(CaptureError, match="MC0401") as caught:
+        captured(Casting)
+    assert "switches on autocast" in caught.value.cause
 
 
 class Planes(nn.Module):
