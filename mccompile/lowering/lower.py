@@ -38,7 +38,9 @@ def lower(
     )
     modulated = None
     if "modulated_input" in located:
-        modulated = modulated_input(plain[captured.blocks[0].kind].module)
+        rows_of = {p.name: p.rows for p in captured.streams}
+        video = next((i for i, s in enumerate(captured.blocks[0].streams_in) if rows_of[s] == "video"), 0)
+        modulated = modulated_input(plain[captured.blocks[0].kind], video)
         if modulated is None:
             reason = "the queries of its first block come from no linear layer"
             raise SourceNotFound(policy.name, captured.model_class, "modulated_input", reason)

@@ -1,0 +1,129 @@
+"""Policies on families with other streams than SkyReels-V2's: no line of mccompile knows any of them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+import mccompile.api as api
+from mccompile.language.source import Source
+from mccompile.policy.phases import Grid
+from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.runtime.trace import share_computed
+from tests.zoo import Family, zoo
+
+STEPS = 6
+GRID = Grid(STEPS, tuple(900.0 - 150 * i for i in range(STEPS)), tuple(0.9 - 0.15 * i for i in range(STEPS)))
+NAMES = ("wan", "wan_per_token_time", "hunyuan", "cogvideox", "ltx", "flux")
+
+TOKENS = """policy tokens {
+  param part = 40% in 0%..100%
+  signal motion = frame_diff(block_output) | min_max(floor = 20%)
+  phase warmup for 2 steps { compute }
+  phase fine               { compute top part of tokens by motion }
+  layers blocks[*] { keep residual }
+}
+"""
+STEPWISE = """policy steps {
+  phase warmup for 1 step { compute }
+  phase rest              { compute every 2 steps }
+  layers blocks[*] { keep residual }
+}
+"""
+
+
+@cache
+def captured(name: str) -> tuple[Family, torch.nn.Module, api.Prepared]:
+    family = zoo(name)
+    model = family.model(torch.float32)
+    one, two, _ = family.sizes
+    prepared = api.prepare(
+        model, probe=family.call(one, dtype=torch.float32), second=family.call(two, dtype=torch.float32)
+    )
+    return family, model, prepared
+
+
+def run(name: str, policy: str, batch: int = 1, **parameters: float):
+    """The policy's outputs and events over a few steps of random inputs at a size that capture never saw."""
+    family, model, prepared = captured(name)
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    text = Source("test.policy", policy) if "{" in policy else policy
+    compiled = api.compile(model, text, captured=prepared, clock=clock, backend="eager", **parameters)
+    outputs, wanted = [], []
+    for step in range(STEPS):
+        clock.row = step
+        call = family.call(family.sizes[2], batch, torch.float32, seed=step)
+        with torch.no_grad():
+            outputs.append(_first(compiled(**call)))
+            wanted.append(_first(model(**call)))
+    return outputs, wanted, compiled
+
+
+def _first(result: object) -> torch.Tensor:
+    return result[0] if isinstance(result, tuple) else result.sample  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_selected_tokens_run_on_every_family(name: str) -> None:
+    """All tokens selected: the model's own output. Some: finite, and no more work than asked for."""
+    outputs, wanted, compiled = run(name, TOKENS, part=1.0)
+    assert compiled.runner.engine.uses_rows
+    for out, want in zip(outputs, wanted, strict=True):
+        torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-4)
+    outputs, wanted, compiled = run(name, TOKENS, part=0.4)
+    assert share_computed(compiled.events) == pytest.approx((2 + 4 * 0.4) / STEPS, abs=0.02)
+    assert all(torch.isfinite(out).all() for out in outputs)
+    assert not torch.allclose(outputs[-1], wanted[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ltx", "flux"])
+def test_tokens_without_a_known_grid_are_refused_and_decided_per_step(name: str) -> None:
+    """Their latents come flat: nothing proves which tokens are a frame, so motion per token is refused."""
+    outputs, wanted, compiled = run(name, TOKENS, part=0.4)
+    refused = compiled.runner.lowered.refusals
+    assert any("decided per step" in r.reason for r in refused)
+    assert {e.action for e in compiled.events} <= {"full", "reuse"}
+    for out, want, event in zip(outputs, wanted, compiled.events, strict=True):
+        assert torch.allclose(out, want, rtol=1e-4, atol=1e-4) == (event.action == "full")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_are_reused_on_every_family(name: str) -> None:
+    outputs, wanted, compiled = run(name, STEPWISE)
+    computed = [e.action == "full" for e in compiled.events]
+    assert computed == [True, True, False, True, False, True]
+    for out, want, whole in zip(outputs, wanted, computed, strict=True):
+        assert torch.allclose(out, want, rtol=1e-4, atol=1e-4) == whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compute_is_bit_equal_on_every_family(name: str) -> None:
+    outputs, wanted, _ = run(name, "compute")
+    assert all(torch.equal(out, want) for out, want in zip(outputs, wanted, strict=True))
+
+
+def test_the_modulated_input_decides_on_flux() -> None:
+    """TeaCache's indicator on FLUX is read from inside block 0, and grows an account that fires."""
+    policy = """policy p {
+      signal drift = rel_l1(modulated_input)
+      phase one for 1 step { compute }
+      phase rest           { reuse chunk while accumulate(drift) < 1.5 }
+      layers blocks[*] { keep residual }
+    }"""
+    _, _, compiled = run("flux", policy)
+    actions = [e.action for e in compiled.events]
+    assert actions[0] == "full"
+    assert {"full", "reuse"} == set(actions)
+
+
+def test_a_probe_of_the_first_block_decides() -> None:
+    """FBCache: unchanged inputs are reused, changed ones computed."""
+    family, model, prepared = captured("wan")
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    compiled = api.compile(model, "fbcache", captured=prepared, clock=clock, backend="eager")
+    for step, seed in enumerate((0, 0, 1, 1, 2, 3)):
+        clock.row = step
+        compiled(**family.call(family.sizes[2], 1, torch.float32, seed=seed))
+    assert [e.action for e in compiled.events] == ["full", "reuse", "full", "reuse", "full", "full"]
