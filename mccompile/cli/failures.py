@@ -16,9 +16,11 @@ def known_failures() -> tuple[type[Exception], ...]:
     from mccompile.capture.errors import CaptureError
     from mccompile.generate.errors import GenerateError
     from mccompile.lowering.errors import LoweringError
+    from mccompile.lowering.package_errors import PackageError
+    from mccompile.runtime.bundle_errors import BundleError
     from mccompile.runtime.errors import RunError
 
-    return CaptureError, LoweringError, RunError, GenerateError
+    return CaptureError, LoweringError, PackageError, RunError, BundleError, GenerateError
 
 
 def report(error: Exception) -> int:

@@ -7,15 +7,16 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, positive
+from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, add_place, positive
 from mccompile.cli.progress import display
 from mccompile.cli.table import table
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
     from mccompile.generate.load import Place
-    from mccompile.generate.run import Settings
+    from mccompile.generate.run import Generation, Settings
     from mccompile.policy.ir import PolicyIR
+    from mccompile.runtime.bundle import Bundle
     from mccompile.runtime.compiled import CompiledModel
 
 DEFAULT_POLICY = "motioncache"
@@ -26,8 +27,9 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("generate", help="generate a video under a policy", description=__doc__)
     what = parser.add_argument_group("what")
-    what.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a diffusers folder")
-    what.add_argument("--policy", default=DEFAULT_POLICY, metavar="POLICY", help=f"{POLICY_HELP}; default: %(default)s")
+    what.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="what `mccompile compile` wrote")
+    what.add_argument("--model", metavar="NAME", help="`embedded` or a diffusers folder; the bundle's by default")
+    what.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}; default: {DEFAULT_POLICY}")
     add_parameters(what)
     video = parser.add_argument_group("the video (what is left out is the model's own)")
     video.add_argument("--prompt", metavar="TEXT")
@@ -42,8 +44,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
     video.add_argument("--fps", type=positive, metavar="N", help="frame rate of the written file")
     how = parser.add_argument_group("how")
-    how.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
-    how.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N")
+    add_place(how)
     how.add_argument("--cpu-offload", action="store_true", help="text encoder and VAE wait on the CPU")
     add_backend(how, "inductor")
     out = parser.add_argument_group("what comes out")
@@ -57,40 +58,60 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Loads, compiles, generates, writes."""
     from mccompile.generate.errors import OptionRefused
-    from mccompile.generate.load import EMBEDDED, Place, find_folder
     from mccompile.generate.outputs import prepare_place
-    from mccompile.models.embedded import DEFAULTS
     from mccompile.policy.bind import bind
     from mccompile.policy.from_checked import load_policy
+    from mccompile.runtime.bundle import load_bundle
 
     if arguments.out.suffix not in ("", ".mp4"):
         raise OptionRefused(f"--out {arguments.out}", "it is neither a folder nor an .mp4", "give a folder or x.mp4")
     if arguments.compare and arguments.out.suffix:
         raise OptionRefused("--out FILE", "a comparison writes several files", "give --out a folder")
-    policy = load_policy(arguments.policy)
+    if arguments.bundle is not None:
+        for option, given in (
+            ("--policy", arguments.policy),
+            ("--compare", arguments.compare),
+            ("--backend eager", arguments.backend == "eager"),
+        ):
+            if given:
+                raise OptionRefused(option, "a bundle holds one policy, compiled", "leave out the option or the bundle")
+        bundle = load_bundle(arguments.bundle)
+        job = _job(arguments, arguments.model or bundle.model.reference)
+        prepare_place(arguments.out)
+        return _from_bundle(job, bundle)
+    policy = load_policy(arguments.policy or DEFAULT_POLICY)
     bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
-    embedded = arguments.model == EMBEDDED
-    settings = _settings(arguments, embedded)
-    job = _Job(
-        folder=find_folder(arguments.model),
-        place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
-        settings=settings,
-        fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),
-        judged=settings.prompt if embedded else None,
-        arguments=arguments,
-    )
+    job = _job(arguments, arguments.model or "embedded")
     prepare_place(arguments.out)
     return (_compared if arguments.compare else _single)(job, policy)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
+    model: str
     folder: Path
     place: Place
     settings: Settings
     fps: int
     judged: str | None
     arguments: argparse.Namespace
+
+
+def _job(arguments: argparse.Namespace, model: str) -> _Job:
+    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.models.embedded import DEFAULTS
+
+    embedded = model == EMBEDDED
+    settings = _settings(arguments, embedded)
+    return _Job(
+        model=model,
+        folder=find_folder(model),
+        place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
+        settings=settings,
+        fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),
+        judged=settings.prompt if embedded else None,
+        arguments=arguments,
+    )
 
 
 def _settings(arguments: argparse.Namespace, embedded: bool) -> Settings:
@@ -120,9 +141,7 @@ def _single(job: _Job, policy: PolicyIR) -> int:
     from mccompile import api
     from mccompile.generate.compare import capture_for, run_with
     from mccompile.generate.load import load_pipeline
-    from mccompile.generate.outputs import write_trace, write_video
     from mccompile.generate.run import call_arguments
-    from mccompile.runtime.trace import share_computed
 
     given = job.arguments
     with display() as shown:
@@ -139,6 +158,35 @@ def _single(job: _Job, policy: PolicyIR) -> int:
         )
         model.undo()
         done = run_with(pipe, model, call, given.seed, shown.task(policy.name))
+    _finish(job, policy, model, done)
+    return 0
+
+
+def _from_bundle(job: _Job, bundle: Bundle) -> int:
+    """One video from what was compiled before."""
+    from mccompile.generate.bundled import open_bundle
+    from mccompile.generate.compare import run_with
+    from mccompile.generate.load import load_pipeline
+    from mccompile.generate.run import call_arguments, set_chunk_length
+
+    given = job.arguments
+    with display() as shown:
+        pipe = load_pipeline(job.folder, job.place)
+        call = call_arguments(pipe, job.settings)
+        set_chunk_length(pipe, call)
+        model = open_bundle(bundle, pipe, job.folder, dict(given.parameters))
+        policy = model.runner.lowered.policy
+        done = run_with(pipe, model, call, given.seed, shown.task(policy.name))
+    _finish(job, policy, model, done)
+    return 0
+
+
+def _finish(job: _Job, policy: PolicyIR, model: CompiledModel, done: Generation) -> None:
+    """Says what was done and writes the files of one generation."""
+    from mccompile.generate.outputs import write_trace, write_video
+    from mccompile.runtime.trace import share_computed
+
+    given = job.arguments
     _first_line(policy, model)
     say(f"{done.seconds:.2f} s, {share_computed(model.events):.1%} of the tokens computed")
     if given.trace is not None:
@@ -146,7 +194,6 @@ def _single(job: _Job, policy: PolicyIR) -> int:
         say(f"wrote {given.trace}")
     for path in write_video(given.out, policy.name, done.video, job.fps):
         say(f"wrote {path}")
-    return 0
 
 
 def _compared(job: _Job, policy: PolicyIR) -> int:
@@ -172,7 +219,7 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
         write_trace(given.trace, found.events[ways[-1].name])
         say(f"wrote {given.trace}")
     about = {
-        "model": given.model,
+        "model": job.model,
         "policy": policy.name,
         "parameters": dict(given.parameters),
         "backend": given.backend,

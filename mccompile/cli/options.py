@@ -24,6 +24,17 @@ def add_parameters(parser: argparse._ActionsContainer) -> None:
 def add_backend(parser: argparse._ActionsContainer, default: str) -> None:
     """`--backend` and `--deny refusals`."""
     parser.add_argument("--backend", choices=("eager", "inductor"), default=default, help="default: %(default)s")
+    add_deny(parser)
+
+
+def add_place(parser: argparse._ActionsContainer) -> None:
+    """`--dtype` and `--device`."""
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by the device")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: cuda where there is one")
+
+
+def add_deny(parser: argparse._ActionsContainer) -> None:
+    """`--deny refusals`."""
     parser.add_argument("--deny", choices=("refusals",), help="fail where a part of the policy was refused")
 
 

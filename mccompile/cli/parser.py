@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from mccompile import __version__
-from mccompile.cli import check, explain, fmt, generate, models, policies, replay
+from mccompile.cli import check, compile, explain, fmt, generate, models, policies, replay
 
-VERBS = (check, fmt, explain, policies, models, generate, replay)
+VERBS = (check, fmt, explain, policies, models, generate, compile, replay)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="mccompile", description="A compiler for motion-aware caching in video generators.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"mccompile {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    exact = partial(argparse.ArgumentParser, allow_abbrev=False)  # `--step` is no `--steps`
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=exact)
     for verb in VERBS:
         verb.add(verbs)
     return parser

@@ -13,7 +13,7 @@ from mccompile import api
 from mccompile.generate.clocks import clock_for
 from mccompile.generate.flops import flops_of
 from mccompile.generate.run import Generation, OnStep, Video, generate
-from mccompile.lowering.backend import Progress, inductor
+from mccompile.lowering.backend import CompiledRoles, Progress, inductor
 from mccompile.lowering.lower import lower
 from mccompile.lowering.record import Recorder
 from mccompile.models.embedded.judge import Verdict, judge
@@ -23,7 +23,7 @@ from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import Backend, eager
+from mccompile.runtime.execute import eager
 from mccompile.runtime.exercise import exercise
 from mccompile.runtime.trace import Event, share_computed
 from mccompile.studio.metrics import psnr, ssim
@@ -103,7 +103,7 @@ def compile_contenders(
     deny_refusals: bool = False,
 ) -> dict[str, CompiledModel]:
     """Every way compiled, none installed. Graphs that several ways have in common are compiled once."""
-    chosen = eager if backend == "eager" else _compiled_once(captured, ways, progress)
+    chosen = eager if backend == "eager" else compile_roles(captured, ways, progress)
     found = {}
     for way in ways:
         found[way.name] = api.compile(
@@ -118,7 +118,8 @@ def compile_contenders(
     return found
 
 
-def _compiled_once(captured: api.Prepared, ways: Sequence[Contender], progress: Progress | None) -> Backend:
+def compile_roles(captured: api.Prepared, ways: Sequence[Contender], progress: Progress | None) -> CompiledRoles:
+    """Every graph of every way, compiled; graphs that several have in common once."""
     recorder = Recorder()
     for way in ways:
         lowered = lower(captured.model, way.policy, captured.prefixes)

@@ -75,6 +75,12 @@ def call_arguments(pipe: object, settings: Settings) -> dict[str, object]:
     return arguments
 
 
+def set_chunk_length(pipe: object, arguments: Mapping[str, object]) -> None:
+    """Tells the transformer its chunk length now, as the pipeline's call will: a bundle asks for its configuration."""
+    if "causal_block_size" in arguments:
+        pipe.transformer._set_ar_attention(arguments["causal_block_size"])  # type: ignore[attr-defined]
+
+
 _OPTIONS = {"num_inference_steps": "steps", "num_frames": "frames"}
 
 

@@ -1,0 +1,55 @@
+"""`mccompile compile`: a policy compiled into a model, as one file that starts without compiling again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mccompile.cli.options import POLICY_HELP, add_deny, add_parameters, add_place, positive
+from mccompile.cli.progress import display
+from mccompile.cli.terminal import say
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("compile", help="compile a policy into a model, as a bundle", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="`embedded` or a diffusers folder")
+    parser.add_argument("policy", metavar="POLICY", help=POLICY_HELP)
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="BUNDLE", help="the file to write")
+    add_parameters(parser)
+    parser.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
+    add_place(parser)
+    add_deny(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Captures, compiles, writes."""
+    from mccompile.generate.bundled import write_bundle
+    from mccompile.generate.compare import capture_for
+    from mccompile.generate.errors import OutputRefused
+    from mccompile.generate.load import Place, find_folder, load_pipeline
+    from mccompile.generate.outputs import prepare_place
+    from mccompile.generate.run import Settings, call_arguments
+    from mccompile.policy.bind import bind
+    from mccompile.policy.from_checked import load_policy
+
+    parameters = dict(arguments.parameters)
+    bind(load_policy(arguments.policy), parameters)
+    folder = find_folder(arguments.model)
+    prepare_place(arguments.out.with_suffix(arguments.out.suffix or ".bundle"))
+    with display() as shown:
+        pipe = load_pipeline(folder, Place.of(arguments.device, arguments.dtype, False))
+        call = call_arguments(pipe, Settings(causal_block_size=arguments.causal_block_size))
+        deny = arguments.deny == "refusals"
+        try:
+            compiled = write_bundle(
+                arguments.out, pipe, capture_for(pipe, call), arguments.policy, parameters, arguments.model, folder,
+                shown.compiled, deny,
+            )  # fmt: skip
+        except OSError as error:
+            raise OutputRefused(str(arguments.out), (error.strerror or str(error)).lower()) from None
+    for refusal in compiled.runner.lowered.refusals:
+        say(f"refused {refusal.site}: {refusal.reason}")
+    say(f"wrote {arguments.out}, {arguments.out.stat().st_size / 2**20:.1f} MiB")
+    return 0

@@ -1,0 +1,56 @@
+"""Bundles of pipelines: a policy compiled into a pipeline's transformer, as one file, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mccompile import api
+from mccompile.generate.compare import Contender, compile_roles
+from mccompile.language.load import find_policy
+from mccompile.lowering.backend import Progress
+from mccompile.policy.from_checked import load_policy
+from mccompile.runtime.bundle import Bundle, save_bundle
+from mccompile.runtime.compiled import CompiledModel
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where a pipeline folder keeps its transformer."""
+    return folder / "transformer"
+
+
+def write_bundle(
+    path: Path,
+    pipe: object,
+    captured: api.Prepared,
+    policy: str,
+    parameters: dict[str, float],
+    reference: str,
+    folder: Path,
+    progress: Progress | None,
+    deny_refusals: bool,
+) -> CompiledModel:
+    """Compiles `policy` (a name or a path) into the pipeline's transformer and writes it to `path`.
+
+    reference: how the user named the model; folder: of the pipeline.
+    Raises what `api.compile` raises, UnbundledRole, and OSError where `path` cannot be written.
+    """
+    ir = load_policy(policy)
+    backend = compile_roles(captured, (Contender(ir.name, ir, parameters),), progress)
+    compiled = api.compile(
+        pipe, ir, backend=backend, captured=captured, deny_refusals=deny_refusals, **parameters  # type: ignore[arg-type]
+    )
+    compiled.undo()
+    text = find_policy(policy).text
+    save_bundle(path, compiled, backend, reference=reference, folder=transformer_folder(folder), policy=text)
+    return compiled
+
+
+def open_bundle(bundle: Bundle, pipe: object, folder: Path, parameters: dict[str, float]) -> CompiledModel:
+    """The bundle's compiled model over the transformer of a loaded pipeline, not yet in its place.
+
+    Raises WrongModel, AlteredBundle, and PolicyError for parameters that the policy does not have.
+    """
+    transformer = pipe.transformer  # type: ignore[attr-defined]
+    compiled = bundle.attach(transformer, transformer_folder(folder))
+    compiled.set_parameters(**parameters)
+    return compiled

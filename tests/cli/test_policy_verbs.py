@@ -1,0 +1,137 @@
+"""check, fmt, policies, explain, models."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from mccompile.language.fmt import format_policy
+from mccompile.language.load import find_policy
+from mccompile.language.parse import parse
+from mccompile.language.resources import shipped_policies
+from mccompile.policy.from_checked import load_policy
+from mccompile.policy.planner import read_plan, show_plan
+from mccompile.policy.text import read, show
+from tests.cli.conftest import Shell
+
+UGLY = "policy ugly{phase all{compute}}"
+WRONG = "policy wrong { phase all { reuse chunk while drift < 0.1 } }"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    found = {}
+    for name, text in (("ugly", UGLY), ("wrong", WRONG), ("torn", "policy torn {")):
+        found[name] = tmp_path / f"{name}.policy"
+        found[name].write_text(text)
+    return found
+
+
+def test_check_goes_on_after_an_error(files: dict[str, Path], shell: Shell) -> None:
+    result = shell("check", files["wrong"], "motioncache", files["torn"], files["ugly"])
+    assert result.status == 1
+    assert result.out == f"motioncache: ok\n{files['ugly']}: ok\n"
+    assert "error[MC0201]" in result.err
+    assert f"--> {files['torn']}:1" in result.err
+
+
+def test_check_of_every_shipped_policy(shell: Shell) -> None:
+    assert shell("check", *shipped_policies()).status == 0
+
+
+def test_check_of_nothing_there(shell: Shell, tmp_path: Path) -> None:
+    result = shell("check", tmp_path / "none.policy")
+    assert (result.status, result.out) == (1, "")
+    assert "error[MC0109]" in result.err
+
+
+def test_fmt(files: dict[str, Path], shell: Shell) -> None:
+    asked = shell("fmt", "--check", files["ugly"])
+    assert (asked.status, asked.out) == (1, f"{files['ugly']}: would change\n")
+    assert files["ugly"].read_text() == UGLY
+    assert shell("fmt", files["ugly"]).out == f"{files['ugly']}: formatted\n"
+    assert files["ugly"].read_text() == format_policy(parse(find_policy(UGLY)))
+    again = shell("fmt", "--check", files["ugly"])
+    assert (again.status, again.out) == (0, "")
+
+
+def test_fmt_leaves_what_it_cannot_read(files: dict[str, Path], shell: Shell) -> None:
+    result = shell("fmt", files["torn"], files["ugly"])
+    assert result.status == 1
+    assert "error[MC0103]" in result.err
+    assert files["torn"].read_text() == "policy torn {"
+    assert files["ugly"].read_text() != UGLY
+
+
+def test_fmt_of_stdin(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(UGLY))
+    assert shell("fmt", "-").out == format_policy(parse(find_policy(UGLY)))
+
+
+def test_policies(shell: Shell) -> None:
+    lines = shell("policies").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_policies())
+    assert all(len(line.split()) > 3 for line in lines)
+    assert shell("policies", "exact").out == find_policy("exact").text
+    missing = shell("policies", "motioncash")
+    assert missing.status == 1
+    assert "did you mean `motioncache`" in missing.err
+
+
+def test_models(shell: Shell) -> None:
+    result = shell("models")
+    assert result.status == 0
+    assert result.out.startswith("embedded  ")
+
+
+@pytest.mark.parametrize("policy", shipped_policies())
+def test_explain(policy: str, shell: Shell) -> None:
+    """Everything is said in order, and every phase, parameter and signal is named."""
+    result = shell("explain", policy)
+    assert result.status == 0, result.err
+    ir = load_policy(policy)
+    assert result.out.startswith(policy)
+    heads = ["What it does", "Parameters", "Signals", "Phases", "Plan"]
+    there = [h for h in heads if f"\n{h}" in result.out]
+    assert [result.out.index(f"\n{h}") for h in there] == sorted(result.out.index(f"\n{h}") for h in there)
+    assert {"What it does", "Phases", "Plan"} <= set(there)
+    for name in (*(p.name for p in ir.phases), *(p.name for p in ir.params), *(s.name for s in ir.signals)):
+        assert f"\n  {name} " in result.out
+
+
+def test_explain_says_what_is_settled(shell: Shell) -> None:
+    text = shell("explain", "motioncache").out
+    assert "coarse  static, once the model's timestep embedding is known" in text
+    assert "fine    dynamic" in text
+    assert "(approximate)" in text
+    assert "(exact)" in shell("explain", "exact").out
+
+
+@pytest.mark.parametrize("policy", shipped_policies())
+def test_stages_read_back(policy: str, shell: Shell) -> None:
+    """Law 7: what is printed is what was there."""
+    ir = load_policy(policy)
+    assert load_policy(shell("explain", policy, "--stage", "ast").out) == ir
+    assert read(shell("explain", policy, "--stage", "ir").out) == ir
+    steps = () if policy == "step_mask" else ("--steps", 20)
+    plan = shell("explain", policy, "--stage", "plan", *steps).out
+    assert show_plan(read_plan(plan)) == plan
+    assert show(ir) == show(read(show(ir)))
+
+
+def test_explain_under_parameters(shell: Shell) -> None:
+    plan = read_plan(shell("explain", "motioncache", "--stage", "plan", "--steps", 9, "--set", "warmup=7").out)
+    assert [c.action for c in plan.cells] == ["compute"] * 7 + ["dynamic"] * 2
+    wrong = shell("explain", "motioncache", "--set", "warm=7")
+    assert wrong.status == 1
+    assert "error[MC0301]" in wrong.err
+
+
+def test_explain_a_code(shell: Shell) -> None:
+    assert shell("explain", "MC0203").out.startswith("# MC0203")
+    assert shell("explain", "mc0203").out == shell("explain", "MC0203").out
+    unknown = shell("explain", "MC0999")
+    assert (unknown.status, unknown.out) == (2, "")
+    assert "no error has the code `MC0999`" in unknown.err
