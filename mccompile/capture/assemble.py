@@ -184,6 +184,19 @@ def _first_rows(parts: Parts) -> Rows | None:
     return joined([other((one[0], two[0])), (video(tokens),), other(behind)])
 
 
+def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[fx.Node]) -> dict[str, Rows]:
+    """What gather returns behind the rows: positions along the axes of keys, and of streams that hold text too."""
+    found: dict[str, Rows] = {}
+    for scope, kind in zip(axes.scopes, kinds, strict=True):
+        if scope is not None and kind.partial is not None:
+            found |= row_keys(scope)
+    for stream in streams:
+        rows = axes.of(stream)[1]
+        if rows is not None and key(rows) != "video":
+            found[key(rows)] = rows
+    return found
+
+
 def assemble(parts: Parts, model_class: str) -> CapturedModel:
     """Derives every form and names what crosses."""
     axes = label_kinds(list(parts.kinds), list(parts.roles), _first_rows(parts))
@@ -191,16 +204,9 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
     kinds = tuple(_block_kind(*x, refusals) for x in zip(parts.kinds, parts.roles, axes.scopes, strict=True))
     sites = _sites(parts)
     names = _names(parts, sites)
-    keys: dict[str, Rows] = {}
-    for scope, kind in zip(axes.scopes, kinds, strict=True):
-        if scope is not None and kind.partial is not None:
-            keys |= row_keys(scope)
     module = parts.exported.module
     nodes = {n.name: n for n in module.graph.nodes}
-    for stream in (nodes[name] for name in names.streams if name in nodes):
-        rows = axes.of(stream)[1]
-        if rows is not None and key(rows) != "video":
-            keys[key(rows)] = rows
+    keys = _row_vectors(axes, kinds, [nodes[name] for name in names.streams if name in nodes])
     gather, sources = None, tuple[Port, ...]()
     if any(k.partial is not None for k in kinds):
         try:

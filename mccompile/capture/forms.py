@@ -11,18 +11,16 @@ refuses when: a token count is used as anything but a size.
 from __future__ import annotations
 
 import operator
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import fx
 
-from mccompile.capture.facts import Extent, ScalarFact, TensorFact, is_dynamic
-from mccompile.capture.normalise import drop_dead
+from mccompile.capture.building import Form, counts_as_data
+from mccompile.capture.facts import TensorFact
 from mccompile.capture.resize import CATS, SPLITS, Cutting, resized
-from mccompile.capture.rows import Rows, any_video, has_video, key, video
+from mccompile.capture.rows import Rows, any_video, key, video
 from mccompile.capture.rules.attention import mask_of
 from mccompile.capture.scope import Attention, Scope
 from mccompile.capture.stacks import module_path
@@ -40,115 +38,6 @@ def row_keys(scope: Scope) -> dict[str, Rows]:
         rows = next(r for labels in scope.labels.values() for r in labels if r is not None)
         found["video"] = (video(next(s.count for s in rows if s.video)),)
     return found
-
-
-def _counts_as_data(template: Template, scope: Scope) -> set[fx.Node]:
-    """Numbers of a template that were read off token axes: they change with the rows present."""
-    found: set[fx.Node] = set()
-    for node in template.graph.nodes:
-        if node.op == "placeholder" or not isinstance(template.facts.get(node), ScalarFact):
-            continue
-        reads_count = node.target is aten.sym_size.int and has_video(scope.of(node.args[0])[node.args[1]])
-        if reads_count or any(a in found for a in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _position(run: Rows, rows: Rows) -> int | None:
-    """Where `run` lies within `rows`."""
-    starts = range(len(rows) - len(run) + 1)
-    return next((i for i in starts if rows[i : i + len(run)] == run), None)
-
-
-@dataclass(slots=True)
-class _Form:
-    """A graph in the making; `built` maps template nodes to its own."""
-
-    template: Template
-    roles: Roles
-    scope: Scope
-    graph: fx.Graph = field(default_factory=fx.Graph)
-    built: dict[fx.Node, fx.Node] = field(default_factory=dict)
-    counts: set[fx.Node] = field(default_factory=set)  # numbers that are no sizes of others
-    _video_count: fx.Node | None = None
-
-    def operands(self, nodes: Sequence[fx.Node]) -> None:
-        for node in nodes:
-            self.built[node] = self.graph.placeholder(node.name)
-
-    def extra(self, names: Sequence[str]) -> dict[str, fx.Node]:
-        """Placeholders that the template does not have, by name."""
-        return {name: self.graph.placeholder(re.sub(r"\W+", "_", name)) for name in names}
-
-    def axis_size(self, node: fx.Node, axis: int) -> fx.Node:
-        return self.graph.call_function(aten.sym_size.int, (self.built[node], axis))
-
-    def count(self, rows: Rows) -> fx.Node | int:
-        """How many rows are present: all video tokens in `full`, the selected ones in `partial`."""
-        for node in (*self.roles.streams, *self.roles.shared):
-            for axis, own in enumerate(self.scope.labels.get(node, ())):
-                start = _position(own, rows) if own is not None and has_video(own) else None
-                if own is not None and start is not None:
-                    around = self._others((*rows[:start], *rows[start + len(own) :]))
-                    return self._plus(around, self.axis_size(node, axis))
-        spans = [self._video() for s in rows if s.video]
-        return self._plus(self._others(tuple(s for s in rows if not s.video)), spans[0] if spans else 0)
-
-    def _others(self, rows: Rows) -> fx.Node | int:
-        total: fx.Node | int = 0
-        for span in rows:
-            total = self._plus(total, self.size(span.size))
-        return total
-
-    def _plus(self, a: fx.Node | int, b: fx.Node | int) -> fx.Node | int:
-        if isinstance(a, int) and isinstance(b, int):
-            return a + b
-        if a == 0 or b == 0:
-            return b if a == 0 else a
-        return self.graph.call_function(operator.add, (a, b))
-
-    def _video(self) -> fx.Node:
-        """The number of video tokens present, from an operand's axis that carries them."""
-        if self._video_count is None:
-            operand, axis, rows = next(
-                (node, i, r)
-                for node in (*self.roles.streams, *self.roles.shared)
-                for i, r in enumerate(self.scope.labels.get(node, ()))
-                if r is not None and has_video(r)
-            )
-            self._video_count = self.axis_size(operand, axis)
-            for span in (s for s in rows if not s.video):
-                self._video_count = self.graph.call_function(
-                    operator.sub, (self._video_count, self.size(span.size))
-                )
-        return self._video_count
-
-    def size(self, extent: Extent) -> fx.Node | int:
-        """A size without video tokens: a constant, or that of an operand's axis."""
-        if not is_dynamic(extent):
-            return extent[0]
-        for node in (*self.roles.streams, *self.roles.shared):
-            fact = self.template.facts[node]
-            for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) else ()):
-                if own == extent and self.scope.of(node)[axis] is None:
-                    return self.axis_size(node, axis)
-        for node, new in self.built.items():
-            if self.template.facts.get(node) == ScalarFact(extent) and node not in self.counts:
-                return new
-        reason = f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}"
-        raise self.scope.refusal(self.roles.video, reason)
-
-    def copy(self, node: fx.Node) -> fx.Node:
-        new = self.graph.node_copy(node, lambda a: self.built[a])
-        new.meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
-        self.built[node] = new
-        return new
-
-    def finish(self, outputs: Sequence[fx.Node], name: str) -> fx.GraphModule:
-        self.graph.output(tuple(outputs))
-        drop_dead(self.graph)
-        self.graph.lint()
-        return fx.GraphModule(nn.Module(), self.graph, class_name=name)
 
 
 def buffer_specs(template: Template, scope: Scope) -> tuple[BufferSpec, ...]:
@@ -177,7 +66,7 @@ def _mask_port(template: Template, node: fx.Node) -> str | None:
 
 def full_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
     """All rows; also writes keys and values into the buffers, if the kind has a partial form (`scope`)."""
-    form = _Form(template, roles, scope or Scope(template.facts))
+    form = Form(template, roles, scope or Scope(template.facts))
     form.operands((*roles.streams, *roles.shared))
     specs = buffer_specs(template, scope) if scope is not None else ()
     buffers = form.extra([s.name for s in specs])
@@ -204,7 +93,7 @@ def _describe(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[Bu
 
 def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModule:
     """The selected rows only; raises Refused where a token count is used as data."""
-    form = _Form(template, roles, scope, counts=_counts_as_data(template, scope))
+    form = Form(template, roles, scope, counts=counts_as_data(template, scope))
     form.operands((*roles.streams, *roles.shared))
     rows = form.extra([f"rows_{name}" for name in row_keys(scope)])
     specs = buffer_specs(template, scope)
@@ -231,7 +120,7 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModu
     return result
 
 
-def _segments(form: _Form, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
+def _segments(form: Form, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
     """Emits splits along the token axis and cats of its parts; False if the node is neither.
 
     pieces: of the splits emitted so far, which `getitem` picks from.
@@ -254,7 +143,7 @@ def _token_wise(scope: Scope, node: fx.Node) -> bool:
 
 
 def _attend(
-    form: _Form, attention: Attention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
+    form: Form, attention: Attention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
 ) -> fx.Node:
     """Writes the fresh keys and values into their buffers and attends to all that the buffers hold."""
     node = attention.node
@@ -269,7 +158,7 @@ def _attend(
     return new
 
 
-def _check_counts(form: _Form) -> None:
+def _check_counts(form: Form) -> None:
     """Refuses token counts of the template that survive as anything but sizes at token axes."""
     alive = set(form.graph.nodes)
     for node in form.counts:
@@ -279,7 +168,7 @@ def _check_counts(form: _Form) -> None:
 
 def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
     """(*streams, *shared) -> zero-filled buffers of the shapes and dtypes that `full` writes."""
-    form = _Form(template, roles, scope or Scope(template.facts))
+    form = Form(template, roles, scope or Scope(template.facts))
     form.operands((*roles.streams, *roles.shared))
     buffers = []
     for attention in scope.attentions if scope is not None else ():
