@@ -20,6 +20,7 @@ import torch
 from mccompile.lowering.package_errors import UnfitCall
 from mccompile.lowering.record import Scalar, Value
 
+ALIGNMENT = 16  # bytes
 Size = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"
 
 
@@ -63,7 +64,7 @@ class PackageFolder:
 class Package:
     """A loaded package as a callable of the role's arguments, returning its tensor outputs."""
 
-    __slots__ = ("_contract", "_device_aligned", "_known", "_loader", "_weights")
+    __slots__ = ("_contract", "_known", "_loader", "_on_gpu", "_weights")
 
     def __init__(self, path: Path, contract: Contract, weights: Sequence[torch.Tensor]) -> None:
         """Loads the package. weights: values of `contract.weights`. Raises UnfitCall for weights that do not fit."""
@@ -73,7 +74,7 @@ class Package:
             check_tensor(contract.role, f"weight `{name}`", value, spec, {})
         self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
         self._known: dict[tuple[object, ...], tuple[Callable[[Value], torch.Tensor] | None, ...]] = {}
-        self._device_aligned = any(s.device != "cpu" for _, s in contract.inputs)
+        self._on_gpu = any(s.device != "cpu" for _, s in contract.inputs)
 
     def __call__(self, *arguments: Value) -> list[torch.Tensor]:
         """Raises UnfitCall (MC0801) where the arguments are not what the package was compiled for."""
@@ -85,9 +86,19 @@ class Package:
         for (place, _), change in zip(self._contract.inputs, changes, strict=True):
             value = arguments[place]
             inputs.append(value if change is None else change(value))
-        if self._device_aligned:
-            inputs = [v.clone() if v.data_ptr() % 16 else v for v in inputs]  # type: ignore[attr-defined]
+        if self._on_gpu:
+            inputs = [self._aligned(spec, value) for (_, spec), value in zip(self._contract.inputs, inputs, strict=True)]
         return self._loader.boxed_run(inputs + self._weights)
+
+    def _aligned(self, spec: TensorInput, value: object) -> object:
+        """`value` where vector loads of GPU kernels may begin. Raises UnfitCall for a buffer that is elsewhere."""
+        assert isinstance(value, torch.Tensor)
+        if value.data_ptr() % ALIGNMENT == 0:
+            return value
+        if spec.written:
+            want = f"aligned to {ALIGNMENT} bytes, since it is written in place"
+            raise UnfitCall(self._contract.role, "a buffer", want, f"at {value.data_ptr():#x}")
+        return value.clone()
 
     def _admit(self, arguments: Sequence[Value]) -> tuple[Callable[[Value], torch.Tensor] | None, ...]:
         """Checks one signature; for each input what must be done to it on the way, None for nothing."""

@@ -6,31 +6,60 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import IO
 
 import torch
 from torch._inductor import config
 
 
+class _Worker:
+    """One process. Its standard error goes to a file: a pipe that nobody reads would stop it when full."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `end`
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            env=os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+
+    def ask(self, job: str) -> str | None:
+        """The answer to a job; None where the process ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(job + "\n")
+            self._process.stdin.flush()
+            return self._process.stdout.readline() or None
+        except BrokenPipeError:
+            return None
+
+    def end(self, now: bool) -> str:
+        """Ends the process, after its job unless `now`; the last line it said on standard error."""
+        if now:
+            self._process.kill()
+        self._process.communicate()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        self._errors.close()
+        return lines[-1] if lines else f"exit code {self._process.returncode}"
+
+
 class Pool:
     """A context manager: `submit` hands a program to the next free process; leaving it ends the processes."""
 
-    def __init__(self, size: int) -> None:
-        command = [sys.executable, "-m", "mccompile.lowering.worker", str(torch.get_num_threads())]
-        command.append("1" if config.cpp.vec_isa_ok else "0")
-        self._processes = [
-            subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                env=os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-            for _ in range(size)
-        ]  # fmt: skip
-        self._free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
-        for process in self._processes:
-            self._free.put(process)
+    def __init__(self, size: int, command: Sequence[str] | None = None) -> None:
+        own = (str(torch.get_num_threads()), "1" if config.cpp.vec_isa_ok else "0")
+        self._command = command or (sys.executable, "-m", "mccompile.lowering.worker", *own)
+        self._free: SimpleQueue[_Worker] = SimpleQueue()
+        for _ in range(size):
+            self._free.put(_Worker(self._command))
+        self._size = size
         self._threads = ThreadPoolExecutor(size)
 
     def submit(self, program: Path, package: Path) -> Future[str | None]:
@@ -38,17 +67,13 @@ class Pool:
         return self._threads.submit(self._run, json.dumps({"program": str(program), "package": str(package)}))
 
     def _run(self, job: str) -> str | None:
-        process = self._free.get()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(job + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        self._free.put(process)
-        return json.loads(answer)["error"] if answer else f"the compiler process ended{_why(process)}"
+        worker = self._free.get()
+        answer = worker.ask(job)
+        if answer is not None:
+            self._free.put(worker)
+            return json.loads(answer)["error"]
+        self._free.put(_Worker(self._command))  # the next job is not to blame
+        return f"the compiler process ended: {worker.end(now=True)}"
 
     def __enter__(self) -> Pool:
         return self
@@ -56,14 +81,6 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.shutdown(cancel_futures=kind is not None)
-        for process in self._processes:
-            if kind is not None:
-                process.kill()
-            process.communicate()
-
-
-def _why(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    lines = process.stderr.read().strip().splitlines()
-    return f": {lines[-1]}" if lines else ""
+        self._threads.shutdown(wait=kind is None, cancel_futures=True)
+        while not self._free.empty():
+            self._free.get().end(now=kind is not None)

@@ -10,23 +10,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
-from torch import nn
+from torch import fx, nn
 
 from mccompile.lowering.backend import CompiledRoles, Form, Role
-from mccompile.lowering.graph_text import Json, UnwritableGraph
+from mccompile.lowering.graph_text import Json, UnwritableGraph, fingerprint
 from mccompile.lowering.lower import lower
 from mccompile.lowering.package import Contract, PackageFolder
+from mccompile.lowering.record import Key, Value
+from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
 from mccompile.policy.text import read, show
 from mccompile.runtime.archive import read_archive, write_archive
 from mccompile.runtime.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
 from mccompile.runtime.captured_text import read_captured, write_captured
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.engine import Engine
 from mccompile.runtime.identity import Environment, ModelIdentity, environment, identify
 from mccompile.runtime.records import read_record, write_record
 
@@ -51,6 +55,7 @@ class Bundle:
     """A bundle that was read and found whole and fit for this machine.
 
     policy: the source text as the user wrote it, "" where it was compiled from an IR. device: "cpu" or "cuda".
+    uncompiled: roles that were never recorded, and run eagerly.
     """
 
     path: Path
@@ -63,6 +68,7 @@ class Bundle:
     device: str
     made_for: Environment
     roles: tuple[_StoredRole, ...]
+    uncompiled: tuple[str, ...]
     entries: dict[str, bytes]
 
     def attach(self, transformer: nn.Module, folder: Path | None = None) -> CompiledModel:
@@ -84,7 +90,7 @@ class Bundle:
         lowered = lower(captured, policy, self.prefixes, self.fold)
         backend = self._backend()
         compiled = CompiledModel(transformer, lowered, bind(policy, dict(self.parameters)), backend, self.fold)
-        strange = [r for r in backend.unknown if r in {s.role for s in self.roles}]
+        strange = [role for role in backend.unknown if role not in self.uncompiled]
         if strange:
             raise AlteredBundle(self.path, CAPTURED, f"lowers to another graph `{strange[0]}` than the compiled one")
         return compiled
@@ -116,7 +122,11 @@ def save_bundle(
     lowered, bound = compiled.runner.lowered, compiled.runner.bound
     entries: dict[str, bytes] = {}
     roles: list[_StoredRole] = []
-    for (name, graph), role in backend.roles.items():
+    used = _roles_of(lowered)
+    for name, graph in used:
+        role = backend.roles.get((name, graph))
+        if role is None:
+            continue
         if role.form == "torch.compile":
             raise UnbundledRole(name, f"AOTInductor refused it ({role.reason}), and torch.compile keeps no file")
         entry = f"{graph}.pt2" if role.package is not None else ""
@@ -135,8 +145,21 @@ def save_bundle(
         parameters=tuple((n, float(v)) for n, v in bound.values.items()), fold=compiled.runner.fold, device=device,
         prefixes=lowered.rows.prefixes if lowered.rows is not None else frozenset(),
         made_for=environment(device), roles=tuple(roles), entries=entries,
+        uncompiled=tuple(name for name, graph in used if (name, graph) not in backend.roles),
     )  # fmt: skip
     write_archive(path, _manifest(made), entries)
+
+
+def _roles_of(lowered: LoweredModel) -> list[Key]:
+    """What a model asks its backend for."""
+    used: list[Key] = []
+
+    def note(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+        used.append((role, fingerprint(module)))
+        return module.forward
+
+    Engine(lowered, note)
+    return used
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -151,6 +174,7 @@ def load_bundle(path: Path) -> Bundle:
         roles = read_record(tuple[_StoredRole, ...], manifest["roles"])
         bundle = Bundle(
             path=path, entries=entries, made_for=made_for, device=device, roles=roles,
+            uncompiled=read_record(tuple[str, ...], manifest["uncompiled"]),
             model=read_record(ModelIdentity, manifest["model"]),
             policy=read_record(str, manifest["policy"]),
             ir=read_record(str, manifest["ir"]),

@@ -144,13 +144,9 @@ def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, compiled: Compile
     assert compiled.compiled_count == 1
     assert not counters["stats"]
     assert [r.site for r in compiled.refusals] == ["graph decide"]
-    save_bundle(tmp_path / "compiled.mcc", model, replace_unknown(compiled))
+    save_bundle(tmp_path / "compiled.mcc", model, compiled)
     again = load_bundle(tmp_path / "compiled.mcc").attach(transformer())
     assert all(torch.equal(a, b) for a, b in zip(run(again), found, strict=True))
-
-
-def replace_unknown(roles: CompiledRoles) -> CompiledRoles:
-    return CompiledRoles(roles.roles)
 
 
 def test_a_compiled_block_refuses_two_samples(tiny: Tiny, compiled: CompiledRoles) -> None:
