@@ -87,7 +87,8 @@ class Package:
             value = arguments[place]
             inputs.append(value if change is None else change(value))
         if self._on_gpu:
-            inputs = [self._aligned(spec, value) for (_, spec), value in zip(self._contract.inputs, inputs, strict=True)]
+            specs = (spec for _, spec in self._contract.inputs)
+            inputs = [self._aligned(spec, value) for spec, value in zip(specs, inputs, strict=True)]
         return self._loader.boxed_run(inputs + self._weights)
 
     def _aligned(self, spec: TensorInput, value: object) -> object:
