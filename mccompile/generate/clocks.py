@@ -6,6 +6,7 @@ the state of every chunk; any other tells one step for the whole video.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class ForcingClock:
     def __init__(self, pipe: object) -> None:
         self._pipe = pipe
         self._schedule: ForcingSchedule | None = None
+        self._conditioned = False  # frames were given, to which the pipeline may add noise anew at each call
         self._build = pipe.generate_timestep_matrix  # type: ignore[attr-defined]
         pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
 
@@ -52,10 +54,12 @@ class ForcingClock:
         del self._pipe.generate_timestep_matrix  # type: ignore[attr-defined]
 
     def _announce(self, *args: object, **kwargs: object) -> object:
+        given = inspect.signature(self._build).bind(*args, **kwargs).arguments
         result = self._build(*args, **kwargs)
         matrix, index, update, _ = result
         scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
         self._schedule = forcing_schedule(matrix, index, update, grid_of(scheduler))
+        self._conditioned = int(given.get("num_pre_ready", 0)) > 0
         return result
 
     def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
@@ -64,17 +68,20 @@ class ForcingClock:
         if self._schedule is None or now is None:
             raise NoClock
         schedule = self._schedule
-        row = (now.storage_offset() - schedule.timesteps.storage_offset()) // schedule.timesteps.stride(0)
-        if not (0 <= row < len(schedule.rows) and torch.equal(schedule.timesteps[row], now)):
+        if now.untyped_storage().data_ptr() != schedule.timesteps.untyped_storage().data_ptr():
             raise UnknownStep(f"{now.tolist()} is no row of the timestep matrix")
+        row = (now.storage_offset() - schedule.timesteps.storage_offset()) // schedule.timesteps.stride(0)
         chunks = tuple(self._as_told(c, inputs, schedule.frames) for c in schedule.rows[row])
         return Moment(schedule.request, row, branch, schedule.grid, chunks, len(chunks))
 
     def _as_told(self, time: ChunkTime, inputs: Mapping[str, object], frames: int) -> ChunkTime:
-        """A finished chunk whose frames got a timestep other than 0 (noised condition) is not clean."""
+        """A finished chunk whose frames got a timestep other than 0 (noised condition) is not clean.
+
+        Looks at the timesteps, a host read, only where frames were given.
+        """
         told = inputs["timestep"]
         assert isinstance(told, torch.Tensor)
-        if time.state != "finished" or told.dim() < 2:
+        if not self._conditioned or time.state != "finished" or told.dim() < 2:
             return time
         own = told[:, time.chunk * frames : (time.chunk + 1) * frames]
         return ChunkTime(time.chunk, time.state, time.step, clean=not bool(own.any()))
