@@ -49,6 +49,20 @@ def test_exact_skips_work_and_changes_nothing(tiny: Tiny) -> None:
     assert share_computed(model.events) < 0.75
 
 
+@pytest.mark.parametrize("noise", [0, 20])
+def test_long_videos_in_windows_stay_exact(tiny: Tiny, noise: int) -> None:
+    """Frames of the window before are given to the next, clean or with noise drawn anew at each call."""
+    call = {"num_frames": 45, "base_num_frames": 29, "overlap_history": 5, "addnoise_condition": noise}
+    call |= {"num_inference_steps": 4, "ar_step": 2}
+    torch.manual_seed(0)  # the pipeline draws the noise of the condition from the global generator
+    stock = tiny.run(**call)
+    model = compiled(tiny, "exact")
+    torch.manual_seed(0)
+    torch.testing.assert_close(tiny.run(**call), stock, rtol=0, atol=5e-5)
+    assert share_computed(model.events) < 1.0
+    assert len({e.request for e in model.events}) == 2  # each window is a request with a store of its own
+
+
 def test_tokens_are_selected_and_the_rest_reused(tiny: Tiny) -> None:
     stock = tiny.run()
     model = compiled(tiny, MOTION)
