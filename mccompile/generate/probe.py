@@ -72,7 +72,8 @@ def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str
     Frames are 2 and 3 causal blocks (at least 4 latent frames); height and width a few patches, all different.
     """
     config = pipe.transformer.config  # type: ignore[attr-defined]
-    block = int(arguments.get("causal_block_size") or config.get("num_frame_per_block") or 1)  # type: ignore[call-overload]
+    block = arguments.get("causal_block_size") or config.get("num_frame_per_block") or 1
+    assert isinstance(block, int)
     temporal = int(getattr(pipe, "vae_scale_factor_temporal", 4))
     spatial = int(getattr(pipe, "vae_scale_factor_spatial", 8))
     patch = config.get("patch_size") or 1

@@ -113,7 +113,7 @@ def use_prefixes(partial: fx.GraphModule, proved: frozenset[str]) -> fx.GraphMod
         node.replace_all_uses_with(new)
         graph.erase_node(node)
     for node in reversed(list(graph.nodes)):  # casts and views of the mask
-        if node.op == "call_function" and not node.users and not node.target._schema.is_mutable:  # type: ignore[union-attr]
+        if node.op == "call_function" and not node.users and not node.target._schema.is_mutable:
             graph.erase_node(node)
     graph.lint()
     module.recompile()

@@ -48,6 +48,7 @@ class DecideSpec:
 def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
     """`expr` and all below it; early signals are entered, late ones are leaves (their values are inputs)."""
     yield expr
+    below: tuple[ir.Expr, ...]
     if isinstance(expr, ir.SignalRef):
         below = () if signals[expr.name].late else (signals[expr.name].expr,)
     else:
@@ -146,7 +147,7 @@ class _Decision:
         clock = {c: row(c) for c in CLOCKS}
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
         late = {n: get(f"late:{n}") for n in self.late}
-        leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)  # type: ignore[arg-type]
+        leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
         mask, held = self._mask(leaves, row("phase"), get)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
@@ -157,12 +158,13 @@ class _Decision:
             kept = get(f"state:{name}")
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[f"state:{name}"] = more if name == "total" else torch.where(compute, kept * 0.0, more)
+        by_name = {str(n): v for n, v in cells.items()}
         for name in self.spec.outputs:
             if name.startswith("before:"):
                 _, source, since = name.split(":")
                 refresh = active if since == "step" else compute.any(-1, True).any(-2, True)
                 refresh = refresh.unsqueeze(-1)
-                out[name] = torch.where(refresh, cells[source].float(), get(name))
+                out[name] = torch.where(refresh, by_name[source].float(), get(name))
         return out
 
     def _mask(self, leaves: Leaves, phase: torch.Tensor, get) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]

@@ -35,7 +35,7 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
     """The value of `expr`. Raises KeyError for a leaf that the call does not supply (an internal error)."""
     match expr:
         case ir.Const(value):
-            return value  # type: ignore[return-value]  # a Python number broadcasts like a tensor
+            return value  # a Python number broadcasts like a tensor
         case ir.ParamRef(name):
             return leaves.params[name]
         case ir.SignalRef(name):

@@ -21,8 +21,8 @@ def build_graph(
     graph = fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
     proxies = {name: fx.Proxy(graph.placeholder(name), tracer) for name in inputs}
-    results = function(proxies)  # type: ignore[arg-type]
-    graph.output(tuple(results[name].node for name in outputs))  # type: ignore[attr-defined]
+    results = function(proxies)
+    graph.output(tuple(results[name].node for name in outputs))
     graph.eliminate_dead_code()
     graph.lint()
     return fx.GraphModule(torch.nn.Module(), graph)

@@ -59,5 +59,5 @@ def provable(captured: CapturedModel, names: tuple[str, ...], calls: tuple[Mappi
         values = SharedValues(captured, names, lambda module, _: module.forward).get(inputs)
         lengths = {n: prefix_lengths(v) if isinstance(v, torch.Tensor) else None for n, v in values.items()}
         first = next((v for v in lengths.values() if v is not None), None)
-        good -= {n for n, v in lengths.items() if v is None or not np.array_equal(v, first)}
+        good -= {n for n, v in lengths.items() if v is None or first is None or not np.array_equal(v, first)}
     return frozenset(good)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -16,7 +17,7 @@ from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import strip_unused
 
-Value = torch.Tensor | int
+Value: TypeAlias = torch.Tensor | int
 KEPT = 4  # results per group: both guidance branches of two prompts
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 
+Action = Literal["skip", "reuse", "partial", "full"]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """What happened to one chunk of one sample in one call of the transformer.
@@ -24,7 +27,7 @@ class Event:
     chunk: int
     step: int
     phase: str
-    action: Literal["skip", "reuse", "partial", "full"]
+    action: Action
     computed: int
     tokens: int
     why: str
