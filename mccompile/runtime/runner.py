@@ -23,7 +23,7 @@ from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
 from mccompile.runtime.store import BranchStore
-from mccompile.runtime.trace import Event
+from mccompile.runtime.trace import Action, Event
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
 
@@ -118,10 +118,10 @@ class Runner:
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
-        kind = "full" if count == tokens else "partial" if count else "skip" if action.kind == "skip" else "reuse"
+        kind: Action = "full" if count == tokens else "partial" if count else "skip" if action.kind == "skip" else "reuse"
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk, step=time.step, phase=phase, action=kind, computed=count, tokens=tokens,
             why=action.why,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
