@@ -74,7 +74,7 @@ def test_codes_named_anywhere_exist() -> None:
 NO_VALUE = "no value that the blocks read depends on the timestep and not on the latents"
 SMALL = {"num_frames": 17, "height": 48, "width": 112}
 SHOWN = (
-    lowering.LayersNotFound("dbcache", "SkyReelsV2Transformer3DModel", 8, -1, 6),
+    lowering.LayersNotFound("dbcache_f8", "SkyReelsV2Transformer3DModel", 8, -1, 6),
     lowering.SourceNotFound("motioncache", "Model", "modulation", NO_VALUE),
     lowering.DeniedRefusals(("conv3d_1: convolution mixes tokens",)),
     runtime.NoClock(),
