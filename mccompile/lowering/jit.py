@@ -24,7 +24,7 @@ def compile_in_place(recording: Recording) -> Callable[..., tuple[Value, ...]]:
         shape, order = spec.shape, recording.order(place)
         example = torch.empty_permuted(shape, order, dtype=spec.dtype, device=spec.device).zero_()
         for axis in recording.axes(place):
-            torch._dynamo.mark_dynamic(example, axis, min=2)
+            torch._dynamo.mark_dynamic(example, axis)
         arguments.append(example)
     try:
         with torch.no_grad():

@@ -123,7 +123,7 @@ def test_graphs_that_lower_otherwise_are_refused(tiny: Tiny, saved: Path) -> Non
 def compiled(tiny: Tiny) -> CompiledRoles:
     """The partial block compiled in a process of its own; the small graphs left as they are to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend_module, "WORTH_COMPILING", 40)
+        patch.setattr(backend_module, "WORTH_COMPILING", 60)
         recorder = recorded(tiny)
         recorder.recordings = {k: r for k, r in recorder.recordings.items() if k[0] != "decide"}
         seen: list[tuple[str, int, int]] = []
