@@ -1,0 +1,78 @@
+"""`mccompile bench`: measurements that a user repeats on a machine of their own, as table, JSON and plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mccompile.cli.options import positive
+from mccompile.cli.progress import display
+from mccompile.cli.terminal import aligned, say
+
+if TYPE_CHECKING:
+    from mccompile.studio.bench.report import Report
+
+WHAT = ("ladder", "peers", "scaling", "overhead")
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("bench", help="measure: ladder, peers, scaling, overhead", description=__doc__)
+    parser.add_argument("what", choices=WHAT, metavar="|".join(WHAT))
+    parser.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a folder")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
+    parser.add_argument("--quick", action="store_true", help="small sizes; `ladder --quick` takes up to 40 s")
+    parser.add_argument("--real", action="store_true", help="ladder of SkyReels-V2-DF-1.3B's sizes; needs a CUDA GPU")
+    parser.add_argument("--repeat", type=positive, metavar="N", help="timed rounds; medians are shown")
+    parser.add_argument("--backend", choices=("eager", "inductor"), default="inductor", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON and SVG there")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, prints each table, writes each report; with --quick the last line is one JSON object."""
+    from mccompile.generate.outputs import prepare_place
+    from mccompile.studio.bench.commands import Options, measure, summary
+
+    if arguments.out is not None:
+        prepare_place(arguments.out)
+    options = Options.of(
+        arguments.what, arguments.model, arguments.device, arguments.backend, arguments.repeat, arguments.quick,
+        arguments.real,
+    )  # fmt: skip
+    with display() as shown:
+        reports = measure(options, shown.task, shown.compiled)
+    for report in reports:
+        for line in _table(report):
+            say(line)
+        if arguments.out is not None:
+            for path in report.write(arguments.out, command(arguments)):
+                say(f"wrote {path}")
+        say()
+    if arguments.quick:
+        say(json.dumps(summary(reports)))
+    return 0
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """The command line that repeats this measurement."""
+    words = ["mccompile", "bench", arguments.what]
+    for name in ("model", "device", "repeat", "backend"):
+        value = getattr(arguments, name)
+        if value not in (None, "embedded", "inductor"):
+            words += [f"--{name}", str(value)]
+    words += [f"--{flag}" for flag in ("quick", "real") if getattr(arguments, flag)]
+    return shlex.join(words)
+
+
+def _table(report: Report) -> Sequence[str]:
+    from mccompile.studio.bench.report import cell
+
+    rows = [tuple(c.heading for c in report.columns)]
+    rows += [tuple(cell(row, c) for c in report.columns) for row in report.rows]
+    right = frozenset(i for i, c in enumerate(report.columns) if c.form)
+    return [report.title, *aligned(rows, right)]

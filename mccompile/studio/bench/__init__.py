@@ -1,0 +1,1 @@
+"""Benchmarks that a user runs on a machine of their own: ladder, peers, scaling, overhead."""

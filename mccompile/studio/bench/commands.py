@@ -1,0 +1,102 @@
+"""The four benchmarks by name, each at its full and its quick sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import torch
+
+from mccompile.generate.compare import Announce
+from mccompile.generate.errors import OptionRefused
+from mccompile.generate.load import EMBEDDED, Place
+from mccompile.generate.run import Settings
+from mccompile.lowering.backend import Progress
+from mccompile.studio.bench import generations, ladder, ladder_run, ladder_steps, overhead, peers, scaling
+from mccompile.studio.bench.ladder_steps import Conditions
+from mccompile.studio.bench.report import Json, Report
+from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
+from mccompile.studio.bench.subjects import QUICK, REAL
+
+What = Literal["ladder", "peers", "scaling", "overhead"]
+QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A benchmark and its conditions. repeat: timed rounds, None for the benchmark's own number."""
+
+    what: What
+    model: str
+    place: Place
+    backend: str
+    repeat: int | None
+    quick: bool
+    real: bool
+
+    @staticmethod
+    def of(
+        what: What, model: str, device: str | None, backend: str, repeat: int | None, quick: bool, real: bool
+    ) -> Options:
+        """Checked options. Raises OptionRefused."""
+        if real and what != "ladder":
+            raise OptionRefused(f"bench {what} --real", "only the ladder has real sizes", "leave --real out")
+        if real and (device == "cpu" or not torch.cuda.is_available()):
+            why = "51,000 tokens through 30 layers of width 1536 take a CUDA GPU, and torch sees none"
+            raise OptionRefused("bench ladder --real", why, "run it where there is one, or leave --real out")
+        if what == "peers" and not peers.installed():
+            raise OptionRefused("bench peers", "cache-dit is not installed", "pip install 'mccompile[peers]'")
+        if what in ("scaling", "overhead") and model != EMBEDDED:
+            why = "it measures transformers with random weights at sizes of its own"
+            raise OptionRefused(f"bench {what} --model", why, "leave --model out")
+        return Options(what, model, Place.of(device, None, False), backend, repeat, quick, real)
+
+    def conditions(self, rounds: int) -> Conditions:
+        dtype = torch.float32 if self.place.device == "cpu" else torch.bfloat16
+        return Conditions(torch.device(self.place.device), dtype, self.backend, self.repeat or rounds)
+
+
+def measure(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
+    """Runs the benchmark; one report per table."""
+    match options.what:
+        case "ladder":
+            return _ladder(options, announce, progress)
+        case "peers":
+            job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
+            return (peers.report(job, options.backend, options.repeat or 1, options.quick, announce, progress),)
+        case "scaling":
+            subject = dataclasses.replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
+            axes = scaling.SMALL if options.quick else scaling.FULL
+            return (scaling.report(subject, axes, options.conditions(5), progress),)
+        case "overhead":
+            chunks = (2, 4) if options.quick else (2, 8, 16)
+            subject = dataclasses.replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
+            return (overhead.report(subject, chunks, options.conditions(9), progress),)
+    assert_never(options.what)
+
+
+def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
+    if options.real:
+        steps = ladder_steps.report(REAL, ladder_steps.SHARES, options.conditions(3), "ladder_real_steps", progress)
+        return steps, ladder_run.report(REAL, steps)
+    if options.quick:
+        return (ladder_steps.report(QUICK, ladder_steps.SHARES, options.conditions(5), "ladder_quick", progress),)
+    steps = ladder_steps.report(
+        EMBEDDED_SIZES, ladder_steps.SHARES, options.conditions(9), "ladder_steps", progress
+    )
+    job = generations.load(options.model, options.place)
+    ways = generations.contenders(generations.LADDER)
+    whole = ladder.report(job, ways, options.backend, options.repeat or 1, announce, progress)
+    return whole, steps
+
+
+def summary(reports: Sequence[Report]) -> dict[str, Json]:
+    """One number for a script to look at: the least realised/ideal of all rows, where the benchmark has it."""
+    found: dict[str, Json] = {"benchmark": reports[0].name}
+    rows = [row for report in reports for row in report.rows if row["name"] != "vanilla"]
+    ratios = [r["realised_over_ideal"] for r in rows if isinstance(r.get("realised_over_ideal"), int | float)]
+    if ratios:
+        found["realised_over_ideal_min"] = round(min(float(x) for x in ratios), 4)  # type: ignore[arg-type]
+    return found

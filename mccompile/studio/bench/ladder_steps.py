@@ -1,0 +1,93 @@
+"""The ladder, step by step: the transformer at fixed shares of its tokens, against the compiled vanilla step."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mccompile.lowering.backend import Progress
+from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
+from mccompile.studio.bench.rig import EXACT, VANILLA, Way, compile_ways, repeaters, step_flops, steps_of
+from mccompile.studio.bench.subjects import Subject, all_active
+from mccompile.studio.bench.timing import interleaved, ratio
+
+SHARES = (0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
+BASE = "vanilla"
+COLUMNS = (
+    Column("name", "step"), Column("ms", "ms", ".1f"), Column("tokens", "tokens", ".1%"),
+    Column("flops", "FLOPs", ".1%"), Column("speed_up", "speed-up", ".2f"), Column("ideal", "ideal", ".2f"),
+    Column("realised_over_ideal", "realised/ideal", ".2f"),
+)  # fmt: skip
+PLOT = Plot(
+    "tokens", "realised_over_ideal", "share of the tokens computed", "realised / ideal speed-up", "kind", log_x=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """Where and how often steps are timed. backend: "inductor" or "eager"."""
+
+    device: torch.device
+    dtype: torch.dtype
+    backend: str
+    rounds: int
+
+
+def ways(shares: Sequence[float]) -> tuple[Way, ...]:
+    """The vanilla step first, then exact, then the shares."""
+    return (Way(BASE, VANILLA), Way("exact", EXACT), *(Way(f"{s:.0%} of tokens", "share", s) for s in shares))
+
+
+def measure(
+    subject: Subject, shares: Sequence[float], under: Conditions, progress: Progress | None = None
+) -> tuple[Row, ...]:
+    """One row per way, all chunks active. A row holds its raw seconds; ratios are against the first row."""
+    model = subject.model(under.device, under.dtype)
+    prepared = subject.prepared(model)
+    tried = ways(shares)
+    backend = compile_ways(prepared, tried, under.backend, progress)
+    call = subject.call(under.device, under.dtype)
+    found = repeaters(model, prepared, tried, call, all_active(subject.chunks), backend)
+    seconds = interleaved(steps_of(found), under.rounds, under.device)
+    flops, tokens = step_flops(found), {n: r.tokens() for n, r in found.items()}
+    return tuple(step_row(way, seconds, flops, tokens) for way in tried)
+
+
+def step_row(
+    way: Way, seconds: Mapping[str, Sequence[float]], flops: Mapping[str, float], tokens: Mapping[str, int]
+) -> Row:
+    """realised: time of the vanilla step by this one's. ideal: its FLOPs by this one's."""
+    realised = ratio(seconds[BASE], seconds[way.name])
+    ideal = flops[BASE] / flops[way.name]
+    kind = "shares of the tokens" if way.policy == "share" else way.name
+    return {
+        "name": way.name, "kind": kind, "seconds": list(seconds[way.name]),
+        "ms": 1e3 * statistics.median(seconds[way.name]), "tokens": tokens[way.name] / tokens[BASE],
+        "gflops": flops[way.name] / 1e9, "flops": 1 / ideal, "speed_up": realised, "ideal": ideal,
+        "realised_over_ideal": realised / ideal,
+    }  # fmt: skip
+
+
+def report(
+    subject: Subject, shares: Sequence[float], under: Conditions, name: str, progress: Progress | None = None
+) -> Report:
+    """The table of `measure`."""
+    rows = measure(subject, shares, under, progress)
+    title = f"One step of the transformer, {subject.layers} layers, {subject.tokens} tokens, both guidance branches"
+    return Report(name, title, COLUMNS, rows, PLOT, settings(subject, under))
+
+
+def settings(subject: Subject, under: Conditions) -> dict[str, Json]:
+    """Sizes and conditions as JSON."""
+    sizes = {n: getattr(subject, n) for n in Subject.__slots__}
+    dtype = str(under.dtype).removeprefix("torch.")
+    return {**sizes, "device": str(under.device), "dtype": dtype, "backend": under.backend, "rounds": under.rounds}
+
+
+def worst(rows: Sequence[Row]) -> float:
+    """The smallest realised/ideal of all rows but the baseline."""
+    found = [r["realised_over_ideal"] for r in rows if r["name"] != BASE]
+    return min(float(x) for x in found if isinstance(x, int | float))

@@ -1,0 +1,179 @@
+"""One transformer under several policies, each ready to repeat one step: what whole generations cannot time alone.
+
+A step is what a pipeline with guidance does: two calls, with and without the prompt, on the same new latents.
+
+A policy that computes an exact share of each chunk's tokens is driven by a Timeline: its first row computes all, so
+that keys, values and residuals are kept, and every later row selects as many tokens as the share says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from mccompile import api
+from mccompile.generate.flops import flops_of
+from mccompile.generate.probe import Call
+from mccompile.language.source import Source
+from mccompile.lowering.backend import Progress, inductor
+from mccompile.lowering.lower import lower
+from mccompile.lowering.record import Recorder
+from mccompile.policy.bind import bind
+from mccompile.policy.from_checked import load_policy
+from mccompile.runtime.clock import ChunkTime, Timeline
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.execute import Backend, eager
+from mccompile.runtime.exercise import exercise
+from mccompile.studio.bench.subjects import Pattern, grid
+
+STEPS = 1000  # rows that a timeline has at most
+VANILLA, EXACT = "compute", "exact"
+BRANCHES = ("cond", "uncond")
+_NEW_AT_EACH_STEP = ("hidden_states", "timestep")  # prelude values are kept for the very same tensors
+_SHARE = """policy fixed_share {
+  # An exact share of every active chunk's tokens at every step: those that move most.
+  param part = 50% in 0.1%..100%
+
+  signal motion = frame_diff(block_output) | normalise(by = mean)
+
+  phase first for 1 step { compute }
+  phase rest             { compute top part of tokens by motion }
+
+  layers blocks[*] { keep residual }
+  chunks { pending: skip  finished: keep }
+}
+"""
+POLICIES = {VANILLA: load_policy(VANILLA), EXACT: load_policy(EXACT), "share": load_policy(Source.of_text(_SHARE))}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a step runs under. policy: a key of POLICIES. share: of the tokens of active chunks, for `share`."""
+
+    name: str
+    policy: str
+    share: float = 1.0
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        return {"part": self.share} if self.policy == "share" else {}
+
+
+@dataclass(slots=True)
+class Repeater:
+    """A model under a policy and the arguments of its calls, one per guidance branch; `step()` runs one more row."""
+
+    model: CompiledModel
+    timeline: Timeline
+    calls: Mapping[str, Call]
+    _first: bool = field(default=True)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Runs the next row. The first computes everything."""
+        if not self._first:
+            self.timeline.row += 1
+        self._first = False
+        fresh = {n: v.clone() for n, v in self.call.items() if n in _NEW_AT_EACH_STEP and isinstance(v, torch.Tensor)}
+        for branch, call in self.calls.items():
+            with self.model.cache_context(branch):
+                self.model(**call | fresh)
+
+    @property
+    def call(self) -> Call:
+        return next(iter(self.calls.values()))
+
+    def tokens(self) -> int:
+        """Tokens that the latest row computed."""
+        return sum(e.computed for e in self.model.events if e.row == self.timeline.row)
+
+    def flops(self, rows: int = 1) -> float:
+        """FLOPs of a request that consists of the latest row, `rows` times."""
+        last = [e for e in self.model.events if e.row == self.timeline.row]
+        again = [replace(e, row=e.row + i) for i in range(rows) for e in last]
+        return flops_of(self.model, again, self.call)
+
+
+def step_flops(found: Mapping[str, Repeater]) -> dict[str, float]:
+    """FLOPs of the latest row of each way, without what a request computes once (text), which all have in common."""
+    one = next(iter(found.values()))
+    once = 2 * one.flops() - one.flops(2)
+    return {name: r.flops() - once for name, r in found.items()}
+
+
+class _Rows(Sequence[Pattern]):
+    """All chunks at their first step, then the same pattern over and over, one own step further at each row."""
+
+    def __init__(self, first: Pattern, then: Pattern) -> None:
+        self._first, self._then = first, then
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, row: int) -> Pattern:  # type: ignore[override]
+        if row == 0:
+            return self._first
+        return tuple(replace(c, step=row) if c.state == "active" else c for c in self._then)
+
+
+def repeaters(
+    model: nn.Module,
+    prepared: api.Prepared,
+    ways: Sequence[Way],
+    call: Call,
+    pattern: Pattern,
+    backend: Backend,
+) -> dict[str, Repeater]:
+    """Every way over the same model, its first row run: the next `step()` is a step like any other."""
+    found = {}
+    text = call["encoder_hidden_states"]
+    assert isinstance(text, torch.Tensor)
+    calls = {b: call | {"encoder_hidden_states": t} for b, t in zip(BRANCHES, (text, -text), strict=True)}
+    first = tuple(ChunkTime(c.chunk, "active", 0) for c in pattern)
+    for way in ways:
+        timeline = Timeline(way.name, grid(STEPS), _Rows(first, pattern))  # type: ignore[arg-type]
+        compiled = api.compile(
+            model,
+            POLICIES[way.policy],
+            backend=backend,
+            captured=prepared,
+            clock=timeline,
+            **way.parameters,  # type: ignore[arg-type]
+        )
+        found[way.name] = Repeater(compiled, timeline, calls)
+        found[way.name].step()
+    return found
+
+
+def as_it_is(backend: Backend) -> Backend:
+    """Changes nothing."""
+    return backend
+
+
+def compile_ways(
+    prepared: api.Prepared,
+    ways: Sequence[Way],
+    name: str,
+    progress: Progress | None = None,
+    instead: Callable[[Backend], Backend] = as_it_is,
+) -> Backend:
+    """The backend of that name for all ways together: graphs that they share are compiled once.
+
+    instead: puts something else in place of some roles, which then are not compiled.
+    """
+    if name == "eager":
+        return instead(eager)
+    recorder = Recorder()
+    for way in {w.policy: w for w in ways}.values():
+        lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
+        exercise(Engine(lowered, instead(recorder)), bind(POLICIES[way.policy], way.parameters), prepared.calls)
+    return instead(inductor(recorder, lowered, progress=progress))
+
+
+def steps_of(found: Mapping[str, Repeater]) -> dict[str, Callable[[], object]]:
+    """The repeaters as calls, for timing.interleaved."""
+    return {name: r.step for name, r in found.items()}

@@ -1,0 +1,139 @@
+"""`bench scaling`: what everything that is not the model costs, by size.
+
+The blocks of the compiled model are replaced by the identity: what is left of a step is prelude and postlude (in the
+model as well), decision, gather, scatter, keeping, and dispatch. The same with the policy `compute`, which has only
+prelude, postlude and dispatch of whole blocks, is subtracted: `ours`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import fx
+
+from mccompile import api
+from mccompile.lowering.backend import Progress
+from mccompile.runtime.execute import Backend
+from mccompile.runtime.shared import Value
+from mccompile.studio.bench.ladder_steps import Conditions, settings
+from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
+from mccompile.studio.bench.rig import VANILLA, Way, compile_ways, repeaters, steps_of
+from mccompile.studio.bench.subjects import Subject, all_active
+from mccompile.studio.bench.timing import interleaved
+
+BASE, OURS = "vanilla", "share"
+COLUMNS = (
+    Column("axis", "varied"), Column("count", "tokens", "d"), Column("layers", "layers", "d"),
+    Column("chunks", "chunks", "d"), Column("share", "share", ".0%"),
+    Column("vanilla_ms", "prelude and postlude ms", ".2f"), Column("ms", "with selection ms", ".2f"),
+    Column("ours_ms", "ours ms", ".2f"),
+)  # fmt: skip
+PLOT = Plot("selected", "ours_ms", "selected tokens", "ms of a step that are not the model", "axis", True, True)
+TERMS = ("constant", "per layer", "per 1000 tokens", "per 1000 selected tokens", "per chunk")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Axes:
+    """The sizes that are tried, one axis at a time around the subject's own."""
+
+    tokens: tuple[int, ...]  # in frames of the subject's height and width, all in its chunks
+    layers: tuple[int, ...]
+    shares: tuple[float, ...]
+    chunks: tuple[int, ...]
+
+
+FULL = Axes((4, 16, 64, 256, 800), (1, 6, 30, 60), (0.01, 0.05, 0.25, 0.5, 1.0), (1, 2, 4, 8, 16, 32))
+SMALL = Axes((4, 16, 64), (1, 6), (0.01, 0.1, 1.0), (1, 4, 16))
+
+
+def identity_blocks(backend: Backend) -> Backend:
+    """The backend with every block replaced by one that returns the streams it gets."""
+
+    def chosen(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+        if not role.startswith("block"):
+            return backend(module, role)
+        output = next(n for n in module.graph.nodes if n.op == "output")
+        streams = len(output.args[0])
+        return lambda *arguments: arguments[:streams]
+
+    return chosen
+
+
+def report(subject: Subject, axes: Axes, under: Conditions, progress: Progress | None = None) -> Report:
+    """One row per size. subject: without a mask (causal=False), so that 200 k tokens need no [L, L] tensor."""
+    rows: list[Row] = []
+    for layers in sorted({subject.layers, *axes.layers}):
+        deep = dataclasses.replace(subject, layers=layers)
+        model = deep.model(under.device, under.dtype)
+        prepared = deep.prepared(model)
+        ways = (Way(BASE, VANILLA), Way(OURS, "share"))
+        backend = compile_ways(prepared, ways, under.backend, progress, identity_blocks)
+        for axis, sized, share in _cases(deep, axes, subject):
+            rows.append(_row(axis, sized, share, model, prepared, backend, under))
+    title = f"What is not the model: blocks replaced by the identity, width {subject.dim}"
+    about: dict[str, Json] = {**settings(subject, under), "fit_ms": fit(rows)}
+    return Report("scaling", title, COLUMNS, tuple(rows), PLOT, about)
+
+
+def _cases(deep: Subject, axes: Axes, subject: Subject) -> Sequence[tuple[str, Subject, float]]:
+    """Axis, sizes and share of every measurement at one depth."""
+    found = [("layers", deep, 0.25)] if deep.layers in axes.layers else []
+    if deep.layers != subject.layers:
+        return found
+    total = subject.chunks * subject.frames
+    found += [("tokens", dataclasses.replace(deep, frames=max(n // subject.chunks, 1)), 0.25) for n in axes.tokens]
+    found += [("share", deep, s) for s in axes.shares]
+    found += [("chunks", dataclasses.replace(deep, chunks=c, frames=max(total // c, 1)), 0.25) for c in axes.chunks]
+    return found
+
+
+def _row(
+    axis: str, sized: Subject, share: float, model: torch.nn.Module, prepared: api.Prepared, backend: Backend,
+    under: Conditions,
+) -> Row:  # fmt: skip
+    ways = (Way(BASE, VANILLA), Way(OURS, "share", share))
+    call = sized.call(under.device, under.dtype)
+    found = repeaters(model, prepared, ways, call, all_active(sized.chunks), backend)
+    seconds = interleaved(steps_of(found), under.rounds, under.device)
+    vanilla, ours = (1e3 * statistics.median(seconds[n]) for n in (BASE, OURS))
+    return {
+        "axis": axis, "count": sized.tokens, "layers": sized.layers, "chunks": sized.chunks, "share": share,
+        "selected": found[OURS].tokens() // 2, "vanilla_seconds": list(seconds[BASE]), "seconds": list(seconds[OURS]),
+        "vanilla_ms": vanilla, "ms": ours, "ours_ms": ours - vanilla,
+    }  # fmt: skip
+
+
+def fit(rows: Sequence[Row]) -> Mapping[str, Json]:
+    """The curve's shape: `ours_ms` as a sum of TERMS, by least squares on relative errors; none is negative.
+
+    One coefficient per term, in ms; `error` is the median relative error of the fit.
+    """
+    features = np.array([_terms(r) for r in rows])
+    wanted = np.array([max(_value(r, "ours_ms"), 1e-3) for r in rows])
+    left = list(range(len(TERMS)))
+    while True:  # terms that come out negative are dropped, the worst first
+        solution, *_ = np.linalg.lstsq(features[:, left] / wanted[:, None], np.ones(len(rows)), rcond=None)
+        if len(left) == 1 or solution.min() >= 0.0:
+            break
+        left.pop(int(solution.argmin()))
+    made = features[:, left] @ solution
+    found = {TERMS[i]: float(c) for i, c in zip(left, solution, strict=True)}
+    return {**{t: found.get(t, 0.0) for t in TERMS}, "error": float(np.median(abs(made / wanted - 1)))}
+
+
+def _terms(row: Row) -> tuple[float, ...]:
+    thousand = 1000.0
+    return (
+        1.0, _value(row, "layers"), _value(row, "count") / thousand, _value(row, "selected") / thousand,
+        _value(row, "chunks"),
+    )  # fmt: skip
+
+
+def _value(row: Row, key: str) -> float:
+    value = row[key]
+    assert isinstance(value, int | float)
+    return float(value)
