@@ -72,6 +72,7 @@ def test_codes_named_anywhere_exist() -> None:
 
 
 NO_VALUE = "no value that the blocks read depends on the timestep and not on the latents"
+PASSES = "its velocity is made of full, prev, uncond passes with caches of their own"
 SMALL = {"num_frames": 17, "height": 48, "width": 112}
 SHOWN = (
     lowering.LayersNotFound("dbcache_f8", "SkyReelsV2Transformer3DModel", 8, -1, 6),
@@ -82,6 +83,10 @@ SHOWN = (
     runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
     runtime.NotAPrefix("attention_mask"),
     runtime.ConfigChanged("SkyReelsV2Transformer3DModel", "num_frame_per_block: 5 -> 10"),
+    runtime.WindowMoved("cat_1", "11+video"),
+    runtime.NoIncrement("motioncache_magi1", "Model", "it is compiled without a pipeline"),
+    runtime.WindowMoved("attn1.k0", "11+video+7"),
+    runtime.NoIncrement("motioncache_magi1", "MagiPipeline", PASSES),
     generate.NotAPipeline("StableAudioEncoder"),
     generate.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),

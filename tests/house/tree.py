@@ -109,13 +109,21 @@ def house(text: str | None = None) -> tuple[Row, ...]:
         if TORCH_LINE in line:
             torch = False
             continue
-        names = re.findall(r"(?<![\w.])(\w+)(?:/|\.py)(?=\s)", line.split("  #")[0] + " ")
+        names = re.findall(r"(?<![\w.])([\w/]+?)(?:/|\.py)(?=\s)", line + " ")
         if names:
-            rows.append(Row(tuple(names), torch))
+            rows.append(Row(tuple(name.replace("/", ".") for name in names), torch))
     return tuple(rows)
+
+
+@cache
+def singled_out() -> frozenset[str]:
+    """Modules that the list places apart from their package: `studio.metrics`."""
+    return frozenset(name for row in house() for name in row.names if "." in name)
 
 
 def standing(name: str) -> str:
     """The part of the house that a module belongs to: `mccompile.policy.ir` stands in `policy`."""
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    inside = name.partition(".")[2]
+    if inside in singled_out():
+        return inside
+    return inside.split(".")[0] or "__init__"
