@@ -101,11 +101,12 @@ def _job(arguments: argparse.Namespace, model: str) -> _Job:
     from mccompile.generate.load import EMBEDDED, Place, find_folder
     from mccompile.models.embedded import DEFAULTS
 
+    folder = find_folder(model)
     embedded = model == EMBEDDED
     settings = _settings(arguments, embedded)
     return _Job(
         model=model,
-        folder=find_folder(model),
+        folder=folder,
         place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
         settings=settings,
         fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),

@@ -6,9 +6,9 @@ import argparse
 from functools import partial
 
 from mccompile import __version__
-from mccompile.cli import check, compile, explain, fmt, generate, models, policies, replay
+from mccompile.cli import bench, check, compile, explain, fmt, generate, models, policies, replay
 
-VERBS = (check, fmt, explain, policies, models, generate, compile, replay)
+VERBS = (check, fmt, explain, policies, models, generate, compile, replay, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mccompile {__version__}")
     exact = partial(argparse.ArgumentParser, allow_abbrev=False)  # `--step` is no `--steps`
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=exact)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=exact)  # type: ignore[call-overload]
     for verb in VERBS:
         verb.add(verbs)
     return parser

@@ -50,34 +50,32 @@ def emit(lowered: LoweredModel) -> str:
         located=[f"{name}: {where.value} ({where.layout})" for name, where in lowered.located.items()],
         static=sorted(lowered.static),
         refusals=[f"{r.site}: {r.reason}" for r in lowered.refusals],
-        functions=list(functions(lowered)),
+        functions=[function(name, about, module) for name, module, about in graphs(lowered)],
     )
 
 
-def functions(lowered: LoweredModel) -> Iterator[Function]:
-    """Every graph of the lowered model, in the order in which a call meets them."""
-    captured = lowered.captured
+def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
+    """Every graph of the lowered model with its name and what it is, in the order in which a call meets them."""
+    captured, rows = lowered.captured, lowered.rows
     values = ", ".join((*captured.entry, *(p.name for p in captured.shared)))
-    yield function("prelude", f"User inputs to {values}.", captured.prelude)
-    if lowered.rows is not None:
-        about = "Rows of the shared values that a selection of tokens needs."
-        yield function("gather", about, lowered.rows.gather.module)
+    yield "prelude", captured.prelude, f"User inputs to {values}."
+    if rows is not None:
+        yield "gather", rows.gather.module, "Rows of the shared values that a selection of tokens needs."
     if lowered.modulated is not None:
-        yield function("modulated", "The input of the first attention of block 0.", lowered.modulated.module)
+        yield "modulated", lowered.modulated.module, "The input of the first attention of block 0."
     if lowered.decide is not None:
-        outputs = ", ".join(lowered.decide.outputs)
-        host = ", ".join(lowered.decide.host)
-        about = f"Which tokens are computed. host [B, K, G]: {host}. Returns {outputs}."
-        yield function("decide", about, lowered.decide.module)
+        fed, made = ", ".join(lowered.decide.host), ", ".join(lowered.decide.outputs)
+        about = f"Which tokens are computed. host [B, K, G]: {fed}. Returns {made}."
+        yield "decide", lowered.decide.module, about
     for number, plain in enumerate(lowered.plain):
-        yield function(f"block{number}_plain", "A block on all rows.", plain.module)
-    for number, partial in enumerate(lowered.rows.partial if lowered.rows is not None else ()):
+        yield f"block{number}_plain", plain.module, "A block on all rows."
+    for number, partial in enumerate(rows.partial if rows is not None else ()):
         about = "A block on selected rows: their keys and values are written into the buffers, all are attended to."
-        yield function(f"block{number}_partial", about, partial.module)
+        yield f"block{number}_partial", partial.module, about
     if lowered.observe is not None:
         about = f"Late signals, from the region's output: {', '.join(lowered.observe.signals)}."
-        yield function("observe", about, lowered.observe.module)
-    yield function("postlude", "Streams to the model's outputs.", captured.postlude)
+        yield "observe", lowered.observe.module, about
+    yield "postlude", captured.postlude, "Streams to the model's outputs."
 
 
 def function(name: str, about: str, module: fx.GraphModule) -> Function:

@@ -79,5 +79,5 @@ def test_usage_errors(words: tuple[str, ...], shell: Shell) -> None:
 
 def test_policies_need_no_torch() -> None:
     """Checking, formatting and explaining start at once."""
-    code = "import sys; from mccompile.cli import main; main(['explain', 'motioncache']); assert 'torch' not in sys.modules"
+    code = "import sys; from mccompile.cli import main; main(['explain', 'exact']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,0 +1,140 @@
+"""generate, compile and replay from the shell: what is written, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import mccompile.api
+import mccompile.generate.compare
+from mccompile.lowering.backend import CompiledRoles, Role
+from mccompile.lowering.record import Recorder
+from mccompile.runtime.trace import read_jsonl, share_computed
+from tests.cli.conftest import Shell
+
+PARITY = Path(__file__).parent.parent / "data" / "parity"
+SMALL = ("--steps", 3, "--frames", 15, "--height", 32, "--width", 32, "--ar-step", 1, "--backend", "eager")
+
+
+def test_compare(shell: Shell, tmp_path: Path) -> None:
+    """One table, both videos, and every decision."""
+    out, trace = tmp_path / "out", tmp_path / "trace.jsonl"
+    result = shell("generate", *SMALL, "--compare", "--out", out, "--trace", trace, "--set", "warmup=1")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0] == "policy motioncache is approximate: reused tokens differ from computed ones"
+    assert lines[1].split() == ["policy", "seconds", "speed-up", "tokens", "FLOPs", "PSNR", "SSIM", "judge"]
+    rows = [line.split() for line in lines[2:5]]
+    assert [row[:2] for row in rows] == [["vanilla", "compute"], ["exact", "exact"], ["motioncache", "motioncache"]]
+    assert rows[0][3:8] == ["1.00x", "100.0%", "100.0%", "-", "-"]
+    assert rows[1][6:8] == ["equal", "1.0000"]
+    made = {path.name for path in out.iterdir()}
+    assert made == {"vanilla.mp4", "motioncache.mp4", "side_by_side.mp4", "contact.png", "comparison.json"}
+    assert all(f"wrote {out / name}" in lines for name in made)
+    numbers = json.loads((out / "comparison.json").read_text())
+    assert numbers["parameters"] == {"warmup": 1.0}
+    assert [row["name"] for row in numbers["rows"]] == ["vanilla", "exact", "motioncache"]
+    assert numbers["rows"][1]["psnr"] is None
+    assert numbers["rows"][2]["tokens"] == share_computed(read_jsonl(trace))
+    with Image.open(out / "contact.png") as sheet:
+        assert sheet.width > 200
+
+
+def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "video.mp4"
+    result = shell("generate", *SMALL, "--policy", "exact", "--out", out, "--prompt", "a blue square moving up")
+    assert result.status == 0, result.err
+    assert result.out.startswith("policy exact is exact: the output is that of the model\n")
+    assert out.stat().st_size > 1000
+    assert out.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (("--model", "nowhere"), 2, "error[MC0704]"),
+        (("--policy", "motioncash"), 1, "error[MC0109]"),
+        (("--set", "treshold=0.2"), 1, "error[MC0301]"),
+        (("--set", "threshold=9"), 1, "error[MC0302]"),
+        (("--out", "x.gif"), 2, "neither a folder nor an .mp4"),
+        (("--out", "x.mp4", "--compare"), 2, "a comparison writes several files"),
+        (("--out", "/proc/none/out"), 2, "error[MC0707]"),
+        (("--device", "tpu"), 2, "error[MC0705]"),
+        (("--device", "cpu", "--cpu-offload"), 2, "the model runs on the CPU already"),
+        (("--model", "."), 2, "no model_index.json"),
+        (("none.bundle",), 1, "error[MC0811]"),
+        (("none.bundle", "--policy", "exact"), 2, "a bundle holds one policy"),
+    ],
+)
+def test_what_cannot_be_generated(
+    words: tuple[str, ...], status: int, says: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = shell("generate", *words)
+    assert (result.status, result.out) == (status, "")
+    assert says in result.err
+    assert "help: " in result.err
+
+
+def uncompiled(recorder: Recorder, lowered: object, **_: object) -> CompiledRoles:
+    """The roles of a bundle without compiling any: what this file tests is the way there and back."""
+    return CompiledRoles(
+        {k: Role(r.role, "eager", "not compiled in this test", r.tensors) for k, r in recorder.recordings.items()}
+    )
+
+
+def test_a_bundle_there_and_back(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generation from a bundle is the one that its policy gives, and nothing is captured for it."""
+    monkeypatch.setattr(mccompile.generate.compare, "inductor", uncompiled)
+    file, traces = tmp_path / "half.bundle", [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    made = shell("compile", "embedded", "motioncache", "-o", file, "--set", "warmup=1")
+    assert made.status == 0, made.err
+    assert made.out.startswith(f"wrote {file}, ")
+    monkeypatch.setattr(mccompile.api, "capture", None)
+    video = SMALL[:-2]
+    once = shell("generate", file, *video, "--out", tmp_path / "a.mp4", "--trace", traces[0])
+    assert once.status == 0, once.err
+    again = shell("generate", file, *video, "--out", tmp_path / "b.mp4", "--trace", traces[1], "--set", "threshold=0.5")
+    assert again.status == 0, again.err
+    first, second = (read_jsonl(path) for path in traces)
+    assert {e.phase for e in first} == {"", "warmup", "coarse"}
+    assert share_computed(second) <= share_computed(first) < 1.0
+    file.write_bytes(file.read_bytes()[:-100])
+    torn = shell("generate", file, *video, "--out", tmp_path)
+    assert (torn.status, torn.out) == (1, "")
+    assert "error[MC081" in torn.err
+
+
+def test_replay(shell: Shell) -> None:
+    result = shell("replay", PARITY / "tokens_fine.safetensors")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    assert len(lines) == 61
+    assert lines[0].startswith("call   0  cond    chunks 0")
+    assert lines[-1].startswith("masks agree: 120/120  max error: ")
+    assert float(lines[-1].split()[-1]) < 1e-4
+
+
+def test_replay_of_another_policy(shell: Shell) -> None:
+    result = shell("replay", PARITY / "tokens_fine.safetensors", "--policy", "exact")
+    assert result.status == 1
+    assert "MASK DIFFERS in chunk 0" in result.out
+    agree, masks = result.out.splitlines()[-1].split()[2].split("/")
+    assert 0 < int(agree) < int(masks) == 120
+
+
+@pytest.mark.parametrize(("break_it", "says"), [("settings", "MC0711"), ("tensors", "MC0710"), ("name", "MC0710")])
+def test_replay_of_what_is_no_trace(break_it: str, says: str, shell: Shell, tmp_path: Path) -> None:
+    for suffix in (".safetensors", ".json"):
+        shutil.copy((PARITY / "tokens_fine").with_suffix(suffix), tmp_path / f"t{suffix}")
+    if break_it == "settings":
+        (tmp_path / "t.json").write_text("{}")
+    if break_it == "tensors":
+        (tmp_path / "t.safetensors").write_bytes(b"not it")
+    result = shell("replay", tmp_path / ("none.safetensors" if break_it == "name" else "t.safetensors"))
+    assert (result.status, result.out) == (2, "")
+    assert f"error[{says}]" in result.err
