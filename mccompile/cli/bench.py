@@ -29,20 +29,26 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--real", action="store_true", help="ladder of SkyReels-V2-DF-1.3B's sizes; needs a CUDA GPU")
     parser.add_argument("--repeat", type=positive, metavar="N", help="timed rounds; medians are shown")
     parser.add_argument("--backend", choices=("eager", "inductor"), default="inductor", help="default: %(default)s")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time of this process")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of torch on the CPU; default: torch's own")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON and SVG there")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints each table, writes each report; with --quick the last line is one JSON object."""
+    import torch
+
     from mccompile.generate.outputs import prepare_place
     from mccompile.studio.bench.commands import Options, measure, summary
 
     if arguments.out is not None:
         prepare_place(arguments.out)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     options = Options.of(
         arguments.what, arguments.model, arguments.device, arguments.backend, arguments.repeat, arguments.quick,
-        arguments.real,
+        arguments.real, arguments.clock,
     )  # fmt: skip
     with display() as shown:
         reports = measure(options, shown.task, shown.compiled)
@@ -61,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
 def command(arguments: argparse.Namespace) -> str:
     """The command line that repeats this measurement."""
     words = ["mccompile", "bench", arguments.what]
-    for name in ("model", "device", "repeat", "backend"):
+    for name in ("model", "device", "repeat", "backend", "clock", "threads"):
         value = getattr(arguments, name)
-        if value not in (None, "embedded", "inductor"):
+        if value not in (None, "embedded", "inductor", "wall"):
             words += [f"--{name}", str(value)]
     words += [f"--{flag}" for flag in ("quick", "real") if getattr(arguments, flag)]
     return shlex.join(words)

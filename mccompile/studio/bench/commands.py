@@ -19,6 +19,7 @@ from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
 from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
+from mccompile.studio.bench.timing import Clock, Kind
 
 What = Literal["ladder", "peers", "scaling", "overhead"]
 QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
@@ -35,11 +36,13 @@ class Options:
     repeat: int | None
     quick: bool
     real: bool
+    clock: Kind
 
     @staticmethod
     def of(
-        what: What, model: str, device: str | None, backend: str, repeat: int | None, quick: bool, real: bool
-    ) -> Options:
+        what: What, model: str, device: str | None, backend: str, repeat: int | None, quick: bool, real: bool,
+        clock: Kind,
+    ) -> Options:  # fmt: skip
         """Checked options. Raises OptionRefused."""
         if real and what != "ladder":
             raise OptionRefused(f"bench {what} --real", "only the ladder has real sizes", "leave --real out")
@@ -48,14 +51,16 @@ class Options:
             raise OptionRefused("bench ladder --real", why, "run it where there is one, or leave --real out")
         if what == "peers" and not peers.installed():
             raise OptionRefused("bench peers", "cache-dit is not installed", "pip install 'mccompile[peers]'")
+        if clock == "cpu" and device == "cuda":
+            raise OptionRefused("--clock cpu", "a GPU's work takes no processor time", "leave --clock out")
         if what in ("scaling", "overhead") and model != EMBEDDED:
             why = "it measures transformers with random weights at sizes of its own"
             raise OptionRefused(f"bench {what} --model", why, "leave --model out")
-        return Options(what, model, Place.of(device, None, False), backend, repeat, quick, real)
+        return Options(what, model, Place.of(device, None, False), backend, repeat, quick, real, clock)
 
     def conditions(self, rounds: int) -> Conditions:
         dtype = torch.float32 if self.place.device == "cpu" else torch.bfloat16
-        return Conditions(torch.device(self.place.device), dtype, self.backend, self.repeat or rounds)
+        return Conditions(torch.device(self.place.device), dtype, self.backend, self.repeat or rounds, self.clock)
 
 
 def measure(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
@@ -65,7 +70,8 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
             return _ladder(options, announce, progress)
         case "peers":
             job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
-            return (peers.report(job, options.backend, options.repeat or 1, options.quick, announce, progress),)
+            repeat, clock = options.repeat or 1, Clock(torch.device(options.place.device), options.clock)
+            return (peers.report(job, options.backend, repeat, options.quick, clock, announce, progress),)
         case "scaling":
             subject = dataclasses.replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
             axes = scaling.SMALL if options.quick else scaling.FULL
@@ -88,7 +94,8 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
     )
     job = generations.load(options.model, options.place)
     ways = generations.contenders(generations.LADDER)
-    whole = ladder.report(job, ways, options.backend, options.repeat or 1, announce, progress)
+    clock = Clock(torch.device(options.place.device), options.clock)
+    whole = ladder.report(job, ways, options.backend, options.repeat or 1, clock, announce, progress)
     return whole, steps
 
 

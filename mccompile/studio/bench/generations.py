@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from diffusers import DiffusionPipeline
 
 from mccompile import api
-from mccompile.generate.compare import Announce, Comparison, Contender, capture_for, compare, compile_contenders
-from mccompile.generate.compare import Row as Measured
+from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
+from mccompile.generate.errors import PipelineFailed
+from mccompile.generate.flops import flops_of
 from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
-from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
-from mccompile.lowering.backend import Progress
-from mccompile.models.embedded.judge import Verdict
+from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
+from mccompile.models.embedded.judge import Verdict, judge
 from mccompile.policy.from_checked import load_policy
-from mccompile.studio.bench.report import Row
-from mccompile.studio.bench.timing import ratio
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.trace import share_computed
+from mccompile.studio.bench.report import Json, Row
+from mccompile.studio.bench.timing import Clock, ratio
+from mccompile.studio.metrics import psnr, ssim
 
 VANILLA, EAGER, EXACT = "vanilla", "vanilla, eager", "exact"
 LADDER: Mapping[str, tuple[Mapping[str, float], ...]] = {
@@ -28,6 +32,8 @@ LADDER: Mapping[str, tuple[Mapping[str, float], ...]] = {
     "fbcache": ({"threshold": 0.03}, {"threshold": 0.08}, {"threshold": 0.15}),
     "motioncache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
 }
+WARM_UP_STEPS = 2
+FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError, PipelineFailed)
 FALLBACK_PROMPT = "a red circle moving right over a slate texture"
 
 
@@ -61,40 +67,88 @@ def contenders(policies: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[C
     return tuple(found)
 
 
-def run(
-    job: Job, ways: Sequence[Contender], backend: str, repeat: int, announce: Announce, progress: Progress | None
-) -> Comparison:
-    """Every way `repeat` times, in turn; with a compiled backend also the vanilla model without compiling."""
-    models = compile_contenders(job.pipe, job.captured, ways, backend, progress)
-    if backend != "eager":
-        plain = compile_contenders(job.pipe, job.captured, [Contender(EAGER, ways[0].policy, {})], "eager", None)
-        models = {VANILLA: models[VANILLA], **plain, **models}
-    return compare(job.pipe, models, job.call, 0, repeat, announce, job.judged)
+@dataclass(slots=True)
+class Lap:
+    """The timed runs of one way so far, the video of the last one, or the error that ended it."""
+
+    seconds: list[float] = field(default_factory=list)
+    video: Video | None = None
+    error: str = ""
 
 
-def rows(found: Comparison) -> tuple[Row, ...]:
-    """The rows of a comparison as JSON. realised/ideal: speed-up times share of the FLOPs."""
-    base = found.rows[0]
-    return tuple(_row(found, base, row) for row in found.rows)
+Run = Callable[[int | None], Generation]  # None, or after how many steps to stop
 
 
-def _row(found: Comparison, base: Measured, row: Measured) -> Row:
-    speed_up = ratio(base.seconds, row.seconds)
-    calls = len({(e.row, e.branch) for e in found.events[row.name]})
+def take_turns(runs: Mapping[str, Run], repeat: int, clock: Clock) -> dict[str, Lap]:
+    """A short untimed run of each way, then `repeat` rounds; a way that fails is left out from then on."""
+    laps = {name: Lap() for name in runs}
+    for run in (None, *range(repeat)):
+        for name, way in runs.items():
+            if not laps[name].error:
+                _one(laps[name], way, run is not None, clock)
+    return laps
+
+
+def _one(lap: Lap, way: Run, whole: bool, clock: Clock) -> None:
+    made: list[Generation] = []
+    try:
+        spent = clock.seconds(lambda: made.append(way(None if whole else WARM_UP_STEPS)))
+    except FAILURES as error:
+        lap.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"[:200]
+    else:
+        lap.seconds += [spent] if whole else []
+        lap.video = made[0].video
+
+
+def runs_of(job: Job, models: Mapping[str, CompiledModel], announce: Announce) -> dict[str, Run]:
+    """Every model in the pipeline's transformer's place."""
     return {
-        "name": row.name,
-        "kind": row.name.split(" ")[0].rstrip(","),
-        "seconds": list(row.seconds),
-        "median": row.median,
-        "ms": 1e3 * row.median / calls,
-        "tokens": row.tokens,
-        "flops": row.flops,
-        "speed_up": speed_up,
-        "realised_over_ideal": speed_up * row.flops,
-        "psnr": row.psnr if math.isfinite(row.psnr) else None,
-        "ssim": row.ssim,
-        "judge": judged(row.verdict),
+        name: lambda stop, n=name, m=model: run_with(job.pipe, m, job.call, 0, announce(n), stop)  # type: ignore[misc]
+        for name, model in models.items()
     }
+
+
+def measure(
+    job: Job, models: Mapping[str, CompiledModel], others: Mapping[str, Run], repeat: int, announce: Announce,
+    clock: Clock,
+) -> tuple[Row, ...]:  # fmt: skip
+    """Our models, vanilla the first of them, then other ways, all in turn; one row each, near to vanilla or not."""
+    reference = models[VANILLA]
+    with last_call(reference) as call:
+        laps = take_turns({**runs_of(job, models, announce), **others}, repeat, clock)
+    base, whole = laps[VANILLA], flops_of(reference, reference.events, call)
+    rows = []
+    for name, lap in laps.items():
+        row = _near(name, lap, base, job.judged)
+        if name in models and not lap.error:
+            row |= _work(models[name], call, whole, row)
+        rows.append(row)
+    return tuple(rows)
+
+
+def _near(name: str, lap: Lap, base: Lap, prompt: str | None) -> dict[str, Json]:
+    """Time, and distance from vanilla's video."""
+    row: dict[str, Json] = {"name": name, "kind": name.split(" ")[0].rstrip(","), "remark": lap.error or None}
+    if lap.error or lap.video is None or base.video is None:
+        return row
+    near = psnr(lap.video, base.video)
+    return row | {
+        "seconds": list(lap.seconds), "median": statistics.median(lap.seconds),
+        "speed_up": ratio(base.seconds, lap.seconds), "psnr": near if math.isfinite(near) else None,
+        "ssim": ssim(lap.video, base.video), "judge": judged(judge(lap.video, prompt)) if prompt is not None else None,
+    }  # fmt: skip
+
+
+def _work(model: CompiledModel, call: Mapping[str, object], whole: float, row: Row) -> dict[str, Json]:
+    """What was computed, of vanilla's; realised/ideal is the speed-up times the share of the FLOPs."""
+    flops = flops_of(model, model.events, call) / whole
+    seconds, speed_up = row["median"], row["speed_up"]
+    assert isinstance(seconds, float)
+    assert isinstance(speed_up, float)
+    return {
+        "tokens": share_computed(model.events), "flops": flops, "realised_over_ideal": speed_up * flops,
+        "ms": 1e3 * seconds / len({(e.row, e.branch) for e in model.events}),
+    }  # fmt: skip
 
 
 def judged(verdict: Verdict | None) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mccompile.generate.compare import Announce, Contender
+from mccompile.generate.compare import Announce, Contender, compile_contenders
 from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.report import Column, Json, Plot, Report
+from mccompile.studio.bench.timing import Clock
 
 COLUMNS = (
     Column("name", "run"), Column("median", "s", ".2f"), Column("ms", "ms per call", ".1f"),
@@ -23,17 +24,21 @@ def report(
     ways: Sequence[Contender],
     backend: str,
     repeat: int,
+    clock: Clock,
     announce: Announce,
     progress: Progress | None = None,
 ) -> Report:
-    """Whole generations of the pipeline, text encoder and VAE included, one row per way."""
-    found = generations.run(job, ways, backend, repeat, announce, progress)
-    kind = type(job.pipe.transformer).__name__
-    title = f"Whole generations of {kind}, the same seed and prompt"
-    return Report("ladder", title, COLUMNS, generations.rows(found), PLOT, settings(job, backend, repeat))
+    """Whole generations of the pipeline, text encoder and VAE included, one row per way; ways: vanilla the first."""
+    models = compile_contenders(job.pipe, job.captured, ways, backend, progress)
+    if backend != "eager":
+        plain = Contender(generations.EAGER, ways[0].policy, {})
+        models |= compile_contenders(job.pipe, job.captured, [plain], "eager", None)
+    rows = generations.measure(job, models, {}, repeat, announce, clock)
+    title = f"Whole generations of {type(job.pipe.transformer).__name__}, the same seed and prompt"
+    return Report("ladder", title, COLUMNS, rows, PLOT, settings(job, backend, repeat, clock))
 
 
-def settings(job: generations.Job, backend: str, repeat: int) -> dict[str, Json]:
+def settings(job: generations.Job, backend: str, repeat: int, clock: Clock) -> dict[str, Json]:
     """What every way was called with."""
     call = {n: v for n, v in job.call.items() if isinstance(v, str | int | float)}
-    return {"backend": backend, "repeat": repeat, "call": call}
+    return {"backend": backend, "repeat": repeat, "clock": clock.kind, "call": call}

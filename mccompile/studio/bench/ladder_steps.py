@@ -12,7 +12,7 @@ from mccompile.lowering.backend import Progress
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
 from mccompile.studio.bench.rig import EXACT, VANILLA, Way, compile_ways, repeaters, step_flops, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
-from mccompile.studio.bench.timing import interleaved, ratio
+from mccompile.studio.bench.timing import Clock, Kind, interleaved, ratio
 
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
 BASE = "vanilla"
@@ -34,6 +34,11 @@ class Conditions:
     dtype: torch.dtype
     backend: str
     rounds: int
+    kind: Kind = "wall"
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.device, self.kind)
 
 
 def ways(shares: Sequence[float]) -> tuple[Way, ...]:
@@ -51,7 +56,7 @@ def measure(
     backend = compile_ways(prepared, tried, under.backend, progress)
     call = subject.call(under.device, under.dtype)
     found = repeaters(model, prepared, tried, call, all_active(subject.chunks), backend)
-    seconds = interleaved(steps_of(found), under.rounds, under.device)
+    seconds = interleaved(steps_of(found), under.rounds, under.clock)
     flops, tokens = step_flops(found), {n: r.tokens() for n, r in found.items()}
     return tuple(step_row(way, seconds, flops, tokens) for way in tried)
 
@@ -84,7 +89,8 @@ def settings(subject: Subject, under: Conditions) -> dict[str, Json]:
     """Sizes and conditions as JSON."""
     sizes = {n: getattr(subject, n) for n in Subject.__slots__}
     dtype = str(under.dtype).removeprefix("torch.")
-    return {**sizes, "device": str(under.device), "dtype": dtype, "backend": under.backend, "rounds": under.rounds}
+    how: dict[str, Json] = {"backend": under.backend, "rounds": under.rounds, "clock": under.kind}
+    return {**sizes, "device": str(under.device), "dtype": dtype, **how}
 
 
 def worst(rows: Sequence[Row]) -> float:

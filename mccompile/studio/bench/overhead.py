@@ -38,7 +38,7 @@ def report(subject: Subject, chunks: Sequence[int], under: Conditions, progress:
         ours = repeaters(model, prepared, (way,), call, all_active(count), backend)[OURS]
         plain = model if under.backend == "eager" else torch.compile(model, dynamic=False)
         ways = {BASE: stepper(plain, ours.calls), OURS: ours.step, EAGER: stepper(model, ours.calls)}
-        seconds = interleaved(ways, under.rounds, under.device)
+        seconds = interleaved(ways, under.rounds, under.clock)
         rows += [
             {
                 "name": name, "count": sized.tokens, "seconds": list(found), "ms": 1e3 * statistics.median(found),

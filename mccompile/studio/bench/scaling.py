@@ -98,7 +98,7 @@ def _row(
     ways = (Way(BASE, VANILLA), Way(OURS, "share", share))
     call = sized.call(under.device, under.dtype)
     found = repeaters(model, prepared, ways, call, all_active(sized.chunks), backend)
-    seconds = interleaved(steps_of(found), under.rounds, under.device)
+    seconds = interleaved(steps_of(found), under.rounds, under.clock)
     vanilla, ours = (1e3 * statistics.median(seconds[n]) for n in (BASE, OURS))
     return {
         "axis": axis, "count": sized.tokens, "layers": sized.layers, "chunks": sized.chunks, "share": share,

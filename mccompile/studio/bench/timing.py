@@ -5,12 +5,40 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+Kind = Literal["wall", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds of one call, the device's queue empty before and after.
+
+    kind: "wall", or "cpu" for the processor time of this process: on a CPU that others use too, the nearest thing to
+    what a call takes on a quiet one (with one thread; with more it is the sum of theirs).
+    """
+
+    device: torch.device
+    kind: Kind = "wall"
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        now = time.perf_counter if self.kind == "wall" else time.process_time
+        self._wait()
+        begun = now()
+        call()
+        self._wait()
+        return now() - begun
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 1
+    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Clock, warm_up: int = 1
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each call of each way: `warm_up` untimed rounds, then `rounds` timed ones."""
     for _ in range(warm_up):
@@ -19,17 +47,8 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, call in ways.items():
-            seconds[name].append(timed(call, device))
+            seconds[name].append(clock.seconds(call))
     return {name: tuple(found) for name, found in seconds.items()}
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Wall seconds of one call, the device's queue empty before and after."""
-    _wait(device)
-    begun = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - begun
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> float:
@@ -38,8 +57,3 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> float:
     Both were measured in the same rounds, so that what slowed a round down slowed both of its sides.
     """
     return statistics.median(b / o for b, o in zip(base, other, strict=True))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,0 +1,100 @@
+"""Whole generations, at a small size: the ladder's rows and the peers', each against the raw numbers."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+
+from mccompile.generate.load import Place
+from mccompile.generate.run import Generation, Settings
+from mccompile.studio.bench import generations, ladder, peers
+from mccompile.studio.bench.generations import VANILLA, Job, take_turns
+from mccompile.studio.bench.peer_ways import PEERS, Setup
+from mccompile.studio.bench.report import Report
+from mccompile.studio.bench.timing import Clock
+
+CLOCK = Clock(torch.device("cpu"), "cpu")
+SMALL = Settings(num_inference_steps=6, num_frames=15, height=32, width=32, ar_step=2)
+POLICIES = {"fixed_interval": ({"interval": 2, "warmup": 1}, {"interval": 3, "warmup": 1})}
+
+
+def silent(name: str):
+    return lambda done, total: None
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return generations.load("embedded", Place.of("cpu", None, False), SMALL)
+
+
+@pytest.fixture(scope="module")
+def made(job: Job) -> Report:
+    return ladder.report(job, generations.contenders(POLICIES), "eager", 2, CLOCK, silent)
+
+
+def test_longer_intervals_compute_less(made: Report) -> None:
+    names = [r["name"] for r in made.rows]
+    assert names == ["vanilla", "exact", "fixed_interval 2 1", "fixed_interval 3 1"]
+    for key in ("tokens", "flops"):
+        vanilla, exact, two, three = (r[key] for r in made.rows)
+        assert vanilla == 1.0 > exact
+        assert 1.0 > two > three > 0.0
+
+
+def test_the_rows_recompute_from_the_raw_seconds(made: Report) -> None:
+    base = made.rows[0]["seconds"]
+    for row in made.rows:
+        assert row["median"] == statistics.median(row["seconds"])
+        inverse = statistics.median(b / s for b, s in zip(base, row["seconds"], strict=True))
+        assert row["speed_up"] == pytest.approx(inverse)
+        assert row["realised_over_ideal"] == pytest.approx(inverse * row["flops"])
+
+
+def test_vanilla_equals_itself_and_exact_is_near(made: Report) -> None:
+    assert made.rows[0]["psnr"] is None
+    assert made.rows[0]["ssim"] == pytest.approx(1.0)
+    assert made.rows[1]["psnr"] is None or made.rows[1]["psnr"] > 60
+    assert made.rows[3]["psnr"] < 60
+
+
+def test_a_way_that_fails_is_left_out_and_says_why(job: Job) -> None:
+    calls: list[str] = []
+
+    def well(stop: int | None) -> Generation:
+        calls.append(f"well {stop}")
+        return Generation(torch.zeros(1, 2, 2, 3).numpy(), 0.0)
+
+    def ill(stop: int | None) -> Generation:
+        calls.append(f"ill {stop}")
+        raise ValueError("no such block\nmore")
+
+    laps = take_turns({"well": well, "ill": ill}, 2, CLOCK)
+    assert calls == ["well 2", "ill 2", "well None", "well None"]
+    assert laps["ill"].error == "ValueError: no such block"
+    assert len(laps["well"].seconds) == 2
+
+
+def test_a_peer_leaves_the_pipeline_as_it_was(job: Job) -> None:
+    stock = peers.Stock(job, "eager", silent)
+    own, forward = job.pipe.transformer, type(job.pipe.transformer.blocks[0]).forward
+    before = stock.run(None).video
+    taylor = next(p for p in PEERS if p.kind == "TaylorSeer")
+    rows = stock.rows_of_schedule()
+    changed = stock.run(None, taylor, Setup(job.pipe, rows, ()))
+    assert (changed.video != before).any()
+    assert (stock.run(None).video == before).all()
+    assert job.pipe.transformer is own
+    assert all(block.forward.__func__ is forward for block in own.blocks)
+
+
+def test_the_schedule_has_its_rows(job: Job) -> None:
+    assert peers.Stock(job, "eager", silent).rows_of_schedule() == 6 + 2 * (4 // 4)
+
+
+def test_every_peer_has_a_name_and_one_quick_setting() -> None:
+    assert len({p.name for p in PEERS}) == len(PEERS)
+    kinds = {p.kind for p in PEERS}
+    assert sorted(p.kind for p in PEERS if p.first) == sorted(kinds)
+    assert VANILLA not in {p.name for p in PEERS}
