@@ -83,8 +83,6 @@ SHOWN = (
     runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
     runtime.NotAPrefix("attention_mask"),
     runtime.ConfigChanged("SkyReelsV2Transformer3DModel", "num_frame_per_block: 5 -> 10"),
-    runtime.WindowMoved("cat_1", "11+video"),
-    runtime.NoIncrement("motioncache_magi1", "Model", "it is compiled without a pipeline"),
     runtime.WindowMoved("attn1.k0", "11+video+7"),
     runtime.NoIncrement("motioncache_magi1", "MagiPipeline", PASSES),
     generate.NotAPipeline("StableAudioEncoder"),
