@@ -106,8 +106,9 @@ def inductor(
 ) -> CompiledRoles:
     """Compiles every recorded role.
 
-    workers: processes that compile at the same time (default: one per CPU, never more than roles); 0 compiles
-    in this process. Prelude values that stay the same through a request are left eager: they run once.
+    workers: processes that compile at the same time (default: one per CPU, never more than graphs; a single graph
+    is not worth starting one); 0 compiles in this process. Prelude values that stay the same through a request
+    are left eager: they run once.
     """
     changing = latent_inputs(lowered.captured) | {TIMESTEP}
     todo = {k: r for k, r in recorder.recordings.items() if r.calls}
@@ -121,7 +122,8 @@ def inductor(
     made = _Build(folder.path, _distinct(todo.values()), progress or _silent)
     if made.todo:
         host_isa()
-        made.run(min(len(made.todo), os.cpu_count() or 1) if workers is None else workers)
+        several = min(len(made.todo), os.cpu_count() or 1) if len(made.todo) > 1 else 0
+        made.run(several if workers is None else workers)
     roles |= {(role, graph): replace(made.roles[graph], role=role) for role, graph in todo}
     jit = {g: compile_in_place(made.todo[g]) for g, r in made.roles.items() if r.form == "torch.compile"}
     order = [k for k in recorder.recordings if k in roles]

@@ -119,8 +119,7 @@ def test_graphs_that_lower_otherwise_are_refused(tiny: Tiny, saved: Path) -> Non
         replace(bundle, roles=roles).attach(transformer())
 
 
-@pytest.fixture(scope="module")
-def compiled(tiny: Tiny) -> CompiledRoles:
+def compiled_block(tiny: Tiny) -> CompiledRoles:
     """The partial block compiled in a process of its own; the small graphs left as they are to save time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend_module, "WORTH_COMPILING", 60)
@@ -132,7 +131,9 @@ def compiled(tiny: Tiny) -> CompiledRoles:
         return made
 
 
-def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, compiled: CompiledRoles, tmp_path: Path) -> None:
+def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, tmp_path: Path) -> None:
+    """One test for all that needs a compile, since each process of a parallel run would repeat it."""
+    compiled = compiled_block(tiny)
     assert {r.role: r.form for r in compiled.roles.values()}["block0:partial"] == "package"
     assert compiled.compiled_count == 1
     model = CompiledModel(tiny.model, tiny.lowered, tiny.bound, compiled)
@@ -147,9 +148,10 @@ def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, compiled: Compile
     save_bundle(tmp_path / "compiled.mcc", model, compiled)
     again = load_bundle(tmp_path / "compiled.mcc").attach(transformer())
     assert all(torch.equal(a, b) for a, b in zip(run(again), found, strict=True))
+    refuses_two_samples(tiny, compiled)
 
 
-def test_a_compiled_block_refuses_two_samples(tiny: Tiny, compiled: CompiledRoles) -> None:
+def refuses_two_samples(tiny: Tiny, compiled: CompiledRoles) -> None:
     module = tiny.lowered.rows.partial[0].module  # type: ignore[union-attr]
     (spec,) = (r for k, r in recorded(tiny).recordings.items() if k[0] == "block0:partial")
     arguments = [
