@@ -103,10 +103,6 @@ def _wan() -> nn.Module:
     return diffusers.WanTransformer3DModel(**_WAN)
 
 
-def _wan_image() -> nn.Module:
-    return diffusers.WanTransformer3DModel(**_WAN, image_dim=20, added_kv_proj_dim=72)
-
-
 def _skyreels() -> nn.Module:
     return diffusers.SkyReelsV2Transformer3DModel(**_WAN, num_frame_per_block=5, inject_sample_info=True)
 
@@ -296,14 +292,9 @@ def _per_token_time(size: Size, batch: int) -> Call:
     return _video(size, batch, timestep=_steps(batch, tokens_of(size)))
 
 
-def _with_image(size: Size, batch: int) -> Call:
-    return _video(size, batch, encoder_hidden_states_image=torch.randn(batch, 7, 20))
-
-
 _CHUNKED: tuple[Size, Size, Size] = ((10, 6, 14), (15, 10, 22), (5, 8, 10))
 _FAMILIES = (
     Family("wan", _wan, _video),
-    Family("wan_image", _wan_image, _with_image),
     Family("wan_per_token_time", _wan, _per_token_time),
     Family("skyreels", _skyreels, _skyreels_inputs, _CHUNKED),
     Family("hunyuan", _hunyuan, _hunyuan_inputs, kinds=2),
