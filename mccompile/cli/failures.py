@@ -17,10 +17,11 @@ def known_failures() -> tuple[type[Exception], ...]:
     from mccompile.generate.errors import GenerateError
     from mccompile.lowering.errors import LoweringError
     from mccompile.lowering.package_errors import PackageError
+    from mccompile.models.magi.errors import MagiError
     from mccompile.runtime.bundle_errors import BundleError
     from mccompile.runtime.errors import RunError
 
-    return CaptureError, LoweringError, PackageError, RunError, BundleError, GenerateError
+    return CaptureError, LoweringError, PackageError, RunError, BundleError, GenerateError, MagiError
 
 
 def report(error: Exception) -> int:

@@ -98,6 +98,7 @@ class _Job:
 
 
 def _job(arguments: argparse.Namespace, model: str) -> _Job:
+    from mccompile.generate.compare import can_judge
     from mccompile.generate.load import EMBEDDED, Place, find_folder
     from mccompile.models.embedded import DEFAULTS
 
@@ -110,7 +111,7 @@ def _job(arguments: argparse.Namespace, model: str) -> _Job:
         place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
         settings=settings,
         fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),
-        judged=settings.prompt if embedded else None,
+        judged=settings.prompt if embedded and can_judge(settings.prompt) else None,
         arguments=arguments,
     )
 

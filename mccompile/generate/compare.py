@@ -16,7 +16,7 @@ from mccompile.generate.run import Generation, OnStep, Video, generate
 from mccompile.lowering.backend import CompiledRoles, Progress, inductor
 from mccompile.lowering.lower import lower
 from mccompile.lowering.record import Recorder
-from mccompile.models.embedded.judge import Verdict, judge
+from mccompile.models.embedded.judge import Verdict, judge, named
 from mccompile.policy import ir
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
@@ -82,6 +82,15 @@ def is_exact(policy: PolicyIR) -> bool:
 def capture_for(pipe: object, arguments: Mapping[str, object]) -> api.Prepared:
     """The pipeline's transformer, captured as a call with these arguments uses it."""
     return api.prepare(pipe, call={k: v for k, v in arguments.items() if k in _CHANGE_THE_CALL})
+
+
+def can_judge(prompt: str | None) -> bool:
+    """Whether the embedded model's judge understands the prompt: it names one colour and one motion."""
+    try:
+        named(prompt or "")
+    except ValueError:
+        return False
+    return True
 
 
 def contenders(policy: PolicyIR, parameters: Mapping[str, float]) -> tuple[Contender, ...]:

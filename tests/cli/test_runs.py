@@ -20,6 +20,7 @@ PARITY = Path(__file__).parent.parent / "data" / "parity"
 SMALL = ("--steps", 3, "--frames", 15, "--height", 32, "--width", 32, "--ar-step", 1, "--backend", "eager")
 
 
+@pytest.mark.usefixtures("one_capture")
 def test_compare(shell: Shell, tmp_path: Path) -> None:
     """One table, both videos, and every decision."""
     out, trace = tmp_path / "out", tmp_path / "trace.jsonl"
@@ -44,6 +45,7 @@ def test_compare(shell: Shell, tmp_path: Path) -> None:
         assert sheet.width > 200
 
 
+@pytest.mark.usefixtures("one_capture")
 def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "video.mp4"
     result = shell("generate", *SMALL, "--policy", "exact", "--out", out, "--prompt", "a blue square moving up")
@@ -87,6 +89,7 @@ def uncompiled(recorder: Recorder, lowered: object, **_: object) -> CompiledRole
     )
 
 
+@pytest.mark.usefixtures("one_capture")
 def test_a_bundle_there_and_back(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generation from a bundle is the one that its policy gives, and nothing is captured for it."""
     monkeypatch.setattr(mccompile.generate.compare, "inductor", uncompiled)

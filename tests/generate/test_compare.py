@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile.generate.compare import (
+    can_judge,
     compare,
     compile_contenders,
     contenders,
@@ -150,6 +151,12 @@ def test_chunks_of_a_model_that_has_none_of_its_own(small: Small) -> None:
         assert call_arguments(small.pipe, Settings(num_frames=121))["base_num_frames"] == 121
     finally:
         set_chunk_length(small.pipe, {"causal_block_size": own})
+
+
+def test_the_judge_is_asked_what_it_knows() -> None:
+    assert can_judge("a blue square moving up")
+    assert not can_judge("a cat")
+    assert not can_judge(None)
 
 
 def test_only_words_make_a_policy_approximate() -> None:
