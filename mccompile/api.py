@@ -11,6 +11,8 @@ from torch import nn
 
 from mccompile.capture import capture, flat_inputs
 from mccompile.capture.types import CapturedModel
+from mccompile.generate.chunk_clock import runs_chunks
+from mccompile.generate.chunk_probe import record_window_calls
 from mccompile.generate.clocks import clock_for
 from mccompile.generate.probe import Call, record_calls
 from mccompile.lowering.backend import Progress, inductor
@@ -24,8 +26,10 @@ from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.execute import Backend, eager
 from mccompile.runtime.exercise import exercise
+from mccompile.runtime.increments import keeps_increment
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
 
@@ -66,11 +70,14 @@ def compile(
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
-    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError: each with place, cause, remedy.
+    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError, NoIncrement: each with place, cause and
+    remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
     bound = bind(ir, parameters)
     pipe = None if isinstance(model, nn.Module) else model
+    if pipe is None and keeps_increment(ir):
+        raise NoIncrement(ir.name, type(model).__name__, "it is a transformer alone")
     if captured is None:
         captured = prepare(model, call=_call_arguments(ir, model, call), probe=probe, second=second)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
@@ -94,7 +101,8 @@ def prepare(
 ) -> Prepared:
     """Captures a pipeline's transformer, or a transformer with two example calls; arguments as `compile` has them."""
     if probe is None or second is None:
-        probe, second = record_calls(model, dict(call or {}))
+        record = record_window_calls if runs_chunks(model) else record_calls
+        probe, second = record(model, dict(call or {}))
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
     transformer.eval()
     captured = capture(transformer, probe, second)

@@ -1,7 +1,8 @@
 """Clocks of diffusers pipelines: the step and the chunks come from the pipeline's own schedule, never from counting.
 
 Chosen by what a pipeline offers, not by its name: one that builds a timestep matrix (diffusion forcing) tells
-the state of every chunk; any other tells one step for the whole video.
+the state of every chunk; one that names the chunks of its calls is asked; any other tells one step for the whole
+video.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mccompile.generate.chunk_clock import ChunkClock, runs_chunks
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.errors import NoClock, UnknownStep
@@ -139,6 +141,8 @@ class StepClock:
         return Moment(self._request, found[0], branch, grid, (ChunkTime(0, "active", found[0]),), 1)
 
 
-def clock_for(pipe: object) -> ForcingClock | StepClock:
+def clock_for(pipe: object) -> ForcingClock | ChunkClock | StepClock:
     """The clock that fits what the pipeline offers."""
+    if runs_chunks(pipe):
+        return ChunkClock(pipe)  # type: ignore[arg-type]
     return ForcingClock(pipe) if callable(getattr(pipe, "generate_timestep_matrix", None)) else StepClock(pipe)

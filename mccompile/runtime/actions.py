@@ -15,13 +15,13 @@ from mccompile.runtime.store import ChunkRecord
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """kind: skip (result not needed), compute, reuse, or dynamic (the decision graph says).
+    """kind: skip (result not needed), compute, reuse, dynamic (the decision graph says), or follow (a copy).
 
     phase: index of the phase in force, -1 outside a chunk's own steps. account: the account at the start of
     the step where folding knows it. why: for the trace.
     """
 
-    kind: Literal["skip", "compute", "reuse", "dynamic"]
+    kind: Literal["skip", "compute", "reuse", "dynamic", "follow"]
     phase: int
     account: float | None
     why: str
@@ -30,6 +30,8 @@ class Action:
 def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPolicy, plan: Plan) -> Action:
     """The action of one chunk of one sample at one call."""
     life = bound.ir.chunks
+    if time.copy_of is not None:
+        return Action("follow", -1, None, "copy")
     if time.state == "pending":
         return Action("skip" if life.pending == "skip" else "compute", -1, None, "pending")
     if time.state == "finished":

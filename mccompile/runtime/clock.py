@@ -14,12 +14,15 @@ class ChunkTime:
     """One chunk at one call. `step` is its own step about to run, 0-based; only active chunks have a next one.
 
     clean: the chunk's input of this call is final (timestep 0, latents that no later call changes).
+    copy_of: these tokens are chunk `copy_of` of the same call once more, seen otherwise (MAGI-1: without its past);
+    `chunk` is then the place after the last one, and what is computed follows that chunk.
     """
 
     chunk: int  # position in the video, 0 first
     state: Literal["pending", "active", "finished"]
     step: int
     clean: bool = False
+    copy_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

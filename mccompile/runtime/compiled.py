@@ -11,11 +11,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile.capture import CapturedModel, flat_inputs
+from mccompile.capture.errors import CallError
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
-from mccompile.runtime.clock import Clock
+from mccompile.runtime.clock import Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.execute import Backend
+from mccompile.runtime.increments import Increments, keeps_increment
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.trace import Event
 
@@ -38,11 +40,17 @@ class CompiledModel(nn.Module):
         self._undo: list[Callable[[], None]] = []
 
     def install(self, pipe: object, clock: Clock) -> None:
-        """Takes the place of `pipe.transformer`; `undo` gives it back."""
+        """Takes the place of `pipe.transformer`, and of its integration step where the policy keeps increments.
+
+        `undo` gives both back. Raises NoIncrement (MC0608) where the pipeline's steps cannot be taken over.
+        """
+        taken = []
+        if keeps_increment(self.runner.bound.ir):
+            taken = [Increments.attach(pipe, self.runner, clock).detach]
         self.clock = clock
         pipe.transformer = self  # type: ignore[attr-defined]
         detach = getattr(clock, "detach", None)
-        self._undo = [lambda: setattr(pipe, "transformer", self.model), *([detach] if detach else [])]
+        self._undo = [lambda: setattr(pipe, "transformer", self.model), *([detach] if detach else []), *taken]
 
     def undo(self) -> nn.Module:
         """Gives the pipeline its own transformer back and returns it."""
@@ -84,9 +92,33 @@ class CompiledModel(nn.Module):
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
         """The model's forward under the policy. Raises NoClock, InputMismatch and what the clock raises."""
+        call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
+        keys_of = getattr(self.model, "key_values_argument", None)
+        if keys_of is not None and call.get(keys_of):
+            return self._with_key_values(call, keys_of)
+        return self._run(call)
+
+    def _with_key_values(self, call: dict[str, object], argument: str) -> object:
+        """A call that asks for K/V of leading chunks (its last output): read from the buffers they are kept in.
+
+        A policy that keeps none runs the model itself.
+        """
+        if call.get("return_dict", _default(self.model, "return_dict")) is True:
+            place = type(self.model).__name__
+            raise CallError(place, "keys are asked for in an output object", "pass return_dict=False")
+        if not self.runner.engine.uses_rows:
+            self.runner.note_whole(self._moment(call), "structure not captured")
+            return self.model(**call)
+        result = self._run({**call, argument: 0})
+        assert isinstance(result, tuple)
+        return *result[:-1], self.runner.leading_key_values(self._moment(call), int(call[argument]))  # type: ignore[call-overload]
+
+    def _moment(self, call: dict[str, object]) -> Moment:
         if self.clock is None:
             raise NoClock
-        call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
+        return self.clock.moment(self._branch, call)
+
+    def _run(self, call: dict[str, object]) -> object:
         as_dict = call.get("return_dict", _default(self.model, "return_dict")) is True
         captured = self.runner.lowered.captured
         config = dict(getattr(self.model, "config", {}))
@@ -95,7 +127,7 @@ class CompiledModel(nn.Module):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if _default(self.model, "return_dict") is not _ABSENT else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
-        moment = self.clock.moment(self._branch, call)
+        moment = self._moment(call)
         flat = self.runner.call(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         if as_dict and isinstance(result, tuple):

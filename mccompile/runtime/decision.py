@@ -35,12 +35,14 @@ def host_rows(
     for b, of_sample in enumerate(actions):
         for g, (time, action) in enumerate(zip(moment.chunks, of_sample, strict=True)):
             at = host[b, :, g]
-            at[row["active"]] = action.kind != "skip"
+            at[row["active"]] = action.kind not in ("skip", "follow")
             at[row["forced"]] = action.kind == "compute"
             at[row["reused"]] = action.kind == "reuse"
             at[row["phase"]] = action.phase
             at[row["first"]] = time.chunk == 0
-            at[row["tail"]] = time.chunk > 0 and bool(store.observed[b, time.chunk - 1])
+            if action.kind not in ("skip", "follow"):
+                store.seen.add((b, time.chunk))  # in order: the chunk before may be seen in this very call
+            at[row["tail"]] = (b, time.chunk - 1) in store.seen
             if action.account is not None:
                 at[row["known"]], at[row["account"]] = 1.0, action.account
             if time.state != "active":

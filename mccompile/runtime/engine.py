@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy import ir
@@ -25,7 +26,7 @@ class Engine:
     def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
         self.lowered = lowered
         self.vanilla = computes_always(lowered.policy)
-        causal = lowered.rows is not None and bool(lowered.rows.prefixes)
+        causal = lowered.rows is not None and (bool(lowered.rows.prefixes) or masked_by_input(lowered.captured))
         within = not decides_whole_steps(lowered.policy)
         self.uses_rows = lowered.rows is not None and not self.vanilla and (causal or within)
         self.postlude = Postlude(lowered, backend)
@@ -109,6 +110,13 @@ def decides_whole_steps(policy: ir.PolicyIR) -> bool:
         isinstance(p.rule, ir.Top) or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.CHUNK)
         for p in policy.phases
     )
+
+
+def masked_by_input(captured: CapturedModel) -> bool:
+    """An input says which keys each token may see: the chunks of a call are at steps of their own."""
+    varied = {p.name for p in captured.shared if p.token_axis is not None and p.depends}
+    partials = [k.partial for k in captured.kinds if k.partial is not None]
+    return any(n.meta["attention"]["mask"] in varied for p in partials for n in p.graph.nodes if "attention" in n.meta)
 
 
 def computes_always(policy: ir.PolicyIR) -> bool:

@@ -60,6 +60,31 @@ class NotAPrefix(RunError):
         )
 
 
+class WindowMoved(RunError):
+    """Chunks entered or left, and the rows of a kept tensor cannot follow them."""
+
+    code = "MC0607"
+
+    def __init__(self, name: str, rows: str) -> None:
+        super().__init__(
+            f"the chunks of the call changed, and `{name}` does not hold their tokens in one piece (its rows: {rows})",
+            "use a policy that computes every chunk (`compute`), or let forward keep video tokens side by side",
+        )
+
+
+class NoIncrement(RunError):
+    """A policy keeps the increment of the integration step, and there is no such step to take over."""
+
+    code = "MC0608"
+
+    def __init__(self, policy: str, model: str, why: str) -> None:
+        super().__init__(
+            f"policy {policy} keeps the increment of the integration step of {model}: {why}",
+            "use a policy that keeps the residual of layers, or a pipeline whose steps can be taken over "
+            "(`integrate`, one guidance pass: docs/magi1.md)",
+        )
+
+
 class ConfigChanged(RunError):
     """The model's configuration is no longer the one that was captured."""
 

@@ -100,7 +100,7 @@ class Blocks:
         for i in range(segment.first, segment.last + 1):
             site = captured.blocks[i]
             if i not in store.buffers:
-                store.buffers[i] = self._new_buffers(segment, i, env, shared)
+                store.buffers[i] = self.new_buffers(i, env, shared)
             made = self._partial[site.kind](
                 *(rows[s] for s in site.streams_in),
                 *(values.get(s) for s in site.shared),
@@ -112,7 +112,7 @@ class Blocks:
             rows |= dict(zip(site.streams_out, made, strict=True))  # type: ignore[arg-type]
         return entered, rows, vectors
 
-    def _new_buffers(self, segment: Segment, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
+    def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
         """Zeroed K and V of block i; a stream that exists only inside the segment is stood in for by its like."""
         site = self._captured.blocks[i]
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}

@@ -24,6 +24,7 @@ from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
 from mccompile.runtime.store import BranchStore
 from mccompile.runtime.trace import Action, Event
+from mccompile.runtime.window import KeyValues, leading_key_values, move_window, window_of
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
 
@@ -59,6 +60,8 @@ class Runner:
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
         store, plan = self._store(moment, layout, inputs)
+        now = window_of(moment, layout, inputs)
+        move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
         actions = tuple(
             tuple(resolve(t, moment, store.chunk(b, t.chunk), self.bound, plan) for t in moment.chunks)
             for b in range(layout.batch)
@@ -70,6 +73,18 @@ class Runner:
         env, mask = step.run()
         self._after(step, env, mask)
         return self.engine.postlude.run(env, shared, inputs)
+
+    def leading_key_values(self, moment: Moment, chunks: int) -> KeyValues:
+        """K and V of the first chunks of the call just made, per block [B, rows, heads, head_dim]."""
+        store = self.requests[moment.request].branches[moment.branch]
+        return leading_key_values(store, self.lowered.captured, chunks)
+
+    def note_whole(self, moment: Moment, why: str) -> None:
+        """Events of a call that the model itself has run, all of it: one unit of work per chunk."""
+        self.events += [
+            Event(str(moment.request), moment.row, moment.branch, 0, t.chunk, t.step, "", "full", 1, 1, why)
+            for t in moment.chunks
+        ]
 
     def _store(self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> tuple[BranchStore, Plan]:
         request = self.requests.pop(moment.request, None) or Request()
@@ -100,7 +115,7 @@ class Runner:
             for g, time in enumerate(moment.chunks):
                 count = int(mask[b, g].sum())
                 store.note(b, time, count == mask[b, g].size)
-                if time.state == "active":
+                if time.state == "active" and time.copy_of is None:
                     state = store.phases[b][time.chunk]
                     want[b, g] = self._wants(next_phase(self.bound, state, moment.grid, count > 0))
                     store.phases[b][time.chunk] = advance(self.bound, state, moment.grid, count > 0)
@@ -122,6 +137,7 @@ class Runner:
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
-            chunk=time.chunk, step=time.step, phase=phase, action=kind, computed=count, tokens=tokens,
+            chunk=time.chunk if time.copy_of is None else time.copy_of, step=time.step, phase=phase, action=kind,
+            computed=count, tokens=tokens,
             why=action.why,
         )  # fmt: skip

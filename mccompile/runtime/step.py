@@ -108,5 +108,22 @@ class Step:
             params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
             sources = self.engine.sources(self.inputs, self.shared, env)
             mask = decide.run(host, params, sources, self.store, self.layout, self.moment)
+        mask = self._with_copies(mask)
         self.store.selection = mask
+        return mask
+
+    def _with_copies(self, mask: np.ndarray) -> np.ndarray:
+        """A copy is computed where its chunk is; all of it the first time, for it has no keys and values yet.
+
+        Where only increments are kept, its output counts at computed tokens alone: it may wait for the first of them.
+        """
+        mask = mask.copy()
+        waits = all(s.keep in (None, "increment") for s in self.engine.lowered.segments)
+        at = {t.chunk: g for g, t in enumerate(self.moment.chunks) if t.copy_of is None}
+        for g, time in enumerate(self.moment.chunks):
+            if time.copy_of is None:
+                continue
+            for b in range(self.layout.batch):
+                own = mask[b, at[time.copy_of]]
+                mask[b, g] = own if (b, time.copy_of) in self.store.copies else bool(own.any()) or not waits
         return mask

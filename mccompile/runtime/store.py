@@ -23,6 +23,15 @@ class ChunkRecord:
     since: int
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The chunks of a call by place, (chunk, whether it is a copy), its tokens per chunk, and its input shapes."""
+
+    places: tuple[tuple[int, bool], ...]
+    tokens: int
+    shapes: tuple[object, ...]
+
+
 @dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
@@ -39,6 +48,10 @@ class BranchStore:
     cleaned: torch.Tensor  # [B, G] bool
     since: torch.Tensor  # [B, G] int64
     observed: torch.Tensor  # [B, G] bool: the late signals of the chunk's last frame exist
+    copies: set[tuple[int, int]] = field(default_factory=set)  # (sample, chunk) whose copy has been computed
+    seen: set[tuple[int, int]] = field(default_factory=set)  # (sample, chunk) whose last frame the decision has seen
+    increments: dict[int, torch.Tensor] = field(default_factory=dict)  # per chunk, the last latent increment
+    window: Window | None = None  # what the rows of buffers and kept tensors are
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -52,6 +65,9 @@ class BranchStore:
 
     def note(self, sample: int, time: ChunkTime, all_computed: bool) -> None:
         """A chunk was run: whether all of its tokens were computed."""
+        if time.copy_of is not None:
+            self.copies |= {(sample, time.copy_of)} if all_computed else set()
+            return
         at = sample, time.chunk
         if all_computed:
             self.computed[at] = True
@@ -62,5 +78,5 @@ class BranchStore:
     def nbytes(self) -> int:
         """Bytes of all kept tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
-        tensors += [*self.kept.values(), *self.states.values()]
+        tensors += [*self.kept.values(), *self.states.values(), *self.increments.values()]
         return sum(t.nbytes for t in tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from mccompile.models.magi.inputs import (
 )
 from mccompile.models.magi.media import Frames, MagiPipelineOutput, OutputType, to_frames, to_output
 from mccompile.models.magi.official import official_components
-from mccompile.models.magi.predict import CallText, VelocityPredictor
+from mccompile.models.magi.predict import CallText, Pass, VelocityPredictor
 from mccompile.models.magi.schedule import MagiCall, magi_schedule, oldest_needed
 from mccompile.models.magi.scheduler import MagiScheduler
 from mccompile.models.magi.text import (
@@ -46,6 +47,14 @@ ChunkCallback = Callable[["MagiPipeline", int, Tensor], None]
 DEFAULT_SPECIAL_TOKENS: tuple[SpecialToken, ...] = ("HQ", "DURATION")
 PREFIX_FRAMES = 32  # of a prefix video, the official choice
 SPATIAL_FACTOR = 8  # pixels per latent column
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MagiRun:
+    """One generation: how it is sampled, and the chunks of its video, a prefix's included."""
+
+    settings: MagiSettings
+    chunks: int
 
 
 class MagiPipeline(DiffusionPipeline):
@@ -83,6 +92,7 @@ class MagiPipeline(DiffusionPipeline):
             vae.enable_tiling()
         self._current_call: MagiCall | None = None
         self._predictor: VelocityPredictor | None = None
+        self._run: MagiRun | None = None
         self._interrupt = False
 
     @property
@@ -98,6 +108,16 @@ class MagiPipeline(DiffusionPipeline):
         second time last); an "uncond" pass runs one chunk.
         """
         return () if self._predictor is None else self._predictor.current_chunks
+
+    @property
+    def current_run(self) -> MagiRun | None:
+        """The generation under way, a new object for each; None outside the loop."""
+        return self._run
+
+    @property
+    def guidance_passes(self) -> tuple[Pass, ...]:
+        """The passes of the transformer that make up one velocity, by the names of their cache contexts."""
+        return ("full",) if self.scheduler.settings.distilled else ("full", "prev", "uncond")
 
     @property
     def interrupt(self) -> bool:
@@ -271,6 +291,7 @@ class MagiPipeline(DiffusionPipeline):
         p = self.transformer.config.patch_size
         cache = CleanChunkCache(width * (x.shape[3] // p) * (x.shape[4] // p))
         predictor = self._predictor = VelocityPredictor(self.transformer, settings, cache, skip_unused)
+        self._run = MagiRun(settings, x.shape[2] // width)
         finished: list[Tensor] = []
         self._interrupt = False
         try:
@@ -289,7 +310,7 @@ class MagiPipeline(DiffusionPipeline):
                     if self._interrupt:
                         break
         finally:
-            self._current_call = self._predictor = None
+            self._current_call = self._predictor = self._run = None
         return finished
 
     def _run_call(

@@ -56,6 +56,8 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
 
     # Lists: diffusers takes anything else for a single name.
     _repeated_blocks: ClassVar[list[str]] = ["TransformerLayer"]
+    # For the compiler: the argument of forward that asks for K/V of leading chunks, which come last in its output.
+    key_values_argument: ClassVar[str] = "return_kv_chunks"
     _no_split_modules: ClassVar[list[str]] = ["TransformerLayer"]
     _keep_in_fp32_modules: ClassVar[list[str]] = [
         "x_embedder", "t_embedder", "y_embedder", "rope", "q_layernorm", "k_layernorm",

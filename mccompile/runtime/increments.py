@@ -1,0 +1,114 @@
+"""Takes over a pipeline's integration step: computed tokens move by their velocity, the others by what they did last.
+
+MotionCache on MAGI-1 (arXiv 2605.01725): what is kept is the latent increment x_new - x_old of the last computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from mccompile.policy import ir
+from mccompile.runtime.errors import NoIncrement
+from mccompile.runtime.runner import Runner
+from mccompile.runtime.store import BranchStore
+
+
+class ChunkCall(Protocol):
+    """One call: the chunks that are integrated, in order, and the one of them whose last step it is."""
+
+    @property
+    def active_chunks(self) -> tuple[int, ...]: ...
+    @property
+    def finished_chunk(self) -> int | None: ...
+
+
+@runtime_checkable
+class Requests(Protocol):
+    """A clock that names the generation under way."""
+
+    def request(self) -> Hashable: ...
+
+
+class Integrating(Protocol):
+    """A pipeline whose steps can be taken over: `integrate` is called for each active chunk of a call, in order."""
+
+    @property
+    def current_call(self) -> ChunkCall | None: ...
+    @property
+    def guidance_passes(self) -> tuple[str, ...]: ...
+    def integrate(
+        self, latents: torch.Tensor, velocity: torch.Tensor, time: float, next_time: float
+    ) -> torch.Tensor: ...
+
+
+def keeps_increment(policy: ir.PolicyIR) -> bool:
+    """Whether the policy's region is the integration step."""
+    return any(r.keep == "increment" for r in policy.regions)
+
+
+@dataclass(slots=True)
+class Increments:
+    """Stands in for `pipe.integrate` until `detach`."""
+
+    pipe: Integrating
+    runner: Runner
+    clock: Requests
+    _call: ChunkCall | None = field(default=None)
+    _done: int = field(default=0)  # active chunks of the call that have been integrated
+
+    @classmethod
+    def attach(cls, pipe: object, runner: Runner, clock: object) -> Increments:
+        """Raises NoIncrement (MC0608) where there is no step to take over, or several passes make up a velocity."""
+        policy, model = runner.lowered.policy.name, type(pipe).__name__
+        if not isinstance(clock, Requests) or not callable(getattr(pipe, "integrate", None)):
+            raise NoIncrement(policy, model, "it has no `integrate` that is called chunk by chunk")
+        made = cls(pipe, runner, clock)  # type: ignore[arg-type]
+        made._check_passes()
+        pipe.integrate = made.integrate  # type: ignore[attr-defined]
+        return made
+
+    def detach(self) -> None:
+        """Gives the pipeline its own method back."""
+        del self.pipe.integrate
+
+    def _check_passes(self) -> None:
+        if len(self.pipe.guidance_passes) > 1:
+            why = f"its velocity is made of {', '.join(self.pipe.guidance_passes)} passes with caches of their own"
+            raise NoIncrement(self.runner.lowered.policy.name, type(self.pipe).__name__, why)
+
+    def integrate(self, latents: torch.Tensor, velocity: torch.Tensor, time: float, next_time: float) -> torch.Tensor:
+        """One step of one chunk [1, C, frames, h, w]. Raises NoIncrement when guidance was changed meanwhile."""
+        self._check_passes()
+        call = self.pipe.current_call
+        assert call is not None
+        if call is not self._call:
+            self._call, self._done = call, 0
+        chunk, self._done = call.active_chunks[self._done], self._done + 1
+        store = self.runner.requests[self.clock.request()].branches[self.pipe.guidance_passes[0]]
+        fresh = type(self.pipe).integrate(self.pipe, latents, velocity, time, next_time)
+        computed = self._computed(store, chunk, latents)
+        if chunk not in store.increments:  # its first step: everything was computed
+            store.increments[chunk] = fresh - latents
+            return fresh
+        increment = torch.where(computed, fresh - latents, store.increments[chunk])
+        store.increments[chunk] = increment
+        if call.finished_chunk == chunk:
+            del store.increments[chunk]
+        return torch.where(computed, fresh, latents + increment)
+
+    def _computed(self, store: BranchStore, chunk: int, latents: torch.Tensor) -> torch.Tensor:
+        """Which latent cells belong to computed tokens: bool [1, 1, frames, h, w]."""
+        assert store.window is not None
+        assert store.selection is not None
+        tokens = torch.as_tensor(store.selection[0, store.window.places.index((chunk, False))])  # [F, P]
+        grid = self.runner.lowered.captured.grid
+        assert grid is not None
+        frames, height, width = grid.of(torch.Size((1, 1, *latents.shape[2:])))
+        cells = tokens.view(1, 1, frames, height, width).to(latents.device)
+        for axis, patch in zip((2, 3, 4), grid.patch, strict=True):
+            cells = cells.repeat_interleave(patch, axis)
+        return cells

@@ -1,0 +1,108 @@
+"""A window of chunks that moves: rows of buffers and kept tensors follow their chunks to their new places.
+
+A call of an autoregressive pipeline holds some chunks of the video, after keys of earlier ones. From call to call
+chunks enter and leave, so the same chunk lies at other rows; what is kept of a chunk must be found where it is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from mccompile.capture.types import BufferSpec, CapturedModel
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.errors import WindowMoved
+from mccompile.runtime.execute import Blocks, Env
+from mccompile.runtime.layout import Layout
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore, Window
+
+KeyValues = tuple[tuple[torch.Tensor, ...], ...]
+
+
+def window_of(moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> Window:
+    """What the rows of a call are."""
+    places = tuple((t.chunk if t.copy_of is None else t.copy_of, t.copy_of is not None) for t in moment.chunks)
+    shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+    return Window(places, layout.frames * layout.positions, shapes)
+
+
+def move_window(
+    store: BranchStore, now: Window, captured: CapturedModel, blocks: Blocks, env: Env, shared: Mapping[str, Value]
+) -> None:
+    """Lays `store` out for a call with the window `now`. Chunks that are no longer in it are forgotten.
+
+    Raises WindowMoved (MC0607) where the rows of a buffer are not the call's tokens in one piece.
+    """
+    before, store.window = store.window, now
+    if before is None or before == now:
+        return
+    for block, old in list(store.buffers.items()):
+        new = blocks.new_buffers(block, env, shared)
+        specs = captured.kinds[captured.blocks[block].kind].buffers
+        for spec, source, target in zip(specs, old, new, strict=True):
+            _carry(source, target, spec.token_axis, (before, now), (spec.rows, spec.name))
+        store.buffers[block] = new
+    ports = {p.name: p for p in captured.streams}
+    for (number, name), old_rows in store.kept.items():
+        port = ports[name]
+        if port.token_axis is not None and port.rows == "video":
+            shape = list(old_rows.shape)
+            shape[port.token_axis] = len(now.places) * now.tokens
+            rows = old_rows.new_zeros(shape)
+            _carry(old_rows, rows, port.token_axis, (before, now), (port.rows, name))
+            store.kept[number, name] = rows
+    _forget(store, before, now)
+
+
+def _carry(
+    source: torch.Tensor, target: torch.Tensor, axis: int, windows: tuple[Window, Window], what: tuple[str, str]
+) -> None:
+    before, now = windows
+    first, last = (_first_row(t.size(axis), w, what) for t, w in ((source, before), (target, now)))
+    at = {place: i for i, place in enumerate(before.places)}
+    for i, place in enumerate(now.places):
+        if place in at:
+            rows = source.narrow(axis, first + at[place] * before.tokens, before.tokens)
+            target.narrow(axis, last + i * now.tokens, now.tokens).copy_(rows)
+
+
+def _first_row(rows: int, window: Window, what: tuple[str, str]) -> int:
+    """Where the call's tokens begin among `rows` rows that `what` (row key, name) describes: "16|30+video"."""
+    kinds = what[0].split("+")
+    if kinds.count("video") != 1 or kinds.index("video") not in (0, len(kinds) - 1):
+        raise WindowMoved(what[1], what[0])
+    return 0 if kinds[0] == "video" else rows - len(window.places) * window.tokens
+
+
+def _forget(store: BranchStore, before: Window, now: Window) -> None:
+    """A chunk that is not in the call has nothing kept; should it come back, it is computed anew."""
+    left = set(before.places) - set(now.places)
+    for chunk, copy in left:
+        if copy:
+            store.copies = {c for c in store.copies if c[1] != chunk}
+        else:
+            store.computed[:, chunk] = False
+            store.cleaned[:, chunk] = False
+
+
+def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int) -> KeyValues:
+    """K and V of the first chunks of the last call, per block [B, rows, heads, head_dim], as copies.
+
+    Every block must keep its keys and values in buffers (runs by rows do).
+    """
+    window = store.window
+    assert window is not None
+    return tuple(
+        tuple(
+            _leading(buffer, spec, window, chunks)
+            for spec, buffer in zip(captured.kinds[site.kind].buffers, store.buffers[site.index], strict=True)
+        )
+        for site in captured.blocks
+    )
+
+
+def _leading(buffer: torch.Tensor, spec: BufferSpec, window: Window, chunks: int) -> torch.Tensor:
+    first = _first_row(buffer.size(spec.token_axis), window, (spec.rows, spec.name))
+    return buffer.narrow(spec.token_axis, first, chunks * window.tokens).movedim(spec.token_axis, 1).clone()
