@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+import torch
 from diffusers import (
     DiffusionPipeline,
     FasterCacheConfig,
@@ -19,6 +20,7 @@ from diffusers import (
     TaylorSeerCacheConfig,
 )
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +34,39 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One setting of one method. registered: it asks diffusers' registry for the block's class."""
+    """One setting of one method.
+
+    registered: it asks diffusers' registry for the block's class. inside: it hooks modules inside the blocks.
+    """
 
     name: str
     kind: str
     enable: Callable[[Setup], object]
     disable: Callable[[DiffusionPipeline], object]
     registered: bool = False
+    inside: bool = False
     first: bool = False  # the setting that a quick run has
 
 
 def _hook(
-    name: str, kind: str, config: Callable[[Setup], object], registered: bool = False, first: bool = False
+    name: str, kind: str, config: Callable[[Setup], object], registered: bool, first: bool = False
 ) -> Peer:
     def enable(setup: Setup) -> None:
         setup.pipe.transformer.enable_cache(config(setup))
+        if not hooked(setup.pipe.transformer):
+            raise RuntimeError("it hooks none of this model's modules, and says nothing")
 
     def disable(pipe: DiffusionPipeline) -> None:
         if pipe.transformer.is_cache_enabled:
             pipe.transformer.disable_cache()
 
-    return Peer(name, kind, enable, disable, registered, first)
+    return Peer(name, kind, enable, disable, registered, not registered, first)
+
+
+def hooked(transformer: nn.Module) -> int:
+    """Modules inside the transformer that carry a hook of diffusers'."""
+    registries = (getattr(m, "_diffusers_hook", None) for m in transformer.modules() if m is not transformer)
+    return sum(bool(r.hooks) for r in registries if r is not None)
 
 
 def _cache_dit(threshold: float, taylor: bool, first: bool = False) -> Peer:
@@ -101,7 +115,11 @@ def _mag(threshold: float) -> Callable[[Setup], MagCacheConfig]:
 
 
 def _taylor(interval: int, rows_before: int = 3) -> Callable[[Setup], TaylorSeerCacheConfig]:
-    return lambda _: TaylorSeerCacheConfig(interval, rows_before)
+    """Attention and feed-forward by name: without names it looks for classes of attention that are not this model's."""
+    modules = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
+    return lambda _: TaylorSeerCacheConfig(
+        interval, rows_before, taylor_factors_dtype=torch.float32, cache_identifiers=modules
+    )
 
 
 PEERS: tuple[Peer, ...] = (

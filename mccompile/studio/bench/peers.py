@@ -71,18 +71,21 @@ def _named(row: Row, peer: Peer | None, shipped: str) -> Row:
 
 
 class Stock:
-    """The pipeline with its own transformer; with a compiled backend its blocks run under torch.compile."""
+    """The pipeline with its own transformer; with a compiled backend its blocks, or their parts, are compiled."""
 
     def __init__(self, job: generations.Job, backend: str, announce: Announce) -> None:
         self._job, self._announce = job, announce
-        self._compiled: list[Callable[..., object]] = []
+        blocks = job.pipe.transformer.blocks
+        inner = [part for b in blocks for part in (b.attn1, b.attn2, b.ffn)]
+        self._parts = {False: [*blocks], True: inner}  # by whether hooks lie inside the blocks: then those stay outside
+        self._compiled: dict[bool, list[Callable[..., object]]] = {False: [], True: []}
         if backend != "eager":
-            self._compiled = [torch.compile(b.forward, dynamic=False) for b in job.pipe.transformer.blocks]
+            self._compiled = {k: [torch.compile(p.forward, dynamic=False) for p in v] for k, v in self._parts.items()}
 
     def run(self, stop: int | None, peer: Peer | None = None, setup: Setup | None = None) -> Generation:
         """One generation, under the peer if one is given."""
         pipe, name = self._job.pipe, peer.name if peer is not None else STOCK
-        with self._blocks():
+        with self._compiled_parts(peer is not None and peer.inside):
             try:
                 if peer is not None and setup is not None:
                     peer.enable(setup)
@@ -98,12 +101,11 @@ class Stock:
         return seen[-1]
 
     @contextlib.contextmanager
-    def _blocks(self) -> Iterator[None]:
-        blocks = self._job.pipe.transformer.blocks
-        for block, compiled in zip(blocks, self._compiled, strict=False):
-            block.forward = compiled
+    def _compiled_parts(self, inside: bool) -> Iterator[None]:
+        for part, compiled in zip(self._parts[inside], self._compiled[inside], strict=False):
+            part.forward = compiled
         try:
             yield
         finally:
-            for block in blocks:
-                vars(block).pop("forward", None)
+            for part in self._parts[inside]:
+                vars(part).pop("forward", None)
