@@ -26,7 +26,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## a video twice, vanilla and under policies/motioncache.policy, and the table between them
-	$(BIN)/mccompile generate --policy motioncache --compare --out $(DEMO)
+	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO)
 
 test: lint types pytest  ## everything that CI checks; ends with pytest's summary
 
