@@ -92,7 +92,7 @@ class Decide:
         for name, value in results.items():
             if name != "mask":
                 more = 1 if name.startswith("tail:") else 0
-                store.states[name][:, first : first + layout.chunks + more] = value  # type: ignore[assignment]
+                store.states[name][:, first : first + layout.chunks + more] = value
         mask = results["mask"]
         assert isinstance(mask, torch.Tensor)
         return mask.cpu().numpy()
@@ -150,4 +150,4 @@ class Observe:
         late = [store.states[f"late:{n}"][:, span] for n in self.spec.signals]
         made = self._call(torch.from_numpy(host).to(device), params, output, tail, *late)
         for target, value in zip((tail, *late), made, strict=True):
-            target.copy_(value)  # type: ignore[arg-type]
+            target.copy_(value)

@@ -56,7 +56,7 @@ class Engine:
 
     def entry(self, shared: Mapping[str, Value]) -> Env:
         """The streams that the prelude makes."""
-        return {n: shared[n] for n in self.lowered.captured.entry}  # type: ignore[misc]
+        return {n: shared[n] for n in self.lowered.captured.entry}
 
     def video(self, env: Env) -> torch.Tensor:
         """The entry stream of video tokens, [B, L, C]."""
@@ -82,7 +82,7 @@ class Engine:
                     found[where.source] = self._modulated_input(env, shared)
                 case _:
                     raise KeyError(where.value)
-        return found  # type: ignore[return-value]
+        return found
 
     def _modulated_input(self, env: Env, shared: Mapping[str, Value]) -> Value:
         assert self._modulated is not None

@@ -73,7 +73,7 @@ class Blocks:
             site = self._captured.blocks[i]
             streams = (env[s] for s in site.streams_in)
             made = self._plain[site.kind](*streams, *(shared[s] for s in site.shared), *self._weights[i])
-            env = env | dict(zip(site.streams_out, made, strict=True))  # type: ignore[arg-type]
+            env = env | dict(zip(site.streams_out, made, strict=True))
         return env
 
     def run_rows(
@@ -93,7 +93,7 @@ class Blocks:
         vectors = {"video": index} | dict(zip(captured.row_keys, gathered[len(forms.gathered) :], strict=True))
         rows: Env = {}
         for name in captured.blocks[segment.first].streams_in:
-            local = one_sample(env[name], sample, batch)
+            local: torch.Tensor = one_sample(env[name], sample, batch)
             port = self._ports[name]
             rows[name] = local if port.token_axis is None else local.index_select(port.token_axis, vectors[port.rows])
         entered = dict(rows)
@@ -109,7 +109,7 @@ class Blocks:
                 *self._weights[i],
                 bounds,
             )
-            rows |= dict(zip(site.streams_out, made, strict=True))  # type: ignore[arg-type]
+            rows |= dict(zip(site.streams_out, made, strict=True))
         return entered, rows, vectors
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
@@ -179,7 +179,7 @@ def merge(
     return out
 
 
-def one_sample(value: Value, sample: int | None, batch: int) -> Value:  # type: ignore[misc]
+def one_sample(value: Value, sample: int | None, batch: int) -> Value:
     """A view of one sample of a value whose first axis is the batch; the value itself for sample None."""
     if sample is None or not isinstance(value, torch.Tensor) or value.dim() == 0 or value.size(0) != batch:
         return value

@@ -133,7 +133,8 @@ class Runner:
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
-        kind: Action = "full" if count == tokens else "partial" if count else "skip" if action.kind == "skip" else "reuse"
+        none: Action = "skip" if action.kind == "skip" else "reuse"
+        kind: Action = "full" if count == tokens else "partial" if count else none
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-
 Action = Literal["skip", "reuse", "partial", "full"]
 
 
