@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mccompile.generate.errors import NotAPipeline, ProbeFailed
 from mccompile.generate.probe import Call, replaced
+from mccompile.models.magi.predict import UNSEEN_ROWS
 
 SIZES = ((3, 7), (5, 11))  # rows and columns of tokens, all different
 MORE_TEXT = 64  # padding that tells the length of the text from a constant
@@ -63,8 +64,8 @@ def _chunks(call: Call) -> int:
 
 
 def _preference(call: Call) -> tuple[bool, int]:
-    """Calls that read cached keys before others, then those of most chunks."""
-    return call["cached_key_values"][0][0].shape[1] > 1, _chunks(call)  # type: ignore[index]
+    """Calls that read the keys of a chunk before others, then those of most chunks."""
+    return call["cached_key_values"][0][0].shape[1] > UNSEEN_ROWS, _chunks(call)  # type: ignore[index]
 
 
 def _longer_text(call: Call) -> Call:

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from mccompile.generate.errors import OptionRefused, UnknownModel
 from mccompile.models.embedded import EMBEDDED_FOLDER
+from mccompile.models.magi import MagiPipeline
 
 EMBEDDED = "embedded"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -85,11 +86,11 @@ def cached_pipelines() -> tuple[str, ...]:
 
 def load_pipeline(folder: Path, place: Place) -> DiffusionPipeline:
     """The pipeline of a folder by its model_index.json; the VAE stays in float32. Raises UnknownModel."""
-    _import_components(folder)
+    kind = _pipeline_class(folder)
     dtypes = {"default": DTYPES[place.dtype], "vae": torch.float32}
     try:
         with _quiet():
-            pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtypes, local_files_only=True)
+            pipe = kind.from_pretrained(folder, dtype=dtypes, local_files_only=True)
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnknownModel(str(folder), f"diffusers cannot load it ({first})") from error
@@ -103,8 +104,8 @@ def load_pipeline(folder: Path, place: Place) -> DiffusionPipeline:
     return pipe
 
 
-def _import_components(folder: Path) -> None:
-    """Imports our own component classes that the index names: diffusers takes them from imported modules only."""
+def _pipeline_class(folder: Path) -> type[DiffusionPipeline]:
+    """Our own class where the index names one, else diffusers finds it; our component classes are imported for it."""
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,6 +115,7 @@ def _import_components(folder: Path) -> None:
     for value in index.values():
         if isinstance(value, list) and value and str(value[0]).startswith("mccompile."):
             importlib.import_module(value[0])
+    return MagiPipeline if index.get("_class_name") == MagiPipeline.__name__ else DiffusionPipeline
 
 
 @contextlib.contextmanager

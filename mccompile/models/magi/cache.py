@@ -9,10 +9,13 @@ from mccompile.models.magi.config import MagiModelConfig
 from mccompile.models.magi.transformer import KeyValues
 
 
-def no_keys(config: MagiModelConfig, batch: int, like: Tensor, dtype: torch.dtype) -> KeyValues:
-    """K/V of no rows: with it every call of the transformer has the same arguments, cached chunks or not."""
-    shape = (batch, 0, config.num_query_groups, config.kv_channels)
-    empty = torch.empty(shape, dtype=dtype, device=like.device)
+def no_keys(config: MagiModelConfig, batch: int, like: Tensor, dtype: torch.dtype, rows: int = 0) -> KeyValues:
+    """K/V of no chunk: with it every call of the transformer has the same arguments, cached chunks or not.
+
+    rows: how many rows of zeros stand in their place, for callers whose key ranges begin after them.
+    """
+    shape = (batch, rows, config.num_query_groups, config.kv_channels)
+    empty = torch.zeros(shape, dtype=dtype, device=like.device)
     return ((empty, empty),) * config.num_layers
 
 

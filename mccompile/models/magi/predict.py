@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,8 @@ from mccompile.models.magi.text import ChunkCaptions
 from mccompile.models.magi.transformer import KeyValues, MagiTransformer3DModel
 
 Pass = Literal["full", "prev", "uncond"]
+# Compiled graphs take sizes 0 and 1 for constants: a compiled transformer gets two keys that nothing attends to.
+UNSEEN_ROWS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,14 @@ class _Inputs:
     mask: Tensor  # [n, L]
     ranges: tuple[tuple[int, int], ...]
     frame_offset: int
+
+
+def _at_least_two(inputs: _Inputs) -> _Inputs:
+    """One chunk as two halves with the same time, text and keys: the same result, without a size of 1."""
+    if len(inputs.chunks) > 1:
+        return inputs
+    text, mask = inputs.text.repeat(2, 1, 1), inputs.mask.repeat(2, 1)
+    return replace(inputs, times=inputs.times * 2, text=text, mask=mask, ranges=inputs.ranges * 2)
 
 
 class VelocityPredictor:
@@ -159,9 +169,14 @@ class VelocityPredictor:
         device = inputs.latents.device
         row = self.transformer.config.caption_max_length + (ADALN_KEPT if name == "full" else ADALN_DROPPED)
         span = torch.tensor([self._span(interval)], device=device) if self.settings.distilled else None
+        shape, dtype = self.transformer.shape, self.transformer.compute_dtype
+        replaced = not isinstance(self.transformer, MagiTransformer3DModel)  # by a compiled one
+        unseen = UNSEEN_ROWS if replaced and cached is None else 0
         if cached is None:
-            cached = no_keys(self.transformer.shape, 1, inputs.latents, self.transformer.compute_dtype)
+            cached = no_keys(shape, 1, inputs.latents, dtype, unseen)
         self.current_chunks = inputs.chunks
+        if replaced and kv_chunks == 0 and self.cache.chunk_tokens % 2 == 0:
+            inputs = _at_least_two(inputs)
         with self.transformer.cache_context(name):
             sample, new = self.transformer(
                 hidden_states=inputs.latents,
@@ -170,7 +185,7 @@ class VelocityPredictor:
                 encoder_attention_mask=inputs.mask[None],
                 adaln_row=torch.tensor([row], device=device),
                 # On the host: eager attention reads the values, and must not wait for the device.
-                kv_ranges=torch.tensor(inputs.ranges) * self.cache.chunk_tokens,
+                kv_ranges=torch.tensor(inputs.ranges) * self.cache.chunk_tokens + unseen,
                 frame_offset=torch.tensor(inputs.frame_offset, device=device),
                 distill_span=span,
                 cached_key_values=cached,
