@@ -24,6 +24,7 @@ REPORT = Report(
         {"name": "vanilla", "kind": "vanilla", "ms": 10.0, "share": 1.0, "realised_over_ideal": 1.0},
         {"name": "half", "kind": "ours", "ms": 6.0, "share": 0.5, "psnr": 30.0, "realised_over_ideal": 0.83},
         {"name": "broken", "kind": "peer"},
+        {"kind": "nameless"},
     ),
     plot=Plot("share", "ms", "share", "ms", "kind", log_x=True),
     settings={"rounds": 1},
@@ -47,6 +48,7 @@ def test_the_pages_show_it(tmp_path: Path) -> None:
     shown = table(json.loads(text.read_text()))
     assert "| half | 6.0 | 30.0 |\n| broken | – | – |\n" in shown
     assert cell(REPORT.rows[2], REPORT.columns[1]) == "-"
+    assert shown.count("| – | – | – |") == 1
 
 
 def test_a_plot_has_a_point_for_each_row_that_has_one() -> None:

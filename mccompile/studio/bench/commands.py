@@ -17,11 +17,13 @@ from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import generations, ladder, ladder_run, ladder_steps, overhead, peers, scaling
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
+from mccompile.studio.bench.rig import blocks_only
 from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
 from mccompile.studio.bench.timing import Clock, Kind
 
 What = Literal["ladder", "peers", "scaling", "overhead"]
+QUICK_SHARES = (0.05, 0.25, 0.5, 1.0)
 QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
 
 
@@ -88,7 +90,8 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
         steps = ladder_steps.report(REAL, ladder_steps.SHARES, options.conditions(3), "ladder_real_steps", progress)
         return steps, ladder_run.report(REAL, steps)
     if options.quick:
-        return (ladder_steps.report(QUICK, ladder_steps.SHARES, options.conditions(5), "ladder_quick", progress),)
+        under = options.conditions(3)
+        return (ladder_steps.report(QUICK, QUICK_SHARES, under, "ladder_quick", progress, blocks_only),)
     steps = ladder_steps.report(
         EMBEDDED_SIZES, ladder_steps.SHARES, options.conditions(9), "ladder_steps", progress
     )
@@ -102,7 +105,7 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
 def summary(reports: Sequence[Report]) -> dict[str, Json]:
     """One number for a script to look at: the least realised/ideal of all rows, where the benchmark has it."""
     found: dict[str, Json] = {"benchmark": reports[0].name}
-    rows = [row for report in reports for row in report.rows if row["name"] != "vanilla"]
+    rows = [row for report in reports for row in report.rows if row.get("name") != "vanilla"]
     ratios = [r["realised_over_ideal"] for r in rows if isinstance(r.get("realised_over_ideal"), int | float)]
     if ratios:
         found["realised_over_ideal_min"] = round(min(float(x) for x in ratios), 4)  # type: ignore[arg-type]

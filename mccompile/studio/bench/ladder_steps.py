@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from mccompile.lowering.backend import Progress
+from mccompile.runtime.execute import Backend
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
-from mccompile.studio.bench.rig import EXACT, VANILLA, Way, compile_ways, repeaters, step_flops, steps_of
+from mccompile.studio.bench.rig import EXACT, VANILLA, Way, as_it_is, compile_ways, repeaters, step_flops, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import Clock, Kind, interleaved, ratio
 
@@ -47,13 +48,17 @@ def ways(shares: Sequence[float]) -> tuple[Way, ...]:
 
 
 def measure(
-    subject: Subject, shares: Sequence[float], under: Conditions, progress: Progress | None = None
+    subject: Subject,
+    shares: Sequence[float],
+    under: Conditions,
+    progress: Progress | None = None,
+    instead: Callable[[Backend], Backend] = as_it_is,
 ) -> tuple[Row, ...]:
     """One row per way, all chunks active. A row holds its raw seconds; ratios are against the first row."""
     model = subject.model(under.device, under.dtype)
     prepared = subject.prepared(model)
     tried = ways(shares)
-    backend = compile_ways(prepared, tried, under.backend, progress)
+    backend = compile_ways(prepared, tried, under.backend, progress, instead)
     call = subject.call(under.device, under.dtype)
     found = repeaters(model, prepared, tried, call, all_active(subject.chunks), backend)
     seconds = interleaved(steps_of(found), under.rounds, under.clock)
@@ -77,10 +82,15 @@ def step_row(
 
 
 def report(
-    subject: Subject, shares: Sequence[float], under: Conditions, name: str, progress: Progress | None = None
+    subject: Subject,
+    shares: Sequence[float],
+    under: Conditions,
+    name: str,
+    progress: Progress | None = None,
+    instead: Callable[[Backend], Backend] = as_it_is,
 ) -> Report:
     """The table of `measure`."""
-    rows = measure(subject, shares, under, progress)
+    rows = measure(subject, shares, under, progress, instead)
     title = f"One step of the transformer, {subject.layers} layers, {subject.tokens} tokens, both guidance branches"
     return Report(name, title, COLUMNS, rows, PLOT, settings(subject, under))
 
