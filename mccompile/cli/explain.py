@@ -29,9 +29,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("explain", help="explain a policy or an error code", description=__doc__)
     parser.add_argument("subject", metavar="POLICY|CODE", help=f"{POLICY_HELP}; or a code such as MC0203")
-    parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph"), help="print this stage only")
+    parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph", "memory"), help="print this only")
     parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
     parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the plan; default: {DEFAULT_STEPS}")
+    parser.add_argument("--size", type=_size, default=(720, 720, 240), metavar="HxWxF", help="of `memory`; 720x720x240")
     add_parameters(parser)
     parser.set_defaults(run=run)
 
@@ -51,6 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(show(policy))
         case "plan":
             sys.stdout.write(show_plan(_plan(arguments, policy)))
+        case "memory":
+            from mccompile.generate.load import EMBEDDED, find_folder
+            from mccompile.generate.memory import predict_memory, show_memory
+
+            folder = find_folder(arguments.model or EMBEDDED)
+            sys.stdout.write(show_memory(predict_memory(folder, *arguments.size)))
         case "graph":
             from mccompile.lowering.emit import emit
 
@@ -62,6 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
             say("\nPlan")
             sys.stdout.write(show_plan(_plan(arguments, policy)))
     return 0
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    """Height and width in pixels and a number of video frames."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"`{text}` is not HEIGHTxWIDTHxFRAMES, such as 720x720x240")
+    height, width, frames = (int(n) for n in text.split("x"))
+    return height, width, frames
 
 
 def _explain_code(code: str) -> int:
@@ -92,12 +107,15 @@ def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
     steps = _steps(arguments, policy)
     if arguments.model is None:
         return plan(bound, flow_grid(steps), {}, frozenset())
+    import torch
+
     from mccompile.generate.clocks import grid_of
     from mccompile.runtime.planning import make_plan
 
     compiled, inputs, pipe = _compiled(arguments, policy)
     pipe.scheduler.set_timesteps(steps)
-    return make_plan(compiled.runner.lowered, bound, grid_of(pipe.scheduler), inputs, True)
+    with torch.no_grad():
+        return make_plan(compiled.runner.lowered, bound, grid_of(pipe.scheduler), inputs, True)
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]

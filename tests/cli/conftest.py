@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import pytest
 
@@ -21,26 +20,25 @@ class Result:
 Shell = Callable[..., Result]
 
 
-@cache
-def _capture() -> Callable[..., object]:
-    """Captures the embedded model once for all command lines: its folder is the same each time."""
-    from mccompile.generate.compare import capture_for
+@pytest.fixture(scope="session")
+def prepared() -> Callable[..., object]:
+    """`api.prepare` that captures the embedded model once: its folder is the same for every command line."""
+    from mccompile.api import prepare
 
     once: list[object] = []
 
-    def captured(pipe: object, arguments: object) -> object:
+    def first(pipe: object, **_: object) -> object:
         if not once:
-            once.append(capture_for(pipe, arguments))  # type: ignore[arg-type]
+            once.append(prepare(pipe))
         return once[0]
 
-    return captured
+    return first
 
 
 @pytest.fixture
-def one_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generations of the test share one capture of the embedded model."""
-    captured = _capture()
-    monkeypatch.setattr("mccompile.generate.compare.capture_for", captured)
+def one_capture(prepared: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Command lines of the test share one capture of the embedded model."""
+    monkeypatch.setattr("mccompile.api.prepare", prepared)
 
 
 @pytest.fixture

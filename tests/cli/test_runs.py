@@ -13,6 +13,7 @@ import mccompile.api
 import mccompile.generate.compare
 from mccompile.lowering.backend import CompiledRoles, Role
 from mccompile.lowering.record import Recorder
+from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
 from tests.cli.conftest import Shell
 
@@ -110,6 +111,19 @@ def test_a_bundle_there_and_back(shell: Shell, tmp_path: Path, monkeypatch: pyte
     torn = shell("generate", file, *video, "--out", tmp_path)
     assert (torn.status, torn.out) == (1, "")
     assert "error[MC081" in torn.err
+
+
+@pytest.mark.usefixtures("one_capture")
+def test_stages_of_a_model(shell: Shell) -> None:
+    """With a model the plan knows its timestep embedding; the graph is Python."""
+    text = shell("explain", "motioncache", "--stage", "plan", "--model", "embedded", "--steps", 14).out
+    plan = read_plan(text)
+    assert show_plan(plan) == text
+    assert [c.of.name for c in plan.changes] == ["modulation"]
+    assert {c.action for c in plan.cells[5:]} > {"reuse"}
+    graph = shell("explain", "motioncache", "--stage", "graph").out
+    compile(graph, "graph.py", "exec")
+    assert "\ndef decide(\n" in graph
 
 
 def test_replay(shell: Shell) -> None:
