@@ -91,6 +91,8 @@ class Runner:
         self.requests[moment.request] = request
         while len(self.requests) > REQUESTS_KEPT:
             del self.requests[next(iter(self.requests))]
+        for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
+            del request.branches[name], request.plans[name]
         if moment.branch not in request.branches:
             size = (layout.batch, moment.total)
             flags = [torch.zeros(size, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
@@ -142,3 +144,10 @@ class Runner:
             computed=count, tokens=tokens,
             why=action.why,
         )  # fmt: skip
+
+
+def _left_behind(store: BranchStore, moment: Moment) -> bool:
+    """A branch of chunks that lie before all of this call's, and that took no part in this or the last row of calls."""
+    if store.window is None or store.row >= moment.row - 1:
+        return False
+    return max(chunk for chunk, _ in store.window.places) < min(t.chunk for t in moment.chunks)

@@ -226,6 +226,8 @@ def test_three_passes_are_exact(guided: Tiny) -> None:
         model: CompiledModel = guided.compile(policy)
         torch.testing.assert_close(guided.run(steps=8), stock, rtol=0, atol=2e-5)
         assert {e.branch for e in model.events} == {"full", "prev", *(f"uncond:{c}" for c in range(CHUNKS))}
+        (request,) = model.runner.requests.values()
+        assert "uncond:0" not in request.branches  # chunks that are over take no memory
         model.undo()
 
 
