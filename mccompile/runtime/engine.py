@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import fx
 
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import apply_to_slim
@@ -33,12 +34,21 @@ class Engine:
         self.blocks = Blocks(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
         decide, observe, where = lowered.decide, lowered.observe, lowered.located.get("block_output")
-        self.decide = Decide(decide, backend(decide.module, "decide")) if decide else None
-        self.observe = Observe(observe, backend(observe.module, "observe"), where) if observe and where else None
+        self.decide = Decide(decide, self._by_chunks(backend, decide.module, "decide")) if decide else None
+        self.observe: Observe | None = None
+        if observe and where:
+            self.observe = Observe(observe, self._by_chunks(backend, observe.module, "observe"), where)
         self._modulated: Callable[..., tuple[Value, ...]] | None = None
         if lowered.modulated is not None:
             self._modulated = apply_to_slim(backend(lowered.modulated.module, "modulated"), lowered.modulated)
         self.values = SharedValues(lowered.captured, self._needed(), backend)
+
+    def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+        """A graph of [B, K, G] first; where G varies a lone chunk goes to the graph itself: 1 is a constant size."""
+        compiled = backend(module, role)
+        if not masked_by_input(self.lowered.captured):
+            return compiled
+        return lambda host, *more: (module.forward if host.size(2) == 1 else compiled)(host, *more)
 
     def _needed(self) -> list[str]:
         """Prelude values that runs read; with rows, the gather's sources in place of what they expand."""

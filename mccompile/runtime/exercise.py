@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from mccompile.lowering.locate import TIMESTEP
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid, start
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.decision import parameters
-from mccompile.runtime.engine import Engine
+from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import Env, Selection, merge
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
@@ -62,10 +63,12 @@ def _segments(
 
 
 def _moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
-    """A first step of as many chunks as attention tells apart, at least one."""
-    grid = engine.lowered.captured.grid
+    """A first step of as many chunks as attention tells apart, at least one; or as have timesteps of their own."""
+    grid, told = engine.lowered.captured.grid, inputs.get(TIMESTEP)
     chunks = 1
-    if grid is not None:
+    if masked_by_input(engine.lowered.captured) and isinstance(told, torch.Tensor) and told.dim() > 1:
+        chunks = told.size(1)
+    elif grid is not None:
         one = Moment("probe", 0, "probe", Grid(1, (0.0,), (0.0,)), (ChunkTime(0, "active", 0),), 1)
         lengths = engine.prefixes.lengths(inputs, layout_of(engine.lowered, one, inputs, engine.video(env)))
         chunks = np.unique(lengths).size
