@@ -23,11 +23,11 @@ from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
+from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.errors import NoIncrement
-from mccompile.runtime.execute import Backend, eager
 from mccompile.runtime.exercise import exercise
 from mccompile.runtime.increments import keeps_increment
 from mccompile.runtime.prefixes import provable

@@ -21,9 +21,9 @@ from mccompile.policy import ir
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
+from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import eager
 from mccompile.runtime.exercise import exercise
 from mccompile.runtime.trace import Event, share_computed
 from mccompile.studio.metrics import psnr, ssim

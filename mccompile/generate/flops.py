@@ -1,14 +1,14 @@
 """FLOPs of a run, from its trace and the graphs that it ran: what was computed, not how long it took.
 
 Each part is run once on fake tensors at the run's own sizes under torch's FlopCounterMode, which yields for every
-block a constant (keys and values of the text), a price per row and a price per row and key seen. Matrix products and
+block a constant (what its rows share), a price per row and a price per row and key seen. Matrix products and
 attention count, as FlopCounterMode has it; the decision's own arithmetic is elementwise and does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from mccompile.capture import flat_inputs
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.runtime.blocks import Blocks, Env, eager
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.execute import Blocks, Env, Postlude, eager
+from mccompile.runtime.execute import Postlude
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
@@ -33,9 +34,13 @@ _PREFIX_ATTENTION = torch.ops.mccompile.prefix_attention
 
 @dataclass(frozen=True, slots=True)
 class BlockPrice:
-    """FLOPs of one block for one sample. whole: on all rows; else constant + per_row * rows + per_key * keys seen."""
+    """FLOPs of one block for one sample. whole: on all rows; else constant + per_row * rows + per_key * keys seen.
+
+    once: what blocks on rows take from the prompt alone, computed once per request and branch.
+    """
 
     whole: float
+    once: float
     constant: float
     per_row: float
     per_key: float
@@ -68,7 +73,8 @@ def flops_of(model: CompiledModel, events: Sequence[Event], call: Mapping[str, o
     begun = {(request, branch, sample) for request, branch, _, sample in calls}
     rows = {(request, row, sample) for request, _, row, sample in calls}
     by_rows = model.runner.engine.uses_rows
-    once = len(begun) * prices.first + len(rows) * prices.row
+    first = prices.first + (sum(b.once for b in prices.blocks) if by_rows else 0.0)
+    once = len(begun) * first + len(rows) * prices.row
     return once + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
 
 
@@ -109,7 +115,7 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
         sources = SharedValues(captured, [p.name for p in captured.sources], eager).get(fake)
         blocks, env = _blocks(lowered, shared | sources, env)
         each += _count(lambda: Postlude(lowered, eager).run(env, shared, fake))
-    single = tuple(BlockPrice(*(x / batch for x in (b.whole, b.constant, b.per_row, b.per_key))) for b in blocks)
+    single = tuple(BlockPrice(*(getattr(b, f.name) / batch for f in fields(b))) for b in blocks)
     return Prices(first / batch, row / batch, each / batch, single, _lengths(lowered, inputs, env))
 
 
@@ -133,18 +139,18 @@ def _block(
     partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float
 ) -> BlockPrice:
     if partial is None:
-        return BlockPrice(whole, 0.0, 0.0, 0.0)
+        return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
 
     def rows(n: int) -> object:
-        index, bounds = torch.arange(n), torch.zeros(1, 3, dtype=torch.int64)
-        flags = [torch.zeros(1, 1, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
-        return partial.run_rows(segment, env, shared, index, bounds, BranchStore([], *flags), None)
+        chosen = partial.select(np.arange(n), None, lengths, env, shared)
+        return partial.run_rows(segment, partial.enter(segment, env, chosen), chosen, env, shared, store)
 
-    few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _MORE))  # type: ignore[misc]
     tokens = partial_tokens(env)
+    lengths, store = np.full(tokens, tokens), BranchStore([], *(torch.zeros(1, 1) for _ in range(4)))
+    first, few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _FEW, _MORE))  # type: ignore[misc]
     per_row = (more - few) / (_MORE - _FEW)
     per_key = (_count(lambda: rows(_MORE), prefixes=True) - more) / (_MORE * tokens)
-    return BlockPrice(whole, few - per_row * _FEW, per_row, per_key)
+    return BlockPrice(whole, first - few, few - per_row * _FEW, per_row, per_key)
 
 
 def partial_tokens(env: Env) -> int:

@@ -200,13 +200,14 @@ class _Build:
 def _why_eager(recording: Recording, changing: frozenset[str]) -> str:
     """Why compiling a role would not pay; "" where it does.
 
-    A prelude group (runtime/shared.py) whose inputs stay the same runs once per request. Blocks are always
-    compiled: they run once per layer.
+    A prelude group (runtime/shared.py) whose inputs stay the same runs once per request, as does what blocks take
+    from the prompt alone. Blocks are always compiled: they run once per layer; and so is the postlude: it runs on all
+    tokens.
     """
     kind, _, names = recording.role.partition(":")
-    if kind.startswith("block"):
+    if kind.startswith("block") or kind == "postlude":
         return ""
-    if kind.startswith("prelude") and not changing & set(names.split("+")):
+    if kind == "once" or (kind.startswith("prelude") and not changing & set(names.split("+"))):
         return "computed once per request"
     calls = [n for n in recording.module.graph.nodes if n.op in ("call_function", "call_method")]
     operators = sum(not _moves_nothing(n) for n in calls)

@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch.fx.node import _get_qualified_name
 
+from mccompile.lowering.strip import mutates
 from mccompile.lowering.types import LoweredModel, Segment
 
 _INFIX: dict[Callable[..., object], str] = {
@@ -72,6 +73,9 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     for number, partial in enumerate(rows.partial if rows is not None else ()):
         about = "A block on selected rows: their keys and values are written into the buffers, all are attended to."
         yield f"block{number}_partial", partial.module, about
+    for number, once in enumerate(rows.once if rows is not None else ()):
+        if once is not None:
+            yield f"block{number}_once", once.module, "What a block on selected rows takes from the prompt, once."
     if lowered.observe is not None:
         about = f"Late signals, from the region's output: {', '.join(lowered.observe.signals)}."
         yield "observe", lowered.observe.module, about
@@ -81,7 +85,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
 def function(name: str, about: str, module: fx.GraphModule) -> Function:
     """One graph as a function of its placeholders (and of `weights`, the tensors that it owns, by name)."""
     nodes = list(module.graph.nodes)
-    pure = not any(_mutates(n) for n in nodes)
+    pure = not any(mutates(n) for n in nodes)
     written: dict[fx.Node, str] = {}
     lines, result = [], "()"
     for node in nodes:
@@ -147,11 +151,6 @@ def _text(value: object, written: dict[fx.Node, str]) -> str:
             return f'torch.device("{value}")'
         case _:
             return repr(value)
-
-
-def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
 
 
 def _segment(segment: Segment) -> str:

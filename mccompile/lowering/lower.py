@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.attention import use_prefixes
+from mccompile.lowering.coarse import expose, find_coarse, pick_inside
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.locate import locate, static_sources
+from mccompile.lowering.hoist import Hoisted, hoist
+from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, static_sources
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.plain import drop_buffers
 from mccompile.lowering.segments import partition
-from mccompile.lowering.strip import strip_unused
+from mccompile.lowering.strip import Slim, strip_unused
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy import ir
 from mccompile.policy.evaluate import static_changes
@@ -56,15 +58,37 @@ def row_forms(captured: CapturedModel, proved: frozenset[str]) -> RowForms | Non
     partials = [k.partial for k in captured.kinds if k.partial is not None]
     if captured.gather is None or captured.grid is None or len(partials) != len(captured.kinds):
         return None
-    slims = tuple(strip_unused(use_prefixes(p, proved)) for p in partials)
+    coarse = find_coarse(captured)
+    found = []
+    for number, partial in enumerate(partials):
+        site = next(b for b in captured.blocks if b.kind == number)
+        picking = pick_inside(use_prefixes(partial, proved), site, coarse)
+        found.append(_hoisted(captured, number, strip_unused(picking), len(coarse)))
     read: set[str] = set()
-    for site in captured.blocks:
-        names = (*site.streams_in, *site.shared)
-        read |= {names[i] for i in slims[site.kind].kept if i < len(names)}
-    wanted = [i for i, name in enumerate(captured.gathered) if name in read]
-    vectors = range(len(captured.gathered), len(captured.gathered) + len(captured.row_keys))
-    gather = strip_unused(captured.gather, (*wanted, *vectors))
-    return RowForms(gather, tuple(captured.gathered[i] for i in wanted), slims, proved)
+    for block in captured.blocks:
+        names = (*block.streams_in, *block.shared)
+        read |= {names[i] for i in found[block.kind].rest.kept if i < len(names)}
+    coarse_names = {c.name for c in coarse}
+    wanted = [i for i, name in enumerate(captured.gathered) if name in read - coarse_names]
+    more = range(len(captured.gathered), len(captured.gathered) + len(captured.row_keys) + len(coarse))
+    gather = strip_unused(expose(captured.gather, coarse), (*wanted, *more))
+    return RowForms(
+        gather, tuple(captured.gathered[i] for i in wanted), tuple((c.name, c.source) for c in coarse),
+        tuple(h.rest for h in found), tuple(h.once for h in found), proved,
+    )  # fmt: skip
+
+
+def _hoisted(captured: CapturedModel, number: int, partial: Slim, picks: int) -> Hoisted:
+    """The row form of a kind without what the prompt alone determines, in every block of that kind."""
+    kind, sites = captured.kinds[number], [b for b in captured.blocks if b.kind == number]
+    changing = latent_inputs(captured) | {TIMESTEP}
+    lasting_values = {p.name for p in captured.shared if p.token_axis is None and not p.depends & changing}
+    streams = len(sites[0].streams_in)
+    lasting = [all(b.shared[i] in lasting_values for b in sites) for i in range(len(sites[0].shared))]
+    first = streams + len(lasting) + len(kind.row_keys) + len(kind.buffers)
+    weights = range(first, first + len(sites[0].weights))
+    given = frozenset(streams + i for i, lasts in enumerate(lasting) if lasts)
+    return hoist(partial, given, weights, weights.stop + 1 + picks)
 
 
 def _inputs_of(captured: CapturedModel, kind: int) -> int:

@@ -32,7 +32,7 @@ def strip_unused(module: fx.GraphModule, wanted: Sequence[int] | None = None) ->
         output = next(n for n in graph.nodes if n.op == "output")
         output.args = (tuple(output.args[0][i] for i in wanted),)
     for node in reversed(list(graph.nodes)):
-        if node.op in ("call_function", "get_attr") and not node.users and not _mutates(node):
+        if node.op in ("call_function", "get_attr") and not node.users and not mutates(node):
             graph.erase_node(node)
     holders = [n for n in graph.nodes if n.op == "placeholder"]
     kept = tuple(i for i, n in enumerate(holders) if n.users)
@@ -44,7 +44,8 @@ def strip_unused(module: fx.GraphModule, wanted: Sequence[int] | None = None) ->
     return Slim(slim, kept)
 
 
-def _mutates(node: fx.Node) -> bool:
+def mutates(node: fx.Node) -> bool:
+    """Whether an operator writes to an argument."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
 

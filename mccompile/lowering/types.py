@@ -32,14 +32,18 @@ class Segment:
 class RowForms:
     """What computes selected rows.
 
-    gather: (index, *sources) -> (*gathered, *row vectors of captured.row_keys)
-    partial: per kind, (*streams, *shared, *rows, *buffers, *weights, bounds) -> (*streams,)
+    gather: (index, *sources) -> (*gathered, *row vectors of captured.row_keys, *picks)
+    coarse: (shared value, the smaller value that blocks pick its rows from), one pick each (lowering/coarse.py)
+    partial: per kind, (*streams, *shared, *rows, *buffers, *weights, bounds, *picks, *once) -> (*streams,)
+    once: per kind, (*streams, *shared, *rows, *buffers, *weights) -> (*once,), of the prompt alone; or None
     prefixes: masks replaced by `bounds` (lowering/attention.py), to be proved again at each new shape.
     """
 
     gather: Slim
     gathered: tuple[str, ...]
+    coarse: tuple[tuple[str, str], ...]
     partial: tuple[Slim, ...]
+    once: tuple[Slim | None, ...]
     prefixes: frozenset[str]
 
 

@@ -14,9 +14,9 @@ from mccompile.capture import CapturedModel, flat_inputs
 from mccompile.capture.errors import CallError
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.runtime.blocks import Backend
 from mccompile.runtime.clock import Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock
-from mccompile.runtime.execute import Backend
 from mccompile.runtime.increments import Increments, keeps_increment
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.trace import Event

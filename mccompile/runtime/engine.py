@@ -11,8 +11,9 @@ from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy import ir
+from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
-from mccompile.runtime.execute import Backend, Blocks, Env, Postlude
+from mccompile.runtime.execute import Postlude
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
 

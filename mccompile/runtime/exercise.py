@@ -12,11 +12,12 @@ import torch
 
 from mccompile.lowering.locate import TIMESTEP
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import Grid, start
+from mccompile.policy.phases import Grid
+from mccompile.runtime.blocks import Env
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine, masked_by_input
-from mccompile.runtime.execute import Env, Selection, merge
+from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
@@ -30,7 +31,7 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
         env = engine.entry(shared)
         moment = _moment(engine, inputs, env)
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
-        store = _store(bound, layout)
+        store = BranchStore.empty(bound, layout.batch, layout.chunks)
         for share in _SHARES if engine.uses_rows else (1.0,):
             after = _segments(engine, inputs, shared, env, layout, store, share)
         if engine.decide is not None:
@@ -58,7 +59,8 @@ def _segments(
         if lengths is None:
             env = engine.blocks.run_plain(segment, env, shared)
         else:
-            env = merge(engine.blocks, segment, number, env, shared, Selection(rows), lengths, store, layout)
+            chosen = selected(engine.blocks, rows, lengths, env, shared)
+            env = merge(engine.blocks, segment, number, env, shared, chosen, store)
     return env
 
 
@@ -75,8 +77,3 @@ def _moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
     times = tuple(ChunkTime(c, "active", 0) for c in range(chunks))
     return Moment("probe", 0, "probe", Grid(1, (0.0,), (0.0,)), times, chunks)
 
-
-def _store(bound: BoundPolicy, layout: Layout) -> BranchStore:
-    size = (layout.batch, layout.chunks)
-    flags = [torch.zeros(size, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
-    return BranchStore([[start(bound)] * layout.chunks for _ in range(layout.batch)], *flags)

@@ -6,18 +6,17 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import advance, next_phase, start
+from mccompile.policy.phases import advance, next_phase
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve
+from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import Backend, Env
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
@@ -94,10 +93,7 @@ class Runner:
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
             del request.branches[name], request.plans[name]
         if moment.branch not in request.branches:
-            size = (layout.batch, moment.total)
-            flags = [torch.zeros(size, dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
-            phases = [[start(self.bound) for _ in range(moment.total)] for _ in range(layout.batch)]
-            request.branches[moment.branch] = BranchStore(phases, *flags)
+            request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
         return request.branches[moment.branch], request.plans[moment.branch]
 

@@ -11,10 +11,11 @@ from mccompile.lowering.types import Segment
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
+from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import host_rows, parameters
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import Env, Selection, merge
+from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
@@ -48,15 +49,17 @@ class Step:
                 active[b, g] = action.kind != "skip"
         lengths = self.engine.prefixes.lengths(self.inputs, self.layout)
         chosen: np.ndarray | None = None
+        rows: dict[bool, tuple[Rows, ...]] = {}  # of the active chunks, of the decision
         env = self.entry
         for number, segment in enumerate(self.engine.lowered.segments):
             if segment.keep is not None and chosen is None:
                 chosen = self.decide(env)
-            mask = active if segment.keep is None or chosen is None else chosen
-            selection = Selection(mask.reshape(self.layout.batch, -1))
-            env = merge(
-                self.engine.blocks, segment, number, env, self.shared, selection, lengths, self.store, self.layout
-            )
+            decided = segment.keep is not None
+            if decided not in rows:
+                mask = chosen if decided and chosen is not None else active
+                flat = mask.reshape(self.layout.batch, -1)
+                rows[decided] = selected(self.engine.blocks, flat, lengths, env, self.shared)
+            env = merge(self.engine.blocks, segment, number, env, self.shared, rows[decided], self.store)
         return env, active if chosen is None else chosen
 
     def _whole(self) -> tuple[Env, np.ndarray]:

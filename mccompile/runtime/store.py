@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mccompile.policy.phases import ChunkState
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.phases import ChunkState, start
 from mccompile.runtime.clock import ChunkTime
 
 
@@ -32,12 +33,22 @@ class Window:
     shapes: tuple[object, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What a block makes of the prompt alone: `values`, of the very tensors `held`."""
+
+    held: tuple[object, ...]
+    values: tuple[torch.Tensor, ...]
+
+
 @dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
 
     buffers: per block, keys and values in the order of the kind's BufferSpecs, allocated at first use.
-    kept: per (region, stream), the residual or output of the last computation.
+    once: per block, keys and values of the text and whatever else the prompt alone determines.
+    kept: per (region, stream), the residual or output of the last computation. merged: per (region, stream), the
+    stream that left the region in the last call: memory to write the next one into.
     states, late, before, tail: tensors of the decision and observe graphs, by name.
     phases: per sample, per chunk of the video. computed: chunks whose K/V and residual exist, per sample;
     cleaned: those computed on their final input. since: own steps since all tokens of the chunk were computed.
@@ -53,10 +64,18 @@ class BranchStore:
     increments: dict[int, torch.Tensor] = field(default_factory=dict)  # per chunk, the last latent increment
     window: Window | None = None  # what the rows of buffers and kept tensors are
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    once: dict[int, Once] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
     row: int = -1
     selection: torch.Tensor | None = None  # [B, G, F, P] bool of the last decision, on the host
+
+    @classmethod
+    def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
+        """Nothing kept yet, of a video of so many chunks."""
+        flags = [torch.zeros((batch, chunks), dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
+        return cls([[start(bound) for _ in range(chunks)] for _ in range(batch)], *flags)
 
     def chunk(self, sample: int, chunk: int) -> ChunkRecord:
         """What is known of one chunk of one sample."""
@@ -78,5 +97,6 @@ class BranchStore:
     def nbytes(self) -> int:
         """Bytes of all kept tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
-        tensors += [*self.kept.values(), *self.states.values(), *self.increments.values()]
+        tensors += [t for known in self.once.values() for t in known.values]
+        tensors += [*self.kept.values(), *self.merged.values(), *self.states.values(), *self.increments.values()]
         return sum(t.nbytes for t in tensors)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import torch
 
 from mccompile.capture.types import BufferSpec, CapturedModel
+from mccompile.runtime.blocks import Blocks, Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.errors import WindowMoved
-from mccompile.runtime.execute import Blocks, Env
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Window

@@ -16,11 +16,11 @@ from mccompile.lowering.graph_text import fingerprint
 from mccompile.lowering.package_errors import UnfitCall
 from mccompile.lowering.record import Recorder
 from mccompile.runtime import bundle as bundle_module
+from mccompile.runtime.blocks import eager
 from mccompile.runtime.bundle import load_bundle, save_bundle
 from mccompile.runtime.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import eager
 from mccompile.runtime.exercise import exercise
 from mccompile.runtime.identity import Environment
 from tests.backend.conftest import Tiny, run, transformer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mccompile.lowering.backend import Progress
-from mccompile.runtime.execute import Backend
+from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
 from mccompile.studio.bench.rig import EXACT, VANILLA, Way, as_it_is, compile_ways, repeaters, step_flops, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active

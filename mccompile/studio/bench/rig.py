@@ -23,10 +23,10 @@ from mccompile.lowering.lower import lower
 from mccompile.lowering.record import Recorder
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
+from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import Backend, eager
 from mccompile.runtime.exercise import exercise
 from mccompile.studio.bench.subjects import Pattern, grid
 
@@ -99,10 +99,8 @@ class Repeater:
 
 
 def step_flops(found: Mapping[str, Repeater]) -> dict[str, float]:
-    """FLOPs of the latest row of each way, without what a request computes once (text), which all have in common."""
-    one = next(iter(found.values()))
-    once = 2 * one.flops() - one.flops(2)
-    return {name: r.flops() - once for name, r in found.items()}
+    """FLOPs of the latest row of each way, without what a request computes once (the text's part)."""
+    return {name: r.flops(2) - r.flops() for name, r in found.items()}
 
 
 class _Rows(Sequence[Pattern]):

@@ -17,7 +17,7 @@ from torch import fx
 
 from mccompile import api
 from mccompile.lowering.backend import Progress
-from mccompile.runtime.execute import Backend
+from mccompile.runtime.blocks import Backend
 from mccompile.runtime.shared import Value
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row

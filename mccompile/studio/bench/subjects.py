@@ -116,3 +116,7 @@ def grid(steps: int) -> Grid:
     """A plain grid of that many steps; synthetic runs never ask for more than its length."""
     sigmas = tuple(1.0 - i / steps for i in range(steps))
     return Grid(steps, tuple(1000.0 * s for s in sigmas), sigmas)
+
+MID = Subject(2, 4, 64, 640, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=16)
+BIG = Subject(2, 4, 64, 640, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=32)
+WIDE = Subject(2, 8, 64, 1280, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=16)

@@ -1,0 +1,135 @@
+"""Modulation stays as coarse as the model makes it: blocks pick each row's frame, no [6, tokens, C] is made for them.
+
+before: gather: %m = view(index_select(%per_frame, 1, %index // tokens_per_frame), ...);  partial: (%m rows) -> ...
+after:  gather: %pick = %index // tokens_per_frame;  partial: (%per_frame, %pick): view(index_select(...), ...) -> ...
+refuses when: the rows are not picked from a smaller value alone, or blocks of one kind read different values there
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from mccompile.capture.types import BlockSite, CapturedModel
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Coarse:
+    """A shared value whose rows are picked from a smaller one. chain: from the pick to the rows, in order."""
+
+    name: str
+    source: str
+    pick: fx.Node  # index_select(source, axis, index)
+    chain: tuple[fx.Node, ...]
+
+    @property
+    def index(self) -> fx.Node:
+        """For each selected token, the row of the source."""
+        index = self.pick.args[2]
+        assert isinstance(index, fx.Node)
+        return index
+
+
+def find_coarse(captured: CapturedModel) -> tuple[Coarse, ...]:
+    """The shared values of `captured` that blocks can pick for themselves."""
+    assert captured.gather is not None
+    output = next(n for n in captured.gather.graph.nodes if n.op == "output")
+    sources = {p.name for p in captured.sources}
+    results = dict(zip(captured.gathered, output.args[0], strict=False))
+    found = (_coarse(name, result, sources) for name, result in results.items())
+    return tuple(c for c in found if c is not None and _everywhere(c.name, captured.blocks))
+
+
+def _coarse(name: str, result: fx.Node, sources: set[str]) -> Coarse | None:
+    chain: list[fx.Node] = []
+    at = result
+    while at.target is not aten.index_select.default:
+        if at.op != "call_function" or not at.args or not isinstance(at.args[0], fx.Node):
+            return None
+        chain.append(at)
+        at = at.args[0]
+    source, _, index = at.args
+    if not isinstance(source, fx.Node) or not isinstance(index, fx.Node):
+        return None
+    if source.name not in sources or index.target not in (aten.floor_divide.default, aten.remainder.Scalar):
+        return None
+    inside = {at, *chain}
+    others = [n for node in chain for n in node.all_input_nodes if n not in inside]
+    if not all(n.target is aten.sym_size.int and n.args[1] == 0 and _counts_rows(n.args[0], index) for n in others):
+        return None
+    return Coarse(name, source.name, at, tuple(reversed(chain)))
+
+
+def _counts_rows(positions: object, index: fx.Node) -> bool:
+    """Whether a vector has one entry per entry of `index`, which is made from it entry by entry."""
+    seen, at = set(), index
+    while isinstance(at, fx.Node) and at not in seen:
+        if at is positions:
+            return True
+        seen.add(at)
+        at = at.args[0] if at.op == "call_function" and at.target is not aten.cat.default else None
+    return False
+
+
+def _everywhere(name: str, sites: Sequence[BlockSite]) -> bool:
+    """Blocks of one kind that read the value all read it at the same places."""
+    places: dict[int, set[tuple[int, ...]]] = {}
+    for site in sites:
+        places.setdefault(site.kind, set()).add(tuple(i for i, s in enumerate(site.shared) if s == name))
+    return all(len(found) == 1 for found in places.values())
+
+
+def expose(gather: fx.GraphModule, coarse: Sequence[Coarse]) -> fx.GraphModule:
+    """`gather` with the index of every coarse value as a further output, in order."""
+    copies: dict[fx.Node, fx.Node] = {}
+    graph = fx.Graph()
+    result = graph.graph_copy(gather.graph, copies)
+    assert isinstance(result, tuple)
+    graph.output((*result, *(copies[c.index] for c in coarse)))
+    return fx.GraphModule(gather, graph)
+
+
+def pick_inside(
+    partial: fx.GraphModule, site: BlockSite, coarse: Sequence[Coarse]
+) -> fx.GraphModule:
+    """A kind's row form that takes sources in place of the coarse values, and all their indices as last inputs."""
+    module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
+    graph = module.graph
+    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    slots = dict(zip((*site.streams_in, *site.shared), holders, strict=False))
+    last = holders[-1]
+    picks: dict[str, fx.Node] = {}
+    for c in coarse:
+        with graph.inserting_after(last):
+            last = picks[c.name] = graph.placeholder(f"pick_{c.name}")
+    for c in coarse:
+        if c.name in slots:
+            _inline(graph, c, slots[c.name], picks[c.name], last)
+    graph.lint()
+    module.recompile()
+    return module
+
+
+def _inline(graph: fx.Graph, coarse: Coarse, source: fx.Node, index: fx.Node, after: fx.Node) -> None:
+    users = list(source.users)
+    with graph.inserting_after(after):
+        count = graph.call_function(aten.sym_size.int, (index, 0))
+    with graph.inserting_after(count):
+        at = graph.call_function(aten.index_select.default, (source, coarse.pick.args[1], index))
+    for node in coarse.chain:
+        first = at
+
+        def known(n: fx.Node, first: fx.Node = first, node: fx.Node = node) -> fx.Node:
+            return first if n is node.args[0] else count
+
+        with graph.inserting_after(at):
+            arguments = fx.node.map_arg((node.args, node.kwargs), known)
+            at = graph.call_function(node.target, *arguments)
+    for user in users:
+        user.replace_input_with(source, at)

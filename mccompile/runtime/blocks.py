@@ -1,0 +1,222 @@
+"""The transformer blocks of a lowered model as callables with their weights, on all rows or on selected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from mccompile.lowering.attention import bounds_of
+from mccompile.lowering.strip import apply_to_slim
+from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore, Once
+
+Backend = Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]]
+Env = dict[str, torch.Tensor]
+
+
+def eager(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+    """The backend that compiles nothing."""
+    return module.forward
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Selected tokens of a call, and what blocks need of the shared values for them.
+
+    sample: the sample that they belong to, None where all samples select the same. whole: all tokens, in order.
+    index: int64 [n]; bounds: see lowering/attention.py; vectors: per row key, positions along that axis; picks: per
+    coarse value, rows of its source.
+    """
+
+    sample: int | None
+    batch: int
+    whole: bool
+    index: torch.Tensor
+    bounds: torch.Tensor
+    values: Mapping[str, Value]
+    vectors: Mapping[str, torch.Tensor]
+    picks: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _LastingPart:
+    """What a kind of block makes of the prompt. shared: places among the site's; weights: place of the first."""
+
+    call: Callable[..., tuple[Any, ...]]
+    shared: tuple[int, ...]
+    weights: int
+
+
+class Blocks:
+    """The transformer blocks of a lowered model as callables, with their weights."""
+
+    def __init__(self, lowered: LoweredModel, backend: Backend, by_rows: bool) -> None:
+        captured, forms = lowered.captured, lowered.rows if by_rows else None
+        self._captured = captured
+        self._forms = forms
+        self._ports = {p.name: p for p in captured.streams}
+        ports = (*captured.shared, *captured.sources)
+        self._batched = {p.name for p in ports if p.depends and p.token_axis != 0}  # first axis is the batch
+        if forms is None:
+            self._plain = [
+                apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
+            ]
+        else:
+            self._gather = apply_to_slim(backend(forms.gather.module, "gather"), forms.gather)
+            self._partial = [
+                apply_to_slim(backend(s.module, f"block{i}:partial"), s) for i, s in enumerate(forms.partial)
+            ]
+            self._once = [self._lasting_part(backend, kind) for kind in range(len(forms.once))]
+            kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in forms.gather.kept}
+            kept |= {source for _, source in forms.coarse}
+            self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held_by_once()
+        self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
+
+    def _lasting_part(self, backend: Backend, kind: int) -> _LastingPart | None:
+        assert self._forms is not None
+        slim = self._forms.once[kind]
+        if slim is None:
+            return None
+        site = next(b for b in self._captured.blocks if b.kind == kind)
+        form = self._captured.kinds[kind]
+        streams, ports = len(site.streams_in), len(site.streams_in) + len(site.shared)
+        shared = tuple(p - streams for p in slim.kept if p < ports)
+        call = apply_to_slim(backend(slim.module, f"once:block{kind}"), slim)
+        return _LastingPart(call, shared, ports + len(form.row_keys) + len(form.buffers))
+
+    def _held_by_once(self) -> tuple[str, ...]:
+        names = [b.shared[i] for b in self._captured.blocks if (p := self._once[b.kind]) for i in p.shared]
+        return tuple(dict.fromkeys(names))
+
+    def weights(self, block: int) -> tuple[torch.Tensor, ...]:
+        """The weights of one block, in the order of its kind's placeholders."""
+        return self._weights[block]
+
+    def run_plain(self, segment: Segment, env: Env, shared: Mapping[str, Value]) -> Env:
+        """All rows of blocks first..last; returns `env` with the streams that they make."""
+        for i in range(segment.first, segment.last + 1):
+            site = self._captured.blocks[i]
+            streams = (env[s] for s in site.streams_in)
+            made = self._plain[site.kind](*streams, *(shared[s] for s in site.shared), *self._weights[i])
+            env = env | dict(zip(site.streams_out, made, strict=True))
+        return env
+
+    def select(
+        self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
+    ) -> Rows:
+        """The tokens at `positions` (ascending, at least one). lengths: per token, how many keys it may see."""
+        positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
+        captured, forms = self._captured, self._forms
+        assert forms is not None
+        like = next(iter(env.values()))
+        batch = max(t.size(0) for t in env.values())
+        index = torch.from_numpy(positions).to(like.device, non_blocking=True)
+        gathered = self._gather(index, *(shared.get(p.name) for p in captured.sources))
+        values = dict(shared) | dict(zip(forms.gathered, gathered, strict=False))
+        values |= {name: shared[source] for name, source in forms.coarse}
+        if sample is not None:
+            values = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
+        vectors = {"video": index} | dict(zip(captured.row_keys, gathered[len(forms.gathered) :], strict=False))
+        picks = tuple(gathered[len(gathered) - len(forms.coarse) :])
+        whole = sample is None and positions.size == lengths.size
+        return Rows(sample, batch, whole, index, bounds_of(positions, lengths), values, vectors, picks)
+
+    def enter(self, segment: Segment, env: Env, rows: Rows) -> Env:
+        """The selected rows of the streams that enter a segment."""
+        found: Env = {}
+        for name in self._captured.blocks[segment.first].streams_in:
+            local: torch.Tensor = one_sample(env[name], rows.sample, rows.batch)
+            port = self._ports[name]
+            if port.token_axis is not None and not self._all(name, local, rows):
+                local = local.index_select(port.token_axis, rows.vectors[port.rows])
+            found[name] = local
+        return found
+
+    def run_rows(
+        self, segment: Segment, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: BranchStore
+    ) -> Env:
+        """Blocks first..last on the selected rows, K and V of the others taken from the store; the streams made.
+
+        entered: as `enter` returns it. env: all rows of the streams before the segment; sizes are read from them.
+        """
+        captured = self._captured
+        made = dict(entered)
+        for i in range(segment.first, segment.last + 1):
+            site = captured.blocks[i]
+            if i not in store.buffers:
+                store.buffers[i] = self.new_buffers(i, env, shared)
+            results = self._partial[site.kind](
+                *(made[s] for s in site.streams_in),
+                *(rows.values.get(s) for s in site.shared),
+                *(rows.vectors[k] for k in captured.kinds[site.kind].row_keys),
+                *(one_sample(t, rows.sample, rows.batch) for t in store.buffers[i]),
+                *self._weights[i],
+                rows.bounds,
+                *rows.picks,
+                *self._lasting(i, rows, shared, store),
+            )
+            made |= dict(zip(site.streams_out, results, strict=True))
+        return made
+
+    def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: BranchStore) -> Sequence[torch.Tensor]:
+        """What block i makes of the prompt alone, for the sample of `rows`; made again when the prompt is another."""
+        site = self._captured.blocks[i]
+        part = self._once[site.kind]
+        if part is None:
+            return ()
+        names = [site.shared[place] for place in part.shared]
+        held = [shared[n] for n in names]
+        known = store.once.get(i)
+        if known is None or any(a is not b for a, b in zip(known.held, held, strict=True)):
+            before, between = len(site.streams_in), part.weights - len(site.streams_in) - len(site.shared)
+            absent, given = [None] * before, (shared.get(s) for s in site.shared)
+            values = part.call(*absent, *given, *([None] * between), *self._weights[i])
+            known = store.once[i] = Once(tuple(held), tuple(values))
+        if rows.sample is None or not self._batched.intersection(names):
+            return known.values
+        return [one_sample(v, rows.sample, rows.batch) for v in known.values]
+
+    def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
+        """Zeroed K and V of block i; a stream that exists only inside the segment is stood in for by its like."""
+        site = self._captured.blocks[i]
+        like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
+        streams = []
+        for name in site.streams_in:
+            port = self._ports[name]
+            streams.append(env[name] if name in env else like[port.rows, port.token_axis])
+        allocate = self._captured.kinds[site.kind].allocate
+        return allocate(*streams, *(shared.get(s) for s in site.shared))
+
+    def put(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
+        """Writes the selected rows of a stream back, in place; a stream without tokens is replaced whole."""
+        port = self._ports[name]
+        local = one_sample(into, rows.sample, rows.batch)
+        if port.token_axis is None or self._all(name, local, rows):
+            local.copy_(made)
+        else:
+            local.index_copy_(port.token_axis, rows.vectors[port.rows], made)
+
+    def _all(self, name: str, stream: torch.Tensor, rows: Rows) -> bool:
+        """Whether the rows of a stream with tokens are all of it, in order."""
+        port = self._ports[name]
+        assert port.token_axis is not None
+        return rows.whole and rows.vectors[port.rows].numel() == stream.size(port.token_axis)
+
+
+def one_sample(value: Any, sample: int | None, batch: int) -> Any:
+    """A view of one sample of a value whose first axis is the batch; the value itself for sample None."""
+    if sample is None or not isinstance(value, torch.Tensor) or value.dim() == 0 or value.size(0) != batch:
+        return value
+    return value[sample : sample + 1]
+
+
+def _lookup(module: torch.nn.Module, name: str) -> torch.Tensor:
+    owner, _, leaf = name.rpartition(".")
+    value = getattr(module.get_submodule(owner), leaf)
+    return value.detach() if isinstance(value, torch.Tensor) else value
