@@ -7,7 +7,6 @@ refuses when: patches overlap, leave gaps or are padded, or channels are grouped
 
 from __future__ import annotations
 
-import copy
 from math import prod
 
 import torch
@@ -22,16 +21,17 @@ _DEFAULTS = ((1,), (0,), (1,), 1)  # stride, padding, dilation, groups
 
 def multiply_patches(module: fx.GraphModule) -> fx.GraphModule:
     """`module` with its patch embeddings rewritten, equal to float rounding; `module` itself where there are none."""
-    made = fx.GraphModule(module, copy.deepcopy(module.graph))
-    found = [n for n in made.graph.nodes if n.target in _RANKS and _kernel(module, n) is not None]
-    for node in found:
-        kernel = _kernel(module, node)
-        assert kernel is not None
-        with made.graph.inserting_before(node):
-            node.replace_all_uses_with(_product(made.graph, node, kernel))
-        made.graph.erase_node(node)
-    made.recompile()
-    return made if found else module
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    found = 0
+    for node in module.graph.nodes:
+        kernel = _kernel(module, node) if node.target in _RANKS else None
+        copies[node] = graph.node_copy(node, lambda n: copies[n])
+        if kernel is not None:
+            found += 1
+            convolution = copies[node]
+            copies[node] = _product(graph, convolution, kernel)
+            graph.erase_node(convolution)
+    return fx.GraphModule(module, graph) if found else module
 
 
 def _kernel(module: fx.GraphModule, node: fx.Node) -> tuple[int, ...] | None:
