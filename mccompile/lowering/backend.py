@@ -75,7 +75,8 @@ class CompiledRoles:
             return module.forward
         if found.package is not None and found.contract is not None:
             return packaged(module, found)
-        return self._jit.get(key[1]) or multiply_patches(module).forward
+        jit = self._jit.get(key[1])
+        return multiply_patches(module).forward if jit is None else jit
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from mccompile.policy.bind import BoundPolicy
@@ -55,10 +56,10 @@ class BranchStore:
     """
 
     phases: list[list[ChunkState]]
-    computed: torch.Tensor  # [B, G] bool
-    cleaned: torch.Tensor  # [B, G] bool
-    since: torch.Tensor  # [B, G] int64
-    observed: torch.Tensor  # [B, G] bool: the late signals of the chunk's last frame exist
+    computed: np.ndarray  # [B, G] bool
+    cleaned: np.ndarray  # [B, G] bool
+    since: np.ndarray  # [B, G] int64
+    observed: np.ndarray  # [B, G] bool: the late signals of the chunk's last frame exist
     copies: set[tuple[int, int]] = field(default_factory=set)  # (sample, chunk) whose copy has been computed
     seen: set[tuple[int, int]] = field(default_factory=set)  # (sample, chunk) whose last frame the decision has seen
     increments: dict[int, torch.Tensor] = field(default_factory=dict)  # per chunk, the last latent increment
@@ -69,13 +70,14 @@ class BranchStore:
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
     row: int = -1
-    selection: torch.Tensor | None = None  # [B, G, F, P] bool of the last decision, on the host
+    selection: np.ndarray | None = None  # [B, G, F, P] bool of the last decision, on the host
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
         """Nothing kept yet, of a video of so many chunks."""
-        flags = [torch.zeros((batch, chunks), dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
-        return cls([[start(bound) for _ in range(chunks)] for _ in range(batch)], *flags)
+        phases = [[start(bound) for _ in range(chunks)] for _ in range(batch)]
+        computed, cleaned, observed = (np.zeros((batch, chunks), bool) for _ in range(3))
+        return cls(phases, computed, cleaned, np.zeros((batch, chunks), np.int64), observed)
 
     def chunk(self, sample: int, chunk: int) -> ChunkRecord:
         """What is known of one chunk of one sample."""
