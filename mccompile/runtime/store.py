@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +43,20 @@ class Once:
     values: tuple[torch.Tensor, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision under way: what it was made from, the chunk it begins with, what becomes of the states, the mask.
+
+    host: see runtime/decision.py. mask: [B, G, F, P] bool on the host, valid once `copied` has happened.
+    """
+
+    host: np.ndarray
+    first: int
+    states: Mapping[str, object]
+    mask: torch.Tensor
+    copied: torch.cuda.Event | None
+
+
 @dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
@@ -69,6 +84,7 @@ class BranchStore:
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
+    ahead: Decision | None = None  # of the next call, made when this one ended
     row: int = -1
     selection: np.ndarray | None = None  # [B, G, F, P] bool of the last decision, on the host
 
