@@ -14,7 +14,18 @@ from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Place
 from mccompile.generate.run import Settings
 from mccompile.lowering.backend import Progress
-from mccompile.studio.bench import generations, ladder, ladder_run, ladder_steps, overhead, peers, scaling
+from mccompile.studio.bench import (
+    generations,
+    ladder,
+    ladder_run,
+    ladder_steps,
+    overhead,
+    peer_ways,
+    peers,
+    scaling,
+    verdict,
+    wan,
+)
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
 from mccompile.studio.bench.rig import blocks_only
@@ -71,9 +82,7 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
         case "ladder":
             return _ladder(options, announce, progress)
         case "peers":
-            job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
-            repeat, clock = options.repeat or 1, Clock(torch.device(options.place.device), options.clock)
-            return (peers.report(job, options.backend, repeat, options.quick, clock, announce, progress),)
+            return _peers(options, announce, progress)
         case "scaling":
             subject = dataclasses.replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
             axes = scaling.SMALL if options.quick else scaling.FULL
@@ -83,6 +92,19 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
             subject = dataclasses.replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
             return (overhead.report(subject, chunks, options.conditions(9), progress),)
     assert_never(options.what)
+
+
+def _peers(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
+    """On the model, and where that is the embedded one and not quick also on its weights in Wan's transformer."""
+    how = (options.backend, options.repeat or 1, Clock(torch.device(options.place.device), options.clock))
+    job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
+    policies = peers.QUICK if options.quick else peers.POLICIES
+    ways = [p for p in peer_ways.SKYREELS if p.first or not options.quick]
+    found = [peers.report("peers", job, policies, ways, *how, announce, progress)]
+    if options.model == EMBEDDED and not options.quick:
+        on_wan = wan.load(options.place)
+        found.append(peers.report("peers_wan", on_wan, wan.POLICIES, peer_ways.WAN, *how, announce, progress))
+    return tuple(table for made in found for table in (made, verdict.report(made)))
 
 
 def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
