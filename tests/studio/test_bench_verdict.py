@@ -66,7 +66,7 @@ def test_laws(found: list[tuple[str, float, float | None]]) -> None:
     front = sorted((r["speed_up"], near(r)) for r in with_plane(rows) if r["front"])
     assert front
     for (slow, fine), (fast, coarse) in zip(front, front[1:], strict=False):
-        assert slow < fast and fine > coarse or (slow, fine) == (fast, coarse)
+        assert (slow < fast and fine > coarse) or (slow, fine) == (fast, coarse)
 
 
 def test_the_plane_joins_the_front() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 import torch
@@ -15,6 +14,7 @@ from mccompile.generate.load import EMBEDDED, Place
 from mccompile.generate.run import Settings
 from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import (
+    compile_time,
     generations,
     ladder,
     ladder_run,
@@ -84,13 +84,15 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
         case "peers":
             return _peers(options, announce, progress)
         case "scaling":
-            subject = dataclasses.replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
+            subject = replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
             axes = scaling.SMALL if options.quick else scaling.FULL
             return (scaling.report(subject, axes, options.conditions(5), progress),)
         case "overhead":
             chunks = (2, 4) if options.quick else (2, 8, 16)
-            subject = dataclasses.replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
-            return (overhead.report(subject, chunks, options.conditions(9), progress),)
+            subject = replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
+            under, layers = options.conditions(9), (2,) if options.quick else (2, 6, 30)
+            steps = overhead.report(subject, chunks, under, progress)
+            return steps, compile_time.report(replace(EMBEDDED_SIZES, chunks=2), layers, under, progress)
     assert_never(options.what)
 
 
