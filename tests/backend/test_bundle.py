@@ -54,7 +54,8 @@ def test_a_bundle_runs_over_weights_loaded_again(tiny: Tiny, saved: Path) -> Non
     assert (bundle.policy, bundle.model.reference, bundle.device) == ("the text", "tiny", "cpu")
     again = bundle.attach(transformer())
     one, two = reference(tiny), again
-    assert all(torch.equal(a, b) for a, b in zip(run(one), run(two), strict=True))
+    for mine, other in zip(run(one), run(two), strict=True):  # a bundle's patches are a product (lowering/patches.py)
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
     decided = [[(e.chunk, e.step, e.action, e.computed) for e in model.events] for model in (one, two)]
     assert decided[0] == decided[1]
     assert {"full", "reuse"} <= {e.action for e in one.events}
@@ -127,7 +128,7 @@ def compiled_block(tiny: Tiny) -> CompiledRoles:
         recorder.recordings = {k: r for k, r in recorder.recordings.items() if k[0] != "decide"}
         seen: list[tuple[str, int, int]] = []
         made = inductor(recorder, tiny.lowered, workers=1, progress=lambda r, d, t, s: seen.append((r, d, t)))
-        assert [(role, done) for role, done, _ in seen] == [("block0:partial", 1), ("postlude", 2)]
+        assert seen == [("block0:partial", 1, 2), ("postlude", 2, 2)]
         return made
 
 
@@ -135,14 +136,14 @@ def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, tmp_path: Path) -
     """One test for all that needs a compile, since each process of a parallel run would repeat it."""
     compiled = compiled_block(tiny)
     assert {r.role: r.form for r in compiled.roles.values()}["block0:partial"] == "package"
-    assert compiled.compiled_count == 1
+    assert compiled.compiled_count == 2
     model = CompiledModel(tiny.model, tiny.lowered, tiny.bound, compiled)
     counters.clear()
     wanted, found = run(reference(tiny)), run(model)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     model.set_parameters(threshold=0.2)
     run(model, frames=6, height=3, width=8)
-    assert compiled.compiled_count == 1
+    assert compiled.compiled_count == 2
     assert not counters["stats"]
     assert [r.site for r in compiled.refusals] == ["graph decide"]
     save_bundle(tmp_path / "compiled.mcc", model, compiled)
