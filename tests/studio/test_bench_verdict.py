@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,7 +67,7 @@ def test_laws(found: list[tuple[str, float, float | None]]) -> None:
         assert made["ratio"] * made["speed_up"] == pytest.approx(made["ours_speed_up"])
     front = sorted((r["speed_up"], near(r)) for r in with_plane(rows) if r["front"])
     assert front
-    for (slow, fine), (fast, coarse) in zip(front, front[1:], strict=False):
+    for (slow, fine), (fast, coarse) in itertools.pairwise(front):
         assert (slow < fast and fine > coarse) or (slow, fine) == (fast, coarse)
 
 

@@ -27,7 +27,8 @@ BLOCK, WARM = "torch.compile of one block", "its bundle, in a new process"
 COLUMNS = (
     Column("name", "what is made ready"), Column("layers", "layers", "d"), Column("graphs", "graphs compiled", ".0f"),
     Column("capture", "capture s", ".2f"), Column("compile", "compile or load s", ".2f"),
-    Column("first", "first call s", ".2f"), Column("seconds", "in all s", ".2f"), Column("blocks", "of one block", ".2f"),
+    Column("first", "first call s", ".2f"), Column("seconds", "in all s", ".2f"),
+    Column("blocks", "of one block", ".2f"),
 )  # fmt: skip
 PLOT = Plot("layers", "seconds", "layers", "seconds until the first call is done", "name", log_x=True)
 Measure = Callable[[Case], Found]
@@ -42,8 +43,8 @@ def cold(case: Case) -> Found:
     with tempfile.TemporaryDirectory(prefix="mccompile-cold-") as cache:
         command = [sys.executable, "-W", "ignore", "-m", "mccompile.studio.bench.compile_case", case.json()]
         paths = os.pathsep.join(filter(None, sys.path))
-        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": paths}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        here = {"TMPDIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": paths}  # TMPDIR: compiled headers
+        done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CaseFailed(f"{case.what} of {case.subject.layers} layers: {done.stderr.strip()[-2000:]}")
     found: Found = json.loads(done.stdout.strip().splitlines()[-1])
