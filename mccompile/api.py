@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from mccompile.capture import capture, flat_inputs
+from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.generate.chunk_clock import runs_chunks
 from mccompile.generate.chunk_probe import record_window_calls
@@ -105,8 +105,8 @@ def prepare(
         probe, second = record(model, dict(call or {}))
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
     transformer.eval()
-    captured = capture(transformer, probe, second)
-    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in (probe, second))
+    captured, given = capture_batched(transformer, probe, second)
+    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls)
 
 

@@ -30,6 +30,8 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
     count = captured.in_spec.num_leaves
     _, recorded = pytree.tree_unflatten(list(range(count)), captured.in_spec)
     given = {k: v for k, v in call.items() if v is not None or k in recorded}
+    if captured.samples:
+        given = {k: _per_sample(v, recorded.get(k)) for k, v in given.items()}
     odd = sorted(set(given) ^ set(recorded))
     if odd:
         raise CallError(
@@ -51,6 +53,13 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
                 place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
             )
     return tuple(flat)
+
+
+def _per_sample(value: object, recorded: object) -> object:
+    """A list of equal numbers, one a sample, as the list of one that was recorded."""
+    if not isinstance(value, list | tuple) or not isinstance(recorded, list | tuple) or len(recorded) != 1:
+        return value
+    return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
 
 
 def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:

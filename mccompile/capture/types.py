@@ -33,6 +33,7 @@ class Port:
     token_axis: int | None  # the axis that carries tokens
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
+    batch_axis: int | None = None  # the axis that carries samples; None where CapturedModel.samples is empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +127,5 @@ class CapturedModel:
     blocks: tuple[BlockSite, ...]
     grid: TokenGrid | None
     refusals: tuple[Refusal, ...]
+    samples: tuple[str, ...] = ()  # inputs with one entry a sample along their first axis, if their number may vary
+    unbatched: str = ""  # why their number may not vary

@@ -28,6 +28,8 @@ _RECORDS: dict[str, object] = {
     "blocks": tuple[BlockSite, ...],
     "grid": TokenGrid | None,
     "refusals": tuple[Refusal, ...],
+    "samples": tuple[str, ...],
+    "unbatched": str,
 }
 _GRAPHS = ("module", "prelude", "gather", "postlude")
 
