@@ -2,7 +2,8 @@
 
 before: gather: %m = view(index_select(%per_frame, 1, %index // tokens_per_frame), ...);  partial: (%m rows) -> ...
 after:  gather: %pick = %index // tokens_per_frame;  partial: (%per_frame, %pick): view(index_select(...), ...) -> ...
-refuses when: the rows are not picked from a smaller value alone, or blocks of one kind read different values there
+refuses when: the rows are not picked from a smaller value alone, blocks of one kind read different values there, or the
+batch, the first axis of the source, does not stay the first axis all along (blocks may be given a single sample of it)
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from torch import fx
 from mccompile.capture.types import BlockSite, CapturedModel
 
 aten = torch.ops.aten
+_SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
+_ALONG = (aten.contiguous.default, aten.clone.default, aten.to.dtype, aten._to_copy.default)
+_ON_AXES = (
+    aten.unflatten.int, aten.flatten.using_ints, aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,10 @@ def _coarse(name: str, result: fx.Node, sources: set[str]) -> Coarse | None:
             return None
         chain.append(at)
         at = at.args[0]
-    source, _, index = at.args
+    source, axis, index = at.args
     if not isinstance(source, fx.Node) or not isinstance(index, fx.Node):
+        return None
+    if axis == 0 or not all(_keeps_batch(n) for n in chain):
         return None
     if source.name not in sources or index.target not in (aten.floor_divide.default, aten.remainder.Scalar):
         return None
@@ -64,6 +72,19 @@ def _coarse(name: str, result: fx.Node, sources: set[str]) -> Coarse | None:
     if not all(n.target is aten.sym_size.int and n.args[1] == 0 and _counts_rows(n.args[0], index) for n in others):
         return None
     return Coarse(name, source.name, at, tuple(reversed(chain)))
+
+
+def _keeps_batch(node: fx.Node) -> bool:
+    """Whether the first axis stays as it is, at whatever size."""
+    if node.target in _SIZED:
+        sizes = node.args[1]
+        return isinstance(sizes, list | tuple) and isinstance(sizes[0], int) and sizes[0] > 0
+    if node.target is aten.repeat.default:
+        return isinstance(node.args[1], list | tuple) and node.args[1][0] == 1
+    if node.target in _ON_AXES:
+        axes = [a for a in node.args[1 : 3 if node.target is aten.transpose.int else 2] if isinstance(a, int)]
+        return bool(axes) and all(a > 0 or a == -1 for a in axes)
+    return node.target in _ALONG
 
 
 def _counts_rows(positions: object, index: fx.Node) -> bool:
@@ -95,9 +116,7 @@ def expose(gather: fx.GraphModule, coarse: Sequence[Coarse]) -> fx.GraphModule:
     return fx.GraphModule(gather, graph)
 
 
-def pick_inside(
-    partial: fx.GraphModule, site: BlockSite, coarse: Sequence[Coarse]
-) -> fx.GraphModule:
+def pick_inside(partial: fx.GraphModule, site: BlockSite, coarse: Sequence[Coarse]) -> fx.GraphModule:
     """A kind's row form that takes sources in place of the coarse values, and all their indices as last inputs."""
     module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
     graph = module.graph
@@ -119,17 +138,16 @@ def pick_inside(
 def _inline(graph: fx.Graph, coarse: Coarse, source: fx.Node, index: fx.Node, after: fx.Node) -> None:
     users = list(source.users)
     with graph.inserting_after(after):
+        batch = graph.call_function(aten.sym_size.int, (source, 0))
+    with graph.inserting_after(batch):
         count = graph.call_function(aten.sym_size.int, (index, 0))
     with graph.inserting_after(count):
         at = graph.call_function(aten.index_select.default, (source, coarse.pick.args[1], index))
     for node in coarse.chain:
-        first = at
-
-        def known(n: fx.Node, first: fx.Node = first, node: fx.Node = node) -> fx.Node:
-            return first if n is node.args[0] else count
-
+        rest = fx.node.map_arg(node.args[1:], lambda _: count)
+        if node.target in _SIZED:
+            rest = ([batch, *rest[0][1:]], *rest[1:])
         with graph.inserting_after(at):
-            arguments = fx.node.map_arg((node.args, node.kwargs), known)
-            at = graph.call_function(node.target, *arguments)
+            at = graph.call_function(node.target, (at, *rest), dict(node.kwargs))
     for user in users:
         user.replace_input_with(source, at)

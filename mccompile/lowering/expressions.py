@@ -172,16 +172,18 @@ def frame_difference(
     in MAGI-1's variant, it is undefined (NaN), and so weighs 1 however it is normalised. A chunk whose
     predecessor was never seen gets 1. Returns [B, G, F, P] float32.
     """
-    h = h.float()
-    before = torch.cat([tail.float().unsqueeze(2), h[:, :, :-1]], 2)
-    motion = (h - before).abs().mean(-1)
-    if relative:
-        motion = motion / (before.abs().mean(-1) + EPS)
-    head, rest = motion[:, :, :1], motion[:, :, 1:]
+    h, last = h.float(), tail.float().unsqueeze(2)
+    head = _moved(h[:, :, :1], last, relative)  # apart from the rest: joined first, each element would be looked up
+    rest = _moved(h[:, :, 1:], h[:, :, :-1], relative)
     ones = torch.ones_like(head)
     second = torch.cat([rest, ones], 2)[:, :, :1] if relative else ones * float("nan")
     head = torch.where(first, second, torch.where(has_tail, head, ones))
     return torch.cat([head, rest], 2)
+
+
+def _moved(now: torch.Tensor, before: torch.Tensor, relative: bool) -> torch.Tensor:
+    motion = (now - before).abs().mean(-1)
+    return motion / (before.abs().mean(-1) + EPS) if relative else motion
 
 
 def last_frames(h: torch.Tensor, tail: torch.Tensor, update: torch.Tensor) -> torch.Tensor:

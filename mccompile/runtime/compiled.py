@@ -36,6 +36,9 @@ class CompiledModel(nn.Module):
         self.clock: Clock | None = None
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"
+        self._signature = inspect.signature(model.forward)
+        parameter = self._signature.parameters.get("return_dict")
+        self._return_dict = _ABSENT if parameter is None else parameter.default
         self._config = dict(getattr(model, "config", {}))
         self._undo: list[Callable[[], None]] = []
 
@@ -92,7 +95,7 @@ class CompiledModel(nn.Module):
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
         """The model's forward under the policy. Raises NoClock, InputMismatch and what the clock raises."""
-        call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
+        call = dict(self._signature.bind(*args, **kwargs).arguments)
         keys_of = getattr(self.model, "key_values_argument", None)
         if keys_of is not None and call.get(keys_of):
             return self._with_key_values(call, keys_of)
@@ -103,7 +106,7 @@ class CompiledModel(nn.Module):
 
         A policy that keeps none runs the model itself.
         """
-        if call.get("return_dict", _default(self.model, "return_dict")) is True:
+        if call.get("return_dict", self._return_dict) is True:
             place = type(self.model).__name__
             raise CallError(place, "keys are asked for in an output object", "pass return_dict=False")
         if not self.runner.engine.uses_rows:
@@ -119,13 +122,13 @@ class CompiledModel(nn.Module):
         return self.clock.moment(self._branch, call)
 
     def _run(self, call: dict[str, object]) -> object:
-        as_dict = call.get("return_dict", _default(self.model, "return_dict")) is True
+        as_dict = call.get("return_dict", self._return_dict) is True
         captured = self.runner.lowered.captured
         config = dict(getattr(self.model, "config", {}))
         if config != self._config:
             changed = [f"{k}: {self._config.get(k)} -> {v}" for k, v in config.items() if self._config.get(k) != v]
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
-        asked = {**call, "return_dict": False} if _default(self.model, "return_dict") is not _ABSENT else call
+        asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
         moment = self._moment(call)
         flat = self.runner.call(inputs, moment)
@@ -139,7 +142,3 @@ class CompiledModel(nn.Module):
 
 _ABSENT = object()
 
-
-def _default(model: nn.Module, name: str) -> object:
-    parameter = inspect.signature(model.forward).parameters.get(name)
-    return _ABSENT if parameter is None else parameter.default

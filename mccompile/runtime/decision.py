@@ -91,8 +91,7 @@ class Decide:
         results = dict(zip(self.spec.outputs, self._call(*arguments), strict=True))
         for name, value in results.items():
             if name != "mask":
-                more = 1 if name.startswith("tail:") else 0
-                store.states[name][:, first : first + layout.chunks + more] = value
+                keep_state(store, name, first, value)
         mask = results["mask"]
         assert isinstance(mask, torch.Tensor)
         return mask.cpu().numpy()
@@ -149,5 +148,15 @@ class Observe:
         tail = store.states["observed"][:, first : first + layout.chunks + 1]
         late = [store.states[f"late:{n}"][:, span] for n in self.spec.signals]
         made = self._call(torch.from_numpy(host).to(device), params, output, tail, *late)
-        for target, value in zip((tail, *late), made, strict=True):
-            target.copy_(value)
+        for name, value in zip(("observed", *(f"late:{n}" for n in self.spec.signals)), made, strict=True):
+            keep_state(store, name, first, value)
+
+
+def keep_state(store: BranchStore, name: str, first: int, value: Value) -> None:
+    """Takes over what a graph made of a state from the chunk `first` on; the graphs' results are their own tensors."""
+    assert isinstance(value, torch.Tensor)
+    state = store.states[name]
+    if state.shape == value.shape:
+        store.states[name] = value
+    else:
+        state[:, first : first + value.size(1)] = value
