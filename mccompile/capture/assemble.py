@@ -10,12 +10,13 @@ from torch import fx
 
 from mccompile.capture.axes import TokenAxes, label_kinds
 from mccompile.capture.export import Exported
-from mccompile.capture.facts import Facts, ScalarFact, TensorFact, batch_axis
+from mccompile.capture.facts import Facts, ScalarFact, TensorFact
 from mccompile.capture.forms import allocate_form, buffer_specs, full_form, partial_form, row_keys
 from mccompile.capture.gather import Wanted, gather_form
 from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Kind, Site
 from mccompile.capture.rows import Rows, joined, key, other, video
+from mccompile.capture.samples import batch_axis
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
@@ -148,7 +149,7 @@ def _gather(
 
 
 def _port(parts: Parts, value: fx.Node, axis: int | None, rows: str) -> Port:
-    return Port(value.name, axis, rows, parts.depends[value], batch_axis(parts.facts.get(value)))
+    return Port(value.name, axis, rows, parts.depends[value], batch_axis(value, parts.facts))
 
 
 def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
@@ -245,5 +246,5 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         blocks=sites,
         grid=None,
         refusals=tuple(refusals),
-        samples=tuple(n.name for n in inputs if batch_axis(parts.facts.get(n)) == 0),
+        samples=tuple(n.name for n in inputs if batch_axis(n, parts.facts) == 0),
     )

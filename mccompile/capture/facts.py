@@ -42,7 +42,6 @@ class NoFact:
     """None, or a value whose rank differs between the probes."""
 
 
-SAMPLES: Extent = (2, 1)  # samples at the two probes of a batched capture: no other size shrinks
 Fact: TypeAlias = TensorFact | ScalarFact | TupleFact | NoFact
 Facts: TypeAlias = Mapping[fx.Node, Fact]
 
@@ -122,12 +121,6 @@ def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[ob
                 "a size that depends on data (nonzero, boolean indexing) became a constant; avoid it in forward",
             ) from error
     return {n: _pair(one[n], two[n]) for n in module.graph.nodes if n in one}
-
-
-def batch_axis(fact: Fact | None) -> int | None:
-    """The axis that carries samples."""
-    shape = fact.shape if isinstance(fact, TensorFact) else ()
-    return shape.index(SAMPLES) if SAMPLES in shape else None
 
 
 def tensor_fact(facts: Facts, node: fx.Node) -> TensorFact | None:
