@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError
 from mccompile.capture.export import without_defaults
+from mccompile.capture.run import flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close
 
@@ -46,8 +47,15 @@ def capture_batched(
             if len(alone.refusals) == len(captured.refusals):
                 return captured, (one, small)
             reason = captured.refusals[-1].reason
-            return replace(alone, unbatched=reason), given
-    return replace(capture(model, *given), unbatched=reason), given
+            return _one_size(alone, reason, given), given
+    return _one_size(capture(model, *given), reason, given), given
+
+
+def _one_size(captured: CapturedModel, reason: str, given: tuple[Call, Call]) -> CapturedModel:
+    flat = zip(captured.inputs, *(flat_inputs(captured, call) for call in given), strict=True)
+    tensors = ((n, a, b) for n, a, b in flat if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
+    fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
+    return replace(captured, unbatched=reason, fixed=fixed)
 
 
 def _samples(probe: Call, second: Call) -> int:
@@ -79,8 +87,9 @@ def _first(call: Call, count: int) -> Call:
 
 def one_for_all(value: object, count: int) -> object:
     """A list of `count` equal numbers, one a sample, as a list of one; anything else as it is."""
-    plain = isinstance(value, list | tuple) and len(value) == count and not isinstance(value[0], torch.Tensor)
-    return value[:1] if plain and all(v == value[0] for v in value) else value  # type: ignore[index]
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return value
+    return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
 
 
 def _doubled(call: Call) -> Call:

@@ -52,7 +52,21 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
             raise CallError(
                 place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
             )
+    _check_samples(captured, flat)
     return tuple(flat)
+
+
+def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
+    """Refuses another number of samples than the graph holds as a constant."""
+    for name, size in captured.fixed:
+        given = flat[captured.inputs.index(name)]
+        if isinstance(given, torch.Tensor) and given.size(0) != size:
+            raise CallError(
+                f"{captured.model_class}.forward",
+                f"`{name}` has {given.size(0)} samples; captured for {size}, for another number cannot be: "
+                f"{captured.unbatched}",
+                "call it with that many, or capture again with calls of this kind",
+            )
 
 
 def _per_sample(value: object, recorded: object) -> object:

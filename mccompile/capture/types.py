@@ -132,3 +132,4 @@ class CapturedModel:
     refusals: tuple[Refusal, ...]
     samples: tuple[str, ...] = ()  # inputs with one entry a sample along their first axis, if their number may vary
     unbatched: str = ""  # why their number may not vary
+    fixed: tuple[tuple[str, int], ...] = ()  # then the first sizes of inputs, which no call may change

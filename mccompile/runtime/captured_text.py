@@ -30,6 +30,7 @@ _RECORDS: dict[str, object] = {
     "refusals": tuple[Refusal, ...],
     "samples": tuple[str, ...],
     "unbatched": str,
+    "fixed": tuple[tuple[str, int], ...],
 }
 _GRAPHS = ("module", "prelude", "gather", "postlude")
 

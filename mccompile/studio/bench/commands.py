@@ -14,7 +14,7 @@ from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Place
 from mccompile.generate.run import Settings
 from mccompile.lowering.backend import Progress
-from mccompile.studio.bench import generations, ladder, ladder_run, ladder_steps, overhead, peers, scaling
+from mccompile.studio.bench import generations, guidance, ladder, ladder_run, ladder_steps, overhead, peers, scaling
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
 from mccompile.studio.bench.rig import blocks_only
@@ -81,7 +81,9 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
         case "overhead":
             chunks = (2, 4) if options.quick else (2, 8, 16)
             subject = dataclasses.replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
-            return (overhead.report(subject, chunks, options.conditions(9), progress),)
+            under = options.conditions(9)
+            base = overhead.report(subject, chunks, under, progress)
+            return base, guidance.report(subject, under, progress)
     assert_never(options.what)
 
 
