@@ -27,7 +27,7 @@ from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import NoIncrement
-from mccompile.runtime.exercise import record
+from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.increments import keeps_increment
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
@@ -124,7 +124,7 @@ def _backend(
     if wanted != "inductor":
         raise ValueError(f"backend must be 'inductor', 'eager' or a callable, not {wanted!r}")
     recorder = Recorder()
-    record(recorder, lowered, bound, calls, several=batches)
+    record_roles(recorder, lowered, bound, calls, several=batches)
     return inductor(recorder, lowered, progress=progress)
 
 

@@ -27,7 +27,7 @@ from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
 
 
-def record(
+def record_roles(
     recorder: Recorder, lowered: LoweredModel, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]], *,
     several: bool = False, instead: Callable[[Backend], Backend] | None = None,
 ) -> None:

@@ -13,6 +13,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import advance, next_phase
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve
+from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import parameters
@@ -48,6 +49,7 @@ class Runner:
         self.engine = Engine(lowered, backend)
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
+        self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
 
@@ -104,9 +106,11 @@ class Runner:
     def _store(self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> tuple[BranchStore, Plan]:
         request = self._request(moment)
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
-            del request.branches[name], request.plans[name]
+            del request.branches[name]
+            request.plans.pop(name, None)
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
+        if moment.branch not in request.plans:
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
         return request.branches[moment.branch], request.plans[moment.branch]
 
@@ -144,6 +148,11 @@ class Runner:
         if observe is not None and want.any():
             params = parameters(observe.spec.params, self.bound, self.engine.video(step.entry).device)
             observe.run(want, params, env[self.engine.cached_output()], store, layout, moment)
+        device = self.engine.video(step.entry).device
+        if self.foresees or (self.foresees is None and device.type == "cuda"):
+            store.ahead = decide_ahead(
+                self.engine, self.bound, self.fold, moment, layout, store, step.plan, device
+            )
         if self.masks is not None:
             self.masks.append(mask)
 
