@@ -12,9 +12,16 @@ import torch
 import mccompile.api as api
 from mccompile.generate.flops import flops_of
 from mccompile.language.source import Source
+from mccompile.lowering.backend import inductor
+from mccompile.lowering.lower import lower
+from mccompile.lowering.record import Recorder
+from mccompile.policy.bind import bind
+from mccompile.policy.from_checked import load_policy
 from mccompile.policy.phases import Grid
+from mccompile.runtime.blocks import Backend
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.pair import Pairing, Pending
 from mccompile.runtime.trace import Event
 from tests.runtime.conftest import Tiny, embeds, pipeline
@@ -198,6 +205,34 @@ def test_work_is_counted_as_without(tiny: Tiny) -> None:
         counted.append(flops_of(model, model.events, calls[-1]))
         model.undo()
     assert counted[0] == counted[1]
+
+
+def test_compiled_blocks_run_both_and_any_number_of_samples(shared: Tiny, tiny: Tiny) -> None:
+    """Blocks as packages, for one sample and for several; the rest eager, which keeps the compile short."""
+    assert shared.captured is not None
+    policy = MOTION.replace("blocks[0] { compute }", "blocks[0..1] { compute }").replace("blocks[1..]", "blocks[2]")
+    texts = [Source("test.policy", policy.replace("BRANCHES", b)) for b in (APART, TOGETHER)]
+    two = torch.cat([embeds(seed=s)["prompt_embeds"] for s in (0, 1)])  # type: ignore[misc]
+    batch = {"prompt_embeds": two, "negative_prompt_embeds": -two}
+    ir = load_policy(texts[1])
+    lowered, bound = lower(shared.captured.model, ir, shared.captured.prefixes), bind(ir, {})
+    recorder = Recorder()
+    record_roles(recorder, lowered, bound, shared.captured.calls, instead=blocks_alone)
+    backend = blocks_alone(inductor(recorder, lowered, workers=0))
+    found = []
+    for text, chosen in ((texts[0], "eager"), (texts[1], backend)):
+        model = api.compile(tiny.pipe, text, call=tiny.call, captured=shared.captured, backend=chosen)  # type: ignore[arg-type]
+        one = tiny.run()
+        several = tiny.run(**batch, generator=[torch.Generator().manual_seed(s) for s in (0, 1)])
+        found.append((one, several, trace(model)))
+        model.undo()
+    assert found[0][2] == found[1][2]
+    for eager, packaged in zip(found[0][:2], found[1][:2], strict=True):
+        torch.testing.assert_close(packaged, eager, **CLOSE)
+
+
+def blocks_alone(backend: Backend) -> Backend:
+    return lambda module, role: backend(module, role) if role.startswith("block") else module.forward
 
 
 # ---- other families, by rows and by whole steps --------------------------------------------------------------
