@@ -25,10 +25,11 @@ SETTINGS = Settings(
     guidance_scale=1.0,  # one branch: PyramidAttentionBroadcast and FasterCache count calls, two would be mixed up
 )
 POLICIES: Policies = {
-    "motioncache": ({"threshold": 0.1}, {"threshold": 0.3}, {"threshold": 0.5}),
-    "teacache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "fbcache": ({"threshold": 0.05}, {"threshold": 0.1}),
-    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}),
+    "motioncache": ({"threshold": 0.01}, {"threshold": 0.05}),
+    "teacache": ({"threshold": 0.01}, {"threshold": 0.02}, {"threshold": 0.05}),
+    "fbcache": ({"threshold": 0.08}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
+    "fixed_interval": ({"interval": 2}, {"interval": 3}),
 }
 
 
@@ -37,13 +38,13 @@ def pipeline(place: Place) -> WanPipeline:
     source = load_pipeline(find_folder(EMBEDDED), place)
     accepted = inspect.signature(WanTransformer3DModel.__init__).parameters
     transformer = WanTransformer3DModel(**{k: v for k, v in source.transformer.config.items() if k in accepted})
-    transformer.load_state_dict(source.transformer.state_dict())
+    transformer.load_state_dict(source.transformer.state_dict(), assign=True)  # the very tensors: no cast
     source.vae.register_to_config(
         scale_factor_temporal=source.vae_scale_factor_temporal, scale_factor_spatial=source.vae_scale_factor_spatial
     )
     pipe = WanPipeline(
         tokenizer=source.tokenizer, text_encoder=source.text_encoder, vae=source.vae, scheduler=source.scheduler,
-        transformer=transformer.to(source.transformer.device, source.transformer.dtype).eval(),
+        transformer=transformer.to(source.transformer.device).eval(),
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     return pipe
