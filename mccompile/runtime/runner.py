@@ -76,7 +76,7 @@ class Runner:
     def leading_key_values(self, moment: Moment, chunks: int) -> KeyValues:
         """K and V of the first chunks of the call just made, per block [B, rows, heads, head_dim]."""
         store = self.requests[moment.request].branches[moment.branch]
-        return leading_key_values(store, self.lowered.captured, chunks)
+        return leading_key_values(store, self.lowered.captured, chunks, self.engine.blocks)
 
     def note_whole(self, moment: Moment, why: str) -> None:
         """Events of a call that the model itself has run, all of it: one unit of work per chunk."""
