@@ -15,6 +15,7 @@ from torch._inductor.package import package_aoti
 from torch.export import Dim, ExportedProgram
 
 from mccompile.lowering.graph_text import attribute
+from mccompile.lowering.native import use_native
 from mccompile.lowering.package import Contract, Size, TensorInput
 from mccompile.lowering.record import DYNAMIC, Recording, Scalar, TensorSpec, axis_order
 
@@ -72,6 +73,8 @@ def lift(recording: Recording) -> Lifted:
             assert not isinstance(number, str)
             constants.append((place, number))
             _replace_by_constant(graph, node, number)
+    device = next((s.device for s in recording.calls[0] if isinstance(s, TensorSpec)), torch.device("cpu"))
+    use_native(graph, device)
     weights = _lift_attributes(module, holders)
     graph.eliminate_dead_code(_is_impure)
     graph.lint()

@@ -23,12 +23,13 @@ LIBRARY = torch.library.Library("mccompile", "DEF")
 LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
 
 
-def _prefix_attention(
+def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
-    """q [B, H, n, D]; k, v [B, H, L, D] -> [B, H, n, D], a view of [B, n, H, D]; grouped heads as SDPA has them.
+    """Attention of q [B, H, n, D]; k, v [B, H, L, D] -> [B, H, n, D], a view of [B, n, H, D].
 
-    The layout is part of the contract: compiled code reads the result by the strides of `_shape_only`.
+    Heads are grouped as in SDPA. The layout is part of the contract: compiled code reads the result by the strides of
+    `shape_only`.
     """
     gqa = q.size(1) != k.size(1)
     groups = bounds.tolist()
@@ -45,14 +46,15 @@ def _prefix_attention(
     return rows.transpose(1, 2)
 
 
-def _shape_only(
+def shape_only(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
+    """An empty tensor laid out as `attend` lays its result out."""
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
-LIBRARY.impl("prefix_attention", _prefix_attention, "CompositeExplicitAutograd")
-torch.library.register_fake("mccompile::prefix_attention", _shape_only, lib=LIBRARY)
+LIBRARY.impl("prefix_attention", attend, "CompositeExplicitAutograd")
+torch.library.register_fake("mccompile::prefix_attention", shape_only, lib=LIBRARY)
 
 
 def prefix_lengths(mask: torch.Tensor) -> np.ndarray | None:

@@ -26,6 +26,7 @@ from mccompile.lowering.isa import host_isa
 from mccompile.lowering.jit import compile_in_place
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.package import Contract, Package, PackageFolder
+from mccompile.lowering.patches import multiply_patches
 from mccompile.lowering.pool import Pool
 from mccompile.lowering.record import Key, Recorder, Recording, Value
 from mccompile.lowering.types import LoweredModel
@@ -74,7 +75,7 @@ class CompiledRoles:
             return module.forward
         if found.package is not None and found.contract is not None:
             return packaged(module, found)
-        return self._jit.get(key[1], module.forward)
+        return self._jit.get(key[1]) or multiply_patches(module).forward
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:

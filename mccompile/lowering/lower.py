@@ -8,6 +8,7 @@ from mccompile.lowering.coarse import expose, find_coarse, pick_inside
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.hoist import Hoisted, hoist
+from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import keep_allocated, keep_encoded
 from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, static_sources
 from mccompile.lowering.modulated import modulated_input
@@ -67,6 +68,7 @@ def row_forms(captured: CapturedModel, proved: frozenset[str], kept: ir.KeptDtyp
     for number, partial in enumerate(partials):
         site = next(b for b in captured.blocks if b.kind == number)
         picking = pick_inside(use_prefixes(partial, proved), site, coarse)
+        interleave(picking.graph)
         found.append(_hoisted(captured, number, strip_unused(picking), len(coarse), kept))
     read: set[str] = set()
     for block in captured.blocks:

@@ -23,7 +23,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     from torch._inductor import config
 
-    import mccompile.lowering.attention  # noqa: F401 - registers the operators that graphs call
+    import mccompile.lowering.native  # noqa: F401 - registers the operators that graphs call
     from mccompile.lowering.aot import CannotCompile, compile_program
 
     if isa_ok:

@@ -227,10 +227,14 @@ class Blocks:
         device = self.staging.device if self.staging else buffer.device
         return decode(buffer.to(device), self.cache.dtype, torch.empty(0, dtype=dtype, device=device))
 
-    def keep(self, value: torch.Tensor) -> torch.Tensor:
-        """A residual or output, all of it, as it is kept."""
-        kept = encode(value, self.cache.residual)
-        return self.staging.home(kept) if self.staging else kept
+    def kept_of(self, segment: Segment, number: int, before: Env, after: Env) -> dict[tuple[int, str], torch.Tensor]:
+        """The residuals or outputs of a segment, all rows, as they are kept."""
+        found = {}
+        for source, made in segment.pairs:
+            difference = segment.keep == "residual" and source
+            kept = encode(after[made] - before[source] if difference else after[made], self.cache.residual)
+            found[number, made] = self.staging.home(kept) if self.staging else kept
+        return found
 
     def keep_nothing(self, like: torch.Tensor) -> torch.Tensor:
         """Zeros in the form in which a residual or output like `like` is kept."""

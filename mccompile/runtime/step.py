@@ -84,10 +84,7 @@ class Step:
     def _keep(self, segment: Segment, number: int, before: Env, after: Env) -> None:
         if segment.keep is None or self.engine.vanilla:
             return
-        for source, made in segment.pairs:
-            difference = segment.keep == "residual" and source
-            value = after[made] - before[source] if difference else after[made]
-            self.store.kept[number, made] = self.engine.blocks.keep(value)
+        self.store.kept |= self.engine.blocks.kept_of(segment, number, before, after)
 
     def _reuse(self, segment: Segment, number: int, env: Env) -> Env:
         out = dict(env)

@@ -1,0 +1,188 @@
+// Attention of few queries over prefixes of many keys, float32, without packing the keys (see native.py).
+//
+// One task is one head of one sample and up to 64 queries of one group. Keys are taken as they lie: scores come out
+// transposed, [key][query], so that a key is a broadcast and the queries are the vector; softmax is online.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int QUERIES = 64;  // of one task
+constexpr int KEYS = 64;     // of one tile
+constexpr int WIDEST = 256;  // head dimension
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef float loose __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline vec load(const float* p) { return *reinterpret_cast<const loose*>(p); }
+inline void store(float* p, vec v) { *reinterpret_cast<loose*>(p) = v; }
+inline vec all(float x) { return vec{} + x; }
+
+// exp for x <= 0 (Cephes' polynomial, about 1 unit in the last place); 0 below the smallest normal number.
+inline vec exponential(vec x) {
+  const vec magic = all(12582912.f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  vec n = (x * 1.44269504088896341f + magic) - magic;
+  vec r = x - n * 0.693359375f - n * -2.12194440e-4f;
+  vec p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.f;
+  ivec bits = (__builtin_convertvector(n, ivec) + 127) << 23;
+  vec scaled;
+  std::memcpy(&scaled, &bits, sizeof(bits));
+  return x < -87.f ? vec{} : p * scaled;
+}
+
+struct Side {  // strides in elements; the head dimension is dense
+  int64_t sample, head, row;
+};
+
+struct Task {
+  int64_t sample, head, first, count, keys;
+};
+
+struct Scratch {
+  alignas(64) float q[WIDEST * QUERIES];       // [head_dim][query]
+  alignas(64) float scores[KEYS * QUERIES];    // [key][query]
+  alignas(64) float out[QUERIES * WIDEST];     // [query][head_dim]
+  alignas(64) float most[QUERIES], sum[QUERIES], shrink[QUERIES];
+};
+
+// scores[key][query] of `keys` keys, for NQ vectors of queries, R keys at a time.
+template <int NQ, int R>
+void score_rows(const float* k, int64_t stride, int dim, const float* q, float* out) {
+  vec acc[R][NQ] = {};
+  for (int d = 0; d < dim; ++d) {
+    vec row[NQ];
+    for (int j = 0; j < NQ; ++j) row[j] = load(q + d * QUERIES + j * LANES);
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < NQ; ++j) acc[r][j] += row[j] * k[r * stride + d];
+  }
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < NQ; ++j) store(out + r * QUERIES + j * LANES, acc[r][j]);
+}
+
+template <int NQ>
+void scores(const float* k, int64_t stride, int dim, const float* q, int keys, float* out) {
+  constexpr int R = NQ == 1 ? 8 : NQ == 2 ? 8 : 6;
+  int key = 0;
+  for (; key + R <= keys; key += R) score_rows<NQ, R>(k + key * stride, stride, dim, q, out + key * QUERIES);
+  for (; key < keys; ++key) score_rows<NQ, 1>(k + key * stride, stride, dim, q, out + key * QUERIES);
+}
+
+// One tile of the online softmax: scores become weights; `shrink` is what earlier sums must be multiplied by.
+template <int NQ>
+void softmax(Scratch& s, int keys) {
+  for (int j = 0; j < NQ; ++j) {
+    vec before = load(s.most + j * LANES), most = before;
+    for (int key = 0; key < keys; ++key) {
+      vec x = load(s.scores + key * QUERIES + j * LANES);
+      most = x > most ? x : most;
+    }
+    vec shrink = exponential(before - most), sum = load(s.sum + j * LANES) * shrink;
+    for (int key = 0; key < keys; ++key) {
+      float* at = s.scores + key * QUERIES + j * LANES;
+      vec weight = exponential(load(at) - most);
+      store(at, weight);
+      sum += weight;
+    }
+    store(s.most + j * LANES, most);
+    store(s.sum + j * LANES, sum);
+    store(s.shrink + j * LANES, shrink);
+  }
+}
+
+// out[query][0..16 NV) = out * shrink + weights . values, R queries at a time.
+template <int NV, int R>
+void gather_rows(const float* v, int64_t stride, int keys, const float* weights, const float* shrink, float* out) {
+  vec acc[R][NV];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < NV; ++j) acc[r][j] = load(out + r * WIDEST + j * LANES) * shrink[r];
+  for (int key = 0; key < keys; ++key) {
+    vec row[NV];
+    for (int j = 0; j < NV; ++j) row[j] = load(v + key * stride + j * LANES);
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < NV; ++j) acc[r][j] += row[j] * weights[key * QUERIES + r];
+  }
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < NV; ++j) store(out + r * WIDEST + j * LANES, acc[r][j]);
+}
+
+template <int NV>
+void gather(const float* v, int64_t stride, int keys, Scratch& s, int queries, int column) {
+  constexpr int R = NV == 4 ? 6 : 8;
+  int i = 0;
+  for (; i + R <= queries; i += R)
+    gather_rows<NV, R>(v + column, stride, keys, s.scores + i, s.shrink + i, s.out + i * WIDEST + column);
+  for (; i < queries; ++i)
+    gather_rows<NV, 1>(v + column, stride, keys, s.scores + i, s.shrink + i, s.out + i * WIDEST + column);
+}
+
+void run(const Task& t, const float* q, Side qs, const float* k, Side ks, const float* v, Side vs, float* out, Side os,
+         int dim, float scale, Scratch& s) {
+  const int n = static_cast<int>(t.count), vectors = (n + LANES - 1) / LANES;
+  std::memset(s.q, 0, sizeof(float) * dim * QUERIES);
+  for (int i = 0; i < n; ++i)
+    for (int d = 0; d < dim; ++d) s.q[d * QUERIES + i] = q[(t.first + i) * qs.row + d] * scale;
+  std::fill(s.most, s.most + QUERIES, std::numeric_limits<float>::lowest());
+  std::fill(s.sum, s.sum + QUERIES, 0.f);
+  std::memset(s.out, 0, sizeof(float) * WIDEST * n);
+  for (int64_t at = 0; at < t.keys; at += KEYS) {
+    const int keys = static_cast<int>(std::min<int64_t>(KEYS, t.keys - at));
+    const float *key = k + at * ks.row, *value = v + at * vs.row;
+    switch (vectors) {
+      case 1: scores<1>(key, ks.row, dim, s.q, keys, s.scores); softmax<1>(s, keys); break;
+      case 2: scores<2>(key, ks.row, dim, s.q, keys, s.scores); softmax<2>(s, keys); break;
+      case 3: scores<3>(key, ks.row, dim, s.q, keys, s.scores); softmax<3>(s, keys); break;
+      default: scores<4>(key, ks.row, dim, s.q, keys, s.scores); softmax<4>(s, keys); break;
+    }
+    int column = 0;
+    for (; column + 4 * LANES <= dim; column += 4 * LANES) gather<4>(value, vs.row, keys, s, n, column);
+    if (column + 2 * LANES <= dim) { gather<2>(value, vs.row, keys, s, n, column); column += 2 * LANES; }
+    if (column < dim) gather<1>(value, vs.row, keys, s, n, column);
+  }
+  for (int i = 0; i < n; ++i)
+    for (int d = 0; d < dim; d += LANES)
+      store(out + (t.first + i) * os.row + d, load(s.out + i * WIDEST + d) / s.sum[i]);
+}
+
+}  // namespace
+
+// bounds [groups][3]: first and last query of a group, and how many keys it sees. strides [4][3] of q, k, v, out.
+extern "C" void mccompile_prefix_attention(const float* q, const float* k, const float* v, float* out,
+                                           const int64_t* bounds, int64_t groups, const int64_t* strides,
+                                           int64_t samples, int64_t heads, int64_t key_heads, int64_t dim, float scale,
+                                           int64_t threads) {
+  Side side[4];
+  for (int i = 0; i < 4; ++i) side[i] = {strides[3 * i], strides[3 * i + 1], strides[3 * i + 2]};
+  std::vector<Task> tasks;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t first = bounds[3 * g]; first < bounds[3 * g + 1]; first += QUERIES)
+      for (int64_t b = 0; b < samples; ++b)
+        for (int64_t h = 0; h < heads; ++h)
+          tasks.push_back({b, h, first, std::min<int64_t>(QUERIES, bounds[3 * g + 1] - first), bounds[3 * g + 2]});
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [](const Task& a, const Task& b) { return a.count * a.keys > b.count * b.keys; });
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch* scratch = new Scratch;
+#pragma omp for schedule(dynamic, 1)
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      const Task& t = tasks[i];
+      const int64_t kh = t.head / (heads / key_heads);
+      run(t, q + t.sample * side[0].sample + t.head * side[0].head, side[0],
+          k + t.sample * side[1].sample + kh * side[1].head, side[1],
+          v + t.sample * side[2].sample + kh * side[2].head, side[2],
+          out + t.sample * side[3].sample + t.head * side[3].head, side[3], static_cast<int>(dim), scale, *scratch);
+    }
+    delete scratch;
+  }
+}
