@@ -141,7 +141,7 @@ def _encoded(once: Slim | None, lasting: set[int], kept: ir.KeptDtype) -> Slim |
     tracer = fx.proxy.GraphAppendingTracer(module.graph)
     with module.graph.inserting_before(output):
         values = [
-            encode(fx.Proxy(n, tracer), kept).node if i in lasting else n for i, n in enumerate(output.args[0])  # type: ignore[arg-type, attr-defined]
+            encode(fx.Proxy(n, tracer), kept).node if i in lasting else n for i, n in enumerate(output.args[0])
         ]
     output.args = (tuple(values),)
     module.graph.lint()

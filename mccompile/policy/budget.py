@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from mccompile.policy import ir
 
@@ -20,7 +21,9 @@ def measures(cache: ir.Cache, accelerator: bool) -> tuple[ir.Cache, ...]:
     The first changes nothing; without a budget it is the only one. Words other than "auto" stay. accelerator: the
     model is on one, so that host memory is another memory.
     """
-    devices = ("model", "cpu") if accelerator and cache.device == "auto" else (_settled(cache.device),)
+    devices: tuple[Literal["model", "cpu"], ...] = ("cpu",) if cache.device == "cpu" else ("model",)
+    if cache.device == "auto" and accelerator:
+        devices = ("model", "cpu")
     found: list[ir.Cache] = []
     for device in devices:
         for residual, dtype in _DTYPES:
@@ -31,10 +34,6 @@ def measures(cache: ir.Cache, accelerator: bool) -> tuple[ir.Cache, ...]:
             if option not in found:
                 found.append(option)
     return tuple(found if cache.budget is not None else found[:1])
-
-
-def _settled(device: str) -> str:
-    return "model" if device == "auto" else device
 
 
 def first_within(options: tuple[ir.Cache, ...], bytes_of: Callable[[ir.Cache], int]) -> ir.Cache | None:

@@ -205,7 +205,7 @@ class Blocks:
         return [one_sample(v, rows.sample, rows.batch) for v in known.values]
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i as they are kept; a stream that exists only inside the segment is stood in for by its like."""
+        """Zeroed K and V of block i, as kept; a stream that is only inside the segment is stood in for by its like."""
         site = self._captured.blocks[i]
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
         streams = []

@@ -19,7 +19,6 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import merge, selected
-from mccompile.runtime.increments import keeps_increment
 from mccompile.runtime.layout import layout_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
@@ -91,7 +90,7 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         if engine.observe is not None:
             engine.observe.states(env[engine.cached_output()], store, layout, moment)
         grid = engine.lowered.captured.grid
-        if keeps_increment(engine.lowered.policy) and grid is not None:
+        if any(r.keep == "increment" for r in engine.lowered.policy.regions) and grid is not None:
             source = given[grid.source]
             assert isinstance(source, torch.Tensor)
             store.increments[0] = source

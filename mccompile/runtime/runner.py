@@ -14,6 +14,7 @@ from mccompile.policy.phases import advance, next_phase
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve
 from mccompile.runtime.blocks import Backend, Env
+from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
@@ -47,6 +48,7 @@ class Runner:
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self.requests: dict[Hashable, Request] = {}
+        self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
@@ -88,10 +90,12 @@ class Runner:
     def _store(self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> tuple[BranchStore, Plan]:
         request = self.requests.pop(moment.request, None) or Request()
         self.requests[moment.request] = request
-        while len(self.requests) > REQUESTS_KEPT:
+        while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
             del self.requests[next(iter(self.requests))]
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
             del request.branches[name], request.plans[name]
+        if self.budget is not None:
+            self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
