@@ -10,7 +10,7 @@ of a block but are no keys or values (masks, ...) stay as they are.
 head, of residuals a token. A scale per head alone would have to be known before its tokens are, and a token of large
 keys would cost all others their precision. The scale is a power of two, so that scaling itself rounds nothing, and is
 the last byte of the row (as e8m0 in OCP's MX formats: exponent + 127): a kept tensor stays one tensor of bytes whose
-rows are written, moved and staged together. Rounding is at most 2**-4 of a value, or 2**-18 of its row's largest.
+rows are written, moved and staged together. Rounding is at most 2**-4 of a value, or 2**-17 of its row's largest.
 A row with an infinity or a NaN reads back as infinities and NaNs: nothing saturates silently.
 """
 
