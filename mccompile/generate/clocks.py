@@ -74,7 +74,9 @@ class ForcingClock:
             raise UnknownStep(f"{now.tolist()} is no row of the timestep matrix")
         row = (now.storage_offset() - schedule.timesteps.storage_offset()) // schedule.timesteps.stride(0)
         chunks = tuple(self._as_told(c, inputs, schedule.frames) for c in schedule.rows[row])
-        return Moment(schedule.request, row, branch, schedule.grid, chunks, len(chunks))
+        known = row + 1 < len(schedule.rows) and not self._conditioned
+        following = schedule.rows[row + 1] if known else None
+        return Moment(schedule.request, row, branch, schedule.grid, chunks, len(chunks), following)
 
     def _as_told(self, time: ChunkTime, inputs: Mapping[str, object], frames: int) -> ChunkTime:
         """A finished chunk whose frames got a timestep other than 0 (noised condition) is not clean.
@@ -138,7 +140,9 @@ class StepClock:
         found = [i for i, t in enumerate(grid.timesteps) if t == float(now)]
         if not found:
             raise UnknownStep(f"{float(now)} is none of the scheduler's {grid.steps} timesteps")
-        return Moment(self._request, found[0], branch, grid, (ChunkTime(0, "active", found[0]),), 1)
+        step = found[0]
+        following = (ChunkTime(0, "active", step + 1),) if step + 1 < grid.steps else None
+        return Moment(self._request, step, branch, grid, (ChunkTime(0, "active", step),), 1, following)
 
 
 def clock_for(pipe: object) -> ForcingClock | ChunkClock | StepClock:

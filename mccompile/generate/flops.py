@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from mccompile.capture import flat_inputs
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.policy.bind import bind
 from mccompile.runtime.blocks import Blocks, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
@@ -123,20 +124,21 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
     """The price of every block (one measurement per kind), and the streams after the last one."""
     plain = Blocks(lowered, eager, False)
     partial = Blocks(lowered, eager, True) if lowered.rows is not None else None
+    store = BranchStore.empty(bind(lowered.policy, {}), 0, 0)
     by_kind: dict[int, BlockPrice] = {}
     found = []
     for i, site in enumerate(lowered.captured.blocks):
         segment, after = Segment(i, i, None, ()), dict[str, torch.Tensor]()
         whole = _count(lambda s=segment, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
-            by_kind[site.kind] = _block(partial, segment, env, shared, whole)
+            by_kind[site.kind] = _block(partial, segment, env, shared, whole, store)
         found.append(by_kind[site.kind])
         env = after
     return found, env
 
 
 def _block(
-    partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float
+    partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float, store: BranchStore
 ) -> BlockPrice:
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
@@ -146,7 +148,7 @@ def _block(
         return partial.run_rows(segment, partial.enter(segment, env, chosen), chosen, env, shared, store)
 
     tokens = partial_tokens(env)
-    lengths, store = np.full(tokens, tokens), BranchStore([], *(torch.zeros(1, 1) for _ in range(4)))
+    lengths = np.full(tokens, tokens)
     first, few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _FEW, _MORE))  # type: ignore[misc]
     per_row = (more - few) / (_MORE - _FEW)
     per_key = (_count(lambda: rows(_MORE), prefixes=True) - more) / (_MORE * tokens)

@@ -18,9 +18,10 @@ from typing import Literal
 import torch
 from torch import fx
 from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
 from mccompile.capture.types import Refusal
-from mccompile.lowering.aot import CannotCompile, compile_program, export_role, numbers_of
+from mccompile.lowering.aot import CannotCompile, compile_program, export_role, headers_pay, numbers_of
 from mccompile.lowering.graph_text import attribute, fingerprint
 from mccompile.lowering.isa import host_isa
 from mccompile.lowering.jit import compile_in_place
@@ -75,7 +76,8 @@ class CompiledRoles:
             return module.forward
         if found.package is not None and found.contract is not None:
             return packaged(module, found)
-        return self._jit.get(key[1]) or multiply_patches(module).forward
+        jit = self._jit.get(key[1])
+        return multiply_patches(module).forward if jit is None else jit
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -107,9 +109,8 @@ def inductor(
 ) -> CompiledRoles:
     """Compiles every recorded role.
 
-    workers: processes that compile at the same time (default: one per CPU, never more than graphs; a single graph
-    is not worth starting one); 0 compiles in this process. Prelude values that stay the same through a request
-    are left eager: they run once.
+    workers: processes that compile beside this one (default: as many in all as CPUs, never more than graphs); 0
+    compiles in this process alone. Prelude values that stay the same through a request are left eager: they run once.
     """
     changing = latent_inputs(lowered.captured) | {TIMESTEP}
     todo = {k: r for k, r in recorder.recordings.items() if r.calls}
@@ -123,8 +124,7 @@ def inductor(
     made = _Build(folder.path, _distinct(todo.values()), progress or _silent)
     if made.todo:
         host_isa()
-        several = min(len(made.todo), os.cpu_count() or 1) if len(made.todo) > 1 else 0
-        made.run(several if workers is None else workers)
+        made.run(min(len(made.todo), os.cpu_count() or 1) - 1 if workers is None else workers)
     roles |= {(role, graph): replace(made.roles[graph], role=role) for role, graph in todo}
     jit = {g: compile_in_place(made.todo[g]) for g, r in made.roles.items() if r.form == "torch.compile"}
     order = [k for k in recorder.recordings if k in roles]
@@ -154,11 +154,12 @@ class _Build:
     _started: float = field(default_factory=time.perf_counter)
 
     def run(self, workers: int) -> None:
+        headers = headers_pay(len(self.todo), workers + 1)
         if workers == 0:
             for number, key in enumerate(self.todo):
-                self._one_here(number, key)
+                self._one_here(number, key, headers)
             return
-        jobs: list[tuple[str, Path, Contract, Future[str | None]]] = []
+        jobs: list[tuple[str, Path, Contract, ExportedProgram, Future[str | None]]] = []
         with Pool(workers) as pool:
             for number, key in enumerate(self._largest_first()):
                 program_path, package = self._paths(number)
@@ -168,15 +169,27 @@ class _Build:
                     self._done(key, None, None, str(verdict))
                     continue
                 torch.export.save(program, program_path)
-                jobs.append((key, package, contract, pool.submit(program_path, package)))
-            for key, package, contract, future in jobs:
-                self._done(key, package, contract, future.result())
+                job = pool.submit(program_path, package, headers)
+                jobs.append((key, package, contract, program, job))
+            for key, package, contract, program, job in reversed(jobs):
+                if job.cancel():  # no process has begun it: this one is free now
+                    self._compile(key, program, contract, package, headers)
+            for key, package, contract, _, job in jobs:
+                if not job.cancelled():
+                    self._done(key, package, contract, job.result())
 
-    def _one_here(self, number: int, key: str) -> None:
-        _, package = self._paths(number)
+    def _one_here(self, number: int, key: str, headers: bool) -> None:
         try:
             program, contract = export_role(self.todo[key])
-            compile_program(program, package)
+        except CannotCompile as verdict:
+            self._done(key, None, None, str(verdict))
+        else:
+            self._compile(key, program, contract, self._paths(number)[1], headers)
+
+    def _compile(self, key: str, program: ExportedProgram, contract: Contract, package: Path, headers: bool) -> None:
+        """Compiles one graph in this process."""
+        try:
+            compile_program(program, package, headers)
         except CannotCompile as verdict:
             self._done(key, None, None, str(verdict))
         else:

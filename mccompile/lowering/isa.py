@@ -1,13 +1,16 @@
-"""The SIMD instruction set that Inductor compiles for, found with one probe instead of one per candidate.
+"""The SIMD instruction set that Inductor compiles for, found with the probes of one candidate instead of all.
 
-On a cold cache Inductor builds and loads a test library for every instruction set that the CPU reports (11 runs of
-the C++ compiler, 10 to 15 s) before it takes the best. Here only the best one is tried; if it builds and loads,
-Inductor is told so (`cpp.vec_isa_ok`, the environment's TORCHINDUCTOR_VEC_ISA_OK), and if not, it probes as ever.
+On a cold cache Inductor builds and loads a test library for every instruction set that the CPU reports, one after the
+other (11 runs of the C++ compiler), before it takes the best. Here the best is tried first, and where it builds and
+loads no other is; Inductor is told so (`cpp.vec_isa_ok`, the environment's TORCHINDUCTOR_VEC_ISA_OK), and processes
+that compile are told its name.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import platform
 import re
 from pathlib import Path
 
@@ -22,20 +25,29 @@ _INSTRUCTIONS = re.compile(  # of x86 and Arm; the other flags of /proc/cpuinfo 
 @functools.cache
 def host_isa() -> str:
     """Name of the instruction set that compiled code uses, such as "avx512"; "" for none. Settles the probing."""
-    if config.cpp.vec_isa_ok is not None:  # the user has decided
-        return _name(cpu_vec_isa.pick_vec_isa())
-    with config.patch({"cpp.vec_isa_ok": True}):
-        best = cpu_vec_isa.pick_vec_isa()
-    if not isinstance(best, cpu_vec_isa.VecISA) or best is cpu_vec_isa.invalid_vec_isa:
-        return ""
-    if best.check_build(cpu_vec_isa.VecISA._avx_code):
-        config.cpp.vec_isa_ok = True
-        return _name(best)
-    for isa in cpu_vec_isa.supported_vec_isa_list:  # they have learnt that all is well
+    chosen = (config.cpp.vec_isa_ok, config.cpp.simdlen, os.environ.get("ATEN_CPU_CAPABILITY"))
+    if chosen != (None, None, None) or platform.machine() not in ("x86_64", "AMD64"):
+        return _name(cpu_vec_isa.pick_vec_isa())  # the user has decided, or there is one candidate only
+    reported = cpu_vec_isa.x86_isa_checker()
+    listed = [i for i in cpu_vec_isa.supported_vec_isa_list if set(str(i).split()) <= set(reported)]
+    for isa in listed:
+        with config.patch({"cpp.vec_isa_ok": True}):
+            usable = bool(isa)  # the instructions of its own: AMX, VNNI
+        if usable and isa.check_build(cpu_vec_isa.VecISA._avx_code):
+            config.cpp.vec_isa_ok = True
+            return _name(isa)
+    for isa in listed:  # they have learnt that all is well
         forget = getattr(type(isa).__bool__, "cache_clear", None)
         if forget is not None:
             forget()
     return _name(cpu_vec_isa.pick_vec_isa())
+
+
+def settle(name: str) -> None:
+    """Leaves this process the instruction set of that name alone to consider: `host_isa` of its parent found it."""
+    found = [isa for isa in cpu_vec_isa.supported_vec_isa_list if str(isa) == name]
+    if found:
+        cpu_vec_isa.supported_vec_isa_list[:] = found
 
 
 def cpu_features() -> tuple[str, ...]:

@@ -62,6 +62,7 @@ def _product(graph: fx.Graph, node: fx.Node, kernel: tuple[int, ...]) -> fx.Node
         at = graph.call_function(aten.flatten.using_ints, (at, rank + 1))
     else:
         at = graph.call_function(aten.permute.default, (at, [0, *range(2, 2 + rank), 1]))
+    at = graph.call_function(aten.contiguous.default, (at,))  # else a product per frame
     matrix = graph.call_function(aten.flatten.using_ints, (weight, 1))
     rows = graph.call_function(aten.linear.default, (at, matrix, bias))
     return graph.call_function(aten.permute.default, (rows, [0, rank + 1, *range(1, rank + 1)]))

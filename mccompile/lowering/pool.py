@@ -17,6 +17,8 @@ from typing import IO
 import torch
 from torch._inductor import config
 
+from mccompile.lowering.isa import host_isa
+
 
 class _Worker:
     """One process. Its standard error goes to a file: a pipe that nobody reads would stop it when full."""
@@ -54,7 +56,7 @@ class Pool:
     """A context manager: `submit` hands a program to the next free process; leaving it ends the processes."""
 
     def __init__(self, size: int, command: Sequence[str] | None = None) -> None:
-        own = (str(torch.get_num_threads()), "1" if config.cpp.vec_isa_ok else "0")
+        own = (str(torch.get_num_threads()), "1" if config.cpp.vec_isa_ok else "0", host_isa())
         self._command = command or (sys.executable, "-m", "mccompile.lowering.worker", *own)
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         for _ in range(size):
@@ -62,9 +64,13 @@ class Pool:
         self._size = size
         self._threads = ThreadPoolExecutor(size)
 
-    def submit(self, program: Path, package: Path) -> Future[str | None]:
-        """Compiles the program saved at `program` into `package`; the result is why it could not, or None."""
-        return self._threads.submit(self._run, json.dumps({"program": str(program), "package": str(package)}))
+    def submit(self, program: Path, package: Path, headers: bool) -> Future[str | None]:
+        """Compiles the program saved at `program` into `package`; the result is why it could not, or None.
+
+        headers: as lowering.aot.compile_program has it.
+        """
+        job = {"program": str(program), "package": str(package), "headers": headers}
+        return self._threads.submit(self._run, json.dumps(job))
 
     def _run(self, job: str) -> str | None:
         worker = self._free.get()

@@ -1,6 +1,6 @@
 """A process that compiles exported programs: one JSON job per line of standard input, one answer per line out.
 
-    python -m mccompile.lowering.worker THREADS ISA_OK
+    python -m mccompile.lowering.worker THREADS ISA_OK ISA
 
 Inductor keeps global state, so roles compile in processes of their own; each serves many jobs, since importing
 torch costs as much as compiling a small graph.
@@ -25,14 +25,16 @@ def main() -> None:
 
     import mccompile.lowering.native  # noqa: F401 - registers the operators that graphs call
     from mccompile.lowering.aot import CannotCompile, compile_program
+    from mccompile.lowering.isa import settle
 
     if isa_ok:
         config.cpp.vec_isa_ok = True
+        settle(sys.argv[3])
     config.compile_threads = 1
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            compile_program(torch.export.load(job["program"]), Path(job["package"]))
+            compile_program(torch.export.load(job["program"]), Path(job["package"]), job["headers"])
             answer: dict[str, str | None] = {"error": None}
         except CannotCompile as verdict:
             answer = {"error": str(verdict)}

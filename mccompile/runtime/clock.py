@@ -29,7 +29,8 @@ class ChunkTime:
 class Moment:
     """One call: the request it belongs to, its place in the request's schedule, its guidance branch.
 
-    chunks are those in the call's input, in order; total is the number of chunks of the whole video.
+    chunks are those in the call's input, in order; total is the number of chunks of the whole video. following: the
+    chunks of the request's next row, where the schedule says so already.
     """
 
     request: Hashable
@@ -38,6 +39,7 @@ class Moment:
     grid: Grid
     chunks: tuple[ChunkTime, ...]
     total: int
+    following: tuple[ChunkTime, ...] | None = None
 
 
 class Clock(Protocol):
@@ -58,7 +60,9 @@ class Timeline:
     def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
         """The moment of the current row. Raises IndexError when `row` lies outside the schedule."""
         chunks = self.rows[self.row]
-        return Moment(self.request, self.row, branch, self.grid, chunks, 1 + max(c.chunk for c in chunks))
+        total = 1 + max(c.chunk for c in chunks)
+        following = self.rows[self.row + 1] if self.row + 1 < len(self.rows) else None
+        return Moment(self.request, self.row, branch, self.grid, chunks, total, following)
 
 
 def steps_in_order(grid: Grid, chunks: int = 1) -> tuple[tuple[ChunkTime, ...], ...]:

@@ -16,7 +16,7 @@ from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import BranchStore, Decision
 
 Call = Callable[..., tuple[Value, ...]]
 
@@ -59,6 +59,16 @@ def host_rows(
     return host
 
 
+def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """The mask on the host, and what to wait for before it is read: copies from a GPU end behind the host's back."""
+    if mask.device.type != "cuda":
+        return mask.cpu(), None
+    copied = torch.cuda.Event()
+    target = torch.empty(mask.shape, dtype=mask.dtype, pin_memory=True).copy_(mask, non_blocking=True)
+    copied.record(torch.cuda.current_stream(mask.device))
+    return target, copied
+
+
 class Decide:
     """The decision graph with its states in the store."""
 
@@ -72,6 +82,13 @@ class Decide:
         layout: Layout, moment: Moment,
     ) -> np.ndarray:
         """Mask [B, G, F, P] (True = compute); updates the states of the call's chunks in `store`."""  # fmt: skip
+        return self.finish(self.start(host, params, sources, store, layout, moment), store)
+
+    def start(
+        self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], store: BranchStore,
+        layout: Layout, moment: Moment,
+    ) -> Decision:  # fmt: skip
+        """Puts the graph on the device's queue, and the copy of its mask to the host; changes nothing kept."""
         device = params.device
         first = moment.chunks[0].chunk
         span = slice(first, first + layout.chunks)
@@ -89,12 +106,17 @@ class Decide:
                     full = self._state(name, sources, store, layout, moment, device)
                     arguments.append(full[:, first : first + layout.chunks + 1] if kind == "tail" else full[:, span])
         results = dict(zip(self.spec.outputs, self._call(*arguments), strict=True))
-        for name, value in results.items():
-            if name != "mask":
-                keep_state(store, name, first, value)
-        mask = results["mask"]
+        mask = results.pop("mask")
         assert isinstance(mask, torch.Tensor)
-        return mask.cpu().numpy()
+        return Decision(host, first, results, *_on_its_way(mask))
+
+    def finish(self, decision: Decision, store: BranchStore) -> np.ndarray:
+        """The mask of a decision, once it is there; its states become the store's."""
+        for name, value in decision.states.items():
+            keep_state(store, name, decision.first, value)
+        if decision.copied is not None:
+            decision.copied.synchronize()
+        return decision.mask.numpy()
 
     def states(
         self, sources: Mapping[str, torch.Tensor], store: BranchStore, layout: Layout, moment: Moment,

@@ -13,6 +13,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import advance, next_phase
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve
+from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment
@@ -47,6 +48,7 @@ class Runner:
         self.engine = Engine(lowered, backend)
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
+        self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.requests: dict[Hashable, Request] = {}
         self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
 
@@ -127,6 +129,11 @@ class Runner:
         if observe is not None and want.any():
             params = parameters(observe.spec.params, self.bound, self.engine.video(step.entry).device)
             observe.run(want, params, env[self.engine.cached_output()], store, layout, moment)
+        device = self.engine.video(step.entry).device
+        if self.foresees or (self.foresees is None and device.type == "cuda"):
+            store.ahead = decide_ahead(
+                self.engine, self.bound, self.fold, moment, layout, store, step.plan, device
+            )
         if self.masks is not None:
             self.masks.append(mask)
 

@@ -106,9 +106,12 @@ class Step:
             mask = mask | self.leader.selection
         elif decide is not None and (dynamic or not self.fold or decide.measures):
             host = host_rows(decide.spec, self.moment, self.actions, self.store, self.plan)
-            params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
-            sources = self.engine.sources(self.inputs, self.shared, env)
-            mask = decide.run(host, params, sources, self.store, self.layout, self.moment)
+            ready, self.store.ahead = self.store.ahead, None
+            if ready is None or not np.array_equal(ready.host, host):
+                params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
+                sources = self.engine.sources(self.inputs, self.shared, env)
+                ready = decide.start(host, params, sources, self.store, self.layout, self.moment)
+            mask = decide.finish(ready, self.store)
         mask = self._with_copies(mask)
         self.store.selection = mask
         return mask

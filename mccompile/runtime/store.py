@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from mccompile.policy.bind import BoundPolicy
@@ -41,6 +43,20 @@ class Once:
     values: tuple[torch.Tensor, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision under way: what it was made from, the chunk it begins with, what becomes of the states, the mask.
+
+    host: see runtime/decision.py. mask: [B, G, F, P] bool on the host, valid once `copied` has happened.
+    """
+
+    host: np.ndarray
+    first: int
+    states: Mapping[str, object]
+    mask: torch.Tensor
+    copied: torch.cuda.Event | None
+
+
 @dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
@@ -55,10 +71,10 @@ class BranchStore:
     """
 
     phases: list[list[ChunkState]]
-    computed: torch.Tensor  # [B, G] bool
-    cleaned: torch.Tensor  # [B, G] bool
-    since: torch.Tensor  # [B, G] int64
-    observed: torch.Tensor  # [B, G] bool: the late signals of the chunk's last frame exist
+    computed: np.ndarray  # [B, G] bool
+    cleaned: np.ndarray  # [B, G] bool
+    since: np.ndarray  # [B, G] int64
+    observed: np.ndarray  # [B, G] bool: the late signals of the chunk's last frame exist
     copies: set[tuple[int, int]] = field(default_factory=set)  # (sample, chunk) whose copy has been computed
     seen: set[tuple[int, int]] = field(default_factory=set)  # (sample, chunk) whose last frame the decision has seen
     increments: dict[int, torch.Tensor] = field(default_factory=dict)  # per chunk, the last latent increment
@@ -68,14 +84,16 @@ class BranchStore:
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
+    ahead: Decision | None = None  # of the next call, made when this one ended
     row: int = -1
-    selection: torch.Tensor | None = None  # [B, G, F, P] bool of the last decision, on the host
+    selection: np.ndarray | None = None  # [B, G, F, P] bool of the last decision, on the host
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
         """Nothing kept yet, of a video of so many chunks."""
-        flags = [torch.zeros((batch, chunks), dtype=d) for d in (torch.bool, torch.bool, torch.int64, torch.bool)]
-        return cls([[start(bound) for _ in range(chunks)] for _ in range(batch)], *flags)
+        phases = [[start(bound) for _ in range(chunks)] for _ in range(batch)]
+        computed, cleaned, observed = (np.zeros((batch, chunks), bool) for _ in range(3))
+        return cls(phases, computed, cleaned, np.zeros((batch, chunks), np.int64), observed)
 
     def chunk(self, sample: int, chunk: int) -> ChunkRecord:
         """What is known of one chunk of one sample."""

@@ -38,6 +38,7 @@ def move_window(
     before, store.window = store.window, now
     if before is None or before == now:
         return
+    store.ahead = None
     for block, old in list(store.buffers.items()):
         new = blocks.new_buffers(block, env, shared)
         specs = captured.kinds[captured.blocks[block].kind].buffers

@@ -54,7 +54,8 @@ def test_a_bundle_runs_over_weights_loaded_again(tiny: Tiny, saved: Path) -> Non
     assert (bundle.policy, bundle.model.reference, bundle.device) == ("the text", "tiny", "cpu")
     again = bundle.attach(transformer())
     one, two = reference(tiny), again
-    assert all(torch.equal(a, b) for a, b in zip(run(one), run(two), strict=True))
+    for mine, other in zip(run(one), run(two), strict=True):  # a bundle's patches are a product (lowering/patches.py)
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
     decided = [[(e.chunk, e.step, e.action, e.computed) for e in model.events] for model in (one, two)]
     assert decided[0] == decided[1]
     assert {"full", "reuse"} <= {e.action for e in one.events}
@@ -142,7 +143,7 @@ def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, tmp_path: Path) -
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     model.set_parameters(threshold=0.2)
     run(model, frames=6, height=3, width=8)
-    assert compiled.compiled_count == 1
+    assert compiled.compiled_count == 2
     assert not counters["stats"]
     assert [r.site for r in compiled.refusals] == ["graph decide"]
     save_bundle(tmp_path / "compiled.mcc", model, compiled)

@@ -26,7 +26,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Role:
     path = tmp_path_factory.mktemp("package") / "toy.pt2"
     recording = toy.recording()
     program, contract = export_role(recording)
-    compile_program(program, path)
+    compile_program(program, path, headers=False)
     return Role("toy", "package", "", recording.tensors, path, contract)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mccompile.generate.load import Place
 from mccompile.generate.run import Generation, Settings
-from mccompile.studio.bench import generations, ladder, peers
-from mccompile.studio.bench.generations import VANILLA, Job, take_turns
-from mccompile.studio.bench.peer_ways import PEERS, Setup
+from mccompile.studio.bench import generations, ladder, peers, verdict, wan
+from mccompile.studio.bench.generations import EXACT, VANILLA, Job, take_turns
+from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, heard
 from mccompile.studio.bench.report import Report
 from mccompile.studio.bench.timing import Clock
 
 CLOCK = Clock(torch.device("cpu"), "cpu")
 SMALL = Settings(num_inference_steps=6, num_frames=15, height=32, width=32, ar_step=2)
+TINY_WAN = {"num_inference_steps": 8, "num_frames": 7, "height": 32, "width": 32}
+ON_WAN = ("TaylorSeer", "PyramidAttentionBroadcast", "FasterCache")
 POLICIES = {"fixed_interval": ({"interval": 2, "warmup": 1}, {"interval": 3, "warmup": 1})}
 
 
@@ -80,7 +84,7 @@ def test_a_peer_leaves_the_pipeline_as_it_was(job: Job) -> None:
     stock = peers.Stock(job, "eager", silent)
     own, forward = job.pipe.transformer, type(job.pipe.transformer.blocks[0]).forward
     before = stock.run(None).video
-    taylor = next(p for p in PEERS if p.kind == "TaylorSeer")
+    taylor = next(p for p in SKYREELS if p.kind == "TaylorSeer")
     rows = stock.rows_of_schedule()
     changed = stock.run(None, taylor, Setup(job.pipe, rows, ()))
     assert (changed.video != before).any()
@@ -93,8 +97,53 @@ def test_the_schedule_has_its_rows(job: Job) -> None:
     assert peers.Stock(job, "eager", silent).rows_of_schedule() == 6 + 2 * (4 // 4)
 
 
-def test_every_peer_has_a_name_and_one_quick_setting() -> None:
-    assert len({p.name for p in PEERS}) == len(PEERS)
-    kinds = {p.kind for p in PEERS}
-    assert sorted(p.kind for p in PEERS if p.first) == sorted(kinds)
-    assert VANILLA not in {p.name for p in PEERS}
+@pytest.mark.parametrize("peers_of", [SKYREELS, WAN])
+def test_every_peer_has_a_name(peers_of: tuple[Peer, ...]) -> None:
+    names = {p.name for p in peers_of}
+    assert len(names) == len(peers_of)
+    assert not names & {VANILLA, EXACT, peers.STOCK}
+
+
+def test_every_peer_has_one_quick_setting() -> None:
+    assert sorted(p.kind for p in SKYREELS if p.first) == sorted({p.kind for p in SKYREELS})
+
+
+def test_what_hooks_warn_of_is_a_remark() -> None:
+    logger = logging.getLogger("diffusers.hooks.some_cache")
+    with heard() as lines:
+        logger.warning("running in %s mode", "fail-open")
+        logger.info("a step")
+    logger.setLevel(logging.ERROR)
+    assert lines == ["running in fail-open mode"]
+
+
+@pytest.fixture(scope="module")
+def wan_job() -> Job:
+    return wan.load(Place.of("cpu", None, False), replace(wan.SETTINGS, **TINY_WAN))
+
+
+def test_the_wan_model_is_the_embedded_one(job: Job, wan_job: Job) -> None:
+    """Equal timesteps for all frames and one chunk that sees itself: the two transformers compute the same."""
+    ours, theirs = job.pipe.transformer, wan_job.pipe.transformer
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 24, 4, 4, 4, generator=generator)
+    text = torch.randn(1, 6, 64, generator=generator)
+    with torch.no_grad():
+        made = ours(latents, torch.full((1, 4), 500), text, enable_diffusion_forcing=True, return_dict=False)[0]
+        wanted = theirs(latents, torch.full((1,), 500), text, return_dict=False)[0]
+    assert torch.allclose(made, wanted, atol=1e-5)
+
+
+def test_peers_on_wan_run_beside_ours(wan_job: Job) -> None:
+    chosen = [next(p for p in WAN if p.kind == kind) for kind in ON_WAN]
+    ours = {"fixed_interval": ({"interval": 2, "warmup": 1},)}
+    made = peers.report("peers_wan", wan_job, ours, chosen, "eager", 1, CLOCK, silent, None)
+    rows = {str(r["name"]): r for r in made.rows}
+    assert list(rows) == ["vanilla", "exact", "fixed_interval 2 1", peers.STOCK, *(p.name for p in chosen)]
+    assert all("speed_up" in r for r in rows.values()), [r["remark"] for r in rows.values()]
+    assert verdict.near(rows[peers.STOCK]) == verdict.ALIKE
+    assert [r["side"] for r in rows.values()] == ["ours"] * 3 + ["peers"] * (1 + len(chosen))
+    for peer in chosen:
+        assert rows[peer.name]["psnr"] is not None, f"{peer.name} changed nothing"
+    table = verdict.report(made)
+    assert {r["name"] for r in table.rows} == {peers.STOCK, *(p.name for p in chosen)}

@@ -8,7 +8,7 @@ import statistics
 import pytest
 import torch
 
-from mccompile.studio.bench import ladder_run, ladder_steps, overhead, scaling
+from mccompile.studio.bench import compile_case, compile_time, ladder_run, ladder_steps, overhead, scaling
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Report, Row
 from mccompile.studio.bench.subjects import REAL, TINY
@@ -80,6 +80,34 @@ def test_overhead_recomputes(eager: Conditions) -> None:
     for row in made.rows:
         inverse = statistics.median(b / s for b, s in zip(base, row["seconds"], strict=True))
         assert row["overhead"] == pytest.approx(1 / inverse - 1)
+
+
+@pytest.mark.parametrize("what", ["block", "model"])
+def test_a_case_is_read_back_and_timed(what: compile_case.What) -> None:
+    case = compile_case.Case(what, TINY, "motioncache", "eager", "cpu", "float32", "cpu")
+    assert compile_case.Case.of(case.json()) == case
+    found = compile_case.measure(case)
+    assert set(found) == {"block": {"first", "seconds"}, "model": {"capture", "compile", "first", "seconds"}}[what]
+    assert found["seconds"] == pytest.approx(sum(v for n, v in found.items() if n != "seconds"))
+
+
+def test_compile_times_are_against_one_block(eager: Conditions) -> None:
+    asked: list[tuple[str, int, str]] = []
+
+    def run(case: compile_case.Case) -> compile_case.Found:
+        asked.append((case.what, case.subject.layers, case.bundle))
+        return {"block": {"first": 2.0}, "model": {"compile": 3.0}, "bundle": {"load": 0.5}}[case.what] | {
+            "seconds": {"block": 2.0, "model": 3.0, "bundle": 0.5}[case.what]
+        }
+
+    rows = compile_time.measure(TINY, (2, 5), dataclasses.replace(eager, backend="inductor"), None, run)
+    assert [a[:2] for a in asked] == [("block", 2), ("model", 2), ("bundle", 2), ("model", 5), ("bundle", 5)]
+    assert asked[1][2] == asked[2][2] != asked[3][2] == asked[4][2]
+    assert [r["layers"] for r in rows] == [1, 2, 2, 5, 5]
+    assert [r["blocks"] for r in rows] == [1.0, 1.5, 0.25, 1.5, 0.25]
+    assert rows[2]["compile"] == 0.5
+    whole = compile_time.measure(TINY, (2,), eager, None, run)
+    assert [r["name"] for r in whole] == [compile_time.BLOCK, "motioncache, the whole model"]  # eager has no bundle
 
 
 def test_scaling_varies_one_axis_at_a_time(eager: Conditions) -> None:

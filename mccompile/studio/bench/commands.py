@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 import torch
@@ -14,7 +13,19 @@ from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Place
 from mccompile.generate.run import Settings
 from mccompile.lowering.backend import Progress
-from mccompile.studio.bench import generations, ladder, ladder_run, ladder_steps, overhead, peers, scaling
+from mccompile.studio.bench import (
+    compile_time,
+    generations,
+    ladder,
+    ladder_run,
+    ladder_steps,
+    overhead,
+    peer_ways,
+    peers,
+    scaling,
+    verdict,
+    wan,
+)
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
 from mccompile.studio.bench.rig import blocks_only
@@ -71,18 +82,31 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
         case "ladder":
             return _ladder(options, announce, progress)
         case "peers":
-            job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
-            repeat, clock = options.repeat or 1, Clock(torch.device(options.place.device), options.clock)
-            return (peers.report(job, options.backend, repeat, options.quick, clock, announce, progress),)
+            return _peers(options, announce, progress)
         case "scaling":
-            subject = dataclasses.replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
+            subject = replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
             axes = scaling.SMALL if options.quick else scaling.FULL
             return (scaling.report(subject, axes, options.conditions(5), progress),)
         case "overhead":
             chunks = (2, 4) if options.quick else (2, 8, 16)
-            subject = dataclasses.replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
-            return (overhead.report(subject, chunks, options.conditions(9), progress),)
+            subject = replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
+            under, layers = options.conditions(9), (2,) if options.quick else (2, 6, 30)
+            steps = overhead.report(subject, chunks, under, progress)
+            return steps, compile_time.report(replace(EMBEDDED_SIZES, chunks=2), layers, under, progress)
     assert_never(options.what)
+
+
+def _peers(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
+    """On the model, and where that is the embedded one and not quick also on its weights in Wan's transformer."""
+    how = (options.backend, options.repeat or 1, Clock(torch.device(options.place.device), options.clock))
+    job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
+    policies = peers.QUICK if options.quick else peers.POLICIES
+    ways = [p for p in peer_ways.SKYREELS if p.first or not options.quick]
+    found = [peers.report("peers", job, policies, ways, *how, announce, progress)]
+    if options.model == EMBEDDED and not options.quick:
+        on_wan = wan.load(options.place)
+        found.append(peers.report("peers_wan", on_wan, wan.POLICIES, peer_ways.WAN, *how, announce, progress))
+    return tuple(table for made in found for table in (made, verdict.report(made)))
 
 
 def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from diffusers import DiffusionPipeline
 
@@ -25,7 +26,8 @@ from mccompile.studio.bench.timing import Clock, ratio
 from mccompile.studio.metrics import psnr, ssim
 
 VANILLA, EAGER, EXACT = "vanilla", "vanilla, eager", "exact"
-LADDER: Mapping[str, tuple[Mapping[str, float], ...]] = {
+Policies: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # settings of each policy
+LADDER: Policies = {
     "fixed_interval": ({"interval": 2}, {"interval": 3}, {"interval": 5}),
     "teacache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
     "flowcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
@@ -57,7 +59,7 @@ def load(model: str, place: Place, changes: Settings | None = None) -> Job:
     return Job(pipe, call, capture_for(pipe, call), settings.prompt if embedded else None)
 
 
-def contenders(policies: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[Contender, ...]:
+def contenders(policies: Policies) -> tuple[Contender, ...]:
     """Vanilla, exact, then every policy at each of its settings: `motioncache 0.1` and so on."""
     found = [Contender(VANILLA, load_policy("compute"), {}), Contender(EXACT, load_policy("exact"), {})]
     for policy, settings in policies.items():

@@ -1,4 +1,4 @@
-"""The peers: how each is switched on and off on a pipeline with a SkyReels-V2 transformer."""
+"""The peers: how each is switched on and off on a pipeline with a SkyReels-V2 or Wan transformer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import contextlib
 import importlib
 import io
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from diffusers import (
     FirstBlockCacheConfig,
     MagCacheConfig,
     PyramidAttentionBroadcastConfig,
+    SeaCacheConfig,
     TaylorSeerCacheConfig,
 )
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
@@ -92,48 +94,119 @@ def cache_dit() -> ModuleType:
     return importlib.import_module("cache_dit")
 
 
-def _pab(setup: Setup) -> PyramidAttentionBroadcastConfig:
-    return PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2,
-        cross_attention_block_skip_range=3,
-        current_timestep_callback=lambda: setup.pipe._current_timestep,
-    )
+def _first_block(threshold: float, first: bool = False) -> Peer:
+    kind = "FirstBlockCache"
+    return _hook(f"{kind} {threshold:g}", kind, lambda _: FirstBlockCacheConfig(threshold), True, first)
 
 
-def _faster(setup: Setup) -> FasterCacheConfig:
-    return FasterCacheConfig(
-        spatial_attention_block_skip_range=2,
-        current_timestep_callback=lambda: setup.pipe._current_timestep,
-        attention_weight_callback=lambda _: 0.5,
-        is_guidance_distilled=True,  # branches come in calls of their own here, and it wants them in one batch
-        tensor_format="BCFHW",
-    )
+def _mag(threshold: float, in_a_row: int, first: bool = False) -> Peer:
+    """in_a_row: the most steps skipped one after the other (K of the paper)."""
+
+    def config(setup: Setup) -> MagCacheConfig:
+        return MagCacheConfig(threshold, in_a_row, 0.2, setup.rows, list(setup.ratios))
+
+    return _hook(f"MagCache {threshold:g}, {in_a_row}", "MagCache", config, True, first)
 
 
-def _mag(threshold: float) -> Callable[[Setup], MagCacheConfig]:
-    return lambda setup: MagCacheConfig(threshold, 4, 0.2, setup.rows, list(setup.ratios))
-
-
-def _taylor(interval: int, rows_before: int = 3) -> Callable[[Setup], TaylorSeerCacheConfig]:
+def _taylor(interval: int, first: bool = False, rows_before: int = 3) -> Peer:
     """Attention and feed-forward by name: without names it looks for classes of attention that are not this model's."""
-    modules = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
-    return lambda _: TaylorSeerCacheConfig(
-        interval, rows_before, taylor_factors_dtype=torch.float32, cache_identifiers=modules
-    )
+
+    def config(_: Setup) -> TaylorSeerCacheConfig:
+        modules = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
+        return TaylorSeerCacheConfig(
+            interval, rows_before, taylor_factors_dtype=torch.float32, cache_identifiers=modules
+        )
+
+    return _hook(f"TaylorSeer {interval}", "TaylorSeer", config, False, first)
 
 
-PEERS: tuple[Peer, ...] = (
-    *(
-        _hook(f"FirstBlockCache {t:g}", "FirstBlockCache", lambda _, t=t: FirstBlockCacheConfig(t), True, t == 0.08)  # type: ignore[misc]
-        for t in (0.03, 0.08, 0.15)
-    ),
-    *(_hook(f"MagCache {t:g}", "MagCache", _mag(t), True, t == 0.06) for t in (0.06, 0.12, 0.24)),
-    *(_hook(f"TaylorSeer {n}", "TaylorSeer", _taylor(n), False, n == 3) for n in (2, 3, 5)),
-    _hook("PyramidAttentionBroadcast", "PyramidAttentionBroadcast", _pab, False, True),
-    _hook("FasterCache", "FasterCache", _faster, False, True),
-    *(_cache_dit(t, False, t == 0.08) for t in (0.03, 0.08, 0.15)),
-    *(_cache_dit(t, True, t == 0.08) for t in (0.03, 0.08, 0.15)),
+def _sea(threshold: float, in_a_row: int, first: bool = False) -> Peer:
+    """It needs the latents, which its own adapter finds in Wan's transformer only."""
+
+    def config(_: Setup) -> SeaCacheConfig:
+        return SeaCacheConfig(threshold, max_consecutive_cached=in_a_row, raw_vision_callback=_latents)
+
+    return _hook(f"SeaCache {threshold:g}, {in_a_row}", "SeaCache", config, True, first)
+
+
+def _latents(_: nn.Module, __: tuple[object, ...], call: Mapping[str, object]) -> list[torch.Tensor]:
+    latents = call["hidden_states"]
+    assert isinstance(latents, torch.Tensor)
+    return list(latents.unbind(0))
+
+
+def _pab(self_attention: int, cross_attention: int, first: bool = False) -> Peer:
+    """Attention computed once in so many calls."""
+
+    def config(setup: Setup) -> PyramidAttentionBroadcastConfig:
+        return PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=self_attention,
+            cross_attention_block_skip_range=cross_attention,
+            current_timestep_callback=lambda: setup.pipe._current_timestep,
+        )
+
+    kind = "PyramidAttentionBroadcast"
+    return _hook(f"{kind} {self_attention}, {cross_attention}", kind, config, False, first)
+
+
+def _faster(interval: int, first: bool = False) -> Peer:
+    """Attention computed once in so many calls. One branch of guidance only: it wants both in one batch."""
+
+    def config(setup: Setup) -> FasterCacheConfig:
+        return FasterCacheConfig(
+            spatial_attention_block_skip_range=interval,
+            current_timestep_callback=lambda: setup.pipe._current_timestep,
+            attention_weight_callback=lambda _: 0.5,
+            is_guidance_distilled=True,
+            tensor_format="BCFHW",
+        )
+
+    return _hook(f"FasterCache {interval}", "FasterCache", config, False, first)
+
+
+SKYREELS: tuple[Peer, ...] = (
+    *(_first_block(t, t == 0.1) for t in (0.02, 0.05, 0.1, 0.2)),
+    *(_mag(t, k, t == 0.06) for t, k in ((0.02, 2), (0.06, 3), (0.24, 6))),
+    *(_taylor(n, n == 3) for n in (2, 3, 5)),
+    _sea(0.25, 2, True),
+    _pab(2, 3, True),
+    _faster(2, True),
+    *(_cache_dit(t, False, t == 0.1) for t in (0.05, 0.1, 0.2, 0.3)),
+    *(_cache_dit(t, True, t == 0.1) for t in (0.05, 0.1, 0.2, 0.3)),
 )
+WAN: tuple[Peer, ...] = (
+    *(_first_block(t) for t in (0.05, 0.1)),
+    *(_mag(t, k) for t, k in ((0.06, 3), (0.24, 6))),
+    *(_sea(t, k) for t, k in ((0.1, 2), (0.25, 2))),
+    *(_taylor(n) for n in (2, 4)),
+    *(_pab(s, c) for s, c in ((2, 3), (4, 6))),
+    *(_faster(n) for n in (2, 3)),
+    *(_cache_dit(t, False) for t in (0.1, 0.2)),
+)
+
+
+class _Ear(logging.Handler):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """What diffusers' hooks warn of inside, in place of their log: a hook may say so and then compute everything."""
+    ear, logger = _Ear(), logging.getLogger("diffusers.hooks")
+    spreads, logger.propagate = logger.propagate, False
+    logger.addHandler(ear)
+    try:
+        yield ear.lines
+    finally:
+        logger.removeHandler(ear)
+        logger.propagate = spreads
 
 
 def register_blocks(pipe: DiffusionPipeline) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -18,9 +18,10 @@ from mccompile.generate.run import Generation, generate
 from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.ladder import settings
-from mccompile.studio.bench.peer_ways import PEERS, Peer, Setup, calibrated_ratios, register_blocks
+from mccompile.studio.bench.peer_ways import Peer, Setup, calibrated_ratios, heard, register_blocks
 from mccompile.studio.bench.report import Column, Plot, Report, Row
 from mccompile.studio.bench.timing import Clock
+from mccompile.studio.bench.verdict import OURS, PEERS, with_plane
 
 STOCK = "diffusers, blocks compiled"
 COLUMNS = (
@@ -28,8 +29,19 @@ COLUMNS = (
     Column("psnr", "PSNR (dB)", ".1f"), Column("ssim", "SSIM", ".3f"), Column("judge", "prompt followed"),
     Column("remark", "remark"),
 )  # fmt: skip
-PLOT = Plot("speed_up", "psnr", "speed-up over vanilla, compiled", "PSNR against vanilla (dB)", "kind")
-QUICK = {"motioncache": ({"threshold": 0.2},), "fbcache": ({"threshold": 0.08},)}
+PLOT = Plot(
+    "speed_up", "near", "speed-up over vanilla, compiled", "PSNR against vanilla (dB; 60 stands for more)", "side",
+    line=False, label="name", front="front",
+)  # fmt: skip
+POLICIES: generations.Policies = {
+    "motioncache": tuple({"threshold": t} for t in (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "motioncache_fast": ({},),
+    "flowcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "teacache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "fbcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "dbcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
+}
+QUICK: generations.Policies = {"motioncache": ({"threshold": 0.2},), "fbcache": ({"threshold": 0.1},)}
 
 
 def installed() -> bool:
@@ -38,43 +50,49 @@ def installed() -> bool:
 
 
 def report(
+    name: str,
     job: generations.Job,
+    policies: generations.Policies,
+    peers: Sequence[Peer],
     backend: str,
     repeat: int,
-    quick: bool,
     clock: Clock,
     announce: Announce,
     progress: Progress | None,
 ) -> Report:
-    """One row per way; a peer that does not run on this pipeline has its own error as the remark."""
-    ways = generations.contenders(QUICK if quick else generations.LADDER)
-    models = compile_contenders(job.pipe, job.captured, ways, backend, progress)
+    """One row per way; a peer that does not run on this pipeline has its own error as the remark, or its warning."""
+    models = compile_contenders(job.pipe, job.captured, generations.contenders(policies), backend, progress)
     stock = Stock(job, backend, announce)
     rows = stock.rows_of_schedule()
     shipped = register_blocks(job.pipe)
     setup = Setup(job.pipe, rows, calibrated_ratios(job.pipe, rows, lambda: stock.run(None)))
-    peers = {p.name: p for p in PEERS if p.first or not quick}
     others: dict[str, generations.Run] = {STOCK: stock.run}
-    others |= {name: lambda stop, p=peer: stock.run(stop, p, setup) for name, peer in peers.items()}  # type: ignore[misc]
+    others |= {p.name: lambda stop, p=p: stock.run(stop, p, setup) for p in peers}  # type: ignore[misc]
     found = generations.measure(job, models, others, repeat, announce, clock)
-    table = tuple(_named(row, peers.get(str(row["name"])), shipped) for row in found)
+    by_name = {p.name: p for p in peers}
+    sides = ({**r, "side": OURS if r["name"] in models else PEERS} for r in found)
+    table = [_named(r, by_name.get(str(r["name"])), shipped, stock.said.get(str(r["name"]))) for r in sides]
     title = f"Speed and nearness to vanilla on {type(job.pipe.transformer).__name__}, the same seed and prompt"
-    return Report("peers", title, COLUMNS, table, PLOT, settings(job, backend, repeat, clock))
+    return Report(name, title, COLUMNS, with_plane(table), PLOT, settings(job, backend, repeat, clock))
 
 
-def _named(row: Row, peer: Peer | None, shipped: str) -> Row:
-    """A peer's row with its method, and with what diffusers says to the method as it ships."""
+def _named(row: Row, peer: Peer | None, shipped: str, warned: str | None) -> Row:
+    """A peer's row with its method and a remark: its error, its warning, or what diffusers says to it as it ships."""
     if peer is None:
         return row
-    remark = row["remark"] or (f"as shipped: {shipped}" if peer.registered and shipped else None)
+    remark = row["remark"] or warned or (f"as shipped: {shipped}" if peer.registered and shipped else None)
     return {**row, "kind": peer.kind, "remark": remark}
 
 
 class Stock:
-    """The pipeline with its own transformer; with a compiled backend its blocks, or their parts, are compiled."""
+    """The pipeline with its own transformer; with a compiled backend its blocks, or their parts, are compiled.
+
+    said: what a peer warned of while it ran, by its name.
+    """
 
     def __init__(self, job: generations.Job, backend: str, announce: Announce) -> None:
         self._job, self._announce = job, announce
+        self.said: dict[str, str] = {}
         blocks = job.pipe.transformer.blocks
         inner = [part for b in blocks for part in (b.attn1, b.attn2, b.ffn)]
         self._parts = {False: [*blocks], True: inner}  # by whether hooks lie inside the blocks: then those stay outside
@@ -85,7 +103,7 @@ class Stock:
     def run(self, stop: int | None, peer: Peer | None = None, setup: Setup | None = None) -> Generation:
         """One generation, under the peer if one is given."""
         pipe, name = self._job.pipe, peer.name if peer is not None else STOCK
-        with self._compiled_parts(peer is not None and peer.inside):
+        with self._compiled_parts(peer is not None and peer.inside), heard() as lines:
             try:
                 if peer is not None and setup is not None:
                     peer.enable(setup)
@@ -93,6 +111,8 @@ class Stock:
             finally:
                 if peer is not None:
                     peer.disable(pipe)
+                if lines:
+                    self.said[name] = lines[0].replace("\n", " ")
 
     def rows_of_schedule(self) -> int:
         """Calls of the scheduler's loop in one generation."""

@@ -60,7 +60,8 @@ def draw(document: Mapping[str, object]) -> str:
     if points:
         x = Axis.over([p[1] for p in points], bool(plot["log_x"]), LEFT, WIDTH - RIGHT)
         y = Axis.over([p[2] for p in points], bool(plot["log_y"]), HEIGHT - BOTTOM, TOP)
-        parts += [*_frame(x, y, plot), *_series(points, x, y, bool(plot["line"]))]
+        front = sorted(_point(r, plot) for r in rows if _has(r, plot) and r.get(plot.get("front", "")))
+        parts += [*_frame(x, y, plot), *_front(front, x, y), *_series(points, x, y, bool(plot["line"]))]
     return "\n".join((*parts, "</svg>")) + "\n"
 
 
@@ -90,6 +91,12 @@ def _frame(x: Axis, y: Axis, plot: Mapping[str, object]) -> Iterator[str]:
     )
     yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 20, plot["x_label"], 12, "middle")
     yield _text(LEFT, TOP - 6, plot["y_label"], 12)
+
+
+def _front(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> Iterator[str]:
+    if len(points) > 1:
+        path = " ".join(f"{x.pixel(a):.1f},{y.pixel(b):.1f}" for a, b in points)
+        yield f'<polyline points="{path}" fill="none" stroke="#999" stroke-dasharray="5 4"/>'
 
 
 def _series(points: Sequence[tuple[str, float, float, str]], x: Axis, y: Axis, line: bool) -> Iterator[str]:

@@ -46,6 +46,7 @@ class Plot:
     log_y: bool = False
     line: bool = True
     label: str = ""  # the key of the text beside a point, if any
+    front: str = ""  # the key of a truth: points where it holds are joined by a dashed line, if any
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,4 +119,4 @@ def grid(steps: int) -> Grid:
 
 MID = Subject(2, 4, 64, 640, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=16)
 BIG = Subject(2, 4, 64, 640, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=32)
-WIDE = Subject(2, 8, 64, 1280, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=16)
+WIDE = Subject(2, 4, 64, 640, 64, 32, 24, 1, chunks=4, frames=4, height=16, width=24)

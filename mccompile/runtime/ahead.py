@@ -1,0 +1,41 @@
+"""Decides the next call when this one ends, so that no host waits for a device: all that it needs is known by then.
+
+Motion is observed at the end of a step, and the clock knows which step comes next. The next call takes the decision
+over if it turns out to be the one foreseen; otherwise nothing has happened: until then a decision changes no state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.planner import Plan
+from mccompile.runtime.actions import resolve
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.decision import host_rows, parameters
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.layout import Layout
+from mccompile.runtime.store import BranchStore, Decision
+
+
+def decide_ahead(
+    engine: Engine, bound: BoundPolicy, fold: bool, moment: Moment, layout: Layout, store: BranchStore, plan: Plan,
+    device: torch.device,
+) -> Decision | None:  # fmt: skip
+    """The decision of the call after `moment`; None where it is not known which that is, or what it will read."""
+    decide, branches = engine.decide, engine.lowered.policy.branches
+    follows = branches.share_decision not in (None, moment.branch)
+    if decide is None or decide.spec.sources or moment.following is None or follows:
+        return None
+    if len(moment.following) != layout.chunks:
+        return None
+    now = replace(moment, row=moment.row + 1, chunks=moment.following, following=None)
+    actions = tuple(
+        tuple(resolve(t, now, store.chunk(b, t.chunk), bound, plan) for t in now.chunks) for b in range(layout.batch)
+    )
+    if fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
+        return None
+    host = host_rows(decide.spec, now, actions, store, plan)
+    return decide.start(host, parameters(decide.spec.params, bound, device), {}, store, layout, now)

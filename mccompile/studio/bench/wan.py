@@ -1,0 +1,56 @@
+"""A Wan pipeline of the embedded model's parts, for peers that run on Wan and not on SkyReels-V2.
+
+SkyReels-V2 is Wan 2.1's transformer with a timestep per frame: diffusers' two classes have the same weights by the
+same names, so the embedded model's weights make a Wan model that generates (all frames at one timestep, attention
+over the whole video), with a still picture of the colour asked for where it was trained to move it.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from diffusers import WanPipeline, WanTransformer3DModel
+
+from mccompile.generate.compare import capture_for
+from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
+from mccompile.studio.bench.generations import Job, Policies
+
+SETTINGS = Settings(
+    prompt=EMBEDDED_SETTINGS.prompt,
+    num_inference_steps=30,
+    num_frames=EMBEDDED_SETTINGS.num_frames,
+    height=EMBEDDED_SETTINGS.height,
+    width=EMBEDDED_SETTINGS.width,
+    guidance_scale=1.0,  # one branch: PyramidAttentionBroadcast and FasterCache count calls, two would be mixed up
+)
+POLICIES: Policies = {
+    "motioncache": ({"threshold": 0.1}, {"threshold": 0.3}, {"threshold": 0.5}),
+    "teacache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "fbcache": ({"threshold": 0.05}, {"threshold": 0.1}),
+    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}),
+}
+
+
+def pipeline(place: Place) -> WanPipeline:
+    """The embedded model as a Wan pipeline."""
+    source = load_pipeline(find_folder(EMBEDDED), place)
+    accepted = inspect.signature(WanTransformer3DModel.__init__).parameters
+    transformer = WanTransformer3DModel(**{k: v for k, v in source.transformer.config.items() if k in accepted})
+    transformer.load_state_dict(source.transformer.state_dict())
+    source.vae.register_to_config(
+        scale_factor_temporal=source.vae_scale_factor_temporal, scale_factor_spatial=source.vae_scale_factor_spatial
+    )
+    pipe = WanPipeline(
+        tokenizer=source.tokenizer, text_encoder=source.text_encoder, vae=source.vae, scheduler=source.scheduler,
+        transformer=transformer.to(source.transformer.device, source.transformer.dtype).eval(),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load(place: Place, settings: Settings = SETTINGS) -> Job:
+    """The pipeline, captured. It is not judged: the judge asks for motion."""
+    pipe = pipeline(place)
+    call = call_arguments(pipe, settings)
+    return Job(pipe, call, capture_for(pipe, call), None)
