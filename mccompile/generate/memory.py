@@ -61,8 +61,8 @@ def predict_kept(
     Raises what `api.prepare` raises, and BudgetUnmet (MC0504).
     """
     call = {} if size is None else dict(zip(SIZES, (*size, size[2]), strict=True))
-    made = api.prepare(pipe, call=call)
-    return keeping_for(pipe, policy, made.model, made.prefixes, made.calls, made.call, parameters)
+    made = api.prepare(pipe)
+    return keeping_for(pipe, policy, made.model, made.prefixes, made.calls, call, parameters)
 
 
 def show_kept(keeping: Keeping) -> str:

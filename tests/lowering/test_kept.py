@@ -25,7 +25,7 @@ def there_and_back(value: torch.Tensor, kept: ir.KeptDtype) -> torch.Tensor:
 
 @given(st.integers(0, 10**6), st.floats(-36, 38), st.sampled_from((torch.float32, torch.bfloat16)))
 def test_float8_is_near_and_never_overflows(seed: int, power: float, dtype: torch.dtype) -> None:
-    """Rows of any magnitude, of outliers too: 2**-4 of each value or 2**-17 of its row's largest, half as much drawn."""
+    """Rows of any magnitude, of outliers too: 2**-4 of each value, or 2**-17 of its row's largest."""
     generator = torch.Generator().manual_seed(seed)
     value = torch.randn(2, 3, 5, 16, generator=generator).clamp(-3, 3) * 10.0**power / 3
     value[..., 0, 3] *= 2.0**-12
