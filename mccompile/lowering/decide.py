@@ -217,6 +217,7 @@ def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """The `share` of a chunk's tokens with the highest score (rounded up; ties by position)."""
     flat = score.flatten(2)
-    rank = flat.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    order = flat.argsort(dim=-1, descending=True, stable=True)
+    rank = torch.zeros_like(order).scatter(-1, order, (torch.ones_like(order).cumsum(-1) - 1))
     chosen = rank < (share * flat.size(2))
     return chosen.view(score.size(0), score.size(1), score.size(2), score.size(3))

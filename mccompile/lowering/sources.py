@@ -32,8 +32,8 @@ def to_cells(value: torch.Tensor, where: Located, account: torch.Tensor) -> torc
     """`value` as [B, G, F, P, C], sizes 1 where it does not vary; account [B, G, F, P] gives the sizes."""
     g, f, p = account.size(1), account.size(2), account.size(3)
     match where.layout:
-        case "tokens":
-            return value.movedim(where.axis, 1).reshape(value.size(0), g, f, p, -1)
+        case "tokens":  # channels keep their size, which is a constant: loops over it need no division
+            return value.movedim(where.axis, 1).flatten(2).unflatten(1, (g, f, p))
         case "frames":
             return value.movedim(where.axis, 1).reshape(value.size(0), g, f, 1, -1)
         case "constant":

@@ -95,11 +95,13 @@ class Runner:
         while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
             del self.requests[next(iter(self.requests))]
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
-            del request.branches[name], request.plans[name]
+            del request.branches[name]
+            request.plans.pop(name, None)
         if self.budget is not None:
             self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
+        if moment.branch not in request.plans:
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
         return request.branches[moment.branch], request.plans[moment.branch]
 

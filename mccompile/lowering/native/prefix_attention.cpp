@@ -12,8 +12,9 @@ namespace {
 
 constexpr int LANES = 16;
 constexpr int QUERIES = 64;  // of one task
-constexpr int KEYS = 64;     // of one tile
+constexpr int KEYS = 48;     // of one tile: whole steps of 6 and of 8
 constexpr int WIDEST = 256;  // head dimension
+constexpr float LOG2E = 1.44269504088896341f;  // scores are powers of 2, which are cheaper than those of e
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
@@ -23,22 +24,24 @@ inline vec load(const float* p) { return *reinterpret_cast<const loose*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<loose*>(p) = v; }
 inline vec all(float x) { return vec{} + x; }
 
-// exp for x <= 0 (Cephes' polynomial, about 1 unit in the last place); 0 below the smallest normal number.
-inline vec exponential(vec x) {
-  const vec magic = all(12582912.f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  vec n = (x * 1.44269504088896341f + magic) - magic;
-  vec r = x - n * 0.693359375f - n * -2.12194440e-4f;
-  vec p = all(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.f;
-  ivec bits = (__builtin_convertvector(n, ivec) + 127) << 23;
-  vec scaled;
-  std::memcpy(&scaled, &bits, sizeof(bits));
-  return x < -87.f ? vec{} : p * scaled;
+// 2^x for x <= 0 (Cephes' polynomial, about 1 unit in the last place); below the smallest normal number that.
+inline vec power(vec x) {
+  const vec magic = all(12582912.f);  // 1.5 * 2^23: adding it rounds, and leaves the integer in the last bits
+  x = x < -126.f ? all(-126.f) : x;
+  vec t = x + magic, f = x - (t - magic);
+  vec p = all(1.535336188319500e-4f);
+  p = p * f + 1.339887440266574e-3f;
+  p = p * f + 9.618437357674640e-3f;
+  p = p * f + 5.550332471162809e-2f;
+  p = p * f + 2.402264791363012e-1f;
+  p = p * f + 6.931472028550421e-1f;
+  p = p * f + 1.f;
+  ivec n, bits;
+  std::memcpy(&n, &t, sizeof(t));
+  std::memcpy(&bits, &p, sizeof(p));
+  bits += n << 23;
+  std::memcpy(&p, &bits, sizeof(p));
+  return p;
 }
 
 struct Side {  // strides in elements; the head dimension is dense
@@ -87,10 +90,10 @@ void softmax(Scratch& s, int keys) {
       vec x = load(s.scores + key * QUERIES + j * LANES);
       most = x > most ? x : most;
     }
-    vec shrink = exponential(before - most), sum = load(s.sum + j * LANES) * shrink;
+    vec shrink = power(before - most), sum = load(s.sum + j * LANES) * shrink;
     for (int key = 0; key < keys; ++key) {
       float* at = s.scores + key * QUERIES + j * LANES;
-      vec weight = exponential(load(at) - most);
+      vec weight = power(load(at) - most);
       store(at, weight);
       sum += weight;
     }
@@ -122,8 +125,17 @@ void gather(const float* v, int64_t stride, int keys, Scratch& s, int queries, i
   int i = 0;
   for (; i + R <= queries; i += R)
     gather_rows<NV, R>(v + column, stride, keys, s.scores + i, s.shrink + i, s.out + i * WIDEST + column);
-  for (; i < queries; ++i)
-    gather_rows<NV, 1>(v + column, stride, keys, s.scores + i, s.shrink + i, s.out + i * WIDEST + column);
+  const float *weights = s.scores + i, *shrink = s.shrink + i;
+  float* out = s.out + i * WIDEST + column;
+  switch (queries - i) {  // one by one the rest would cost as much as all the others
+    case 1: gather_rows<NV, 1>(v + column, stride, keys, weights, shrink, out); break;
+    case 2: gather_rows<NV, 2>(v + column, stride, keys, weights, shrink, out); break;
+    case 3: gather_rows<NV, 3>(v + column, stride, keys, weights, shrink, out); break;
+    case 4: gather_rows<NV, 4>(v + column, stride, keys, weights, shrink, out); break;
+    case 5: gather_rows<NV, 5>(v + column, stride, keys, weights, shrink, out); break;
+    case 6: gather_rows<NV, 6>(v + column, stride, keys, weights, shrink, out); break;
+    case 7: gather_rows<NV, 7>(v + column, stride, keys, weights, shrink, out); break;
+  }
 }
 
 void run(const Task& t, const float* q, Side qs, const float* k, Side ks, const float* v, Side vs, float* out, Side os,
@@ -131,7 +143,7 @@ void run(const Task& t, const float* q, Side qs, const float* k, Side ks, const 
   const int n = static_cast<int>(t.count), vectors = (n + LANES - 1) / LANES;
   std::memset(s.q, 0, sizeof(float) * dim * QUERIES);
   for (int i = 0; i < n; ++i)
-    for (int d = 0; d < dim; ++d) s.q[d * QUERIES + i] = q[(t.first + i) * qs.row + d] * scale;
+    for (int d = 0; d < dim; ++d) s.q[d * QUERIES + i] = q[(t.first + i) * qs.row + d] * scale * LOG2E;
   std::fill(s.most, s.most + QUERIES, std::numeric_limits<float>::lowest());
   std::fill(s.sum, s.sum + QUERIES, 0.f);
   std::memset(s.out, 0, sizeof(float) * WIDEST * n);

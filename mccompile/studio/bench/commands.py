@@ -28,7 +28,7 @@ from mccompile.studio.bench import (
 )
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
-from mccompile.studio.bench.rig import blocks_only
+from mccompile.studio.bench.rig import on_tokens_only
 from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
 from mccompile.studio.bench.timing import Clock, Kind
@@ -114,8 +114,8 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
         steps = ladder_steps.report(REAL, ladder_steps.SHARES, options.conditions(3), "ladder_real_steps", progress)
         return steps, ladder_run.report(REAL, steps)
     if options.quick:
-        under = options.conditions(3)
-        return (ladder_steps.report(QUICK, QUICK_SHARES, under, "ladder_quick", progress, blocks_only),)
+        under = replace(options.conditions(2), warm_up=0)
+        return (ladder_steps.report(QUICK, QUICK_SHARES, under, "ladder_quick", progress, on_tokens_only),)
     steps = ladder_steps.report(
         EMBEDDED_SIZES, ladder_steps.SHARES, options.conditions(9), "ladder_steps", progress
     )

@@ -29,13 +29,14 @@ PLOT = Plot(
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Where and how often steps are timed. backend: "inductor" or "eager"."""
+    """Where and how often steps are timed. backend: "inductor" or "eager". warm_up: untimed rounds, after a first."""
 
     device: torch.device
     dtype: torch.dtype
     backend: str
     rounds: int
     kind: Kind = "wall"
+    warm_up: int = 1
 
     @property
     def clock(self) -> Clock:
@@ -61,7 +62,7 @@ def measure(
     backend = compile_ways(prepared, tried, under.backend, progress, instead)
     call = subject.call(under.device, under.dtype)
     found = repeaters(model, prepared, tried, call, all_active(subject.chunks), backend)
-    seconds = interleaved(steps_of(found), under.rounds, under.clock)
+    seconds = interleaved(steps_of(found), under.rounds, under.clock, under.warm_up)
     flops, tokens = step_flops(found), {n: r.tokens() for n, r in found.items()}
     return tuple(step_row(way, seconds, flops, tokens) for way in tried)
 

@@ -8,6 +8,7 @@ that keys, values and residuals are kept, and every later row selects as many to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,7 @@ from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.exercise import exercise
+from mccompile.runtime.runner import Request
 from mccompile.studio.bench.subjects import Pattern, grid
 
 STEPS = 1000  # rows that a timeline has at most
@@ -83,6 +85,12 @@ class Repeater:
             with self.model.cache_context(branch):
                 self.model(**call | fresh)
 
+    def begin_as(self, other: Repeater) -> None:
+        """Takes over what `other`, over the same model, kept of its first row; `other` has run no more than that."""
+        (request,) = other.model.runner.requests.values()
+        self.model.runner.requests[self.timeline.request] = Request(copy.deepcopy(request.branches))
+        self._first = False
+
     @property
     def call(self) -> Call:
         return next(iter(self.calls.values()))
@@ -126,8 +134,11 @@ def repeaters(
     pattern: Pattern,
     backend: Backend,
 ) -> dict[str, Repeater]:
-    """Every way over the same model, its first row run: the next `step()` is a step like any other."""
-    found = {}
+    """Every way over the same model, its first rows run: the next `step()` is a step like any other.
+
+    A first row computes everything, whatever the share: it is run once for all shares.
+    """
+    found: dict[str, Repeater] = {}
     text = call["encoder_hidden_states"]
     assert isinstance(text, torch.Tensor)
     calls = {b: call | {"encoder_hidden_states": t} for b, t in zip(BRANCHES, (text, -text), strict=True)}
@@ -143,6 +154,9 @@ def repeaters(
             **way.parameters,  # type: ignore[arg-type]
         )
         found[way.name] = Repeater(compiled, timeline, calls)
+        begun = next((found[w.name] for w in ways if w.policy == way.policy and w.name in found), found[way.name])
+        if begun is not found[way.name]:
+            found[way.name].begin_as(begun)
         found[way.name].step()
     return found
 
@@ -152,9 +166,10 @@ def as_it_is(backend: Backend) -> Backend:
     return backend
 
 
-def blocks_only(backend: Backend) -> Backend:
-    """The backend for blocks alone: prelude, decision and observation are left eager, which halves the compile."""
-    return lambda module, role: backend(module, role) if role.startswith("block") else module.forward
+def on_tokens_only(backend: Backend) -> Backend:
+    """The backend for what runs on vectors of tokens; gather and decision are left eager, which saves compiling."""
+    small = ("gather", "decide", "prelude")
+    return lambda module, role: backend(module, role) if role.partition(":")[0] not in small else module.forward
 
 
 def compile_ways(
