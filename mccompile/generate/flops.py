@@ -64,10 +64,18 @@ class Prices:
 
 def flops_of(model: CompiledModel, events: Sequence[Event], call: Mapping[str, object]) -> float:
     """FLOPs of the run that left `events`; call: the transformer's arguments in one of its calls."""
+    return count(model, events, prices_of(model, call))
+
+
+def prices_of(model: CompiledModel, call: Mapping[str, object]) -> Prices:
+    """Prices at the sizes of a call; the same for every policy on a model."""
     captured = model.runner.lowered.captured
     asked = {**call, "return_dict": False} if "return_dict" in call else dict(call)
-    inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
-    prices = price(model.runner.lowered, inputs)
+    return price(model.runner.lowered, dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True)))
+
+
+def count(model: CompiledModel, events: Sequence[Event], prices: Prices) -> float:
+    """FLOPs of the run that left `events`."""
     calls: dict[tuple[str, str, int, int], list[Event]] = {}
     for event in events:
         calls.setdefault((event.request, event.branch, event.row, event.sample), []).append(event)

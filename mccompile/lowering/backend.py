@@ -21,12 +21,13 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from mccompile.capture.types import Refusal
-from mccompile.lowering.aot import CannotCompile, compile_program, export_role, headers_pay, numbers_of
+from mccompile.lowering.aot import OPTIONS, CannotCompile, compile_program, export_role, headers_pay, numbers_of
 from mccompile.lowering.graph_text import attribute, fingerprint
 from mccompile.lowering.isa import host_isa
 from mccompile.lowering.jit import compile_in_place
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.package import Contract, Package, PackageFolder
+from mccompile.lowering.package_cache import find, keep, key_of
 from mccompile.lowering.patches import multiply_patches
 from mccompile.lowering.pool import Pool
 from mccompile.lowering.record import Key, Recorder, Recording, Value
@@ -154,60 +155,73 @@ class _Build:
     _started: float = field(default_factory=time.perf_counter)
 
     def run(self, workers: int) -> None:
-        headers = headers_pay(len(self.todo), workers + 1)
-        if workers == 0:
-            for number, key in enumerate(self.todo):
-                self._one_here(number, key, headers)
+        """workers: processes beside this one, as many as `inductor` was given."""
+        wanted = [key for key in self._largest_first() if not self._compiled_before(key)]
+        workers = min(workers, len(wanted) - 1)
+        headers = headers_pay(len(wanted), workers + 1)
+        if workers < 1:
+            for key in wanted:
+                self._one_here(key, headers)
             return
-        jobs: list[tuple[str, Path, Contract, ExportedProgram, Future[str | None]]] = []
+        jobs: list[tuple[str, Contract, ExportedProgram, Future[str | None]]] = []
         with Pool(workers) as pool:
-            for number, key in enumerate(self._largest_first()):
-                program_path, package = self._paths(number)
+            for key in wanted:
                 try:
                     program, contract = export_role(self.todo[key])
                 except CannotCompile as verdict:
-                    self._done(key, None, None, str(verdict))
+                    self._done(key, None, str(verdict))
                     continue
+                program_path = self._package(key).with_suffix(".program.pt2")
                 torch.export.save(program, program_path)
-                job = pool.submit(program_path, package, headers)
-                jobs.append((key, package, contract, program, job))
-            for key, package, contract, program, job in reversed(jobs):
+                job = pool.submit(program_path, self._package(key), headers)
+                jobs.append((key, contract, program, job))
+            for key, contract, program, job in reversed(jobs):
                 if job.cancel():  # no process has begun it: this one is free now
-                    self._compile(key, program, contract, package, headers)
-            for key, package, contract, _, job in jobs:
+                    self._compile(key, program, contract, headers)
+            for key, contract, _, job in jobs:
                 if not job.cancelled():
-                    self._done(key, package, contract, job.result())
+                    self._done(key, contract, job.result())
 
-    def _one_here(self, number: int, key: str, headers: bool) -> None:
+    def _compiled_before(self, key: str) -> bool:
+        """Takes the package of a graph that this machine has compiled before."""
+        contract = find(key_of(self.todo[key], OPTIONS), self._package(key))
+        if contract is not None:
+            self._done(key, contract, None, new=False)
+        return contract is not None
+
+    def _one_here(self, key: str, headers: bool) -> None:
         try:
             program, contract = export_role(self.todo[key])
         except CannotCompile as verdict:
-            self._done(key, None, None, str(verdict))
+            self._done(key, None, str(verdict))
         else:
-            self._compile(key, program, contract, self._paths(number)[1], headers)
+            self._compile(key, program, contract, headers)
 
-    def _compile(self, key: str, program: ExportedProgram, contract: Contract, package: Path, headers: bool) -> None:
+    def _compile(self, key: str, program: ExportedProgram, contract: Contract, headers: bool) -> None:
         """Compiles one graph in this process."""
         try:
-            compile_program(program, package, headers)
+            compile_program(program, self._package(key), headers)
         except CannotCompile as verdict:
-            self._done(key, None, None, str(verdict))
+            self._done(key, None, str(verdict))
         else:
-            self._done(key, package, contract, None)
+            self._done(key, contract, None)
 
-    def _paths(self, number: int) -> tuple[Path, Path]:
-        return self.folder / f"{number}.program.pt2", self.folder / f"{number}.pt2"
+    def _package(self, key: str) -> Path:
+        return self.folder / f"{key}.pt2"
 
     def _largest_first(self) -> Sequence[str]:
         """Long compiles first, so that the processes end together."""
         return sorted(self.todo, key=lambda k: -len(self.todo[k].module.graph.nodes))
 
-    def _done(self, key: str, package: Path | None, contract: Contract | None, error: str | None) -> None:
+    def _done(self, key: str, contract: Contract | None, error: str | None, new: bool = True) -> None:
         recording = self.todo[key]
-        if error is None:
+        if error is None and contract is not None:
+            package = self._package(key)
             self.roles[key] = Role(recording.role, "package", "", recording.tensors, package, contract)
+            if new:
+                keep(key_of(recording, OPTIONS), package, contract)
         else:
-            self.roles[key] = Role(recording.role, "torch.compile", error, recording.tensors)
+            self.roles[key] = Role(recording.role, "torch.compile", error or "", recording.tensors)
         self.progress(recording.role, len(self.roles), len(self.todo), time.perf_counter() - self._started)
 
 

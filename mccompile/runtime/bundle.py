@@ -23,6 +23,7 @@ from mccompile.lowering.graph_text import Json, UnwritableGraph, fingerprint
 from mccompile.lowering.lower import lower
 from mccompile.lowering.package import Contract, PackageFolder
 from mccompile.lowering.record import Key, Value
+from mccompile.lowering.records import read_record, write_record
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
 from mccompile.policy.text import read, show
@@ -32,7 +33,6 @@ from mccompile.runtime.captured_text import read_captured, write_captured
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.identity import Environment, ModelIdentity, environment, identify
-from mccompile.runtime.records import read_record, write_record
 
 CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
 

@@ -14,6 +14,7 @@ from torch import nn
 from mccompile.lowering.aot import LARGEST
 from mccompile.lowering.package import Contract, TensorInput
 from mccompile.lowering.package_errors import NotCompiled, UnfitCall
+from mccompile.lowering.records import read_record, write_record
 from mccompile.runtime import identity
 from mccompile.runtime.bundle_errors import (
     AlteredBundle,
@@ -24,7 +25,6 @@ from mccompile.runtime.bundle_errors import (
     WrongModel,
 )
 from mccompile.runtime.identity import WeightFile, environment, identify
-from mccompile.runtime.records import read_record, write_record
 
 PAGES = Path(__file__).parents[2] / "docs" / "errors"
 

@@ -96,7 +96,7 @@ def test_a_new_process_runs_it(compiled: Role, tmp_path: Path) -> None:
 import sys, torch, pickle
 from pathlib import Path
 from mccompile.lowering.backend import Role, packaged
-from mccompile.runtime.records import read_record
+from mccompile.lowering.records import read_record
 import json
 from mccompile.lowering.package import Contract
 from tests.backend import toy
@@ -108,7 +108,7 @@ torch.save((rows, total), sys.argv[3])
 """
     import json
 
-    from mccompile.runtime.records import write_record
+    from mccompile.lowering.records import write_record
 
     assert compiled.package is not None
     (tmp_path / "contract.json").write_text(json.dumps(write_record(compiled.contract)))

@@ -28,13 +28,13 @@ from mccompile.studio.bench import (
 )
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Json, Report
-from mccompile.studio.bench.rig import on_tokens_only
+from mccompile.studio.bench.rig import half_in_place
 from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
 from mccompile.studio.bench.timing import Clock, Kind
 
 What = Literal["ladder", "peers", "scaling", "overhead"]
-QUICK_SHARES = (0.05, 0.25, 0.5, 1.0)
+QUICK_SHARES = (0.05, 0.25, 1.0)
 QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
 
 
@@ -115,7 +115,7 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
         return steps, ladder_run.report(REAL, steps)
     if options.quick:
         under = replace(options.conditions(2), warm_up=0)
-        return (ladder_steps.report(QUICK, QUICK_SHARES, under, "ladder_quick", progress, on_tokens_only),)
+        return (ladder_steps.report(QUICK, QUICK_SHARES, under, "ladder_quick", progress, half_in_place),)
     steps = ladder_steps.report(
         EMBEDDED_SIZES, ladder_steps.SHARES, options.conditions(9), "ladder_steps", progress
     )

@@ -16,6 +16,7 @@ from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import Clock, Kind, interleaved, ratio
 
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
+QUICKLY_WARM = 0.25  # shares up to which a step costs next to nothing
 BASE = "vanilla"
 COLUMNS = (
     Column("name", "step"), Column("ms", "ms", ".1f"), Column("tokens", "tokens", ".1%"),
@@ -43,9 +44,10 @@ class Conditions:
         return Clock(self.device, self.kind)
 
 
-def ways(shares: Sequence[float]) -> tuple[Way, ...]:
-    """The vanilla step first, then exact, then the shares."""
-    return (Way(BASE, VANILLA), Way("exact", EXACT), *(Way(f"{s:.0%} of tokens", "share", s) for s in shares))
+def ways(shares: Sequence[float], exact: bool) -> tuple[Way, ...]:
+    """The vanilla step first, then exact if wanted, then the shares."""
+    base = (Way(BASE, VANILLA), Way("exact", EXACT)) if exact else (Way(BASE, VANILLA),)
+    return (*base, *(Way(f"{s:.0%} of tokens", "share", s) for s in shares))
 
 
 def measure(
@@ -55,13 +57,19 @@ def measure(
     progress: Progress | None = None,
     instead: Callable[[Backend], Backend] = as_it_is,
 ) -> tuple[Row, ...]:
-    """One row per way, all chunks active. A row holds its raw seconds; ratios are against the first row."""
+    """One row per way, all chunks active. A row holds its raw seconds; ratios are against the first row.
+
+    Where rounds are not warmed up, `exact` is left out, which computes what 100 % of the tokens do.
+    """
     model = subject.model(under.device, under.dtype)
     prepared = subject.prepared(model)
-    tried = ways(shares)
+    tried = ways(shares, exact=under.warm_up > 0)
     backend = compile_ways(prepared, tried, under.backend, progress, instead)
     call = subject.call(under.device, under.dtype)
     found = repeaters(model, prepared, tried, call, all_active(subject.chunks), backend)
+    for way in tried:
+        if under.warm_up == 0 and way.share <= QUICKLY_WARM:
+            found[way.name].step()
     seconds = interleaved(steps_of(found), under.rounds, under.clock, under.warm_up)
     flops, tokens = step_flops(found), {n: r.tokens() for n, r in found.items()}
     return tuple(step_row(way, seconds, flops, tokens) for way in tried)

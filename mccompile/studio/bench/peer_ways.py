@@ -164,24 +164,25 @@ def _faster(interval: int, first: bool = False) -> Peer:
     return _hook(f"FasterCache {interval}", "FasterCache", config, False, first)
 
 
+# Settings whose videos lie between 25 and 55 dB from vanilla's, as far as the method reaches.
 SKYREELS: tuple[Peer, ...] = (
-    *(_first_block(t, t == 0.1) for t in (0.02, 0.05, 0.1, 0.2)),
-    *(_mag(t, k, t == 0.06) for t, k in ((0.02, 2), (0.06, 3), (0.24, 6))),
-    *(_taylor(n, n == 3) for n in (2, 3, 5)),
+    *(_first_block(t, t == 0.1) for t in (0.05, 0.08, 0.1, 0.2)),
+    *(_mag(t, k, t == 0.06) for t, k in ((0.02, 2), (0.06, 3), (0.24, 6), (1.0, 12))),
+    *(_taylor(n, n == 3) for n in (2, 3, 6)),
     _sea(0.25, 2, True),
     _pab(2, 3, True),
     _faster(2, True),
     *(_cache_dit(t, False, t == 0.1) for t in (0.05, 0.1, 0.2, 0.3)),
-    *(_cache_dit(t, True, t == 0.1) for t in (0.05, 0.1, 0.2, 0.3)),
+    *(_cache_dit(t, True, t == 0.1) for t in (0.05, 0.1, 0.3)),
 )
 WAN: tuple[Peer, ...] = (
-    *(_first_block(t) for t in (0.05, 0.1)),
+    *(_first_block(t) for t in (0.08, 0.1, 0.2)),
     *(_mag(t, k) for t, k in ((0.06, 3), (0.24, 6))),
-    *(_sea(t, k) for t, k in ((0.1, 2), (0.25, 2))),
+    *(_sea(t, k) for t, k in ((0.25, 2), (1.0, 4))),
     *(_taylor(n) for n in (2, 4)),
     *(_pab(s, c) for s, c in ((2, 3), (4, 6))),
     *(_faster(n) for n in (2, 3)),
-    *(_cache_dit(t, False) for t in (0.1, 0.2)),
+    *(_cache_dit(t, False) for t in (0.2, 0.3)),
 )
 
 

@@ -36,10 +36,10 @@ PLOT = Plot(
 POLICIES: generations.Policies = {
     "motioncache": tuple({"threshold": t} for t in (0.1, 0.2, 0.3, 0.4, 0.5)),
     "motioncache_fast": ({},),
-    "flowcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "teacache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "fbcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "dbcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "flowcache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
+    "teacache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
+    "fbcache": ({"threshold": 0.05}, {"threshold": 0.08}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "dbcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
 }
 QUICK: generations.Policies = {"motioncache": ({"threshold": 0.2},), "fbcache": ({"threshold": 0.1},)}
 

@@ -25,10 +25,11 @@ SETTINGS = Settings(
     guidance_scale=1.0,  # one branch: PyramidAttentionBroadcast and FasterCache count calls, two would be mixed up
 )
 POLICIES: Policies = {
-    "motioncache": ({"threshold": 0.1}, {"threshold": 0.3}, {"threshold": 0.5}),
-    "teacache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "fbcache": ({"threshold": 0.05}, {"threshold": 0.1}),
-    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}),
+    "motioncache": ({"threshold": 0.01}, {"threshold": 0.05}),
+    "teacache": ({"threshold": 0.01}, {"threshold": 0.02}, {"threshold": 0.05}),
+    "fbcache": ({"threshold": 0.08}, {"threshold": 0.1}, {"threshold": 0.2}),
+    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
+    "fixed_interval": ({"interval": 2}, {"interval": 3}),
 }
 
 

@@ -1,0 +1,73 @@
+"""Packages of graphs that this machine has compiled before, kept beside Inductor's own cache.
+
+A package depends on its graph, the calls that were recorded of it, torch, the compiler's options and the CPU: all of
+them make its key. `torch._inductor.config.force_disable_caches` switches it off, TORCHINDUCTOR_CACHE_DIR moves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from torch._inductor import config
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+from mccompile.lowering.graph_text import attribute, fingerprint
+from mccompile.lowering.isa import cpu_features
+from mccompile.lowering.native import FLAGS, kernel
+from mccompile.lowering.package import Contract
+from mccompile.lowering.record import Recording, axis_order
+from mccompile.lowering.records import read_record, write_record
+
+KEPT = 256  # packages, of about 2 MB each
+
+
+def key_of(recording: Recording, options: object) -> str:
+    """64 hex digits; options: what the compiler is told."""
+    names = [str(n.target) for n in recording.module.graph.nodes if n.op == "get_attr"]
+    values = [attribute(recording.module, n) for n in dict.fromkeys(names)]
+    owned = [(v.device, axis_order(v)) if isinstance(v, torch.Tensor) else repr(v) for v in values]
+    facts = (
+        fingerprint(recording.module), recording.role, recording.calls, recording.tensors, owned, options,
+        torch.__version__, torch.version.cuda, torch.get_num_threads(), cpu_features(), kernel() is not None, FLAGS,
+        torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    )  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def find(key: str, package: Path) -> Contract | None:
+    """The contract of a package compiled before, which is copied to `package`; None where there is none."""
+    kept = _folder() / key
+    if config.force_disable_caches or not kept.is_dir():
+        return None
+    try:
+        contract = read_record(Contract, json.loads((kept / "contract.json").read_text()))
+        shutil.copyfile(kept / "model.pt2", package)
+    except (OSError, ValueError):  # another process is clearing it away
+        return None
+    return contract
+
+
+def keep(key: str, package: Path, contract: Contract) -> None:
+    """Keeps a package for other processes; the oldest give way."""
+    folder = _folder()
+    if config.force_disable_caches or (folder / key).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder))
+    (made / "contract.json").write_text(json.dumps(write_record(contract)))
+    shutil.copyfile(package, made / "model.pt2")
+    try:
+        made.rename(folder / key)  # whole or not at all: other processes may be at it
+    except OSError:
+        shutil.rmtree(made, ignore_errors=True)
+    for old in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _folder() -> Path:
+    return Path(cache_dir(), "mccompile-packages")
