@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
+from mccompile.generate.budgets import SIZES, keeping_for
 from mccompile.generate.chunk_clock import runs_chunks
 from mccompile.generate.chunk_probe import record_window_calls
 from mccompile.generate.clocks import clock_for
@@ -21,9 +22,11 @@ from mccompile.lowering.lower import lower
 from mccompile.lowering.record import Recorder
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.budget import measures
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.blocks import Backend, eager
+from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import NoIncrement
@@ -40,6 +43,7 @@ class Prepared:
     model: CapturedModel
     prefixes: frozenset[str]
     calls: tuple[Mapping[str, Value], ...]  # the two example calls, as the captured graph takes them
+    call: Mapping[str, object]  # arguments of the pipeline's call, with the size that budgets are met at
 
 
 def compile(
@@ -67,7 +71,8 @@ def compile(
     batches: compile for any number of samples (prompts) per call too, which takes about twice as long ("eager"
     takes any number anyway).
     parameters: values for the policy's parameters.
-    call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...).
+    call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
+    size (height, width, num_frames), which a policy's budget is met at; the pipeline's own by default.
     clock: who says which step a call is; the pipeline's own schedule by default.
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
@@ -83,12 +88,18 @@ def compile(
     if captured is None:
         captured = prepare(model, call=_call_arguments(ir, model, call), probe=probe, second=second)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    if call is not None:
+        captured = replace(captured, call={**captured.call, **call})
+    keeping = keeping_of(model, ir, captured, parameters)
+    if ir.cache.budget is not None:
+        ir = replace(ir, cache=keeping.cache)
+        bound = bind(ir, parameters)
     lowered = lower(captured.model, ir, captured.prefixes, fold)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
     chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)
     compiled = CompiledModel(transformer, lowered, bound, chosen, fold)
-    compiled.clock = clock
+    compiled.clock, compiled.keeping = clock, keeping
     if pipe is not None:
         compiled.install(pipe, clock_for(pipe) if clock is None else clock)
     return compiled
@@ -104,12 +115,22 @@ def prepare(
     """Captures a pipeline's transformer, or a transformer with two example calls; arguments as `compile` has them."""
     if probe is None or second is None:
         record = record_window_calls if runs_chunks(model) else record_calls
-        probe, second = record(model, dict(call or {}))
+        probe, second = record(model, {k: v for k, v in (call or {}).items() if k not in SIZES})
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
     transformer.eval()
     captured, given = capture_batched(transformer, probe, second)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
-    return Prepared(captured, provable(captured, _masks(captured), calls), calls)
+    return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
+
+
+def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:
+    """How `policy` keeps what it keeps on a captured pipeline or transformer. Raises BudgetUnmet (MC0504)."""
+    if policy.cache.budget is None:
+        return Keeping(measures(policy.cache, accelerator=False)[0], None)
+    pipe = None if isinstance(model, nn.Module) else model
+    return keeping_for(
+        pipe, policy, captured.model, captured.prefixes, captured.calls, captured.call, parameters
+    )
 
 
 def _backend(

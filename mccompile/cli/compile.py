@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from mccompile.cli.options import POLICY_HELP, add_deny, add_parameters, add_place, positive
@@ -28,9 +29,9 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.bundled import write_bundle
     from mccompile.generate.compare import capture_for
     from mccompile.generate.errors import OutputRefused
-    from mccompile.generate.load import Place, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
     from mccompile.generate.outputs import prepare_place
-    from mccompile.generate.run import Settings, call_arguments
+    from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
     from mccompile.policy.bind import bind
     from mccompile.policy.from_checked import load_policy
 
@@ -40,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     prepare_place(arguments.out.with_suffix(arguments.out.suffix or ".bundle"))
     with display() as shown:
         pipe = load_pipeline(folder, Place.of(arguments.device, arguments.dtype, False))
-        call = call_arguments(pipe, Settings(causal_block_size=arguments.causal_block_size))
+        settings = EMBEDDED_SETTINGS if arguments.model == EMBEDDED else Settings()  # a budget is met at their size
+        call = call_arguments(pipe, replace(settings, causal_block_size=arguments.causal_block_size, ar_step=None))
         deny = arguments.deny == "refusals"
         try:
             compiled = write_bundle(

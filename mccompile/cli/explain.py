@@ -22,6 +22,7 @@ from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
 
 DEFAULT_STEPS = 50
+MAGI_SIZE = (720, 720, 240)  # of `--stage memory` for MAGI-1
 FLOW_SHIFT = 5.0  # of the grid without a model: flow matching as SkyReels-V2 and Wan use it
 
 
@@ -32,7 +33,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph", "memory"), help="print this only")
     parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
     parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the plan; default: {DEFAULT_STEPS}")
-    parser.add_argument("--size", type=_size, default=(720, 720, 240), metavar="HxWxF", help="of `memory`; 720x720x240")
+    parser.add_argument("--size", type=_size, metavar="HxWxF", help="of `memory`; default: the model's own")
     add_parameters(parser)
     parser.set_defaults(run=run)
 
@@ -53,11 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "plan":
             sys.stdout.write(show_plan(_plan(arguments, policy)))
         case "memory":
-            from mccompile.generate.load import EMBEDDED, find_folder
-            from mccompile.generate.memory import predict_memory, show_memory
-
-            folder = find_folder(arguments.model or EMBEDDED)
-            sys.stdout.write(show_memory(predict_memory(folder, *arguments.size)))
+            sys.stdout.write(_memory(arguments, policy))
         case "graph":
             from mccompile.lowering.emit import emit
 
@@ -69,6 +66,21 @@ def run(arguments: argparse.Namespace) -> int:
             say("\nPlan")
             sys.stdout.write(show_plan(_plan(arguments, policy)))
     return 0
+
+
+def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
+    """What a run needs, where there is a formula for all of it; else what the policy keeps."""
+    from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+    from mccompile.generate.memory import has_formula, predict_kept, predict_memory, show_kept, show_memory
+    from mccompile.models.embedded import DEFAULTS
+
+    folder, size = find_folder(arguments.model or EMBEDDED), arguments.size
+    if (arguments.model or EMBEDDED) == EMBEDDED and size is None:
+        size = DEFAULTS.height, DEFAULTS.width, DEFAULTS.num_frames
+    if has_formula(folder):
+        return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
+    pipe = load_pipeline(folder, Place.of("cpu", None, False))
+    return show_kept(predict_kept(pipe, policy, size, dict(arguments.parameters)))
 
 
 def _size(text: str) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from mccompile.language import ast
 from mccompile.language.checked import CheckedParam, CheckedPolicy
 from mccompile.language.spell import guard, layer_rule, rule, spell, when, where
 from mccompile.policy import ir
+from mccompile.policy.budget import in_words
 from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static, rule_expressions
 
 _KEPT = {
@@ -32,7 +33,7 @@ def describe(checked: CheckedPolicy, policy: ir.PolicyIR, comments: Sequence[str
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
     yield "\nWhat it does"
     yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in checked.phases])
-    for line in (*_layers(checked), *_chunks(checked)):
+    for line in (*_layers(checked), *_chunks(checked), *_kept(policy.cache)):
         yield f"  {line}"
     if checked.params:
         yield "\nParameters (--set NAME=VALUE)"
@@ -76,6 +77,13 @@ def _chunks(checked: CheckedPolicy) -> Iterator[str]:
     if leader is not None:
         batch = ", and run with it in one batch" if checked.branches.batch else ""
         yield f"the other guidance branches follow the decisions of {leader}{batch}"
+
+
+def _kept(cache: ir.Cache) -> Iterator[str]:
+    if cache.budget is not None:
+        yield f"keeps at most {cache.budget:,} bytes on the model's device: `--stage memory` tells how"
+    elif not {cache.dtype, cache.residual, cache.device} <= {"auto", "model"}:
+        yield f"keeps {in_words(cache)}"
 
 
 def _parameter(param: CheckedParam) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mccompile import api
-from mccompile.generate.compare import Contender, compile_roles
+from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.language.load import find_policy
 from mccompile.lowering.backend import Progress
 from mccompile.policy.from_checked import load_policy
@@ -35,9 +35,10 @@ def write_bundle(
     Raises what `api.compile` raises, UnbundledRole, and OSError where `path` cannot be written.
     """
     ir = load_policy(policy)
-    backend = compile_roles(captured, (Contender(ir.name, ir, parameters),), progress)
+    way = within_budget(pipe, Contender(ir.name, ir, parameters), captured)
+    backend = compile_roles(captured, (way,), progress)
     compiled = api.compile(
-        pipe, ir, backend=backend, captured=captured, deny_refusals=deny_refusals, **parameters  # type: ignore[arg-type]
+        pipe, way.policy, backend=backend, captured=captured, deny_refusals=deny_refusals, **parameters  # type: ignore[arg-type]
     )
     compiled.undo()
     text = find_policy(policy).text

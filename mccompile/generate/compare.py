@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from mccompile import api
+from mccompile.generate.budgets import SIZES
 from mccompile.generate.clocks import clock_for
 from mccompile.generate.flops import flops_of
 from mccompile.generate.run import Generation, OnStep, Video, generate
@@ -29,7 +30,7 @@ from mccompile.studio.metrics import psnr, ssim
 
 VANILLA, EXACT = "vanilla", "exact"
 WARM_UP_STEPS = 2
-_CHANGE_THE_CALL = ("causal_block_size",)  # arguments of a pipeline that change how it calls its transformer
+_CHANGE_THE_CALL = ("causal_block_size", *SIZES)  # arguments of a pipeline that change how it calls its transformer
 Announce = Callable[[str], OnStep]  # the name of the run that begins; returns what is told its steps
 
 
@@ -75,12 +76,21 @@ class Contender:
 
 def is_exact(policy: PolicyIR) -> bool:
     """Whether the policy's own words keep the model's output: everything is computed while it can still change."""
-    return all(isinstance(p.rule, ir.Compute) for p in policy.phases) and policy.chunks.finished != "keep"
+    lossless = {policy.cache.dtype, policy.cache.residual} <= {"auto", "model", "float32"}
+    return lossless and all(isinstance(p.rule, ir.Compute) for p in policy.phases) and policy.chunks.finished != "keep"
 
 
 def capture_for(pipe: object, arguments: Mapping[str, object]) -> api.Prepared:
     """The pipeline's transformer, captured as a call with these arguments uses it."""
     return api.prepare(pipe, call={k: v for k, v in arguments.items() if k in _CHANGE_THE_CALL})
+
+
+def within_budget(pipe: object, way: Contender, captured: api.Prepared) -> Contender:
+    """The way with the measure that its policy's budget calls for, so that the graphs compiled for it are its own."""
+    if way.policy.cache.budget is None:
+        return way
+    cache = api.keeping_of(pipe, way.policy, captured, way.parameters).cache
+    return replace(way, policy=replace(way.policy, cache=cache))
 
 
 def can_judge(prompt: str | None) -> bool:
@@ -111,6 +121,7 @@ def compile_contenders(
     deny_refusals: bool = False,
 ) -> dict[str, CompiledModel]:
     """Every way compiled, none installed. Graphs that several ways have in common are compiled once."""
+    ways = [within_budget(pipe, way, captured) for way in ways]
     chosen = eager if backend == "eager" else compile_roles(captured, ways, progress)
     found = {}
     for way in ways:

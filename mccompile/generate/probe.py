@@ -30,6 +30,13 @@ class _Recorder(nn.Module):
         super().__init__()
         self.model = model
         self.call: Call | None = None
+        self.branch = ""  # guidance branch of the call, where the pipeline names it
+
+    @contextlib.contextmanager
+    def cache_context(self, name: str) -> Iterator[None]:
+        """Notes the name of the branch, as diffusers' pipelines give it."""
+        self.branch = name
+        yield
 
     def __getattr__(self, name: str) -> object:
         try:
@@ -63,7 +70,19 @@ def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[Call, C
     if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
         raise NotAPipeline(type(pipe).__name__)
     small, large = probe_sizes(pipe, arguments)
-    return _record(pipe, small, arguments), _record(pipe, large, arguments)
+    return _record(pipe, small, arguments)[0], _record(pipe, large, arguments)[0]
+
+
+def record_declared(pipe: object, arguments: Mapping[str, object]) -> tuple[Call, int]:
+    """The first call at the size that `arguments` give, or the pipeline's own; and how many branches guidance has.
+
+    Raises NotAPipeline, ProbeFailed.
+    """
+    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
+        raise NotAPipeline(type(pipe).__name__)
+    call, branch = _record(pipe, {}, arguments)
+    guided = branch == "cond" and bool(getattr(pipe, "do_classifier_free_guidance", False))
+    return call, 2 if guided else 1
 
 
 def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
@@ -86,7 +105,8 @@ def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str
     return first, second
 
 
-def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> Call:
+def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[Call, str]:
+    """The first call and the guidance branch that it is."""
     recorder = _Recorder(pipe.transformer)  # type: ignore[attr-defined]
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
     wanted = {"prompt": "a video", "num_inference_steps": 2, "output_type": "latent", **size, **arguments}
@@ -103,4 +123,4 @@ def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, objec
         pipe._progress_bar_config = bar  # type: ignore[attr-defined]
     if recorder.call is None:
         raise ProbeFailed(type(pipe).__name__, dict(size), None)
-    return recorder.call
+    return recorder.call, recorder.branch

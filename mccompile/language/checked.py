@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from mccompile.language import ast
 from mccompile.language.types import Granularity
+
+CacheDtype: TypeAlias = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]
+CacheDevice: TypeAlias = Literal["auto", "model", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,9 @@ class CheckedChunks:
 
 @dataclass(frozen=True, slots=True)
 class CheckedCache:
-    dtype: Literal["model", "float32", "bfloat16", "float16"]
-    device: Literal["model", "cpu"]
+    dtype: CacheDtype
+    residual: CacheDtype
+    device: CacheDevice
     budget: int | None
     refresh_every: int | None
     refresh_last: bool

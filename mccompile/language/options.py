@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from mccompile.language import ast
-from mccompile.language.checked import CheckedBranches, CheckedCache, CheckedChunks
+from mccompile.language.checked import CacheDevice, CacheDtype, CheckedBranches, CheckedCache, CheckedChunks
 from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names, values
 
@@ -14,8 +14,9 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
     ("chunks", "frames"): ("model",),
     ("chunks", "pending"): ("skip", "compute"),
     ("chunks", "finished"): ("keep", "refresh", "compute"),
-    ("cache", "dtype"): ("model", "float32", "bfloat16", "float16"),
-    ("cache", "device"): ("model", "cpu"),
+    ("cache", "dtype"): get_args(CacheDtype),
+    ("cache", "residual"): get_args(CacheDtype),
+    ("cache", "device"): get_args(CacheDevice),
     ("cache", "budget"): ("none",),
     ("cache", "refresh_every"): ("never",),
     ("cache", "refresh_last"): ("yes", "no"),
@@ -36,11 +37,13 @@ def check_chunks(given: dict[str, ast.Option], errors: list[Diagnostic]) -> Chec
 
 
 def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> CheckedCache:
+    """Without a word: all as the model has it, less where a budget asks for it; residuals as keys and values."""
     words = _check("cache", given, errors)
     budget = given.get("budget")
     return CheckedCache(
-        cast("Literal['model', 'float32', 'bfloat16', 'float16']", words.get("dtype", "model")),
-        cast("Literal['model', 'cpu']", words.get("device", "model")),
+        cast(CacheDtype, words.get("dtype", "auto")),
+        cast(CacheDtype, words.get("residual", words.get("dtype", "auto"))),
+        cast(CacheDevice, words.get("device", "auto")),
         budget.value.bytes if budget is not None and isinstance(budget.value, ast.Size) else None,
         _count(given.get("refresh_every")),
         words.get("refresh_last") == "yes",

@@ -47,3 +47,15 @@ class DeniedRefusals(LoweringError):
             "the policy cannot run as written on this model:\n  " + "\n  ".join(refusals),
             "allow refusals to run the policy at a coarser granularity, or choose a policy that fits",
         )
+
+
+class BudgetUnmet(LoweringError):
+    """A byte budget that no measure meets."""
+
+    code = "MC0504"
+
+    def __init__(self, policy: str, budget: int, least: int, measure: str) -> None:
+        super().__init__(
+            f"policy `{policy}` may keep {budget:,} bytes, and would keep at least {least:,} ({measure})",
+            "raise `cache { budget: ... }`, leave its other words at `auto`, or compile for a smaller size (call=...)",
+        )

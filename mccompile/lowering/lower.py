@@ -9,6 +9,7 @@ from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.hoist import Hoisted, hoist
 from mccompile.lowering.interleave import interleave
+from mccompile.lowering.kept import keep_allocated, keep_encoded
 from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, static_sources
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.observe import build_observe
@@ -32,7 +33,7 @@ def lower(
     segments = partition(captured, policy)
     located = locate(captured, policy, segments)
     static = static_sources(captured, located)
-    rows = row_forms(captured, proved)
+    rows = row_forms(captured, proved, policy.cache.dtype)
     supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     decide = build_decide(policy, located, supplied)
     observe = build_observe(policy, located["block_output"]) if "block_output" in located else None
@@ -55,8 +56,11 @@ def lower(
     )  # fmt: skip
 
 
-def row_forms(captured: CapturedModel, proved: frozenset[str]) -> RowForms | None:
-    """The partial forms with attention over prefixes, and a gather of only what they still read."""
+def row_forms(captured: CapturedModel, proved: frozenset[str], kept: ir.KeptDtype = "model") -> RowForms | None:
+    """The partial forms with attention over prefixes, and a gather of only what they still read.
+
+    kept: the dtype of keys and values between calls.
+    """
     partials = [k.partial for k in captured.kinds if k.partial is not None]
     if captured.gather is None or captured.grid is None or len(partials) != len(captured.kinds):
         return None
@@ -66,7 +70,7 @@ def row_forms(captured: CapturedModel, proved: frozenset[str]) -> RowForms | Non
         site = next(b for b in captured.blocks if b.kind == number)
         picking = pick_inside(use_prefixes(partial, proved), site, coarse)
         interleave(picking.graph)
-        found.append(_hoisted(captured, number, strip_unused(picking), len(coarse)))
+        found.append(_hoisted(captured, number, strip_unused(picking), len(coarse), kept))
     read: set[str] = set()
     for block in captured.blocks:
         names = (*block.streams_in, *block.shared)
@@ -77,11 +81,12 @@ def row_forms(captured: CapturedModel, proved: frozenset[str]) -> RowForms | Non
     gather = strip_unused(expose(captured.gather, coarse), (*wanted, *more))
     return RowForms(
         gather, tuple(captured.gathered[i] for i in wanted), tuple((c.name, c.source) for c in coarse),
-        tuple(h.rest for h in found), tuple(h.once for h in found), proved,
+        tuple(h.rest for h in found), tuple(h.once for h in found),
+        tuple(keep_allocated(k.allocate, kept) for k in captured.kinds), proved,
     )  # fmt: skip
 
 
-def _hoisted(captured: CapturedModel, number: int, partial: Slim, picks: int) -> Hoisted:
+def _hoisted(captured: CapturedModel, number: int, partial: Slim, picks: int, kept: ir.KeptDtype) -> Hoisted:
     """The row form of a kind without what the prompt alone determines, in every block of that kind."""
     kind, sites = captured.kinds[number], [b for b in captured.blocks if b.kind == number]
     changing = latent_inputs(captured) | {TIMESTEP}
@@ -91,7 +96,9 @@ def _hoisted(captured: CapturedModel, number: int, partial: Slim, picks: int) ->
     first = streams + len(lasting) + len(kind.row_keys) + len(kind.buffers)
     weights = range(first, first + len(sites[0].weights))
     given = frozenset(streams + i for i, lasts in enumerate(lasting) if lasts)
-    return hoist(partial, given, weights, weights.stop + 1 + picks)
+    places = weights.stop + 1 + picks
+    apart = hoist(partial, given, weights, places)
+    return Hoisted(*keep_encoded(apart.rest, apart.once, places, kept))
 
 
 def _inputs_of(captured: CapturedModel, kind: int) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import fx
+
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.observe import ObserveSpec
@@ -36,6 +38,7 @@ class RowForms:
     coarse: (shared value, the smaller value that blocks pick its rows from), one pick each (lowering/coarse.py)
     partial: per kind, (*streams, *shared, *rows, *buffers, *weights, bounds, *picks, *once) -> (*streams,)
     once: per kind, (*streams, *shared, *rows, *buffers, *weights) -> (*once,), of the prompt alone; or None
+    allocate: per kind, (*streams, *shared) -> (*buffers,), zeros in the form in which they are kept (lowering/kept.py)
     prefixes: masks replaced by `bounds` (lowering/attention.py), to be proved again at each new shape.
     """
 
@@ -44,6 +47,7 @@ class RowForms:
     coarse: tuple[tuple[str, str], ...]
     partial: tuple[Slim, ...]
     once: tuple[Slim | None, ...]
+    allocate: tuple[fx.GraphModule, ...]
     prefixes: frozenset[str]
 
 

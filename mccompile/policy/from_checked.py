@@ -60,6 +60,7 @@ def to_ir(checked: CheckedPolicy) -> ir.PolicyIR:
         branches=ir.Branches(checked.branches.share_decision, checked.branches.batch),
         cache=ir.Cache(
             checked.cache.dtype,
+            checked.cache.residual,
             checked.cache.device,
             checked.cache.budget,
             checked.cache.refresh_every,

@@ -280,11 +280,17 @@ class Branches:
     batch: bool  # both branches in one forward where their inputs can be foreseen
 
 
+KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]  # float8: e4m3, a scale per row
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
-    dtype: Literal["model", "float32", "bfloat16", "float16"]
-    device: Literal["model", "cpu"]
-    budget: int | None  # bytes
+    """In what kept tensors are kept. "auto": as the model has them, or less where the budget asks for it."""
+
+    dtype: KeptDtype  # of keys and values
+    residual: KeptDtype  # of what regions keep
+    device: Literal["auto", "model", "cpu"]
+    budget: int | None  # bytes on the model's device, of all guidance branches of a request
     refresh_every: int | None  # recompute all K/V of a chunk at least every k steps
     refresh_last: bool  # compute every token on the chunk's last step
 

@@ -12,9 +12,11 @@ from torch import fx
 
 from mccompile.capture.types import COUNT
 from mccompile.lowering.attention import bounds_of
+from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.shared import Value
+from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import BranchStore, Once
 
 Backend = Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]]
@@ -59,6 +61,8 @@ class Blocks:
 
     def __init__(self, lowered: LoweredModel, backend: Backend, by_rows: bool) -> None:
         captured, forms = lowered.captured, lowered.rows if by_rows else None
+        self.cache = lowered.policy.cache
+        self.staging: Staging | None = None  # None: kept tensors stay on the device of the weights
         self._captured = captured
         self._forms = forms
         self._ports = {p.name: p for p in captured.streams}
@@ -80,6 +84,9 @@ class Blocks:
             kept |= {source for _, source in forms.coarse}
             self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held_by_once()
         self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
+        device = next((w.device for weights in self._weights for w in weights), torch.device("cpu"))
+        if self.cache.device == "cpu" and device.type != "cpu":
+            self.staging = Staging(device)
 
     def _lasting_part(self, backend: Backend, kind: int) -> _LastingPart | None:
         assert self._forms is not None
@@ -151,22 +158,36 @@ class Blocks:
         """
         captured = self._captured
         made = dict(entered)
-        for i in range(segment.first, segment.last + 1):
-            site = captured.blocks[i]
-            if i not in store.buffers:
-                store.buffers[i] = self.new_buffers(i, env, shared)
+        numbers = range(segment.first, segment.last + 1)
+        kept = [self._kept(i, rows, env, shared, store) for i in numbers]
+        for i, home, local in zip(numbers, kept, self.staging.through(kept) if self.staging else kept, strict=True):
+            site, kind = captured.blocks[i], captured.kinds[captured.blocks[i].kind]
+            count = len(kind.buffers)
             results = self._partial[site.kind](
                 *(made[s] for s in site.streams_in),
                 *(rows.values.get(s) for s in site.shared),
-                *(rows.vectors[k] for k in captured.kinds[site.kind].row_keys),
-                *(one_sample(t, rows.sample, rows.batch) for t in store.buffers[i]),
+                *(rows.vectors[k] for k in kind.row_keys),
+                *local[:count],
                 *self._weights[i],
                 rows.bounds,
                 *rows.picks,
-                *self._lasting(i, rows, shared, store),
+                *local[count:],
             )
+            if self.staging is not None:
+                for spec, host, working in zip(kind.buffers, home, local, strict=False):
+                    written = rows.vectors[spec.rows]
+                    self.staging.put(host, spec.token_axis, written, working.index_select(spec.token_axis, written))
             made |= dict(zip(site.streams_out, results, strict=True))
         return made
+
+    def _kept(
+        self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: BranchStore
+    ) -> tuple[torch.Tensor, ...]:
+        """Buffers of block i, then what it makes of the prompt alone, for the sample of `rows`."""
+        if i not in store.buffers:
+            store.buffers[i] = self.new_buffers(i, env, shared)
+        buffers = (one_sample(t, rows.sample, rows.batch) for t in store.buffers[i])
+        return *buffers, *self._lasting(i, rows, shared, store)
 
     def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: BranchStore) -> Sequence[torch.Tensor]:
         """What block i makes of the prompt alone, for the sample of `rows`; made again when the prompt is another."""
@@ -181,6 +202,7 @@ class Blocks:
             before, between = len(site.streams_in), part.weights - len(site.streams_in) - len(site.shared)
             absent, given = [None] * before, (shared.get(s) for s in site.shared)
             values = part.call(*absent, *given, *([None] * between), *self._weights[i])
+            values = tuple(self.staging.home(v) for v in values) if self.staging else values
             known = store.once[i] = Once(tuple(held), tuple(values))
         if rows.sample is None or not self._batched.intersection(names):
             return known.values
@@ -192,15 +214,53 @@ class Blocks:
         return () if part is None else tuple(self._captured.blocks[i].shared[place] for place in part.shared)
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i; a stream that exists only inside the segment is stood in for by its like."""
+        """Zeroed K and V of block i, as kept; a stream that is only inside the segment is stood in for by its like."""
         site = self._captured.blocks[i]
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
         streams = []
         for name in site.streams_in:
             port = self._ports[name]
             streams.append(env[name] if name in env else like[port.rows, port.token_axis])
-        allocate = self._captured.kinds[site.kind].allocate
-        return allocate(*streams, *(shared.get(s) for s in site.shared))
+        assert self._forms is not None
+        made = self._forms.allocate[site.kind](*streams, *(shared.get(s) for s in site.shared))
+        return tuple(self.staging.home(t) for t in made) if self.staging else made
+
+    def kept_values(self, kept: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """A kept residual or output on the device and in the dtype of `like`."""
+        return decode(self.staging.bring(kept) if self.staging else kept, self.cache.residual, like)
+
+    def given_out(self, buffer: torch.Tensor, kind: int) -> torch.Tensor:
+        """Rows of a buffer of that kind of block, on the device and in the dtype of the model."""
+        allocates = self._captured.kinds[kind].allocate.graph.nodes
+        dtype = next(n.kwargs["dtype"] for n in allocates if "dtype" in n.kwargs)
+        device = self.staging.device if self.staging else buffer.device
+        return decode(buffer.to(device), self.cache.dtype, torch.empty(0, dtype=dtype, device=device))
+
+    def kept_of(self, segment: Segment, number: int, before: Env, after: Env) -> dict[tuple[int, str], torch.Tensor]:
+        """The residuals or outputs of a segment, all rows, as they are kept."""
+        found = {}
+        for source, made in segment.pairs:
+            difference = segment.keep == "residual" and source
+            kept = encode(after[made] - before[source] if difference else after[made], self.cache.residual)
+            found[number, made] = self.staging.home(kept) if self.staging else kept
+        return found
+
+    def keep_nothing(self, like: torch.Tensor) -> torch.Tensor:
+        """Zeros in the form in which a residual or output like `like` is kept."""
+        shape, dtype = kept_form(like.shape, like.dtype, self.cache.residual)
+        zeros = torch.zeros(shape, dtype=dtype, device="cpu" if self.staging else like.device)
+        return self.staging.home(zeros) if self.staging else zeros
+
+    def keep_rows(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
+        """Writes the selected rows of a residual or output into what is kept of it."""
+        kept = encode(made, self.cache.residual)
+        if self.staging is None:
+            self.put(name, into, kept, rows)
+            return
+        port = self._ports[name]
+        local = one_sample(into, rows.sample, rows.batch)
+        whole = port.token_axis is None or self._all(name, local, rows)
+        self.staging.put(local, port.token_axis, None if whole else rows.vectors[port.rows], kept)
 
     def put(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
         """Writes the selected rows of a stream back, in place; a stream without tokens is replaced whole."""

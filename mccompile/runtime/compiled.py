@@ -14,7 +14,9 @@ from mccompile.capture import CapturedModel, flat_inputs
 from mccompile.capture.errors import CallError
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.budget import measures
 from mccompile.runtime.blocks import Backend
+from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.increments import Increments, keeps_increment
@@ -26,6 +28,7 @@ class CompiledModel(nn.Module):
     """A model under a policy. Everything but `forward` and `cache_context` is the model's own.
 
     clock: says which step a call is; set by the driver of the pipeline, or by hand (runtime.clock.Timeline).
+    keeping: how kept tensors are kept, and what a budget was found to need.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class CompiledModel(nn.Module):
         super().__init__()
         self.model = model
         self.clock: Clock | None = None
+        self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"
         self._signature = inspect.signature(model.forward)

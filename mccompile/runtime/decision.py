@@ -118,6 +118,15 @@ class Decide:
             decision.copied.synchronize()
         return decision.mask.numpy()
 
+    def states(
+        self, sources: Mapping[str, torch.Tensor], store: BranchStore, layout: Layout, moment: Moment,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        """All states of the graph in `store`, as its first run makes them."""
+        for name in self.spec.inputs:
+            if name.partition(":")[0] not in ("host", "params", "now"):
+                self._state(name, sources, store, layout, moment, device)
+
     def _state(
         self, name: str, sources: Mapping[str, torch.Tensor], store: BranchStore, layout: Layout, moment: Moment,
         device: torch.device,
@@ -153,12 +162,7 @@ class Observe:
         first = moment.chunks[0].chunk
         span = slice(first, first + layout.chunks)
         device = output.device
-        b, _, f, p = layout.cells
-        for name in self.spec.signals:
-            if f"late:{name}" not in store.states:
-                store.states[f"late:{name}"] = torch.ones(b, moment.total, f, p, device=device)
-        if "observed" not in store.states:
-            store.states["observed"] = torch.zeros(b, moment.total + 1, p, output.size(-1), device=device)
+        self.states(output, store, layout, moment)
         host = np.zeros((layout.batch, len(HOST), layout.chunks), np.float32)
         host[:, 0] = want
         for g, time in enumerate(moment.chunks):
@@ -172,6 +176,15 @@ class Observe:
         made = self._call(torch.from_numpy(host).to(device), params, output, tail, *late)
         for name, value in zip(("observed", *(f"late:{n}" for n in self.spec.signals)), made, strict=True):
             keep_state(store, name, first, value)
+
+    def states(self, output: torch.Tensor, store: BranchStore, layout: Layout, moment: Moment) -> None:
+        """All states of the graph in `store`, made where they are missing."""
+        b, _, f, p = layout.cells
+        for name in self.spec.signals:
+            if f"late:{name}" not in store.states:
+                store.states[f"late:{name}"] = torch.ones(b, moment.total, f, p, device=output.device)
+        if "observed" not in store.states:
+            store.states["observed"] = torch.zeros(b, moment.total + 1, p, output.size(-1), device=output.device)
 
 
 def keep_state(store: BranchStore, name: str, first: int, value: Value) -> None:

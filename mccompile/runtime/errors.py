@@ -95,3 +95,16 @@ class ConfigChanged(RunError):
             f"the configuration of {model} changed since it was compiled: {changes}",
             "compile with the arguments that the generation uses, e.g. call={'causal_block_size': 5}",
         )
+
+
+class OverBudget(RunError):
+    """A request that would keep more than the policy's budget allows."""
+
+    code = "MC0609"
+
+    def __init__(self, policy: str, budget: int, needed: int, branches: int) -> None:
+        branch = "guidance branch keeps" if branches == 1 else f"{branches} guidance branches keep"
+        super().__init__(
+            f"policy `{policy}` may keep {budget:,} bytes, and at this size the {branch} {needed:,}",
+            "compile for this size (call=...), so that a further measure is taken, or raise `cache { budget: ... }`",
+        )

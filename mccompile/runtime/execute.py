@@ -56,7 +56,7 @@ def merge(
     out = dict(env)
     for source, made in segment.pairs:
         if not whole:
-            out[made] = _unselected(segment, (number, made), env.get(source), store)
+            out[made] = _unselected(blocks, segment, (number, made), env, source, store)
     for rows in chosen:
         entered = blocks.enter(segment, env, rows)
         results = blocks.run_rows(segment, entered, rows, env, shared, store)
@@ -65,21 +65,24 @@ def merge(
             if segment.keep in ("residual", "output"):
                 kept = store.kept.get((number, made))
                 if kept is None:
-                    kept = store.kept[number, made] = torch.zeros_like(fresh if whole else out[made])
+                    kept = store.kept[number, made] = blocks.keep_nothing(fresh if whole else out[made])
                 difference = segment.keep == "residual" and source
-                blocks.put(made, kept, fresh - entered[source] if difference else fresh, rows)
+                blocks.keep_rows(made, kept, fresh - entered[source] if difference else fresh, rows)
             if whole:
                 out[made] = fresh
             else:
                 blocks.put(made, out[made], fresh, rows)
+    if blocks.staging is not None:
+        blocks.staging.settle()
     return out
 
 
 def _unselected(
-    segment: Segment, key: tuple[int, str], source: torch.Tensor | None, store: BranchStore
+    blocks: Blocks, segment: Segment, key: tuple[int, str], env: Env, before: str, store: BranchStore
 ) -> torch.Tensor:
     """All rows of a stream as they are without computing any, in memory of the store."""
-    kept = store.kept.get(key) if segment.keep in ("residual", "output") else None
+    stored, source = store.kept.get(key), env.get(before)
+    kept = blocks.kept_values(stored, next(iter(env.values()))) if stored is not None else None
     like = kept if source is None else source
     if like is None:
         return torch.zeros(0)

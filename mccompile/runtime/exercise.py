@@ -64,7 +64,7 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
     for inputs in calls:
         shared = engine.values.get(inputs)
         env = engine.entry(shared)
-        moment = _moment(engine, inputs, env)
+        moment = first_moment(engine, inputs, env)
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         store = BranchStore.empty(bound, layout.batch, layout.chunks)
         for share in _SHARES if engine.uses_rows else (1.0,):
@@ -99,7 +99,7 @@ def _segments(
     return env
 
 
-def _moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
+def first_moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
     """A first step of as many chunks as attention tells apart, at least one; or as have timesteps of their own."""
     grid, told = engine.lowered.captured.grid, inputs.get(TIMESTEP)
     chunks = 1

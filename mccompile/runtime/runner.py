@@ -15,6 +15,7 @@ from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
+from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
@@ -52,6 +53,7 @@ class Runner:
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
+        self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
@@ -94,7 +96,7 @@ class Runner:
     def leading_key_values(self, moment: Moment, chunks: int) -> KeyValues:
         """K and V of the first chunks of the call just made, per block [B, rows, heads, head_dim]."""
         store = self.requests[moment.request].branches[moment.branch]
-        return leading_key_values(store, self.lowered.captured, chunks)
+        return leading_key_values(store, self.lowered.captured, chunks, self.engine.blocks)
 
     def note_whole(self, moment: Moment, why: str) -> None:
         """Events of a call that the model itself has run, all of it: one unit of work per chunk."""
@@ -108,6 +110,8 @@ class Runner:
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
             del request.branches[name]
             request.plans.pop(name, None)
+        if self.budget is not None:
+            self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
         if moment.branch not in request.plans:
@@ -118,7 +122,7 @@ class Runner:
         """The request of a moment, begun where it is new; the latest ones stay."""
         request = self.requests.pop(moment.request, None) or Request()
         self.requests[moment.request] = request
-        while len(self.requests) > REQUESTS_KEPT:
+        while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
             del self.requests[next(iter(self.requests))]
         return request
 

@@ -88,14 +88,12 @@ class Step:
     def _keep(self, segment: Segment, number: int, before: Env, after: Env) -> None:
         if segment.keep is None or self.engine.vanilla:
             return
-        for source, made in segment.pairs:
-            difference = segment.keep == "residual" and source
-            self.store.kept[number, made] = after[made] - before[source] if difference else after[made]
+        self.store.kept |= self.engine.blocks.kept_of(segment, number, before, after)
 
     def _reuse(self, segment: Segment, number: int, env: Env) -> Env:
         out = dict(env)
         for source, made in segment.pairs:
-            kept = self.store.kept[number, made]
+            kept = self.engine.blocks.kept_values(self.store.kept[number, made], next(iter(env.values())))
             out[made] = env[source] + kept if segment.keep == "residual" and source else kept
         return out
 

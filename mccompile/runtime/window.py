@@ -88,8 +88,10 @@ def _forget(store: BranchStore, before: Window, now: Window) -> None:
             store.cleaned[:, chunk] = False
 
 
-def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int) -> KeyValues:
+def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int, blocks: Blocks) -> KeyValues:
     """K and V of the first chunks of the last call, per block [B, rows, heads, head_dim], as copies.
+
+    They are on the model's device and in its dtype, however they are kept.
 
     Every block must keep its keys and values in buffers (runs by rows do).
     """
@@ -97,7 +99,7 @@ def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int)
     assert window is not None
     return tuple(
         tuple(
-            _leading(buffer, spec, window, chunks)
+            blocks.given_out(_leading(buffer, spec, window, chunks), site.kind)
             for spec, buffer in zip(captured.kinds[site.kind].buffers, store.buffers[site.index], strict=True)
         )
         for site in captured.blocks

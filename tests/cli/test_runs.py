@@ -126,6 +126,29 @@ def test_stages_of_a_model(shell: Shell) -> None:
     assert "\ndef decide(\n" in graph
 
 
+@pytest.mark.usefixtures("one_capture")
+def test_memory_of_what_a_policy_keeps(shell: Shell, tmp_path: Path) -> None:
+    """A line per kind; a budget is met by a measure, which is named, or refused with the least that could be kept."""
+    made = shell("explain", "motioncache", "--stage", "memory")
+    assert made.status == 0, made.err
+    *parts, how = made.out.splitlines()
+    size = {line[:14].strip(): float(line[14:].removesuffix("MB")) for line in parts}
+    kinds = ("key values", "text", "residuals", "merged", "states", "increments")
+    assert size["kept"] == pytest.approx(sum(size[k] for k in kinds), abs=0.01) == pytest.approx(size["on the device"])
+    assert how == "keys and values in the model's dtype, residuals in the model's dtype, on the model's device"
+    file = tmp_path / "tight.policy"
+    words = "policy tight extends motioncache {{ cache {{ budget: {} }} }}"
+    file.write_text(words.format("20MB"))
+    tight = shell("explain", file, "--stage", "memory", "--size", "64x64x31").out.splitlines()
+    assert tight[-2].split() == ["budget", "20.000", "MB"]
+    assert tight[-1] == "keys and values in float8, residuals in bfloat16, on the model's device"
+    assert "keeps at most 20,000,000 bytes" in shell("explain", file).out
+    file.write_text(words.format("1MB"))
+    none = shell("explain", file, "--stage", "memory")
+    assert none.status == 1
+    assert "error[MC0504]: policy `tight` may keep 1,000,000 bytes, and would keep at least" in none.err
+
+
 def test_replay(shell: Shell) -> None:
     result = shell("replay", PARITY / "tokens_fine.safetensors")
     assert result.status == 0, result.err

@@ -73,11 +73,13 @@ def test_codes_named_anywhere_exist() -> None:
 
 NO_VALUE = "no value that the blocks read depends on the timestep and not on the latents"
 PASSES = "its velocity is made of full, prev, uncond passes with caches of their own"
+AS_COMPUTED = "keys and values in the model's dtype, residuals in the model's dtype, on the model's device"
 SMALL = {"num_frames": 17, "height": 48, "width": 112}
 SHOWN = (
     lowering.LayersNotFound("dbcache_f8", "SkyReelsV2Transformer3DModel", 8, -1, 6),
     lowering.SourceNotFound("motioncache", "Model", "modulation", NO_VALUE),
     lowering.DeniedRefusals(("conv3d_1: convolution mixes tokens",)),
+    lowering.BudgetUnmet("careful", 2_000_000_000, 3_120_445_440, AS_COMPUTED),
     runtime.NoClock(),
     runtime.UnevenChunks(17, 4),
     runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
@@ -85,6 +87,7 @@ SHOWN = (
     runtime.ConfigChanged("SkyReelsV2Transformer3DModel", "num_frame_per_block: 5 -> 10"),
     runtime.WindowMoved("attn1.k0", "11+video+7"),
     runtime.NoIncrement("motioncache_magi1", "MagiPipeline", PASSES),
+    runtime.OverBudget("motioncache_2gb", 2_000_000_000, 2_734_686_208, 2),
     generate.NotAPipeline("StableAudioEncoder"),
     generate.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),

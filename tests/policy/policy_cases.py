@@ -16,7 +16,7 @@ PROBE = ir.Change("rel_l1", ir.Source("probe"), "compute", ir.Granularity.CHUNK)
 MOTION = ir.Change("l1", ir.Source("latent"), "step", ir.Granularity.TOKEN)
 STATIC = frozenset({"modulation", "time_embedding"})
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
-PLAIN_CACHE = ir.Cache("model", "model", None, None, False)
+PLAIN_CACHE = ir.Cache("auto", "auto", "auto", None, None, False)
 
 
 def grid_of(steps: int) -> Grid:
@@ -161,8 +161,9 @@ policies = st.builds(
     branches=st.builds(ir.Branches, st.none() | names, st.booleans()),
     cache=st.builds(
         ir.Cache,
-        st.sampled_from(["model", "float32", "bfloat16", "float16"]),
-        st.sampled_from(["model", "cpu"]),
+        st.sampled_from(["auto", "model", "float32", "bfloat16", "float16", "float8"]),
+        st.sampled_from(["auto", "model", "float32", "bfloat16", "float16", "float8"]),
+        st.sampled_from(["auto", "model", "cpu"]),
         counts,
         counts,
         st.booleans(),

@@ -75,7 +75,7 @@ def runs(draw: st.DrawFn, static: bool) -> tuple[Chunk, frozenset[str]]:
     drawn = draw(st.lists(st.tuples(spans, rules(static)), max_size=4))
     phases = [ir.Phase(f"p{i}", s, r) for i, (s, r) in enumerate(drawn)]
     phases.append(ir.Phase("rest", ir.Rest(), draw(rules(static))))
-    cache = ir.Cache("model", "model", None, draw(none | st.integers(1, 5)), draw(st.booleans()))
+    cache = ir.Cache("model", "model", "model", None, draw(none | st.integers(1, 5)), draw(st.booleans()))
     made = replace(policy(*phases), cache=cache)
     seed = np.random.default_rng(draw(st.integers(0, 10**6)))
     data = {

@@ -78,6 +78,17 @@ def test_selected_tokens_run_on_every_family(name: str) -> None:
     assert not torch.allclose(outputs[-1], wanted[-1], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_what_is_kept_in_float8_stays_near_on_every_family(name: str) -> None:
+    """All tokens selected: only the rounding of kept keys and values is left, text joined to the video or apart."""
+    kept = TOKENS.replace("layers", "cache { dtype: float8 }\n  layers")
+    outputs, wanted, compiled = run(name, kept, part=1.0)
+    stores = [s for r in compiled.runner.requests.values() for s in r.branches.values()]
+    assert all(t.dtype == torch.uint8 for s in stores for buffers in s.buffers.values() for t in buffers)
+    errors = [((out - want).norm() / want.norm()).item() for out, want in zip(outputs, wanted, strict=True)]
+    assert 0 < max(errors) < 0.1
+
+
 @pytest.mark.parametrize("name", ["ltx", "flux"])
 def test_tokens_without_a_known_grid_are_refused_and_decided_per_step(name: str) -> None:
     """Their latents come flat: nothing proves which tokens are a frame, so motion per token is refused."""

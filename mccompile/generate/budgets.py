@@ -1,0 +1,56 @@
+"""Meets a policy's byte budget when it is compiled, at the size that it is compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from mccompile.capture import flat_inputs
+from mccompile.capture.types import CapturedModel
+from mccompile.generate.chunk_clock import runs_chunks
+from mccompile.generate.errors import PipelineFailed
+from mccompile.generate.probe import record_declared
+from mccompile.lowering.errors import BudgetUnmet
+from mccompile.lowering.lower import lower
+from mccompile.policy import ir
+from mccompile.policy.bind import bind
+from mccompile.policy.budget import first_within, in_words, measures
+from mccompile.runtime.budget import Keeping, Predictor
+from mccompile.runtime.shared import Value
+
+SIZES = ("height", "width", "num_frames", "base_num_frames")  # arguments of a pipeline's call that are its size
+
+
+def keeping_for(
+    pipe: object | None, policy: ir.PolicyIR, captured: CapturedModel, prefixes: frozenset[str],
+    calls: Sequence[Mapping[str, Value]], arguments: Mapping[str, object], parameters: Mapping[str, float],
+) -> Keeping:
+    """How `policy` keeps what it keeps on this model, and how many bytes that is at the declared size.
+
+    pipe: None where the model is a transformer alone. calls: the two example calls, as `captured` takes them.
+    arguments: of the pipeline's call, with its size; without one, the size is the pipeline's own. A transformer alone,
+    and a pipeline that runs windows of chunks, is taken at the second example call.
+    Raises BudgetUnmet (MC0504), ProbeFailed, and PipelineFailed (MC0706) for a size that the model cannot run at.
+    """  # fmt: skip
+    plain = replace(policy.cache, dtype="model", residual="model", device="model", budget=None)
+    as_computed = replace(policy, cache=plain)
+    predictor = Predictor(lower(captured, as_computed, prefixes), bind(as_computed, parameters))
+    inputs, branches = calls[1], 1
+    example = inputs
+    if pipe is not None and runs_chunks(pipe):
+        branches = len(pipe.guidance_passes)  # type: ignore[attr-defined]
+    elif pipe is not None:
+        call, branches = record_declared(pipe, arguments)
+        inputs, example = dict(zip(captured.inputs, flat_inputs(captured, call), strict=True)), calls[0]
+    try:
+        store = predictor.store(inputs, predictor.moment(example, inputs))
+    except RuntimeError as error:  # a shape that some operator of the model refuses
+        raise PipelineFailed(type(pipe).__name__ if pipe is not None else captured.model_class, error) from error
+    options = measures(policy.cache, predictor.accelerator)
+    kept = {option: predictor.count(store, option).of_branches(branches) for option in options}
+    chosen = first_within(options, lambda option: kept[option].on_device(option))
+    if chosen is None:
+        best = min(options, key=lambda option: kept[option].on_device(option))
+        assert policy.cache.budget is not None
+        raise BudgetUnmet(policy.name, policy.cache.budget, kept[best].on_device(best), in_words(best))
+    return Keeping(chosen, kept[chosen])

@@ -1,0 +1,132 @@
+"""Predicts what a request keeps: one call of the runtime on fake tensors, which have shapes and no memory.
+
+Nothing is computed and no weight is read: the parts of the engine run as they would, on shapes alone, and what they
+then keep is counted as it would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mccompile.lowering.kept import as_computed, kept_form
+from mccompile.policy import ir
+from mccompile.policy.bind import BoundPolicy
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.execute import merge, selected
+from mccompile.runtime.layout import layout_of
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore
+
+SHARE = 0.5  # of the tokens that the rehearsed call computes: not all, so that streams are merged
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBytes:
+    """Bytes that one guidance branch, or all branches of a request, keep between calls; `working` only during one.
+
+    key_values: of the tokens. text: keys and values of the prompt. residuals: of regions, residual or output.
+    merged: streams that leave regions, reused as memory. states: of decisions, and late signals. increments: of the
+    latent. working: while one block runs, its kept tensors on the device or in the model's dtype.
+    """
+
+    key_values: int
+    text: int
+    residuals: int
+    merged: int
+    states: int
+    increments: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """All that stays between calls, wherever it is: what `BranchStore.nbytes` counts."""
+        return sum(getattr(self, f.name) for f in fields(self)) - self.working
+
+    def on_device(self, cache: ir.Cache) -> int:
+        """Bytes at the worst moment on the model's device, what a budget is about."""
+        away = self.key_values + self.text + self.residuals if cache.device == "cpu" else 0
+        return self.total + self.working - away
+
+    def of_branches(self, count: int) -> KeptBytes:
+        """Of so many branches alike; one call runs at a time, so the working copies are those of one."""
+        values = {f.name: getattr(self, f.name) * count for f in fields(self)}
+        return KeptBytes(**{**values, "working": self.working})
+
+
+def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], moment: Moment) -> BranchStore:
+    """The store of a branch after a call with `inputs`, of fake tensors.
+
+    engine: of the eager backend. inputs: only their shapes and dtypes are read.
+    """
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        given = {n: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+        shared = engine.values.get(given)
+        env = engine.entry(shared)
+        layout = layout_of(engine.lowered, moment, given, engine.video(env))
+        store = BranchStore.empty(bound, layout.batch, moment.total)
+        lengths = np.full(layout.tokens, layout.tokens, np.int64)
+        mask = np.zeros((layout.batch, layout.tokens), bool)
+        mask[:, : max(2, int(SHARE * layout.tokens))] = True
+        decided = engine.decide is None
+        for number, segment in enumerate(engine.lowered.segments):
+            if segment.keep is not None and not decided and engine.decide is not None:
+                device, decided = engine.video(env).device, True
+                engine.decide.states(engine.sources(given, shared, env), store, layout, moment, device)
+            if engine.uses_rows:
+                rows = selected(engine.blocks, mask, lengths, env, shared)
+                for _ in range(2):  # streams are merged with what is kept from the second time on
+                    made = merge(engine.blocks, segment, number, env, shared, rows, store)
+                env = made
+                continue
+            before, env = env, engine.blocks.run_plain(segment, env, shared)
+            if segment.keep is not None and not engine.vanilla:
+                store.kept |= engine.blocks.kept_of(segment, number, before, env)
+        if engine.observe is not None:
+            engine.observe.states(env[engine.cached_output()], store, layout, moment)
+        grid = engine.lowered.captured.grid
+        if any(r.keep == "increment" for r in engine.lowered.policy.regions) and grid is not None:
+            source = given[grid.source]
+            assert isinstance(source, torch.Tensor)
+            store.increments[0] = source
+    return store
+
+
+def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bool) -> KeptBytes:
+    """What a store, real or rehearsed, keeps under `cache`.
+
+    Tensors of a store that is kept as computed are counted in the dtypes of `cache`; others as they are. itemsize:
+    of the model's dtype. accelerator: the model is on one.
+    """
+
+    def size(tensors: tuple[torch.Tensor, ...], kept: ir.KeptDtype) -> int:
+        return sum(_size(t, kept) for t in tensors)
+
+    texts = {i: tuple(v for v in known.values) for i, known in store.once.items()}
+    blocks = {i: size(b, cache.dtype) + size(texts.get(i, ()), cache.dtype) for i, b in store.buffers.items()}
+    kept = {k: _size(t, cache.residual) for k, t in store.kept.items()}
+    read_back = max((sum(t.numel() for t in b) * itemsize for b in store.buffers.values()), default=0)
+    working = 0 if as_computed(cache.dtype) else read_back
+    if cache.device == "cpu" and accelerator:
+        working += 2 * max(blocks.values(), default=0) + max(kept.values(), default=0)
+    return KeptBytes(
+        key_values=sum(size(b, cache.dtype) for b in store.buffers.values()),
+        text=sum(size(t, cache.dtype) for t in texts.values()),
+        residuals=sum(kept.values()),
+        merged=sum(t.nbytes for t in store.merged.values()),
+        states=sum(t.nbytes for t in store.states.values()),
+        increments=sum(t.nbytes for t in store.increments.values()),
+        working=working,
+    )
+
+
+def _size(tensor: torch.Tensor, kept: ir.KeptDtype) -> int:
+    if not tensor.dtype.is_floating_point:
+        return tensor.nbytes
+    shape, dtype = kept_form(tensor.shape, tensor.dtype, kept)
+    return shape.numel() * dtype.itemsize

@@ -1,0 +1,134 @@
+"""The forms in which tensors are kept: what they cost, what they round, and that nothing overflows silently."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import fx
+
+from mccompile.lowering.kept import decode, encode, keep_allocated, keep_encoded, kept_form
+from mccompile.lowering.strip import Slim
+from mccompile.policy import ir
+
+aten = torch.ops.aten
+KEPT: tuple[ir.KeptDtype, ...] = ("float32", "bfloat16", "float16", "float8")
+
+
+def there_and_back(value: torch.Tensor, kept: ir.KeptDtype) -> torch.Tensor:
+    stored = encode(value, kept)
+    shape, dtype = kept_form(value.shape, value.dtype, kept)
+    assert (stored.shape, stored.dtype) == (shape, dtype)
+    return decode(stored, kept, value)
+
+
+@given(st.integers(0, 10**6), st.floats(-36, 38), st.sampled_from((torch.float32, torch.bfloat16)))
+def test_float8_is_near_and_never_overflows(seed: int, power: float, dtype: torch.dtype) -> None:
+    """Rows of any magnitude, of outliers too: 2**-4 of each value, or 2**-17 of its row's largest."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(2, 3, 5, 16, generator=generator).clamp(-3, 3) * 10.0**power / 3
+    value[..., 0, 3] *= 2.0**-12
+    value = value.to(dtype)
+    back = there_and_back(value, "float8")
+    assert back.dtype == dtype
+    assert back.isfinite().all()
+    wide = value.double()
+    largest = wide.abs().amax(-1, keepdim=True)
+    allowed = torch.maximum(wide.abs() * 2**-3.9, largest * 2.0**-17) + 1e-37
+    assert ((back.double() - wide).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_stays_so_and_spoils_its_row_alone(bad: float) -> None:
+    value = torch.ones(2, 4)
+    value[1, 2] = bad
+    back = there_and_back(value, "float8")
+    assert torch.equal(back[0], value[0])
+    assert not back[1, 2].isfinite()
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_zeros_are_zeros_and_rows_are_kept_alone(kept: ir.KeptDtype) -> None:
+    value = torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    value[:, :, 2] = 0
+    back = there_and_back(value, kept)
+    assert torch.equal(back[:, :, 2], value[:, :, 2])
+    rows = torch.tensor([4, 1])
+    shape, dtype = kept_form(value.shape, value.dtype, kept)
+    buffer = torch.zeros(shape, dtype=dtype).index_copy_(2, rows, encode(value[:, :, rows], kept))
+    read = decode(buffer, kept, value)
+    assert torch.equal(read[:, :, rows], back[:, :, rows])
+    assert not read[:, :, [0, 2, 3, 5]].any()
+
+
+@pytest.mark.parametrize("kept", ["model", "auto"])
+def test_the_models_dtype_touches_nothing(kept: ir.KeptDtype) -> None:
+    value = torch.randn(3, 4)
+    assert encode(value, kept) is value
+    assert decode(value, kept, value) is value
+    slim, allocate = Slim(attending(), tuple(range(6))), allocation()
+    assert keep_encoded(slim, None, 9, kept) == (slim, None)
+    assert keep_allocated(allocate, kept) is allocate
+
+
+def attending() -> fx.GraphModule:
+    """(q, k, v, rows, k_buffer, v_buffer, text_k, text_v) -> attention to the buffers, then to the text."""
+    graph = fx.Graph()
+    q, k, v, rows, kb, vb, tk, tv = (graph.placeholder(n) for n in ("q", "k", "v", "rows", "kb", "vb", "tk", "tv"))
+    kept = [graph.call_function(aten.index_copy_.default, (b, 2, rows, x)) for b, x in ((kb, k), (vb, v))]
+    sdpa = aten.scaled_dot_product_attention.default
+    own = graph.call_function(sdpa, (q, *kept))
+    graph.output((graph.call_function(sdpa, (own, tk, tv)),))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+def allocation() -> fx.GraphModule:
+    graph = fx.Graph()
+    like = graph.placeholder("like")
+    count = graph.call_function(aten.sym_size.int, (like, 1))
+    made = graph.call_function(aten.new_zeros.default, (like, [1, 2, count, 16]), {"dtype": torch.float32})
+    graph.output((made,))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_graphs_write_and_read_the_kept_form(kept: ir.KeptDtype) -> None:
+    """The rewritten block on kept tensors gives what the block gives on tensors that went there and back."""
+    graph = fx.Graph()
+    text = [graph.placeholder(n) for n in ("k", "v")]
+    graph.output(tuple(graph.call_function(aten.neg.default, (t,)) for t in text))
+    once = Slim(fx.GraphModule(torch.nn.Module(), graph), (0, 1))
+    block = Slim(attending(), (0, 1, 2, 3, 4, 5, 9, 10))
+    rest, lasting = keep_encoded(block, once, 9, kept)
+    assert lasting is not None
+    (empty,) = keep_allocated(allocation(), kept)(torch.zeros(1, 6, 3))
+    assert (empty.shape, empty.dtype) == kept_form(torch.Size((1, 2, 6, 16)), torch.float32, kept)
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(1, 2, 3, 16, generator=generator) for _ in range(3))
+    tk, tv = (torch.randn(1, 2, 4, 16, generator=generator) for _ in range(2))
+    rows, buffers = torch.tensor([0, 3, 5]), (empty, empty.clone())
+    (found,) = rest.module(q, k, v, rows, *buffers, *lasting.module(tk, tv))
+    plain = (torch.zeros(1, 2, 6, 16), torch.zeros(1, 2, 6, 16))
+    rounded = (there_and_back(t, kept) for t in (k, v))
+    (wanted,) = block.module(q, *rounded, rows, *plain, *(there_and_back(-t, kept) for t in (tk, tv)))
+    assert torch.equal(found, wanted)
+    assert torch.equal(decode(buffers[0], kept, q), plain[0])
+
+
+def test_what_is_hoisted_but_read_elsewhere_stays_as_it_is() -> None:
+    """A value of the prompt that is a key and something else besides keeps its dtype: the other reader wants it."""
+    module = attending()
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    key = next(n for n in module.graph.nodes if n.name == "tk")
+    output.args = ((*output.args[0], key),)
+    module.recompile()
+    once = fx.Graph()
+    text = [once.placeholder(n) for n in ("k", "v")]
+    once.output(tuple(text))
+    _, lasting = keep_encoded(
+        Slim(module, (0, 1, 2, 3, 4, 5, 9, 10)), Slim(fx.GraphModule(torch.nn.Module(), once), (0, 1)), 9, "bfloat16"
+    )
+    assert lasting is not None
+    made = lasting.module(torch.ones(1, 2), torch.ones(1, 2))
+    assert [t.dtype for t in made] == [torch.float32, torch.bfloat16]
