@@ -89,6 +89,29 @@ def test_a_generation_is_that_of_one_branch_after_the_other(tiny: Tiny, claims: 
     assert {e.action for e in model.events} == {"skip", "reuse", "partial", "full"}
 
 
+@pytest.mark.parametrize("kept", ["dtype: bfloat16", "dtype: float8", "device: cpu", "dtype: float16  device: cpu"])
+def test_whatever_is_kept_is_kept_of_both(tiny: Tiny, claims: Claims, kept: str) -> None:
+    """Coarse dtypes round alike in both forms, so that the few sums in another order are all that differs."""
+    policy = MOTION.replace("BRANCHES", f"cache {{ {kept} }}\n  BRANCHES")
+    results = []
+    for branches in (APART, TOGETHER):
+        model = compiled(tiny, policy, branches)
+        results.append((tiny.run(), [(e.row, e.branch, e.chunk) for e in model.events]))
+        model.undo()
+    assert len(claims) == ROWS - 1
+    assert results[0][1] == results[1][1]
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=5e-2)
+
+
+def test_decided_ahead_and_run_together(tiny: Tiny, claims: Claims) -> None:
+    def use(model: CompiledModel) -> torch.Tensor:
+        model.runner.foresees = True
+        return tiny.run()
+
+    same(tiny, use)
+    assert len(claims) == ROWS - 1
+
+
 def test_each_half_is_its_own_branch(tiny: Tiny) -> None:
     """Had both halves one prompt, guidance would do nothing."""
     compiled(tiny, MOTION, TOGETHER)
