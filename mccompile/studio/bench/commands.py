@@ -118,9 +118,8 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
     if options.quick:
         under = replace(options.conditions(2), warm_up=0)
         return (ladder_steps.report(QUICK, QUICK_SHARES, under, "ladder_quick", progress, half_in_place),)
-    steps = ladder_steps.report(
-        EMBEDDED_SIZES, ladder_steps.SHARES, options.conditions(9), "ladder_steps", progress
-    )
+    deep = replace(QUICK, layers=4)
+    steps = ladder_steps.report(deep, ladder_steps.SHARES, options.conditions(4), "ladder_steps", progress)
     job = generations.load(options.model, options.place)
     ways = generations.contenders(generations.LADDER)
     clock = Clock(torch.device(options.place.device), options.clock)
