@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from mccompile.capture import capture, flat_inputs
+from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.generate.budgets import SIZES, keeping_for
 from mccompile.generate.chunk_clock import runs_chunks
@@ -29,9 +29,8 @@ from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.engine import Engine
 from mccompile.runtime.errors import NoIncrement
-from mccompile.runtime.exercise import exercise
+from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.increments import keeps_increment
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
@@ -58,6 +57,7 @@ def compile(
     clock: Clock | None = None,
     fold: bool = True,
     deny_refusals: bool = False,
+    batches: bool = False,
     captured: Prepared | None = None,
     progress: Progress | None = None,
     **parameters: float,
@@ -68,6 +68,8 @@ def compile(
     transformer (torch.nn.Module) with two example calls, keyword arguments at two sizes, as probe and second.
     policy: IR, name of a shipped policy, path or text. backend: "inductor" compiles everything here and now;
     "eager" nothing; or a callable from a graph and its role to what runs in its place.
+    batches: compile for any number of samples (prompts) per call too, which takes about twice as long ("eager"
+    takes any number anyway).
     parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
     size (height, width, num_frames), which a policy's budget is met at; the pipeline's own by default.
@@ -95,7 +97,7 @@ def compile(
     lowered = lower(captured.model, ir, captured.prefixes, fold)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
-    chosen = _backend(backend, lowered, bound, captured.calls, progress)
+    chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)
     compiled = CompiledModel(transformer, lowered, bound, chosen, fold)
     compiled.clock, compiled.keeping = clock, keeping
     if pipe is not None:
@@ -116,8 +118,8 @@ def prepare(
         probe, second = record(model, {k: v for k, v in (call or {}).items() if k not in SIZES})
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
     transformer.eval()
-    captured = capture(transformer, probe, second)
-    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in (probe, second))
+    captured, given = capture_batched(transformer, probe, second)
+    calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
 
 
@@ -133,7 +135,7 @@ def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: 
 
 def _backend(
     wanted: Backend | str, lowered: LoweredModel, bound: BoundPolicy, calls: tuple[Mapping[str, Value], ...],
-    progress: Progress | None,
+    progress: Progress | None, batches: bool,
 ) -> Backend:
     """The backend of that name; "inductor" records what the two example calls ask for and compiles it."""  # fmt: skip
     if callable(wanted):
@@ -143,7 +145,7 @@ def _backend(
     if wanted != "inductor":
         raise ValueError(f"backend must be 'inductor', 'eager' or a callable, not {wanted!r}")
     recorder = Recorder()
-    exercise(Engine(lowered, recorder), bound, calls)
+    record_roles(recorder, lowered, bound, calls, several=batches)
     return inductor(recorder, lowered, progress=progress)
 
 

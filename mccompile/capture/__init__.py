@@ -1,5 +1,6 @@
 """A model to a CapturedModel: torch.export, blocks, the token axis of every value, dependence, legality."""
 
+from mccompile.capture.batch import capture_batched
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CallError, CaptureError
 from mccompile.capture.run import FullRun, block_weights, flat_inputs, run_full
@@ -27,6 +28,7 @@ __all__ = [
     "TokenGrid",
     "block_weights",
     "capture",
+    "capture_batched",
     "flat_inputs",
     "run_full",
     "split_prelude",

@@ -16,6 +16,7 @@ from mccompile.capture.gather import Wanted, gather_form
 from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Kind, Site
 from mccompile.capture.rows import Rows, joined, key, other, video
+from mccompile.capture.samples import batch_axis
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
@@ -138,13 +139,17 @@ def _gather(
         wanted.append(Wanted(nodes[name], axis, rows, sunk))
     device = next(x.device for x in parts.exported.probe if isinstance(x, torch.Tensor))
     module, sources = gather_form(parts.facts, wanted, keys, numbers, device)
-    ports = {n: Port(n.name, None, "", parts.depends[n]) for n in sources}
+    ports = {n: _port(parts, n, None, "") for n in sources}
     for want in wanted:
         value, axis, name = want.value, want.axis, key(want.rows) if want.rows is not None else ""
         if want.sunk is not None:  # its rows are frames, or other parts of the grid
             value, axis, name = want.sunk.leaf, want.sunk.axis, "part" if want.sunk.index.modulo else "frame"
-        ports[value] = Port(value.name, axis, name, parts.depends[value])
+        ports[value] = _port(parts, value, axis, name)
     return module, tuple(ports.values())
+
+
+def _port(parts: Parts, value: fx.Node, axis: int | None, rows: str) -> Port:
+    return Port(value.name, axis, rows, parts.depends[value], batch_axis(value, parts.facts))
 
 
 def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
@@ -154,7 +159,7 @@ def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, .
         if name not in nodes:  # an output of a block that nothing reads
             return Port(name, None, "", frozenset())
         axis, rows = axes.of(nodes[name])
-        return Port(name, axis, key(rows) if rows is not None else "", parts.depends[nodes[name]])
+        return _port(parts, nodes[name], axis, key(rows) if rows is not None else "")
 
     return tuple(port(name) for name in names)
 
@@ -241,4 +246,5 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         blocks=sites,
         grid=None,
         refusals=tuple(refusals),
+        samples=tuple(n.name for n in inputs if batch_axis(n, parts.facts) == 0),
     )

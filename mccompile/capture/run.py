@@ -30,6 +30,8 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
     count = captured.in_spec.num_leaves
     _, recorded = pytree.tree_unflatten(list(range(count)), captured.in_spec)
     given = {k: v for k, v in call.items() if v is not None or k in recorded}
+    if captured.samples:
+        given = {k: _per_sample(v, recorded.get(k)) for k, v in given.items()}
     odd = sorted(set(given) ^ set(recorded))
     if odd:
         raise CallError(
@@ -50,7 +52,28 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
             raise CallError(
                 place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
             )
+    _check_samples(captured, flat)
     return tuple(flat)
+
+
+def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
+    """Refuses another number of samples than the graph holds as a constant."""
+    for name, size in captured.fixed:
+        given = flat[captured.inputs.index(name)]
+        if isinstance(given, torch.Tensor) and given.size(0) != size:
+            raise CallError(
+                f"{captured.model_class}.forward",
+                f"`{name}` has {given.size(0)} samples; captured for {size}, for another number cannot be: "
+                f"{captured.unbatched}",
+                "call it with that many, or capture again with calls of this kind",
+            )
+
+
+def _per_sample(value: object, recorded: object) -> object:
+    """A list of equal numbers, one a sample, as the list of one that was recorded."""
+    if not isinstance(value, list | tuple) or not isinstance(recorded, list | tuple) or len(recorded) != 1:
+        return value
+    return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
 
 
 def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:

@@ -25,6 +25,9 @@ class Refusal:
     reason: str
 
 
+COUNT, TANGLED = -1, -2
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """A value that crosses the boundary of a part."""
@@ -33,6 +36,7 @@ class Port:
     token_axis: int | None  # the axis that carries tokens
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
+    batch_axis: int | None = None  # the axis that carries samples, if any; COUNT: their number; TANGLED: otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +130,6 @@ class CapturedModel:
     blocks: tuple[BlockSite, ...]
     grid: TokenGrid | None
     refusals: tuple[Refusal, ...]
+    samples: tuple[str, ...] = ()  # inputs with one entry a sample along their first axis, if their number may vary
+    unbatched: str = ""  # why their number may not vary
+    fixed: tuple[tuple[str, int], ...] = ()  # then the first sizes of inputs, which no call may change

@@ -37,7 +37,7 @@ def check_identity(
         expected = [x for x in pytree.tree_flatten(model(**call))[0] if isinstance(x, torch.Tensor)]
     given = [x for x in run.outputs if isinstance(x, torch.Tensor)]
     for one, two in zip(expected, given, strict=True):
-        if one.shape != two.shape or not _close(one, two):
+        if one.shape != two.shape or not close(one, two):
             sizes = ", ".join(str(list(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
             raise IdentityError(
                 f"{captured.model_class}.forward at inputs {sizes}",
@@ -46,7 +46,8 @@ def check_identity(
             )
 
 
-def _close(expected: torch.Tensor, given: torch.Tensor) -> bool:
+def close(expected: torch.Tensor, given: torch.Tensor) -> bool:
+    """Equal up to the order of sums."""
     if not expected.is_floating_point():
         return torch.equal(expected, given)
     scale = max(float(expected.abs().max()), 1e-6) if expected.numel() else 1.0
@@ -100,10 +101,10 @@ def wrong_rows(
     for name, given in zip(site.streams_out, outputs, strict=True):
         expected = stream_rows(captured, name, run.values[name], rows)
         assert isinstance(expected, torch.Tensor)
-        if expected.shape != given.shape or not _close(expected, given):
+        if expected.shape != given.shape or not close(expected, given):
             return f"the rows of `{name}` differ from those of the full form"
     for spec, buffer, full in zip(kind.buffers, kept, run.buffers[site.index], strict=True):
-        if not _close(full, buffer):
+        if not close(full, buffer):
             return f"the buffer {spec.name} differs from that of the full form"
     return None
 

@@ -39,6 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, prints each table, writes each report; with --quick the last line is one JSON object."""
     import torch
 
+    if arguments.backend == "inductor":
+        from mccompile.lowering.pool import start_early
+
+        start_early()
     from mccompile.generate.outputs import prepare_place
     from mccompile.studio.bench.commands import Options, measure, summary
 

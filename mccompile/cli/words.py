@@ -73,8 +73,10 @@ def _chunks(checked: CheckedPolicy) -> Iterator[str]:
         yield f"a chunk is {checked.chunks.frames} latent frames"
     yield _LIFE["pending", checked.chunks.pending]
     yield _LIFE["finished", checked.chunks.finished]
-    if checked.share_decision is not None:
-        yield f"the other guidance branches follow the decisions of {checked.share_decision}"
+    leader = checked.branches.share_decision
+    if leader is not None:
+        batch = ", and run with it in one batch" if checked.branches.batch else ""
+        yield f"the other guidance branches follow the decisions of {leader}{batch}"
 
 
 def _kept(cache: ir.Cache) -> Iterator[str]:

@@ -24,8 +24,7 @@ from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.engine import Engine
-from mccompile.runtime.exercise import exercise
+from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.trace import Event, share_computed
 from mccompile.studio.metrics import psnr, ssim
 
@@ -143,7 +142,7 @@ def compile_roles(captured: api.Prepared, ways: Sequence[Contender], progress: P
     recorder = Recorder()
     for way in ways:
         lowered = lower(captured.model, way.policy, captured.prefixes)
-        exercise(Engine(lowered, recorder), bind(way.policy, way.parameters), captured.calls)
+        record_roles(recorder, lowered, bind(way.policy, way.parameters), captured.calls)
     return inductor(recorder, lowered, progress=progress)
 
 

@@ -335,6 +335,7 @@ class OptionsDecl:
 @dataclass(frozen=True, slots=True)
 class BranchesDecl:
     share: Name
+    batch: Name | None  # the word `batch`
     span: Span = field(compare=False, repr=False)
 
 

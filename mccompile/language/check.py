@@ -40,7 +40,7 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> CheckedPol
     check_use(merged.layers, phases, typing.probes, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
-    share = check_branches(merged.branches, errors)
+    branches = check_branches(merged.branches, errors)
     if errors:
         raise PolicyError(_in_order(errors, policy))
     return CheckedPolicy(
@@ -52,7 +52,7 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> CheckedPol
         layers=tuple(by_depth(merged.layers)),
         chunks=chunks,
         cache=cache,
-        share_decision=share,
+        branches=branches,
     )
 
 

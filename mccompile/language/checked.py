@@ -52,6 +52,12 @@ class CheckedCache:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedBranches:
+    share_decision: str | None
+    batch: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedPolicy:
     """A policy that means something.
 
@@ -68,4 +74,4 @@ class CheckedPolicy:
     layers: tuple[ast.LayersDecl, ...]
     chunks: CheckedChunks
     cache: CheckedCache
-    share_decision: str | None
+    branches: CheckedBranches

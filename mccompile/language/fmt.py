@@ -107,8 +107,9 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
         case ast.OptionsDecl(options=options):
             inner = "  ".join(option(one) for one in options)
             return [_Line(f"{head} {{ {inner} }}" if inner else f"{head} {{ }}", start)]
-        case ast.BranchesDecl(share=share):
-            return [_Line(f"{head} {{ share decision of {share.text} }}", start)]
+        case ast.BranchesDecl(share=share, batch=batch):
+            words = f"share decision of {share.text}" + ("" if batch is None else f"  {batch.text}")
+            return [_Line(f"{head} {{ {words} }}", start)]
         case _:
             assert_never(item)
 

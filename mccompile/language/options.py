@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 from mccompile.language import ast
-from mccompile.language.checked import CacheDevice, CacheDtype, CheckedCache, CheckedChunks
+from mccompile.language.checked import CacheDevice, CacheDtype, CheckedBranches, CheckedCache, CheckedChunks
 from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names, values
 
@@ -23,6 +23,7 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
 }
 _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
 BRANCHES = ("cond", "uncond")
+BATCH = "batch"
 
 
 def check_chunks(given: dict[str, ast.Option], errors: list[Diagnostic]) -> CheckedChunks:
@@ -49,12 +50,14 @@ def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> Check
     )
 
 
-def check_branches(given: ast.BranchesDecl | None, errors: list[Diagnostic]) -> str | None:
+def check_branches(given: ast.BranchesDecl | None, errors: list[Diagnostic]) -> CheckedBranches:
     if given is None:
-        return None
+        return CheckedBranches(None, batch=False)
     if given.share.text not in BRANCHES:
         errors.append(names.InvalidWord(given.share.span, "share decision of", given.share.text, BRANCHES))
-    return given.share.text
+    if given.batch is not None and given.batch.text != BATCH:
+        errors.append(names.InvalidWord(given.batch.span, "share decision", given.batch.text, (BATCH,)))
+    return CheckedBranches(given.share.text, batch=given.batch is not None)
 
 
 def _count(option: ast.Option | None) -> int | None:

@@ -264,8 +264,8 @@ class AstBuilder(_Phases):
     def cache(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:
         return ast.OptionsDecl("cache", options, self._at(meta))
 
-    def branches(self, meta: Meta, share: Token) -> ast.BranchesDecl:
-        return ast.BranchesDecl(self._name(share), self._at(meta))
+    def branches(self, meta: Meta, share: Token, batch: Token | None) -> ast.BranchesDecl:
+        return ast.BranchesDecl(self._name(share), None if batch is None else self._name(batch), self._at(meta))
 
     def extends(self, meta: Meta, base: Token) -> ast.Extends:
         word = self._name(base) if base.type == "NAME" else self._text(base)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from mccompile.lowering.package import Contract, Package, PackageFolder
 from mccompile.lowering.package_cache import find, keep, key_of
 from mccompile.lowering.patches import multiply_patches
 from mccompile.lowering.pool import Pool
-from mccompile.lowering.record import Key, Recorder, Recording, Value
+from mccompile.lowering.record import BATCHED, Key, Recorder, Recording, Value
 from mccompile.lowering.types import LoweredModel
 
 Call = Callable[..., tuple[Value, ...]]
@@ -70,14 +70,20 @@ class CompiledRoles:
     _folder: PackageFolder | None = None  # the packages' files, until the backend is dropped
 
     def __call__(self, module: fx.GraphModule, role: str) -> Call:
-        key = (role, fingerprint(module))
-        found = self.roles.get(key)
+        graph = fingerprint(module)
+        found, several = self.roles.get((role, graph)), self.roles.get((role, graph + BATCHED))
         if found is None:
             self.unknown.append(role)
             return module.forward
-        if found.package is not None and found.contract is not None:
-            return packaged(module, found)
-        jit = self._jit.get(key[1])
+        one = self._callable(module, found, graph)
+        if several is None or found.form == "eager":
+            return one
+        return by_samples(one, self._callable(module, several, graph + BATCHED), found, several)
+
+    def _callable(self, module: fx.GraphModule, role: Role, graph: str) -> Call:
+        if role.package is not None and role.contract is not None:
+            return packaged(module, role)
+        jit = self._jit.get(graph)
         return multiply_patches(module).forward if jit is None else jit
 
     @property
@@ -105,6 +111,29 @@ def packaged(module: fx.GraphModule, role: Role) -> Call:
     return call
 
 
+def by_samples(one: Call, several: Call, of_one: Role, of_several: Role) -> Call:
+    """`one` for calls of one sample, `several` for the others, by the first size in which what they expect differs."""
+    if of_one.contract is None or of_several.contract is None:
+        return several  # torch.compile takes any size
+    expected = zip(of_one.contract.inputs, of_several.contract.inputs, strict=True)
+    sizes = (
+        (place, axis)
+        for (place, single), (_, more) in expected
+        for axis, (size, many) in enumerate(zip(single.sizes, more.sizes, strict=True))
+        if size == 1 and isinstance(many, str)
+    )
+    found = next(sizes, None)
+    if found is None:
+        return one  # no size of it counts samples
+    place, axis = found
+
+    def call(*arguments: Value) -> tuple[Value, ...]:
+        tensor = arguments[place]
+        return (one if isinstance(tensor, torch.Tensor) and tensor.size(axis) == 1 else several)(*arguments)
+
+    return call
+
+
 def inductor(
     recorder: Recorder, lowered: LoweredModel, *, progress: Progress | None = None, workers: int | None = None
 ) -> CompiledRoles:
@@ -122,7 +151,7 @@ def inductor(
             roles[key] = Role(recording.role, "eager", reason, recording.tensors)
             del todo[key]
     folder = PackageFolder()
-    made = _Build(folder.path, _distinct(todo.values()), progress or _silent)
+    made = _Build(folder.path, _distinct(todo), progress or _silent)
     if made.todo:
         host_isa()
         made.run(min(len(made.todo), os.cpu_count() or 1) - 1 if workers is None else workers)
@@ -132,11 +161,10 @@ def inductor(
     return CompiledRoles({k: roles[k] for k in order}, len(made.roles), _jit=jit, _folder=folder)
 
 
-def _distinct(recordings: Iterable[Recording]) -> dict[str, Recording]:
+def _distinct(recordings: Mapping[Key, Recording]) -> dict[str, Recording]:
     """One recording per graph, with the calls of all roles that share it."""
     found: dict[str, Recording] = {}
-    for recording in recordings:
-        graph = fingerprint(recording.module)
+    for (_, graph), recording in recordings.items():
         if graph in found:
             calls = [*found[graph].calls, *recording.calls]
             recording = replace(found[graph], calls=list(dict.fromkeys(calls)))

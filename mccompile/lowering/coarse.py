@@ -9,13 +9,13 @@ batch, the first axis of the source, does not stay the first axis all along (blo
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from mccompile.capture.types import BlockSite, CapturedModel
+from mccompile.capture.types import COUNT, BlockSite, CapturedModel, Port
 
 aten = torch.ops.aten
 _SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
@@ -46,13 +46,13 @@ def find_coarse(captured: CapturedModel) -> tuple[Coarse, ...]:
     """The shared values of `captured` that blocks can pick for themselves."""
     assert captured.gather is not None
     output = next(n for n in captured.gather.graph.nodes if n.op == "output")
-    sources = {p.name for p in captured.sources}
+    sources = {p.name: p for p in captured.sources}
     results = dict(zip(captured.gathered, output.args[0], strict=False))
     found = (_coarse(name, result, sources) for name, result in results.items())
     return tuple(c for c in found if c is not None and _everywhere(c.name, captured.blocks))
 
 
-def _coarse(name: str, result: fx.Node, sources: set[str]) -> Coarse | None:
+def _coarse(name: str, result: fx.Node, sources: Mapping[str, Port]) -> Coarse | None:
     chain: list[fx.Node] = []
     at = result
     while at.target is not aten.index_select.default:
@@ -63,28 +63,36 @@ def _coarse(name: str, result: fx.Node, sources: set[str]) -> Coarse | None:
     source, axis, index = at.args
     if not isinstance(source, fx.Node) or not isinstance(index, fx.Node):
         return None
-    if axis == 0 or not all(_keeps_batch(n) for n in chain):
+    if axis == 0 or not all(_keeps_batch(n, sources) for n in chain):
         return None
     if source.name not in sources or index.target not in (aten.floor_divide.default, aten.remainder.Scalar):
         return None
     inside = {at, *chain}
-    others = [n for node in chain for n in node.all_input_nodes if n not in inside]
+    others = [n for c in chain for n in c.all_input_nodes if n not in inside and not _is_batch(n, sources)]
     if not all(n.target is aten.sym_size.int and n.args[1] == 0 and _counts_rows(n.args[0], index) for n in others):
         return None
     return Coarse(name, source.name, at, tuple(reversed(chain)))
 
 
-def _keeps_batch(node: fx.Node) -> bool:
+def _keeps_batch(node: fx.Node, sources: Mapping[str, Port]) -> bool:
     """Whether the first axis stays as it is, at whatever size."""
     if node.target in _SIZED:
         sizes = node.args[1]
-        return isinstance(sizes, list | tuple) and isinstance(sizes[0], int) and sizes[0] > 0
+        if not isinstance(sizes, list | tuple) or any(_is_batch(s, sources) for s in sizes[1:]):
+            return False
+        return _is_batch(sizes[0], sources) or (isinstance(sizes[0], int) and sizes[0] > 0)
     if node.target is aten.repeat.default:
         return isinstance(node.args[1], list | tuple) and node.args[1][0] == 1
     if node.target in _ON_AXES:
         axes = [a for a in node.args[1 : 3 if node.target is aten.transpose.int else 2] if isinstance(a, int)]
         return bool(axes) and all(a > 0 or a == -1 for a in axes)
     return node.target in _ALONG
+
+
+def _is_batch(value: object, sources: Mapping[str, Port]) -> bool:
+    """Whether a value of the gather is the number of samples."""
+    port = sources.get(value.name) if isinstance(value, fx.Node) and value.op == "placeholder" else None
+    return port is not None and port.token_axis is None and port.batch_axis == COUNT
 
 
 def _counts_rows(positions: object, index: fx.Node) -> bool:

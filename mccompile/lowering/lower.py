@@ -51,6 +51,7 @@ def lower(
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
         rows=rows, decide=decide, observe=observe, modulated=modulated,
+        together=policy.branches.share_decision if policy.branches.batch and not _apart(captured) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
 
@@ -113,7 +114,19 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
         if isinstance(p.rule, ir.Top)
         or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.STEP)
     ]
+    apart = _apart(captured) if policy.branches.batch else ""
+    found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
     if rows or not finer:
-        return ()
+        return found
     why = "; ".join(f"{r.site}: {r.reason}" for r in captured.refusals) or "the model's token grid is not known"
-    return (Refusal(f"phase {', '.join(finer)} of {policy.name}", f"decided per step instead of per cell: {why}"),)
+    site = f"phase {', '.join(finer)} of {policy.name}"
+    return (*found, Refusal(site, f"decided per step instead of per cell: {why}"))
+
+
+def _apart(captured: CapturedModel) -> str:
+    """Why two guidance branches cannot run as one batch; "" where they can."""
+    if not captured.samples:
+        return captured.unbatched or "the model was captured at one number of samples"
+    ports = (*captured.shared, *captured.sources, *captured.streams)
+    odd = [p.name for p in ports if p.depends and p.batch_axis not in (None, 0)]
+    return f"samples of {', '.join(odd)} do not lie along the first axis" if odd else ""

@@ -21,7 +21,7 @@ class UnfitCall(PackageError):
         super().__init__(
             f"{place} of the compiled graph `{role}` must be {want}, but is {have}",
             "generate with sizes that vary as in the recorded calls (frames, height, width), or compile again with "
-            "calls of this kind",
+            "calls of this kind; for several prompts in one call, with batches=True",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -30,13 +32,17 @@ class _Worker:
             env=os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
 
+    def tell(self, line: str) -> None:
+        """Says a line that has no answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
     def ask(self, job: str) -> str | None:
         """The answer to a job; None where the process ended."""
-        assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(job + "\n")
-            self._process.stdin.flush()
+            self.tell(job)
             return self._process.stdout.readline() or None
         except BrokenPipeError:
             return None
@@ -52,17 +58,41 @@ class _Worker:
         return lines[-1] if lines else f"exit code {self._process.returncode}"
 
 
+_OWN = (sys.executable, "-m", "mccompile.lowering.worker")
+_early: list[_Worker] = []
+
+
+def start_early() -> None:
+    """Starts a process for the next Pool: its imports take seconds, in which models are loaded and captured."""
+    if not _early:
+        _early.append(_Worker(_OWN))
+        atexit.register(_end_early)
+
+
+def _end_early() -> None:
+    while _early:
+        _early.pop().end(now=True)
+
+
 class Pool:
     """A context manager: `submit` hands a program to the next free process; leaving it ends the processes."""
 
     def __init__(self, size: int, command: Sequence[str] | None = None) -> None:
-        own = (str(torch.get_num_threads()), "1" if config.cpp.vec_isa_ok else "0", host_isa())
-        self._command = command or (sys.executable, "-m", "mccompile.lowering.worker", *own)
+        self._command = command
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         for _ in range(size):
-            self._free.put(_Worker(self._command))
+            self._free.put(self._worker())
         self._size = size
         self._threads = ThreadPoolExecutor(size)
+
+    def _worker(self) -> _Worker:
+        if self._command is not None:
+            return _Worker(self._command)
+        worker = _early.pop() if _early else _Worker(_OWN)
+        own = {"threads": torch.get_num_threads(), "isa_ok": bool(config.cpp.vec_isa_ok), "isa": host_isa()}
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its first job says so
+            worker.tell(json.dumps(own))
+        return worker
 
     def submit(self, program: Path, package: Path, headers: bool) -> Future[str | None]:
         """Compiles the program saved at `program` into `package`; the result is why it could not, or None.
@@ -78,7 +108,7 @@ class Pool:
         if answer is not None:
             self._free.put(worker)
             return json.loads(answer)["error"]
-        self._free.put(_Worker(self._command))  # the next job is not to blame
+        self._free.put(self._worker())  # the next job is not to blame
         return f"the compiler process ended: {worker.end(now=True)}"
 
     def __enter__(self) -> Pool:

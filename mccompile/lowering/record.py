@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -28,6 +29,7 @@ class TensorSpec:
 ArgumentSpec: TypeAlias = TensorSpec | Scalar
 Key: TypeAlias = tuple[str, str]  # role, fingerprint of its graph
 DYNAMIC = "dynamic"
+BATCHED = "+batch"  # behind a graph's fingerprint: the same graph for calls of several samples
 
 
 @dataclass(slots=True)
@@ -76,19 +78,34 @@ class Recorder:
     """A backend (runtime.execute.Backend) that compiles nothing and records every role it is asked for."""
 
     recordings: dict[Key, Recording] = field(default_factory=dict)
+    _wanted: tuple[str, ...] | None = None  # calls are of several samples, and those of these roles are recorded
 
     def __call__(self, module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
-        recording = self.recordings.setdefault((role, fingerprint(module)), Recording(role, module))
+        graph = fingerprint(module)
+        one = self.recordings.setdefault((role, graph), Recording(role, module))
+        several = Recording(role, module)
 
         def run(*arguments: Value) -> tuple[Value, ...]:
+            results = module.forward(*arguments)
+            recording = one if self._wanted is None else several
+            if self._wanted is not None and role.startswith(self._wanted):
+                self.recordings.setdefault((role, graph + BATCHED), several)
             call = tuple(_spec(a) for a in arguments)
             if call not in recording.calls:
                 recording.calls.append(call)
-            results = module.forward(*arguments)
             recording.tensors = tuple(isinstance(r, torch.Tensor) for r in results)
             return results
 
         return run
+
+    @contextlib.contextmanager
+    def several_samples(self, roles: tuple[str, ...]) -> Iterator[None]:
+        """Inside, calls are of several samples: recorded apart, for roles that begin with one of `roles`."""
+        self._wanted = roles
+        try:
+            yield
+        finally:
+            self._wanted = None
 
 
 def axis_order(tensor: torch.Tensor) -> tuple[int, ...]:

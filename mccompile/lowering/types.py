@@ -58,7 +58,7 @@ class LoweredModel:
     plain: per kind, the block without buffers, (*streams, *shared, *weights) -> (*streams,). rows: None where
     selections of tokens are refused; decisions are then per step and `refusals` says why. static: sources that
     the clock and the request's constants determine. modulated: block 0 up to its modulated input, if the
-    policy reads it.
+    policy reads it. together: the guidance branch with whose calls the other one's are run as one batch, if any.
     """
 
     captured: CapturedModel
@@ -71,4 +71,5 @@ class LoweredModel:
     modulated: Slim | None
     decide: DecideSpec | None
     observe: ObserveSpec | None
+    together: str | None
     refusals: tuple[Refusal, ...]

@@ -17,19 +17,21 @@ import torch
 
 
 def main() -> None:
-    threads, isa_ok = int(sys.argv[1]), sys.argv[2] == "1"
     answers = os.fdopen(os.dup(1), "w")  # compilers may print: only answers go to the real standard output
     os.dup2(2, 1)
-    torch.set_num_threads(threads)
     from torch._inductor import config
 
     import mccompile.lowering.native  # noqa: F401 - registers the operators that graphs call
     from mccompile.lowering.aot import CannotCompile, compile_program
     from mccompile.lowering.isa import settle
 
-    if isa_ok:
+    told = json.loads(sys.stdin.readline() or "null")
+    if told is None:  # not needed after all
+        return
+    torch.set_num_threads(told["threads"])
+    if told["isa_ok"]:
         config.cpp.vec_isa_ok = True
-        settle(sys.argv[3])
+        settle(told["isa"])
     config.compile_threads = 1
     for line in sys.stdin:
         job = json.loads(line)

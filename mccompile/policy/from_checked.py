@@ -57,7 +57,7 @@ def to_ir(checked: CheckedPolicy) -> ir.PolicyIR:
         ),
         regions=tuple(_region(item) for item in checked.layers),
         chunks=ir.Chunks(checked.chunks.frames, checked.chunks.pending, checked.chunks.finished),
-        branches=ir.Branches(checked.share_decision),
+        branches=ir.Branches(checked.branches.share_decision, checked.branches.batch),
         cache=ir.Cache(
             checked.cache.dtype,
             checked.cache.residual,

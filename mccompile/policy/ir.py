@@ -277,6 +277,7 @@ class Chunks:
 @dataclass(frozen=True, slots=True)
 class Branches:
     share_decision: str | None  # guidance branch whose decision the others follow
+    batch: bool  # both branches in one forward where their inputs can be foreseen
 
 
 KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]  # float8: e4m3, a scale per row

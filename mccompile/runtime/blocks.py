@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from mccompile.capture.types import COUNT
 from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
@@ -66,7 +67,9 @@ class Blocks:
         self._forms = forms
         self._ports = {p.name: p for p in captured.streams}
         ports = (*captured.shared, *captured.sources)
-        self._batched = {p.name for p in ports if p.depends and p.token_axis != 0}  # first axis is the batch
+        first = {p.name for p in ports if p.depends and p.token_axis != 0}  # of one number of samples: the usual place
+        self._batched = {p.name for p in ports if p.batch_axis == 0} if captured.samples else first
+        self._counts = {p.name: 1 for p in ports if p.batch_axis == COUNT}
         if forms is None:
             self._plain = [
                 apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
@@ -129,6 +132,7 @@ class Blocks:
         values |= {name: shared[source] for name, source in forms.coarse}
         if sample is not None:
             values = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
+            values |= self._counts
         vectors = {"video": index} | dict(zip(captured.row_keys, gathered[len(forms.gathered) :], strict=False))
         picks = tuple(gathered[len(gathered) - len(forms.coarse) :])
         whole = sample is None and positions.size == lengths.size
@@ -203,6 +207,11 @@ class Blocks:
         if rows.sample is None or not self._batched.intersection(names):
             return known.values
         return [one_sample(v, rows.sample, rows.batch) for v in known.values]
+
+    def lasting(self, i: int) -> tuple[str, ...]:
+        """The shared values of which block i takes what it computes once per prompt."""
+        part = self._once[self._captured.blocks[i].kind]
+        return () if part is None else tuple(self._captured.blocks[i].shared[place] for place in part.shared)
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
         """Zeroed K and V of block i, as kept; a stream that is only inside the segment is stood in for by its like."""

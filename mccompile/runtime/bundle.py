@@ -22,7 +22,7 @@ from mccompile.lowering.backend import CompiledRoles, Form, Role
 from mccompile.lowering.graph_text import Json, UnwritableGraph, fingerprint
 from mccompile.lowering.lower import lower
 from mccompile.lowering.package import Contract, PackageFolder
-from mccompile.lowering.record import Key, Value
+from mccompile.lowering.record import BATCHED, Key, Value
 from mccompile.lowering.records import read_record, write_record
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
@@ -123,7 +123,7 @@ def save_bundle(
     entries: dict[str, bytes] = {}
     roles: list[_StoredRole] = []
     used = _roles_of(lowered)
-    for name, graph in used:
+    for name, graph in [(name, graph + samples) for name, graph in used for samples in ("", BATCHED)]:
         role = backend.roles.get((name, graph))
         if role is None:
             continue

@@ -28,6 +28,9 @@ _RECORDS: dict[str, object] = {
     "blocks": tuple[BlockSite, ...],
     "grid": TokenGrid | None,
     "refusals": tuple[Refusal, ...],
+    "samples": tuple[str, ...],
+    "unbatched": str,
+    "fixed": tuple[tuple[str, int], ...],
 }
 _GRAPHS = ("module", "prelude", "gather", "postlude")
 

@@ -5,15 +5,19 @@ Each part is called at two sizes and with several numbers of rows: sizes that di
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from mccompile.capture.errors import CallError
+from mccompile.capture.types import CapturedModel
 from mccompile.lowering.locate import TIMESTEP
+from mccompile.lowering.record import Recorder
+from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid
-from mccompile.runtime.blocks import Env
+from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine, masked_by_input
@@ -21,6 +25,37 @@ from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
+
+
+def record_roles(
+    recorder: Recorder, lowered: LoweredModel, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]], *,
+    several: bool = False, instead: Callable[[Backend], Backend] | None = None,
+) -> None:
+    """Records what runs of `lowered` ask for.
+
+    several: of any number of samples too; without it that is recorded only of what a policy with `batch` runs so.
+    instead: puts something else in place of some roles, which then are not recorded.
+    Raises CallError (MC0405) where the model was captured at one number of samples and several are wanted.
+    """  # fmt: skip
+    captured = lowered.captured
+    engine = Engine(lowered, recorder if instead is None else instead(recorder))
+    exercise(engine, bound, calls)
+    if several and not captured.samples:
+        place, cause = f"{captured.model_class}.forward", f"it takes one number of samples: {captured.unbatched}"
+        raise CallError(place, cause, "compile without `batches`, from calls with as many samples as you need")
+    if several or lowered.together is not None:
+        with recorder.several_samples(("",) if several else ("gather", "block")):
+            exercise(engine, bound, [_repeated(captured, c, n) for c, n in zip(calls, _BATCHES, strict=True)])
+
+
+_BATCHES = (4, 6)  # samples: no sizes that calls at small sizes are likely to have elsewhere
+
+
+def _repeated(captured: CapturedModel, inputs: Mapping[str, Value], count: int) -> dict[str, Value]:
+    def more(value: Value) -> Value:
+        return torch.cat([value] * count) if isinstance(value, torch.Tensor) else value
+
+    return {n: more(v) if n in captured.samples else v for n, v in inputs.items()}
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.layout import Layout, layout_of
+from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
@@ -36,6 +37,7 @@ class Request:
 
     branches: dict[str, BranchStore] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
+    foresight: Foresight = field(default_factory=Foresight)
 
 
 class Runner:
@@ -51,6 +53,7 @@ class Runner:
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.requests: dict[Hashable, Request] = {}
         self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
+        self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
@@ -59,6 +62,13 @@ class Runner:
 
     def call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
+        if self.pairing is not None:
+            return self.pairing.call(self._request(moment).foresight, inputs, moment)
+        step = self.begin(inputs, moment)
+        return self.finish(step, *step.run())
+
+    def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
+        """The step of one call: its store laid out for it, and what clock and plan know of its chunks."""
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
@@ -69,13 +79,19 @@ class Runner:
             tuple(resolve(t, moment, store.chunk(b, t.chunk), self.bound, plan) for t in moment.chunks)
             for b in range(layout.batch)
         )
-        step = Step(
+        return Step(
             self.engine, self.bound, self.fold, moment, layout, store, plan, actions, self._leader(moment), inputs,
             shared, entry,
         )  # fmt: skip
-        env, mask = step.run()
+
+    def finish(self, step: Step, env: Env, mask: np.ndarray) -> tuple[Value, ...]:
+        """The outputs of a call from the streams after its blocks; its store, phases and events follow."""
         self._after(step, env, mask)
-        return self.engine.postlude.run(env, shared, inputs)
+        return self.engine.postlude.run(env, step.shared, step.inputs)
+
+    def store_of(self, moment: Moment) -> BranchStore | None:
+        """What the branch of a moment keeps, if it was called before."""
+        return self._request(moment).branches.get(moment.branch)
 
     def leading_key_values(self, moment: Moment, chunks: int) -> KeyValues:
         """K and V of the first chunks of the call just made, per block [B, rows, heads, head_dim]."""
@@ -90,10 +106,7 @@ class Runner:
         ]
 
     def _store(self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> tuple[BranchStore, Plan]:
-        request = self.requests.pop(moment.request, None) or Request()
-        self.requests[moment.request] = request
-        while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
-            del self.requests[next(iter(self.requests))]
+        request = self._request(moment)
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
             del request.branches[name]
             request.plans.pop(name, None)
@@ -104,6 +117,14 @@ class Runner:
         if moment.branch not in request.plans:
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
         return request.branches[moment.branch], request.plans[moment.branch]
+
+    def _request(self, moment: Moment) -> Request:
+        """The request of a moment, begun where it is new; the latest ones stay."""
+        request = self.requests.pop(moment.request, None) or Request()
+        self.requests[moment.request] = request
+        while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
+            del self.requests[next(iter(self.requests))]
+        return request
 
     def _leader(self, moment: Moment) -> BranchStore | None:
         """The store of the branch whose decision this one follows, if it has decided this very call."""

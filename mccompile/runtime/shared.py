@@ -65,6 +65,15 @@ class SharedValues:
             out |= zip(group.names, self._group(group, inputs, shapes), strict=True)
         return out
 
+    def of_shapes(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
+        """Those of the wanted values that depend on the shapes of the inputs alone."""
+        shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+        found: dict[str, Value] = {}
+        for group in self._groups:
+            if not group.depends:
+                found |= zip(group.names, self._group(group, inputs, shapes), strict=True)
+        return found
+
     def _group(self, group: _Group, inputs: Mapping[str, Value], shapes: tuple[object, ...]) -> tuple[Value, ...]:
         held = tuple(inputs[n] for n in sorted(group.depends))
         reusable = not any(isinstance(v, torch.Tensor) and v.is_inference() for v in held)

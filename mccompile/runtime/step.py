@@ -59,8 +59,12 @@ class Step:
                 mask = chosen if decided and chosen is not None else active
                 flat = mask.reshape(self.layout.batch, -1)
                 rows[decided] = selected(self.engine.blocks, flat, lengths, env, self.shared)
-            env = merge(self.engine.blocks, segment, number, env, self.shared, rows[decided], self.store)
+            env = self.merge(number, segment, env, rows[decided])
         return env, active if chosen is None else chosen
+
+    def merge(self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...]) -> Env:
+        """One segment on the rows chosen."""
+        return merge(self.engine.blocks, segment, number, env, self.shared, chosen, self.store)
 
     def _whole(self) -> tuple[Env, np.ndarray]:
         """All rows; a cached segment is computed if any cell asks for it, reused otherwise."""

@@ -128,7 +128,7 @@ items = st.one_of(
         st.just(SPAN),
     ),
     st.builds(ast.OptionsDecl, st.sampled_from(("chunks", "cache")), options, st.just(SPAN)),
-    st.builds(ast.BranchesDecl, names, st.just(SPAN)),
+    st.builds(ast.BranchesDecl, names, st.none() | names, st.just(SPAN)),
 )
 policies = st.builds(
     ast.PolicyAst,

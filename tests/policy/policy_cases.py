@@ -43,7 +43,7 @@ def policy(*phases: ir.Phase, params: tuple[ir.Param, ...] = (), signals: tuple[
         phases=phases,
         regions=(ir.Region(ir.Blocks(0, -1), "residual"),),
         chunks=ir.Chunks(None, "skip", "keep"),
-        branches=ir.Branches(None),
+        branches=ir.Branches(None, batch=False),
         cache=PLAIN_CACHE,
     )
 
@@ -158,7 +158,7 @@ policies = st.builds(
     chunks=st.builds(
         ir.Chunks, counts, st.sampled_from(["skip", "compute"]), st.sampled_from(["keep", "refresh", "compute"])
     ),
-    branches=st.builds(ir.Branches, st.none() | names),
+    branches=st.builds(ir.Branches, st.none() | names, st.booleans()),
     cache=st.builds(
         ir.Cache,
         st.sampled_from(["auto", "model", "float32", "bfloat16", "float16", "float8"]),

@@ -72,4 +72,5 @@ def tiny(shared: Tiny) -> Iterator[Tiny]:
     own = shared.pipe.transformer
     yield shared
     shared.pipe.transformer = own
+    own._set_ar_attention(2)  # what a pipeline's call with another block length leaves behind
     vars(shared.pipe).pop("generate_timestep_matrix", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from mccompile.generate.load import Place
 from mccompile.generate.run import Generation, Settings
 from mccompile.studio.bench import generations, ladder, peers, verdict, wan
 from mccompile.studio.bench.generations import EXACT, VANILLA, Job, take_turns
-from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, heard
+from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard
 from mccompile.studio.bench.report import Report
 from mccompile.studio.bench.timing import Clock
 
@@ -91,6 +92,22 @@ def test_a_peer_leaves_the_pipeline_as_it_was(job: Job) -> None:
     assert (stock.run(None).video == before).all()
     assert job.pipe.transformer is own
     assert all(block.forward.__func__ is forward for block in own.blocks)
+
+
+def test_magcache_is_calibrated_above_compiled_blocks(wan_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled block takes its module's forward: the hook must lie over it, not under it."""
+    called: list[int] = []
+
+    def counted(forward: Callable[..., object], **_: object) -> Callable[..., object]:
+        return lambda *args, **kwargs: (called.append(1), forward(*args, **kwargs))[1]
+
+    monkeypatch.setattr(torch, "compile", counted)
+    stock = peers.Stock(wan_job, "inductor", silent)
+    rows = stock.rows_of_schedule()
+    ratios = calibrated_ratios(lambda peer: stock.run(None, peer, Setup(wan_job.pipe, rows, ())))
+    assert len(ratios) == rows == TINY_WAN["num_inference_steps"]
+    assert ratios[0] == 1.0 != ratios[1]
+    assert len(called) == rows * len(wan_job.pipe.transformer.blocks)
 
 
 def test_the_schedule_has_its_rows(job: Job) -> None:

@@ -16,6 +16,7 @@ from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import (
     compile_time,
     generations,
+    guidance,
     ladder,
     ladder_run,
     ladder_steps,
@@ -92,7 +93,8 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
             subject = replace(EMBEDDED_SIZES, layers=2) if options.quick else EMBEDDED_SIZES
             under, layers = options.conditions(9), (2,) if options.quick else (2, 6, 30)
             steps = overhead.report(subject, chunks, under, progress)
-            return steps, compile_time.report(replace(EMBEDDED_SIZES, chunks=2), layers, under, progress)
+            base = compile_time.report(replace(EMBEDDED_SIZES, chunks=2), layers, under, progress)
+            return steps, base, guidance.report(subject, under, progress)
     assert_never(options.what)
 
 

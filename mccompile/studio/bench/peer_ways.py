@@ -221,13 +221,17 @@ def register_blocks(pipe: DiffusionPipeline) -> str:
     return ""
 
 
-def calibrated_ratios(pipe: DiffusionPipeline, rows: int, generate: Callable[[], object]) -> tuple[float, ...]:
-    """MagCache's magnitude ratios of this pipeline, from its own calibration, which prints them."""
-    pipe.transformer.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=rows))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            generate()
-    finally:
-        pipe.transformer.disable_cache()
+CALIBRATION = _hook(
+    "MagCache, calibration", "MagCache", lambda s: MagCacheConfig(calibrate=True, num_inference_steps=s.rows), True
+)
+
+
+def calibrated_ratios(run: Callable[[Peer], object]) -> tuple[float, ...]:
+    """MagCache's magnitude ratios of a pipeline, from its own calibration, which prints them.
+
+    run: a whole generation under the peer that it is given.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run(CALIBRATION)
     found = [line for line in printed.getvalue().splitlines() if line.startswith("[") and not line.startswith("[Mag")]
     return tuple(float(x) for x in ast.literal_eval(found[0]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -65,7 +66,8 @@ def report(
     stock = Stock(job, backend, announce)
     rows = stock.rows_of_schedule()
     shipped = register_blocks(job.pipe)
-    setup = Setup(job.pipe, rows, calibrated_ratios(job.pipe, rows, lambda: stock.run(None)))
+    bare = Setup(job.pipe, rows, ())
+    setup = replace(bare, ratios=calibrated_ratios(lambda peer: stock.run(None, peer, bare)))
     others: dict[str, generations.Run] = {STOCK: stock.run}
     others |= {p.name: lambda stop, p=p: stock.run(stop, p, setup) for p in peers}  # type: ignore[misc]
     found = generations.measure(job, models, others, repeat, announce, clock)

@@ -24,11 +24,11 @@ from mccompile.lowering.lower import lower
 from mccompile.lowering.record import Recorder
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
+from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.engine import Engine
-from mccompile.runtime.exercise import exercise
+from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.runner import Request
 from mccompile.runtime.shared import Value
 from mccompile.studio.bench.subjects import Pattern, grid
@@ -37,7 +37,7 @@ STEPS = 1000  # rows that a timeline has at most
 VANILLA, EXACT = "compute", "exact"
 BRANCHES = ("cond", "uncond")
 _NEW_AT_EACH_STEP = ("hidden_states", "timestep")  # prelude values are kept for the very same tensors
-_SHARE = """policy fixed_share {
+_SHARE = """policy NAME {
   # An exact share of every active chunk's tokens at every step: those that move most.
   param part = 50% in 0.1%..100%
 
@@ -48,14 +48,27 @@ _SHARE = """policy fixed_share {
 
   layers blocks[*] { keep residual }
   chunks { pending: skip  finished: keep }
+  BRANCHES
 }
 """
-POLICIES = {VANILLA: load_policy(VANILLA), EXACT: load_policy(EXACT), "share": load_policy(Source.of_text(_SHARE))}
+
+
+def _share(name: str, branches: str = "") -> PolicyIR:
+    return load_policy(Source.of_text(_SHARE.replace("NAME", name).replace("BRANCHES", branches)))
+
+
+POLICIES = {
+    VANILLA: load_policy(VANILLA),
+    EXACT: load_policy(EXACT),
+    "share": _share("fixed_share"),
+    "apart": _share("apart", "branches { share decision of cond }"),
+    "together": _share("together", "branches { share decision of cond  batch }"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What a step runs under. policy: a key of POLICIES. share: of the tokens of active chunks, for `share`."""
+    """What a step runs under. policy: a key of POLICIES. share: of the tokens of active chunks, where it selects."""
 
     name: str
     policy: str
@@ -63,7 +76,7 @@ class Way:
 
     @property
     def parameters(self) -> Mapping[str, float]:
-        return {"part": self.share} if self.policy == "share" else {}
+        return {} if self.policy in (VANILLA, EXACT) else {"part": self.share}
 
 
 @dataclass(slots=True)
@@ -203,7 +216,7 @@ def compile_ways(
     recorder = Recorder()
     for way in {w.policy: w for w in ways}.values():
         lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
-        exercise(Engine(lowered, instead(recorder)), bind(POLICIES[way.policy], way.parameters), prepared.calls)
+        record_roles(recorder, lowered, bind(POLICIES[way.policy], way.parameters), prepared.calls, instead=instead)
     return instead(inductor(recorder, lowered, progress=progress))
 
 

@@ -38,13 +38,13 @@ def pipeline(place: Place) -> WanPipeline:
     source = load_pipeline(find_folder(EMBEDDED), place)
     accepted = inspect.signature(WanTransformer3DModel.__init__).parameters
     transformer = WanTransformer3DModel(**{k: v for k, v in source.transformer.config.items() if k in accepted})
-    transformer.load_state_dict(source.transformer.state_dict())
+    transformer.load_state_dict(source.transformer.state_dict(), assign=True)  # the very tensors: no cast
     source.vae.register_to_config(
         scale_factor_temporal=source.vae_scale_factor_temporal, scale_factor_spatial=source.vae_scale_factor_spatial
     )
     pipe = WanPipeline(
         tokenizer=source.tokenizer, text_encoder=source.text_encoder, vae=source.vae, scheduler=source.scheduler,
-        transformer=transformer.to(source.transformer.device, source.transformer.dtype).eval(),
+        transformer=transformer.to(source.transformer.device).eval(),
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -1,0 +1,121 @@
+"""Captures a model for any number of samples per call, where numbers prove that it treats each by itself.
+
+before: two recorded calls, of as many samples as the pipeline was asked for
+after:  a model captured from a call of two different samples and a call of one, so that their number is a size
+refuses when: the model on two samples at once does not give what it gives on each alone, or its forward writes the
+number of samples into the graph; then it is captured at the recorded number, and `unbatched` says why
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from mccompile.capture.capture import capture
+from mccompile.capture.errors import CaptureError
+from mccompile.capture.export import without_defaults
+from mccompile.capture.run import flat_inputs
+from mccompile.capture.types import CapturedModel
+from mccompile.capture.verify import close
+
+Call = dict[str, object]
+
+
+def capture_batched(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
+) -> tuple[CapturedModel, tuple[Call, Call]]:
+    """The captured model, and the two calls as calls of one sample (as they are where `unbatched` says why).
+
+    probe, second: as for `capture`, whose errors are raised.
+    """
+    given = without_defaults(model, probe), without_defaults(model, second)
+    count = _samples(*given)
+    one, small = (_first(call, count) for call in given)
+    both = _doubled(one)
+    reason = _mixes(model, one, both)
+    if not reason:
+        try:
+            captured = capture(model, both, small)
+        except CaptureError as error:
+            reason = error.cause
+        else:
+            alone = capture(model, *given) if captured.refusals else captured
+            if len(alone.refusals) == len(captured.refusals):
+                return captured, (one, small)
+            reason = captured.refusals[-1].reason
+            return _one_size(alone, reason, given), given
+    return _one_size(capture(model, *given), reason, given), given
+
+
+def _one_size(captured: CapturedModel, reason: str, given: tuple[Call, Call]) -> CapturedModel:
+    flat = zip(captured.inputs, *(flat_inputs(captured, call) for call in given), strict=True)
+    tensors = ((n, a, b) for n, a, b in flat if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
+    fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
+    return replace(captured, unbatched=reason, fixed=fixed)
+
+
+def _samples(probe: Call, second: Call) -> int:
+    """The first size of the latent: of the tensor that has most sizes that differ between the calls."""
+
+    def varying(name: str) -> int:
+        one, two = probe[name], second.get(name)
+        if not isinstance(one, torch.Tensor) or not isinstance(two, torch.Tensor) or not one.dim():
+            return -1
+        return sum(a != b for a, b in zip(one.shape, two.shape, strict=False))
+
+    latent = probe[max(probe, key=varying)] if probe else None
+    return latent.size(0) if isinstance(latent, torch.Tensor) and latent.dim() else 1
+
+
+def _holds_samples(value: object, count: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and value.size(0) == count
+
+
+def _first(call: Call, count: int) -> Call:
+    """The call of its first sample alone."""
+
+    def leaf(value: object) -> object:
+        return value[:1].clone() if isinstance(value, torch.Tensor) and _holds_samples(value, count) else value
+
+    cut = {k: one_for_all(v, count) for k, v in call.items()}
+    return {k: pytree.tree_map(leaf, v) for k, v in cut.items()}
+
+
+def one_for_all(value: object, count: int) -> object:
+    """A list of `count` equal numbers, one a sample, as a list of one; anything else as it is."""
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return value
+    return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
+
+
+def _doubled(call: Call) -> Call:
+    """The call of one sample and another one: floating-point inputs differ, the others are repeated."""
+
+    def leaf(value: object) -> object:
+        if not isinstance(value, torch.Tensor) or not _holds_samples(value, 1):
+            return value
+        return torch.cat([value, value * -0.5 + 1 if value.is_floating_point() else value])
+
+    return {k: pytree.tree_map(leaf, v) for k, v in call.items()}
+
+
+def _mixes(model: nn.Module, one: Call, both: Call) -> str:
+    """Why the eager model cannot take both samples in one call; "" where it gives for each what it gives alone."""
+    other = pytree.tree_map(lambda v: v[1:] if _holds_samples(v, 2) else v, both)
+    try:
+        with torch.no_grad():
+            together, *alone = (_tensors(model(**call)) for call in (both, one, other))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"it fails on two samples at once: {str(error).strip().splitlines()[0] if str(error) else error!r}"
+    for t, a, b in zip(together, *alone, strict=True):
+        if t.dim() != a.dim() or t.size(0) != 2 or not close(t, torch.cat([a, b])):
+            return "its output on two samples at once is not what it gives on each alone"
+    return ""
+
+
+def _tensors(result: object) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_flatten(result)[0] if isinstance(x, torch.Tensor)]

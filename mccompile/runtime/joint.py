@@ -1,0 +1,205 @@
+"""The memory of two guidance branches that run as one batch: joined, halved, saved and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mccompile.capture.types import CapturedModel, Port
+from mccompile.lowering.types import Segment
+from mccompile.runtime.blocks import Env, Rows
+from mccompile.runtime.shared import Value
+from mccompile.runtime.step import Step
+from mccompile.runtime.store import BranchStore, Once
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Rows of a view along `axis` (all of it where `rows` is None) as they were."""
+
+    view: torch.Tensor
+    axis: int
+    rows: torch.Tensor | None
+    values: torch.Tensor
+
+    def back(self) -> None:
+        if self.rows is None:
+            self.view.copy_(self.values)
+        else:
+            self.view.index_copy_(self.axis, self.rows, self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the follower's half of a run replaced. publish: gives a store the follower's halves."""
+
+    saved: tuple[_Saved, ...]
+    publish: Callable[[BranchStore, int], None]
+
+    def back(self) -> None:
+        """Nothing of the run remains in the follower's store."""
+        for one in reversed(self.saved):
+            one.back()
+
+    def keep(self, store: BranchStore) -> None:
+        """The run stands."""
+        self.publish(store, 1)
+
+
+class Joint:
+    """Keys, values and residuals of two branches of `batch` samples each, the leader's first.
+
+    store: what a run of both reads and writes; of a branch's own store only tensors by rows are shared with it.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.store = BranchStore([], *(torch.zeros(0) for _ in range(4)))
+        self._joined: dict[object, list[object]] = {}  # by place: of both, and what each branch's store holds of it
+        self._values: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}  # two values and both together
+        self._log: list[_Saved] = []
+
+    def combine(self, first: Step, second: Step) -> tuple[dict[str, Value], Env] | None:
+        """(shared values, entry streams) of both, their memory joined.
+
+        None where a value that is no batch is not the same for both, or one of them has kept less than the other.
+        """
+        captured = first.engine.lowered.captured
+        ports = {p.name: p for p in (*captured.shared, *captured.sources, *captured.streams)}
+        shared = first.engine.values.of_shapes(self._shaped(captured, first.inputs))
+        for name, value in first.shared.items():
+            if name in shared:
+                continue
+            both = self._together(ports[name], value, second.shared[name])
+            if both is None:
+                return None
+            shared[name] = both
+        self._values = {n: v for n, v in self._values.items() if n in shared}
+        self._log = []
+        entry = first.engine.entry(shared)
+        if not self._join(first, second, entry, shared):
+            return None
+        return shared, entry
+
+    def _shaped(self, captured: CapturedModel, inputs: Mapping[str, Value]) -> dict[str, Value]:
+        """Inputs of the sizes that those of both have; their data is of no use."""
+        shaped = dict(inputs)
+        for name in captured.samples:
+            value = inputs[name]
+            assert isinstance(value, torch.Tensor)
+            shaped[name] = value.new_empty((2 * self.batch, *value.shape[1:]))
+        return shaped
+
+    def _together(self, port: Port, one: Value, two: Value) -> Value | None:
+        """One value of both; None where that cannot be."""
+        if port.batch_axis is None:
+            alike = one is two if isinstance(one, torch.Tensor) else one == two
+            return one if alike else None
+        assert isinstance(one, torch.Tensor)
+        assert isinstance(two, torch.Tensor)
+        known = self._values.get(port.name)
+        if known is None or known[0] is not one or known[1] is not two:
+            known = self._values[port.name] = (one, two, torch.cat([one, two], port.batch_axis))
+        return known[2]
+
+    def _join(self, first: Step, second: Step, entry: Env, shared: Mapping[str, Value]) -> bool:
+        """Lays the kept tensors of both side by side, where they do not lie so already."""
+        one, two = first.store, second.store
+        if one.buffers.keys() != two.buffers.keys() or one.kept.keys() != two.kept.keys():
+            return False
+        for block in one.buffers:
+            if not self._lies_joined(block, one.buffers[block], two.buffers[block]):
+                made = first.engine.blocks.new_buffers(block, entry, shared)
+                if not _fill(made, one.buffers[block], two.buffers[block]):
+                    return False
+                self.store.buffers[block] = made
+                one.buffers[block], two.buffers[block] = (tuple(self._half(t, i) for t in made) for i in (0, 1))
+                self._joined[block] = [made, one.buffers[block], two.buffers[block]]
+        for key, kept in one.kept.items():
+            if not self._lies_joined(key, kept, two.kept[key]):
+                both = self.store.kept[key] = torch.cat([kept, two.kept[key]])
+                one.kept[key], two.kept[key] = (self._half(both, i) for i in (0, 1))
+                self._joined[key] = [both, one.kept[key], two.kept[key]]
+        one.merged.clear()  # memory that only runs of one branch write to
+        two.merged.clear()
+        self._join_once(first, second, shared)
+        return True
+
+    def _lies_joined(self, place: object, one: object, two: object) -> bool:
+        known = self._joined.get(place)
+        return known is not None and known[1] is one and known[2] is two
+
+    def _join_once(self, first: Step, second: Step, shared: Mapping[str, Value]) -> None:
+        """What blocks take from the prompt, from what each branch has made of its own."""
+        for block, one in first.store.once.items():
+            two = second.store.once.get(block)
+            names = first.engine.blocks.lasting(block)
+            fresh = two is not None and all(
+                _same(known.held, [step.shared[n] for n in names])
+                for known, step in ((one, first), (two, second))
+            )
+            held = tuple(shared[n] for n in names)
+            before = self.store.once.get(block)
+            if two is None or not fresh or (before is not None and _same(before.held, held)):
+                continue
+            if all(n in self._values for n in names):  # else it is computed anew, of both
+                values = tuple(torch.cat(pair) for pair in zip(one.values, two.values, strict=True))
+                self.store.once[block] = Once(held, values)
+
+    def halves(self, env: Env) -> tuple[Env, Env]:
+        """Each branch's own samples of streams."""
+        one, two = ({n: self._half(t, i) for n, t in env.items()} for i in (0, 1))
+        return one, two
+
+    def _half(self, tensor: torch.Tensor, which: int) -> torch.Tensor:
+        return tensor.narrow(0, which * self.batch, self.batch)
+
+    def save(self, captured: CapturedModel, number: int, segment: Segment, rows: Rows) -> None:
+        """Remembers the follower's rows that a segment is about to replace."""
+        ports = {p.name: p for p in captured.streams}
+        for block in range(segment.first, segment.last + 1):
+            specs = captured.kinds[captured.blocks[block].kind].buffers
+            for spec, buffer in zip(specs, self.store.buffers[block], strict=True):
+                self._note(buffer, spec.token_axis, rows.vectors[spec.rows], rows)
+        for _, made in segment.pairs:
+            kept, port = self.store.kept.get((number, made)), ports[made]
+            if kept is not None:
+                vector = None if port.token_axis is None else rows.vectors[port.rows]
+                self._note(kept, port.token_axis or 0, vector, rows)
+
+    def _note(self, tensor: torch.Tensor, axis: int, vector: torch.Tensor | None, rows: Rows) -> None:
+        if rows.sample is not None and rows.sample < self.batch:
+            return
+        view = self._half(tensor, 1) if rows.sample is None else tensor.narrow(0, rows.sample, 1)
+        values = view.clone() if vector is None else view.index_select(axis, vector)
+        self._log.append(_Saved(view, axis, vector, values))
+
+    def taken(self) -> Taken:
+        """What the run just made can give back, once."""
+        saved, self._log = tuple(self._log), []
+        return Taken(saved, self.publish)
+
+    def publish(self, store: BranchStore, which: int) -> None:
+        """Residuals that a run of both has made anew (whole steps do), to one branch's own store."""
+        for key, both in self.store.kept.items():
+            known = self._joined.get(key)
+            if known is None or known[0] is not both:
+                known = self._joined[key] = [both, None, None]
+            if known[1 + which] is None:
+                known[1 + which] = store.kept[key] = self._half(both, which)
+
+
+def _fill(made: Sequence[torch.Tensor], one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> bool:
+    """Copies the buffers of both into one; False where samples do not lie along the first axis."""
+    for into, a, b in zip(made, one, two, strict=True):
+        if into.shape != (a.size(0) + b.size(0), *a.shape[1:]) or a.shape != b.shape:
+            return False
+    for into, a, b in zip(made, one, two, strict=True):
+        torch.cat([a, b], out=into)
+    return True
+
+
+def _same(one: Sequence[object], two: Sequence[object]) -> bool:
+    return len(one) == len(two) and all(a is b for a, b in zip(one, two, strict=True))

@@ -1,0 +1,218 @@
+"""Both guidance branches in one forward: the branch that follows is run with the one that decides, before it is called.
+
+A pipeline calls the transformer twice per step, on the same latents with another prompt. Of a policy that says
+`share decision of cond  batch`, the call of `cond` runs both on one list of rows; the half of the other branch is
+handed out at its own call, if that is what was foreseen. What must hold:
+
+1. Keys, values and residuals of both branches lie in one memory, the leader's samples first. Each branch's own store
+   holds its half as views, so a branch that runs alone reads and writes the same memory.
+2. All else in a store (phases, flags, states of decisions, the plan) is the branch's own. A run of both advances the
+   leader's alone; the follower's advances at its own call, as if it ran then.
+3. Rows of the follower that a run of both overwrites are saved before. A foreseen half is either claimed by the
+   follower's call or taken back, saved rows and all, before any other call of the request.
+4. Both run on the same rows: the follower forces nothing to be computed that the leader does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mccompile.lowering.types import Segment
+from mccompile.runtime.blocks import Env, Rows
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.engine import Engine
+from mccompile.runtime.joint import Joint, Taken
+from mccompile.runtime.shared import Value
+from mccompile.runtime.step import Step
+from mccompile.runtime.store import BranchStore
+from mccompile.runtime.window import window_of
+
+
+class Calls(Protocol):
+    """What a runner offers: to begin a call, and to end it when its streams are there."""
+
+    engine: Engine
+
+    def store_of(self, moment: Moment) -> BranchStore | None: ...
+    def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step: ...
+    def finish(self, step: Step, env: Env, mask: np.ndarray) -> tuple[Value, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A call that is expected next, and the versions that its tensors have."""
+
+    moment: Moment
+    inputs: Mapping[str, Value]
+    versions: Mapping[str, int]
+
+    @classmethod
+    def of(cls, moment: Moment, inputs: Mapping[str, Value]) -> Foreseen | None:
+        """None where tensors count no versions (inference mode): a change in place would go unseen."""
+        tensors = {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}
+        if any(t.is_inference() for t in tensors.values()):
+            return None
+        return cls(moment, inputs, {n: t._version for n, t in tensors.items()})
+
+    def is_it(self, inputs: Mapping[str, Value], moment: Moment) -> bool:
+        """Whether a call is the one that was expected: the very same tensors, unmodified, or equal ones."""
+        return moment == self.moment and all(self._same(n, v) for n, v in inputs.items())
+
+    def _same(self, name: str, value: Value) -> bool:
+        expected = self.inputs[name]
+        if not isinstance(expected, torch.Tensor) or not isinstance(value, torch.Tensor):
+            return value == expected
+        if expected._version != self.versions[name]:
+            return False
+        return value is expected or (value.shape == expected.shape and torch.equal(value, expected))
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The follower's half of a run of both: its step, its streams, its rows; `taken` gives back what they replaced."""
+
+    call: Foreseen
+    step: Step
+    env: Env
+    mask: np.ndarray
+    taken: Taken
+
+
+@dataclass(slots=True)
+class Foresight:
+    """What one request knows of its branches. last: the latest call of each.
+
+    trusted: the latest expectation was right, or there was none. expected: a call that is expected but was not run.
+    """
+
+    last: dict[str, tuple[Mapping[str, Value], Moment]] = field(default_factory=dict)
+    pending: Pending | None = None
+    expected: Foreseen | None = None
+    trusted: bool = True
+    joint: Joint | None = None
+
+    def foresee(self, inputs: Mapping[str, Value], moment: Moment) -> Foreseen | None:
+        """The follower's call, at the leader's: what both were given alike is alike again, the rest as it was.
+
+        None where not exactly one other branch took part in the row before.
+        """
+        own = self.last.get(moment.branch)
+        others = [s for b, s in self.last.items() if b != moment.branch and s[1].row == moment.row - 1]
+        if own is None or own[1].row != moment.row - 1 or len(others) != 1:
+            return None
+        ((before, then),) = others
+        alike = {n for n in inputs if before[n] is own[0][n]}
+        expected = {n: v if n in alike else before[n] for n, v in inputs.items()}
+        return Foreseen.of(replace(moment, branch=then.branch), expected)
+
+
+class Pairing:
+    """Runs the calls of a runner, both guidance branches together where the second can be foreseen."""
+
+    def __init__(self, calls: Calls, leader: str) -> None:
+        self._calls = calls
+        self._leader = leader
+
+    def call(self, known: Foresight, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
+        """The model's flat outputs for one call of the request that `known` belongs to."""
+        pending, known.pending = known.pending, None
+        expected, known.expected = known.expected, None
+        foreseen = None
+        if moment.branch == self._leader:
+            foreseen = known.foresee(inputs, moment)
+        elif expected is not None:
+            known.trusted = expected.is_it(inputs, moment)
+        if pending is not None:
+            if pending.call.is_it(inputs, moment):
+                known.last[moment.branch] = (inputs, moment)
+                return self._claim(pending)
+            pending.taken.back()
+            known.trusted = False
+        known.last[moment.branch] = (inputs, moment)
+        if foreseen is not None and known.trusted:
+            return self._both(known, inputs, moment, foreseen)
+        known.expected = foreseen
+        return self._alone(self._calls.begin(inputs, moment))
+
+    def _alone(self, step: Step) -> tuple[Value, ...]:
+        return self._calls.finish(step, *step.run())
+
+    def _both(
+        self, known: Foresight, inputs: Mapping[str, Value], moment: Moment, foreseen: Foreseen
+    ) -> tuple[Value, ...]:
+        first = self._calls.begin(inputs, moment)
+        second = self._follower(first, foreseen)
+        if second is None:
+            return self._alone(first)
+        if known.joint is None or known.joint.batch != first.layout.batch:
+            known.joint = Joint(first.layout.batch)
+        streams = known.joint.combine(first, second)
+        if streams is None:
+            return self._alone(first)
+        step = BothStep(
+            first.engine, first.bound, first.fold, moment, replace(first.layout, batch=2 * first.layout.batch),
+            known.joint.store, first.plan, first.actions + second.actions, None, inputs, *streams, first, known.joint,
+        )  # fmt: skip
+        env, mask = step.run()
+        own, other = known.joint.halves(env)
+        known.joint.publish(first.store, 0)
+        known.pending = Pending(foreseen, second, other, mask[first.layout.batch :], known.joint.taken())
+        _all_computed(first, mask)
+        return self._calls.finish(first, own, mask[: first.layout.batch])
+
+    def _follower(self, first: Step, foreseen: Foreseen) -> Step | None:
+        """The follower's call, begun; None where it may run on other rows than the leader, or lies elsewhere."""
+        store = self._calls.store_of(foreseen.moment)
+        if store is None or store.window != window_of(foreseen.moment, first.layout, foreseen.inputs):
+            return None
+        second = self._calls.begin(foreseen.inputs, foreseen.moment)  # its window stays: nothing of its store changes
+        if second.layout != first.layout or store.copies != first.store.copies or not _agree(first, second):
+            return None
+        return replace(second, leader=first.store)
+
+    def _claim(self, pending: Pending) -> tuple[Value, ...]:
+        step = pending.step
+        pending.taken.keep(step.store)
+        if any(s.keep is not None for s in step.engine.lowered.segments):
+            step.decide(pending.env)  # what it follows is known: it notes the selection
+        _all_computed(step, pending.mask)
+        return self._calls.finish(step, pending.env, pending.mask)
+
+
+def _agree(first: Step, second: Step) -> bool:
+    """The follower skips what the leader skips, and computes of its own accord at most what the leader does."""
+    for ours, theirs in zip(first.actions, second.actions, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            if (a.kind == "skip") != (b.kind == "skip") or (b.kind == "compute" and a.kind != "compute"):
+                return False
+    return True
+
+
+def _all_computed(step: Step, mask: np.ndarray) -> None:
+    """Where whole steps are computed, all accounts are cleared (runtime/step.py does it for a branch alone)."""
+    if not step.engine.uses_rows and mask.all() and "state:account" in step.store.states:
+        step.store.states["state:account"].zero_()
+
+
+@dataclass(frozen=True, slots=True)
+class BothStep(Step):
+    """A step of both branches as one batch; `first` is the leader's own, which decides for both."""
+
+    first: Step
+    joint: Joint
+
+    def decide(self, env: Env) -> np.ndarray:
+        """The leader's mask, for the samples of both."""
+        mask = self.first.decide(self.joint.halves(env)[0])
+        return np.concatenate([mask, mask])
+
+    def merge(self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...]) -> Env:
+        """Saves the follower's rows before they are replaced."""
+        for rows in chosen:
+            self.joint.save(self.engine.lowered.captured, number, segment, rows)
+        return Step.merge(self, number, segment, env, chosen)
