@@ -51,7 +51,7 @@ def lower(
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
         rows=rows, decide=decide, observe=observe, modulated=modulated,
-        together=policy.branches.share_decision if policy.branches.batch and not _apart(captured) else None,
+        together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
         if isinstance(p.rule, ir.Top)
         or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.STEP)
     ]
-    apart = _apart(captured) if policy.branches.batch else ""
+    apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
     if rows or not finer:
         return found
@@ -123,8 +123,10 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
     return (*found, Refusal(site, f"decided per step instead of per cell: {why}"))
 
 
-def _apart(captured: CapturedModel) -> str:
+def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Why two guidance branches cannot run as one batch; "" where they can."""
+    if policy.cache.budget is not None:
+        return "under a byte budget there is no room for the rows of the other branch, which are saved meanwhile"
     if not captured.samples:
         return captured.unbatched or "the model was captured at one number of samples"
     ports = (*captured.shared, *captured.sources, *captured.streams)

@@ -103,6 +103,13 @@ def test_whatever_is_kept_is_kept_of_both(tiny: Tiny, claims: Claims, kept: str)
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=5e-2)
 
 
+def test_a_budget_keeps_branches_apart(tiny: Tiny, claims: Claims) -> None:
+    model = compiled(tiny, MOTION.replace("BRANCHES", "cache { budget: 1GB }\n  BRANCHES"), TOGETHER)
+    tiny.run()
+    assert not claims
+    assert any("byte budget" in r.reason for r in model.runner.lowered.refusals)
+
+
 def test_decided_ahead_and_run_together(tiny: Tiny, claims: Claims) -> None:
     def use(model: CompiledModel) -> torch.Tensor:
         model.runner.foresees = True
