@@ -33,7 +33,7 @@ class _Recorder(nn.Module):
         self.branch = ""  # guidance branch of the call, where the pipeline names it
 
     @contextlib.contextmanager
-    def cache_context(self, name: str) -> Iterator[None]:
+    def cache_context(self, name: str, **_: object) -> Iterator[None]:
         """Notes the name of the branch, as diffusers' pipelines give it."""
         self.branch = name
         yield

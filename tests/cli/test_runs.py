@@ -98,7 +98,7 @@ def test_a_bundle_there_and_back(shell: Shell, tmp_path: Path, monkeypatch: pyte
     made = shell("compile", "embedded", "motioncache", "-o", file, "--set", "warmup=1")
     assert made.status == 0, made.err
     assert made.out.startswith(f"wrote {file}, ")
-    monkeypatch.setattr(mccompile.api, "capture", None)
+    monkeypatch.setattr(mccompile.api, "capture_batched", None)
     video = SMALL[:-2]
     once = shell("generate", file, *video, "--out", tmp_path / "a.mp4", "--trace", traces[0])
     assert once.status == 0, once.err
