@@ -1,7 +1,7 @@
 """Packages of graphs that this machine has compiled before, kept beside Inductor's own cache.
 
-A package depends on its graph, the calls that were recorded of it, torch, the compiler's options and the CPU: all of
-them make its key. `torch._inductor.config.force_disable_caches` switches it off, TORCHINDUCTOR_CACHE_DIR moves it.
+A package depends on its graph, the calls that were recorded of it, torch, Inductor's settings and the CPU: all of them
+make its key. `torch._inductor.config.force_disable_caches` switches it off, TORCHINDUCTOR_CACHE_DIR moves it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def key_of(recording: Recording, options: object) -> str:
     owned = [(v.device, axis_order(v)) if isinstance(v, torch.Tensor) else repr(v) for v in values]
     facts = (
         fingerprint(recording.module), recording.role, recording.calls, recording.tensors, owned, options,
+        sorted(config.save_config_portable().items()),
         torch.__version__, torch.version.cuda, torch.get_num_threads(), cpu_features(), kernel() is not None, FLAGS,
         torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -224,3 +225,18 @@ def test_patches_as_a_product(conv: nn.Conv2d | nn.Conv3d) -> None:
 def test_what_is_no_patch_embedding_stays(conv: nn.Conv2d) -> None:
     captured = torch.export.export(conv, (torch.randn(1, 6, 8, 8),)).module()
     assert multiply_patches(captured) is captured
+
+
+@torch.no_grad()
+def test_few_rows_allocate_no_buffer(lowered: LoweredModel) -> None:
+    """Keys and values are written where they lie: a call on two rows takes less memory in all than one buffer has."""
+    both = Both(lowered, dataclasses.replace(TINY, height=40, width=50).call(torch.device("cpu"), torch.float32))
+    both.as_lowered(np.arange(2))
+    buffers = [t for pair in both.store.buffers.values() for t in pair]
+    places = [t.data_ptr() for t in buffers]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        both.as_lowered(np.array([3, 700]))
+    taken = [e.cpu_memory_usage for e in profiled.events() if e.name == "[memory]" and e.cpu_memory_usage > 0]
+    assert taken
+    assert max(taken) < min(t.nbytes for t in buffers) / 4
+    assert [t.data_ptr() for pair in both.store.buffers.values() for t in pair] == places
