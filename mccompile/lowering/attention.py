@@ -18,6 +18,8 @@ import torch
 from torch import fx
 from torch.nn import functional as nnf
 
+from mccompile.capture.types import CapturedModel
+
 aten = torch.ops.aten
 LIBRARY = torch.library.Library("mccompile", "DEF")
 LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
@@ -120,3 +122,23 @@ def use_prefixes(partial: fx.GraphModule, proved: frozenset[str]) -> fx.GraphMod
     graph.lint()
     module.recompile()
     return module
+
+
+def attention_masks(captured: CapturedModel) -> tuple[str, ...]:
+    """Shared values that every block that reads them reads as the mask of its attention, and as nothing else."""
+    found: set[str] = set()
+    others: set[str] = set()
+    for site in captured.blocks:
+        holders = [n for n in captured.kinds[site.kind].full.graph.nodes if n.op == "placeholder"]
+        for name, node in zip((*site.streams_in, *site.shared), holders, strict=False):
+            masks = all(_only_masks(user, node) for user in node.users)
+            (found if masks and node.users else others).add(name)
+    return tuple(sorted((found - others) & {p.name for p in captured.shared}))
+
+
+def _only_masks(user: fx.Node, value: fx.Node) -> bool:
+    """Whether `user` reads `value` as a mask, or is a view that is read so."""
+    if user.target is aten.scaled_dot_product_attention.default:
+        return value in user.args[3:4] and value not in user.args[:3]
+    view = isinstance(user.target, torch._ops.OpOverload) and user.target.is_view
+    return view and bool(user.users) and all(_only_masks(u, user) for u in user.users)

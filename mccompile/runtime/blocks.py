@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.types import COUNT
-from mccompile.lowering.attention import bounds_of
+from mccompile.lowering.attention import attention_masks, bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel, Segment
@@ -83,6 +83,10 @@ class Blocks:
             kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in forms.gather.kept}
             kept |= {source for _, source in forms.coarse}
             self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held_by_once()
+        floats = {t.dtype for t in captured.module.state_dict().values() if t.is_floating_point()}
+        self._dtype = next(iter(floats)) if len(floats) == 1 else None  # that of queries, where there is only one
+        self._masks = attention_masks(captured) if forms is None and self._dtype is not None else ()
+        self._additive: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
         device = next((w.device for weights in self._weights for w in weights), torch.device("cpu"))
         if self.cache.device == "cpu" and device.type != "cpu":
@@ -110,12 +114,27 @@ class Blocks:
 
     def run_plain(self, segment: Segment, env: Env, shared: Mapping[str, Value]) -> Env:
         """All rows of blocks first..last; returns `env` with the streams that they make."""
+        shared = self._with_additive_masks(shared)
         for i in range(segment.first, segment.last + 1):
             site = self._captured.blocks[i]
             streams = (env[s] for s in site.streams_in)
             made = self._plain[site.kind](*streams, *(shared[s] for s in site.shared), *self._weights[i])
             env = env | dict(zip(site.streams_out, made, strict=True))
         return env
+
+    def _with_additive_masks(self, shared: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Boolean masks as what attention makes of them (0 or -inf), made once and not in every block."""
+        found = {}
+        for name in self._masks:
+            mask = shared[name]
+            if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+                continue
+            known = self._additive.get(name)
+            if known is None or known[0] is not mask:
+                zeros = torch.zeros(mask.shape, dtype=self._dtype, device=mask.device)
+                known = self._additive[name] = (mask, zeros.masked_fill_(mask.logical_not(), float("-inf")))
+            found[name] = known[1]
+        return {**shared, **found} if found else shared
 
     def select(
         self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from torch import fx, nn
 
 from mccompile.capture import flat_inputs
 from mccompile.generate.probe import Call
+from mccompile.lowering.attention import attention_masks
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
 from mccompile.lowering.patches import multiply_patches
@@ -240,3 +242,15 @@ def test_few_rows_allocate_no_buffer(lowered: LoweredModel) -> None:
     assert taken
     assert max(taken) < min(t.nbytes for t in buffers) / 4
     assert [t.data_ptr() for pair in both.store.buffers.values() for t in pair] == places
+
+
+def test_the_mask_is_known_for_what_it_is(lowered: LoweredModel) -> None:
+    """What else reads a value must not get it as 0 and -inf."""
+    captured = lowered.captured
+    assert attention_masks(captured) == ("unsqueeze_3",)
+    full = copy.deepcopy(captured.kinds[0].full)
+    mask = next(n for n in full.graph.nodes if n.op == "placeholder" and n.name == "unsqueeze_3")
+    with full.graph.inserting_after(mask):
+        full.graph.call_function(aten.logical_not.default, (mask,))
+    kinds = (dataclasses.replace(captured.kinds[0], full=full), *captured.kinds[1:])
+    assert attention_masks(dataclasses.replace(captured, kinds=kinds)) == ()
