@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mccompile.capture.types import CapturedModel, Refusal
-from mccompile.lowering.attention import use_prefixes
+from mccompile.lowering.attention import attention_masks, use_prefixes
 from mccompile.lowering.coarse import expose, find_coarse, pick_inside
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
@@ -50,6 +50,7 @@ def lower(
             raise SourceNotFound(policy.name, captured.model_class, "modulated_input", reason)
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
+        masks=attention_masks(captured),
         rows=rows, decide=decide, observe=observe, modulated=modulated,
         together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),

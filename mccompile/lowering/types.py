@@ -55,7 +55,8 @@ class RowForms:
 class LoweredModel:
     """A captured model under a policy, ready for a backend.
 
-    plain: per kind, the block without buffers, (*streams, *shared, *weights) -> (*streams,). rows: None where
+    plain: per kind, the block without buffers, (*streams, *shared, *weights) -> (*streams,). masks: shared values that
+    plain blocks may be given as additive masks where they are boolean ones. rows: None where
     selections of tokens are refused; decisions are then per step and `refusals` says why. static: sources that
     the clock and the request's constants determine. modulated: block 0 up to its modulated input, if the
     policy reads it. together: the guidance branch with whose calls the other one's are run as one batch, if any.
@@ -67,6 +68,7 @@ class LoweredModel:
     located: Mapping[ir.SourceName, Located]
     static: frozenset[str]
     plain: tuple[Slim, ...]
+    masks: tuple[str, ...]
     rows: RowForms | None
     modulated: Slim | None
     decide: DecideSpec | None

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.types import COUNT
-from mccompile.lowering.attention import attention_masks, bounds_of
+from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel, Segment
@@ -85,7 +85,7 @@ class Blocks:
             self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held_by_once()
         floats = {t.dtype for t in captured.module.state_dict().values() if t.is_floating_point()}
         self._dtype = next(iter(floats)) if len(floats) == 1 else None  # that of queries, where there is only one
-        self._masks = attention_masks(captured) if forms is None and self._dtype is not None else ()
+        self._masks = lowered.masks if forms is None and self._dtype is not None else ()
         self._additive: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
         device = next((w.device for weights in self._weights for w in weights), torch.device("cpu"))

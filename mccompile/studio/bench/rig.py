@@ -22,6 +22,7 @@ from mccompile.language.source import Source
 from mccompile.lowering.backend import Progress, inductor
 from mccompile.lowering.lower import lower
 from mccompile.lowering.record import Recorder
+from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.ir import PolicyIR
@@ -35,6 +36,7 @@ from mccompile.studio.bench.subjects import Pattern, grid
 
 STEPS = 1000  # rows that a timeline has at most
 VANILLA, EXACT = "compute", "exact"
+BASELINE = "vanilla"  # the name of the way that others are measured against
 BRANCHES = ("cond", "uncond")
 _NEW_AT_EACH_STEP = ("hidden_states", "timestep")  # prelude values are kept for the very same tensors
 _SHARE = """policy NAME {
@@ -162,14 +164,9 @@ def repeaters(
     first = tuple(ChunkTime(c.chunk, "active", 0) for c in pattern)
     for way in ways:
         timeline = Timeline(way.name, grid(STEPS), _Rows(first, pattern))  # type: ignore[arg-type]
-        compiled = api.compile(
-            model,
-            POLICIES[way.policy],
-            backend=backend,
-            captured=prepared,
-            clock=timeline,
-            **way.parameters,  # type: ignore[arg-type]
-        )
+        bound = bind(POLICIES[way.policy], way.parameters)
+        compiled = CompiledModel(model, lowered_for(way, prepared), bound, backend)
+        compiled.clock = timeline
         found[way.name] = Repeater(compiled, timeline, calls)
         begun = next((found[w.name] for w in ways if w.policy == way.policy and w.name in found), found[way.name])
         if begun is found[way.name]:
@@ -182,6 +179,12 @@ def repeaters(
 def as_it_is(backend: Backend) -> Backend:
     """Changes nothing."""
     return backend
+
+
+def lowered_for(way: Way, prepared: api.Prepared) -> LoweredModel:
+    """The model under a way's policy; for the baseline with its masks as they are, as `torch.compile` would have it."""
+    lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
+    return replace(lowered, masks=()) if way.policy == VANILLA and way.name == BASELINE else lowered
 
 
 def half_in_place(backend: Backend) -> Backend:
@@ -215,7 +218,7 @@ def compile_ways(
         return instead(eager)
     recorder = Recorder()
     for way in {w.policy: w for w in ways}.values():
-        lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
+        lowered = lowered_for(way, prepared)
         record_roles(recorder, lowered, bind(POLICIES[way.policy], way.parameters), prepared.calls, instead=instead)
     return instead(inductor(recorder, lowered, progress=progress))
 
