@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from mccompile.language.failure import PlacedFailure
 
 
-class CaptureError(Exception):
+class CaptureError(PlacedFailure):
     """A model or a call that cannot be captured; `code` has a page in docs/errors."""
 
-    code: ClassVar[str]
-    title: ClassVar[str]
-
-    def __init__(self, place: str, cause: str, remedy: str) -> None:
-        super().__init__(place, cause, remedy)
-        self.place = place
-        self.cause = cause
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"error[{self.code}]: {self.title}\n  --> {self.place}\n   = note: {self.cause}\nhelp: {self.remedy}"
+    note = "   = note: "
 
 
 class ExportError(CaptureError):

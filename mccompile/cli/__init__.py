@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mccompile.cli.failures import SETUP_FAILED, known_failures, report
+from mccompile.cli.failures import SETUP_FAILED, report
 from mccompile.cli.parser import build_parser
 from mccompile.language.diagnostics import PolicyError
+from mccompile.language.failure import Failure
 
 INTERRUPTED = 130  # what shells give for SIGINT
 
@@ -24,7 +25,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         return SETUP_FAILED
-    except PolicyError as error:
-        return report(error)
-    except known_failures() as error:  # evaluated only now: the classes lie above the torch line
+    except (PolicyError, Failure) as error:
         return report(error)

@@ -5,7 +5,6 @@ Its calls differ in how many chunks they hold, which a first call does not show,
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 
@@ -16,27 +15,21 @@ from torch.nn import functional as F
 from mccompile.generate.errors import NotAPipeline, ProbeFailed
 from mccompile.generate.probe import Call, replaced
 from mccompile.models.magi.predict import UNSEEN_ROWS
+from mccompile.runtime.stand_in import StandIn
 
 SIZES = ((3, 7), (5, 11))  # rows and columns of tokens, all different
 MORE_TEXT = 64  # padding that tells the length of the text from a constant
 
 
-class _Listener(nn.Module):
+class _Listener(StandIn):
     """Runs the transformer and keeps its calls."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.calls: list[Call] = []
 
-    def __getattr__(self, name: str) -> object:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
     def forward(self, *args: object, **kwargs: object) -> object:
-        call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
+        call = self.arguments_of(*args, **kwargs)
         self.calls.append(call)
         return self.model(**call)
 

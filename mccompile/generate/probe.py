@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mccompile.generate.errors import NotAPipeline, ProbeFailed
+from mccompile.runtime.stand_in import StandIn
 
 Call = dict[str, object]
 PIPELINES_WANT = 16  # diffusers' video pipelines refuse heights and widths that are no multiple of it
@@ -23,12 +24,11 @@ class _Recorded(BaseException):
     """Stops the pipeline at its first call of the transformer; not an Exception, so that no handler takes it."""
 
 
-class _Recorder(nn.Module):
+class _Recorder(StandIn):
     """Looks like the transformer, keeps the first call and goes no further."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.call: Call | None = None
         self.branch = ""  # guidance branch of the call, where the pipeline names it
 
@@ -38,14 +38,8 @@ class _Recorder(nn.Module):
         self.branch = name
         yield
 
-    def __getattr__(self, name: str) -> object:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
     def forward(self, *args: object, **kwargs: object) -> object:
-        call = dict(inspect.signature(self.model.forward).bind(*args, **kwargs).arguments)
+        call = self.arguments_of(*args, **kwargs)
         self.call = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
         raise _Recorded
 

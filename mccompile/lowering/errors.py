@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from mccompile.language.failure import StatedFailure
 
-class LoweringError(Exception):
+
+class LoweringError(StatedFailure):
     """Base of the refusals that stop a compile: a code, then place, cause and remedy."""
 
     code = "MC0500"
-
-    def __init__(self, message: str, help_text: str) -> None:
-        super().__init__(f"error[{self.code}]: {message}\nhelp: {help_text}")
 
 
 class LayersNotFound(LoweringError):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from mccompile.language.failure import StatedFailure
 
-class PackageError(Exception):
+
+class PackageError(StatedFailure):
     """Base: a code, then place, cause and remedy."""
 
     code = "MC0800"
-
-    def __init__(self, message: str, help_text: str) -> None:
-        super().__init__(f"error[{self.code}]: {message}\nhelp: {help_text}")
 
 
 class UnfitCall(PackageError):

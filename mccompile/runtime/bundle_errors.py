@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mccompile.language.failure import StatedFailure
 
-class BundleError(Exception):
+
+class BundleError(StatedFailure):
     """Base: a code, then place, cause and remedy."""
 
     code = "MC0800"
-
-    def __init__(self, message: str, help_text: str) -> None:
-        super().__init__(f"error[{self.code}]: {message}\nhelp: {help_text}")
 
 
 class UnreadableBundle(BundleError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,10 +20,11 @@ from mccompile.runtime.clock import Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.increments import Increments, keeps_increment
 from mccompile.runtime.runner import Runner
+from mccompile.runtime.stand_in import StandIn
 from mccompile.runtime.trace import Event
 
 
-class CompiledModel(nn.Module):
+class CompiledModel(StandIn):
     """A model under a policy. Everything but `forward` and `cache_context` is the model's own.
 
     clock: says which step a call is; set by the driver of the pipeline, or by hand (runtime.clock.Timeline).
@@ -34,14 +34,12 @@ class CompiledModel(nn.Module):
     def __init__(
         self, model: nn.Module, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.clock: Clock | None = None
         self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"
-        self._signature = inspect.signature(model.forward)
-        parameter = self._signature.parameters.get("return_dict")
+        parameter = self.signature.parameters.get("return_dict")
         self._return_dict = _ABSENT if parameter is None else parameter.default
         self._config = dict(getattr(model, "config", {}))
         self._undo: list[Callable[[], None]] = []
@@ -64,13 +62,6 @@ class CompiledModel(nn.Module):
         while self._undo:
             self._undo.pop()()
         return self.model
-
-    def __getattr__(self, name: str) -> object:
-        """The model's own attributes: config, dtype, device and the rest."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
 
     @contextlib.contextmanager
     def cache_context(self, name: str, **_: object) -> Iterator[None]:
@@ -99,7 +90,7 @@ class CompiledModel(nn.Module):
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
         """The model's forward under the policy. Raises NoClock, InputMismatch and what the clock raises."""
-        call = dict(self._signature.bind(*args, **kwargs).arguments)
+        call = self.arguments_of(*args, **kwargs)
         keys_of = getattr(self.model, "key_values_argument", None)
         if keys_of is not None and call.get(keys_of):
             return self._with_key_values(call, keys_of)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from mccompile.language.failure import PlacedFailure
 
 
-class MagiError(Exception):
+class MagiError(PlacedFailure):
     """A configuration, checkpoint or call of MAGI-1 that cannot be used."""
 
-    code: ClassVar[str]
-    title: ClassVar[str]
-
-    def __init__(self, place: str, cause: str, remedy: str) -> None:
-        super().__init__(place, cause, remedy)
-        self.place = place
-        self.cause = cause
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"error[{self.code}]: {self.title}\n  --> {self.place}\n  = {self.cause}\nhelp: {self.remedy}"
+    note = "  = "
 
 
 class MagiConfigError(MagiError):

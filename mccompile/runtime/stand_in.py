@@ -1,0 +1,26 @@
+"""What takes a model's place: a module with the model's attributes and signature and a forward of its own."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn
+
+
+class StandIn(nn.Module):
+    """Everything that is not its own is the model's: config, dtype, device and the rest."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.signature = inspect.signature(model.forward)
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def arguments_of(self, *args: object, **kwargs: object) -> dict[str, object]:
+        """The arguments of a call by the model's names for them."""
+        return dict(self.signature.bind(*args, **kwargs).arguments)
