@@ -174,7 +174,7 @@ def _first_rows(parts: Parts) -> Rows | None:
     if axis is None:
         return None
     module = parts.exported.module
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    placeholders = module.graph.find_nodes(op="placeholder")
     position = next(i for i, n in enumerate(placeholders) if n.name == parts.exported.source)
     embed = subgraph(module, placeholders, [stream], "Embedding")
     one, two = (
@@ -218,10 +218,10 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
             gather, sources = _gather(parts, axes, names.gathered, list(keys.values()))
         except Refused as refused:
             refusals.append(Refusal(refused.site, refused.reason))
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    placeholders = module.graph.find_nodes(op="placeholder")
     given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
     inputs = [n for n, _, dynamic in given if dynamic]
-    (results,) = next(n for n in module.graph.nodes if n.op == "output").args
+    (results,) = module.graph.output_node().args
     assert isinstance(results, list | tuple)
     return CapturedModel(
         module=module,

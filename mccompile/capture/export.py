@@ -90,7 +90,7 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
             "record the second call with other frames, height and width",
         )
     module = _export(model, first_call, pytree.tree_unflatten(shapes, spec))
-    placeholders = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+    placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
     axes = [len(s) if isinstance(s, dict) else 0 for s in shapes]
     source = placeholders[axes.index(max(axes))]
     dynamic = tuple(isinstance(x, torch.Tensor) or s is not None for x, s in zip(flat, shapes, strict=True))

@@ -67,7 +67,7 @@ class _Gather:
     def source(self, value: fx.Node) -> fx.Node:
         """The placeholder of a prelude value."""
         if value not in self.built:
-            last = [n for n in self.graph.nodes if n.op == "placeholder"][-1]
+            last = self.graph.find_nodes(op="placeholder")[-1]
             with self.graph.inserting_after(last):
                 self.built[value] = self.graph.placeholder(value.name)
         return self.built[value]

@@ -43,7 +43,7 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
     if spec != pytree.tree_flatten(recorded)[1]:
         raise CallError(place, "an argument has another container than at capture", "capture again")
     constants = dict(captured.constants)
-    names = [n.name for n in captured.module.graph.nodes if n.op == "placeholder"]
+    names = [n.name for n in captured.module.graph.find_nodes(op="placeholder")]
     flat = []
     for name, leaf in zip(names, leaves, strict=True):
         if name not in constants:

@@ -54,9 +54,9 @@ def lift(recording: Recording) -> Lifted:
     wanted = [i for i, is_tensor in enumerate(recording.tensors) if is_tensor]
     module = fx.GraphModule(recording.module, copy.deepcopy(recording.module.graph))
     graph = module.graph
-    output = next(n for n in graph.nodes if n.op == "output")
+    output = graph.output_node()
     output.args = (tuple(output.args[0][i] for i in wanted),)
-    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    holders = graph.find_nodes(op="placeholder")
     inputs, shape_only, constants = [], set(), []
     for place, node in enumerate(holders):
         if isinstance(recording.calls[0][place], TensorSpec):
@@ -88,7 +88,7 @@ def numbers_of(source: fx.GraphModule, tensors: tuple[bool, ...]) -> fx.GraphMod
     if not wanted:
         return None
     module = fx.GraphModule(source, copy.deepcopy(source.graph))
-    output = next(n for n in module.graph.nodes if n.op == "output")
+    output = module.graph.output_node()
     output.args = (tuple(output.args[0][i] for i in wanted),)
     module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     module.recompile()
@@ -110,7 +110,7 @@ def _replace_by_constant(graph: fx.Graph, node: fx.Node, value: Scalar) -> None:
 
 def _lift_attributes(module: fx.GraphModule, holders: list[fx.Node]) -> tuple[str, ...]:
     graph = module.graph
-    last = next((n for n in reversed(list(graph.nodes)) if n.op == "placeholder"), None)
+    last = next(reversed(graph.find_nodes(op="placeholder")), None)
     lifted: dict[str, fx.Node] = {}
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         name = str(node.target)
@@ -130,7 +130,7 @@ def export_role(recording: Recording) -> tuple[ExportedProgram, Contract]:
     call = recording.varied()
     examples: list[torch.Tensor] = []
     shapes: list[dict[int, object] | None] = []
-    holders = [n for n in lifted.module.graph.nodes if n.op == "placeholder"]
+    holders = lifted.module.graph.find_nodes(op="placeholder")
     for node, place in zip(holders, lifted.inputs, strict=False):
         spec = call[place]
         if not isinstance(spec, TensorSpec):
@@ -198,9 +198,9 @@ def _is_opaque(node: fx.Node) -> bool:
 def _contract(
     recording: Recording, lifted: Lifted, program: ExportedProgram, examples: list[torch.Tensor]
 ) -> Contract:
-    holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    holders = program.graph.find_nodes(op="placeholder")
     written = _written(lifted.module)
-    free = [_is_opaque(n) for n in lifted.module.graph.nodes if n.op == "placeholder"]
+    free = [_is_opaque(n) for n in lifted.module.graph.find_nodes(op="placeholder")]
     specs = []
     for i, (node, example) in enumerate(zip(holders, examples, strict=True)):
         sizes: tuple[Size, ...] = tuple(_size(s) for s in node.meta["val"].shape)
@@ -235,7 +235,7 @@ def _size(size: int | torch.SymInt) -> Size:
 
 def _written(module: fx.GraphModule) -> frozenset[int]:
     """Places of the placeholders that an operator writes to, directly or through views of them."""
-    place = {n: i for i, n in enumerate(n for n in module.graph.nodes if n.op == "placeholder")}
+    place = {n: i for i, n in enumerate(module.graph.find_nodes(op="placeholder"))}
     base: dict[fx.Node, fx.Node] = {n: n for n in place}
     written = set()
     for node in module.graph.nodes:

@@ -100,7 +100,7 @@ def use_prefixes(partial: fx.GraphModule, proved: frozenset[str]) -> fx.GraphMod
     """
     module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
     graph = module.graph
-    last = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    last = graph.find_nodes(op="placeholder")[-1]
     with graph.inserting_after(last):
         bounds = graph.placeholder("bounds")
     for node in list(graph.nodes):
@@ -129,7 +129,7 @@ def attention_masks(captured: CapturedModel) -> tuple[str, ...]:
     found: set[str] = set()
     others: set[str] = set()
     for site in captured.blocks:
-        holders = [n for n in captured.kinds[site.kind].full.graph.nodes if n.op == "placeholder"]
+        holders = captured.kinds[site.kind].full.graph.find_nodes(op="placeholder")
         for name, node in zip((*site.streams_in, *site.shared), holders, strict=False):
             masks = all(_only_masks(user, node) for user in node.users)
             (found if masks and node.users else others).add(name)

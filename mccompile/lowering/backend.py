@@ -180,6 +180,7 @@ class _Build:
     todo: Mapping[str, Recording]  # by the fingerprint of the graph
     progress: Progress
     roles: dict[str, Role] = field(default_factory=dict)
+    _known_as: dict[str, str] = field(default_factory=dict)  # in the cache of packages
     _started: float = field(default_factory=time.perf_counter)
 
     def run(self, workers: int) -> None:
@@ -212,7 +213,8 @@ class _Build:
 
     def _compiled_before(self, key: str) -> bool:
         """Takes the package of a graph that this machine has compiled before."""
-        contract = find(key_of(self.todo[key], OPTIONS), self._package(key))
+        self._known_as[key] = key_of(self.todo[key], OPTIONS)
+        contract = find(self._known_as[key], self._package(key))
         if contract is not None:
             self._done(key, contract, None, new=False)
         return contract is not None
@@ -247,7 +249,7 @@ class _Build:
             package = self._package(key)
             self.roles[key] = Role(recording.role, "package", "", recording.tensors, package, contract)
             if new:
-                keep(key_of(recording, OPTIONS), package, contract)
+                keep(self._known_as[key], package, contract)
         else:
             self.roles[key] = Role(recording.role, "torch.compile", error or "", recording.tensors)
         self.progress(recording.role, len(self.roles), len(self.todo), time.perf_counter() - self._started)

@@ -45,7 +45,7 @@ class Coarse:
 def find_coarse(captured: CapturedModel) -> tuple[Coarse, ...]:
     """The shared values of `captured` that blocks can pick for themselves."""
     assert captured.gather is not None
-    output = next(n for n in captured.gather.graph.nodes if n.op == "output")
+    output = captured.gather.graph.output_node()
     sources = {p.name: p for p in captured.sources}
     results = dict(zip(captured.gathered, output.args[0], strict=False))
     found = (_coarse(name, result, sources) for name, result in results.items())
@@ -97,11 +97,10 @@ def _is_batch(value: object, sources: Mapping[str, Port]) -> bool:
 
 def _counts_rows(positions: object, index: fx.Node) -> bool:
     """Whether a vector has one entry per entry of `index`, which is made from it entry by entry."""
-    seen, at = set(), index
-    while isinstance(at, fx.Node) and at not in seen:
+    at: object = index
+    while isinstance(at, fx.Node):
         if at is positions:
             return True
-        seen.add(at)
         at = at.args[0] if at.op == "call_function" and at.target is not aten.cat.default else None
     return False
 
@@ -128,7 +127,7 @@ def pick_inside(partial: fx.GraphModule, site: BlockSite, coarse: Sequence[Coars
     """A kind's row form that takes sources in place of the coarse values, and all their indices as last inputs."""
     module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
     graph = module.graph
-    holders = [n for n in graph.nodes if n.op == "placeholder"]
+    holders = graph.find_nodes(op="placeholder")
     slots = dict(zip((*site.streams_in, *site.shared), holders, strict=False))
     last = holders[-1]
     picks: dict[str, fx.Node] = {}

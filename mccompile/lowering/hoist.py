@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from mccompile.lowering.strip import Slim, mutates, strip_unused
+from mccompile.lowering.strip import Slim, cut, inputs_of, mutates, strip_unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +32,21 @@ def hoist(block: Slim, given: frozenset[int], weights: range, places: int) -> Ho
     places: length of the argument list that `block.kept` counts in; the values of `once` follow it.
     """
     module = fx.GraphModule(block.module, copy.deepcopy(block.module.graph))
-    holders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    holders = module.graph.find_nodes(op="placeholder")
     place = dict(zip(holders, block.kept, strict=True))
     constant: dict[fx.Node, bool] = {}  # constant nodes: whether it pays to keep the value
     for node in module.graph.nodes:
         if node in place and (place[node] in given or place[node] in weights):
             constant[node] = False
         elif _repeatable(node) and node.all_input_nodes and all(n in constant for n in node.all_input_nodes):
-            works = _computes(node) and _reads(node, place, given)
+            works = _computes(node) and any(place[n] in given for n in inputs_of(node))
             constant[node] = works or any(constant[n] for n in node.all_input_nodes)
     front = [n for n, pays in constant.items() if pays and any(u not in constant for u in n.users)]
     front = [n for n in front if not _is_number(n)]
     if not front:
         return Hoisted(block, None)
-    return Hoisted(_without(module, front, block.kept, places), _only(module, front, block.kept))
-
-
-def _only(module: fx.GraphModule, front: list[fx.Node], kept: tuple[int, ...]) -> Slim:
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        if node.op != "output":
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    graph.output(tuple(copies[n] for n in front))
-    for node in reversed(list(graph.nodes)):  # writes as well: no constant is made of what is written to
-        if node.op == "call_function" and not node.users:
-            graph.erase_node(node)
-    slim = strip_unused(fx.GraphModule(module, graph))
-    return Slim(slim.module, tuple(kept[i] for i in slim.kept))
+    once = cut(Slim(module, block.kept), front, writes=False)  # no constant is made of what is written to
+    return Hoisted(_without(module, front, block.kept, places), once)
 
 
 def _without(module: fx.GraphModule, front: list[fx.Node], kept: tuple[int, ...], last: int) -> Slim:
@@ -107,15 +94,3 @@ def _is_number(node: fx.Node) -> bool:
         return False
     return not isinstance(node.target, torch._ops.OpOverload) or "sym_" in node.target._opname
 
-
-def _reads(node: fx.Node, place: dict[fx.Node, int], given: frozenset[int]) -> bool:
-    """Whether a value is made of an input at one of the places `given`."""
-    todo, seen = [node], {node}
-    while todo:
-        at = todo.pop()
-        if at in place and place[at] in given:
-            return True
-        new = [n for n in at.all_input_nodes if n not in seen]
-        seen.update(new)
-        todo += new
-    return False

@@ -81,7 +81,7 @@ def keep_encoded(rest: Slim, once: Slim | None, places: int, kept: ir.KeptDtype)
     if as_computed(kept):
         return rest, once
     module = fx.GraphModule(rest.module, copy.deepcopy(rest.module.graph))
-    holders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    holders = module.graph.find_nodes(op="placeholder")
     hoisted = {n: p - places for n, p in zip(holders, rest.kept, strict=True) if p >= places}
     hoisted = {n: i for n, i in hoisted.items() if all(_is_attention(u) and n in u.args[1:3] for u in n.users)}
     for node in list(module.graph.nodes):
@@ -137,7 +137,7 @@ def _encoded(once: Slim | None, lasting: set[int], kept: ir.KeptDtype) -> Slim |
     if once is None or not lasting:
         return once
     module = fx.GraphModule(once.module, copy.deepcopy(once.module.graph))
-    output = next(n for n in module.graph.nodes if n.op == "output")
+    output = module.graph.output_node()
     tracer = fx.proxy.GraphAppendingTracer(module.graph)
     with module.graph.inserting_before(output):
         values = [

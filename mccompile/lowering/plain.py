@@ -17,7 +17,7 @@ from mccompile.capture.types import BlockKind
 def drop_buffers(kind: BlockKind, streams_and_shared: int) -> fx.GraphModule:
     """`kind.full` as (*streams, *shared, *weights) -> (*streams,)."""
     module = fx.GraphModule(kind.full, copy.deepcopy(kind.full.graph))
-    holders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    holders = module.graph.find_nodes(op="placeholder")
     buffers = set(holders[streams_and_shared : streams_and_shared + len(kind.buffers)])
     for node in reversed(list(module.graph.nodes)):
         if node.op == "call_function" and node.target is torch.ops.aten.copy_.default and node.args[0] in buffers:

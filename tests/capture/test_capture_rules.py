@@ -110,7 +110,7 @@ def labels_of(function: Function) -> Labels:
         module.graph.erase_node(node)
     facts = measure(module, inputs[:1], inputs[1:])
     nodes = [n for n in module.graph.nodes if n.op == "call_function"]
-    (result,) = next(n for n in module.graph.nodes if n.op == "output").all_input_nodes
+    (result,) = module.graph.output_node().all_input_nodes
     template = cut("block", nodes, set(), {result}, facts)
     (seed,) = [p for p, captured in template.values.items() if captured.name == "x"]
     scope = label(template, {seed: {1: (video((6, 10)),)}})

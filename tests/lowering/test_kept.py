@@ -119,7 +119,7 @@ def test_graphs_write_and_read_the_kept_form(kept: ir.KeptDtype) -> None:
 def test_what_is_hoisted_but_read_elsewhere_stays_as_it_is() -> None:
     """A value of the prompt that is a key and something else besides keeps its dtype: the other reader wants it."""
     module = attending()
-    output = next(n for n in module.graph.nodes if n.op == "output")
+    output = module.graph.output_node()
     key = next(n for n in module.graph.nodes if n.name == "tk")
     output.args = ((*output.args[0], key),)
     module.recompile()

@@ -139,7 +139,7 @@ def test_the_fit_finds_the_terms() -> None:
 
 def test_identity_blocks_leave_the_streams() -> None:
     graph = torch.fx.symbolic_trace(torch.nn.Identity())
-    output = next(n for n in graph.graph.nodes if n.op == "output")
+    output = graph.graph.output_node()
     output.args = ((output.args[0],),)
     graph.recompile()
     chosen = scaling.identity_blocks(lambda module, role: module.forward)

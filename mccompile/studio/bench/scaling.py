@@ -56,7 +56,7 @@ def identity_blocks(backend: Backend) -> Backend:
     def chosen(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
         if not role.startswith("block"):
             return backend(module, role)
-        output = next(n for n in module.graph.nodes if n.op == "output")
+        output = module.graph.output_node()
         streams = len(output.args[0])
         return lambda *arguments: arguments[:streams]
 
