@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import nn
 
+from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.generate.budgets import SIZES, keeping_for
@@ -16,15 +18,13 @@ from mccompile.generate.chunk_clock import runs_chunks
 from mccompile.generate.chunk_probe import record_window_calls
 from mccompile.generate.clocks import clock_for
 from mccompile.generate.probe import Call, record_calls
-from mccompile.lowering.backend import Progress, inductor
+from mccompile.ir import PolicyIR
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
-from mccompile.lowering.record import Recorder
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
 from mccompile.policy.from_checked import load_policy
-from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mccompile.language.failure import PlacedFailure
+from mccompile.diagnostics.failure import PlacedFailure
 
 
 class CaptureError(PlacedFailure):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from mccompile.cli.failures import SETUP_FAILED, report
 from mccompile.cli.parser import build_parser
-from mccompile.language.diagnostics import PolicyError
-from mccompile.language.failure import Failure
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import Failure
 
 INTERRUPTED = 130  # what shells give for SIGINT
 

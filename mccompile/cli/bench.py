@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     if arguments.backend == "inductor":
-        from mccompile.lowering.pool import start_early
+        from mccompile.backend.pool import start_early
 
         start_early()
     from mccompile.generate.outputs import prepare_place

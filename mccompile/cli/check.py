@@ -8,9 +8,9 @@ import sys
 from mccompile.cli.failures import REFUSED
 from mccompile.cli.options import POLICY_HELP
 from mccompile.cli.terminal import say
-from mccompile.language.diagnostics import PolicyError
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.render import render
 from mccompile.language.load import load_checked
-from mccompile.language.render import render
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,15 +6,15 @@ import argparse
 import re
 import sys
 
+from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
 from mccompile.cli.options import POLICY_HELP, add_parameters, positive
 from mccompile.cli.terminal import say
 from mccompile.cli.words import describe
+from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_checked
-from mccompile.language.pages import UnknownCode, explain_code
 from mccompile.language.parse import parse
-from mccompile.policy import ir
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import to_ir
 from mccompile.policy.phases import Grid

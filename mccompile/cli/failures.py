@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.language.failure import Failure
-from mccompile.language.render import render
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import Failure
+from mccompile.diagnostics.render import render
 
 REFUSED = 1
 SETUP_FAILED = 2

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mccompile.cli.failures import REFUSED
 from mccompile.cli.terminal import say
-from mccompile.language.diagnostics import PolicyError
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.render import render
+from mccompile.diagnostics.source import Source
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy
 from mccompile.language.parse import parse
-from mccompile.language.render import render
-from mccompile.language.source import Source
 
 STDIN = "-"
 

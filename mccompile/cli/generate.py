@@ -13,10 +13,10 @@ from mccompile.cli.table import table
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
+    from mccompile.bundles.bundle import Bundle
     from mccompile.generate.load import Place
     from mccompile.generate.run import Generation, Settings
-    from mccompile.policy.ir import PolicyIR
-    from mccompile.runtime.bundle import Bundle
+    from mccompile.ir import PolicyIR
     from mccompile.runtime.compiled import CompiledModel
 
 DEFAULT_POLICY = "motioncache"
@@ -57,11 +57,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Loads, compiles, generates, writes."""
+    from mccompile.bundles.bundle import load_bundle
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.outputs import prepare_place
     from mccompile.policy.bind import bind
     from mccompile.policy.from_checked import load_policy
-    from mccompile.runtime.bundle import load_bundle
 
     if arguments.out.suffix not in ("", ".mp4"):
         raise OptionRefused(f"--out {arguments.out}", "it is neither a folder nor an .mp4", "give a folder or x.mp4")

@@ -8,7 +8,7 @@ import sys
 from mccompile.cli.terminal import aligned, say
 from mccompile.language.load import find_policy
 from mccompile.language.parse import parse
-from mccompile.language.resources import shipped_policies
+from mccompile.resources import shipped_policies
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -32,9 +32,9 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """A line per call and branch, then the verdict."""
+    from mccompile.diagnostics.source import Source
     from mccompile.generate.recording import read_recording, rules_of
     from mccompile.generate.replay import build_model, compile_recorded, policy_text, prepare_recorded, replay, verdict
-    from mccompile.language.source import Source
     from mccompile.policy.from_checked import load_policy
 
     recording = read_recording(arguments.trace)

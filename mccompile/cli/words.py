@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mccompile import ir
 from mccompile.cli.terminal import aligned
 from mccompile.language import ast
 from mccompile.language.checked import CheckedParam, CheckedPolicy
 from mccompile.language.spell import guard, layer_rule, rule, spell, when, where
-from mccompile.policy import ir
 from mccompile.policy.budget import in_words
 from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static, rule_expressions
 

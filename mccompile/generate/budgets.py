@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mccompile import ir
 from mccompile.capture import flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.generate.chunk_clock import runs_chunks
@@ -12,7 +13,6 @@ from mccompile.generate.errors import PipelineFailed
 from mccompile.generate.probe import record_declared
 from mccompile.lowering.errors import BudgetUnmet
 from mccompile.lowering.lower import lower
-from mccompile.policy import ir
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import first_within, in_words, measures
 from mccompile.runtime.budget import Keeping, Predictor

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mccompile import api
+from mccompile.backend.backend import Progress
+from mccompile.bundles.bundle import Bundle, save_bundle
 from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.language.load import find_policy
-from mccompile.lowering.backend import Progress
 from mccompile.policy.from_checked import load_policy
-from mccompile.runtime.bundle import Bundle, save_bundle
 from mccompile.runtime.compiled import CompiledModel
 
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from mccompile import api
+from mccompile import api, ir
+from mccompile.backend.backend import CompiledRoles, Progress, inductor
+from mccompile.backend.record import Recorder
 from mccompile.generate.budgets import SIZES
 from mccompile.generate.clocks import clock_for
-from mccompile.generate.flops import flops_of
+from mccompile.generate.flops import count, prices_of
 from mccompile.generate.run import Generation, OnStep, Video, generate
-from mccompile.lowering.backend import CompiledRoles, Progress, inductor
+from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
-from mccompile.lowering.record import Recorder
 from mccompile.models.embedded.judge import Verdict, judge, named
-from mccompile.policy import ir
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
-from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
@@ -210,7 +209,8 @@ def _rows(
     judged: str | None,
 ) -> tuple[Row, ...]:
     reference, rows = next(iter(models)), []
-    whole = flops_of(models[reference], events[reference], call)
+    prices = prices_of(models[reference], call)
+    whole = count(models[reference], events[reference], prices)
     for name, model in models.items():
         rows.append(
             Row(
@@ -218,7 +218,7 @@ def _rows(
                 policy=model.runner.lowered.policy.name,
                 seconds=tuple(g.seconds for g in runs[name]),
                 tokens=share_computed(events[name]),
-                flops=flops_of(model, events[name], call) / whole,
+                flops=count(model, events[name], prices) / whole,
                 psnr=psnr(videos[name], videos[reference]),
                 ssim=ssim(videos[name], videos[reference]),
                 verdict=None if judged is None else judge(videos[name], judged),

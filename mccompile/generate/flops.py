@@ -62,13 +62,8 @@ class Prices:
     lengths: np.ndarray
 
 
-def flops_of(model: CompiledModel, events: Sequence[Event], call: Mapping[str, object]) -> float:
-    """FLOPs of the run that left `events`; call: the transformer's arguments in one of its calls."""
-    return count(model, events, prices_of(model, call))
-
-
 def prices_of(model: CompiledModel, call: Mapping[str, object]) -> Prices:
-    """Prices at the sizes of a call; the same for every policy on a model."""
+    """Prices at the sizes of a call, the transformer's arguments; the same for every policy on a captured model."""
     captured = model.runner.lowered.captured
     asked = {**call, "return_dict": False} if "return_dict" in call else dict(call)
     return price(model.runner.lowered, dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True)))

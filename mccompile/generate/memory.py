@@ -10,11 +10,11 @@ from pathlib import Path
 from mccompile import api
 from mccompile.generate.budgets import SIZES, keeping_for
 from mccompile.generate.errors import OptionRefused
+from mccompile.ir import PolicyIR
 from mccompile.models.magi.config import MagiModelConfig
 from mccompile.models.magi.memory import MemoryEstimate, estimate_memory
 from mccompile.models.magi.scheduler import MagiScheduler
 from mccompile.policy.budget import in_words
-from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.budget import Keeping
 
 MAGI = "MagiPipeline"

@@ -13,7 +13,7 @@ from diffusers import SkyReelsV2Transformer3DModel
 from mccompile import api
 from mccompile.generate.errors import TraceTensors
 from mccompile.generate.recording import BRANCHES, Recording, Rules
-from mccompile.policy.ir import PolicyIR
+from mccompile.ir import PolicyIR
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel

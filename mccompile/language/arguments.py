@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.builtins import FUNCTIONS, Function, Parameter
-from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names
-from mccompile.language.source import Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
-from mccompile.language.source import Span
+from mccompile.diagnostics.source import Span
 
 Unit = Literal["", "steps", "frames", "%"]
 CompareOp = Literal["<", "<=", ">", ">="]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
 from mccompile.language.checked import CheckedParam, CheckedPolicy, CheckedSignal
-from mccompile.language.diagnostics import Diagnostic, PolicyError
 from mccompile.language.errors import values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Typing

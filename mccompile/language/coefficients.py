@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from mccompile.language.resources import data_folder
+from mccompile.resources import data_folder
 
 SetKind = Literal["polynomial", "table"]
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS, SOURCES
 from mccompile.language.calls import CallTyping
-from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names, values
 from mccompile.language.types import (
     POISON,

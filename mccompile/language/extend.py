@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
+from mccompile.diagnostics.source import Source
 from mccompile.language import ast
-from mccompile.language.diagnostics import Diagnostic, PolicyError
 from mccompile.language.errors import layers, names
 from mccompile.language.parse import parse
-from mccompile.language.source import Source
 
 Loader = Callable[[ast.Extends], Source]
 """Finds the text of an extended policy; raises `PolicyError` (MC0108, MC0109) where there is none."""

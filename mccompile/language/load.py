@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
 from mccompile.language.check import check
 from mccompile.language.checked import CheckedPolicy
-from mccompile.language.diagnostics import PolicyError
 from mccompile.language.errors.syntax import NoSuchPolicy, NotText
 from mccompile.language.parse import parse
-from mccompile.language.resources import data_folder, shipped_policies
-from mccompile.language.source import Source, Span
+from mccompile.resources import data_folder, shipped_policies
 
 
 def find_policy(policy: str | Path | Source) -> Source:

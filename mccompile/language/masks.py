@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
-from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import phases
 
 LONGEST = 10_000

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, cast, get_args
 
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
 from mccompile.language.checked import CacheDevice, CacheDtype, CheckedBranches, CheckedCache, CheckedChunks
-from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names, values
 
 Section = Literal["chunks", "cache"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
 from mccompile.language.checked import CheckedParam
-from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import names, values
 from mccompile.language.types import NumberType, described
 

@@ -8,13 +8,13 @@ from functools import cache
 
 from lark import Lark, ParseTree, Tree, UnexpectedCharacters, UnexpectedToken
 
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.source import Source
 from mccompile.language import ast
-from mccompile.language.diagnostics import PolicyError
 from mccompile.language.errors.syntax import TooDeep
-from mccompile.language.resources import data_folder
-from mccompile.language.source import Source
 from mccompile.language.syntax_errors import translate
 from mccompile.language.tree import AstBuilder
+from mccompile.resources import data_folder
 
 MAX_DEPTH = 100
 _STRING_OR_COMMENT = re.compile(r'"[^"\n]*"|#[^\n]*')

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.diagnostics import Diagnostic
 from mccompile.language.errors import layers, names
-from mccompile.language.source import Span
 
 _DEEP = 1_000_000
 """A depth beyond every model's: ranges that meet in so deep a stack meet in every deep enough one."""

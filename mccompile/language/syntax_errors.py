@@ -6,9 +6,9 @@ import re
 
 from lark import Token, UnexpectedCharacters, UnexpectedToken
 
-from mccompile.language.diagnostics import Diagnostic, nearest, words
+from mccompile.diagnostics.diagnostic import Diagnostic, nearest, words
+from mccompile.diagnostics.source import Source, Span
 from mccompile.language.errors import syntax
-from mccompile.language.source import Source, Span
 
 _KINDS = {
     "NAME": "a name",

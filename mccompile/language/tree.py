@@ -8,8 +8,8 @@ from typing import Literal, cast
 from lark import Token, Transformer, v_args
 from lark.tree import Meta
 
+from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
-from mccompile.language.source import Source, Span
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 

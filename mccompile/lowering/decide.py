@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import fx
 
+from mccompile import ir
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy import ir
 from mccompile.policy.evaluate import children, rule_expressions
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")

@@ -12,7 +12,7 @@ from typing import assert_never
 
 import torch
 
-from mccompile.policy import ir
+from mccompile import ir
 
 EPS = 1e-8  # of the official MotionCache and TeaCache ratios
 

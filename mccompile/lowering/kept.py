@@ -22,8 +22,8 @@ import operator
 import torch
 from torch import fx
 
+from mccompile import ir
 from mccompile.lowering.strip import Slim
-from mccompile.policy import ir
 
 aten = torch.ops.aten
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mccompile import ir
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.attention import attention_masks, use_prefixes
 from mccompile.lowering.coarse import expose, find_coarse, pick_inside
@@ -17,7 +18,6 @@ from mccompile.lowering.plain import drop_buffers
 from mccompile.lowering.segments import partition
 from mccompile.lowering.strip import Slim, strip_unused
 from mccompile.lowering.types import LoweredModel, RowForms
-from mccompile.policy import ir
 from mccompile.policy.evaluate import static_changes
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from mccompile import ir
 from mccompile.lowering.decide import walk
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy import ir
 from mccompile.policy.evaluate import rule_expressions
 
 

@@ -6,10 +6,10 @@ refuses when: a region names blocks that the model does not have, or two regions
 
 from __future__ import annotations
 
+from mccompile import ir
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.errors import LayersNotFound
 from mccompile.lowering.types import Segment
-from mccompile.policy import ir
 
 
 def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ...]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from mccompile.policy import ir
+from mccompile import ir
 
 Layout = Literal["tokens", "frames", "constant", "latent"]
 

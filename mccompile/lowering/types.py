@@ -8,12 +8,12 @@ from typing import Literal
 
 from torch import fx
 
+from mccompile import ir
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.observe import ObserveSpec
 from mccompile.lowering.sources import Located
 from mccompile.lowering.strip import Slim
-from mccompile.policy import ir
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from numbers import Real
 
 import numpy as np
 
-from mccompile.language.diagnostics import Diagnostic, PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
+from mccompile.ir import Expr, PolicyIR
 from mccompile.policy.errors import (
     CountInvalid,
     ParameterNotWhole,
@@ -17,7 +18,6 @@ from mccompile.policy.errors import (
     UnknownParameter,
 )
 from mccompile.policy.evaluate import Moment, evaluate
-from mccompile.policy.ir import Expr, PolicyIR
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from mccompile.policy import ir
+from mccompile import ir
 
 # Dtypes of (residuals, keys and values), the least change first. Residuals come before keys and values: their rounding
 # is added to a result, that of keys decides what is attended to.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mccompile.policy import ir
+from mccompile import ir
 from mccompile.policy.evaluate import Grid
 
 Action = Literal["compute", "reuse", "dynamic"]

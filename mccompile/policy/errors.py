@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.language.diagnostics import Diagnostic, Help, nearest, words
+from mccompile.diagnostics.diagnostic import Diagnostic, Help, nearest, words
 
 
 @dataclass(frozen=True, slots=True)

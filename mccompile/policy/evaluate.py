@@ -13,7 +13,7 @@ from typing import assert_never
 
 import numpy as np
 
-from mccompile.policy import ir
+from mccompile import ir
 
 Value = np.float32 | bool
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, assert_never, cast
 
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import Diagnostic, InternalError
+from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
 from mccompile.language.builtins import CLOCKS, DISTANCES, SOURCES
 from mccompile.language.checked import CheckedPolicy
 from mccompile.language.coefficients import SetKind, coefficient_sets
-from mccompile.language.diagnostics import Diagnostic, InternalError
 from mccompile.language.load import load_checked
 from mccompile.language.masks import mask_steps
 from mccompile.language.rules import clock_range
-from mccompile.language.source import Source
-from mccompile.policy import ir
 
 UNREACHED = 1e6
 """The upper bound of a phase with an open end: no step, timestep or sigma is as large."""

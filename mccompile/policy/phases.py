@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.errors import StepsUncovered
 from mccompile.policy.evaluate import Grid, clock_value

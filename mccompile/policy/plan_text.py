@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mccompile.language.source import Source
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.source import Source
 from mccompile.policy.cells import Action, Cell, Plan
 from mccompile.policy.evaluate import Grid
 from mccompile.policy.sexpr import Atom, Item, Reader, Tree, write

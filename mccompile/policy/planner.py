@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mccompile.language.diagnostics import Diagnostic, PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Action, Cell, Plan, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered

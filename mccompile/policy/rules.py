@@ -8,7 +8,7 @@ from typing import assert_never
 
 import numpy as np
 
-from mccompile.policy import ir
+from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static, rule_expressions, walk
 from mccompile.policy.phases import ChunkState, current, phase_step

@@ -15,9 +15,9 @@ from enum import IntEnum
 from functools import cache
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.language.source import Source, Span
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.source import Source, Span
 from mccompile.policy.errors import TextMalformed
 
 _TOKEN = re.compile(r'\s*(?P<token>[()\[\]=]|"(?:[^"\\]|\\.)*"|[^\s()\[\]="]+)')

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mccompile.language.source import Source
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.source import Source
 from mccompile.policy.sexpr import Atom, Item, Reader, write, write_fields
 
 _LISTS: dict[str, tuple[str, type]] = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mccompile.policy import ir
+from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import current, phase_step
 from mccompile.policy.planner import Plan
 from mccompile.runtime.clock import ChunkTime, Moment
-from mccompile.runtime.store import ChunkRecord
+from mccompile.runtime.store import BranchStore, ChunkRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,15 @@ class Action:
     phase: int
     account: float | None
     why: str
+
+
+def resolve_all(
+    moment: Moment, store: BranchStore, bound: BoundPolicy, plan: Plan, batch: int
+) -> tuple[tuple[Action, ...], ...]:
+    """The action of every chunk of every sample at a call, [B][G]."""
+    return tuple(
+        tuple(resolve(t, moment, store.chunk(b, t.chunk), bound, plan) for t in moment.chunks) for b in range(batch)
+    )
 
 
 def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPolicy, plan: Plan) -> Action:

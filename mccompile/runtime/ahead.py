@@ -12,7 +12,7 @@ import torch
 
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
-from mccompile.runtime.actions import resolve
+from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import host_rows, parameters
 from mccompile.runtime.engine import Engine
@@ -32,9 +32,7 @@ def decide_ahead(
     if len(moment.following) != layout.chunks:
         return None
     now = replace(moment, row=moment.row + 1, chunks=moment.following, following=None)
-    actions = tuple(
-        tuple(resolve(t, now, store.chunk(b, t.chunk), bound, plan) for t in now.chunks) for b in range(layout.batch)
-    )
+    actions = resolve_all(now, store, bound, plan, layout.batch)
     if fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
         return None
     host = host_rows(decide.spec, now, actions, store, plan)

@@ -82,7 +82,7 @@ class Blocks:
             self._once = [self._lasting_part(backend, kind) for kind in range(len(forms.once))]
             kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in forms.gather.kept}
             kept |= {source for _, source in forms.coarse}
-            self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held_by_once()
+            self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held()
         floats = {t.dtype for t in captured.module.state_dict().values() if t.is_floating_point()}
         self._dtype = next(iter(floats)) if len(floats) == 1 else None  # that of queries, where there is only one
         self._masks = lowered.masks if forms is None and self._dtype is not None else ()
@@ -104,9 +104,9 @@ class Blocks:
         call = apply_to_slim(backend(slim.module, f"once:block{kind}"), slim)
         return _LastingPart(call, shared, ports + len(form.row_keys) + len(form.buffers))
 
-    def _held_by_once(self) -> tuple[str, ...]:
-        names = [b.shared[i] for b in self._captured.blocks if (p := self._once[b.kind]) for i in p.shared]
-        return tuple(dict.fromkeys(names))
+    def _held(self) -> tuple[str, ...]:
+        """The shared values of which some block takes what it computes once per prompt."""
+        return tuple(dict.fromkeys(n for b in self._captured.blocks for n in self.lasting(b.index)))
 
     def weights(self, block: int) -> tuple[torch.Tensor, ...]:
         """The weights of one block, in the order of its kind's placeholders."""
@@ -214,10 +214,10 @@ class Blocks:
         part = self._once[site.kind]
         if part is None:
             return ()
-        names = [site.shared[place] for place in part.shared]
+        names = self.lasting(i)
         held = [shared[n] for n in names]
         known = store.once.get(i)
-        if known is None or any(a is not b for a, b in zip(known.held, held, strict=True)):
+        if known is None or not known.made_of(held):
             before, between = len(site.streams_in), part.weights - len(site.streams_in) - len(site.shared)
             absent, given = [None] * before, (shared.get(s) for s in site.shared)
             values = part.call(*absent, *given, *([None] * between), *self._weights[i])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mccompile import ir
 from mccompile.lowering.types import LoweredModel
-from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.clock import ChunkTime, Moment

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import fx
 
+from mccompile import ir
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel
-from mccompile.policy import ir
 from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.execute import Postlude

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mccompile.language.failure import StatedFailure
+from mccompile.diagnostics.failure import StatedFailure
 
 
 class RunError(StatedFailure):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from mccompile.backend.record import Recorder
 from mccompile.capture.errors import CallError
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.locate import TIMESTEP
-from mccompile.lowering.record import Recorder
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from mccompile.policy import ir
+from mccompile import ir
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.store import BranchStore

@@ -9,6 +9,7 @@ import torch
 
 from mccompile.capture.types import CapturedModel, Port
 from mccompile.lowering.types import Segment
+from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
@@ -54,9 +55,9 @@ class Joint:
     store: what a run of both reads and writes; of a branch's own store only tensors by rows are shared with it.
     """
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, bound: BoundPolicy, batch: int) -> None:
         self.batch = batch
-        self.store = BranchStore([], *(torch.zeros(0) for _ in range(4)))
+        self.store = BranchStore.empty(bound, 0, 0)
         self._joined: dict[object, list[object]] = {}  # by place: of both, and what each branch's store holds of it
         self._values: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}  # two values and both together
         self._log: list[_Saved] = []
@@ -137,12 +138,12 @@ class Joint:
             two = second.store.once.get(block)
             names = first.engine.blocks.lasting(block)
             fresh = two is not None and all(
-                _same(known.held, [step.shared[n] for n in names])
+                known.made_of([step.shared[n] for n in names])
                 for known, step in ((one, first), (two, second))
             )
             held = tuple(shared[n] for n in names)
             before = self.store.once.get(block)
-            if two is None or not fresh or (before is not None and _same(before.held, held)):
+            if two is None or not fresh or (before is not None and before.made_of(held)):
                 continue
             if all(n in self._values for n in names):  # else it is computed anew, of both
                 values = tuple(torch.cat(pair) for pair in zip(one.values, two.values, strict=True))
@@ -199,7 +200,3 @@ def _fill(made: Sequence[torch.Tensor], one: Sequence[torch.Tensor], two: Sequen
     for into, a, b in zip(made, one, two, strict=True):
         torch.cat([a, b], out=into)
     return True
-
-
-def _same(one: Sequence[object], two: Sequence[object]) -> bool:
-    return len(one) == len(two) and all(a is b for a, b in zip(one, two, strict=True))

@@ -150,7 +150,7 @@ class Pairing:
         if second is None:
             return self._alone(first)
         if known.joint is None or known.joint.batch != first.layout.batch:
-            known.joint = Joint(first.layout.batch)
+            known.joint = Joint(first.bound, first.layout.batch)
         streams = known.joint.combine(first, second)
         if streams is None:
             return self._alone(first)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
+from mccompile import ir
 from mccompile.lowering.expressions import change
 from mccompile.lowering.locate import TIMESTEP
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.strip import Slim, strip_unused
 from mccompile.lowering.types import LoweredModel
-from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.phases import Grid

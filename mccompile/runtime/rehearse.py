@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mccompile import ir
 from mccompile.lowering.kept import as_computed, kept_form
-from mccompile.policy import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine

@@ -12,7 +12,7 @@ from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import advance, next_phase
 from mccompile.policy.planner import Plan
-from mccompile.runtime.actions import resolve
+from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
@@ -75,10 +75,7 @@ class Runner:
         store, plan = self._store(moment, layout, inputs)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
-        actions = tuple(
-            tuple(resolve(t, moment, store.chunk(b, t.chunk), self.bound, plan) for t in moment.chunks)
-            for b in range(layout.batch)
-        )
+        actions = resolve_all(moment, store, self.bound, plan, layout.batch)
         return Step(
             self.engine, self.bound, self.fold, moment, layout, store, plan, actions, self._leader(moment), inputs,
             shared, entry,

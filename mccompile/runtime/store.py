@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,10 @@ class Once:
 
     held: tuple[object, ...]
     values: tuple[torch.Tensor, ...]
+
+    def made_of(self, held: Sequence[object]) -> bool:
+        """Whether it is made of these very values."""
+        return len(self.held) == len(held) and all(a is b for a, b in zip(self.held, held, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

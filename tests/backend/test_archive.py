@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mccompile.runtime import archive
-from mccompile.runtime.archive import MANIFEST, SEAL, read_archive, write_archive
-from mccompile.runtime.bundle_errors import AlteredBundle, BundleError, NewerBundle, UnreadableBundle
+from mccompile.bundles import archive
+from mccompile.bundles.archive import MANIFEST, SEAL, read_archive, write_archive
+from mccompile.bundles.bundle_errors import AlteredBundle, BundleError, NewerBundle, UnreadableBundle
 
 ENTRIES = {"captured.json": b'{"a": 1}', "0.pt2": bytes(range(256)) * 4}
 

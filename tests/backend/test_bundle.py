@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from mccompile.lowering import backend as backend_module
-from mccompile.lowering.backend import CompiledRoles, Role, inductor
-from mccompile.lowering.graph_text import fingerprint
-from mccompile.lowering.package_errors import UnfitCall
-from mccompile.lowering.record import Recorder
-from mccompile.runtime import bundle as bundle_module
+from mccompile.backend import backend as backend_module
+from mccompile.backend.backend import CompiledRoles, Role, inductor
+from mccompile.backend.graph_text import fingerprint
+from mccompile.backend.package_errors import UnfitCall
+from mccompile.backend.record import Recorder
+from mccompile.bundles import bundle as bundle_module
+from mccompile.bundles.bundle import load_bundle, save_bundle
+from mccompile.bundles.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
+from mccompile.bundles.identity import Environment
 from mccompile.runtime.blocks import eager
-from mccompile.runtime.bundle import load_bundle, save_bundle
-from mccompile.runtime.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.exercise import exercise
-from mccompile.runtime.identity import Environment
 from tests.backend.conftest import Tiny, run, transformer
 
 
@@ -54,7 +54,7 @@ def test_a_bundle_runs_over_weights_loaded_again(tiny: Tiny, saved: Path) -> Non
     assert (bundle.policy, bundle.model.reference, bundle.device) == ("the text", "tiny", "cpu")
     again = bundle.attach(transformer())
     one, two = reference(tiny), again
-    for mine, other in zip(run(one), run(two), strict=True):  # a bundle's patches are a product (lowering/patches.py)
+    for mine, other in zip(run(one), run(two), strict=True):  # a bundle's patches are a product (backend/patches.py)
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
     decided = [[(e.chunk, e.step, e.action, e.computed) for e in model.events] for model in (one, two)]
     assert decided[0] == decided[1]

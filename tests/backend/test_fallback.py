@@ -9,12 +9,12 @@ import torch
 from torch import fx, nn
 from torch._dynamo.utils import counters
 
-from mccompile.lowering import backend as backend_module
-from mccompile.lowering.aot import CannotCompile
-from mccompile.lowering.backend import inductor
-from mccompile.lowering.jit import compile_in_place
-from mccompile.lowering.package_errors import NotCompiled
-from mccompile.lowering.record import Recorder, Recording
+from mccompile.backend import backend as backend_module
+from mccompile.backend.aot import CannotCompile
+from mccompile.backend.backend import inductor
+from mccompile.backend.jit import compile_in_place
+from mccompile.backend.package_errors import NotCompiled
+from mccompile.backend.record import Recorder, Recording
 from tests.backend.conftest import Tiny
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import fx, nn
 
-from mccompile.lowering.graph_text import UnwritableGraph, fingerprint, read_graph, read_value, write_graph, write_value
+from mccompile.backend.graph_text import UnwritableGraph, fingerprint, read_graph, read_value, write_graph, write_value
 
 aten = torch.ops.aten
 

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mccompile.lowering.aot import LARGEST
-from mccompile.lowering.package import Contract, TensorInput
-from mccompile.lowering.package_errors import NotCompiled, UnfitCall
-from mccompile.lowering.records import read_record, write_record
-from mccompile.runtime import identity
-from mccompile.runtime.bundle_errors import (
+from mccompile.backend.aot import LARGEST
+from mccompile.backend.package import Contract, TensorInput
+from mccompile.backend.package_errors import NotCompiled, UnfitCall
+from mccompile.backend.records import read_record, write_record
+from mccompile.bundles import identity
+from mccompile.bundles.bundle_errors import (
     AlteredBundle,
     ForeignBundle,
     NewerBundle,
@@ -24,7 +24,7 @@ from mccompile.runtime.bundle_errors import (
     UnreadableBundle,
     WrongModel,
 )
-from mccompile.runtime.identity import WeightFile, environment, identify
+from mccompile.bundles.identity import WeightFile, environment, identify
 
 PAGES = Path(__file__).parents[2] / "docs" / "errors"
 

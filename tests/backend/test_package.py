@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mccompile.lowering.aot import CannotCompile, compile_program, export_role
-from mccompile.lowering.backend import CompiledRoles, Role, packaged
-from mccompile.lowering.graph_text import fingerprint
-from mccompile.lowering.package import Contract, evaluate_size
-from mccompile.lowering.package_errors import UnfitCall
+from mccompile.backend.aot import CannotCompile, compile_program, export_role
+from mccompile.backend.backend import CompiledRoles, Role, packaged
+from mccompile.backend.graph_text import fingerprint
+from mccompile.backend.package import Contract, evaluate_size
+from mccompile.backend.package_errors import UnfitCall
 from tests.backend import toy
 
 torch.set_num_threads(1)
@@ -95,10 +95,10 @@ def test_a_new_process_runs_it(compiled: Role, tmp_path: Path) -> None:
     program = """
 import sys, torch, pickle
 from pathlib import Path
-from mccompile.lowering.backend import Role, packaged
-from mccompile.lowering.records import read_record
+from mccompile.backend.backend import Role, packaged
+from mccompile.backend.records import read_record
 import json
-from mccompile.lowering.package import Contract
+from mccompile.backend.package import Contract
 from tests.backend import toy
 torch.set_num_threads(1)
 contract = read_record(Contract, json.loads(Path(sys.argv[2]).read_text()))
@@ -108,7 +108,7 @@ torch.save((rows, total), sys.argv[3])
 """
     import json
 
-    from mccompile.lowering.records import write_record
+    from mccompile.backend.records import write_record
 
     assert compiled.package is not None
     (tmp_path / "contract.json").write_text(json.dumps(write_record(compiled.contract)))

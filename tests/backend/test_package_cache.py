@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch._inductor import config
 
-from mccompile.lowering import backend, package_cache
-from mccompile.lowering.aot import OPTIONS, export_role
-from mccompile.lowering.package_cache import find, keep, key_of
-from mccompile.lowering.record import Recording
+from mccompile.backend import backend, package_cache
+from mccompile.backend.aot import OPTIONS, export_role
+from mccompile.backend.package_cache import find, keep, key_of
+from mccompile.backend.record import Recording
 from tests.backend import toy
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from torch._inductor import cpu_vec_isa
 
-from mccompile.lowering import isa
-from mccompile.lowering.aot import headers_pay
-from mccompile.lowering.isa import host_isa
-from mccompile.lowering.pool import Pool
+from mccompile.backend import isa
+from mccompile.backend.aot import headers_pay
+from mccompile.backend.isa import host_isa
+from mccompile.backend.pool import Pool
 
 WORKER = """
 import json, sys

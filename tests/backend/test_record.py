@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from mccompile.lowering.record import DYNAMIC, Recorder, axis_order
+from mccompile.backend.record import DYNAMIC, Recorder, axis_order
 
 
 def recorded(*calls: tuple[object, ...]) -> Recorder:

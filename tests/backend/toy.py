@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from mccompile.lowering.record import Recorder, Recording
+from mccompile.backend.record import Recorder, Recording
 
 LIBRARY = torch.library.Library("toybackend", "DEF")
 LIBRARY.define("shifted(Tensor x, Tensor bounds) -> Tensor")

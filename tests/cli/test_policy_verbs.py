@@ -10,10 +10,10 @@ import pytest
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy
 from mccompile.language.parse import parse
-from mccompile.language.resources import shipped_policies
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.policy.text import read, show
+from mccompile.resources import shipped_policies
 from tests.cli.conftest import Shell
 
 UGLY = "policy ugly{phase all{compute}}"

@@ -11,8 +11,8 @@ from PIL import Image
 
 import mccompile.api
 import mccompile.generate.compare
-from mccompile.lowering.backend import CompiledRoles, Role
-from mccompile.lowering.record import Recorder
+from mccompile.backend.backend import CompiledRoles, Role
+from mccompile.backend.record import Recorder
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
 from tests.cli.conftest import Shell

@@ -19,7 +19,7 @@ from mccompile.generate.compare import (
     run_with,
 )
 from mccompile.generate.errors import OptionRefused, PipelineFailed
-from mccompile.generate.flops import flops_of
+from mccompile.generate.flops import count, prices_of
 from mccompile.generate.run import Settings, call_arguments, generate, set_chunk_length
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.trace import share_computed
@@ -122,7 +122,7 @@ def test_flops_are_those_that_torch_counts(name: str, small: Small, models) -> N
             run_with(small.pipe, model, small.call, 0, nothing)
     finally:
         del model.forward
-    assert flops_of(model, model.events, call) == pytest.approx(sum(counted), rel=1e-9)
+    assert count(model, model.events, prices_of(model, call)) == pytest.approx(sum(counted), rel=1e-9)
 
 
 def test_what_the_pipeline_refuses(small: Small) -> None:

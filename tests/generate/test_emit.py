@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import fx
 
+from mccompile.backend.graph_text import attribute
 from mccompile.capture.types import Refusal
 from mccompile.lowering import emit
-from mccompile.lowering.graph_text import attribute
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind

@@ -22,7 +22,7 @@ PARTS = {
     "05": {"lowering"},
     "06": {"runtime"},
     "07": {"generate", "models", "cli"},
-    "08": {"runtime", "lowering"},
+    "08": {"backend", "bundles"},
 }
 
 

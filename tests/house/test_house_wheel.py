@@ -16,7 +16,7 @@ from tests.house.tree import DOCS, ROOT
 PROBE = """
 import json, pathlib, mccompile
 from mccompile import load_policy
-from mccompile.language.resources import data_folder, shipped_policies
+from mccompile.resources import data_folder, shipped_policies
 from mccompile.models.embedded import EMBEDDED_FOLDER
 print(json.dumps({
     "package": str(pathlib.Path(mccompile.__file__).parent),

@@ -122,7 +122,7 @@ def singled_out() -> frozenset[str]:
 
 
 def standing(name: str) -> str:
-    """The part of the house that a module belongs to: `mccompile.policy.ir` stands in `policy`."""
+    """The part of the house that a module belongs to: `mccompile.policy.bind` stands in `policy`."""
     inside = name.partition(".")[2]
     if inside in singled_out():
         return inside

@@ -6,8 +6,8 @@ from typing import Literal
 
 from hypothesis import strategies as st
 
+from mccompile.diagnostics.source import Source
 from mccompile.language import ast
-from mccompile.language.source import Source
 
 SPAN = Source.of_text("").span(0, 0)
 WORDS = ("alpha", "motion", "drift2", "b_c", "step", "fraction", "rel_l1", "a", "R")

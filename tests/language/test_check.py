@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.source import Source
 from mccompile.language.checked import CheckedPolicy
 from mccompile.language.coefficients import coefficient_sets
-from mccompile.language.diagnostics import PolicyError
 from mccompile.language.load import find_policy, load_checked
 from mccompile.language.masks import mask_steps
 from mccompile.language.parse import parse
-from mccompile.language.resources import shipped_policies
-from mccompile.language.source import Source
 from mccompile.language.types import Granularity
 from mccompile.policy.from_checked import load_policy
+from mccompile.resources import shipped_policies
 
 REST = "  layers blocks[*] { keep residual }\n}"
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy
 from mccompile.language.parse import parse
-from mccompile.language.resources import shipped_policies
-from mccompile.language.source import Source
+from mccompile.resources import shipped_policies
 from tests.language.strategies import policies
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mccompile.diagnostics.source import Source
 from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import load_checked
 from mccompile.language.options import OPTION_WORDS
 from mccompile.language.parse import keywords, parse
-from mccompile.language.source import Source
 
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "language.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```policy\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.language.errors import error_classes
-from mccompile.language.load import load_checked
-from mccompile.language.pages import (
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.pages import (
     ErrorPage,
     UnknownCode,
     explain_code,
@@ -19,8 +17,10 @@ from mccompile.language.pages import (
     read_page,
     with_output,
 )
-from mccompile.language.render import render
-from mccompile.language.source import Source
+from mccompile.diagnostics.render import render
+from mccompile.diagnostics.source import Source
+from mccompile.language.errors import error_classes
+from mccompile.language.load import load_checked
 
 ERRORS = Path(__file__).parent.parent / "errors"
 CODES = tuple(error_classes())

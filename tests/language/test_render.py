@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.language.diagnostics import Diagnostic, Edit, Help, Label, PolicyError, nearest, words
-from mccompile.language.render import render
-from mccompile.language.source import Source
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, PolicyError, nearest, words
+from mccompile.diagnostics.render import render
+from mccompile.diagnostics.source import Source
 
 LINES = [f"line {n}" for n in range(1, 13)]
 LINES[4] = "    compute all for steps 0..4"

@@ -9,15 +9,15 @@ from typing import get_args
 
 import pytest
 
+from mccompile import ir
+from mccompile.diagnostics.source import Source
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy
 from mccompile.language.parse import parse
-from mccompile.language.resources import shipped_policies
 from mccompile.language.show import show_ast
-from mccompile.language.source import Source
-from mccompile.policy import ir
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.text import read, show
+from mccompile.resources import shipped_policies
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted((GOLDEN / "ast").glob("*.policy"))

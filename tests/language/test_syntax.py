@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.render import render
+from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
-from mccompile.language.diagnostics import PolicyError
 from mccompile.language.load import find_policy, load_checked
 from mccompile.language.parse import grammar, keywords, parse
-from mccompile.language.render import render
-from mccompile.language.resources import data_folder, shipped_policies
-from mccompile.language.source import Source
 from mccompile.policy.from_checked import load_policy
+from mccompile.resources import data_folder, shipped_policies
 
 CASES = sorted((Path(__file__).parent.parent / "golden" / "ast").glob("*.policy"))
 TEXTS = [find_policy(name).text for name in shipped_policies()]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import fx
 
+from mccompile import ir
 from mccompile.lowering.kept import decode, encode, keep_allocated, keep_encoded, kept_form
 from mccompile.lowering.strip import Slim
-from mccompile.policy import ir
 
 aten = torch.ops.aten
 KEPT: tuple[ir.KeptDtype, ...] = ("float32", "bfloat16", "float16", "float8")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import fx
 from torch.nn import functional as nnf
 
-from mccompile.lowering.native import SOURCE, covers, kernel, use_native
+from mccompile.backend.native import SOURCE, covers, kernel, use_native
 
 OP = torch.ops.mccompile.prefix_attention_native
 needs_kernel = pytest.mark.skipif(kernel() is None, reason="no C++ compiler")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from policy_cases import STATIC, grid_of
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.language.source import Source
+from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.source import Source
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.from_checked import load_policy

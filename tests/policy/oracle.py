@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mccompile.policy import ir
+from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mccompile.policy import ir
+from mccompile import ir
 from mccompile.policy.budget import first_within, in_words, measures
 
 AUTO = ir.Cache("auto", "auto", "auto", 1000, None, False)

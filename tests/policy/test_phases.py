@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_cases import UNHURRIED, grid_of, motioncache, policy
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.phases import Grid, advance, current, next_phase, phase_step, start
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from error_pages import FOLDER, blocks, outcome
 
-from mccompile.language.diagnostics import Diagnostic
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.policy import errors
 
 CLASSES = {

@@ -19,8 +19,8 @@ from policy_cases import (
     warmup,
 )
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.policy.bind import bind
 from mccompile.policy.planner import Plan, diff_plans, plan, predicted_share, read_plan, show_plan
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from oracle import TOKENS, Chunk
 from policy_cases import MODULATION, MOTION, STATIC, UNHURRIED, below, grid_of, policy
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.policy.bind import bind
 from mccompile.policy.planner import Plan, plan, read_plan, show_plan
 

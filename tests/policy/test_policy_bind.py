@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_cases import UNHURRIED, motioncache, policy, rest, warmup
 
-from mccompile.language.diagnostics import PolicyError
-from mccompile.policy import ir
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.policy.bind import bind
 
 

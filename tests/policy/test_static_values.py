@@ -24,9 +24,9 @@ from policy_cases import (
     reuse,
 )
 
+from mccompile import ir
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
-from mccompile.policy import ir
 from mccompile.policy.evaluate import Grid, Moment, evaluate, is_static, static_changes, table_value
 
 C = ir.Const

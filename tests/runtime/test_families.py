@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mccompile.api as api
-from mccompile.language.source import Source
+from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.trace import share_computed

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 import mccompile.api as api
-from mccompile.language.source import Source
+from mccompile.diagnostics.source import Source
 from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.trace import share_computed
 from tests.runtime.conftest import Tiny, embeds, pipeline

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import mccompile.api as api
-from mccompile.generate.flops import flops_of
-from mccompile.language.source import Source
-from mccompile.lowering.backend import inductor
+from mccompile.backend.backend import inductor
+from mccompile.backend.record import Recorder
+from mccompile.diagnostics.source import Source
+from mccompile.generate.flops import count, prices_of
 from mccompile.lowering.lower import lower
-from mccompile.lowering.record import Recorder
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.policy.phases import Grid
@@ -232,7 +232,7 @@ def test_work_is_counted_as_without(tiny: Tiny) -> None:
     for branches in (APART, TOGETHER):
         model = compiled(tiny, MOTION, branches)
         changing(tiny, 0, lambda call, _: calls.append(call) is None)
-        counted.append(flops_of(model, model.events, calls[-1]))
+        counted.append(count(model, model.events, prices_of(model, calls[-1])))
         model.undo()
     assert counted[0] == counted[1]
 

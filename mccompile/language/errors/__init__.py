@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mccompile.language.diagnostics import Diagnostic
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language.errors import layers, names, phases, syntax, values
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.language.diagnostics import Diagnostic, Edit, Help, Label, nearest, words
-from mccompile.language.source import Span
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
+from mccompile.diagnostics.source import Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 import torch
 
+from mccompile.backend.backend import Progress
 from mccompile.generate.compare import Announce
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Place
 from mccompile.generate.run import Settings
-from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import (
     compile_time,
     generations,
@@ -130,8 +131,6 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
 def summary(reports: Sequence[Report]) -> dict[str, Json]:
     """One number for a script to look at: the least realised/ideal of all rows, where the benchmark has it."""
     found: dict[str, Json] = {"benchmark": reports[0].name}
-    rows = [row for report in reports for row in report.rows if row.get("name") != "vanilla"]
-    ratios = [r["realised_over_ideal"] for r in rows if isinstance(r.get("realised_over_ideal"), int | float)]
-    if ratios:
-        found["realised_over_ideal_min"] = round(min(float(x) for x in ratios), 4)  # type: ignore[arg-type]
+    with contextlib.suppress(ValueError):
+        found["realised_over_ideal_min"] = round(ladder_steps.worst([r for x in reports for r in x.rows]), 4)
     return found

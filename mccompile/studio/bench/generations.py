@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from mccompile import api
 from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
 from mccompile.generate.errors import PipelineFailed
-from mccompile.generate.flops import flops_of
+from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
 from mccompile.models.embedded.judge import Verdict, judge
@@ -118,12 +118,13 @@ def measure(
     reference = models[VANILLA]
     with last_call(reference) as call:
         laps = take_turns({**runs_of(job, models, announce), **others}, repeat, clock)
-    base, whole = laps[VANILLA], flops_of(reference, reference.events, call)
+    base, prices = laps[VANILLA], prices_of(reference, call)
+    whole = count(reference, reference.events, prices)
     rows = []
     for name, lap in laps.items():
         row = _near(name, lap, base, job.judged)
         if name in models and not lap.error:
-            row |= _work(models[name], call, whole, row)
+            row |= _work(models[name], prices, whole, row)
         rows.append(row)
     return tuple(rows)
 
@@ -141,9 +142,9 @@ def _near(name: str, lap: Lap, base: Lap, prompt: str | None) -> dict[str, Json]
     }  # fmt: skip
 
 
-def _work(model: CompiledModel, call: Mapping[str, object], whole: float, row: Row) -> dict[str, Json]:
+def _work(model: CompiledModel, prices: Prices, whole: float, row: Row) -> dict[str, Json]:
     """What was computed, of vanilla's; realised/ideal is the speed-up times the share of the FLOPs."""
-    flops = flops_of(model, model.events, call) / whole
+    flops = count(model, model.events, prices) / whole
     seconds, speed_up = row["median"], row["speed_up"]
     assert isinstance(seconds, float)
     assert isinstance(speed_up, float)

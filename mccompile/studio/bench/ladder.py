@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mccompile.backend.backend import Progress
 from mccompile.generate.compare import Announce, Contender, compile_contenders
-from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.report import Column, Json, Plot, Report
 from mccompile.studio.bench.timing import Clock

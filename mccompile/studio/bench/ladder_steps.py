@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.lowering.backend import Progress
+from mccompile.backend.backend import Progress
 from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
-from mccompile.studio.bench.rig import EXACT, VANILLA, Way, as_it_is, compile_ways, repeaters, step_flops, steps_of
+from mccompile.studio.bench.rig import BASELINE, EXACT, Way, as_it_is, compile_ways, repeaters, step_flops, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import Clock, Kind, interleaved, ratio
 
@@ -46,7 +46,7 @@ class Conditions:
 
 def ways(shares: Sequence[float], exact: bool) -> tuple[Way, ...]:
     """The vanilla step first, then exact if wanted, then the shares."""
-    base = (Way(BASE, VANILLA), Way("exact", EXACT)) if exact else (Way(BASE, VANILLA),)
+    base = (Way(BASE, BASELINE), Way("exact", EXACT)) if exact else (Way(BASE, BASELINE),)
     return (*base, *(Way(f"{s:.0%} of tokens", "share", s) for s in shares))
 
 
@@ -113,6 +113,6 @@ def settings(subject: Subject, under: Conditions) -> dict[str, Json]:
 
 
 def worst(rows: Sequence[Row]) -> float:
-    """The smallest realised/ideal of all rows but the baseline."""
-    found = [r["realised_over_ideal"] for r in rows if r["name"] != BASE]
+    """The smallest realised/ideal of all rows but the baseline. Raises ValueError where no row has it."""
+    found = [r.get("realised_over_ideal") for r in rows if r.get("name") != BASE]
     return min(float(x) for x in found if isinstance(x, int | float))

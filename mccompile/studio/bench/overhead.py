@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from mccompile.backend.backend import Progress
 from mccompile.generate.probe import Call
-from mccompile.lowering.backend import Progress
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row
 from mccompile.studio.bench.rig import VANILLA, Way, compile_ways, repeaters

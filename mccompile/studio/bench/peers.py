@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import torch
 
+from mccompile.backend.backend import Progress
 from mccompile.generate.compare import Announce, compile_contenders
 from mccompile.generate.run import Generation, generate
-from mccompile.lowering.backend import Progress
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.ladder import settings
 from mccompile.studio.bench.peer_ways import Peer, Setup, calibrated_ratios, heard, register_blocks

@@ -16,16 +16,16 @@ import torch
 from torch import fx, nn
 
 from mccompile import api
+from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.record import Recorder
+from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.probe import Call
-from mccompile.language.source import Source
-from mccompile.lowering.backend import Progress, inductor
+from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
-from mccompile.lowering.record import Recorder
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
-from mccompile.policy.ir import PolicyIR
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
@@ -36,7 +36,7 @@ from mccompile.studio.bench.subjects import Pattern, grid
 
 STEPS = 1000  # rows that a timeline has at most
 VANILLA, EXACT = "compute", "exact"
-BASELINE = "vanilla"  # the name of the way that others are measured against
+BASELINE = "baseline"  # `compute` over masks as they are, as torch.compile would have it
 BRANCHES = ("cond", "uncond")
 _NEW_AT_EACH_STEP = ("hidden_states", "timestep")  # prelude values are kept for the very same tensors
 _SHARE = """policy NAME {
@@ -61,6 +61,7 @@ def _share(name: str, branches: str = "") -> PolicyIR:
 
 POLICIES = {
     VANILLA: load_policy(VANILLA),
+    BASELINE: load_policy(VANILLA),
     EXACT: load_policy(EXACT),
     "share": _share("fixed_share"),
     "apart": _share("apart", "branches { share decision of cond }"),
@@ -78,7 +79,7 @@ class Way:
 
     @property
     def parameters(self) -> Mapping[str, float]:
-        return {} if self.policy in (VANILLA, EXACT) else {"part": self.share}
+        return {} if self.policy in (VANILLA, BASELINE, EXACT) else {"part": self.share}
 
 
 @dataclass(slots=True)
@@ -182,9 +183,9 @@ def as_it_is(backend: Backend) -> Backend:
 
 
 def lowered_for(way: Way, prepared: api.Prepared) -> LoweredModel:
-    """The model under a way's policy; for the baseline with its masks as they are, as `torch.compile` would have it."""
+    """The model under a way's policy."""
     lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
-    return replace(lowered, masks=()) if way.policy == VANILLA and way.name == BASELINE else lowered
+    return replace(lowered, masks=()) if way.policy == BASELINE else lowered
 
 
 def half_in_place(backend: Backend) -> Backend:

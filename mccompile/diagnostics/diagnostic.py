@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from mccompile.language.render import render
-from mccompile.language.source import Span
+from mccompile.diagnostics.render import render
+from mccompile.diagnostics.source import Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from mccompile.lowering.package_errors import NotCompiled
-from mccompile.lowering.record import Recording, TensorSpec, Value
+from mccompile.backend.package_errors import NotCompiled
+from mccompile.backend.record import Recording, TensorSpec, Value
 
 
 def compile_in_place(recording: Recording) -> Callable[..., tuple[Value, ...]]:

@@ -11,9 +11,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from mccompile.backend.graph_text import Json, attribute, read_graph, read_value, write_graph, write_value
+from mccompile.backend.records import read_any, read_record, write_record
 from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, Port, Refusal, TokenGrid
-from mccompile.lowering.graph_text import Json, attribute, read_graph, read_value, write_graph, write_value
-from mccompile.lowering.records import read_any, read_record, write_record
 
 _RECORDS: dict[str, object] = {
     "model_class": str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mccompile.language.failure import StatedFailure
+from mccompile.diagnostics.failure import StatedFailure
 
 
 class BundleError(StatedFailure):

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mccompile.language.diagnostics import nearest
-from mccompile.language.resources import data_folder
+from mccompile.diagnostics.diagnostic import nearest
+from mccompile.resources import data_folder
 
 _TITLE = re.compile(r"# (MC\d{4}): (.+)")
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

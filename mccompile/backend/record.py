@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
-from mccompile.lowering.graph_text import fingerprint
+from mccompile.backend.graph_text import fingerprint
 
 Value: TypeAlias = torch.Tensor | int
 Scalar: TypeAlias = int | float | bool | None

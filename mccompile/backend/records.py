@@ -8,7 +8,7 @@ from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from mccompile.lowering.graph_text import Json
+from mccompile.backend.graph_text import Json
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mccompile.lowering.graph_text import Json
-from mccompile.runtime.bundle_errors import AlteredBundle, NewerBundle, UnreadableBundle
+from mccompile.backend.graph_text import Json
+from mccompile.bundles.bundle_errors import AlteredBundle, NewerBundle, UnreadableBundle
 
 FORMAT = 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"

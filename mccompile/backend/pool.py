@@ -1,4 +1,4 @@
-"""Compiles exported programs in worker processes (lowering/worker.py), each serving one job at a time."""
+"""Compiles exported programs in worker processes (backend/worker.py), each serving one job at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import IO
 import torch
 from torch._inductor import config
 
-from mccompile.lowering.isa import host_isa
+from mccompile.backend.isa import host_isa
 
 
 class _Worker:
@@ -58,7 +58,7 @@ class _Worker:
         return lines[-1] if lines else f"exit code {self._process.returncode}"
 
 
-_OWN = (sys.executable, "-m", "mccompile.lowering.worker")
+_OWN = (sys.executable, "-m", "mccompile.backend.worker")
 _early: list[_Worker] = []
 
 

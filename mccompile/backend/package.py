@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from mccompile.lowering.package_errors import UnfitCall
-from mccompile.lowering.record import Scalar, Value
+from mccompile.backend.package_errors import UnfitCall
+from mccompile.backend.record import Scalar, Value
 
 ALIGNMENT = 16  # bytes
 Size = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mccompile.lowering.isa import cpu_features
+from mccompile.backend.isa import cpu_features
 
 WHOLE = 64 * 2**20  # larger weight files are hashed by their header and by samples
 SAMPLES, SAMPLE = 256, 64 * 2**10

@@ -18,21 +18,21 @@ import torch
 from safetensors.torch import load, save
 from torch import fx, nn
 
-from mccompile.lowering.backend import CompiledRoles, Form, Role
-from mccompile.lowering.graph_text import Json, UnwritableGraph, fingerprint
+from mccompile.backend.backend import CompiledRoles, Form, Role
+from mccompile.backend.graph_text import Json, UnwritableGraph, fingerprint
+from mccompile.backend.package import Contract, PackageFolder
+from mccompile.backend.record import BATCHED, Key, Value
+from mccompile.backend.records import read_record, write_record
+from mccompile.bundles.archive import read_archive, write_archive
+from mccompile.bundles.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
+from mccompile.bundles.captured_text import read_captured, write_captured
+from mccompile.bundles.identity import Environment, ModelIdentity, environment, identify
 from mccompile.lowering.lower import lower
-from mccompile.lowering.package import Contract, PackageFolder
-from mccompile.lowering.record import BATCHED, Key, Value
-from mccompile.lowering.records import read_record, write_record
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
 from mccompile.policy.text import read, show
-from mccompile.runtime.archive import read_archive, write_archive
-from mccompile.runtime.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
-from mccompile.runtime.captured_text import read_captured, write_captured
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.identity import Environment, ModelIdentity, environment, identify
 
 CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mccompile.language.source import Source, Span
+from mccompile.diagnostics.source import Source, Span
 
 if TYPE_CHECKING:
-    from mccompile.language.diagnostics import Diagnostic, Edit, Help
+    from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help
 
 TAB = 4
 

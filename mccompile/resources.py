@@ -7,7 +7,7 @@ from typing import Literal
 
 Folder = Literal["grammar", "policies", "errors"]
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
 _IN_CHECKOUT: dict[Folder, str] = {"grammar": "grammar", "policies": "policies", "errors": "docs/errors"}
 
 

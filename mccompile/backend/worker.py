@@ -1,6 +1,6 @@
 """A process that compiles exported programs: one JSON job per line of standard input, one answer per line out.
 
-    python -m mccompile.lowering.worker THREADS ISA_OK ISA
+    python -m mccompile.backend.worker THREADS ISA_OK ISA
 
 Inductor keeps global state, so roles compile in processes of their own; each serves many jobs, since importing
 torch costs as much as compiling a small graph.
@@ -21,9 +21,9 @@ def main() -> None:
     os.dup2(2, 1)
     from torch._inductor import config
 
-    import mccompile.lowering.native  # noqa: F401 - registers the operators that graphs call
-    from mccompile.lowering.aot import CannotCompile, compile_program
-    from mccompile.lowering.isa import settle
+    import mccompile.backend.native  # noqa: F401 - registers the operators that graphs call
+    from mccompile.backend.aot import CannotCompile, compile_program
+    from mccompile.backend.isa import settle
 
     told = json.loads(sys.stdin.readline() or "null")
     if told is None:  # not needed after all

@@ -22,8 +22,8 @@ from torch import fx
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
+from mccompile.backend.isa import cpu_features
 from mccompile.lowering.attention import LIBRARY, attend, shape_only
-from mccompile.lowering.isa import cpu_features
 
 SOURCE = Path(__file__).with_name("prefix_attention.cpp")
 FLAGS = (

@@ -20,17 +20,17 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
+from mccompile.backend.aot import OPTIONS, CannotCompile, compile_program, export_role, headers_pay, numbers_of
+from mccompile.backend.graph_text import attribute, fingerprint
+from mccompile.backend.isa import host_isa
+from mccompile.backend.jit import compile_in_place
+from mccompile.backend.package import Contract, Package, PackageFolder
+from mccompile.backend.package_cache import find, keep, key_of
+from mccompile.backend.patches import multiply_patches
+from mccompile.backend.pool import Pool
+from mccompile.backend.record import BATCHED, Key, Recorder, Recording, Value
 from mccompile.capture.types import Refusal
-from mccompile.lowering.aot import OPTIONS, CannotCompile, compile_program, export_role, headers_pay, numbers_of
-from mccompile.lowering.graph_text import attribute, fingerprint
-from mccompile.lowering.isa import host_isa
-from mccompile.lowering.jit import compile_in_place
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
-from mccompile.lowering.package import Contract, Package, PackageFolder
-from mccompile.lowering.package_cache import find, keep, key_of
-from mccompile.lowering.patches import multiply_patches
-from mccompile.lowering.pool import Pool
-from mccompile.lowering.record import BATCHED, Key, Recorder, Recording, Value
 from mccompile.lowering.types import LoweredModel
 
 Call = Callable[..., tuple[Value, ...]]

@@ -1,0 +1,1 @@
+"""Ahead-of-time compilation: graphs to packages, in worker processes, found again by what they were made of."""
