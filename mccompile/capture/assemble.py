@@ -16,14 +16,14 @@ from mccompile.capture.gather import Wanted, gather_form
 from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Kind, Site
 from mccompile.capture.rows import Rows, joined, key, other, video
-from mccompile.capture.samples import batch_axis
+from mccompile.capture.samples import batch_of
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
 from mccompile.capture.stacks import PRELUDE, Partition
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
-from mccompile.capture.types import BlockKind, BlockSite, CapturedModel, Port, Refusal
+from mccompile.capture.types import Along, BlockKind, BlockSite, CapturedModel, Port, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _gather(
 
 
 def _port(parts: Parts, value: fx.Node, axis: int | None, rows: str) -> Port:
-    return Port(value.name, axis, rows, parts.depends[value], batch_axis(value, parts.facts))
+    return Port(value.name, axis, rows, parts.depends[value], batch_of(value, parts.facts))
 
 
 def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
@@ -246,5 +246,5 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         blocks=sites,
         grid=None,
         refusals=tuple(refusals),
-        samples=tuple(n.name for n in inputs if batch_axis(n, parts.facts) == 0),
+        samples=tuple(n.name for n in inputs if batch_of(n, parts.facts) == Along(0)),
     )

@@ -11,6 +11,7 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -25,7 +26,26 @@ class Refusal:
     reason: str
 
 
-COUNT, TANGLED = -1, -2
+@dataclass(frozen=True, slots=True)
+class Along:
+    """A value with one entry a sample along `axis`."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A value that is the number of samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tangled:
+    """A value in whose size the number of samples is mixed with other numbers."""
+
+    size: str  # the symbolic size, as torch writes it
+
+
+Batch: TypeAlias = Along | Count | Tangled
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +56,7 @@ class Port:
     token_axis: int | None  # the axis that carries tokens
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
-    batch_axis: int | None = None  # the axis that carries samples, if any; COUNT: their number; TANGLED: otherwise
+    batch: Batch | None = None  # how it holds samples, if it does
 
 
 @dataclass(frozen=True, slots=True)

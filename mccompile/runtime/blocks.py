@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from mccompile.capture.types import COUNT
+from mccompile.capture.types import Along, Count
 from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
@@ -68,8 +68,8 @@ class Blocks:
         self._ports = {p.name: p for p in captured.streams}
         ports = (*captured.shared, *captured.sources)
         first = {p.name for p in ports if p.depends and p.token_axis != 0}  # of one number of samples: the usual place
-        self._batched = {p.name for p in ports if p.batch_axis == 0} if captured.samples else first
-        self._counts = {p.name: 1 for p in ports if p.batch_axis == COUNT}
+        self._batched = {p.name for p in ports if p.batch == Along(0)} if captured.samples else first
+        self._counts = {p.name: 1 for p in ports if p.batch == Count()}
         if forms is None:
             self._plain = [
                 apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
