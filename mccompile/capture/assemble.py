@@ -1,4 +1,4 @@
-"""From a graph taken apart to a CapturedModel: forms of the kinds, names of what crosses, the outer parts."""
+"""From a graph taken apart to an Assembled model: forms of the kinds, names of what crosses, the outer parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mccompile.capture.split import subgraph
 from mccompile.capture.stacks import PRELUDE, Partition
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
-from mccompile.capture.types import Along, BlockKind, BlockSite, CapturedModel, Port, Refusal
+from mccompile.capture.types import Along, Assembled, BlockKind, BlockSite, Port, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,8 @@ def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[
     return found
 
 
-def assemble(parts: Parts, model_class: str) -> CapturedModel:
-    """Derives every form and names what crosses."""
+def assemble(parts: Parts, model_class: str) -> Assembled:
+    """Derives every form and names what crosses. `prove` makes a CapturedModel of the result."""
     axes = label_kinds(list(parts.kinds), list(parts.roles), _first_rows(parts))
     refusals = axes.refusals
     kinds = tuple(_block_kind(*x, refusals) for x in zip(parts.kinds, parts.roles, axes.scopes, strict=True))
@@ -223,7 +223,7 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
     inputs = [n for n, _, dynamic in given if dynamic]
     (results,) = module.graph.output_node().args
     assert isinstance(results, list | tuple)
-    return CapturedModel(
+    return Assembled(
         module=module,
         model_class=model_class,
         inputs=tuple(n.name for n in inputs),
@@ -244,7 +244,6 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         row_keys=tuple(keys),
         kinds=kinds,
         blocks=sites,
-        grid=None,
         refusals=tuple(refusals),
         samples=tuple(n.name for n in inputs if batch_of(n, parts.facts) == Along(0)),
     )

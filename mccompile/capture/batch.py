@@ -9,7 +9,6 @@ number of samples into the graph; then it is captured at the recorded number, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -18,7 +17,6 @@ from torch.utils import _pytree as pytree
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError
 from mccompile.capture.export import without_defaults
-from mccompile.capture.run import flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close
 
@@ -43,19 +41,12 @@ def capture_batched(
         except CaptureError as error:
             reason = error.cause
         else:
-            alone = capture(model, *given) if captured.refusals else captured
-            if len(alone.refusals) == len(captured.refusals):
+            if not captured.refusals:
                 return captured, (one, small)
-            reason = captured.refusals[-1].reason
-            return _one_size(alone, reason, given), given
-    return _one_size(capture(model, *given), reason, given), given
-
-
-def _one_size(captured: CapturedModel, reason: str, given: tuple[Call, Call]) -> CapturedModel:
-    flat = zip(captured.inputs, *(flat_inputs(captured, call) for call in given), strict=True)
-    tensors = ((n, a, b) for n, a, b in flat if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
-    fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
-    return replace(captured, unbatched=reason, fixed=fixed)
+            alone = capture(model, *given, captured.refusals[-1].reason)
+            fewer = len(alone.refusals) < len(captured.refusals)
+            return (alone, given) if fewer else (captured, (one, small))
+    return capture(model, *given, reason), given
 
 
 def _samples(probe: Call, second: Call) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import CallError
-from mccompile.capture.types import BlockSite, CapturedModel
+from mccompile.capture.types import Assembled, BlockSite, CapturedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class FullRun:
     outputs: tuple[object, ...]
 
 
-def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[object, ...]:
+def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object, ...]:
     """The captured inputs among the keyword arguments of a call, in order.
 
     Raises CallError (MC0405) where the call passes other arguments, or another constant than at capture.
@@ -52,7 +52,8 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
             raise CallError(
                 place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
             )
-    _check_samples(captured, flat)
+    if isinstance(captured, CapturedModel):
+        _check_samples(captured, flat)
     return tuple(flat)
 
 
@@ -76,7 +77,7 @@ def _per_sample(value: object, recorded: object) -> object:
     return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
 
 
-def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:
+def block_weights(captured: Assembled, site: BlockSite) -> tuple[torch.Tensor, ...]:
     """The tensors of a block's weight placeholders."""
     return tuple(_attribute(captured.module, name) for name in site.weights)
 
@@ -86,7 +87,7 @@ def _attribute(module: torch.nn.Module, name: str) -> torch.Tensor:
     return getattr(module.get_submodule(owner), leaf)
 
 
-def run_full(captured: CapturedModel, inputs: Sequence[object]) -> FullRun:
+def run_full(captured: Assembled, inputs: Sequence[object]) -> FullRun:
     """Prelude, every block in full, postlude."""
     names = (*captured.entry, *(p.name for p in captured.shared))
     values: dict[str, object] = dict(zip(names, captured.prelude(*inputs), strict=True))

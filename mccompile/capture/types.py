@@ -117,8 +117,8 @@ class TokenGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class CapturedModel:
-    """A model cut into prelude, gather, blocks and postlude. See the module docstring.
+class Assembled:
+    """A model cut into prelude, gather, blocks and postlude, not yet run. See the module docstring.
 
     prelude:  (*user inputs) -> (*entry, *shared)
     gather:   (index, *sources) -> (*gathered, *rows)     rows as in `row_keys`; None: refused
@@ -148,8 +148,17 @@ class CapturedModel:
     row_keys: tuple[str, ...]
     kinds: tuple[BlockKind, ...]
     blocks: tuple[BlockSite, ...]
-    grid: TokenGrid | None
     refusals: tuple[Refusal, ...]
-    samples: tuple[str, ...] = ()  # inputs with one entry a sample along their first axis, if their number may vary
-    unbatched: str = ""  # why their number may not vary
-    fixed: tuple[tuple[str, int], ...] = ()  # then the first sizes of inputs, which no call may change
+    samples: tuple[str, ...]  # inputs with one entry a sample along their first axis, if their number may vary
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedModel(Assembled):
+    """An assembled model that was run at both sizes: its outputs are the model's, its rows those of the full forms.
+
+    What the runs disproved is gone, with a Refusal in its place.
+    """
+
+    grid: TokenGrid | None
+    unbatched: str  # why the number of samples may not vary; "" where it may
+    fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change
