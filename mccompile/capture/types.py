@@ -110,7 +110,7 @@ class TokenGrid:
     axes: tuple[int, int, int]
     patch: tuple[int, int, int]
 
-    def of(self, shape: torch.Size) -> tuple[int, int, int]:
+    def of(self, shape: torch.GraphSize) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the latent shape given."""
         frames, height, width = (shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
         return frames, height, width
