@@ -89,7 +89,8 @@ def test_another_environment_is_named() -> None:
 
 def test_records_survive() -> None:
     spec = TensorInput(("s0", 4), torch.bfloat16, "cpu", (1, 0), True)
-    contract = Contract(Role("decide"), ((0, spec),), ((1, True), (2, 0.5), (3, None)), (("w", spec),), (("s0", 2, LARGEST),))
+    weights, ranges = (("w", spec),), (("s0", 2, LARGEST),)
+    contract = Contract(Role("decide"), ((0, spec),), ((1, True), (2, 0.5), (3, None)), weights, ranges)
     for value in (contract, environment("cpu")):
         assert read_record(type(value), json.loads(json.dumps(write_record(value)))) == value
     with pytest.raises(ValueError, match="is no"):
