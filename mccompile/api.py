@@ -77,7 +77,7 @@ def compile(
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
-    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError, NoIncrement: each with place, cause and
+    Raises PolicyError, CaptureError, LoweringError, GenerateError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)

@@ -141,7 +141,7 @@ class MissingRange(Diagnostic):
     code = "MC0222"
     title = "the parameter `{name}` has no range"
     label = "what values may it take?"
-    note = "a range is what `--set` checks and `explore` searches"
+    note = "`--set` accepts only values within the range"
     name: str
     proposal: str
 
