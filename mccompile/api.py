@@ -84,7 +84,7 @@ def compile(
     bound = bind(ir, parameters)
     pipe = None if isinstance(model, nn.Module) else model
     if pipe is None and keeps_increment(ir):
-        raise NoIncrement(ir.name, type(model).__name__, "it is a transformer alone")
+        raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
     if captured is None:
         captured = prepare(model, call=_call_arguments(ir, model, call), probe=probe, second=second)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
