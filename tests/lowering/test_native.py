@@ -12,7 +12,7 @@ from torch.nn import functional as nnf
 from mccompile.backend.native import SOURCE, covers, kernel, use_native
 
 OP = torch.ops.mccompile.prefix_attention_native
-needs_kernel = pytest.mark.skipif(kernel() is None, reason="no C++ compiler")
+needs_kernel = pytest.mark.skipif(kernel() is None, reason="no AVX-512, or no C++ compiler")
 
 
 def oracle(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
@@ -82,3 +82,12 @@ def test_only_graphs_on_the_cpu_are_rewritten() -> None:
 
 def test_the_source_travels_with_the_package() -> None:
     assert SOURCE.is_file()
+
+
+def test_without_avx512_torch_attends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    kernel.cache_clear()
+    try:
+        assert kernel() is None
+    finally:
+        kernel.cache_clear()
