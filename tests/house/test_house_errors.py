@@ -10,6 +10,7 @@ import pytest
 
 from mccompile.generate import errors as generate
 from mccompile.lowering import errors as lowering
+from mccompile.pipelines import errors as pipelines
 from mccompile.runtime import errors as runtime
 from tests.house.tree import DOCS, Module, modules, standing
 
@@ -21,7 +22,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"generate", "models", "cli"},
+    "07": {"pipelines", "generate", "models", "cli"},
     "08": {"backend", "bundles"},
 }
 
@@ -88,8 +89,8 @@ SHOWN = (
     runtime.WindowMoved("attn1.k0", "11+video+7"),
     runtime.NoIncrement("motioncache_magi1", "MagiPipeline", PASSES),
     runtime.OverBudget("motioncache_2gb", 2_000_000_000, 2_734_686_208, 2),
-    generate.NotAPipeline("StableAudioEncoder"),
-    generate.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
+    pipelines.NotAPipeline("StableAudioEncoder"),
+    pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),
 )
 
