@@ -9,7 +9,7 @@ JOBS ?= 2
 DEMO ?= out/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest readme clean
+.PHONY: demo test lint types pytest site readme clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -22,13 +22,13 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[test]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[test,docs]'
 	@touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo  ## a video twice, vanilla and under policies/motioncache.policy, and the table between them
+demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), and the table that compares them
 	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO)
 
-test: lint types pytest  ## everything that CI checks; ends with pytest's summary
+test: lint types site pytest  ## everything that CI checks; ends with pytest's summary
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -39,8 +39,11 @@ types: $(VENV)/.test
 pytest: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
+site: $(VENV)/.test  ## the documentation as a web site in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 readme: $(VENV)/.test  ## rewrites the measured tables of README.md and docs/ from docs/benchmarks/*.json
 	$(BIN)/python -m tests.house.readme
 
 clean:
-	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

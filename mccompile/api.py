@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
@@ -75,14 +75,14 @@ def compile(
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
-    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError, NoIncrement: each with place, cause and
+    Raises PolicyError, CaptureError, LoweringError, PipelineError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
     bound = bind(ir, parameters)
     pipe = None if isinstance(model, nn.Module) else model
     if pipe is None and keeps_increment(ir):
-        raise NoIncrement(ir.name, type(model).__name__, "it is a transformer alone")
+        raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
     if captured is None:
         fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)

@@ -11,7 +11,7 @@ from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.hoist import Hoisted, hoist
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import keep_allocated, keep_encoded
-from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, static_sources
+from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, sources_read, static_sources
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.plain import drop_buffers
@@ -28,7 +28,7 @@ def lower(
 
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
     fold: changes of static sources come from the planner's table; otherwise from graph nodes (same decisions).
-    Raises LayersNotFound and SourceNotFound.
+    Raises LayersNotFound, LayersOverlap and SourceNotFound.
     """
     segments = partition(captured, policy)
     located = locate(captured, policy, segments)
@@ -47,7 +47,8 @@ def lower(
         modulated = modulated_input(plain[captured.blocks[0].kind], video)
         if modulated is None:
             reason = "the queries of its first block come from no linear layer"
-            raise SourceNotFound(policy.name, captured.model_class, "modulated_input", reason)
+            source = next(s for s in sources_read(policy) if s.name == "modulated_input")
+            raise SourceNotFound(policy.name, captured.model_class, source, reason)
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
         masks=attention_masks(captured),

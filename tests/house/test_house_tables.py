@@ -49,6 +49,20 @@ def test_a_table_without_a_file_is_an_error(tmp_path: Path) -> None:
         filled("<!-- table demo -->\n<!-- end demo -->\n", tmp_path)
 
 
+def test_a_mark_chooses_rows_and_columns(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text(json.dumps(FILE))
+    new = filled("<!-- table demo: b; a | computed; run -->\n<!-- end demo -->\n", tmp_path)
+    assert "| computed | run |\n| --: | --- |\n| – | b |\n| 50% | a |\n" in new
+    assert filled(new, tmp_path) == new
+
+
+@pytest.mark.parametrize("mark", ["c | run", "a | speed"])
+def test_a_mark_that_chooses_what_was_not_measured_is_an_error(mark: str, tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text(json.dumps(FILE))
+    with pytest.raises(KeyError):
+        filled(f"<!-- table demo: {mark} -->\n<!-- end demo -->\n", tmp_path)
+
+
 def test_a_comparison_becomes_a_table() -> None:
     verdict = {"colour_right": True, "motion_right": False, "colour_seen": "red", "motion_seen": None, "confidence": 1}
     row = {"name": "vanilla", "median": 10.0, "speed_up": 1.0, "tokens": 1.0, "flops": 1.0, "psnr": None, "ssim": 1.0}

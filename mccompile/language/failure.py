@@ -1,0 +1,5 @@
+"""Where `Failure` stood in 0.1.0; scripts that were written then import it from here."""
+
+from mccompile.diagnostics.failure import Failure
+
+__all__ = ["Failure"]
