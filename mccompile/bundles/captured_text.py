@@ -13,7 +13,16 @@ from torch.utils import _pytree as pytree
 
 from mccompile.backend.graph_text import Json, attribute, read_graph, read_value, write_graph, write_value
 from mccompile.backend.records import read_any, read_record, write_record
-from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, Port, Refusal, TokenGrid
+from mccompile.capture.types import (
+    BlockKind,
+    BlockSite,
+    BufferSpec,
+    CapturedModel,
+    ModulatedInput,
+    Port,
+    Refusal,
+    TokenGrid,
+)
 
 _RECORDS: dict[str, object] = {
     "model_class": str,
@@ -51,6 +60,7 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
             "allocate": _write_module(kind.allocate),
             "row_keys": write_record(kind.row_keys),
             "buffers": write_record(kind.buffers),
+            "modulated": write_record(kind.modulated),
         }
         for kind in captured.kinds
     ]
@@ -88,7 +98,12 @@ def _read_kind(data: Json, module: Callable[[Json], fx.GraphModule | None]) -> B
         allocate=module(data["allocate"]),
         row_keys=read_record(tuple[str, ...], data["row_keys"]),
         buffers=read_record(tuple[BufferSpec, ...], data["buffers"]),
+        modulated=_read_modulated(data["modulated"]),
     )
+
+
+def _read_modulated(data: Json) -> ModulatedInput | str:
+    return data if isinstance(data, str) else read_record(ModulatedInput, data)
 
 
 def _write_module(module: fx.GraphModule | None) -> Json:

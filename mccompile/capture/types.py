@@ -49,6 +49,28 @@ Batch: TypeAlias = Along | Count | Tangled
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """How many other rows lie in front of the video tokens of an axis, and behind them; None: a number that varies."""
+
+    before: int | None
+    after: int | None
+
+    def start(self, rows: int, tokens: int) -> int:
+        """The row of the first of `tokens` video tokens among `rows`, where one of the two numbers is known."""
+        assert self.located
+        return self.before if self.before is not None else rows - tokens - (self.after or 0)
+
+    @property
+    def located(self) -> bool:
+        """Whether the tokens can be found when their number is known."""
+        return self.before is not None or self.after is not None
+
+    def tokens(self, rows: int) -> int | None:
+        """The number of video tokens among `rows`, where the numbers of the others are known."""
+        return None if self.before is None or self.after is None else rows - self.before - self.after
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A value that crosses the boundary of a part."""
 
@@ -57,6 +79,7 @@ class Port:
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
     batch: Batch | None = None  # how it holds samples, if it does
+    beside: Beside | None = None  # where the video tokens lie on that axis, if all of them do, in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +89,15 @@ class BufferSpec:
     name: str  # e.g. "attn1.k0"
     token_axis: int
     rows: str  # as Port.rows: which rows the axis holds
+
+
+@dataclass(frozen=True, slots=True)
+class ModulatedInput:
+    """What enters the query projection of a block's first attention."""
+
+    node: str  # in the graph of the full form
+    token_axis: int
+    beside: Beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +116,7 @@ class BlockKind:
     allocate: fx.GraphModule
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]
+    modulated: ModulatedInput | str  # or the reason why there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +182,7 @@ class Assembled:
     kinds: tuple[BlockKind, ...]
     blocks: tuple[BlockSite, ...]
     refusals: tuple[Refusal, ...]
-    samples: tuple[str, ...]  # inputs with one entry a sample along their first axis, if their number may vary
+    samples: tuple[str, ...]  # inputs with entries for each sample along their first axis, if their number may vary
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mccompile import ir
-from mccompile.capture.types import CapturedModel, Port
+from mccompile.capture.types import Beside, CapturedModel, Port
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located
@@ -33,7 +33,7 @@ def locate(
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
     """The user inputs that change with the latents: all that the entry streams of tokens depend on."""
     ports = {p.name: p for p in captured.streams}
-    entry = [ports[n] for n in captured.entry if ports[n].rows == "video"]
+    entry = [ports[n] for n in captured.entry if ports[n].beside is not None]
     return frozenset().union(*(p.depends for p in entry)) - {TIMESTEP}
 
 
@@ -50,7 +50,7 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
     name = source.name
     grid = captured.grid
     patch = grid.patch if grid else (1, 1, 1)
-    stream = next((p for p in captured.streams if p.name in captured.entry and p.rows == "video"), None)
+    stream = next((p for p in captured.streams if p.name in captured.entry and p.beside is not None), None)
 
     def missing(reason: str) -> SourceNotFound:
         return SourceNotFound(policy.name, captured.model_class, source, reason)
@@ -69,10 +69,27 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
         case _:
             if stream is None or stream.token_axis is None:
                 raise missing("no stream of video tokens enters its blocks")
-            kind = {"embedded": "stream", "probe": "probe", "modulated_input": "modulated", "block_output": "output"}
+            if not _locatable(captured, stream.beside):
+                raise missing(f"its video tokens lie among others whose number varies ({stream.rows})")
+            kind = {"embedded": "stream", "probe": "probe", "block_output": "output"}
+            if name == "modulated_input":
+                modulated = captured.kinds[captured.blocks[0].kind].modulated
+                if isinstance(modulated, str):
+                    raise missing(modulated)
+                if not _locatable(captured, modulated.beside):
+                    raise missing("its video tokens lie among others whose number varies")
+                return Located(name, "modulated", "tokens", modulated.token_axis, patch)
             if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, kind[name], "tokens", stream.token_axis, patch)
+
+
+def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:
+    """Whether a run can tell the video tokens of a value from the rows beside them."""
+    if beside is None:
+        return False
+    counted = beside.before is not None and beside.after is not None
+    return counted or (beside.located and captured.grid is not None)
 
 
 def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.capture.types import Along, CapturedModel, Refusal
+from mccompile.capture.types import Along, CapturedModel, ModulatedInput, Refusal
 from mccompile.lowering.attention import attention_masks, use_prefixes
 from mccompile.lowering.coarse import expose, find_coarse, pick_inside
 from mccompile.lowering.decide import build_decide
-from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.hoist import Hoisted, hoist
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import keep_allocated, keep_encoded
-from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, sources_read, static_sources
+from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, static_sources
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.plain import drop_buffers
@@ -40,15 +39,9 @@ def lower(
     plain = tuple(
         strip_unused(drop_buffers(kind, _inputs_of(captured, number))) for number, kind in enumerate(captured.kinds)
     )
-    modulated = None
-    if "modulated_input" in located:
-        rows_of = {p.name: p.rows for p in captured.streams}
-        video = next((i for i, s in enumerate(captured.blocks[0].streams_in) if rows_of[s] == "video"), 0)
-        modulated = modulated_input(plain[captured.blocks[0].kind], video)
-        if modulated is None:
-            reason = "the queries of its first block come from no linear layer"
-            source = next(s for s in sources_read(policy) if s.name == "modulated_input")
-            raise SourceNotFound(policy.name, captured.model_class, source, reason)
+    modulated, first = None, captured.kinds[captured.blocks[0].kind]
+    if "modulated_input" in located and isinstance(first.modulated, ModulatedInput):
+        modulated = modulated_input(plain[captured.blocks[0].kind], first.modulated)
     return LoweredModel(
         captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
         masks=attention_masks(captured),

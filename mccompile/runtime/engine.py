@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from torch import fx
 
 from mccompile import ir
 from mccompile.backend.role import GraphCall, Role
-from mccompile.capture.types import CapturedModel
+from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel
 from mccompile.runtime.blocks import Backend, Blocks, Env
@@ -43,6 +44,8 @@ class Engine:
         self._modulated: GraphCall | None = None
         if lowered.modulated is not None:
             self._modulated = apply_to_slim(backend(lowered.modulated.module, Role("modulated")), lowered.modulated)
+        captured = lowered.captured
+        self._ports = {p.name: p for p in (*captured.sources, *captured.shared, *captured.streams)}
         self.values = SharedValues(lowered.captured, self._needed(), backend)
 
     def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: Role) -> GraphCall:
@@ -71,10 +74,33 @@ class Engine:
         return {n: shared[n] for n in self.lowered.captured.entry}
 
     def video(self, env: Env) -> torch.Tensor:
-        """The entry stream of video tokens, [B, L, C]."""
-        ports = {p.name: p for p in self.lowered.captured.streams}
-        entry = self.lowered.captured.entry
-        return next(env[n] for n in entry if ports[n].rows == "video" or len(entry) == 1)
+        """The entry stream of video tokens, [B, L, C]; with the rows beside them where their number varies."""
+        name = self._of_video(self.lowered.captured.entry)
+        port, stream = self._ports[name], env[name]
+        count = port.beside.tokens(stream.size(1)) if port.beside is not None and port.token_axis == 1 else None
+        return stream if port.beside is None or count is None else stream.narrow(1, port.beside.before or 0, count)
+
+    def _of_video(self, names: Sequence[str]) -> str:
+        """The stream that holds the video tokens, the first where it is not known which does."""
+        holding = [n for n in names if self._ports[n].beside is not None]
+        alone = (n for n in holding if self._ports[n].rows == "video")
+        return next(iter((*alone, *holding, *names)))
+
+    def tokens(self, name: str, value: torch.Tensor, inputs: Mapping[str, Value]) -> torch.Tensor:
+        """The video tokens among the rows of a stream or shared value; all where nothing lies beside them."""
+        port = self._ports[name]
+        if port.beside is None or port.token_axis is None:
+            return value
+        return self._narrowed(value, port.token_axis, port.beside, inputs)
+
+    def _narrowed(self, value: torch.Tensor, axis: int, beside: Beside, inputs: Mapping[str, Value]) -> torch.Tensor:
+        if beside == Beside(0, 0):
+            return value
+        rows = value.size(axis)
+        count = beside.tokens(rows)
+        if count is None:
+            count = tokens_of(self.lowered.captured, inputs)
+        return value.narrow(axis, beside.start(rows, count), count)
 
     def sources(self, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env) -> dict[str, torch.Tensor]:
         """The values of the decision's sources, each in its own layout; env: streams before the cached region."""
@@ -85,35 +111,53 @@ class Engine:
                 case "input":
                     found[where.source] = inputs[name]
                 case "shared":
-                    found[where.source] = shared[name]
+                    value = shared[name]
+                    found[where.source] = self.tokens(name, value, inputs) if isinstance(value, torch.Tensor) else value
                 case "stream":
-                    found[where.source] = self.video(env)
+                    found[where.source] = self._entry_tokens(inputs, env)
                 case "probe":
-                    found[where.source] = env[self._before_cached()] - self.video(env)
+                    last = self._before_cached()
+                    found[where.source] = self.tokens(last, env[last], inputs) - self._entry_tokens(inputs, env)
                 case "modulated":
-                    found[where.source] = self._modulated_input(env, shared)
+                    found[where.source] = self._modulated_input(env, shared, inputs)
                 case _:
                     raise KeyError(where.value)
         return found
 
-    def _modulated_input(self, env: Env, shared: Mapping[str, Value]) -> Value:
+    def _modulated_input(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> Value:
         assert self._modulated is not None
         site = self.lowered.captured.blocks[0]
+        where = self.lowered.captured.kinds[site.kind].modulated
+        assert isinstance(where, ModulatedInput)
         streams = (env[s] for s in site.streams_in)
-        return self._modulated(*streams, *(shared.get(s) for s in site.shared), *self.blocks.weights(0))[0]
+        value = self._modulated(*streams, *(shared.get(s) for s in site.shared), *self.blocks.weights(0))[0]
+        assert isinstance(value, torch.Tensor)
+        return self._narrowed(value, where.token_axis, where.beside, inputs)
+
+    def _entry_tokens(self, inputs: Mapping[str, Value], env: Env) -> torch.Tensor:
+        name = self._of_video(self.lowered.captured.entry)
+        return self.tokens(name, env[name], inputs)
 
     def _before_cached(self) -> str:
         segments = self.lowered.segments
         cached = next(i for i, s in enumerate(segments) if s.keep)
         return self.video_out(segments[cached - 1].pairs)
 
-    def cached_output(self) -> str:
-        """The stream of video tokens that leaves the last cached region."""
-        return self.video_out([s for s in self.lowered.segments if s.keep][-1].pairs)
+    def cached_output(self, env: Env, inputs: Mapping[str, Value]) -> torch.Tensor:
+        """The video tokens that leave the last cached region."""
+        name = self.video_out([s for s in self.lowered.segments if s.keep][-1].pairs)
+        return self.tokens(name, env[name], inputs)
 
     def video_out(self, pairs: tuple[tuple[str, str], ...]) -> str:
-        ports = {p.name: p for p in self.lowered.captured.streams}
-        return next(out for _, out in pairs if ports[out].rows == "video" or len(pairs) == 1)
+        return self._of_video([out for _, out in pairs])
+
+
+def tokens_of(captured: CapturedModel, inputs: Mapping[str, Value]) -> int:
+    """The number of video tokens of a call of a model whose grid is known."""
+    assert captured.grid is not None
+    source = inputs[captured.grid.source]
+    assert isinstance(source, torch.Tensor)
+    return prod(captured.grid.of(source.shape))
 
 
 def decides_whole_steps(policy: ir.PolicyIR) -> bool:
