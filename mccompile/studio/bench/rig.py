@@ -16,14 +16,15 @@ import torch
 from torch import fx, nn
 
 from mccompile import api
-from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
+from mccompile.backend.role import GraphCall, Role
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import Prices, count, prices_of
-from mccompile.generate.probe import Call
 from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import Backend, eager
@@ -31,7 +32,6 @@ from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.runner import Request
-from mccompile.runtime.shared import Value
 from mccompile.studio.bench.subjects import Pattern, grid
 
 STEPS = 1000  # rows that a timeline has at most
@@ -88,7 +88,7 @@ class Repeater:
 
     model: CompiledModel
     timeline: Timeline
-    calls: Mapping[str, Call]
+    calls: Mapping[str, ExampleCall]
     _first: bool = field(default=True)
 
     @torch.no_grad()
@@ -110,7 +110,7 @@ class Repeater:
         self._first = False
 
     @property
-    def call(self) -> Call:
+    def call(self) -> ExampleCall:
         return next(iter(self.calls.values()))
 
     def tokens(self) -> int:
@@ -150,7 +150,7 @@ def repeaters(
     model: nn.Module,
     prepared: api.Prepared,
     ways: Sequence[Way],
-    call: Call,
+    call: ExampleCall,
     pattern: Pattern,
     backend: Backend,
 ) -> dict[str, Repeater]:
@@ -194,10 +194,10 @@ def half_in_place(backend: Backend) -> Backend:
     A package takes 7 s to compile, a graph that is compiled in place 3 s.
     """
 
-    def chosen(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
-        if role.startswith("block"):
+    def chosen(module: fx.GraphModule, role: Role) -> GraphCall:
+        if role.part in ("block", "rows"):
             return backend(module, role)
-        if role in ("postlude", "observe") and not isinstance(backend, Recorder):
+        if role.part in ("postlude", "observe") and not isinstance(backend, Recorder):
             return torch.compile(module, dynamic=False)
         return module.forward
 
