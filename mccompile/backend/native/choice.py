@@ -1,4 +1,4 @@
-"""Which attention runs for which shape on this machine: torch's, or the project's own kernel. Measured, then remembered.
+"""Which attention runs for which shape on this machine: torch's or the project's own kernel, by measurement.
 
 The two are timed once per width of heads and number of threads, over classes of shapes. A class is decided at its least
 favourable point for the kernel: one query more than fills its vectors. The kernel must be faster there by `MARGIN`.
@@ -30,6 +30,7 @@ QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # fewest of each class
 KEYS = (0, 256, 1024, 4096)  # fewest of each class
 MEASURED_AT = (128, 512, 2048, 8192)  # keys of each class
 MARGIN, ROUNDS = 1.05, 3
+LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,11 @@ def seconds(queries: int, keys: int, width: int, heads: int, rounds: int = ROUND
     q, k, v = (torch.randn(1, n, heads, width, generator=generator).transpose(1, 2) for n in (queries, keys, keys))
     bounds, out = torch.tensor([[0, queries, keys]]), torch.empty_like(q)
     ways = (lambda: attend(q, k, v, bounds), lambda: attend_natively(q, k, v, bounds, None, out))
-    runs = [[_time(way) for way in ways] for _ in range(rounds + 1)][1:]
+    for way in ways:
+        way()
+    runs: list[list[float]] = []
+    while len(runs) < rounds or sum(map(sum, runs)) < LEAST:
+        runs.append([_time(way) for way in ways])
     return min(r[0] for r in runs), min(r[1] for r in runs)
 
 

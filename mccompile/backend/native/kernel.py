@@ -1,7 +1,7 @@
 """The project's own attention kernel (prefix_attention.cpp): built once per machine, loaded, called.
 
 Torch's kernel packs a tile of keys for every 32 queries, which costs much where a selection leaves few queries per
-chunk. This one takes keys as they lie. Its tiles fill the registers of AVX-512 or of AVX2; other CPUs are left to torch.
+chunk. This one takes keys as they lie. Its tiles fill the registers of AVX-512 or of AVX2; other CPUs are torch's.
 """
 
 from __future__ import annotations
