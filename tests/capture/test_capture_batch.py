@@ -75,13 +75,13 @@ class _Beside(nn.Module):
         self.blocks = nn.ModuleList([_Attending(), _Attending()])
 
     def forward(self, hidden_states: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
-        batch, _, frames, height, width = hidden_states.shape
+        batch, _, frames, _, _ = hidden_states.shape
         if self.kind == "shared mask":  # [1, 1, height, width], as Cosmos has it
             mask = beside.unsqueeze(2).repeat(batch, 1, frames, 1, 1)
             hidden_states = torch.cat([hidden_states, mask], 1)
         x = self.embed(hidden_states).flatten(2).transpose(1, 2)
         if self.kind == "two images":  # [2 samples, 3, 16], as first and last frame of Wan
-            x = x + beside.view(-1, 6, 16).mean(1, keepdim=True)
+            x = x + torch.stack([x.mean(1), beside.view(-1, 6, 16).mean(1)]).sum(0)[:, None]
         if self.kind == "scales":  # [2], one a block, as VACE has it
             x = x * beside[0]
         for block in self.blocks:
@@ -98,7 +98,7 @@ class _Attending(nn.Module):
 
     def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
         x = x + F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1))
-        apart = x.view(x.shape[0] * frames, -1, 16)
+        apart = x.reshape(x.shape[0] * frames, -1, 16)
         return (apart + F.scaled_dot_product_attention(*self.qkv(apart).chunk(3, -1))).view(x.shape)
 
 
