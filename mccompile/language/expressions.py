@@ -22,7 +22,9 @@ from mccompile.language.types import (
     described,
 )
 
-ASK_HOW_FAR = "a tensor is no number: ask how far it moved, `rel_l1(...)`, or for its motion, `frame_diff(...)`"
+ASK_HOW_FAR = (
+    "a tensor is not a number: measure how far it moved with `rel_l1(...)`, or its motion with `frame_diff(...)`"
+)
 _CLOCK_TYPES = {
     "step": NumberType(Granularity.CHUNK, unit="steps", whole=True),
     "fraction": NumberType(Granularity.CHUNK),
@@ -103,7 +105,7 @@ class Typing:
         found = self.infer(declaration.expr)
         self._open.pop()
         if isinstance(found, SourceType | ConditionType):
-            advice = ASK_HOW_FAR if isinstance(found, SourceType) else "conditions belong into a rule"
+            advice = ASK_HOW_FAR if isinstance(found, SourceType) else "a condition is allowed only in a rule"
             error = values.WrongType(declaration.expr.span, "a number", described(found), advice)
             found = self.report(error)
         self.order[name] = found
