@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel

@@ -31,13 +31,15 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     errors: list[Diagnostic] = []
     merged = merge(policies, errors)
     within = Elaborator(_params(merged, errors), merged.signals, errors)
-    phases = elaborate_phases(list(merged.phases.values()), policy, within)
+    declared = list(merged.phases.values())
+    phases = elaborate_phases(declared, policy, within)
     used = frozenset(within.used)
     _check_signals(merged, within)
     regions = elaborate_regions(merged.layers, errors)
     made = tuple(phase for phase in phases if phase is not None)
     signals = {name: signal for name, signal in within.order.items() if signal is not None}
-    check_use(regions, [phase.rule for phase in made], len(made) == len(phases), signals, errors)
+    reusing = [phase.rule.span for phase in declared if not isinstance(phase.rule, ast.Compute)]
+    check_use(regions, [phase.rule for phase in made], reusing, signals, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)

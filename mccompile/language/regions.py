@@ -7,6 +7,7 @@ from typing import Literal, cast
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.depth import block_bounds, shared_blocks
 from mccompile.language.errors import layers, names
@@ -44,21 +45,17 @@ def elaborate_regions(declared: list[ast.LayersDecl], errors: list[Diagnostic]) 
 
 
 def check_use(
-    regions: tuple[ir.Region, ...],
-    rules: list[ir.Rule],
-    all_sound: bool,
-    signals: Mapping[str, ir.Signal],
+    regions: tuple[ir.Region, ...], rules: list[ir.Rule], reusing: list[Span], signals: Mapping[str, ir.Signal],
     errors: list[Diagnostic],
 ) -> None:
     """What is reused must be kept, what is kept must be reused, and a probe needs blocks to look at.
 
-    all_sound: no rule is missing here because of an error in it.
-    """
-    reusing = [rule for rule in rules if not isinstance(rule, ir.Compute)]
+    rules: those without an error. reusing: where a rule reuses something, or would without an error in it.
+    """  # fmt: skip
     kept = [region for region in regions if region.keep is not None]
     if reusing and not kept:
-        errors.append(layers.NothingKept(reusing[0].at))
-    if rules and all_sound and kept and not reusing:
+        errors.append(layers.NothingKept(reusing[0]))
+    if rules and kept and not reusing:
         errors.append(layers.NeverReused(kept[0].at))
     looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)
     read = (node for rule in rules for expr in rule_expressions(rule) for node in walk(expr, signals))

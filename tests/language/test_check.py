@@ -5,21 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mccompile.language.checked import CheckedPolicy
 
+from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.ir import Granularity
 from mccompile.language.coefficients import coefficient_sets
 from mccompile.language.load import find_policy, load_policy
-from mccompile.language.masks import mask_steps
 from mccompile.language.parse import parse
 from mccompile.resources import shipped_policies
 
 REST = "  layers blocks[*] { keep residual }\n}"
 
 
-def checked(body: str) -> CheckedPolicy:
+def checked(body: str) -> ir.PolicyIR:
     return load_policy(Source.of_text(f"policy p {{\n{body}\n{REST}"))
 
 
@@ -107,7 +106,8 @@ def test_errors_come_in_the_order_of_the_text() -> None:
 )
 def test_masks(mask: str, steps: str) -> None:
     (phase,) = checked(f"phase x {{ {mask} }}").phases
-    assert "".join("1" if step else "0" for step in mask_steps(phase.rule)) == steps  # type: ignore[arg-type]
+    assert isinstance(phase.rule, ir.StepMask)
+    assert "".join("1" if step else "0" for step in phase.rule.compute) == steps
 
 
 def test_phases_that_interrupt_may_follow_one_that_never_ends() -> None:
@@ -131,8 +131,8 @@ def test_layers(layers: str, expected: list[str]) -> None:
     if expected:
         assert codes(text) == expected
     else:
-        wheres = [item.where for item in load_policy(Source.of_text(text)).layers]
-        firsts = [where.first % 1000 for where in wheres if where]
+        wheres = [region.where for region in load_policy(Source.of_text(text)).regions]
+        firsts = [where.first % 1000 for where in wheres if isinstance(where, ir.Blocks)]
         assert firsts == sorted(firsts)
 
 
@@ -190,7 +190,7 @@ def test_what_a_base_declares_may_fall_out_of_use() -> None:
     policy = load_policy(Source.of_text(text))
     assert policy.signals == ()
     assert [param.name for param in policy.params] == ["warmup"]
-    assert [phase.name.text for phase in policy.phases] == ["warmup", "coarse", "fine"]
+    assert [phase.name for phase in policy.phases] == ["warmup", "coarse", "fine"]
 
 
 # ---- loading ----
