@@ -43,6 +43,7 @@ def module(name: str, source: str) -> Module:
 def test_the_list_in_the_docs_is_the_package() -> None:
     listed = [name for row in house() for name in row.names]
     assert sorted(listed) == sorted({standing(name) for name in modules()})
+    assert {len(row.names) for row in house()} == {1}
     assert listed[-1] == "resources"
     assert [row.torch for row in house()].count(False) == 5
 
@@ -60,6 +61,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     [
         ("mccompile.policy.wrong", "from mccompile.runtime.clock import Clock"),
         ("mccompile.models.wrong", "from mccompile import generate"),
+        ("mccompile.pipelines.wrong", "from mccompile import api"),
         ("mccompile.language.wrong", "def late():\n    import mccompile.policy.bind\n"),
     ],
 )
@@ -77,6 +79,12 @@ def test_an_upward_import_is_seen(name: str, source: str) -> None:
 )
 def test_a_circle_is_seen(source: str) -> None:
     wrong = module("mccompile.diagnostics.source", source)
+    assert cycles({**modules(), wrong.name: wrong})
+
+
+def test_a_circle_of_annotations_is_seen() -> None:
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mccompile.capture import capture\n"
+    wrong = module("mccompile.capture.errors", text)
     assert cycles({**modules(), wrong.name: wrong})
 
 
