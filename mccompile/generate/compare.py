@@ -19,6 +19,7 @@ from mccompile.generate.flops import count, prices_of
 from mccompile.generate.run import Generation, OnStep, Video, generate
 from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
+from mccompile.metrics.pixels import psnr, ssim
 from mccompile.models.embedded.judge import Verdict, judge, named
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import in_words
@@ -27,7 +28,6 @@ from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.trace import Event, share_computed
-from mccompile.studio.metrics import psnr, ssim
 
 VANILLA, EXACT = "vanilla", "exact"
 WARM_UP_STEPS = 2

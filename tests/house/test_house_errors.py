@@ -25,7 +25,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"generate", "models", "cli"},
+    "07": {"generate", "models", "cli", "metrics"},
     "08": {"backend", "bundles"},
 }
 
