@@ -40,7 +40,9 @@ def read_clip(path: Path) -> Clip:
                 raise VideoUnreadable(str(path), "it has no video stream")
             stream = container.streams.video[0]
             rate = stream.average_rate
-            frames = [frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False) for frame in container.decode(stream)]
+            frames = [
+                frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False) for frame in container.decode(stream)
+            ]
     except (av.error.FFmpegError, OSError) as error:
         raise VideoUnreadable(str(path), str(error.strerror or error).lower()) from error
     return Clip(_stacked(path, frames), rate)

@@ -13,12 +13,12 @@ from diffusers import DiffusionPipeline
 
 from mccompile import api
 from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
-from mccompile.generate.errors import PipelineFailed
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
 from mccompile.metrics.pixels import psnr, ssim
 from mccompile.models.embedded.judge import Verdict, judge
+from mccompile.pipelines.errors import PipelineFailed
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
