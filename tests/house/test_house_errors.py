@@ -11,10 +11,10 @@ import pytest
 from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.generate import errors as generate
+from mccompile.language.load import load_policy
+from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering import errors as lowering
 from mccompile.pipelines import errors as pipelines
-from mccompile.policy.evaluate import rule_expressions, walk
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime import errors as runtime
 from tests.house.tree import DOCS, Module, modules, standing
 
