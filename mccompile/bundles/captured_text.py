@@ -19,9 +19,11 @@ from mccompile.capture.types import (
     BufferSpec,
     CapturedModel,
     ModulatedInput,
+    OneFrame,
     Port,
     Refusal,
     TokenGrid,
+    ToldGrid,
 )
 
 _RECORDS: dict[str, object] = {
@@ -35,7 +37,7 @@ _RECORDS: dict[str, object] = {
     "streams": tuple[Port, ...],
     "row_keys": tuple[str, ...],
     "blocks": tuple[BlockSite, ...],
-    "grid": TokenGrid | None,
+    "grid": TokenGrid | ToldGrid | OneFrame | None,
     "refusals": tuple[Refusal, ...],
     "samples": tuple[str, ...],
     "unbatched": str,

@@ -12,7 +12,7 @@ then one fewer (a mask that all samples share), then one more (two images a samp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -27,15 +27,21 @@ from mccompile.capture.verify import close
 
 Arguments = dict[str, object]
 _COUNTS = (2, 3, 5, 7)  # of samples
+_MIXED = "its output on two samples at once is not what it gives on each alone"
 
 
 @dataclass(frozen=True, slots=True)
 class _Sampled:
-    """A call of one sample, as flat leaves; `held` tells the leaves that hold samples along their first axis."""
+    """A call of one sample, as flat leaves.
+
+    held: the leaves that hold samples along their first axis; varied: those of them that differ between the samples
+    that are tried (a model may read the positions of its first sample alone).
+    """
 
     leaves: tuple[object, ...]
     spec: pytree.TreeSpec
     held: tuple[bool, ...]
+    varied: tuple[bool, ...]
 
     def call(self, leaves: Sequence[object]) -> Arguments:
         return pytree.tree_unflatten(list(leaves), self.spec)
@@ -45,15 +51,15 @@ class _Sampled:
 
     def sample(self, number: int) -> Arguments:
         """A call of another sample: floating-point inputs differ, the others are repeated."""
-        return self.call([_other(x, number) if h else x for x, h in zip(self.leaves, self.held, strict=True)])
+        return self.call([_other(x, number) if v else x for x, v in zip(self.leaves, self.varied, strict=True)])
 
     def several(self, count: int) -> Arguments:
         """A call of `count` samples, all of them different."""
 
-        def leaf(value: object, held: bool) -> object:
-            return torch.cat([_other(value, i) for i in range(count)]) if held else value
+        def leaf(value: object, held: bool, varied: bool) -> object:
+            return torch.cat([_other(value, i if varied else 0) for i in range(count)]) if held else value
 
-        return self.call([leaf(x, h) for x, h in zip(self.leaves, self.held, strict=True)])
+        return self.call([leaf(*x) for x in zip(self.leaves, self.held, self.varied, strict=True)])
 
 
 def _other(value: object, number: int) -> torch.Tensor:
@@ -69,10 +75,11 @@ def capture_batched(
     probe, second: as for `capture`, whose errors are raised.
     """
     given = without_defaults(model, probe), without_defaults(model, second)
-    count = _samples(*given)
+    latent = _latent(*given)
+    count = _samples(given[0].get(latent))
     one, small = (_first(call, count) for call in given)
     number = _how_many(one, small)
-    held, reason = _held(model, one, number)
+    held, reason = _held(model, one, number, latent)
     if held is not None:
         both = held.several(number)
         try:
@@ -88,8 +95,8 @@ def capture_batched(
     return capture(model, *given, unbatched=reason), given
 
 
-def _samples(probe: Arguments, second: Arguments) -> int:
-    """The first size of the latent: of the tensor that has most sizes that differ between the calls."""
+def _latent(probe: Arguments, second: Arguments) -> str:
+    """The name of the tensor that has most sizes that differ between the calls."""
 
     def varying(name: str) -> int:
         one, two = probe[name], second.get(name)
@@ -97,7 +104,11 @@ def _samples(probe: Arguments, second: Arguments) -> int:
             return -1
         return sum(a != b for a, b in zip(one.shape, two.shape, strict=False))
 
-    latent = probe[max(probe, key=varying)] if probe else None
+    return max(probe, key=varying, default="")
+
+
+def _samples(latent: object) -> int:
+    """The first size of the latent."""
     return latent.size(0) if isinstance(latent, torch.Tensor) and latent.dim() else 1
 
 
@@ -130,27 +141,42 @@ def _leaves(call: Arguments) -> list[torch.Tensor]:
     return [x for x in pytree.tree_flatten(call)[0] if isinstance(x, torch.Tensor)]
 
 
-def _held(model: nn.Module, one: Arguments, count: int) -> tuple[_Sampled | None, str]:
+def _held(model: nn.Module, one: Arguments, count: int, latent: str) -> tuple[_Sampled | None, str]:
     """Which arguments hold samples, and "" or why none do: numbers decide."""
     reason = ""
+    at = [path[0] == pytree.MappingKey(latent) for path, _ in pytree.tree_flatten_with_path(one)[0]]
     for sampled in _assignments(one):
         why = _mixes(model, sampled, count)
+        if why == _MIXED:
+            sampled = _less_varied(model, sampled, count)
+            why = _mixes(model, sampled, count) if _varies(sampled, at) else why
         if not why:
             return sampled, ""
         reason = reason or why
     return None, reason
 
 
+def _varies(sampled: _Sampled, latent: Sequence[bool]) -> bool:
+    return any(v and is_latent for v, is_latent in zip(sampled.varied, latent, strict=True))
+
+
+def _less_varied(model: nn.Module, sampled: _Sampled, count: int) -> _Sampled:
+    """The samples alike in those arguments that, varied alone, are not read sample by sample."""
+    alone = [tuple(i == j for j in range(len(sampled.leaves))) for i in range(len(sampled.leaves))]
+    reads = [v and not _mixes(model, replace(sampled, varied=alone[i]), count) for i, v in enumerate(sampled.varied)]
+    return replace(sampled, varied=tuple(reads))
+
+
 def _assignments(one: Arguments) -> Iterator[_Sampled]:
     """All tensors of one row; all but one of them; these and one tensor of several rows."""
     leaves, spec = pytree.tree_flatten(one)
     first = [_holds_samples(x, 1) for x in leaves]
-    yield _Sampled(tuple(leaves), spec, tuple(first))
+    yield _Sampled(tuple(leaves), spec, tuple(first), tuple(first))
     tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.dim() > 0]
     for changed in sorted(tensors, key=lambda i: not first[i]):
         held = [not h if i == changed else h for i, h in enumerate(first)]
         if any(held):
-            yield _Sampled(tuple(leaves), spec, tuple(held))
+            yield _Sampled(tuple(leaves), spec, tuple(held), tuple(held))
 
 
 def _mixes(model: nn.Module, sampled: _Sampled, count: int) -> str:
@@ -163,7 +189,7 @@ def _mixes(model: nn.Module, sampled: _Sampled, count: int) -> str:
         return f"it fails on two samples at once: {first_line(error)}"
     for t, *parts in zip(together, *alone, strict=True):
         if any(t.dim() != p.dim() for p in parts) or t.size(0) != count or not close(t, torch.cat(parts)):
-            return "its output on two samples at once is not what it gives on each alone"
+            return _MIXED
     return ""
 
 

@@ -10,6 +10,7 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -136,17 +137,56 @@ class BlockSite:
 class TokenGrid:
     """Frame-major layout of the token axis: token = (frame * height + y) * width + x.
 
-    `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`.
+    `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`. An image has no
+    axis of frames (None): it is one frame.
     """
 
     source: str
-    axes: tuple[int, int, int]
+    axes: tuple[int | None, int, int]
     patch: tuple[int, int, int]
 
-    def of(self, shape: torch.GraphSize) -> tuple[int, int, int]:
+    def of(self, shape: torch.Size) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the latent shape given."""
-        frames, height, width = (shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
+        sizes = (1 if a is None else shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
+        frames, height, width = sizes
         return frames, height, width
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return self.of(latent.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldGrid:
+    """The frame-major grid of a flat latent `source`, as the call tells it."""
+
+    source: str
+    sizes: tuple[str | int, str | int, str | int]  # frames, height, width: names of inputs that are numbers, or numbers
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+        found = [inputs[s] if isinstance(s, str) else s for s in self.sizes]
+        frames, height, width = (s for s in found if isinstance(s, int))
+        return frames, height, width
+
+
+@dataclass(frozen=True, slots=True)
+class OneFrame:
+    """A flat latent `source` whose tokens lie along `axis` and are all of one frame: an image."""
+
+    source: str
+    axis: int
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(1, 1, tokens) for the inputs of a call, by name."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return 1, 1, latent.shape[self.axis]
+
+
+AnyGrid: TypeAlias = TokenGrid | ToldGrid | OneFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +232,6 @@ class CapturedModel(Assembled):
     What the runs disproved is gone, with a Refusal in its place.
     """
 
-    grid: TokenGrid | None
+    grid: AnyGrid | None
     unbatched: str  # why the number of samples may not vary; "" where it may
     fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change

@@ -20,7 +20,7 @@ from mccompile.capture.errors import IdentityError, first_line
 from mccompile.capture.grid import embedding_of, find_grid, latent_range
 from mccompile.capture.run import FullRun, block_weights, flat_inputs, run_full
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import Assembled, BlockSite, CapturedModel, Refusal, TokenGrid
+from mccompile.capture.types import AnyGrid, Assembled, BlockSite, CapturedModel, Refusal
 
 Model = TypeVar("Model", bound=Assembled)
 
@@ -179,7 +179,7 @@ def _proved(
 
 
 def _captured(
-    proved: Assembled, grid: TokenGrid | None, unbatched: str, flat: Sequence[Sequence[object]]
+    proved: Assembled, grid: AnyGrid | None, unbatched: str, flat: Sequence[Sequence[object]]
 ) -> CapturedModel:
     """A proved model with what only runs tell."""
     sizes = zip(proved.inputs, *flat, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mccompile import ir
-from mccompile.capture.types import Beside, CapturedModel, Port
+from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
@@ -49,7 +49,7 @@ def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Loca
 def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.Source) -> Located:
     name = source.name
     grid = captured.grid
-    patch = grid.patch if grid else (1, 1, 1)
+    patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)
     stream = next((p for p in captured.streams if p.name in captured.entry and p.beside is not None), None)
 
     def missing(reason: str) -> SourceNotFound:
@@ -57,7 +57,7 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
 
     match name:
         case "latent":
-            if grid is None or grid.axes != (2, 3, 4):
+            if not isinstance(grid, TokenGrid) or grid.axes != (2, 3, 4):
                 raise missing("its latent input is not [batch, channel, frame, height, width]")
             return Located(name, f"input:{grid.source}", "latent", 2, patch)
         case "modulation" | "time_embedding":

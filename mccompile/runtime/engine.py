@@ -155,9 +155,7 @@ class Engine:
 def tokens_of(captured: CapturedModel, inputs: Mapping[str, Value]) -> int:
     """The number of video tokens of a call of a model whose grid is known."""
     assert captured.grid is not None
-    source = inputs[captured.grid.source]
-    assert isinstance(source, torch.Tensor)
-    return prod(captured.grid.of(source.shape))
+    return prod(captured.grid.of_call(inputs))
 
 
 def masked_by_input(captured: CapturedModel) -> bool:
