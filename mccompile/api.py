@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
@@ -77,7 +77,7 @@ def compile(
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
-    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError, NoIncrement: each with place, cause and
+    Raises PolicyError, CaptureError, LoweringError, GenerateError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from mccompile import api, ir
-from mccompile.backend.backend import CompiledRoles, Progress, inductor
+from mccompile.backend.compiled_roles import CompiledRoles
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.generate.budgets import SIZES
 from mccompile.generate.clocks import clock_for

@@ -10,20 +10,19 @@ import numpy as np
 import torch
 from torch import fx
 
+from mccompile.backend.role import Backend, GraphCall, Role, Value
 from mccompile.capture.types import COUNT
 from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel, Segment
-from mccompile.runtime.shared import Value
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import BranchStore, Once
 
-Backend = Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]]
 Env = dict[str, torch.Tensor]
 
 
-def eager(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+def eager(module: fx.GraphModule, role: Role) -> GraphCall:
     """The backend that compiles nothing."""
     return module.forward
 
@@ -72,12 +71,12 @@ class Blocks:
         self._counts = {p.name: 1 for p in ports if p.batch_axis == COUNT}
         if forms is None:
             self._plain = [
-                apply_to_slim(backend(s.module, f"block{i}:plain"), s) for i, s in enumerate(lowered.plain)
+                apply_to_slim(backend(s.module, Role("block", i)), s) for i, s in enumerate(lowered.plain)
             ]
         else:
-            self._gather = apply_to_slim(backend(forms.gather.module, "gather"), forms.gather)
+            self._gather = apply_to_slim(backend(forms.gather.module, Role("gather")), forms.gather)
             self._partial = [
-                apply_to_slim(backend(s.module, f"block{i}:partial"), s) for i, s in enumerate(forms.partial)
+                apply_to_slim(backend(s.module, Role("rows", i)), s) for i, s in enumerate(forms.partial)
             ]
             self._once = [self._lasting_part(backend, kind) for kind in range(len(forms.once))]
             kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in forms.gather.kept}
@@ -101,7 +100,7 @@ class Blocks:
         form = self._captured.kinds[kind]
         streams, ports = len(site.streams_in), len(site.streams_in) + len(site.shared)
         shared = tuple(p - streams for p in slim.kept if p < ports)
-        call = apply_to_slim(backend(slim.module, f"once:block{kind}"), slim)
+        call = apply_to_slim(backend(slim.module, Role("prompt", kind)), slim)
         return _LastingPart(call, shared, ports + len(form.row_keys) + len(form.buffers))
 
     def _held(self) -> tuple[str, ...]:

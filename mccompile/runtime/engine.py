@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import fx
 
 from mccompile import ir
+from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel
@@ -35,16 +36,16 @@ class Engine:
         self.blocks = Blocks(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
         decide, observe, where = lowered.decide, lowered.observe, lowered.located.get("block_output")
-        self.decide = Decide(decide, self._by_chunks(backend, decide.module, "decide")) if decide else None
+        self.decide = Decide(decide, self._by_chunks(backend, decide.module, Role("decide"))) if decide else None
         self.observe: Observe | None = None
         if observe and where:
-            self.observe = Observe(observe, self._by_chunks(backend, observe.module, "observe"), where)
-        self._modulated: Callable[..., tuple[Value, ...]] | None = None
+            self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")), where)
+        self._modulated: GraphCall | None = None
         if lowered.modulated is not None:
-            self._modulated = apply_to_slim(backend(lowered.modulated.module, "modulated"), lowered.modulated)
+            self._modulated = apply_to_slim(backend(lowered.modulated.module, Role("modulated")), lowered.modulated)
         self.values = SharedValues(lowered.captured, self._needed(), backend)
 
-    def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+    def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: Role) -> GraphCall:
         """A graph of [B, K, G] first; where G varies a lone chunk goes to the graph itself: 1 is a constant size."""
         compiled = backend(module, role)
         if not masked_by_input(self.lowered.captured):

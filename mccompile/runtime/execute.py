@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from mccompile.backend.role import Role
 from mccompile.lowering.strip import strip_unused
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.blocks import Backend, Blocks, Env, Rows
@@ -23,7 +24,7 @@ class Postlude:
         names = (*captured.exit, *(p.name for p in captured.shared), *captured.inputs)
         self._names = tuple(names[i] for i in slim.kept)
         self.shared = tuple(n for n in self._names if n in {p.name for p in captured.shared})
-        self._call = backend(slim.module, "postlude")
+        self._call = backend(slim.module, Role("postlude"))
 
     def run(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> tuple[Value, ...]:
         """Flat outputs of the model."""

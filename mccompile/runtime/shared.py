@@ -6,18 +6,16 @@ Exact: a value is taken again only for the very same tensors, unmodified (object
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
-from torch import fx
 
+from mccompile.backend.role import Backend, GraphCall, Role, Value
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import strip_unused
 
-Value: TypeAlias = torch.Tensor | int
 KEPT = 4  # results per group: both guidance branches of two prompts
 
 
@@ -27,7 +25,7 @@ class _Group:
 
     depends: frozenset[str]
     names: tuple[str, ...]
-    call: Callable[..., tuple[Value, ...]]
+    call: GraphCall
     arguments: tuple[str, ...]
     results: OrderedDict[tuple[object, ...], tuple[tuple[Value, ...], tuple[Value, ...]]] = field(
         default_factory=OrderedDict
@@ -38,11 +36,7 @@ class SharedValues:
     """Computes the prelude values `names` of a captured model, each group at most once per input."""
 
     def __init__(
-        self,
-        captured: CapturedModel,
-        names: Sequence[str],
-        backend: Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]],
-        label: str = "prelude",
+        self, captured: CapturedModel, names: Sequence[str], backend: Backend
     ) -> None:
         ports = {p.name: p for p in (*captured.streams, *captured.shared, *captured.sources)}
         by_inputs: dict[frozenset[str], list[str]] = {}
@@ -52,8 +46,8 @@ class SharedValues:
         self._groups = []
         for depends, members in by_inputs.items():
             slim = strip_unused(split_prelude(captured, tuple(members)))
-            role = f"{label}:" + "+".join(sorted(depends))
             arguments = tuple(captured.inputs[i] for i in slim.kept)
+            role = Role("prelude", depends=depends)
             call = backend(slim.module, role) if depends else slim.module.forward  # once per shape: not compiled
             self._groups.append(_Group(depends, tuple(members), call, arguments))
 
