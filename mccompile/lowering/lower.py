@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.capture.types import CapturedModel, Refusal
+from mccompile.capture.types import Along, CapturedModel, Refusal
 from mccompile.lowering.attention import attention_masks, use_prefixes
 from mccompile.lowering.coarse import expose, find_coarse, pick_inside
 from mccompile.lowering.decide import build_decide
@@ -132,5 +132,5 @@ def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     if not captured.samples:
         return captured.unbatched or "the model was captured at one number of samples"
     ports = (*captured.shared, *captured.sources, *captured.streams)
-    odd = [p.name for p in ports if p.depends and p.batch_axis not in (None, 0)]
+    odd = [p.name for p in ports if p.depends and p.batch not in (None, Along(0))]
     return f"samples of {', '.join(odd)} do not lie along the first axis" if odd else ""

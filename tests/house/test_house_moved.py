@@ -7,6 +7,7 @@ import importlib
 import pytest
 
 MOVED = {
+    "mccompile.generate.clocks.clock_for": "mccompile.pipelines.finding.clock_for",
     "mccompile.language.diagnostics.PolicyError": "mccompile.diagnostics.failure.PolicyError",
     "mccompile.language.failure.Failure": "mccompile.diagnostics.failure.Failure",
     "mccompile.language.source.Source": "mccompile.diagnostics.source.Source",

@@ -1,0 +1,148 @@
+"""Diffusion forcing (SkyReels-V2 and its kin): a pipeline that builds a timestep matrix, every chunk at its own step.
+
+The step and the chunks come from that matrix, never from counting.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from mccompile import ir
+from mccompile.pipelines.driver import Driver
+from mccompile.pipelines.grids import grid_of
+from mccompile.policy.phases import Grid
+from mccompile.runtime.clock import ChunkTime, Moment
+from mccompile.runtime.errors import NoClock, UnknownStep
+
+BASE_FRAMES = 97  # SkyReels-V2's window; longer videos are generated in one window all the same
+CAUSAL_BLOCK = 5  # latent frames per chunk, what diffusers recommends for asynchronous inference
+_requests = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class ForcingSchedule:
+    """The schedule of one window of a diffusion-forcing run, chunk by chunk."""
+
+    request: int
+    grid: Grid
+    timesteps: torch.Tensor  # [rows, frames], as the pipeline iterates over it
+    rows: tuple[tuple[ChunkTime, ...], ...]
+    frames: int  # latent frames per chunk
+
+
+class ForcingClock:
+    """Clock of a pipeline with `generate_timestep_matrix` (SkyReels-V2 diffusion forcing and its kin)."""
+
+    def __init__(self, pipe: object) -> None:
+        self._pipe = pipe
+        self._schedule: ForcingSchedule | None = None
+        self._conditioned = False  # frames were given, to which the pipeline may add noise anew at each call
+        self._build = pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+        pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
+
+    def detach(self) -> None:
+        """Gives the pipeline its own method back."""
+        del self._pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+
+    def _announce(self, *args: object, **kwargs: object) -> object:
+        given = inspect.signature(self._build).bind(*args, **kwargs).arguments
+        result = self._build(*args, **kwargs)
+        matrix, index, update, _ = result
+        scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
+        self._schedule = forcing_schedule(matrix, index, update, grid_of(scheduler))
+        self._conditioned = int(given.get("num_pre_ready", 0)) > 0
+        return result
+
+    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
+        """The row is that of the timestep vector the pipeline is at. Raises NoClock, UnknownStep."""
+        now = getattr(self._pipe, "_current_timestep", None)
+        if self._schedule is None or now is None:
+            raise NoClock
+        schedule = self._schedule
+        if now.untyped_storage().data_ptr() != schedule.timesteps.untyped_storage().data_ptr():
+            raise UnknownStep(f"{now.tolist()} is no row of the timestep matrix")
+        row = (now.storage_offset() - schedule.timesteps.storage_offset()) // schedule.timesteps.stride(0)
+        chunks = tuple(self._as_told(c, inputs, schedule.frames) for c in schedule.rows[row])
+        known = row + 1 < len(schedule.rows) and not self._conditioned
+        following = schedule.rows[row + 1] if known else None
+        return Moment(schedule.request, row, branch, schedule.grid, chunks, len(chunks), following)
+
+    def _as_told(self, time: ChunkTime, inputs: Mapping[str, object], frames: int) -> ChunkTime:
+        """A finished chunk whose frames got a timestep other than 0 (noised condition) is not clean.
+
+        Looks at the timesteps, a host read, only where frames were given.
+        """
+        told = inputs["timestep"]
+        assert isinstance(told, torch.Tensor)
+        if not self._conditioned or time.state != "finished" or told.dim() < 2:
+            return time
+        own = told[:, time.chunk * frames : (time.chunk + 1) * frames]
+        return ChunkTime(time.chunk, time.state, time.step, clean=not bool(own.any()))
+
+
+def forcing_schedule(matrix: torch.Tensor, index: torch.Tensor, update: torch.Tensor, grid: Grid) -> ForcingSchedule:
+    """Chunks are the runs of frames that share every step; `index` counts a chunk's steps from 1, 0 = waiting.
+
+    matrix, index, update: [rows, frames] as SkyReelsV2DiffusionForcingPipeline.generate_timestep_matrix returns.
+    """
+    frames = _shared_run(index)
+    rows = []
+    for steps, moves in zip(index[:, ::frames].tolist(), update[:, ::frames].tolist(), strict=True):
+        chunks = []
+        for chunk, (step, moving) in enumerate(zip(steps, moves, strict=True)):
+            state = "active" if moving else "pending" if step == 0 else "finished"
+            chunks.append(ChunkTime(chunk, state, step - 1 if moving else 0, clean=state == "finished"))  # type: ignore[arg-type]
+        rows.append(tuple(chunks))
+    return ForcingSchedule(next(_requests), grid, matrix, tuple(rows), frames)
+
+
+def _shared_run(index: torch.Tensor) -> int:
+    """Length of the runs of neighbouring columns that are equal; all frames if every column is."""
+    total = index.size(1)
+    for length in range(total, 0, -1):
+        runs = index.view(index.size(0), -1, length) if total % length == 0 else None
+        if runs is not None and bool((runs == runs[:, :, :1]).all()):
+            return length
+    return 1
+
+
+class ForcingDriver(Driver):
+    """Pipelines with `generate_timestep_matrix`. The chunk length is an argument of the call, and fixed."""
+
+    fixed = ("causal_block_size",)
+
+    def fits(self, pipe: object) -> bool:
+        return callable(getattr(pipe, "generate_timestep_matrix", None))
+
+    def clock(self, pipe: object) -> ForcingClock:
+        return ForcingClock(pipe)
+
+    def fixed_by(self, policy: ir.PolicyIR) -> dict[str, object]:
+        """A chunk length that the policy fixes is the causal block."""
+        frames = policy.chunks.frames
+        return {} if frames is None else {"causal_block_size": frames}
+
+    def completed(self, pipe: object, arguments: Mapping[str, object]) -> dict[str, object]:
+        """Chunks have a length where they lag behind each other, and the window is as long as the video."""
+        found = dict(arguments)
+        config = pipe.transformer.config  # type: ignore[attr-defined]
+        if found.get("ar_step") and config.get("num_frame_per_block") == 1:
+            found.setdefault("causal_block_size", CAUSAL_BLOCK)
+        frames = found.get("num_frames")
+        accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
+        if isinstance(frames, int) and frames > BASE_FRAMES and "base_num_frames" in accepted:
+            found["base_num_frames"] = frames
+        return found
+
+    def announce(self, pipe: object, arguments: Mapping[str, object]) -> None:
+        """The transformer's chunk length, as the pipeline's call will set it."""
+        if "causal_block_size" in arguments:
+            pipe.transformer._set_ar_attention(arguments["causal_block_size"])  # type: ignore[attr-defined]
+
+
+DRIVER = ForcingDriver()
