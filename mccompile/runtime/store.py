@@ -42,7 +42,7 @@ class Once:
 class Memory:
     """Kept tensors of blocks, by rows.
 
-    buffers: per block, keys and values in the order of the kind's BufferSpecs, allocated at first use.
+    buffers: per block, keys and values in the order of its kind, allocated at first use.
     once: per block, keys and values of the text and whatever else the prompt alone determines.
     kept: per (region, stream), the residual or output of the last computation. merged: per (region, stream), the
     stream that left the region in the last call: memory to write the next one into. increments: per chunk, the last
