@@ -19,6 +19,7 @@ from mccompile.lowering.segments import partition
 from mccompile.lowering.strip import Slim, strip_unused
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.facts import cell_of
 
 
 def lower(
@@ -110,12 +111,7 @@ def _inputs_of(captured: CapturedModel, kind: int) -> int:
 
 def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[Refusal, ...]:
     """What the policy asks for and cannot have on this model."""
-    finer = [
-        p.name
-        for p in policy.phases
-        if isinstance(p.rule, ir.Top)
-        or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.STEP)
-    ]
+    finer = [p.name for p in policy.phases if cell_of(p.rule) > ir.Granularity.STEP]
     apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
     if rows or not finer:

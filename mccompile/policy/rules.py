@@ -13,8 +13,9 @@ from typing import Literal, assert_never
 import numpy as np
 
 from mccompile import ir
+from mccompile.language.walk import rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static, rule_expressions, walk
+from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
 
 Why = Literal["nothing kept yet", "refresh", "phase"]

@@ -11,6 +11,7 @@ MOVED = {
     "mccompile.language.diagnostics.PolicyError": "mccompile.diagnostics.failure.PolicyError",
     "mccompile.language.failure.Failure": "mccompile.diagnostics.failure.Failure",
     "mccompile.language.source.Source": "mccompile.diagnostics.source.Source",
+    "mccompile.policy.from_checked.load_policy": "mccompile.language.load.load_policy",
 }
 
 
