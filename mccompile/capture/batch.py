@@ -1,4 +1,4 @@
-"""Captures a model for any number of samples per call, where numbers prove that it treats each by itself.
+"""Captures a model for any number of samples per call, if numbers prove that it treats each sample independently.
 
 before: two recorded calls, of as many samples as the pipeline was asked for
 after:  a model captured from a call of several different samples and a call of one, so that their number is a size
@@ -70,7 +70,7 @@ def _other(value: object, number: int) -> torch.Tensor:
 def capture_batched(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
-    """The captured model, and the two calls as calls of one sample (as they are where `unbatched` says why).
+    """The captured model, and both calls as calls of one sample (unchanged if `unbatched` gives a reason).
 
     probe, second: as for `capture`, whose errors are raised.
     """

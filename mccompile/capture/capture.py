@@ -1,4 +1,4 @@
-"""From a model and two recorded calls to a CapturedModel: the order of the passes, and nothing else."""
+"""Captures a model from two recorded calls: the order of the passes, and nothing else."""
 
 from __future__ import annotations
 

@@ -71,6 +71,8 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
                 raise missing("no stream of video tokens enters its blocks")
             if not _locatable(captured, stream.beside):
                 raise missing(f"its video tokens lie among others whose number varies ({stream.rows})")
+            if name == "block_output" and not _leaves(captured, segments):
+                raise missing("no stream of video tokens leaves the cached region")
             kind = {"embedded": "stream", "probe": "probe", "block_output": "output"}
             if name == "modulated_input":
                 modulated = captured.kinds[captured.blocks[0].kind].modulated
@@ -82,6 +84,13 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
             if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, kind[name], "tokens", stream.token_axis, patch)
+
+
+def _leaves(captured: CapturedModel, segments: tuple[Segment, ...]) -> bool:
+    """Whether the last cached region passes the video tokens on, along one axis."""
+    ports = {p.name: p for p in captured.streams}
+    kept = [s for s in segments if s.keep]
+    return bool(kept) and any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
 
 
 def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:
