@@ -70,6 +70,7 @@ def _site(index: int, kind_index: int, kind: TemplateKind, own: Roles, site: Sit
         kind=kind_index,
         streams_in=tuple(site.captured(s).name for s in own.streams),
         streams_out=tuple(name or f"{path}.unread{i}" for i, name in enumerate(made)),
+        continues=tuple(site.captured(s).name if s is not None else "" for s in own.continues),
         shared=tuple(site.captured(s).name for s in own.shared),
         weights=tuple(str(site.template.weights[site.nodes[w]].target) for w in kind.template.weights),
     )

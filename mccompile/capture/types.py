@@ -129,6 +129,7 @@ class BlockSite:
     kind: int  # index into CapturedModel.kinds
     streams_in: tuple[str, ...]  # value names; outputs of earlier blocks, or among `entry`
     streams_out: tuple[str, ...]
+    continues: tuple[str, ...]  # for each of these the stream that it continues, with something added; "" for none
     shared: tuple[str, ...]  # prelude values, in the order of the kind's placeholders
     weights: tuple[str, ...]  # qualified names of parameters, buffers and constants of the captured module
 
