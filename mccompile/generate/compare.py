@@ -14,11 +14,11 @@ from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.generate.flops import count, prices_of
-from mccompile.generate.metrics import psnr, ssim
 from mccompile.generate.run import Generation, OnStep, Video, generate
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.lowering.lower import lower
+from mccompile.metrics.pixels import psnr, ssim
 from mccompile.models.embedded.judge import Verdict, judge, named
 from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.policy.bind import bind
