@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import cast
 
@@ -81,7 +82,7 @@ def test_streams_are_paired_by_what_they_continue() -> None:
     names = (("text0", "image0"), ("image1", "text1"), ("text2", "image2"))
     blocks = tuple(
         SimpleNamespace(streams_in=before, streams_out=after, continues=before[::-1])
-        for before, after in zip(names, names[1:], strict=False)
+        for before, after in pairwise(names)
     )
     ports = tuple(SimpleNamespace(name=n, rows="", token_axis=None) for pair in names for n in pair)
     found = SimpleNamespace(blocks=blocks, streams=ports, exit=("text2", "image2"), model_class="Model")
