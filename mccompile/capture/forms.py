@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from mccompile.capture.building import Form, counts_as_data
+from mccompile.capture.building import BlockForm, counts_as_data
 from mccompile.capture.facts import TensorFact
 from mccompile.capture.resize import CATS, SPLITS, Cutting, resized
-from mccompile.capture.rows import Rows, any_video, key, video
+from mccompile.capture.rows import RowSpans, any_video, key, video
 from mccompile.capture.rules.attention import mask_of
-from mccompile.capture.scope import Attention, Scope
+from mccompile.capture.scope import Scope, TokenAttention
 from mccompile.capture.stacks import module_path
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
@@ -31,7 +31,7 @@ from mccompile.capture.types import BufferSpec
 aten = torch.ops.aten
 
 
-def row_keys(scope: Scope) -> dict[str, Rows]:
+def row_keys(scope: Scope) -> dict[str, RowSpans]:
     """The row vectors that a partial form takes, by name: rows of keys, and the selection itself where parts join."""
     found = {key(a.key_rows): a.key_rows for a in scope.attentions}
     if scope.chooses:
@@ -66,7 +66,7 @@ def _mask_port(template: Template, node: fx.Node) -> str | None:
 
 def full_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
     """All rows; also writes keys and values into the buffers, if the kind has a partial form (`scope`)."""
-    form = Form(template, roles, scope or Scope(template.facts))
+    form = BlockForm(template, roles, scope or Scope(template.facts))
     form.operands((*roles.streams, *roles.shared))
     specs = buffer_specs(template, scope) if scope is not None else ()
     buffers = form.extra([s.name for s in specs])
@@ -93,7 +93,7 @@ def _describe(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[Bu
 
 def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModule:
     """The selected rows only; raises Refused where a token count is used as data."""
-    form = Form(template, roles, scope, counts=counts_as_data(template, scope))
+    form = BlockForm(template, roles, scope, counts=counts_as_data(template, scope))
     form.operands((*roles.streams, *roles.shared))
     rows = form.extra([f"rows_{name}" for name in row_keys(scope)])
     specs = buffer_specs(template, scope)
@@ -120,7 +120,7 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModu
     return result
 
 
-def _segments(form: Form, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
+def _segments(form: BlockForm, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
     """Emits splits along the token axis and cats of its parts; False if the node is neither.
 
     pieces: of the splits emitted so far, which `getitem` picks from.
@@ -143,7 +143,7 @@ def _token_wise(scope: Scope, node: fx.Node) -> bool:
 
 
 def _attend(
-    form: Form, attention: Attention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
+    form: BlockForm, attention: TokenAttention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
 ) -> fx.Node:
     """Writes the fresh keys and values into their buffers and attends to all that the buffers hold."""
     node = attention.node
@@ -158,7 +158,7 @@ def _attend(
     return new
 
 
-def _check_counts(form: Form) -> None:
+def _check_counts(form: BlockForm) -> None:
     """Refuses token counts of the template that survive as anything but sizes at token axes."""
     alive = set(form.graph.nodes)
     for node in form.counts:
@@ -168,7 +168,7 @@ def _check_counts(form: Form) -> None:
 
 def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
     """(*streams, *shared) -> zero-filled buffers of the shapes and dtypes that `full` writes."""
-    form = Form(template, roles, scope or Scope(template.facts))
+    form = BlockForm(template, roles, scope or Scope(template.facts))
     form.operands((*roles.streams, *roles.shared))
     buffers = []
     for attention in scope.attentions if scope is not None else ():

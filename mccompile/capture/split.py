@@ -8,7 +8,7 @@ from torch import fx
 
 from mccompile.capture.dependence import flow_graph, needed_for
 from mccompile.capture.errors import CaptureBug
-from mccompile.capture.types import CapturedModel
+from mccompile.capture.types import Assembled
 
 
 def subgraph(
@@ -46,7 +46,7 @@ def nodes_by_name(module: fx.GraphModule, names: Iterable[str]) -> list[fx.Node]
     return [found[name] for name in names]
 
 
-def split_prelude(captured: CapturedModel, names: Sequence[str]) -> fx.GraphModule:
+def split_prelude(captured: Assembled, names: Sequence[str]) -> fx.GraphModule:
     """(*user inputs) -> (*named values): prelude values computed on their own, nothing else.
 
     names: of `entry`, `shared` or `sources`. Raises KeyError for a name that the captured graph does not have.

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from mccompile import ir
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel
+from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.execute import Postlude
@@ -30,7 +30,7 @@ class Engine:
         self.lowered = lowered
         self.vanilla = computes_always(lowered.policy)
         causal = lowered.rows is not None and (bool(lowered.rows.prefixes) or masked_by_input(lowered.captured))
-        within = not decides_whole_steps(lowered.policy)
+        within = selects_within_chunks(lowered.policy)
         self.uses_rows = lowered.rows is not None and not self.vanilla and (causal or within)
         self.postlude = Postlude(lowered, backend)
         self.blocks = Blocks(lowered, backend, self.uses_rows)
@@ -116,23 +116,8 @@ class Engine:
         return next(out for _, out in pairs if ports[out].rows == "video" or len(pairs) == 1)
 
 
-def decides_whole_steps(policy: ir.PolicyIR) -> bool:
-    """No rule selects within a chunk."""
-    return not any(
-        isinstance(p.rule, ir.Top) or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.CHUNK)
-        for p in policy.phases
-    )
-
-
 def masked_by_input(captured: CapturedModel) -> bool:
     """An input says which keys each token may see: the chunks of a call are at steps of their own."""
     varied = {p.name for p in captured.shared if p.token_axis is not None and p.depends}
     partials = [k.partial for k in captured.kinds if k.partial is not None]
     return any(n.meta["attention"]["mask"] in varied for p in partials for n in p.graph.nodes if "attention" in n.meta)
-
-
-def computes_always(policy: ir.PolicyIR) -> bool:
-    """The policy is the model itself: every chunk of every call is computed."""
-    chunks = policy.chunks
-    always = all(isinstance(p.rule, ir.Compute) for p in policy.phases)
-    return always and chunks.pending == "compute" and chunks.finished == "compute"

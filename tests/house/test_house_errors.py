@@ -11,10 +11,10 @@ import pytest
 from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.generate import errors as generate
+from mccompile.language.load import load_policy
+from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering import errors as lowering
 from mccompile.pipelines import errors as pipelines
-from mccompile.policy.evaluate import rule_expressions, walk
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime import errors as runtime
 from tests.house.tree import DOCS, Module, modules, standing
 
@@ -26,7 +26,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"pipelines", "generate", "models", "cli"},
+    "07": {"pipelines", "generate", "metrics", "models", "cli"},
     "08": {"backend", "bundles"},
 }
 
@@ -124,6 +124,9 @@ SHOWN = (
     runtime.WindowMoved("attn1.k0", "11+video+7"),
     runtime.NoIncrement(load_policy("motioncache_magi1"), "MagiPipeline", PASSES),
     runtime.OverBudget("motioncache_2gb", written(MOTION_2GB).cache, 2_734_686_208, 2),
+    runtime.UnknownTimesteps("teacache", "its tokens are at timesteps from 0 to 999 in one call"),
+    pipelines.CopyRefused("WanPipeline"),
+    pipelines.NoSchedule("OmniGenPipeline", "it has no `scheduler` with `set_timesteps`"),
     pipelines.NotAPipeline("StableAudioEncoder"),
     pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),

@@ -13,13 +13,13 @@ from torch import fx, nn
 
 from mccompile.backend.patches import multiply_patches
 from mccompile.capture import flat_inputs
+from mccompile.language.load import load_policy
 from mccompile.lowering.attention import attention_masks
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import bind
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import Blocks, Env, eager
 from mccompile.runtime.shared import SharedValues, Value
 from mccompile.runtime.store import BranchStore
