@@ -84,10 +84,9 @@ def _watched(own: type, watch: Watch) -> type:
 def _given_back(pipe: object) -> Iterator[None]:
     """Inside, the transformers of the pipeline are the user's own."""
     taken = {name: part for name, part in vars(pipe).items() if isinstance(part, StandIn)}
-    for name, part in taken.items():
-        setattr(pipe, name, part.model)
+    put = pipe.register_modules  # type: ignore[attr-defined]
+    put(**{name: part.model for name, part in taken.items()})
     try:
         yield
     finally:
-        for name, part in taken.items():
-            setattr(pipe, name, part)
+        put(**taken)

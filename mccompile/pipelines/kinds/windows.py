@@ -25,7 +25,7 @@ from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.errors import NoClock
-from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.stand_in import StandIn, unwrapped
 
 TOKENS = ((3, 7), (5, 11))  # rows and columns of tokens, all different
 MORE_TEXT = 64  # padding that tells the length of the text from a constant
@@ -168,7 +168,7 @@ def _record(pipe: object, chunks: int, size: tuple[int, int], arguments: Mapping
     frames = chunks * settings.chunk_width * settings.temporal_factor
     wanted = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": steps}
     text = {} if "prompt_embeds" in arguments else {"prompt": "a video"}
-    listener = _Listener(pipe.transformer)  # type: ignore[attr-defined]
+    listener = _Listener(unwrapped(pipe.transformer))  # type: ignore[attr-defined]
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:
