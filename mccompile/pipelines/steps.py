@@ -1,7 +1,7 @@
-"""Pipelines whose frames all take the same step: the pipeline and its scheduler say which, never a count of calls.
+"""Pipelines whose frames are all at the same step. The pipeline and its scheduler say at which; calls are not counted.
 
-Nor is a timestep searched for in the schedule: schedulers repeat timesteps (Heun takes each twice), and pipelines scale
-them before the model gets them.
+A timestep is never searched for in the schedule either. Schedulers repeat timesteps (Heun takes each twice), and
+pipelines scale them before the model gets them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Schedule:
 
 
 class StepClock:
-    """Clock of a pipeline whose frames all take the same step."""
+    """The clock of a pipeline whose frames are all at the same step."""
 
     def __init__(self, pipe: object) -> None:
         self._pipe = pipe
