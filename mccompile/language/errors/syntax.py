@@ -68,10 +68,11 @@ class InvalidNumber(Diagnostic):
 
     code = "MC0105"
     title = "invalid number `{found}`"
-    label = "cannot be read as a number"
+    label = "{why}"
     note = "numbers are written `5`, `0.05`, `2e-3` or `40%`, sizes `2GB` or `512MiB`"
     found: str
     meant: str | None
+    why: str = "cannot be read as a number"
 
     def helps(self) -> tuple[Help, ...]:
         if self.meant is None or self.span is None:
@@ -86,7 +87,7 @@ class ChainedComparison(Diagnostic):
     code = "MC0106"
     title = "comparisons cannot be chained in a condition"
     label = "a second comparison"
-    note = "only the `while` of a phase reads `low <= clock < high`"
+    note = "only the `while` of a phase accepts `low <= clock < high`"
 
     def helps(self) -> tuple[Help, ...]:
         return (Help("join two comparisons with `and`: `a < b and b < c`"),)
