@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import CallError
+from mccompile.capture.part import attribute
 from mccompile.capture.types import BlockSite, CapturedModel
 
 
@@ -78,12 +79,7 @@ def _per_sample(value: object, recorded: object) -> object:
 
 def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:
     """The tensors of a block's weight placeholders."""
-    return tuple(_attribute(captured.module, name) for name in site.weights)
-
-
-def _attribute(module: torch.nn.Module, name: str) -> torch.Tensor:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(owner), leaf)
+    return tuple(attribute(captured.module, name) for name in site.weights)  # type: ignore[misc]
 
 
 def run_full(captured: CapturedModel, inputs: Sequence[object]) -> FullRun:
@@ -100,4 +96,4 @@ def run_full(captured: CapturedModel, inputs: Sequence[object]) -> FullRun:
         buffers.append(tuple(own))
     shared = [values[p.name] for p in captured.shared]
     outputs = captured.postlude(*(values[n] for n in captured.exit), *shared, *inputs)
-    return FullRun(values, tuple(buffers), tuple(outputs))
+    return FullRun(values, tuple(buffers), outputs)

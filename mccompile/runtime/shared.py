@@ -13,9 +13,10 @@ from typing import TypeAlias
 import torch
 from torch import fx
 
+from mccompile.capture.part import Input
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.strip import strip_unused
+from mccompile.lowering.strip import stripped
 
 Value: TypeAlias = torch.Tensor | int
 KEPT = 4  # results per group: both guidance branches of two prompts
@@ -51,10 +52,10 @@ class SharedValues:
         self._entry = frozenset(captured.entry)
         self._groups = []
         for depends, members in by_inputs.items():
-            slim = strip_unused(split_prelude(captured, tuple(members)))
+            part = stripped(split_prelude(captured, tuple(members)))
             role = f"{label}:" + "+".join(sorted(depends))
-            arguments = tuple(captured.inputs[i] for i in slim.kept)
-            call = backend(slim.module, role) if depends else slim.module.forward  # once per shape: not compiled
+            arguments = tuple(o.name for o in part.takes if isinstance(o, Input))
+            call = backend(part.module, role) if depends else part.call  # once per shape: not compiled
             self._groups.append(_Group(depends, tuple(members), call, arguments))
 
     def get(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
