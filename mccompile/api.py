@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
@@ -77,14 +77,14 @@ def compile(
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
-    Raises PolicyError, PlanError, CaptureError, LoweringError, GenerateError, NoIncrement: each with place, cause and
+    Raises PolicyError, CaptureError, LoweringError, GenerateError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
     bound = bind(ir, parameters)
     pipe = None if isinstance(model, nn.Module) else model
     if pipe is None and keeps_increment(ir):
-        raise NoIncrement(ir.name, type(model).__name__, "it is a transformer alone")
+        raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
     if captured is None:
         captured = prepare(model, call=_call_arguments(ir, model, call), probe=probe, second=second)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
@@ -161,10 +161,5 @@ def _call_arguments(ir: PolicyIR, pipe: object, call: Mapping[str, object] | Non
 def _masks(captured: CapturedModel) -> tuple[str, ...]:
     """Shared values that mask an attention and depend on nothing but sizes."""
     constant = {p.name for p in captured.shared if not p.depends}
-    found = []
-    for kind in captured.kinds:
-        for node in kind.partial.graph.nodes if kind.partial is not None else ():
-            about = node.meta.get("attention")
-            if about is not None and about["mask"] in constant:
-                found.append(about["mask"])
-    return tuple(dict.fromkeys(found))
+    masks = (s.mask for k in captured.kinds if k.partial is not None for s in k.partial.attentions)
+    return tuple(dict.fromkeys(m.name for m in masks if m is not None and m.name in constant))

@@ -3,13 +3,24 @@
 Read it as a grammar. For every (branch, step, chunk, region, token) a policy says compute, reuse or skip;
 `phases` say when, `regions` say which layers, `chunks` say what happens before and after a chunk's own steps.
 Numbers a user may change are `Param` references everywhere: they enter compiled graphs as tensors.
+Every node knows the words of the policy that it came from, so that an error of any later stage points at them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
+
+from mccompile.diagnostics.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`at`: the policy's own words; None in a policy that was read from its text form. It is no part of the meaning:
+    nodes are equal, and have one text form, wherever they stand."""
+
+    at: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 class Granularity(IntEnum):
@@ -39,41 +50,41 @@ Reduction = Literal["mean", "max", "min"]
 
 
 @dataclass(frozen=True, slots=True)
-class Const:
+class Const(Node):
     value: float
 
 
 @dataclass(frozen=True, slots=True)
-class ParamRef:
+class ParamRef(Node):
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class SignalRef:
+class SignalRef(Node):
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Node):
     """A property of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)."""
 
     what: Literal["step", "fraction", "timestep", "sigma"]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(Node):
     """values[i] at the chunk's step i; another number of steps is resampled to the nearest entry."""
 
     values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(Node):
     name: SourceName
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Node):
     """How far a source moved, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
 
     distance: Distance
@@ -83,7 +94,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class FrameDiff:
+class FrameDiff(Node):
     """Motion of a source per token: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) (MotionCache)."""
 
     of: Source
@@ -91,7 +102,7 @@ class FrameDiff:
 
 
 @dataclass(frozen=True, slots=True)
-class Normalise:
+class Normalise(Node):
     """Per frame: mean: m/mean; max: m/max; min_max: floor + (1-floor) * ((m-min)/(max-min)) ** power."""
 
     norm: Norm
@@ -101,7 +112,7 @@ class Normalise:
 
 
 @dataclass(frozen=True, slots=True)
-class Polynomial:
+class Polynomial(Node):
     """Coefficients highest power first."""
 
     of: Expr
@@ -109,21 +120,21 @@ class Polynomial:
 
 
 @dataclass(frozen=True, slots=True)
-class Accumulate:
+class Accumulate(Node):
     """The account of a cell: sum of `of` over the steps since it was last computed, this one included."""
 
     of: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Reduce:
+class Reduce(Node):
     how: Reduction
     of: Expr
     to: Granularity
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(Node):
     op: Unary | Binary
     args: tuple[Expr, ...]
 
@@ -136,7 +147,7 @@ Expr = (
 
 # ---- declarations ----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Param:
+class Param(Node):
     """A number that a user may set; integer when `whole`. Always low <= default <= high."""
 
     name: str
@@ -148,7 +159,7 @@ class Param:
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Node):
     name: str
     expr: Expr
     granularity: Granularity
@@ -157,12 +168,12 @@ class Signal:
 
 # ---- rules: what a phase does with the cached regions -----------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(Node):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
+class Reuse(Node):
     """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
 
     granularity: Granularity
@@ -176,21 +187,21 @@ class Reuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class Every(Node):
     """Compute each n-th step of the phase (its first included), reuse the others."""
 
     n: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class StepMask:
+class StepMask(Node):
     """True = compute; indexed by the chunk's own step, must cover the run."""
 
     compute: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
+class Top(Node):
     """Compute the top `share` of the tokens of a chunk by `by`, reuse the others."""
 
     share: Expr
@@ -201,19 +212,19 @@ Rule = Compute | Reuse | Every | StepMask | Top
 
 
 @dataclass(frozen=True, slots=True)
-class ForSteps:
+class ForSteps(Node):
     n: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class UntilRefreshes:
+class UntilRefreshes(Node):
     """Until n steps of this phase in which at least one token of the chunk was computed."""
 
     n: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Between:
+class Between(Node):
     """While low <= value < high of the chunk's own clock."""
 
     clock: Clock
@@ -222,30 +233,30 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
-class LastSteps:
+class LastSteps(Node):
     """The chunk's last n steps, whatever phase they would be in."""
 
     n: Expr
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Node):
     pass
 
 
-Span = ForSteps | UntilRefreshes | Between | LastSteps | Rest
+PhaseSpan = ForSteps | UntilRefreshes | Between | LastSteps | Rest
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Node):
     name: str
-    span: Span
+    span: PhaseSpan
     rule: Rule
 
 
 # ---- where -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Blocks:
+class Blocks(Node):
     """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last)."""
 
     first: int
@@ -253,12 +264,12 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
-class Integration:
+class Integration(Node):
     """The whole model together with the sampler's step: what is kept is the latent increment (MAGI-1)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class Region(Node):
     """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse."""
 
     where: Blocks | Integration
@@ -266,7 +277,7 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
+class Chunks(Node):
     """The life of a chunk. refresh: one last clean pass, then keep K/V (exact); keep: K/V as they are."""
 
     frames: int | None  # latent frames per chunk; None: as the model says
@@ -275,7 +286,7 @@ class Chunks:
 
 
 @dataclass(frozen=True, slots=True)
-class Branches:
+class Branches(Node):
     share_decision: str | None  # guidance branch whose decision the others follow
     batch: bool  # both branches in one forward where their inputs can be foreseen
 
@@ -284,7 +295,7 @@ KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Node):
     """In what kept tensors are kept. "auto": as the model has them, or less where the budget asks for it."""
 
     dtype: KeptDtype  # of keys and values
@@ -296,7 +307,7 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyIR:
+class PolicyIR(Node):
     name: str
     models: tuple[str, ...]  # calibrated for; empty = any
     params: tuple[Param, ...]

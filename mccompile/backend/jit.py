@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from mccompile.backend.package_errors import NotCompiled
-from mccompile.backend.record import Recording, TensorSpec, Value
+from mccompile.backend.record import Recording, TensorSpec
+from mccompile.backend.role import GraphCall
 
 
-def compile_in_place(recording: Recording) -> Callable[..., tuple[Value, ...]]:
+def compile_in_place(recording: Recording) -> GraphCall:
     """The recorded graph under torch.compile(fullgraph=True), already compiled for all recorded axes.
 
     Raises NotCompiled where that fails too.

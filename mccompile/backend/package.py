@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from mccompile.backend.package_errors import UnfitCall
-from mccompile.backend.record import Scalar, Value
+from mccompile.backend.record import Scalar
+from mccompile.backend.role import Role, Value
 
 ALIGNMENT = 16  # bytes
 Size = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"
@@ -46,7 +47,7 @@ class Contract:
     constants: arguments whose values are compiled in. weights: attributes of the graph that follow the inputs.
     """
 
-    role: str
+    role: Role
     inputs: tuple[tuple[int, TensorInput], ...]
     constants: tuple[tuple[int, Scalar], ...]
     weights: tuple[tuple[str, TensorInput], ...]
@@ -163,7 +164,7 @@ def _laid_out(order: tuple[int, ...]) -> Callable[[Value], torch.Tensor]:
 
 
 def bind_sizes(
-    role: str, place: str, value: object, spec: TensorInput, symbols: dict[str, int], simple: bool
+    role: Role, place: str, value: object, spec: TensorInput, symbols: dict[str, int], simple: bool
 ) -> None:
     """Gives size symbols their values (simple), or checks the expressions of them. Raises UnfitCall."""
     if not isinstance(value, torch.Tensor) or value.dim() != len(spec.sizes):
@@ -177,7 +178,7 @@ def bind_sizes(
             raise UnfitCall(role, place, f"size {want} ({size}) on axis {axis}", _describe(value))
 
 
-def check_tensor(role: str, place: str, value: object, spec: TensorInput, symbols: Mapping[str, int]) -> None:
+def check_tensor(role: Role, place: str, value: object, spec: TensorInput, symbols: Mapping[str, int]) -> None:
     """Raises UnfitCall where dtype, device, rank or a fixed size of `value` is not as expected."""
     want = [s if isinstance(s, int) else symbols.get(s, s) for s in spec.sizes]
     expected = f"{str(spec.dtype).removeprefix('torch.')} {want} on {spec.device}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mccompile.backend.role import Role
 from mccompile.diagnostics.failure import StatedFailure
 
 
@@ -16,7 +17,7 @@ class UnfitCall(PackageError):
 
     code = "MC0801"
 
-    def __init__(self, role: str, place: str, want: str, have: str) -> None:
+    def __init__(self, role: Role, place: str, want: str, have: str) -> None:
         super().__init__(
             f"{place} of the compiled graph `{role}` must be {want}, but is {have}",
             "generate with sizes that vary as in the recorded calls (frames, height, width), or compile again with "
@@ -29,7 +30,7 @@ class NotCompiled(PackageError):
 
     code = "MC0802"
 
-    def __init__(self, role: str, reason: str) -> None:
+    def __init__(self, role: Role, reason: str) -> None:
         super().__init__(
             f"the graph `{role}` could not be compiled: {reason}",
             "run with backend `eager`, and report the graph (`mccompile explain --stage graph`)",

@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from mccompile.backend.graph_text import fingerprint
+from mccompile.backend.role import GraphCall, Role, Value
 
-Value: TypeAlias = torch.Tensor | int
 Scalar: TypeAlias = int | float | bool | None
 
 
@@ -27,7 +27,7 @@ class TensorSpec:
 
 
 ArgumentSpec: TypeAlias = TensorSpec | Scalar
-Key: TypeAlias = tuple[str, str]  # role, fingerprint of its graph
+Key: TypeAlias = tuple[Role, str]  # role, fingerprint of its graph
 DYNAMIC = "dynamic"
 BATCHED = "+batch"  # behind a graph's fingerprint: the same graph for calls of several samples
 
@@ -39,7 +39,7 @@ class Recording:
     tensors: for each output whether it is a tensor (else a number); empty until the first call.
     """
 
-    role: str
+    role: Role
     module: fx.GraphModule
     calls: list[tuple[ArgumentSpec, ...]] = field(default_factory=list)
     tensors: tuple[bool, ...] = ()
@@ -75,12 +75,12 @@ class Recording:
 
 @dataclass(slots=True)
 class Recorder:
-    """A backend (runtime.execute.Backend) that compiles nothing and records every role it is asked for."""
+    """A backend (backend/role.py) that compiles nothing and records every role it is asked for."""
 
     recordings: dict[Key, Recording] = field(default_factory=dict)
-    _wanted: tuple[str, ...] | None = None  # calls are of several samples, and those of these roles are recorded
+    _wanted: Callable[[Role], bool] | None = None  # calls are of several samples; roles that are then recorded
 
-    def __call__(self, module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+    def __call__(self, module: fx.GraphModule, role: Role) -> GraphCall:
         graph = fingerprint(module)
         one = self.recordings.setdefault((role, graph), Recording(role, module))
         several = Recording(role, module)
@@ -88,7 +88,7 @@ class Recorder:
         def run(*arguments: Value) -> tuple[Value, ...]:
             results = module.forward(*arguments)
             recording = one if self._wanted is None else several
-            if self._wanted is not None and role.startswith(self._wanted):
+            if self._wanted is not None and self._wanted(role):
                 self.recordings.setdefault((role, graph + BATCHED), several)
             call = tuple(_spec(a) for a in arguments)
             if call not in recording.calls:
@@ -99,9 +99,9 @@ class Recorder:
         return run
 
     @contextlib.contextmanager
-    def several_samples(self, roles: tuple[str, ...]) -> Iterator[None]:
-        """Inside, calls are of several samples: recorded apart, for roles that begin with one of `roles`."""
-        self._wanted = roles
+    def several_samples(self, wanted: Callable[[Role], bool]) -> Iterator[None]:
+        """Inside, calls are of several samples: recorded apart, for the roles that are wanted."""
+        self._wanted = wanted
         try:
             yield
         finally:

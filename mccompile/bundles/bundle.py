@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import torch
 from safetensors.torch import load, save
 from torch import fx, nn
 
-from mccompile.backend.backend import CompiledRoles, Form, Role
+from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles, Form
 from mccompile.backend.graph_text import Json, UnwritableGraph, fingerprint
 from mccompile.backend.package import Contract, PackageFolder
-from mccompile.backend.record import BATCHED, Key, Value
+from mccompile.backend.record import BATCHED, Key
 from mccompile.backend.records import read_record, write_record
+from mccompile.backend.role import GraphCall, Role
 from mccompile.bundles.archive import read_archive, write_archive
 from mccompile.bundles.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
 from mccompile.bundles.captured_text import read_captured, write_captured
@@ -41,7 +41,7 @@ CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
 class _StoredRole:
     """A role in the manifest. package: the entry that holds it, "" for a role that runs eagerly."""
 
-    role: str
+    role: Role
     graph: str
     form: Form
     reason: str
@@ -68,7 +68,7 @@ class Bundle:
     device: str
     made_for: Environment
     roles: tuple[_StoredRole, ...]
-    uncompiled: tuple[str, ...]
+    uncompiled: tuple[Role, ...]
     entries: dict[str, bytes]
 
     def attach(self, transformer: nn.Module, folder: Path | None = None) -> CompiledModel:
@@ -103,7 +103,7 @@ class Bundle:
             if stored.package:
                 package = folder.path / stored.package
                 package.write_bytes(self.entries[stored.package])
-            roles[stored.role, stored.graph] = Role(
+            roles[stored.role, stored.graph] = CompiledRole(
                 stored.role, stored.form, stored.reason, stored.tensors, package, stored.contract
             )
         return CompiledRoles(roles, _folder=folder)
@@ -154,7 +154,7 @@ def _roles_of(lowered: LoweredModel) -> list[Key]:
     """What a model asks its backend for."""
     used: list[Key] = []
 
-    def note(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
+    def note(module: fx.GraphModule, role: Role) -> GraphCall:
         used.append((role, fingerprint(module)))
         return module.forward
 
@@ -174,7 +174,7 @@ def load_bundle(path: Path) -> Bundle:
         roles = read_record(tuple[_StoredRole, ...], manifest["roles"])
         bundle = Bundle(
             path=path, entries=entries, made_for=made_for, device=device, roles=roles,
-            uncompiled=read_record(tuple[str, ...], manifest["uncompiled"]),
+            uncompiled=read_record(tuple[Role, ...], manifest["uncompiled"]),
             model=read_record(ModelIdentity, manifest["model"]),
             policy=read_record(str, manifest["policy"]),
             ir=read_record(str, manifest["ir"]),

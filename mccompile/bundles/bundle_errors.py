@@ -78,7 +78,7 @@ class UnbundledRole(BundleError):
 
     code = "MC0816"
 
-    def __init__(self, role: str, reason: str) -> None:
+    def __init__(self, role: object, reason: str) -> None:
         super().__init__(
             f"the graph `{role}` cannot be stored: {reason}",
             "use the compiled model in the process that compiled it",

@@ -1,8 +1,8 @@
 """Which value depends on which: a networkx graph over fx nodes in which in-place writes are edges too.
 
-`out = empty_like(x); out[..., ::2].copy_(a); use(out)` has no fx edge from `copy_` to `use`. Every value has a
-root (the storage it may be a view of, after the operator's schema); a read depends on all earlier writes to
-the root of what it reads.
+In `out = empty_like(x); out[..., ::2].copy_(a); sum(out)` no fx edge leads from `copy_` to `sum`. Every value has a
+root: the storage that it may be a view of, according to the operator's schema. A read depends on all earlier writes
+to the root of what it reads.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ from mccompile.diagnostics.failure import PlacedFailure
 class CaptureError(PlacedFailure):
     """A model or a call that cannot be captured; `code` has a page in docs/errors."""
 
-    note = "   = note: "
-
 
 class ExportError(CaptureError):
     """torch.export cannot trace the model's forward."""

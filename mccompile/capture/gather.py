@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
-from mccompile.capture.part import Index, Part, Positions, Shared, Source
+from mccompile.capture.part import Index, Part, Positions, Result, Shared, Source
 from mccompile.capture.rows import Rows, Span, has_cut, key
 from mccompile.capture.scope import Refused
 from mccompile.capture.sink import Replay, Size, Sunk
@@ -193,5 +193,6 @@ def gather_form(
     drop_dead(gather.graph)
     gather.graph.lint()
     module, sources = fx.GraphModule(nn.Module(), gather.graph, class_name="Gather"), list(gather.built)
-    gives = (*(Shared(want.value.name) for want in wanted), *(Positions(key(rows)) for rows in row_keys))
-    return Part(module, (Index(), *(Source(s.name) for s in sources)), gives), sources
+    gives: list[Result] = [Shared(want.value.name) for want in wanted]
+    gives += [Positions(key(rows)) for rows in row_keys]
+    return Part(module, (Index(), *(Source(s.name) for s in sources)), tuple(gives)), sources

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -143,13 +143,13 @@ class Part:
         return self.module.graph
 
     @property
-    def call(self) -> Callable[..., tuple[object, ...]]:
+    def call(self) -> Callable[..., tuple[Any, ...]]:
         """The uncompiled callable: (*takes) -> (*gives)."""
         return self.module.forward
 
-    def __call__(self, *arguments: object) -> tuple[object, ...]:
+    def __call__(self, *arguments: object) -> tuple[Any, ...]:
         """Runs the graph on values in the order of `takes`."""
-        return self.module(*arguments)  # type: ignore[no-any-return]
+        return self.module(*arguments)
 
     def holders(self) -> dict[Operand, fx.Node]:
         """The placeholder of each operand, in order."""

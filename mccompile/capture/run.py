@@ -79,7 +79,7 @@ def _per_sample(value: object, recorded: object) -> object:
 
 def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:
     """The tensors of a block's weight placeholders."""
-    return tuple(attribute(captured.module, name) for name in site.weights)  # type: ignore[misc]
+    return tuple(attribute(captured.module, name) for name in site.weights)
 
 
 def run_full(captured: CapturedModel, inputs: Sequence[object]) -> FullRun:

@@ -87,7 +87,7 @@ def names_at(kind: BlockKind, site: BlockSite) -> Mapping[Stream | Shared | Weig
     leaving = [o for o in kind.full.gives if isinstance(o, Stream)]
     shared = [o for o in kind.full.takes if isinstance(o, Shared)]
     weights = [o for o in kind.full.takes if isinstance(o, Weight)]
-    operands = (*entering, *leaving, *shared, *weights)
+    operands: tuple[Stream | Shared | Weight, ...] = (*entering, *leaving, *shared, *weights)
     names = (*site.streams_in, *site.streams_out, *site.shared, *site.weights)
     return dict(zip(operands, names, strict=True))
 

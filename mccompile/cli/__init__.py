@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from mccompile.cli.failures import SETUP_FAILED, report
 from mccompile.cli.parser import build_parser
-from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.diagnostics.failure import Failure
 
 INTERRUPTED = 130  # what shells give for SIGINT
@@ -25,5 +24,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough
         return SETUP_FAILED
-    except (PolicyError, Failure) as error:
+    except Failure as error:
         return report(error)

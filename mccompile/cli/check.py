@@ -8,7 +8,7 @@ import sys
 from mccompile.cli.failures import REFUSED
 from mccompile.cli.options import POLICY_HELP
 from mccompile.cli.terminal import say
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render
 from mccompile.language.load import load_checked
 

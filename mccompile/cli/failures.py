@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from mccompile.diagnostics.diagnostic import PolicyError
 from mccompile.diagnostics.failure import Failure
 from mccompile.diagnostics.render import render
 
@@ -12,10 +11,7 @@ REFUSED = 1
 SETUP_FAILED = 2
 
 
-def report(error: PolicyError | Failure) -> int:
-    """Writes the diagnostic; returns 2 for what the command line named wrongly, 1 for a refusal."""
-    if isinstance(error, PolicyError):
-        sys.stderr.write(render(error.diagnostics))
-        return REFUSED
-    sys.stderr.write(f"{str(error).strip()}\n")
-    return SETUP_FAILED if error.code.startswith("MC07") else REFUSED
+def report(error: Failure) -> int:
+    """Writes the diagnostics; returns 2 for what the command line named wrongly, 1 for a refusal."""
+    sys.stderr.write(render(error.diagnostics))
+    return SETUP_FAILED if any(d.code.startswith("MC07") for d in error.diagnostics) else REFUSED

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mccompile.cli.failures import REFUSED
 from mccompile.cli.terminal import say
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Source
 from mccompile.language.fmt import format_policy

@@ -189,7 +189,7 @@ def _finish(job: _Job, policy: PolicyIR, model: CompiledModel, done: Generation)
     from mccompile.runtime.trace import share_computed
 
     given = job.arguments
-    _first_line(policy, model)
+    _first_line(model)
     say(f"{done.seconds:.2f} s, {share_computed(model.events):.1%} of the tokens computed")
     if given.trace is not None:
         write_trace(given.trace, model.events)
@@ -214,7 +214,7 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
         deny = given.deny == "refusals"
         models = compile_contenders(pipe, captured, ways, given.backend, shown.compiled, deny)
         found = compare(pipe, models, call, given.seed, given.repeat, shown.task, job.judged)
-    _first_line(policy, models[ways[-1].name])
+    _first_line(models[ways[-1].name])
     for line in table(found):
         say(line)
     if given.trace is not None:
@@ -233,11 +233,10 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
     return 0
 
 
-def _first_line(policy: PolicyIR, model: CompiledModel) -> None:
+def _first_line(model: CompiledModel) -> None:
     """Whether the policy changes numbers at all, and what of it was refused."""
-    from mccompile.generate.compare import is_exact
+    from mccompile.generate.compare import announce
 
-    approximate = "approximate: reused tokens differ from computed ones"
-    say(f"policy {policy.name} is {'exact: the output is that of the model' if is_exact(policy) else approximate}")
+    say(announce(model))
     for refusal in model.runner.lowered.refusals:
         say(f"refused {refusal.site}: {refusal.reason}")

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Span
 
 
@@ -63,26 +62,15 @@ class Diagnostic:
     def secondary(self) -> tuple[Label, ...]:
         return ()
 
+    def elsewhere(self) -> str:
+        """The guilty place outside of all policies: a module of the model, a file. "" where there is none."""
+        return ""
+
     def notes(self) -> tuple[str, ...]:
         return (self._fill(self.note),) if self.note else ()
 
     def helps(self) -> tuple[Help, ...]:
         return ()
-
-
-class PolicyError(Exception):
-    """A policy was refused; carries every diagnostic of the phase that refused it, in order of place."""
-
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = tuple(diagnostics)
-        super().__init__("; ".join(f"{d.code}: {d.message()}" for d in self.diagnostics))
-
-    def __str__(self) -> str:
-        return "\n" + render(self.diagnostics)
-
-
-class InternalError(Exception):
-    """A bug of ours, never the user's: a stage was handed what an earlier stage should have refused."""
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help
 from mccompile.diagnostics.source import Source, Span
-
-if TYPE_CHECKING:
-    from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help
 
 TAB = 4
 
@@ -35,6 +32,8 @@ def render_one(diagnostic: Diagnostic) -> str:
         marks = [_Mark(span, "^", diagnostic.span_label())]
         marks += [_Mark(label.span, "-", label.text) for label in diagnostic.secondary()]
         lines += _snippets(marks, span.source, gutter)
+    if diagnostic.elsewhere():
+        lines.append(f"{gutter}{'-->' if span is None else ':::'} {diagnostic.elsewhere()}")
     if span is not None and diagnostic.notes():
         lines.append(f"{gutter} |")
     lines += [f"{gutter} = note: {note}" for note in diagnostic.notes()]

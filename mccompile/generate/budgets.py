@@ -51,6 +51,5 @@ def keeping_for(
     chosen = first_within(options, lambda option: kept[option].on_device(option))
     if chosen is None:
         best = min(options, key=lambda option: kept[option].on_device(option))
-        assert policy.cache.budget is not None
-        raise BudgetUnmet(policy.name, policy.cache.budget, kept[best].on_device(best), in_words(best))
+        raise BudgetUnmet(policy.name, policy.cache, kept[best].on_device(best), in_words(best))
     return Keeping(chosen, kept[chosen])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mccompile import api
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.bundles.bundle import Bundle, save_bundle
 from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.language.load import find_policy

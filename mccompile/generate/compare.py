@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from mccompile import api, ir
-from mccompile.backend.backend import CompiledRoles, Progress, inductor
+from mccompile.backend.compiled_roles import CompiledRoles
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.generate.budgets import SIZES
 from mccompile.generate.clocks import clock_for
@@ -20,6 +21,7 @@ from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
 from mccompile.models.embedded.judge import Verdict, judge, named
 from mccompile.policy.bind import bind
+from mccompile.policy.budget import in_words
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
@@ -74,9 +76,23 @@ class Contender:
 
 
 def is_exact(policy: PolicyIR) -> bool:
-    """Whether the policy's own words keep the model's output: everything is computed while it can still change."""
-    lossless = {policy.cache.dtype, policy.cache.residual} <= {"auto", "model", "float32"}
+    """Whether the policy's own words keep the model's output: everything is computed while it can still change.
+
+    A dtype that a budget has not decided yet may be any, so it is not exact: ask about the policy that runs.
+    """
+    dtypes = {policy.cache.dtype, policy.cache.residual}
+    lossless = dtypes <= {"model", "float32"} | ({"auto"} if policy.cache.budget is None else set())
     return lossless and all(isinstance(p.rule, ir.Compute) for p in policy.phases) and policy.chunks.finished != "keep"
+
+
+def announce(model: CompiledModel) -> str:
+    """What a run of `model` does to the numbers, in a sentence; what its budget has led to is part of it."""
+    policy = model.runner.lowered.policy
+    if is_exact(policy):
+        return f"policy {policy.name} is exact: the output is that of the model"
+    if is_exact(replace(policy, cache=replace(policy.cache, dtype="model", residual="model"))):
+        return f"policy {policy.name} is approximate: its cache keeps {in_words(policy.cache)}"
+    return f"policy {policy.name} is approximate: reused tokens differ from computed ones"
 
 
 def capture_for(pipe: object, arguments: Mapping[str, object]) -> api.Prepared:

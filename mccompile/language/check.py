@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
 from mccompile.language.checked import CheckedParam, CheckedPolicy, CheckedSignal
@@ -53,6 +54,7 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> CheckedPol
         chunks=chunks,
         cache=cache,
         branches=branches,
+        at=policy.name.span,
     )
 
 

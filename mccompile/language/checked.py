@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.types import Granularity
 
@@ -22,6 +23,7 @@ class CheckedParam:
     high: float
     whole: bool
     unit: ast.Unit
+    at: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class CheckedCache:
     budget: int | None
     refresh_every: int | None
     refresh_last: bool
+    at: Span | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +78,4 @@ class CheckedPolicy:
     chunks: CheckedChunks
     cache: CheckedCache
     branches: CheckedBranches
+    at: Span

@@ -1,5 +1,5 @@
 """Where `PolicyError` stood in 0.1.0; scripts that were written then import it from here."""
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 
 __all__ = ["PolicyError"]

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.errors import layers, names

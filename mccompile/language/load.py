@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
 from mccompile.language.check import check

@@ -47,6 +47,7 @@ def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> Check
         budget.value.bytes if budget is not None and isinstance(budget.value, ast.Size) else None,
         _count(given.get("refresh_every")),
         words.get("refresh_last") == "yes",
+        next((option.span for option in (budget, *given.values()) if option is not None), None),
     )
 
 

@@ -31,7 +31,7 @@ def check_param(param: ast.ParamDecl, errors: list[Diagnostic]) -> CheckedParam 
     if unit in ("steps", "frames") and not whole:
         errors.append(values.NotWhole(param.span, f"a number of {unit}", literal=False))
         return None
-    return CheckedParam(name, default.value, low.value, high.value, whole, unit)
+    return CheckedParam(name, default.value, low.value, high.value, whole, unit, param.span)
 
 
 def check_name(name: ast.Name, what: str, reserved: frozenset[str], errors: list[Diagnostic]) -> None:

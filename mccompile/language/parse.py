@@ -8,7 +8,7 @@ from functools import cache
 
 from lark import Lark, ParseTree, Tree, UnexpectedCharacters, UnexpectedToken
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.errors.syntax import TooDeep

@@ -1,4 +1,4 @@
-"""`show_ast`: the AST as an indented outline, one node a line, for `explain --stage ast` and for goldens."""
+"""`show_ast`: the AST as an indented outline, one node a line, for golden files."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import Label
 from mccompile.diagnostics.failure import StatedFailure
+from mccompile.language.depth import block_bounds
 
 
 class LoweringError(StatedFailure):
@@ -16,12 +19,37 @@ class LayersNotFound(LoweringError):
 
     code = "MC0501"
 
-    def __init__(self, policy: str, model: str, first: int, last: int, count: int) -> None:
+    def __init__(self, policy: str, model: str, where: ir.Blocks, count: int) -> None:
         super().__init__(
-            f"`layers blocks[{first}..{last}]` of policy `{policy}` matches no range of {model}, which has "
+            f"`layers blocks[{where.first}..{where.last}]` of policy `{policy}` matches no range of {model}, which has "
             f"{count} blocks",
             f"use indices from 0 to {count - 1}, or count from the end with -1 to -{count}",
-        )
+            span=where.at, marked=f"not within blocks 0 to {count - 1}",
+        )  # fmt: skip
+
+
+class LayersOverlap(LoweringError):
+    """Two regions of which only the model's depth shows that they name the same blocks."""
+
+    code = "MC0505"
+
+    def __init__(
+        self, policy: str, model: str, earlier: ir.Blocks, later: ir.Blocks, count: int, both: tuple[int, int]
+    ) -> None:
+        first, last = both
+        again = f"block {first}" if first == last else f"blocks {first} to {last}"
+        claims = " and ".join(f"`layers blocks[{one.first}..{one.last}]`" for one in (earlier, later))
+        others = () if earlier.at is None else (Label(earlier.at, _are(earlier, count)),)
+        super().__init__(
+            f"{claims} of policy `{policy}` both claim {again} of {model}, which has {count} blocks",
+            "let each block lie in one region: count both ranges from the same end",
+            span=later.at, marked=_are(later, count), others=others,
+        )  # fmt: skip
+
+
+def _are(where: ir.Blocks, count: int) -> str:
+    first, last = block_bounds(where, count)
+    return f"block {first} of {count}" if first == last else f"blocks {first} to {last} of {count}"
 
 
 class SourceNotFound(LoweringError):
@@ -29,11 +57,12 @@ class SourceNotFound(LoweringError):
 
     code = "MC0502"
 
-    def __init__(self, policy: str, model: str, source: str, reason: str) -> None:
+    def __init__(self, policy: str, model: str, source: ir.Source, reason: str) -> None:
         super().__init__(
-            f"policy `{policy}` reads `{source}`, which was not found in {model}: {reason}",
+            f"policy `{policy}` reads `{source.name}`, which was not found in {model}: {reason}",
             "read another source, or use a policy written for this kind of model",
-        )
+            span=source.at, marked="not found in this model",
+        )  # fmt: skip
 
 
 class DeniedRefusals(LoweringError):
@@ -53,8 +82,9 @@ class BudgetUnmet(LoweringError):
 
     code = "MC0504"
 
-    def __init__(self, policy: str, budget: int, least: int, measure: str) -> None:
+    def __init__(self, policy: str, cache: ir.Cache, least: int, measure: str) -> None:
         super().__init__(
-            f"policy `{policy}` may keep {budget:,} bytes, and would keep at least {least:,} ({measure})",
+            f"policy `{policy}` may keep {cache.budget:,} bytes, and would keep at least {least:,} ({measure})",
             "raise `cache { budget: ... }`, leave its other words at `auto`, or compile for a smaller size (call=...)",
-        )
+            span=cache.at, marked="the budget",
+        )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-from mccompile.capture.part import Hoisted, Operand, Part, Weight
+from mccompile.capture.part import Hoisted, Operand, Part, Result, Weight
 from mccompile.capture.types import Refusal
 from mccompile.lowering.draft import Draft, Rewritten, cut, inputs_of, mutates
 
@@ -35,7 +35,7 @@ def hoist(part: Part, lasting: frozenset[Operand]) -> Rewritten | Refusal:
     attended = [_attended(n) for o, n in rest.holders().items() if isinstance(o, Hoisted)]
     named: dict[Operand, Operand] = {Hoisted(i, False): Hoisted(i, a) for i, a in enumerate(attended)}
     rest = Part(rest.module, tuple(named.get(o, o) for o in rest.takes), rest.gives, rest.attentions)
-    gives = {Hoisted(i, a): n for i, (a, n) in enumerate(zip(attended, front, strict=True))}
+    gives: dict[Result, fx.Node] = {Hoisted(i, a): n for i, (a, n) in enumerate(zip(attended, front, strict=True))}
     return Rewritten(rest, (cut(part, gives, writes=False),))  # no constant is made of what is written to
 
 
@@ -89,4 +89,3 @@ def _is_number(node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return False
     return not isinstance(node.target, torch._ops.OpOverload) or "sym_" in node.target._opname
-

@@ -109,7 +109,7 @@ def _give_kept(draft: Draft, kept: ir.KeptDtype) -> bool:
     for result, value in draft.gives.items():
         if isinstance(result, Hoisted) and result.attended:
             assert isinstance(value, fx.Node)
-            draft.gives[result] = encode(fx.Proxy(value, tracer), kept).node  # type: ignore[arg-type, attr-defined]
+            draft.gives[result] = encode(fx.Proxy(value, tracer), kept).node
             found = True
         elif isinstance(result, Buffer):
             assert isinstance(value, fx.Node)
@@ -120,7 +120,7 @@ def _give_kept(draft: Draft, kept: ir.KeptDtype) -> bool:
 
 def _allocate_kept(graph: fx.Graph, zeros: fx.Node, kept: ir.KeptDtype) -> None:
     assert zeros.target is aten.new_zeros.default
-    sizes = list(zeros.args[1])  # type: ignore[arg-type]
+    sizes = list(zeros.args[1])
     if kept == "float8":
         with graph.inserting_before(zeros):
             last = sizes[-1]

@@ -16,11 +16,11 @@ from mccompile.policy.evaluate import rule_expressions, walk
 TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
 
 
-def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceName, ...]:
-    """The sources that some rule reads, in order of first use; late signals included."""
+def sources_read(policy: ir.PolicyIR) -> tuple[ir.Source, ...]:
+    """The sources that some rule reads, in order of first use, each where it is read first; late signals included."""
     signals = {s.name: s for s in policy.signals}
     expressions = (x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule))
-    found = (e.of.name for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
+    found = (e.of for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
     return tuple(dict.fromkeys(found))
 
 
@@ -28,7 +28,7 @@ def locate(
     captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...]
 ) -> Mapping[ir.SourceName, Located]:
     """Where each source that the policy reads lies. Raises SourceNotFound with the reason."""
-    return {name: _one(captured, policy, segments, name) for name in sources_read(policy)}
+    return {source.name: _one(captured, policy, segments, source) for source in sources_read(policy)}
 
 
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
@@ -45,15 +45,14 @@ def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Loca
     return frozenset(name for name, where in located.items() if where.value in fixed)
 
 
-def _one(
-    captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], name: ir.SourceName
-) -> Located:
+def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.Source) -> Located:
+    name = source.name
     grid = captured.grid
     patch = grid.patch if grid else (1, 1, 1)
     stream = next((p for p in captured.streams if p.name in captured.entry and p.rows == "video"), None)
 
     def missing(reason: str) -> SourceNotFound:
-        return SourceNotFound(policy.name, captured.model_class, name, reason)
+        return SourceNotFound(policy.name, captured.model_class, source, reason)
 
     match name:
         case "latent":
@@ -70,8 +69,11 @@ def _one(
             if stream is None or stream.token_axis is None:
                 raise missing("no stream of video tokens enters its blocks")
             values: dict[ir.SourceName, SourceValue] = {
-                "embedded": VideoStream(), "probe": Probe(), "modulated_input": Modulated(), "block_output": RegionOutput(),
-            }  # fmt: skip
+                "embedded": VideoStream(),
+                "probe": Probe(),
+                "modulated_input": Modulated(),
+                "block_output": RegionOutput(),
+            }
             if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, values[name], "tokens", stream.token_axis, patch)

@@ -6,7 +6,7 @@ from mccompile import ir
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.locate import locate, static_sources
+from mccompile.lowering.locate import locate, sources_read, static_sources
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.passes import APPROXIMATE, EXACT
 from mccompile.lowering.pipeline import Form, Pieces, Watch, run_passes
@@ -16,7 +16,10 @@ from mccompile.policy.evaluate import static_changes
 
 
 def lower(
-    captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str] = frozenset(), fold: bool = True,
+    captured: CapturedModel,
+    policy: ir.PolicyIR,
+    proved: frozenset[str] = frozenset(),
+    fold: bool = True,
     watch: Watch | None = None,
 ) -> LoweredModel:
     """Rewrites the captured graph under the policy.
@@ -24,7 +27,7 @@ def lower(
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
     fold: changes of static sources come from the planner's table; otherwise from graph nodes (same decisions).
     watch: sees every step of every pass, such as `spec.verifying`.
-    Raises LayersNotFound and SourceNotFound, and whatever `watch` raises.
+    Raises LayersNotFound, LayersOverlap and SourceNotFound, and whatever `watch` raises.
     """  # fmt: skip
     segments = partition(captured, policy)
     located = locate(captured, policy, segments)
@@ -34,7 +37,8 @@ def lower(
         if watch is not None:
             watch(step, pieces)
         if step.name == "modulated_input" and step.refusal and step.place[1] == captured.blocks[0].kind:
-            raise SourceNotFound(policy.name, captured.model_class, "modulated_input", step.refusal.reason)
+            source = next(s for s in sources_read(policy) if s.name == "modulated_input")
+            raise SourceNotFound(policy.name, captured.model_class, source, step.refusal.reason)
     supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     rows = _row_forms(pieces)
     return LoweredModel(
@@ -65,8 +69,7 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
     finer = [
         p.name
         for p in policy.phases
-        if isinstance(p.rule, ir.Top)
-        or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.STEP)
+        if isinstance(p.rule, ir.Top) or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.STEP)
     ]
     apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()

@@ -63,8 +63,8 @@ def _wanted(pieces: Pieces, place: Place) -> frozenset[Result] | None:
     if place[0] is not Form.GATHER:
         return None
     captured, rows = pieces.captured, pieces.per_kind(Form.ROWS)
-    names = ((names_at(captured.kinds[b.kind], b), rows[b.kind].takes) for b in captured.blocks)
-    read = {name[o] for name, takes in names for o in takes if isinstance(o, Stream | Shared)}
+    taken = [[o for o, n in part.holders().items() if isinstance(o, Stream | Shared) and n.users] for part in rows]
+    read = {names_at(captured.kinds[b.kind], b)[o] for b in captured.blocks for o in taken[b.kind]}
     return frozenset(r for r in pieces.parts[place].gives if not isinstance(r, Shared) or r.name in read)
 
 
@@ -72,7 +72,7 @@ EXACT: tuple[Pass[Any], ...] = (
     Pass("drop_buffers", (Form.PLAIN,), drop_buffers, _nothing),
     Pass(
         "modulated_input", (Form.PLAIN,), modulated_input, _video, makes=Form.MODULATED,
-        asked=lambda policy: "modulated_input" in sources_read(policy),
+        asked=lambda policy: any(s.name == "modulated_input" for s in sources_read(policy)),
     ),
     Pass("use_prefixes", (Form.ROWS,), use_prefixes, _proved),
     Pass("pick_inside", (Form.ROWS,), pick_inside, _coarse),

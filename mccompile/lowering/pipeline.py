@@ -53,9 +53,9 @@ class Pieces:
         by_rows = captured.gather is not None and captured.grid is not None and len(partials) == len(captured.kinds)
         if captured.gather is not None and by_rows:
             pieces.parts[Form.GATHER, 0] = captured.gather
-            pieces.parts |= {(Form.ROWS, i): part for i, part in enumerate(partials)}
-            pieces.parts |= {(Form.ALLOCATE, i): kind.allocate for i, kind in enumerate(captured.kinds)}
-        pieces.parts |= {(Form.PLAIN, i): kind.full for i, kind in enumerate(captured.kinds)}
+            pieces.parts.update({(Form.ROWS, i): part for i, part in enumerate(partials)})
+            pieces.parts.update({(Form.ALLOCATE, i): kind.allocate for i, kind in enumerate(captured.kinds)})
+        pieces.parts.update({(Form.PLAIN, i): kind.full for i, kind in enumerate(captured.kinds)})
         pieces.parts[Form.POSTLUDE, 0] = captured.postlude
         return pieces
 

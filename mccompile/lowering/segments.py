@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from mccompile import ir
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.errors import LayersNotFound
+from mccompile.language.depth import block_bounds, shared_blocks
+from mccompile.lowering.errors import LayersNotFound, LayersOverlap
 from mccompile.lowering.types import Segment
 
 
 def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ...]:
-    """Segments in order of depth; blocks that no region names are computed. Raises LayersNotFound."""
+    """Segments in order of depth; blocks that no region names are computed.
+
+    Raises LayersNotFound (MC0501) and LayersOverlap (MC0505).
+    """
     count = len(captured.blocks)
     keeps: list[str | None] = [None] * count
     owner = [-1] * count
+    _refuse_overlaps(captured, policy)
     for number, region in enumerate(policy.regions):
         first, last = _bounds(region.where, count, policy.name, captured.model_class)
         for i in range(first, last + 1):
@@ -30,13 +35,23 @@ def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ..
     return tuple(segments)
 
 
+def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
+    """`blocks[0..4]` and `blocks[-3..]` meet in some depths and not in others: the checker cannot tell."""
+    count = len(captured.blocks)
+    named = [region.where for region in policy.regions if isinstance(region.where, ir.Blocks)]
+    for number, later in enumerate(named):
+        for earlier in named[:number]:
+            both = shared_blocks(earlier, later, count)
+            if both is not None:
+                raise LayersOverlap(policy.name, captured.model_class, earlier, later, count, both)
+
+
 def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: str) -> tuple[int, int]:
     if isinstance(where, ir.Integration):
         return 0, count - 1
-    first = where.first + count if where.first < 0 else where.first
-    last = where.last + count if where.last < 0 else where.last
+    first, last = block_bounds(where, count)
     if not 0 <= first <= last < count:
-        raise LayersNotFound(policy, model, where.first, where.last, count)
+        raise LayersNotFound(policy, model, where, count)
     return first, last
 
 

@@ -16,8 +16,23 @@ import torch
 from torch import fx
 
 from mccompile.capture.part import (
-    Additive, Bounds, Buffer, Hoisted, Index, Input, Modulated, Operand, Output, Part, Pick, Positions, Result,
-    Shared, Source, Stream, Weight,
+    Additive,
+    Bounds,
+    Buffer,
+    Hoisted,
+    Index,
+    Input,
+    Modulated,
+    Operand,
+    Output,
+    Part,
+    Pick,
+    Positions,
+    Result,
+    Shared,
+    Source,
+    Stream,
+    Weight,
 )  # fmt: skip
 from mccompile.lowering.draft import mutates
 from mccompile.lowering.hoist import is_attention
@@ -68,7 +83,7 @@ def broken(place: Place, part: Part, pieces: Pieces) -> Iterator[tuple[str, str]
         names = ", ".join(n.name for n in holders)
         yield names, f"placeholders are the operands that the part takes, one each: it takes {len(part.takes)}"
         return
-    if not isinstance(returned, tuple | list) or len(returned) != len(part.gives) or len(set(part.gives)) != len(returned):
+    if not isinstance(returned, tuple | list) or not len(returned) == len(part.gives) == len(set(part.gives)):
         yield "output", f"outputs are the results that the part gives, one each: it gives {len(part.gives)}"
         return
     for operand, node in zip(part.takes, holders, strict=True):

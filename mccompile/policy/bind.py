@@ -9,7 +9,8 @@ from numbers import Real
 import numpy as np
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.ir import Expr, PolicyIR
 from mccompile.policy.errors import (
     CountInvalid,
@@ -55,9 +56,9 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
         values[param.name] = value
         if not param.low <= value <= param.high:
             limits = (param.low, param.high, param.unit)
-            problems.append(ParameterOutOfRange(None, policy.name, param.name, value, *limits))
+            problems.append(ParameterOutOfRange(param.at, policy.name, param.name, value, *limits))
         elif param.whole and not value.is_integer():
-            problems.append(ParameterNotWhole(None, policy.name, param.name, value))
+            problems.append(ParameterNotWhole(param.at, policy.name, param.name, value))
     bound = BoundPolicy(policy, values)
     if not problems:
         problems += _counts(bound)
@@ -83,5 +84,5 @@ def _counts(bound: BoundPolicy) -> list[Diagnostic]:
         for expr, least in wanted:
             value = float(bound.number(expr))
             if not (value.is_integer() and value >= least):
-                problems.append(CountInvalid(None, bound.ir.name, phase.name, value, least))
+                problems.append(CountInvalid(expr.at, bound.ir.name, phase.name, value, least))
     return problems

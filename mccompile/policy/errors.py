@@ -32,6 +32,7 @@ class ParameterOutOfRange(Diagnostic):
 
     code = "MC0302"
     title = "parameter `{name}` of policy `{policy}` is out of its range"
+    label = "its range"
     note = "{value:g} is not in {low:g}..{high:g}"
 
     policy: str
@@ -52,6 +53,7 @@ class ParameterNotWhole(Diagnostic):
 
     code = "MC0303"
     title = "parameter `{name}` of policy `{policy}` must be a whole number"
+    label = "counts something"
     note = "{value:g} is not whole"
 
     policy: str
@@ -68,6 +70,7 @@ class CountInvalid(Diagnostic):
 
     code = "MC0304"
     title = "invalid count in phase `{phase}` of policy `{policy}`"
+    label = "this count"
     note = "with these parameters it is {value:g}"
 
     policy: str
@@ -85,6 +88,7 @@ class MaskTooShort(Diagnostic):
 
     code = "MC0305"
     title = "the step mask of phase `{phase}` of policy `{policy}` is shorter than the run"
+    label = "says what {entries} steps do"
     note = "the mask has {entries} entries, the run has {steps} steps"
 
     policy: str
@@ -102,6 +106,7 @@ class StepsUncovered(Diagnostic):
 
     code = "MC0306"
     title = "no phase of policy `{policy}` covers step {first}"
+    label = "can be over before"
     note = "all phases can be over by then, and the run has {steps} steps"
 
     policy: str
@@ -118,6 +123,7 @@ class RangeOutsideRun(Diagnostic):
 
     code = "MC0307"
     title = "the range of phase `{phase}` of policy `{policy}` holds no step of this run"
+    label = "holds no step"
 
     policy: str
     phase: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, assert_never, cast
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import Diagnostic, InternalError
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.failure import InternalError
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
@@ -39,7 +41,7 @@ def to_ir(checked: CheckedPolicy) -> ir.PolicyIR:
         name=checked.name,
         models=checked.models,
         params=tuple(
-            ir.Param(param.name, param.default, param.low, param.high, param.whole, param.unit)
+            ir.Param(param.name, param.default, param.low, param.high, param.whole, param.unit, at=param.at)
             for param in checked.params
         ),
         signals=tuple(
@@ -48,11 +50,17 @@ def to_ir(checked: CheckedPolicy) -> ir.PolicyIR:
                 names.expr(signal.expr),
                 _GRANULARITIES[signal.granularity.word],
                 signal.late,
+                at=signal.expr.span,
             )
             for signal in checked.signals
         ),
         phases=tuple(
-            ir.Phase(phase.name.text, _span(phase.when, names), _rule(phase.rule, names))
+            ir.Phase(
+                phase.name.text,
+                replace(_span(phase.when, names), at=phase.name.span if phase.when is None else phase.when.span),
+                replace(_rule(phase.rule, names), at=phase.rule.span),
+                at=phase.name.span,
+            )
             for phase in checked.phases
         ),
         regions=tuple(_region(item) for item in checked.layers),
@@ -65,7 +73,9 @@ def to_ir(checked: CheckedPolicy) -> ir.PolicyIR:
             checked.cache.budget,
             checked.cache.refresh_every,
             checked.cache.refresh_last,
+            at=checked.cache.at,
         ),
+        at=checked.at,
     )
 
 
@@ -77,6 +87,9 @@ class _Expressions:
         self._signals = {signal.name for signal in checked.signals}
 
     def expr(self, expr: ast.Expr) -> ir.Expr:
+        return replace(self._expr(expr), at=expr.span)
+
+    def _expr(self, expr: ast.Expr) -> ir.Expr:
         match expr:
             case ast.Number(value=value):
                 return ir.Const(value)
@@ -159,7 +172,7 @@ def _source(call: BoundCall) -> ir.Source:
     name = call.word("of")
     if name not in SOURCES:
         raise InternalError(f"`{call.function.name}` of something else than a source")
-    return ir.Source(cast("ir.SourceName", name))
+    return ir.Source(cast("ir.SourceName", name), at=call.values["of"].span)
 
 
 def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[float, ...]:
@@ -169,7 +182,7 @@ def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[float, ...
     return call.number_list(parameter) or ()
 
 
-def _span(when: ast.When | None, names: _Expressions) -> ir.Span:
+def _span(when: ast.When | None, names: _Expressions) -> ir.PhaseSpan:
     match when:
         case None:
             return ir.Rest()
@@ -187,7 +200,7 @@ def _span(when: ast.When | None, names: _Expressions) -> ir.Span:
             what = cast("Literal['step', 'fraction', 'timestep', 'sigma']", clock.name)
             lower = _ZERO if low is None else names.expr(low)
             upper = ir.Const(UNREACHED) if high is None else names.expr(high)
-            return ir.Between(ir.Clock(what), lower, upper)
+            return ir.Between(ir.Clock(what, at=clock.span), lower, upper)
         case _:
             assert_never(when)
 
@@ -231,6 +244,7 @@ def _reuse(rule: ast.Reuse, names: _Expressions) -> ir.Reuse:
 
 
 def _region(item: ast.LayersDecl) -> ir.Region:
-    where = ir.Integration() if item.where is None else ir.Blocks(item.where.first, item.where.last)
+    place = item.span if item.where is None else item.where.span
+    where = ir.Integration(at=place) if item.where is None else ir.Blocks(item.where.first, item.where.last, at=place)
     keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
-    return ir.Region(where, keep)
+    return ir.Region(where, keep, at=item.span)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.errors import StepsUncovered
 from mccompile.policy.evaluate import Grid, clock_value
@@ -44,7 +44,7 @@ def current(bound: BoundPolicy, state: ChunkState, grid: Grid) -> int:
     if over is not None:
         return over
     if state.phase == len(bound.ir.phases):
-        raise PolicyError([StepsUncovered(None, bound.ir.name, state.step, grid.steps)])
+        raise PolicyError([StepsUncovered(bound.ir.phases[-1].span.at, bound.ir.name, state.step, grid.steps)])
     return state.phase
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import Diagnostic, PolicyError
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Action, Cell, Plan, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
@@ -119,7 +120,7 @@ def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:
 def _mask_problems(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
     for phase in bound.ir.phases:
         if isinstance(phase.rule, ir.StepMask) and len(phase.rule.compute) < grid.steps:
-            yield MaskTooShort(None, bound.ir.name, phase.name, len(phase.rule.compute), grid.steps)
+            yield MaskTooShort(phase.rule.at, bound.ir.name, phase.name, len(phase.rule.compute), grid.steps)
 
 
 def _range_problems(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
@@ -130,7 +131,7 @@ def _range_problems(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
             clock = [clock_value(what, step, grid) for step in range(grid.steps)]
             if not any(low <= value < high for value in clock):
                 ends = (float(low), float(high), float(min(clock)), float(max(clock)))
-                yield RangeOutsideRun(None, bound.ir.name, phase.name, what, *ends)
+                yield RangeOutsideRun(phase.span.at, bound.ir.name, phase.name, what, *ends)
 
 
 def _gaps(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
@@ -138,7 +139,7 @@ def _gaps(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
     state = start(bound)
     for step in range(grid.steps):
         if overriding(bound, step, grid) is None and state.phase == len(bound.ir.phases):
-            yield StepsUncovered(None, bound.ir.name, step, grid.steps)
+            yield StepsUncovered(bound.ir.phases[-1].span.at, bound.ir.name, step, grid.steps)
             return
         state = advance(bound, state, grid, True)
 
@@ -158,7 +159,7 @@ def _notes(bound: BoundPolicy, cells: list[Cell], reached: frozenset[int]) -> It
             yield f"phase {phase.name} never computes: its condition holds at all of its steps"
 
 
-def _empty(bound: BoundPolicy, span: ir.Span) -> bool:
+def _empty(bound: BoundPolicy, span: ir.PhaseSpan) -> bool:
     """Whether the span is meant to be empty with these parameters."""
     if isinstance(span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
         return bound.whole(span.n) == 0

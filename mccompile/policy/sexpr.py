@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import cache
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source, Span
 from mccompile.policy.errors import TextMalformed
 
@@ -244,5 +244,7 @@ _SCALARS: dict[object, Scalar] = {
 
 
 @cache
-def _hints(kind: Hashable) -> dict[str, object]:
-    return dict(get_type_hints(kind))
+def _hints(kind: type) -> dict[str, object]:
+    """The fields that mean something, with their types: all but the place in the policy's text."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.compare}

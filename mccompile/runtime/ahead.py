@@ -1,7 +1,8 @@
 """Decides the next call when this one ends, so that no host waits for a device: all that it needs is known by then.
 
 Motion is observed at the end of a step, and the clock knows which step comes next. The next call takes the decision
-over if it turns out to be the one foreseen; otherwise nothing has happened: until then a decision changes no state.
+over if it is the call that was foreseen. Otherwise the decision is dropped, and nothing has happened: a decision
+changes the store only when it is taken over (`Decide.finish`).
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Budget:
 
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy) -> None:
         assert lowered.policy.cache.budget is not None
-        self._policy, self._bytes = lowered.policy.name, lowered.policy.cache.budget
+        self._policy, self._bytes = lowered.policy, lowered.policy.cache.budget
         self._predictor = Predictor(lowered, bound)
         self._known: dict[tuple[object, ...], KeptBytes] = {}
         self._admitted: dict[tuple[Hashable, str], KeptBytes] = {}  # of the request under way
@@ -96,4 +96,4 @@ class Budget:
         sizes, cache = self._admitted.values(), self._predictor.cache
         needed = max(b.working for b in sizes) + sum(b.on_device(cache) - b.working for b in sizes)
         if needed > self._bytes:
-            raise OverBudget(self._policy, self._bytes, needed, len(sizes))
+            raise OverBudget(self._policy.name, self._policy.cache, needed, len(sizes))

@@ -73,7 +73,7 @@ class CompiledModel(StandIn):
             self._branch = before
 
     def set_parameters(self, **values: float) -> None:
-        """New parameter values for the next requests; nothing is compiled. Raises PlanError for bad ones."""
+        """Gives parameters new values for the next requests. Nothing is compiled. Raises PolicyError for bad values."""
         bound = self.runner.bound
         self.runner.rebind(bind(bound.ir, {**bound.values, **values}))
 
@@ -89,7 +89,7 @@ class CompiledModel(StandIn):
 
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
-        """The model's forward under the policy. Raises NoClock, InputMismatch and what the clock raises."""
+        """The model's forward under the policy. Raises NoClock, CallError and what the clock raises."""
         call = self.arguments_of(*args, **kwargs)
         keys_of = getattr(self.model, "key_values_argument", None)
         if keys_of is not None and call.get(keys_of):

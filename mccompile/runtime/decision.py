@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from mccompile.lowering.decide import DecideSpec
+from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.evaluate import clock_value, table_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
@@ -29,34 +30,36 @@ def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -
 def host_rows(
     spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], store: BranchStore, plan: Plan
 ) -> np.ndarray:
-    """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample."""
+    """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing."""
     host = np.zeros((len(actions), len(spec.host), len(moment.chunks)), np.float32)
     row = {name: i for i, name in enumerate(spec.host)}
     for b, of_sample in enumerate(actions):
         for g, (time, action) in enumerate(zip(moment.chunks, of_sample, strict=True)):
             at = host[b, :, g]
-            at[row["active"]] = action.kind not in ("skip", "follow")
+            at[row["active"]] = runs(action)
             at[row["forced"]] = action.kind == "compute"
             at[row["reused"]] = action.kind == "reuse"
             at[row["phase"]] = action.phase
             at[row["first"]] = time.chunk == 0
-            if action.kind not in ("skip", "follow"):
-                store.seen.add((b, time.chunk))  # in order: the chunk before may be seen in this very call
-            at[row["tail"]] = (b, time.chunk - 1) in store.seen
+            sees = {t.chunk for t, a in zip(moment.chunks[:g], of_sample, strict=False) if runs(a)}  # in this very call
+            at[row["tail"]] = (b, time.chunk - 1) in store.seen or time.chunk - 1 in sees
             if action.account is not None:
                 at[row["known"]], at[row["account"]] = 1.0, action.account
             if time.state != "active":
                 continue
             cell = plan.cells[time.step]
-            at[row["step"]], at[row["fraction"]] = time.step, time.step / moment.grid.steps
-            at[row["timestep"]] = moment.grid.timesteps[time.step]
-            at[row["sigma"]] = moment.grid.sigmas[time.step]
+            for clock in CLOCKS:
+                at[row[clock]] = clock_value(clock, time.step, moment.grid)
             for i, table in enumerate(spec.tables):
-                place = round(time.step * (len(table.values) - 1) / max(moment.grid.steps - 1, 1))
-                at[row[f"table:{i}"]] = table.values[place]
+                at[row[f"table:{i}"]] = table_value(table, time.step, moment.grid.steps)
             for i, change in enumerate(spec.changes):
                 at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
     return host
+
+
+def runs(action: Action) -> bool:
+    """Whether a decision is made about the chunk: it is not skipped and is no copy of another."""
+    return action.kind not in ("skip", "follow")
 
 
 def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
@@ -111,7 +114,9 @@ class Decide:
         return Decision(host, first, results, *_on_its_way(mask))
 
     def finish(self, decision: Decision, store: BranchStore) -> np.ndarray:
-        """The mask of a decision, once it is there; its states become the store's."""
+        """The mask of a decision, once it is there; its states become the store's, and the chunks it saw are noted."""
+        active = decision.host[:, self.spec.host.index("active")]
+        store.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for name, value in decision.states.items():
             keep_state(store, name, decision.first, value)
         if decision.copied is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mccompile import ir
 from mccompile.diagnostics.failure import StatedFailure
 
 
@@ -76,12 +77,14 @@ class NoIncrement(RunError):
 
     code = "MC0608"
 
-    def __init__(self, policy: str, model: str, why: str) -> None:
+    def __init__(self, policy: ir.PolicyIR, model: str, why: str) -> None:
+        region = next((region for region in policy.regions if region.keep == "increment"), None)
         super().__init__(
-            f"policy {policy} keeps the increment of the integration step of {model}: {why}",
+            f"policy {policy.name} keeps the increment of the integration step of {model}: {why}",
             "use a policy that keeps the residual of layers, or a pipeline whose steps can be taken over "
             "(`integrate`, one guidance pass: docs/magi1.md)",
-        )
+            span=None if region is None else region.at, marked="asks for it",
+        )  # fmt: skip
 
 
 class ConfigChanged(RunError):
@@ -101,9 +104,10 @@ class OverBudget(RunError):
 
     code = "MC0609"
 
-    def __init__(self, policy: str, budget: int, needed: int, branches: int) -> None:
+    def __init__(self, policy: str, cache: ir.Cache, needed: int, branches: int) -> None:
         branch = "guidance branch keeps" if branches == 1 else f"{branches} guidance branches keep"
         super().__init__(
-            f"policy `{policy}` may keep {budget:,} bytes, and at this size the {branch} {needed:,}",
+            f"policy `{policy}` may keep {cache.budget:,} bytes, and at this size the {branch} {needed:,}",
             "compile for this size (call=...), so that a further measure is taken, or raise `cache { budget: ... }`",
-        )
+            span=cache.at, marked="the budget",
+        )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from mccompile.backend.role import Role
 from mccompile.capture.part import Input, Operand, Shared, Stream
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.blocks import Backend, Blocks, Env, Rows
@@ -21,11 +22,10 @@ class Postlude:
     def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
         self._takes = lowered.postlude.takes
         self.shared = tuple(o.name for o in self._takes if isinstance(o, Shared))
-        self._call = backend(lowered.postlude.module, "postlude")
+        self._call = backend(lowered.postlude.module, Role("postlude"))
 
     def run(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> tuple[Value, ...]:
         """Flat outputs of the model."""
-
 
         def resolve(operand: Operand) -> Value:
             match operand:

@@ -44,7 +44,7 @@ def record_roles(
         place, cause = f"{captured.model_class}.forward", f"it takes one number of samples: {captured.unbatched}"
         raise CallError(place, cause, "compile without `batches`, from calls with as many samples as you need")
     if several or lowered.together is not None:
-        with recorder.several_samples(("",) if several else ("gather", "block")):
+        with recorder.several_samples(lambda role: several or role.part in ("gather", "block", "rows")):
             exercise(engine, bound, [_repeated(captured, c, n) for c, n in zip(calls, _BATCHES, strict=True)])
 
 

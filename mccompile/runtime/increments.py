@@ -63,7 +63,7 @@ class Increments:
     @classmethod
     def attach(cls, pipe: object, runner: Runner, clock: object) -> Increments:
         """Raises NoIncrement (MC0608) where there is no step to take over, or several passes make up a velocity."""
-        policy, model = runner.lowered.policy.name, type(pipe).__name__
+        policy, model = runner.lowered.policy, type(pipe).__name__
         if not isinstance(clock, Requests) or not callable(getattr(pipe, "integrate", None)):
             raise NoIncrement(policy, model, "it has no `integrate` that is called chunk by chunk")
         made = cls(pipe, runner, clock)  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ class Increments:
     def _check_passes(self) -> None:
         if len(self.pipe.guidance_passes) > 1:
             why = f"its velocity is made of {', '.join(self.pipe.guidance_passes)} passes with caches of their own"
-            raise NoIncrement(self.runner.lowered.policy.name, type(self.pipe).__name__, why)
+            raise NoIncrement(self.runner.lowered.policy, type(self.pipe).__name__, why)
 
     def integrate(self, latents: torch.Tensor, velocity: torch.Tensor, time: float, next_time: float) -> torch.Tensor:
         """One step of one chunk [1, C, frames, h, w]. Raises NoIncrement when guidance was changed meanwhile."""

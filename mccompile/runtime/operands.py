@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from mccompile.backend.role import GraphCall, Value
 from mccompile.capture.part import Additive, Operand, Part, Shared, Stream, Weight, attribute
 from mccompile.capture.types import BlockSite, CapturedModel, names_at
-from mccompile.runtime.shared import Value
-
-Call = Callable[..., tuple[Value, ...]]
 
 
 class Misplaced(Exception):
     """A part takes an operand that its form has not: an error of ours, which lowering/spec.py finds earlier."""
 
-    def __init__(self, form: str, operand: Operand) -> None:
+    def __init__(self, form: str, operand: object) -> None:
         super().__init__(f"a {form} part takes {operand}")
 
 
@@ -27,7 +25,7 @@ class BoundPart:
     """takes: the operands of a part, by the names that they have here. _open: those that a call fills, by place."""
 
     takes: tuple[Operand, ...]
-    _call: Call
+    _call: GraphCall
     _fixed: tuple[Value, ...]
     _open: tuple[tuple[int, Operand], ...]
 
@@ -39,7 +37,7 @@ class BoundPart:
         return self._call(*arguments)
 
 
-def bound_at(part: Part, call: Call, captured: CapturedModel, site: BlockSite) -> BoundPart:
+def bound_at(part: Part, call: GraphCall, captured: CapturedModel, site: BlockSite) -> BoundPart:
     """The part of a kind of block at one of its blocks. call: what runs the part, on its operands in order."""
     names = names_at(captured.kinds[site.kind], site)
     takes: list[Operand] = []
@@ -66,4 +64,4 @@ def bound_at(part: Part, call: Call, captured: CapturedModel, site: BlockSite) -
 def weight_of(module: fx.GraphModule, name: str) -> Value:
     """A weight by its dotted path, without its history."""
     value = attribute(module, name)
-    return value.detach() if isinstance(value, torch.Tensor) else value  # type: ignore[return-value]
+    return value.detach() if isinstance(value, torch.Tensor) else value

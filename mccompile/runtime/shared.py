@@ -6,19 +6,17 @@ Exact: a value is taken again only for the very same tensors, unmodified (object
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import torch
-from torch import fx
 
+from mccompile.backend.role import Backend, GraphCall, Role, Value
 from mccompile.capture.part import Input
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.strip import stripped
 
-Value: TypeAlias = torch.Tensor | int
 KEPT = 4  # results per group: both guidance branches of two prompts
 
 
@@ -28,7 +26,7 @@ class _Group:
 
     depends: frozenset[str]
     names: tuple[str, ...]
-    call: Callable[..., tuple[Value, ...]]
+    call: GraphCall
     arguments: tuple[str, ...]
     results: OrderedDict[tuple[object, ...], tuple[tuple[Value, ...], tuple[Value, ...]]] = field(
         default_factory=OrderedDict
@@ -38,13 +36,7 @@ class _Group:
 class SharedValues:
     """Computes the prelude values `names` of a captured model, each group at most once per input."""
 
-    def __init__(
-        self,
-        captured: CapturedModel,
-        names: Sequence[str],
-        backend: Callable[[fx.GraphModule, str], Callable[..., tuple[Value, ...]]],
-        label: str = "prelude",
-    ) -> None:
+    def __init__(self, captured: CapturedModel, names: Sequence[str], backend: Backend) -> None:
         ports = {p.name: p for p in (*captured.streams, *captured.shared, *captured.sources)}
         by_inputs: dict[frozenset[str], list[str]] = {}
         for name in dict.fromkeys(names):
@@ -53,8 +45,8 @@ class SharedValues:
         self._groups = []
         for depends, members in by_inputs.items():
             part = stripped(split_prelude(captured, tuple(members)))
-            role = f"{label}:" + "+".join(sorted(depends))
             arguments = tuple(o.name for o in part.takes if isinstance(o, Input))
+            role = Role("prelude", depends=depends)
             call = backend(part.module, role) if depends else part.call  # once per shape: not compiled
             self._groups.append(_Group(depends, tuple(members), call, arguments))
 

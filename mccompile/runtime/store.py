@@ -65,7 +65,7 @@ class Decision:
 class BranchStore:
     """What one guidance branch of one request keeps.
 
-    buffers: per block, keys and values in the order of the kind's BufferSpecs, allocated at first use.
+    buffers: per block, keys and values in the order of the kind's buffers, allocated at first use.
     once: per block, keys and values of the text and whatever else the prompt alone determines.
     kept: per (region, stream), the residual or output of the last computation. merged: per (region, stream), the
     stream that left the region in the last call: memory to write the next one into.

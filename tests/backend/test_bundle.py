@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from mccompile.backend import backend as backend_module
-from mccompile.backend.backend import CompiledRoles, Role, inductor
+from mccompile.backend import inductor as inductor_module
+from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.graph_text import fingerprint
+from mccompile.backend.inductor import inductor
 from mccompile.backend.package_errors import UnfitCall
 from mccompile.backend.record import Recorder
+from mccompile.backend.role import Role
 from mccompile.bundles import bundle as bundle_module
 from mccompile.bundles.bundle import load_bundle, save_bundle
 from mccompile.bundles.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
@@ -24,6 +26,8 @@ from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.exercise import exercise
 from tests.backend.conftest import Tiny, run, transformer
+
+ROWS = Role("rows")
 
 
 def recorded(tiny: Tiny) -> Recorder:
@@ -35,7 +39,7 @@ def recorded(tiny: Tiny) -> Recorder:
 def uncompiled(tiny: Tiny) -> CompiledRoles:
     """Roles as after a compile in which nothing was worth compiling."""
     recordings = recorded(tiny).recordings
-    return CompiledRoles({k: Role(r.role, "eager", "in a test", r.tensors) for k, r in recordings.items()})
+    return CompiledRoles({k: CompiledRole(r.role, "eager", "in a test", r.tensors) for k, r in recordings.items()})
 
 
 def reference(tiny: Tiny) -> CompiledModel:
@@ -115,7 +119,7 @@ def test_a_role_without_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_graphs_that_lower_otherwise_are_refused(tiny: Tiny, saved: Path) -> None:
     bundle = load_bundle(saved)
-    roles = tuple(replace(r, graph="0" * 32) if r.role == "decide" else r for r in bundle.roles)
+    roles = tuple(replace(r, graph="0" * 32) if r.role.part == "decide" else r for r in bundle.roles)
     with pytest.raises(AlteredBundle, match="another graph `decide`"):
         replace(bundle, roles=roles).attach(transformer())
 
@@ -123,9 +127,9 @@ def test_graphs_that_lower_otherwise_are_refused(tiny: Tiny, saved: Path) -> Non
 def compiled_block(tiny: Tiny) -> CompiledRoles:
     """Block and postlude compiled, one in a process of its own; the small graphs left as they are to save time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend_module, "WORTH_COMPILING", 60)
+        patch.setattr(inductor_module, "WORTH_COMPILING", 60)
         recorder = recorded(tiny)
-        recorder.recordings = {k: r for k, r in recorder.recordings.items() if k[0] != "decide"}
+        recorder.recordings = {k: r for k, r in recorder.recordings.items() if k[0].part != "decide"}
         seen: list[tuple[str, int, int]] = []
         made = inductor(recorder, tiny.lowered, workers=1, progress=lambda r, d, t, s: seen.append((r, d, t)))
         assert sorted(seen, key=lambda s: s[1]) == seen
@@ -137,7 +141,7 @@ def compiled_block(tiny: Tiny) -> CompiledRoles:
 def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, tmp_path: Path) -> None:
     """One test for all that needs a compile, since each process of a parallel run would repeat it."""
     compiled = compiled_block(tiny)
-    assert {r.role: r.form for r in compiled.roles.values()}["block0:partial"] == "package"
+    assert {str(r.role): r.form for r in compiled.roles.values()}["block0:partial"] == "package"
     assert compiled.compiled_count == 2
     model = CompiledModel(tiny.model, tiny.lowered, tiny.bound, compiled)
     counters.clear()
@@ -156,14 +160,14 @@ def test_compiled_roles_compute_what_eager_ones_do(tiny: Tiny, tmp_path: Path) -
 
 def refuses_two_samples(tiny: Tiny, compiled: CompiledRoles) -> None:
     module = tiny.lowered.rows.partial[0].module  # type: ignore[union-attr]
-    (spec,) = (r for k, r in recorded(tiny).recordings.items() if k[0] == "block0:partial")
+    (spec,) = (r for k, r in recorded(tiny).recordings.items() if k[0] == ROWS)
     arguments = [
         torch.zeros(s.shape, dtype=s.dtype) if hasattr(s, "shape") else s  # type: ignore[union-attr]
         for s in spec.calls[0]
     ]
     arguments[0] = arguments[0].expand(2, -1, -1)  # type: ignore[union-attr]
     with pytest.raises(UnfitCall, match=r"block0:partial.*\[1,"):
-        compiled(module, "block0:partial")(*arguments)  # type: ignore[arg-type]
+        compiled(module, ROWS)(*arguments)  # type: ignore[arg-type]
 
 
 def test_the_manifest_can_be_read_by_people(saved: Path) -> None:

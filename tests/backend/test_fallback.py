@@ -9,13 +9,16 @@ import torch
 from torch import fx, nn
 from torch._dynamo.utils import counters
 
-from mccompile.backend import backend as backend_module
+from mccompile.backend import inductor as inductor_module
 from mccompile.backend.aot import CannotCompile
-from mccompile.backend.backend import inductor
+from mccompile.backend.inductor import inductor
 from mccompile.backend.jit import compile_in_place
 from mccompile.backend.package_errors import NotCompiled
 from mccompile.backend.record import Recorder, Recording
+from mccompile.backend.role import Role
 from tests.backend.conftest import Tiny
+
+ROLE = Role("block", 3)
 
 
 def scaled(bad: bool = False) -> fx.GraphModule:
@@ -43,7 +46,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
     found = Recorder()
-    run = found(scaled(), "block0:odd")
+    run = found(scaled(), ROLE)
     for n, length in ((3, 11), (5, 13)):
         run(*arguments(n, length))
     return found
@@ -52,8 +55,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 @torch.no_grad()  # as CompiledModel.forward runs
 def test_the_fallback_has_its_reason_and_is_not_compiled_again(recorder: Recorder, tiny: Tiny) -> None:
     backend = inductor(recorder, tiny.lowered, workers=0)
-    assert [(r.site, "`shift` is no tensor" in r.reason) for r in backend.refusals] == [("graph block0:odd", True)]
-    run = backend(scaled(), "block0:odd")
+    assert [(r.site, "`shift` is no tensor" in r.reason) for r in backend.refusals] == [("graph block3:plain", True)]
+    run = backend(scaled(), ROLE)
     compiled = dict(counters["stats"])
     for n, length in ((4, 9), (20, 31), (2, 7)):
         here, there = arguments(n, length), arguments(n, length)
@@ -65,8 +68,8 @@ def test_the_fallback_has_its_reason_and_is_not_compiled_again(recorder: Recorde
 
 def test_what_torch_compile_does_not_take_either_is_an_error(recorder: Recorder) -> None:
     (recording,) = recorder.recordings.values()
-    with pytest.raises(NotCompiled, match="block0:odd") as caught:
-        compile_in_place(Recording("block0:odd", scaled(bad=True), recording.calls, recording.tensors))
+    with pytest.raises(NotCompiled, match="block3:plain") as caught:
+        compile_in_place(Recording(ROLE, scaled(bad=True), recording.calls, recording.tensors))
     assert caught.value.code == "MC0802"
 
 
@@ -74,26 +77,27 @@ def test_a_compiler_that_fails_is_a_reason(tiny: Tiny, recorder: Recorder, monke
     def refuse(*_: object) -> None:
         raise CannotCompile("AOTInductor: CppCompileError: g++ not found")
 
-    monkeypatch.setattr(backend_module, "export_role", lambda recording: (None, None))
-    monkeypatch.setattr(backend_module, "compile_program", refuse)
+    monkeypatch.setattr(inductor_module, "export_role", lambda recording: (None, None))
+    monkeypatch.setattr(inductor_module, "compile_program", refuse)
     backend = inductor(recorder, tiny.lowered, workers=0)
     assert [r.reason for r in backend.refusals] == ["AOTInductor: CppCompileError: g++ not found"]
 
 
 def test_small_graphs_and_constants_of_a_request_stay_eager(tiny: Tiny) -> None:
     recorder = Recorder()
-    for role in ("prelude:encoder_hidden_states", "prelude:timestep", "gather"):
+    text, time = (Role("prelude", depends=frozenset({n})) for n in ("encoder_hidden_states", "timestep"))
+    for role in (text, time, Role("gather")):
         graph = fx.Graph()
         x = graph.placeholder("x")
-        for _ in range(30 if role == "prelude:encoder_hidden_states" else 3):
+        for _ in range(30 if role == text else 3):
             x = graph.call_function(torch.ops.aten.relu.default, (x,))
         graph.output((x,))
         recorder(fx.GraphModule(nn.Module(), graph), role)(torch.ones(2))
     backend = inductor(recorder, tiny.lowered, workers=0)
     assert {r.role: (r.form, r.reason) for r in backend.roles.values()} == {
-        "prelude:encoder_hidden_states": ("eager", "computed once per request"),
-        "prelude:timestep": ("eager", "only 3 operators"),
-        "gather": ("eager", "only 3 operators"),
+        text: ("eager", "computed once per request"),
+        time: ("eager", "only 3 operators"),
+        Role("gather"): ("eager", "only 3 operators"),
     }
     assert backend.refusals == ()
     assert backend.compiled_count == 0

@@ -15,6 +15,7 @@ from mccompile.backend.aot import LARGEST
 from mccompile.backend.package import Contract, TensorInput
 from mccompile.backend.package_errors import NotCompiled, UnfitCall
 from mccompile.backend.records import read_record, write_record
+from mccompile.backend.role import Role
 from mccompile.bundles import identity
 from mccompile.bundles.bundle_errors import (
     AlteredBundle,
@@ -88,7 +89,8 @@ def test_another_environment_is_named() -> None:
 
 def test_records_survive() -> None:
     spec = TensorInput(("s0", 4), torch.bfloat16, "cpu", (1, 0), True)
-    contract = Contract("r", ((0, spec),), ((1, True), (2, 0.5), (3, None)), (("w", spec),), (("s0", 2, LARGEST),))
+    weights, ranges = (("w", spec),), (("s0", 2, LARGEST),)
+    contract = Contract(Role("decide"), ((0, spec),), ((1, True), (2, 0.5), (3, None)), weights, ranges)
     for value in (contract, environment("cpu")):
         assert read_record(type(value), json.loads(json.dumps(write_record(value)))) == value
     with pytest.raises(ValueError, match="is no"):
@@ -99,8 +101,8 @@ def test_records_survive() -> None:
 
 B = Path("motion.mcc")
 SHOWN = (
-    UnfitCall("block0:partial", "argument 0", "float32 [1, 512, 256] on cpu", "float32 [2, 512, 256] on cpu"),
-    NotCompiled("block0:plain", "Unsupported: data-dependent branching"),
+    UnfitCall(Role("rows"), "argument 0", "float32 [1, 512, 256] on cpu", "float32 [2, 512, 256] on cpu"),
+    NotCompiled(Role("block"), "Unsupported: data-dependent branching"),
     UnreadableBundle(B, "file is not a zip file; it may be cut off"),
     AlteredBundle(B, "captured.json", "is not what was written"),
     NewerBundle(B, 2, 1),
@@ -109,7 +111,7 @@ SHOWN = (
     ),
     WrongModel(B, "/models/skyreels/transformer", ["diffusion_pytorch_model.safetensors has other content"]),
     UnbundledRole(
-        "block0:plain", "AOTInductor refused it (torch.export: UserError), and torch.compile keeps no file"
+        Role("block"), "AOTInductor refused it (torch.export: UserError), and torch.compile keeps no file"
     ),
 )
 

@@ -11,27 +11,28 @@ import pytest
 import torch
 
 from mccompile.backend.aot import CannotCompile, compile_program, export_role
-from mccompile.backend.backend import CompiledRoles, Role, packaged
+from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles, packaged
 from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.package import Contract, evaluate_size
 from mccompile.backend.package_errors import UnfitCall
+from mccompile.backend.role import Role
 from tests.backend import toy
 
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Role:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> CompiledRole:
     """The toy role, compiled once."""
     path = tmp_path_factory.mktemp("package") / "toy.pt2"
     recording = toy.recording()
     program, contract = export_role(recording)
     compile_program(program, path, headers=False)
-    return Role("toy", "package", "", recording.tensors, path, contract)
+    return CompiledRole(toy.ROLE, "package", "", recording.tensors, path, contract)
 
 
 @pytest.fixture
-def run(compiled: Role) -> Callable[..., tuple[object, ...]]:
+def run(compiled: CompiledRole) -> Callable[..., tuple[object, ...]]:
     return packaged(toy.module(), compiled)
 
 
@@ -84,25 +85,25 @@ def test_one_row_is_refused_for_it_was_compiled_for_two_or_more(run: Callable[..
         run(*toy.call(1, 20, 3))
 
 
-def test_weights_that_do_not_fit_are_refused_at_once(compiled: Role) -> None:
+def test_weights_that_do_not_fit_are_refused_at_once(compiled: CompiledRole) -> None:
     other = toy.module()
     other.inner.weight = torch.nn.Parameter(torch.zeros(8, 9))
     with pytest.raises(UnfitCall, match=r"weight `inner.weight`"):
         packaged(other, compiled)
 
 
-def test_a_new_process_runs_it(compiled: Role, tmp_path: Path) -> None:
+def test_a_new_process_runs_it(compiled: CompiledRole, tmp_path: Path) -> None:
     program = """
 import sys, torch, pickle
 from pathlib import Path
-from mccompile.backend.backend import Role, packaged
+from mccompile.backend.compiled_roles import CompiledRole, packaged
 from mccompile.backend.records import read_record
 import json
 from mccompile.backend.package import Contract
 from tests.backend import toy
 torch.set_num_threads(1)
 contract = read_record(Contract, json.loads(Path(sys.argv[2]).read_text()))
-role = Role("toy", "package", "", (True, True, False), Path(sys.argv[1]), contract)
+role = CompiledRole(toy.ROLE, "package", "", (True, True, False), Path(sys.argv[1]), contract)
 rows, total, number = packaged(toy.module(), role)(*toy.call(6, 20, 3))
 torch.save((rows, total), sys.argv[3])
 """
@@ -122,13 +123,13 @@ torch.save((rows, total), sys.argv[3])
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=False))  # type: ignore[arg-type]
 
 
-def test_a_backend_hands_out_by_graph_and_says_what_it_does_not_know(compiled: Role) -> None:
+def test_a_backend_hands_out_by_graph_and_says_what_it_does_not_know(compiled: CompiledRole) -> None:
     module = toy.module()
-    backend = CompiledRoles({("toy", fingerprint(module)): compiled})
-    backend(module, "toy")
+    backend = CompiledRoles({(toy.ROLE, fingerprint(module)): compiled})
+    backend(module, toy.ROLE)
     assert backend.refusals == ()
-    backend(module, "elsewhere")
-    assert [(r.site, "no call" in r.reason) for r in backend.refusals] == [("graph elsewhere", True)]
+    backend(module, Role("gather"))
+    assert [(r.site, "no call" in r.reason) for r in backend.refusals] == [("graph gather", True)]
     assert backend.compiled_count == 0
 
 
@@ -139,7 +140,7 @@ def test_an_attribute_that_is_no_tensor_is_a_reason() -> None:
         export_role(recording)
 
 
-def test_a_contract_names_what_may_vary(compiled: Role) -> None:
+def test_a_contract_names_what_may_vary(compiled: CompiledRole) -> None:
     assert isinstance(compiled.contract, Contract)
     inputs = dict(compiled.contract.inputs)
     assert isinstance(inputs[0].sizes[0], str)

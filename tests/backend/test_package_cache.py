@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch._inductor import config
 
-from mccompile.backend import backend, package_cache
+from mccompile.backend import inductor, package_cache
 from mccompile.backend.aot import OPTIONS, export_role
 from mccompile.backend.package_cache import find, keep, key_of
 from mccompile.backend.record import Recording
+from mccompile.backend.role import Role
 from tests.backend import toy
 
 
@@ -67,7 +68,7 @@ def other_calls(recording: Recording) -> None:
 
 
 def other_role(recording: Recording) -> None:
-    recording.role = "another"
+    recording.role = Role("decide")
 
 
 def other_weights(recording: Recording) -> None:
@@ -96,12 +97,12 @@ def test_nothing_is_compiled_twice(folder: Path, tmp_path: Path, monkeypatch: py
         made.append(path)
         path.write_bytes(b"a package")
 
-    monkeypatch.setattr(backend, "compile_program", compile_program)
+    monkeypatch.setattr(inductor, "compile_program", compile_program)
     shown = []
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
-        build = backend._Build(tmp_path / place, {"toy": toy.recording()}, lambda *done: shown.append(done[:3]))
+        build = inductor._Build(tmp_path / place, {"toy": toy.recording()}, lambda *done: shown.append(done[:3]))
         build.run(0)
         assert build.roles["toy"].form == "package"
     assert len(made) == 1
-    assert shown == [("toy", 1, 1)] * 2
+    assert shown == [("observe", 1, 1)] * 2

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from mccompile.backend.record import DYNAMIC, Recorder, axis_order
+from mccompile.backend.role import Role
 
 
 def recorded(*calls: tuple[object, ...]) -> Recorder:
@@ -13,7 +14,7 @@ def recorded(*calls: tuple[object, ...]) -> Recorder:
     values = [graph.placeholder(f"v{i}") for i in range(len(calls[0]))]
     graph.output((values[0], 7))
     recorder = Recorder()
-    run = recorder(fx.GraphModule(nn.Module(), graph), "role")
+    run = recorder(fx.GraphModule(nn.Module(), graph), Role("gather"))
     for call in calls:
         assert run(*call)[0] is call[0]
     return recorder
@@ -55,5 +56,5 @@ def test_graphs_of_one_role_are_told_apart() -> None:
     for factor in (2, 3):
         graph = fx.Graph()
         graph.output((graph.call_function(torch.mul, (graph.placeholder("x"), factor)),))
-        recorder(fx.GraphModule(nn.Module(), graph), "prelude:")(torch.ones(2))
+        recorder(fx.GraphModule(nn.Module(), graph), Role("prelude"))(torch.ones(2))
     assert len(recorder.recordings) == 2

@@ -11,12 +11,14 @@ import torch
 from torch import fx, nn
 
 from mccompile.backend.record import Recorder, Recording
+from mccompile.backend.role import Role
 
 LIBRARY = torch.library.Library("toybackend", "DEF")
 LIBRARY.define("shifted(Tensor x, Tensor bounds) -> Tensor")
 LIBRARY.impl("shifted", lambda x, bounds: x + bounds.sum(), "CompositeExplicitAutograd")
 torch.library.register_fake("toybackend::shifted", lambda x, bounds: torch.empty_like(x), lib=LIBRARY)
 aten = torch.ops.aten
+ROLE = Role("observe")
 
 
 def module() -> fx.GraphModule:
@@ -47,7 +49,7 @@ def call(n: int, length: int, count: int, groups: int = 1) -> tuple[object, ...]
 
 def recording() -> Recording:
     recorder = Recorder()
-    run = recorder(module(), "toy")
+    run = recorder(module(), ROLE)
     for arguments in (call(5, 11, 3), call(7, 13, 4), call(7, 11, 9)):
         run(*arguments)
     (found,) = recorder.recordings.values()

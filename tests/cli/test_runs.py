@@ -11,7 +11,7 @@ from PIL import Image
 
 import mccompile.api
 import mccompile.generate.compare
-from mccompile.backend.backend import CompiledRoles, Role
+from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.record import Recorder
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
@@ -86,7 +86,7 @@ def test_what_cannot_be_generated(
 def uncompiled(recorder: Recorder, lowered: object, **_: object) -> CompiledRoles:
     """The roles of a bundle without compiling any: what this file tests is the way there and back."""
     return CompiledRoles(
-        {k: Role(r.role, "eager", "not compiled in this test", r.tensors) for k, r in recorder.recordings.items()}
+        {k: CompiledRole(r.role, "eager", "in this test", r.tensors) for k, r in recorder.recordings.items()}
     )
 
 

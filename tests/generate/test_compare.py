@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mccompile import api
 from mccompile.generate.compare import (
+    announce,
     can_judge,
     compare,
     compile_contenders,
@@ -163,6 +166,27 @@ def test_only_words_make_a_policy_approximate() -> None:
     assert [is_exact(load_policy(p)) for p in ("compute", "exact", "motioncache")] == [True, True, False]
     kept = "policy p { phase all { compute } chunks { finished: keep } }"
     assert not is_exact(load_policy(kept))
+
+
+def test_exact_is_announced_of_what_runs(small: Small) -> None:
+    """A budget decides what exact words come to: exact where it changes nothing, approximate where it takes float8."""
+    exact = load_policy("exact")
+    found, budget = {}, 10**9
+    while "float8" not in found:
+        policy = replace(exact, cache=replace(exact.cache, dtype="auto", residual="auto", budget=budget))
+        assert not is_exact(policy)
+        model = api.compile(small.pipe, policy, backend="eager", captured=small.captured)
+        model.undo()
+        found[model.keeping.cache.dtype] = announce(model)
+        assert model.keeping.predicted is not None
+        budget = model.keeping.predicted.on_device(model.keeping.cache) - 1
+    assert found["model"] == "policy exact is exact: the output is that of the model"
+    assert found["float8"] == (
+        "policy exact is approximate: its cache keeps keys and values in float8, residuals in bfloat16, "
+        "on the model's device"
+    )
+    motion = compile_contenders(small.pipe, small.captured, contenders(load_policy(TOP), {})[2:], "eager", None)
+    assert announce(motion["half"]) == "policy half is approximate: reused tokens differ from computed ones"
 
 
 def test_a_policy_named_like_a_row_keeps_its_own() -> None:

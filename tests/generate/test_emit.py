@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from mccompile.backend.graph_text import attribute
+from mccompile.capture.part import attribute
 from mccompile.capture.types import Refusal
 from mccompile.lowering import emit
 from mccompile.lowering.lower import lower

@@ -8,8 +8,12 @@ from collections import Counter
 
 import pytest
 
+from mccompile import ir
+from mccompile.diagnostics.source import Source
 from mccompile.generate import errors as generate
 from mccompile.lowering import errors as lowering
+from mccompile.policy.evaluate import rule_expressions, walk
+from mccompile.policy.from_checked import load_policy
 from mccompile.runtime import errors as runtime
 from tests.house.tree import DOCS, Module, modules, standing
 
@@ -75,19 +79,50 @@ NO_VALUE = "no value that the blocks read depends on the timestep and not on the
 PASSES = "its velocity is made of full, prev, uncond passes with caches of their own"
 AS_COMPUTED = "keys and values in the model's dtype, residuals in the model's dtype, on the model's device"
 SMALL = {"num_frames": 17, "height": 48, "width": 112}
+MEETING = """policy example {
+  phase all { compute every 3 steps }
+  layers blocks[0..4] { compute }
+  layers blocks[-3..-1] { keep residual }
+}
+"""
+CAREFUL = """policy careful extends motioncache {
+  cache { dtype: model  residual: model  device: model  budget: 2GB }
+}
+"""
+MOTION_2GB = """policy motioncache_2gb extends motioncache {
+  cache { budget: 2GB }
+}
+"""
+
+
+def written(text: str) -> ir.PolicyIR:
+    return load_policy(Source.of_text(text, "example.policy"))
+
+
+def blocks_of(policy: ir.PolicyIR) -> list[ir.Blocks]:
+    return [region.where for region in policy.regions if isinstance(region.where, ir.Blocks)]
+
+
+def first_source(policy: ir.PolicyIR) -> ir.Source:
+    signals = {signal.name: signal for signal in policy.signals}
+    rules = (found for phase in policy.phases for found in rule_expressions(phase.rule))
+    return next(node for rule in rules for node in walk(rule, signals) if isinstance(node, ir.Source))
+
+
 SHOWN = (
-    lowering.LayersNotFound("dbcache_f8", "SkyReelsV2Transformer3DModel", 8, -1, 6),
-    lowering.SourceNotFound("motioncache", "Model", "modulation", NO_VALUE),
+    lowering.LayersNotFound("dbcache_f8", "SkyReelsV2Transformer3DModel", blocks_of(load_policy("dbcache_f8"))[1], 6),
+    lowering.LayersOverlap("example", "SkyReelsV2Transformer3DModel", *blocks_of(written(MEETING)), 6, (3, 4)),
+    lowering.SourceNotFound("motioncache", "Model", first_source(load_policy("motioncache")), NO_VALUE),
     lowering.DeniedRefusals(("conv3d_1: convolution mixes tokens",)),
-    lowering.BudgetUnmet("careful", 2_000_000_000, 3_120_445_440, AS_COMPUTED),
+    lowering.BudgetUnmet("careful", written(CAREFUL).cache, 3_120_445_440, AS_COMPUTED),
     runtime.NoClock(),
     runtime.UnevenChunks(17, 4),
     runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
     runtime.NotAPrefix("attention_mask"),
     runtime.ConfigChanged("SkyReelsV2Transformer3DModel", "num_frame_per_block: 5 -> 10"),
     runtime.WindowMoved("attn1.k0", "11+video+7"),
-    runtime.NoIncrement("motioncache_magi1", "MagiPipeline", PASSES),
-    runtime.OverBudget("motioncache_2gb", 2_000_000_000, 2_734_686_208, 2),
+    runtime.NoIncrement(load_policy("motioncache_magi1"), "MagiPipeline", PASSES),
+    runtime.OverBudget("motioncache_2gb", written(MOTION_2GB).cache, 2_734_686_208, 2),
     generate.NotAPipeline("StableAudioEncoder"),
     generate.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),

@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 MOVED = {
-    "mccompile.language.diagnostics.PolicyError": "mccompile.diagnostics.diagnostic.PolicyError",
+    "mccompile.language.diagnostics.PolicyError": "mccompile.diagnostics.failure.PolicyError",
     "mccompile.language.failure.Failure": "mccompile.diagnostics.failure.Failure",
     "mccompile.language.source.Source": "mccompile.diagnostics.source.Source",
 }

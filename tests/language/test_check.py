@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.language.checked import CheckedPolicy
 from mccompile.language.coefficients import coefficient_sets

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.pages import (
     ErrorPage,
     UnknownCode,

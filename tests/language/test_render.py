@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, PolicyError, nearest, words
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Source
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast

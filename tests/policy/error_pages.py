@@ -13,7 +13,7 @@ from pathlib import Path
 
 from policy_cases import STATIC, grid_of
 
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policy_cases import UNHURRIED, grid_of, motioncache, policy
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.phases import Grid, advance, current, next_phase, phase_step, start
 
@@ -26,7 +26,7 @@ spans = st.one_of(
 computed_each_step = st.lists(st.booleans(), min_size=1, max_size=24)
 
 
-def bound_of(*phases: ir.Span) -> BoundPolicy:
+def bound_of(*phases: ir.PhaseSpan) -> BoundPolicy:
     return bind(policy(*(ir.Phase(f"p{i}", s, ir.Compute()) for i, s in enumerate(phases))), {})
 
 
@@ -46,7 +46,7 @@ def walked(bound: BoundPolicy, grid: Grid, computed: list[bool]) -> list[int]:
 
 @UNHURRIED
 @given(st.lists(spans, max_size=5), computed_each_step)
-def test_laws_of_phases(drawn: list[ir.Span], computed: list[bool]) -> None:
+def test_laws_of_phases(drawn: list[ir.PhaseSpan], computed: list[bool]) -> None:
     bound, grid = bound_of(*drawn, ir.Rest()), grid_of(len(computed))
     found = walked(bound, grid, computed)
     last = max([int(s.n.value) for s in drawn if isinstance(s, ir.LastSteps)], default=0)

@@ -20,7 +20,7 @@ from policy_cases import (
 )
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import bind
 from mccompile.policy.planner import Plan, diff_plans, plan, predicted_share, read_plan, show_plan
 

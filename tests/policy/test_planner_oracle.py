@@ -11,7 +11,7 @@ from oracle import TOKENS, Chunk
 from policy_cases import MODULATION, MOTION, STATIC, UNHURRIED, below, grid_of, policy
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import bind
 from mccompile.policy.planner import Plan, plan, read_plan, show_plan
 

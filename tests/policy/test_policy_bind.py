@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from policy_cases import UNHURRIED, motioncache, policy, rest, warmup
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import bind
 
 

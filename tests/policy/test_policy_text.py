@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policy_cases import UNHURRIED, motioncache, policies
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import PolicyError
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.text import read, show
 
 

@@ -8,6 +8,7 @@ import statistics
 import pytest
 import torch
 
+from mccompile.backend.role import Role
 from mccompile.studio.bench import compile_case, compile_time, ladder_run, ladder_steps, overhead, scaling
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Report, Row
@@ -144,5 +145,5 @@ def test_identity_blocks_leave_the_streams() -> None:
     graph.recompile()
     chosen = scaling.identity_blocks(lambda module, role: module.forward)
     stream, weight = torch.ones(2), torch.zeros(3)
-    assert chosen(graph, "block0:partial")(stream, weight) == (stream,)
-    assert chosen(graph, "gather") == graph.forward
+    assert chosen(graph, Role("rows"))(stream, weight) == (stream,)
+    assert chosen(graph, Role("gather")) == graph.forward

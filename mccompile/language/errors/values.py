@@ -141,7 +141,7 @@ class MissingRange(Diagnostic):
     code = "MC0222"
     title = "the parameter `{name}` has no range"
     label = "what values may it take?"
-    note = "a range is what `--set` checks and `explore` searches"
+    note = "a value outside of the range is refused wherever it is given"
     name: str
     proposal: str
 

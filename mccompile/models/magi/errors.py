@@ -8,8 +8,6 @@ from mccompile.diagnostics.failure import PlacedFailure
 class MagiError(PlacedFailure):
     """A configuration, checkpoint or call of MAGI-1 that cannot be used."""
 
-    note = "  = "
-
 
 class MagiConfigError(MagiError):
     """A configuration with unknown, missing or contradictory fields."""

@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 
 import torch
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Place

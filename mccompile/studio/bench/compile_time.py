@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.studio.bench.compile_case import Case, Found
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row
 from mccompile.studio.bench.rig import Way, compile_ways, repeaters, steps_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce, Contender, compile_contenders
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.report import Column, Json, Plot, Report

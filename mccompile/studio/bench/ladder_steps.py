@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
 from mccompile.studio.bench.rig import BASELINE, EXACT, Way, as_it_is, compile_ways, repeaters, step_flops, steps_of

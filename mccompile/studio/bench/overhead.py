@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.generate.probe import Call
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce, compile_contenders
 from mccompile.generate.run import Generation, generate
 from mccompile.studio.bench import generations

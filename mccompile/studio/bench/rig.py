@@ -16,8 +16,10 @@ import torch
 from torch import fx, nn
 
 from mccompile import api
-from mccompile.backend.backend import Progress, inductor
+from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
+from mccompile.backend.role import GraphCall, Role
+from mccompile.capture.part import Additive, Part, Shared
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.probe import Call
@@ -31,7 +33,6 @@ from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.runner import Request
-from mccompile.runtime.shared import Value
 from mccompile.studio.bench.subjects import Pattern, grid
 
 STEPS = 1000  # rows that a timeline has at most
@@ -185,7 +186,12 @@ def as_it_is(backend: Backend) -> Backend:
 def lowered_for(way: Way, prepared: api.Prepared) -> LoweredModel:
     """The model under a way's policy."""
     lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
-    return replace(lowered, masks=()) if way.policy == BASELINE else lowered
+    return replace(lowered, plain=tuple(map(_boolean, lowered.plain))) if way.policy == BASELINE else lowered
+
+
+def _boolean(part: Part) -> Part:
+    """A block that takes its masks as the model has them, and not in their additive form."""
+    return replace(part, takes=tuple(Shared(o.name) if isinstance(o, Additive) else o for o in part.takes))
 
 
 def half_in_place(backend: Backend) -> Backend:
@@ -194,10 +200,10 @@ def half_in_place(backend: Backend) -> Backend:
     A package takes 7 s to compile, a graph that is compiled in place 3 s.
     """
 
-    def chosen(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
-        if role.startswith("block"):
+    def chosen(module: fx.GraphModule, role: Role) -> GraphCall:
+        if role.part in ("block", "rows"):
             return backend(module, role)
-        if role in ("postlude", "observe") and not isinstance(backend, Recorder):
+        if role.part in ("postlude", "observe") and not isinstance(backend, Recorder):
             return torch.compile(module, dynamic=False)
         return module.forward
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import fx
 
 from mccompile import api
-from mccompile.backend.backend import Progress
+from mccompile.backend.inductor import Progress
+from mccompile.backend.role import GraphCall, Role
 from mccompile.runtime.blocks import Backend
-from mccompile.runtime.shared import Value
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
 from mccompile.studio.bench.rig import BASELINE, Way, compile_ways, repeaters, steps_of
@@ -53,8 +53,8 @@ SMALL = Axes((4, 16, 64), (1, 6), (0.01, 0.1, 1.0), (1, 4, 16))
 def identity_blocks(backend: Backend) -> Backend:
     """The backend with every block replaced by one that returns the streams it gets."""
 
-    def chosen(module: fx.GraphModule, role: str) -> Callable[..., tuple[Value, ...]]:
-        if not role.startswith("block"):
+    def chosen(module: fx.GraphModule, role: Role) -> GraphCall:
+        if role.part not in ("block", "rows"):
             return backend(module, role)
         output = module.graph.output_node()
         streams = len(output.args[0])

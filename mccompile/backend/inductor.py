@@ -13,125 +13,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-from mccompile.backend.aot import OPTIONS, CannotCompile, compile_program, export_role, headers_pay, numbers_of
-from mccompile.backend.graph_text import attribute, fingerprint
+from mccompile.backend.aot import OPTIONS, CannotCompile, compile_program, export_role, headers_pay
+from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.isa import host_isa
 from mccompile.backend.jit import compile_in_place
-from mccompile.backend.package import Contract, Package, PackageFolder
+from mccompile.backend.package import Contract, PackageFolder
 from mccompile.backend.package_cache import find, keep, key_of
-from mccompile.backend.patches import multiply_patches
 from mccompile.backend.pool import Pool
-from mccompile.backend.record import BATCHED, Key, Recorder, Recording, Value
-from mccompile.capture.types import Refusal
+from mccompile.backend.record import Key, Recorder, Recording
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.types import LoweredModel
 
-Call = Callable[..., tuple[Value, ...]]
 Progress = Callable[[str, int, int, float], None]  # role just done, roles done, roles in all, seconds so far
-Form = Literal["package", "torch.compile", "eager"]
 WORTH_COMPILING = 20  # operators: fewer take under 0.2 ms a call, and 6 s of CPU time to compile
 VIEWS = frozenset(("view", "reshape", "movedim", "unsqueeze", "flatten", "unflatten", "permute", "transpose", "size"))
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What runs in place of one role's graph. reason: why it is no package; "" where it is one.
-
-    tensors: for each output whether it is a tensor; the others are numbers, computed by the graph itself.
-    """
-
-    role: str
-    form: Form
-    reason: str
-    tensors: tuple[bool, ...]
-    package: Path | None = None
-    contract: Contract | None = None
-
-
-@dataclass(slots=True)
-class CompiledRoles:
-    """A backend (runtime.execute.Backend) over roles that were compiled before.
-
-    compiled_count: graphs compiled since it was made; a bundle's stays 0. unknown: roles asked for that were
-    never recorded, which therefore run eagerly.
-    """
-
-    roles: Mapping[Key, Role]
-    compiled_count: int = 0
-    unknown: list[str] = field(default_factory=list)
-    _jit: Mapping[str, Call] = field(default_factory=dict)  # by fingerprint
-    _folder: PackageFolder | None = None  # the packages' files, until the backend is dropped
-
-    def __call__(self, module: fx.GraphModule, role: str) -> Call:
-        graph = fingerprint(module)
-        found, several = self.roles.get((role, graph)), self.roles.get((role, graph + BATCHED))
-        if found is None:
-            self.unknown.append(role)
-            return module.forward
-        one = self._callable(module, found, graph)
-        if several is None or found.form == "eager":
-            return one
-        return by_samples(one, self._callable(module, several, graph + BATCHED), found, several)
-
-    def _callable(self, module: fx.GraphModule, role: Role, graph: str) -> Call:
-        if role.package is not None and role.contract is not None:
-            return packaged(module, role)
-        jit = self._jit.get(graph)
-        return multiply_patches(module).forward if jit is None else jit
-
-    @property
-    def refusals(self) -> tuple[Refusal, ...]:
-        """Roles that are no packages although they should be, and why."""
-        missed = [Refusal(f"graph {r.role}", r.reason) for r in self.roles.values() if r.form == "torch.compile"]
-        return (*missed, *(Refusal(f"graph {u}", "runs uncompiled: no call of it was recorded") for u in self.unknown))
-
-
-def packaged(module: fx.GraphModule, role: Role) -> Call:
-    """A role's package as a callable like `module.forward`, weights taken from the module."""
-    assert role.package is not None
-    assert role.contract is not None
-    weights = [_tensor(attribute(module, name)) for name, _ in role.contract.weights]
-    package = Package(role.package, role.contract, weights)
-    numbers = numbers_of(module, role.tensors)
-    if numbers is None:
-        return package  # type: ignore[return-value]
-    is_tensor = role.tensors
-
-    def call(*arguments: Value) -> tuple[Value, ...]:
-        tensors, others = iter(package(*arguments)), iter(numbers.forward(*arguments))
-        return tuple(next(tensors) if tensor else next(others) for tensor in is_tensor)
-
-    return call
-
-
-def by_samples(one: Call, several: Call, of_one: Role, of_several: Role) -> Call:
-    """`one` for calls of one sample, `several` for the others, by the first size in which what they expect differs."""
-    if of_one.contract is None or of_several.contract is None:
-        return several  # torch.compile takes any size
-    expected = zip(of_one.contract.inputs, of_several.contract.inputs, strict=True)
-    sizes = (
-        (place, axis)
-        for (place, single), (_, more) in expected
-        for axis, (size, many) in enumerate(zip(single.sizes, more.sizes, strict=True))
-        if size == 1 and isinstance(many, str)
-    )
-    found = next(sizes, None)
-    if found is None:
-        return one  # no size of it counts samples
-    place, axis = found
-
-    def call(*arguments: Value) -> tuple[Value, ...]:
-        tensor = arguments[place]
-        return (one if isinstance(tensor, torch.Tensor) and tensor.size(axis) == 1 else several)(*arguments)
-
-    return call
 
 
 def inductor(
@@ -144,11 +45,11 @@ def inductor(
     """
     changing = latent_inputs(lowered.captured) | {TIMESTEP}
     todo = {k: r for k, r in recorder.recordings.items() if r.calls}
-    roles: dict[Key, Role] = {}
+    roles: dict[Key, CompiledRole] = {}
     for key, recording in list(todo.items()):
         reason = _why_eager(recording, changing)
         if reason:
-            roles[key] = Role(recording.role, "eager", reason, recording.tensors)
+            roles[key] = CompiledRole(recording.role, "eager", reason, recording.tensors)
             del todo[key]
     folder = PackageFolder()
     made = _Build(folder.path, _distinct(todo), progress or _silent)
@@ -179,7 +80,7 @@ class _Build:
     folder: Path
     todo: Mapping[str, Recording]  # by the fingerprint of the graph
     progress: Progress
-    roles: dict[str, Role] = field(default_factory=dict)
+    roles: dict[str, CompiledRole] = field(default_factory=dict)
     _known_as: dict[str, str] = field(default_factory=dict)  # in the cache of packages
     _started: float = field(default_factory=time.perf_counter)
 
@@ -247,12 +148,12 @@ class _Build:
         recording = self.todo[key]
         if error is None and contract is not None:
             package = self._package(key)
-            self.roles[key] = Role(recording.role, "package", "", recording.tensors, package, contract)
+            self.roles[key] = CompiledRole(recording.role, "package", "", recording.tensors, package, contract)
             if new:
                 keep(self._known_as[key], package, contract)
         else:
-            self.roles[key] = Role(recording.role, "torch.compile", error or "", recording.tensors)
-        self.progress(recording.role, len(self.roles), len(self.todo), time.perf_counter() - self._started)
+            self.roles[key] = CompiledRole(recording.role, "torch.compile", error or "", recording.tensors)
+        self.progress(str(recording.role), len(self.roles), len(self.todo), time.perf_counter() - self._started)
 
 
 def _why_eager(recording: Recording, changing: frozenset[str]) -> str:
@@ -262,10 +163,10 @@ def _why_eager(recording: Recording, changing: frozenset[str]) -> str:
     from the prompt alone. Blocks are always compiled: they run once per layer; and so is the postlude: it runs on all
     tokens.
     """
-    kind, _, names = recording.role.partition(":")
-    if kind.startswith("block") or kind == "postlude":
+    role = recording.role
+    if role.part in ("block", "rows", "postlude"):
         return ""
-    if kind == "once" or (kind.startswith("prelude") and not changing & set(names.split("+"))):
+    if role.part == "prompt" or (role.part == "prelude" and not changing & role.depends):
         return "computed once per request"
     calls = [n for n in recording.module.graph.nodes if n.op in ("call_function", "call_method")]
     operators = sum(not _moves_nothing(n) for n in calls)
@@ -282,7 +183,3 @@ def _moves_nothing(node: fx.Node) -> bool:
 def _silent(role: str, done: int, total: int, seconds: float) -> None:
     """Shows no progress."""
 
-
-def _tensor(value: object) -> torch.Tensor:
-    assert isinstance(value, torch.Tensor)
-    return value.detach()

@@ -1,0 +1,18 @@
+"""Which blocks a region names in a stack of a given depth."""
+
+from __future__ import annotations
+
+from mccompile import ir
+
+
+def block_bounds(where: ir.Blocks, depth: int) -> tuple[int, int]:
+    """First and last block, counted from 0. They may lie outside of the stack, and the first behind the last."""
+    first, last = (block + depth if block < 0 else block for block in (where.first, where.last))
+    return first, last
+
+
+def shared_blocks(a: ir.Blocks, b: ir.Blocks, depth: int) -> tuple[int, int] | None:
+    """First and last block that both name; None where they name none in common."""
+    (first_a, last_a), (first_b, last_b) = block_bounds(a, depth), block_bounds(b, depth)
+    first, last = max(first_a, first_b), min(last_a, last_b)
+    return (first, last) if first <= last else None

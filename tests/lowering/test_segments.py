@@ -1,0 +1,74 @@
+"""Regions of a policy on a model of known depth: a block in two regions is refused, with both places and the depth."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mccompile import ir
+from mccompile.capture.types import CapturedModel
+from mccompile.diagnostics.source import Source
+from mccompile.lowering.errors import LayersNotFound, LayersOverlap
+from mccompile.lowering.segments import partition
+from mccompile.policy.from_checked import load_policy
+
+TEXT = """policy example {
+  phase all { compute every 3 steps }
+  layers blocks[0..4] { compute }
+  layers blocks[-3..-1] { keep residual }
+}
+"""
+
+
+def stack(depth: int) -> CapturedModel:
+    """As much of a captured model as its regions need: blocks that hand one stream on."""
+    block = SimpleNamespace(streams_in=("x",), streams_out=("x",))
+    port = SimpleNamespace(name="x", rows="video", token_axis=1)
+    found = SimpleNamespace(blocks=(block,) * depth, streams=(port,), exit=("x",), model_class="Model")
+    return cast(CapturedModel, found)
+
+
+def test_ranges_that_meet_in_this_depth_are_refused_at_both_places() -> None:
+    policy = load_policy(Source.of_text(TEXT, "example.policy"))
+    with pytest.raises(LayersOverlap) as refused:
+        partition(stack(6), policy)
+    text = str(refused.value)
+    assert "both claim blocks 3 to 4 of Model, which has 6 blocks" in text
+    assert "--> example.policy:4:17" in text
+    assert " 3 |   layers blocks[0..4] { compute }\n   |                 ---- blocks 0 to 4 of 6\n" in text
+    assert " 4 |   layers blocks[-3..-1] { keep residual }\n   |                 ^^^^^^ blocks 3 to 5 of 6\n" in text
+
+
+def test_the_same_ranges_apart_in_a_deeper_model() -> None:
+    segments = partition(stack(8), load_policy(Source.of_text(TEXT)))
+    assert [(s.first, s.last, s.keep) for s in segments] == [(0, 4, None), (5, 7, "residual")]
+
+
+blocks = st.integers(-6, 6)
+
+
+@given(st.integers(1, 6), st.lists(st.tuples(blocks, blocks, st.booleans()), max_size=3))
+def test_every_block_is_in_one_segment_as_its_region_says(
+    depth: int, drawn: list[tuple[int, int, bool]]
+) -> None:
+    regions = tuple(ir.Region(ir.Blocks(first, last), "residual" if keep else None) for first, last, keep in drawn)
+    policy = SimpleNamespace(name="p", regions=regions)
+    named = [range(f % depth if f < 0 else f, (b % depth if b < 0 else b) + 1) for f, b, _ in drawn]
+    inside = all(-depth <= f < depth and -depth <= b < depth and r for (f, b, _), r in zip(drawn, named, strict=True))
+    apart = sum(map(len, named)) == len(set().union(*named))
+    if not inside:
+        with pytest.raises((LayersNotFound, LayersOverlap)):
+            partition(stack(depth), cast(ir.PolicyIR, policy))
+        return
+    if not apart:
+        with pytest.raises(LayersOverlap):
+            partition(stack(depth), cast(ir.PolicyIR, policy))
+        return
+    segments = partition(stack(depth), cast(ir.PolicyIR, policy))
+    kept = {block for where, (_, _, keep) in zip(named, drawn, strict=True) if keep for block in where}
+    assert [b for s in segments for b in range(s.first, s.last + 1)] == list(range(depth))
+    assert {b for s in segments if s.keep for b in range(s.first, s.last + 1)} == kept
