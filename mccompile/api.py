@@ -13,15 +13,13 @@ from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
-from mccompile.generate.budgets import SIZES, keeping_for
-from mccompile.generate.chunk_clock import runs_chunks
-from mccompile.generate.chunk_probe import record_window_calls
-from mccompile.generate.clocks import clock_for
-from mccompile.generate.probe import Call, record_calls
 from mccompile.ir import PolicyIR
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
+from mccompile.pipelines.budgets import keeping_for
+from mccompile.pipelines.finding import clock_for, driver_for
+from mccompile.pipelines.probe import SIZES, ExampleCall
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
 from mccompile.policy.from_checked import load_policy
@@ -52,8 +50,8 @@ def compile(
     *,
     backend: Backend | Literal["inductor", "eager"] = "inductor",
     call: Mapping[str, object] | None = None,
-    probe: Call | None = None,
-    second: Call | None = None,
+    probe: ExampleCall | None = None,
+    second: ExampleCall | None = None,
     clock: Clock | None = None,
     fold: bool = True,
     deny_refusals: bool = False,
@@ -77,7 +75,7 @@ def compile(
     progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
     captured: what `prepare` made of this very model, to compile it under several policies.
 
-    Raises PolicyError, CaptureError, LoweringError, GenerateError or NoIncrement. Each names its place, its cause and a
+    Raises PolicyError, CaptureError, LoweringError, PipelineError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
     ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
@@ -86,7 +84,8 @@ def compile(
     if pipe is None and keeps_increment(ir):
         raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
     if captured is None:
-        captured = prepare(model, call=_call_arguments(ir, model, call), probe=probe, second=second)
+        fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
+        captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
     if call is not None:
         captured = replace(captured, call={**captured.call, **call})
@@ -109,13 +108,13 @@ def prepare(
     model: object,
     *,
     call: Mapping[str, object] | None = None,
-    probe: Call | None = None,
-    second: Call | None = None,
+    probe: ExampleCall | None = None,
+    second: ExampleCall | None = None,
 ) -> Prepared:
     """Captures a pipeline's transformer, or a transformer with two example calls; arguments as `compile` has them."""
     if probe is None or second is None:
-        record = record_window_calls if runs_chunks(model) else record_calls
-        probe, second = record(model, {k: v for k, v in (call or {}).items() if k not in SIZES})
+        arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
+        probe, second = driver_for(model).record(model, arguments)
     transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
     transformer.eval()
     captured, given = capture_batched(transformer, probe, second)
@@ -128,14 +127,16 @@ def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: 
     if policy.cache.budget is None:
         return Keeping(measures(policy.cache, accelerator=False)[0], None)
     pipe = None if isinstance(model, nn.Module) else model
-    return keeping_for(
-        pipe, policy, captured.model, captured.prefixes, captured.calls, captured.call, parameters
-    )
+    return keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, captured.call, parameters)
 
 
 def _backend(
-    wanted: Backend | str, lowered: LoweredModel, bound: BoundPolicy, calls: tuple[Mapping[str, Value], ...],
-    progress: Progress | None, batches: bool,
+    wanted: Backend | str,
+    lowered: LoweredModel,
+    bound: BoundPolicy,
+    calls: tuple[Mapping[str, Value], ...],
+    progress: Progress | None,
+    batches: bool,
 ) -> Backend:
     """The backend of that name; "inductor" records what the two example calls ask for and compiles it."""  # fmt: skip
     if callable(wanted):
@@ -147,15 +148,6 @@ def _backend(
     recorder = Recorder()
     record_roles(recorder, lowered, bound, calls, several=batches)
     return inductor(recorder, lowered, progress=progress)
-
-
-def _call_arguments(ir: PolicyIR, pipe: object, call: Mapping[str, object] | None) -> dict[str, object]:
-    """What the recorded calls must be made with: a chunk length that the policy fixes is the causal block."""
-    arguments = dict(call or {})
-    forcing = callable(getattr(pipe, "generate_timestep_matrix", None))
-    if ir.chunks.frames is not None and forcing:
-        arguments.setdefault("causal_block_size", ir.chunks.frames)
-    return arguments
 
 
 def _masks(captured: CapturedModel) -> tuple[str, ...]:

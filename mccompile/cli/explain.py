@@ -121,7 +121,7 @@ def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
         return plan(bound, flow_grid(steps), {}, frozenset())
     import torch
 
-    from mccompile.generate.clocks import grid_of
+    from mccompile.pipelines.grids import grid_of
     from mccompile.runtime.planning import make_plan
 
     compiled, inputs, pipe = _compiled(arguments, policy)

@@ -169,13 +169,14 @@ def _from_bundle(job: _Job, bundle: Bundle) -> int:
     from mccompile.generate.bundled import open_bundle
     from mccompile.generate.compare import run_with
     from mccompile.generate.load import load_pipeline
-    from mccompile.generate.run import call_arguments, set_chunk_length
+    from mccompile.generate.run import call_arguments
+    from mccompile.pipelines.finding import driver_for
 
     given = job.arguments
     with display() as shown:
         pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
-        set_chunk_length(pipe, call)
+        driver_for(pipe).announce(pipe, call)  # a bundle asks for the configuration
         model = open_bundle(bundle, pipe, job.folder, dict(given.parameters))
         policy = model.runner.lowered.policy
         done = run_with(pipe, model, call, given.seed, shown.task(policy.name))

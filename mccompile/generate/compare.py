@@ -13,13 +13,13 @@ from mccompile import api, ir
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
-from mccompile.generate.budgets import SIZES
-from mccompile.generate.clocks import clock_for
 from mccompile.generate.flops import count, prices_of
+from mccompile.generate.metrics import psnr, ssim
 from mccompile.generate.run import Generation, OnStep, Video, generate
 from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
 from mccompile.models.embedded.judge import Verdict, judge, named
+from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import in_words
 from mccompile.policy.from_checked import load_policy
@@ -27,11 +27,9 @@ from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.trace import Event, share_computed
-from mccompile.studio.metrics import psnr, ssim
 
 VANILLA, EXACT = "vanilla", "exact"
 WARM_UP_STEPS = 2
-_CHANGE_THE_CALL = ("causal_block_size", *SIZES)  # arguments of a pipeline that change how it calls its transformer
 Announce = Callable[[str], OnStep]  # the name of the run that begins; returns what is told its steps
 
 
@@ -97,7 +95,7 @@ def announce(model: CompiledModel) -> str:
 
 def capture_for(pipe: object, arguments: Mapping[str, object]) -> api.Prepared:
     """The pipeline's transformer, captured as a call with these arguments uses it."""
-    return api.prepare(pipe, call={k: v for k, v in arguments.items() if k in _CHANGE_THE_CALL})
+    return api.prepare(pipe, call=driver_for(pipe).changing(arguments))
 
 
 def within_budget(pipe: object, way: Contender, captured: api.Prepared) -> Contender:

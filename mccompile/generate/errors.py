@@ -1,42 +1,11 @@
-"""Errors of driving a pipeline (MC07xx)."""
+"""Errors around a generation (MC07xx): models, options, recorded traces and places for results."""
 
 from __future__ import annotations
 
-from mccompile.diagnostics.failure import StatedFailure
+from mccompile.pipelines.errors import PipelineError
 
 
-class GenerateError(StatedFailure):
-    """Base: a code, then place, cause and remedy."""
-
-    code = "MC0700"
-
-
-class NotAPipeline(GenerateError):
-    """An object that can be neither captured nor driven."""
-
-    code = "MC0701"
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(
-            f"{kind} is no pipeline with a `transformer`",
-            "pass a diffusers pipeline, or a torch.nn.Module together with two example calls (probe=, second=)",
-        )
-
-
-class ProbeFailed(GenerateError):
-    """The pipeline did not reach its transformer on a small example."""
-
-    code = "MC0702"
-
-    def __init__(self, kind: str, size: dict[str, int], error: Exception | None) -> None:
-        cause = f"{type(error).__name__}: {error}" if error else "it never called its transformer"
-        super().__init__(
-            f"{kind} could not be asked for a small example ({size}): {cause}",
-            "give further arguments of its call with call={...}, or pass the transformer and two example calls",
-        )
-
-
-class UnknownModel(GenerateError):
+class UnknownModel(PipelineError):
     """A model name or path that leads to no pipeline."""
 
     code = "MC0704"
@@ -48,7 +17,7 @@ class UnknownModel(GenerateError):
         )
 
 
-class TraceUnreadable(GenerateError):
+class TraceUnreadable(PipelineError):
     """A recorded trace, or the settings beside it, that cannot be read."""
 
     code = "MC0710"
@@ -60,7 +29,7 @@ class TraceUnreadable(GenerateError):
         )
 
 
-class TraceSettings(GenerateError):
+class TraceSettings(PipelineError):
     """A setting of a recorded trace that is missing or means nothing."""
 
     code = "MC0711"
@@ -72,7 +41,7 @@ class TraceSettings(GenerateError):
         )
 
 
-class TraceTensors(GenerateError):
+class TraceTensors(PipelineError):
     """Tensors of a recorded trace that are missing, or of sizes that do not fit each other."""
 
     code = "MC0712"
@@ -84,7 +53,7 @@ class TraceTensors(GenerateError):
         )
 
 
-class OptionRefused(GenerateError):
+class OptionRefused(PipelineError):
     """An option that the pipeline, or this machine, cannot take."""
 
     code = "MC0705"
@@ -93,19 +62,7 @@ class OptionRefused(GenerateError):
         super().__init__(f"`{option}` cannot be used here: {why}", remedy)
 
 
-class PipelineFailed(GenerateError):
-    """The pipeline's own refusal of a call."""
-
-    code = "MC0706"
-
-    def __init__(self, kind: str, error: Exception) -> None:
-        super().__init__(
-            f"{kind} refused the call: {error}",
-            "choose other sizes or options for this generation; the message is the pipeline's own",
-        )
-
-
-class OutputRefused(GenerateError):
+class OutputRefused(PipelineError):
     """A place for results that cannot be written."""
 
     code = "MC0707"

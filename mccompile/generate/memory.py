@@ -8,12 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from mccompile import api
-from mccompile.generate.budgets import SIZES, keeping_for
 from mccompile.generate.errors import OptionRefused
 from mccompile.ir import PolicyIR
 from mccompile.models.magi.config import MagiModelConfig
 from mccompile.models.magi.memory import MemoryEstimate, estimate_memory
 from mccompile.models.magi.scheduler import MagiScheduler
+from mccompile.pipelines.budgets import keeping_for
+from mccompile.pipelines.probe import SIZES
 from mccompile.policy.budget import in_words
 from mccompile.runtime.budget import Keeping
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mccompile.generate.errors import OptionRefused, PipelineFailed
+from mccompile.generate.errors import OptionRefused
 from mccompile.models.embedded import DEFAULTS
+from mccompile.pipelines.errors import PipelineFailed
+from mccompile.pipelines.finding import driver_for
 
 Video = NDArray[np.float32]  # [F, H, W, 3] in 0..1
 OnStep = Callable[[int, int], None]  # calls of the scheduler's loop done, and in all
-_BASE_FRAMES = 97  # SkyReels-V2's window; longer videos are generated in one window all the same
-_CAUSAL_BLOCK = 5  # what diffusers recommends for asynchronous inference
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +66,7 @@ def call_arguments(pipe: object, settings: Settings) -> dict[str, object]:
         if name not in accepted:
             option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
             raise OptionRefused(option, f"{type(pipe).__name__} has no argument `{name}`", "leave it out")
-    config = pipe.transformer.config  # type: ignore[attr-defined]
-    if arguments.get("ar_step") and config.get("num_frame_per_block") == 1:
-        arguments.setdefault("causal_block_size", _CAUSAL_BLOCK)
-    frames = settings.num_frames
-    if frames is not None and frames > _BASE_FRAMES and "base_num_frames" in accepted:
-        arguments["base_num_frames"] = frames
-    return arguments
-
-
-def set_chunk_length(pipe: object, arguments: Mapping[str, object]) -> None:
-    """Tells the transformer its chunk length now, as the pipeline's call will: a bundle asks for its configuration."""
-    if "causal_block_size" in arguments:
-        pipe.transformer._set_ar_attention(arguments["causal_block_size"])  # type: ignore[attr-defined]
+    return driver_for(pipe).completed(pipe, arguments)
 
 
 _OPTIONS = {"num_inference_steps": "steps", "num_frames": "frames"}

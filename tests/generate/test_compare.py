@@ -21,9 +21,11 @@ from mccompile.generate.compare import (
     last_call,
     run_with,
 )
-from mccompile.generate.errors import OptionRefused, PipelineFailed
+from mccompile.generate.errors import OptionRefused
 from mccompile.generate.flops import count, prices_of
-from mccompile.generate.run import Settings, call_arguments, generate, set_chunk_length
+from mccompile.generate.run import Settings, call_arguments, generate
+from mccompile.pipelines.errors import PipelineFailed
+from mccompile.pipelines.finding import driver_for
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.trace import share_computed
 from tests.generate.conftest import Small
@@ -148,12 +150,12 @@ def test_chunks_of_a_model_that_has_none_of_its_own(small: Small) -> None:
     own = transformer.config.num_frame_per_block
     assert "causal_block_size" not in call_arguments(small.pipe, Settings(ar_step=5))
     try:
-        set_chunk_length(small.pipe, {"causal_block_size": 1})
+        driver_for(small.pipe).announce(small.pipe, {"causal_block_size": 1})
         assert call_arguments(small.pipe, Settings(ar_step=5))["causal_block_size"] == 5
         assert "causal_block_size" not in call_arguments(small.pipe, Settings(ar_step=0))
         assert call_arguments(small.pipe, Settings(num_frames=121))["base_num_frames"] == 121
     finally:
-        set_chunk_length(small.pipe, {"causal_block_size": own})
+        driver_for(small.pipe).announce(small.pipe, {"causal_block_size": own})
 
 
 def test_the_judge_is_asked_what_it_knows() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mccompile.studio.metrics import psnr, ssim
+from mccompile.generate.metrics import psnr, ssim
 
 RNG = np.random.default_rng(0)
 

@@ -12,6 +12,7 @@ from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.generate import errors as generate
 from mccompile.lowering import errors as lowering
+from mccompile.pipelines import errors as pipelines
 from mccompile.policy.evaluate import rule_expressions, walk
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime import errors as runtime
@@ -25,7 +26,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"generate", "models", "cli"},
+    "07": {"pipelines", "generate", "models", "cli"},
     "08": {"backend", "bundles"},
 }
 
@@ -123,8 +124,8 @@ SHOWN = (
     runtime.WindowMoved("attn1.k0", "11+video+7"),
     runtime.NoIncrement(load_policy("motioncache_magi1"), "MagiPipeline", PASSES),
     runtime.OverBudget("motioncache_2gb", written(MOTION_2GB).cache, 2_734_686_208, 2),
-    generate.NotAPipeline("StableAudioEncoder"),
-    generate.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
+    pipelines.NotAPipeline("StableAudioEncoder"),
+    pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),
 )
 

@@ -13,11 +13,11 @@ from torch import fx, nn
 
 from mccompile.backend.patches import multiply_patches
 from mccompile.capture import flat_inputs
-from mccompile.generate.probe import Call
 from mccompile.lowering.attention import attention_masks
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import Blocks, Env, eager
@@ -39,7 +39,7 @@ def lowered() -> LoweredModel:
     return lower(TINY.prepared(model).model, POLICY)
 
 
-def call(samples: int, seed: int = 0) -> Call:
+def call(samples: int, seed: int = 0) -> ExampleCall:
     """A call of that many samples, every frame at a timestep of its own."""
     one = TINY.call(torch.device("cpu"), torch.float32)
     torch.manual_seed(seed)
@@ -57,7 +57,7 @@ def call(samples: int, seed: int = 0) -> Call:
 class Both:
     """The row forms of a model as captured and as lowered, each with keys and values of its own, over one call."""
 
-    def __init__(self, lowered: LoweredModel, arguments: Call) -> None:
+    def __init__(self, lowered: LoweredModel, arguments: ExampleCall) -> None:
         self.lowered, captured = lowered, lowered.captured
         self.blocks = Blocks(lowered, eager, True)
         self.store = BranchStore.empty(bind(POLICY, {}), 1, TINY.chunks)
@@ -65,7 +65,7 @@ class Both:
         self.call(arguments)
         self.names = [p.name for p in (*captured.shared, *captured.sources)]
 
-    def call(self, arguments: Call) -> None:
+    def call(self, arguments: ExampleCall) -> None:
         captured = self.lowered.captured
         inputs = dict(zip(captured.inputs, flat_inputs(captured, arguments), strict=True))
         names = [*captured.entry, *(p.name for p in (*captured.shared, *captured.sources))]

@@ -11,8 +11,8 @@ import torch
 
 import mccompile.api as api
 from mccompile.diagnostics.source import Source
-from mccompile.generate.chunk_probe import record_window_calls
 from mccompile.models.magi import MagiPipeline, MagiSettings
+from mccompile.pipelines.kinds.windows import record_window_calls
 from mccompile.runtime.compiled import CompiledModel
 from tests.magi.tiny import PROMPT, SETTINGS, TINY, tiny_pipeline
 

@@ -23,7 +23,7 @@ from torch._inductor import config
 from mccompile import api
 from mccompile.bundles.bundle import load_bundle, save_bundle
 from mccompile.generate.compare import Contender, compile_roles
-from mccompile.generate.probe import Call
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
@@ -98,7 +98,7 @@ def measure(case: Case) -> Found:
     return {**clock.found, "seconds": sum(v for n, v in clock.found.items() if n != "graphs")}
 
 
-def _step(compiled: CompiledModel, call: Call, chunks: int) -> None:
+def _step(compiled: CompiledModel, call: ExampleCall, chunks: int) -> None:
     """The first step of a request, all chunks active."""
     first = tuple(ChunkTime(c, "active", 0) for c in range(chunks))
     compiled.clock = Timeline("first", grid(1), (first,))

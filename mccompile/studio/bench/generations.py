@@ -13,17 +13,17 @@ from diffusers import DiffusionPipeline
 
 from mccompile import api
 from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
-from mccompile.generate.errors import PipelineFailed
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+from mccompile.generate.metrics import psnr, ssim
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
 from mccompile.models.embedded.judge import Verdict, judge
+from mccompile.pipelines.errors import PipelineFailed
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
 from mccompile.studio.bench.report import Json, Row
 from mccompile.studio.bench.timing import Clock, ratio
-from mccompile.studio.metrics import psnr, ssim
 
 VANILLA, EAGER, EXACT = "vanilla", "vanilla, eager", "exact"
 Policies: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # settings of each policy

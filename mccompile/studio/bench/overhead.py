@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mccompile.backend.inductor import Progress
-from mccompile.generate.probe import Call
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row
 from mccompile.studio.bench.rig import VANILLA, Way, compile_ways, repeaters
@@ -51,7 +51,7 @@ def report(subject: Subject, chunks: Sequence[int], under: Conditions, progress:
     return Report("overhead", title, COLUMNS, tuple(rows), PLOT, settings(subject, under))
 
 
-def stepper(model: nn.Module | Callable[..., object], calls: Mapping[str, Call]) -> Callable[[], object]:
+def stepper(model: nn.Module | Callable[..., object], calls: Mapping[str, ExampleCall]) -> Callable[[], object]:
     """One step of the bare model: a call per guidance branch on the same new latents."""
 
     @torch.no_grad()

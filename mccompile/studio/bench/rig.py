@@ -22,10 +22,10 @@ from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Additive, Part, Shared
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import Prices, count, prices_of
-from mccompile.generate.probe import Call
 from mccompile.ir import PolicyIR
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import bind
 from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import Backend, eager
@@ -89,7 +89,7 @@ class Repeater:
 
     model: CompiledModel
     timeline: Timeline
-    calls: Mapping[str, Call]
+    calls: Mapping[str, ExampleCall]
     _first: bool = field(default=True)
 
     @torch.no_grad()
@@ -111,7 +111,7 @@ class Repeater:
         self._first = False
 
     @property
-    def call(self) -> Call:
+    def call(self) -> ExampleCall:
         return next(iter(self.calls.values()))
 
     def tokens(self) -> int:
@@ -151,7 +151,7 @@ def repeaters(
     model: nn.Module,
     prepared: api.Prepared,
     ways: Sequence[Way],
-    call: Call,
+    call: ExampleCall,
     pattern: Pattern,
     backend: Backend,
 ) -> dict[str, Repeater]:

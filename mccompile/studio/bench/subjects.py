@@ -9,7 +9,7 @@ import torch
 from diffusers import SkyReelsV2Transformer3DModel
 
 from mccompile import api
-from mccompile.generate.probe import Call
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime
 
@@ -66,7 +66,7 @@ class Subject:
             torch.set_default_dtype(before)
         return made.eval().requires_grad_(False)
 
-    def call(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Call:
+    def call(self, device: torch.device, dtype: torch.dtype, seed: int = 0) -> ExampleCall:
         """Keyword arguments of one forward, batch 1, every frame at the timestep 500."""
         generator = torch.Generator().manual_seed(seed)
         frames = self.chunks * self.frames

@@ -1,8 +1,6 @@
-"""Clocks of diffusers pipelines: the step and the chunks come from the pipeline's own schedule, never from counting.
+"""Diffusion forcing (SkyReels-V2 and its kin): a pipeline that builds a timestep matrix, every chunk at its own step.
 
-Chosen by what a pipeline offers, not by its name: one that builds a timestep matrix (diffusion forcing) tells
-the state of every chunk; one that names the chunks of its calls is asked; any other tells one step for the whole
-video.
+The step and the chunks come from that matrix, never from counting.
 """
 
 from __future__ import annotations
@@ -14,20 +12,16 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.generate.chunk_clock import ChunkClock, runs_chunks
+from mccompile import ir
+from mccompile.pipelines.driver import Driver
+from mccompile.pipelines.grids import grid_of
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.errors import NoClock, UnknownStep
 
+BASE_FRAMES = 97  # SkyReels-V2's window; longer videos are generated in one window all the same
+CAUSAL_BLOCK = 5  # latent frames per chunk, what diffusers recommends for asynchronous inference
 _requests = itertools.count()
-
-
-def grid_of(scheduler: object) -> Grid:
-    """The step grid that a diffusers scheduler has set: its timesteps (as the model gets them) and sigmas."""
-    timesteps = [float(t) for t in scheduler.timesteps]  # type: ignore[attr-defined]
-    sigmas = getattr(scheduler, "sigmas", None)
-    values = [float(s) for s in sigmas] if sigmas is not None else [t / 1000 for t in timesteps]
-    return Grid(len(timesteps), tuple(timesteps), tuple(values[: len(timesteps)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,36 +111,38 @@ def _shared_run(index: torch.Tensor) -> int:
     return 1
 
 
-class StepClock:
-    """Clock of a pipeline whose frames all take the same step: the scheduler's timesteps say which."""
+class ForcingDriver(Driver):
+    """Pipelines with `generate_timestep_matrix`. The chunk length is an argument of the call, and fixed."""
 
-    def __init__(self, pipe: object) -> None:
-        self._pipe = pipe
-        self._request = next(_requests)
-        self._timesteps: torch.Tensor | None = None
+    fixed = ("causal_block_size",)
 
-    def detach(self) -> None:
-        """Nothing was attached."""
+    def fits(self, pipe: object) -> bool:
+        return callable(getattr(pipe, "generate_timestep_matrix", None))
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
-        """A new request whenever the scheduler has set new timesteps. Raises NoClock, UnknownStep."""
-        scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
-        now = getattr(self._pipe, "_current_timestep", None)
-        if now is None:
-            raise NoClock
-        if scheduler.timesteps is not self._timesteps:
-            self._timesteps, self._request = scheduler.timesteps, next(_requests)
-        grid = grid_of(scheduler)
-        found = [i for i, t in enumerate(grid.timesteps) if t == float(now)]
-        if not found:
-            raise UnknownStep(f"{float(now)} is none of the scheduler's {grid.steps} timesteps")
-        step = found[0]
-        following = (ChunkTime(0, "active", step + 1),) if step + 1 < grid.steps else None
-        return Moment(self._request, step, branch, grid, (ChunkTime(0, "active", step),), 1, following)
+    def clock(self, pipe: object) -> ForcingClock:
+        return ForcingClock(pipe)
+
+    def fixed_by(self, policy: ir.PolicyIR) -> dict[str, object]:
+        """A chunk length that the policy fixes is the causal block."""
+        frames = policy.chunks.frames
+        return {} if frames is None else {"causal_block_size": frames}
+
+    def completed(self, pipe: object, arguments: Mapping[str, object]) -> dict[str, object]:
+        """Chunks have a length where they lag behind each other, and the window is as long as the video."""
+        found = dict(arguments)
+        config = pipe.transformer.config  # type: ignore[attr-defined]
+        if found.get("ar_step") and config.get("num_frame_per_block") == 1:
+            found.setdefault("causal_block_size", CAUSAL_BLOCK)
+        frames = found.get("num_frames")
+        accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
+        if isinstance(frames, int) and frames > BASE_FRAMES and "base_num_frames" in accepted:
+            found["base_num_frames"] = frames
+        return found
+
+    def announce(self, pipe: object, arguments: Mapping[str, object]) -> None:
+        """The transformer's chunk length, as the pipeline's call will set it."""
+        if "causal_block_size" in arguments:
+            pipe.transformer._set_ar_attention(arguments["causal_block_size"])  # type: ignore[attr-defined]
 
 
-def clock_for(pipe: object) -> ForcingClock | ChunkClock | StepClock:
-    """The clock that fits what the pipeline offers."""
-    if runs_chunks(pipe):
-        return ChunkClock(pipe)  # type: ignore[arg-type]
-    return ForcingClock(pipe) if callable(getattr(pipe, "generate_timestep_matrix", None)) else StepClock(pipe)
+DRIVER = ForcingDriver()

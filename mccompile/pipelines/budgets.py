@@ -8,22 +8,24 @@ from dataclasses import replace
 from mccompile import ir
 from mccompile.capture import flat_inputs
 from mccompile.capture.types import CapturedModel
-from mccompile.generate.chunk_clock import runs_chunks
-from mccompile.generate.errors import PipelineFailed
-from mccompile.generate.probe import record_declared
 from mccompile.lowering.errors import BudgetUnmet
 from mccompile.lowering.lower import lower
+from mccompile.pipelines.errors import PipelineFailed
+from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import first_within, in_words, measures
 from mccompile.runtime.budget import Keeping, Predictor
 from mccompile.runtime.shared import Value
 
-SIZES = ("height", "width", "num_frames", "base_num_frames")  # arguments of a pipeline's call that are its size
-
 
 def keeping_for(
-    pipe: object | None, policy: ir.PolicyIR, captured: CapturedModel, prefixes: frozenset[str],
-    calls: Sequence[Mapping[str, Value]], arguments: Mapping[str, object], parameters: Mapping[str, float],
+    pipe: object | None,
+    policy: ir.PolicyIR,
+    captured: CapturedModel,
+    prefixes: frozenset[str],
+    calls: Sequence[Mapping[str, Value]],
+    arguments: Mapping[str, object],
+    parameters: Mapping[str, float],
 ) -> Keeping:
     """How `policy` keeps what it keeps on this model, and how many bytes that is at the declared size.
 
@@ -37,11 +39,12 @@ def keeping_for(
     predictor = Predictor(lower(captured, as_computed, prefixes), bind(as_computed, parameters))
     inputs, branches = calls[1], 1
     example = inputs
-    if pipe is not None and runs_chunks(pipe):
-        branches = len(pipe.guidance_passes)  # type: ignore[attr-defined]
-    elif pipe is not None:
-        call, branches = record_declared(pipe, arguments)
-        inputs, example = dict(zip(captured.inputs, flat_inputs(captured, call), strict=True)), calls[0]
+    if pipe is not None:
+        declared = driver_for(pipe).declared(pipe, arguments)
+        branches = declared.branches
+        if declared.call is not None:
+            inputs = dict(zip(captured.inputs, flat_inputs(captured, declared.call), strict=True))
+            example = calls[0]
     try:
         store = predictor.store(inputs, predictor.moment(example, inputs))
     except RuntimeError as error:  # a shape that some operator of the model refuses

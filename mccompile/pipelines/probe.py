@@ -9,15 +9,25 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from mccompile.generate.errors import NotAPipeline, ProbeFailed
+from mccompile.pipelines.errors import ProbeFailed
 from mccompile.runtime.stand_in import StandIn
 
-Call = dict[str, object]
+ExampleCall = dict[str, object]  # keyword arguments of a transformer
+SIZES = ("height", "width", "num_frames", "base_num_frames")  # arguments of a pipeline's call that are its size
 PIPELINES_WANT = 16  # diffusers' video pipelines refuse heights and widths that are no multiple of it
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A call at a declared size, and how many guidance branches it has; None where an example call stands for it."""
+
+    call: ExampleCall | None
+    branches: int
 
 
 class _Recorded(BaseException):
@@ -29,7 +39,7 @@ class _Recorder(StandIn):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.call: Call | None = None
+        self.call: ExampleCall | None = None
         self.branch = ""  # guidance branch of the call, where the pipeline names it
 
     @contextlib.contextmanager
@@ -55,28 +65,24 @@ def replaced(pipe: object, transformer: nn.Module) -> Iterator[None]:
         pipe.transformer = own  # type: ignore[attr-defined]
 
 
-def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[Call, Call]:
+def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
     """The transformer's keyword arguments at two small sizes.
 
     arguments: further arguments of the pipeline's call that change the transformer's (causal_block_size, ...).
-    Raises NotAPipeline, ProbeFailed.
+    Raises ProbeFailed.
     """
-    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
-        raise NotAPipeline(type(pipe).__name__)
     small, large = probe_sizes(pipe, arguments)
     return _record(pipe, small, arguments)[0], _record(pipe, large, arguments)[0]
 
 
-def record_declared(pipe: object, arguments: Mapping[str, object]) -> tuple[Call, int]:
+def record_declared(pipe: object, arguments: Mapping[str, object]) -> Declared:
     """The first call at the size that `arguments` give, or the pipeline's own; and how many branches guidance has.
 
-    Raises NotAPipeline, ProbeFailed.
+    Raises ProbeFailed.
     """
-    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
-        raise NotAPipeline(type(pipe).__name__)
     call, branch = _record(pipe, {}, arguments)
     guided = branch == "cond" and bool(getattr(pipe, "do_classifier_free_guidance", False))
-    return call, 2 if guided else 1
+    return Declared(call, 2 if guided else 1)
 
 
 def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
@@ -93,13 +99,11 @@ def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str
     side = math.lcm(spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch)), PIPELINES_WANT)
     one, two = (n * block if block > 2 else 3 + 2 * n for n in (2, 3))
     sizes = ((one, 3, 7), (two, 5, 11))
-    first, second = (
-        {"num_frames": (f - 1) * temporal + 1, "height": h * side, "width": w * side} for f, h, w in sizes
-    )
+    first, second = ({"num_frames": (f - 1) * temporal + 1, "height": h * side, "width": w * side} for f, h, w in sizes)
     return first, second
 
 
-def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[Call, str]:
+def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
     """The first call and the guidance branch that it is."""
     recorder = _Recorder(pipe.transformer)  # type: ignore[attr-defined]
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]

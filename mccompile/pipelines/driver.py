@@ -1,0 +1,68 @@
+"""What the compiler must know of one kind of pipeline: how to record it, its clock, its branches, its fixed arguments.
+
+A kind is one file: a subclass of `Driver` whose instance is named DRIVER, in the folder kinds/. Whatever fits none of
+them is a pipeline of plain steps (`steps.py`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
+
+from mccompile import ir
+from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, record_calls, record_declared
+from mccompile.runtime.clock import Clock
+
+
+class PipelineClock(Clock, Protocol):
+    """A clock that hangs on a pipeline until `detach`."""
+
+    def detach(self) -> None: ...
+
+
+class Driver(ABC):
+    """One kind of pipeline. What is not overridden is that of a pipeline whose frames all take the same step.
+
+    fixed: arguments of the pipeline's call, besides its size, that change how it calls its transformer; what is
+    compiled holds for the values that they had.
+    """
+
+    fixed: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def fits(self, pipe: object) -> bool:
+        """Whether a pipeline is of this kind, told by what it offers and not by its name."""
+
+    @abstractmethod
+    def clock(self, pipe: object) -> PipelineClock:
+        """A new clock for a pipeline of this kind."""
+
+    def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
+        """The transformer's keyword arguments at two small sizes. Raises NotAPipeline, ProbeFailed.
+
+        arguments: further arguments of the pipeline's call, without its size.
+        """
+        return record_calls(pipe, arguments)
+
+    def declared(self, pipe: object, arguments: Mapping[str, object]) -> Declared:
+        """The call, and the number of guidance branches, that a budget is met at. Raises ProbeFailed.
+
+        arguments: of the pipeline's call, with its size.
+        """
+        return record_declared(pipe, arguments)
+
+    def fixed_by(self, policy: ir.PolicyIR) -> dict[str, object]:
+        """The fixed arguments that a policy's own words determine."""
+        return {}
+
+    def completed(self, pipe: object, arguments: Mapping[str, object]) -> dict[str, object]:
+        """The arguments of a call with those added that this kind of pipeline needs beside them."""
+        return dict(arguments)
+
+    def announce(self, pipe: object, arguments: Mapping[str, object]) -> None:  # noqa: B027  # most set nothing
+        """Sets now what the call with these arguments will set in the transformer's configuration."""
+
+    def changing(self, arguments: Mapping[str, object]) -> dict[str, object]:
+        """Those of the arguments that change how the transformer is called: the fixed ones and the size."""
+        return {k: v for k, v in arguments.items() if k in (*self.fixed, *SIZES)}

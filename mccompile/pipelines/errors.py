@@ -1,0 +1,48 @@
+"""Errors of driving a pipeline (MC07xx): it cannot be captured, recorded, or called as asked."""
+
+from __future__ import annotations
+
+from mccompile.diagnostics.failure import StatedFailure
+
+
+class PipelineError(StatedFailure):
+    """Base: a code, then place, cause and remedy."""
+
+    code = "MC0700"
+
+
+class NotAPipeline(PipelineError):
+    """An object that can be neither captured nor driven."""
+
+    code = "MC0701"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"{kind} is no pipeline with a `transformer`",
+            "pass a diffusers pipeline, or a torch.nn.Module together with two example calls (probe=, second=)",
+        )
+
+
+class ProbeFailed(PipelineError):
+    """The pipeline did not reach its transformer on a small example."""
+
+    code = "MC0702"
+
+    def __init__(self, kind: str, size: dict[str, int], error: Exception | None) -> None:
+        cause = f"{type(error).__name__}: {error}" if error else "it never called its transformer"
+        super().__init__(
+            f"{kind} could not be asked for a small example ({size}): {cause}",
+            "give further arguments of its call with call={...}, or pass the transformer and two example calls",
+        )
+
+
+class PipelineFailed(PipelineError):
+    """The pipeline's own refusal of a call."""
+
+    code = "MC0706"
+
+    def __init__(self, kind: str, error: Exception) -> None:
+        super().__init__(
+            f"{kind} refused the call: {error}",
+            "choose other sizes or options for this generation; the message is the pipeline's own",
+        )
