@@ -69,19 +69,6 @@ class Draft:
         return Part(fx.GraphModule(self._root, self.graph), tuple(self.takes), tuple(self.gives), tuple(sites))
 
 
-def cut(part: Part, gives: Mapping[Result, fx.Node], writes: bool = True) -> Part:
-    """The part of `part` that gives these values of its graph alone.
-
-    writes: keep operators that write to arguments; without them where nothing wanted is made of what they write to.
-    """
-    draft = Draft(part)
-    draft.gives = {r: draft.copies[n] for r, n in gives.items()}
-    for node in [] if writes else reversed(list(draft.graph.nodes)):
-        if node.op == "call_function" and not node.users and node not in draft.gives.values():
-            draft.graph.erase_node(node)
-    return draft.part()
-
-
 def inputs_of(node: fx.Node) -> set[fx.Node]:
     """The placeholders that a value is made from."""
     found, todo = set(), [node]

@@ -15,7 +15,8 @@ from torch import fx
 
 from mccompile.capture.part import Hoisted, Operand, Part, Result, Weight
 from mccompile.capture.types import Refusal
-from mccompile.lowering.draft import Draft, Rewritten, cut, inputs_of, mutates
+from mccompile.lowering.draft import Draft, Rewritten, inputs_of, mutates
+from mccompile.lowering.strip import cut
 
 _ATTENTIONS = ("scaled_dot_product_attention", "prefix_attention")
 

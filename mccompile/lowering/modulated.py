@@ -12,7 +12,8 @@ from torch import fx
 
 from mccompile.capture.part import Modulated, Part, Stream
 from mccompile.capture.types import Refusal
-from mccompile.lowering.draft import Rewritten, cut, inputs_of
+from mccompile.lowering.draft import Rewritten, inputs_of
+from mccompile.lowering.strip import cut
 
 aten = torch.ops.aten
 

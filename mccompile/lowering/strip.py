@@ -7,6 +7,10 @@ refuses when: every input is read and every result is wanted
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import fx
+
 from mccompile.capture.part import Part, Result
 from mccompile.capture.types import Refusal
 from mccompile.lowering.draft import Draft, Rewritten
@@ -34,3 +38,16 @@ def stripped(part: Part, wanted: frozenset[Result] | None = None) -> Part:
             return slim
         case Refusal():
             return part
+
+
+def cut(part: Part, gives: Mapping[Result, fx.Node], writes: bool = True) -> Part:
+    """The part of `part` that gives these values of its graph alone.
+
+    writes: keep operators that write to arguments; without them where nothing wanted is made of what they write to.
+    """
+    draft = Draft(part)
+    draft.gives = {r: draft.copies[n] for r, n in gives.items()}
+    for node in [] if writes else reversed(list(draft.graph.nodes)):
+        if node.op == "call_function" and not node.users and node not in draft.gives.values():
+            draft.graph.erase_node(node)
+    return stripped(draft.part())
