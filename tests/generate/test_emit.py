@@ -72,7 +72,7 @@ def test_the_text_computes_what_the_graphs_compute(policy: str, small: Small) ->
     assert expected <= compared
     inputs = list(small.captured.calls[0].values())
     with torch.no_grad():
-        prelude = functions["prelude"](*inputs, weights=Weights(lowered.captured.prelude))  # type: ignore[operator]
+        prelude = functions["prelude"](*inputs, weights=Weights(lowered.captured.prelude.module))  # type: ignore[operator]
         assert all(map(same, prelude, lowered.captured.prelude(*inputs)))
 
 
