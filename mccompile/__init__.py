@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mccompile.api import compile
-    from mccompile.policy.from_checked import load_policy
+    from mccompile.language.load import load_policy
     from mccompile.runtime.compiled import CompiledModel
 
 __version__ = version("mccompile")
@@ -25,9 +25,9 @@ def __getattr__(name: str) -> object:
 
             return api.compile
         case "load_policy":
-            from mccompile.policy import from_checked
+            from mccompile.language import load
 
-            return from_checked.load_policy
+            return load.load_policy
         case "CompiledModel":
             from mccompile.runtime import compiled
 

@@ -14,6 +14,7 @@ from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.ir import PolicyIR
+from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
@@ -22,14 +23,13 @@ from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.pipelines.probe import SIZES, ExampleCall
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
-from mccompile.policy.from_checked import load_policy
+from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
-from mccompile.runtime.increments import keeps_increment
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
 

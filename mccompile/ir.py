@@ -42,6 +42,7 @@ SourceName = Literal[
     "block_output",  # output of the policy's cached region, computed or reused; known after the step
     "probe",  # residual (output - input) of the always-computed blocks before the cached region
 ]
+ClockName = Literal["step", "fraction", "timestep", "sigma"]
 Distance = Literal["rel_l1", "l1", "l2", "cosine"]  # against the value at the previous step or computation
 Unary = Literal["neg", "abs", "sqrt", "not"]
 Binary = Literal["add", "sub", "mul", "div", "pow", "min", "max", "lt", "le", "gt", "ge", "and", "or"]
@@ -68,7 +69,7 @@ class SignalRef(Node):
 class Clock(Node):
     """A property of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)."""
 
-    what: Literal["step", "fraction", "timestep", "sigma"]
+    what: ClockName
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +294,8 @@ class Branches(Node):
 
 KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]  # float8: e4m3, a scale per row
 
+KeptDevice = Literal["auto", "model", "cpu"]
+
 
 @dataclass(frozen=True, slots=True)
 class Cache(Node):
@@ -300,7 +303,7 @@ class Cache(Node):
 
     dtype: KeptDtype  # of keys and values
     residual: KeptDtype  # of what regions keep
-    device: Literal["auto", "model", "cpu"]
+    device: KeptDevice
     budget: int | None  # bytes on the model's device, of all guidance branches of a request
     refresh_every: int | None  # recompute all K/V of a chunk at least every k steps
     refresh_last: bool  # compute every token on the chunk's last step

@@ -59,5 +59,12 @@ def cpu_features() -> tuple[str, ...]:
     return tuple(sorted(f for f in listed[1].split() if _INSTRUCTIONS.match(f)))
 
 
+def cpu_model() -> str:
+    """The CPU's name as the system gives it; "" where it gives none."""
+    info = Path("/proc/cpuinfo")
+    listed = re.search(r"^model name\s*:\s*(.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return platform.processor() if listed is None else listed[1]
+
+
 def _name(isa: cpu_vec_isa.VecISA) -> str:
     return "" if isa is cpu_vec_isa.invalid_vec_isa else str(isa)

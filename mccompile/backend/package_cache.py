@@ -1,4 +1,4 @@
-"""Packages of graphs that this machine has compiled before, kept beside Inductor's own cache.
+"""Packages of graphs that this machine has compiled before, kept in a folder of the user alone (folders.py).
 
 A package depends on its graph, the calls that were recorded of it, torch, Inductor's settings and the CPU: all of them
 make its key. `torch._inductor.config.force_disable_caches` switches it off, TORCHINDUCTOR_CACHE_DIR moves it.
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from torch._inductor import config
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 
+from mccompile.backend.folders import cache_folder
 from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.isa import cpu_features
-from mccompile.backend.native import FLAGS, kernel
+from mccompile.backend.native.kernel import kernel
 from mccompile.backend.package import Contract
 from mccompile.backend.record import Recording, axis_order
 from mccompile.backend.records import read_record, write_record
@@ -35,7 +35,7 @@ def key_of(recording: Recording, options: object) -> str:
     facts = (
         fingerprint(recording.module), recording.role, recording.calls, recording.tensors, owned, options,
         sorted(config.save_config_portable().items()),
-        torch.__version__, torch.version.cuda, torch.get_num_threads(), cpu_features(), kernel() is not None, FLAGS,
+        torch.__version__, torch.version.cuda, torch.get_num_threads(), cpu_features(), kernel() is not None,
         torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -72,4 +72,4 @@ def keep(key: str, package: Path, contract: Contract) -> None:
 
 
 def _folder() -> Path:
-    return Path(cache_dir(), "mccompile-packages")
+    return cache_folder() / "packages"

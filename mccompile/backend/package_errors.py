@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mccompile.backend.role import Role
 from mccompile.diagnostics.failure import StatedFailure
 
@@ -22,6 +24,19 @@ class UnfitCall(PackageError):
             f"{place} of the compiled graph `{role}` must be {want}, but is {have}",
             "generate with sizes that vary as in the recorded calls (frames, height, width), or compile again with "
             "calls of this kind; for several prompts in one call, with batches=True",
+        )
+
+
+class ForeignFile(PackageError):
+    """A file or folder that code would be loaded from, and that another user made or may change."""
+
+    code = "MC0803"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} {reason}",
+            "code is loaded only from files that are yours alone: remove it, or set TORCHINDUCTOR_CACHE_DIR to a "
+            "folder of your own",
         )
 
 

@@ -1,4 +1,4 @@
-"""From a graph taken apart to a CapturedModel: forms of the kinds, names of what crosses, the outer parts."""
+"""From a graph taken apart to an Assembled model: forms of the kinds, names of what crosses, the outer parts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mccompile.capture.facts import Facts, ScalarFact, TensorFact
 from mccompile.capture.forms import allocate_form, buffer_specs, full_form, partial_form, row_keys
 from mccompile.capture.gather import Wanted, gather_form
 from mccompile.capture.grid import Embedding, latent_range
-from mccompile.capture.kinds import Kind, Site
+from mccompile.capture.kinds import Site, TemplateKind
 from mccompile.capture.part import Input, Output, Part, Shared, Stream
-from mccompile.capture.rows import Rows, joined, key, other, video
-from mccompile.capture.samples import batch_axis
+from mccompile.capture.rows import RowSpans, joined, key, other, video
+from mccompile.capture.samples import batch_of
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
 from mccompile.capture.stacks import PRELUDE, Partition
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
-from mccompile.capture.types import BlockKind, BlockSite, CapturedModel, Port, Refusal
+from mccompile.capture.types import Along, Assembled, BlockKind, BlockSite, Port, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Parts:
     depends: Mapping[fx.Node, frozenset[str]]
     partition: Partition
     templates: tuple[Template, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[TemplateKind, ...]
     kind_of: tuple[int, ...]
     roles: tuple[Roles, ...]
 
 
-def _block_kind(kind: Kind, own: Roles, scope: Scope | None, refusals: list[Refusal]) -> BlockKind:
+def _block_kind(kind: TemplateKind, own: Roles, scope: Scope | None, refusals: list[Refusal]) -> BlockKind:
     partial = None
     if scope is not None:
         try:
@@ -58,7 +58,7 @@ def _block_kind(kind: Kind, own: Roles, scope: Scope | None, refusals: list[Refu
     )
 
 
-def _site(index: int, kind_index: int, kind: Kind, own: Roles, site: Site) -> BlockSite:
+def _site(index: int, kind_index: int, kind: TemplateKind, own: Roles, site: Site) -> BlockSite:
     path = site.template.path
     made = [site.template.origin[site.nodes[o]].name if o in site.nodes else "" for o in own.outputs]
     return BlockSite(
@@ -128,7 +128,7 @@ def _numbers(parts: Parts) -> list[fx.Node]:
 
 
 def _gather(
-    parts: Parts, axes: TokenAxes, names: Sequence[str], keys: Sequence[Rows]
+    parts: Parts, axes: TokenAxes, names: Sequence[str], keys: Sequence[RowSpans]
 ) -> tuple[Part, tuple[Port, ...]]:
     """The gather part over these shared values, and its sources. Raises Refused."""
     nodes = {n.name: n for n in parts.exported.module.graph.nodes}
@@ -150,7 +150,7 @@ def _gather(
 
 
 def _port(parts: Parts, value: fx.Node, axis: int | None, rows: str) -> Port:
-    return Port(value.name, axis, rows, parts.depends[value], batch_axis(value, parts.facts))
+    return Port(value.name, axis, rows, parts.depends[value], batch_of(value, parts.facts))
 
 
 def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
@@ -165,7 +165,7 @@ def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, .
     return tuple(port(name) for name in names)
 
 
-def _first_rows(parts: Parts) -> Rows | None:
+def _first_rows(parts: Parts) -> RowSpans | None:
     """Rows of the first stream: the tokens that the latent reaches, and others in front or behind.
 
     None where the stream has no single token axis.
@@ -190,9 +190,9 @@ def _first_rows(parts: Parts) -> Rows | None:
     return joined([other((one[0], two[0])), (video(tokens),), other(behind)])
 
 
-def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[fx.Node]) -> dict[str, Rows]:
+def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[fx.Node]) -> dict[str, RowSpans]:
     """What gather returns behind the rows: positions along the axes of keys, and of streams that hold text too."""
-    found: dict[str, Rows] = {}
+    found: dict[str, RowSpans] = {}
     for scope, kind in zip(axes.scopes, kinds, strict=True):
         if scope is not None and kind.partial is not None:
             found |= row_keys(scope)
@@ -203,8 +203,8 @@ def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[
     return found
 
 
-def assemble(parts: Parts, model_class: str) -> CapturedModel:
-    """Derives every form and names what crosses."""
+def assemble(parts: Parts, model_class: str) -> Assembled:
+    """Derives every form and names what crosses. `prove` makes a CapturedModel of the result."""
     axes = label_kinds(list(parts.kinds), list(parts.roles), _first_rows(parts))
     refusals = axes.refusals
     kinds = tuple(_block_kind(*x, refusals) for x in zip(parts.kinds, parts.roles, axes.scopes, strict=True))
@@ -225,7 +225,7 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
     told = tuple(Input(n.name) for n in inputs)
     (results,) = module.graph.output_node().args
     assert isinstance(results, list | tuple)
-    return CapturedModel(
+    return Assembled(
         module=module,
         model_class=model_class,
         inputs=tuple(n.name for n in inputs),
@@ -251,7 +251,6 @@ def assemble(parts: Parts, model_class: str) -> CapturedModel:
         row_keys=tuple(keys),
         kinds=kinds,
         blocks=sites,
-        grid=None,
         refusals=tuple(refusals),
-        samples=tuple(n.name for n in inputs if batch_axis(n, parts.facts) == 0),
+        samples=tuple(n.name for n in inputs if batch_of(n, parts.facts) == Along(0)),
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from mccompile.capture.kinds import Kind
+from mccompile.capture.kinds import TemplateKind
 from mccompile.capture.labels import label
-from mccompile.capture.rows import Labels, Rows, has_video
+from mccompile.capture.rows import Labels, RowSpans, has_video
 from mccompile.capture.scope import Demand, Refused, Scope
 from mccompile.capture.streams import Roles
 from mccompile.capture.types import Refusal
@@ -19,11 +19,11 @@ from mccompile.capture.types import Refusal
 class TokenAxes:
     """`known`: rows of axes, by captured value. `scopes`: labels per kind, None where it was refused."""
 
-    known: dict[fx.Node, dict[int, Rows]] = field(default_factory=dict)
+    known: dict[fx.Node, dict[int, RowSpans]] = field(default_factory=dict)
     scopes: list[Scope | None] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
-    def of(self, value: fx.Node) -> tuple[int | None, Rows | None]:
+    def of(self, value: fx.Node) -> tuple[int | None, RowSpans | None]:
         """(axis, rows) of a captured value that carries video tokens."""
         for axis, rows in self.known.get(value, {}).items():
             if has_video(rows):
@@ -31,7 +31,7 @@ class TokenAxes:
         return None, None
 
 
-def label_kinds(kinds: list[Kind], roles: list[Roles], rows: Rows | None) -> TokenAxes:
+def label_kinds(kinds: list[TemplateKind], roles: list[Roles], rows: RowSpans | None) -> TokenAxes:
     """Labels every kind, from the video stream of the first block, whose token axis holds `rows`.
 
     Without one token axis (`rows` None) every kind is refused.
@@ -40,7 +40,7 @@ def label_kinds(kinds: list[Kind], roles: list[Roles], rows: Rows | None) -> Tok
         reason = f"`{roles[0].video.name}`, which enters the first block, has no single token axis"
         return TokenAxes(scopes=[None] * len(kinds), refusals=[Refusal(kinds[0].template.path, reason)])
     video = kinds[0].sites[0].captured(roles[0].video)
-    known: dict[fx.Node, dict[int, Rows]] = {video: {roles[0].video_axis: rows}}
+    known: dict[fx.Node, dict[int, RowSpans]] = {video: {roles[0].video_axis: rows}}
     shared = {s: dict(a) for s, a in known.items()}
     while True:
         axes = TokenAxes({s: dict(a) for s, a in shared.items()})
@@ -57,12 +57,12 @@ def label_kinds(kinds: list[Kind], roles: list[Roles], rows: Rows | None) -> Tok
 class _SharedDemand(Exception):
     """Values from the prelude that turned out to carry rows."""
 
-    def __init__(self, wanted: list[tuple[fx.Node, int, Rows]]) -> None:
+    def __init__(self, wanted: list[tuple[fx.Node, int, RowSpans]]) -> None:
         super().__init__(len(wanted))
         self.wanted = wanted
 
 
-def _label_kind(axes: TokenAxes, kind: Kind, roles: Roles) -> Scope | None:
+def _label_kind(axes: TokenAxes, kind: TemplateKind, roles: Roles) -> Scope | None:
     seeds = {p: axes.known.get(kind.sites[0].captured(p), {}) for p in kind.template.values}
     scope: Scope | None = None
     try:
@@ -86,14 +86,14 @@ def _label_kind(axes: TokenAxes, kind: Kind, roles: Roles) -> Scope | None:
     return scope
 
 
-def _check_operands(scope: Scope, kind: Kind) -> None:
+def _check_operands(scope: Scope, kind: TemplateKind) -> None:
     for placeholder in kind.template.values:
         if sum(has_video(rows) for rows in scope.labels.get(placeholder, ())) > 1:
             raise Refused(kind.template.path, f"`{placeholder.name}` has two token axes")
 
 
 def _output_labels(
-    axes: TokenAxes, kind: Kind, roles: Roles, scope: Scope | None
+    axes: TokenAxes, kind: TemplateKind, roles: Roles, scope: Scope | None
 ) -> Iterator[tuple[fx.Node, Labels]]:
     """Labels of the outputs; those of a refused kind keep the rows of the stream that they continue."""
     for i, output in enumerate(roles.outputs):
@@ -107,7 +107,7 @@ def _output_labels(
             yield output, tuple(known.get(a) for a in range(rank))
 
 
-def _check_streams(axes: TokenAxes, kinds: list[Kind], roles: list[Roles]) -> None:
+def _check_streams(axes: TokenAxes, kinds: list[TemplateKind], roles: list[Roles]) -> None:
     """Refuses a kind whose streams carry other rows at a later site than at its first."""
     for i, (kind, role) in enumerate(zip(kinds, roles, strict=True)):
         scope = axes.scopes[i]

@@ -9,7 +9,6 @@ number of samples into the graph; then it is captured at the recorded number, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -18,16 +17,16 @@ from torch.utils import _pytree as pytree
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError
 from mccompile.capture.export import without_defaults
-from mccompile.capture.run import flat_inputs
+from mccompile.capture.run import one_for_all
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close
 
-Call = dict[str, object]
+Arguments = dict[str, object]
 
 
 def capture_batched(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
-) -> tuple[CapturedModel, tuple[Call, Call]]:
+) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
     """The captured model, and the two calls as calls of one sample (as they are where `unbatched` says why).
 
     probe, second: as for `capture`, whose errors are raised.
@@ -43,22 +42,15 @@ def capture_batched(
         except CaptureError as error:
             reason = error.cause
         else:
-            alone = capture(model, *given) if captured.refusals else captured
-            if len(alone.refusals) == len(captured.refusals):
+            if not captured.refusals:
                 return captured, (one, small)
-            reason = captured.refusals[-1].reason
-            return _one_size(alone, reason, given), given
-    return _one_size(capture(model, *given), reason, given), given
+            alone = capture(model, *given, captured.refusals[-1].reason)
+            fewer = len(alone.refusals) < len(captured.refusals)
+            return (alone, given) if fewer else (captured, (one, small))
+    return capture(model, *given, reason), given
 
 
-def _one_size(captured: CapturedModel, reason: str, given: tuple[Call, Call]) -> CapturedModel:
-    flat = zip(captured.inputs, *(flat_inputs(captured, call) for call in given), strict=True)
-    tensors = ((n, a, b) for n, a, b in flat if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
-    fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
-    return replace(captured, unbatched=reason, fixed=fixed)
-
-
-def _samples(probe: Call, second: Call) -> int:
+def _samples(probe: Arguments, second: Arguments) -> int:
     """The first size of the latent: of the tensor that has most sizes that differ between the calls."""
 
     def varying(name: str) -> int:
@@ -75,24 +67,18 @@ def _holds_samples(value: object, count: int) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() > 0 and value.size(0) == count
 
 
-def _first(call: Call, count: int) -> Call:
+def _first(call: Arguments, count: int) -> Arguments:
     """The call of its first sample alone."""
 
     def leaf(value: object) -> object:
         return value[:1].clone() if isinstance(value, torch.Tensor) and _holds_samples(value, count) else value
 
-    cut = {k: one_for_all(v, count) for k, v in call.items()}
+    counted = {k for k, v in call.items() if isinstance(v, list | tuple) and len(v) == count}
+    cut = {k: one_for_all(v) if k in counted else v for k, v in call.items()}
     return {k: pytree.tree_map(leaf, v) for k, v in cut.items()}
 
 
-def one_for_all(value: object, count: int) -> object:
-    """A list of `count` equal numbers, one a sample, as a list of one; anything else as it is."""
-    if not isinstance(value, list | tuple) or len(value) != count:
-        return value
-    return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
-
-
-def _doubled(call: Call) -> Call:
+def _doubled(call: Arguments) -> Arguments:
     """The call of one sample and another one: floating-point inputs differ, the others are repeated."""
 
     def leaf(value: object) -> object:
@@ -103,7 +89,7 @@ def _doubled(call: Call) -> Call:
     return {k: pytree.tree_map(leaf, v) for k, v in call.items()}
 
 
-def _mixes(model: nn.Module, one: Call, both: Call) -> str:
+def _mixes(model: nn.Module, one: Arguments, both: Arguments) -> str:
     """Why the eager model cannot take both samples in one call; "" where it gives for each what it gives alone."""
     other = pytree.tree_map(lambda v: v[1:] if _holds_samples(v, 2) else v, both)
     try:

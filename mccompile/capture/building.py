@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from mccompile.capture.facts import Extent, ScalarFact, TensorFact, is_dynamic
+from mccompile.capture.facts import Extent, ScalarFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
 from mccompile.capture.part import AttentionSite, Operand, Part, Result, Stream
-from mccompile.capture.rows import Rows, has_video
+from mccompile.capture.rows import RowSpans, has_video
 from mccompile.capture.scope import Scope
+from mccompile.capture.sizes import find_size
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
 
@@ -33,14 +34,14 @@ def counts_as_data(template: Template, scope: Scope) -> set[fx.Node]:
     return found
 
 
-def _position(run: Rows, rows: Rows) -> int | None:
+def _position(run: RowSpans, rows: RowSpans) -> int | None:
     """Where `run` lies within `rows`."""
     starts = range(len(rows) - len(run) + 1)
     return next((i for i in starts if rows[i : i + len(run)] == run), None)
 
 
 @dataclass(slots=True)
-class Form:
+class BlockForm:
     """A graph in the making; `built` maps template nodes to its own."""
 
     template: Template
@@ -67,7 +68,7 @@ class Form:
     def axis_size(self, node: fx.Node, axis: int) -> fx.Node:
         return self.graph.call_function(aten.sym_size.int, (self.built[node], axis))
 
-    def count(self, rows: Rows) -> fx.Node | int:
+    def count(self, rows: RowSpans) -> fx.Node | int:
         """How many rows are present: all video tokens in `full`, the selected ones in `partial`."""
         for node in (*self.roles.streams, *self.roles.shared):
             for axis, own in enumerate(self.scope.labels.get(node, ())):
@@ -78,7 +79,7 @@ class Form:
         spans = [self._video() for s in rows if s.video]
         return self._plus(self._others(tuple(s for s in rows if not s.video)), spans[0] if spans else 0)
 
-    def _others(self, rows: Rows) -> fx.Node | int:
+    def _others(self, rows: RowSpans) -> fx.Node | int:
         total: fx.Node | int = 0
         for span in rows:
             total = self._plus(total, self.size(span.size))
@@ -111,16 +112,15 @@ class Form:
         """A size without video tokens: a constant, or that of an operand's axis."""
         if not is_dynamic(extent):
             return extent[0]
-        for node in (*self.roles.streams, *self.roles.shared):
-            fact = self.template.facts[node]
-            for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) else ()):
-                if own == extent and self.scope.of(node)[axis] is None:
-                    return self.axis_size(node, axis)
-        for node, new in self.built.items():
-            if self.template.facts.get(node) == ScalarFact(extent) and node not in self.counts:
-                return new
-        reason = f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}"
-        raise self.scope.refusal(self.roles.video, reason)
+        operands = (*self.roles.streams, *self.roles.shared)
+        labels = ((n, self.scope.labels.get(n, ())) for n in operands)
+        tensors = ((n, [a for a, rows in enumerate(own) if rows is not None]) for n, own in labels)
+        numbers = (n for n in self.built if n not in self.counts)
+        found = find_size(extent, self.template.facts, tensors, numbers)
+        if found is None:
+            reason = f"no operand has an axis of the dynamic size {extent[0]}|{extent[1]}"
+            raise self.scope.refusal(self.roles.video, reason)
+        return self.built[found.node] if found.axis is None else self.axis_size(found.node, found.axis)
 
     def copy(self, node: fx.Node) -> fx.Node:
         new = self.graph.node_copy(node, lambda a: self.built[a])

@@ -12,22 +12,23 @@ from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
 from mccompile.capture.errors import ExportError
 from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
-from mccompile.capture.grid import with_grid
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.kinds import group
 from mccompile.capture.normalise import drop_checks, normalise
-from mccompile.capture.run import flat_inputs
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
 from mccompile.capture.types import CapturedModel
-from mccompile.capture.verify import verify
+from mccompile.capture.verify import prove
 
 
-def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> CapturedModel:
+def capture(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], unbatched: str = ""
+) -> CapturedModel:
     """Captures a model from two recorded calls of its forward at two sizes.
 
     probe, second: keyword arguments of `model.forward`. Sizes that differ are dynamic, all else is constant.
+    unbatched: why the number of samples may not vary, where that is known.
     Raises CaptureError (MC04xx); what cannot be proved about rows is a Refusal of the result, never an error.
     """
     exported = export_model(model, probe, second)
@@ -36,10 +37,9 @@ def capture(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, 
     drop_checks(exported.module)
     facts = measure(exported.module, exported.probe, exported.second)
     normalise(exported.module, facts)
-    captured = assemble(_take_apart(exported, facts), type(model).__name__)
-    given = [without_defaults(model, call) for call in (probe, second)]
-    calls = [(call, flat_inputs(captured, call)) for call in given]
-    return verify(with_grid(captured, calls[0][1], calls[1][1], exported.source), model, calls, exported.source)
+    assembled = assemble(_take_apart(exported, facts), type(model).__name__)
+    calls = [without_defaults(model, call) for call in (probe, second)]
+    return prove(assembled, model, calls, exported.source, unbatched)
 
 
 def _take_apart(exported: Exported, facts: Facts) -> Parts:

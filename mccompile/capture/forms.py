@@ -17,13 +17,13 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from mccompile.capture.building import Form, counts_as_data
+from mccompile.capture.building import BlockForm, counts_as_data
 from mccompile.capture.facts import TensorFact
 from mccompile.capture.part import AttentionSite, Buffer, Part, Positions, Shared, Stream, Weight
 from mccompile.capture.resize import CATS, SPLITS, Cutting, resized
-from mccompile.capture.rows import Rows, any_video, key, video
+from mccompile.capture.rows import RowSpans, any_video, key, video
 from mccompile.capture.rules.attention import mask_of
-from mccompile.capture.scope import Attention, Scope
+from mccompile.capture.scope import Scope, TokenAttention
 from mccompile.capture.stacks import module_path
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
@@ -32,7 +32,7 @@ from mccompile.capture.types import BufferSpec
 aten = torch.ops.aten
 
 
-def row_keys(scope: Scope) -> dict[str, Rows]:
+def row_keys(scope: Scope) -> dict[str, RowSpans]:
     """The row vectors that a partial form takes, by name: rows of keys, and the selection itself where parts join."""
     found = {key(a.key_rows): a.key_rows for a in scope.attentions}
     if scope.chooses:
@@ -67,7 +67,7 @@ def _mask_of(template: Template, node: fx.Node) -> Shared | None:
 
 def full_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
     """All rows; also writes keys and values into the buffers, if the kind has a partial form (`scope`)."""
-    form = Form(template, roles, scope or Scope(template.facts))
+    form = BlockForm(template, roles, scope or Scope(template.facts))
     _values(form)
     specs = buffer_specs(template, scope) if scope is not None else ()
     buffers = form.extra([Buffer(s.name) for s in specs], [s.name for s in specs])
@@ -84,7 +84,7 @@ def full_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
     return form.finish([form.built[o] for o in roles.outputs], form.streams(), "FullBlock")
 
 
-def _values(form: Form) -> None:
+def _values(form: BlockForm) -> None:
     """The streams and the shared values that a block takes."""
     form.operands(form.roles.streams, Stream)
     form.operands(form.roles.shared, Shared)
@@ -97,7 +97,7 @@ def _site(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[Buffer
 
 def partial_form(template: Template, roles: Roles, scope: Scope) -> Part:
     """The selected rows only; raises Refused where a token count is used as data."""
-    form = Form(template, roles, scope, counts=counts_as_data(template, scope))
+    form = BlockForm(template, roles, scope, counts=counts_as_data(template, scope))
     _values(form)
     keys = row_keys(scope)
     rows = form.extra([Positions(name) for name in keys], [f"rows_{name}" for name in keys])
@@ -125,7 +125,7 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> Part:
     return result
 
 
-def _segments(form: Form, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
+def _segments(form: BlockForm, cutting: Cutting, node: fx.Node, pieces: dict[fx.Node, list[fx.Node]]) -> bool:
     """Emits splits along the token axis and cats of its parts; False if the node is neither.
 
     pieces: of the splits emitted so far, which `getitem` picks from.
@@ -148,7 +148,7 @@ def _token_wise(scope: Scope, node: fx.Node) -> bool:
 
 
 def _attend(
-    form: Form, attention: Attention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
+    form: BlockForm, attention: TokenAttention, pair: Sequence[BufferSpec], buffers: dict[str, fx.Node], rows: fx.Node
 ) -> fx.Node:
     """Writes the fresh keys and values into their buffers and attends to all that the buffers hold."""
     node = attention.node
@@ -163,7 +163,7 @@ def _attend(
     return new
 
 
-def _check_counts(form: Form) -> None:
+def _check_counts(form: BlockForm) -> None:
     """Refuses token counts of the template that survive as anything but sizes at token axes."""
     alive = set(form.graph.nodes)
     for node in form.counts:
@@ -173,7 +173,7 @@ def _check_counts(form: Form) -> None:
 
 def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
     """Takes streams and shared values; gives zero-filled buffers of the shapes and dtypes that `full` writes."""
-    form = Form(template, roles, scope or Scope(template.facts))
+    form = BlockForm(template, roles, scope or Scope(template.facts))
     _values(form)
     buffers = []
     for attention in scope.attentions if scope is not None else ():

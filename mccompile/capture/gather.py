@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact, is_dynamic
+from mccompile.capture.facts import Extent, Facts, is_dynamic
+from mccompile.capture.moves import sizes_listed
 from mccompile.capture.normalise import drop_dead
 from mccompile.capture.part import Index, Part, Positions, Result, Shared, Source
-from mccompile.capture.rows import Rows, Span, has_cut, key
+from mccompile.capture.rows import RowSpan, RowSpans, has_cut, key
 from mccompile.capture.scope import Refused
-from mccompile.capture.sink import Replay, Size, Sunk
+from mccompile.capture.sink import GraphSize, Replay, Sunk
+from mccompile.capture.sizes import find_size
 
 aten = torch.ops.aten
 
@@ -29,7 +31,7 @@ class Wanted:
 
     value: fx.Node
     axis: int | None
-    rows: Rows | None
+    rows: RowSpans | None
     sunk: Sunk | None = None  # gather a smaller value instead
 
     @property
@@ -55,15 +57,12 @@ class _Gather:
         """A size without video tokens."""
         if not is_dynamic(extent):
             return extent[0]
-        for want in self.wanted:
-            fact = self.facts[want.value]
-            for axis, own in enumerate(fact.shape if isinstance(fact, TensorFact) and want.sunk is None else ()):
-                if own == extent and axis != want.axis:
-                    return self.call(aten.sym_size.int, self.built[want.value], axis)
-        for number in self.numbers:
-            if self.facts[number] == ScalarFact(extent):
-                return self.source(number)
-        raise Refused("gather", f"no shared value has an axis of the dynamic size {extent[0]}|{extent[1]}")
+        whole = ((w.value, () if w.axis is None else (w.axis,)) for w in self.wanted if w.sunk is None)
+        found = find_size(extent, self.facts, whole, self.numbers)
+        if found is None:
+            raise Refused("gather", f"no shared value has an axis of the dynamic size {extent[0]}|{extent[1]}")
+        value = self.source(found.node)
+        return value if found.axis is None else self.call(aten.sym_size.int, value, found.axis)
 
     def source(self, value: fx.Node) -> fx.Node:
         """The placeholder of a prelude value."""
@@ -83,14 +82,14 @@ class _Gather:
                 return total
         return self.size(count)
 
-    def rows(self, rows: Rows, index: fx.Node) -> fx.Node:
+    def rows(self, rows: RowSpans, index: fx.Node) -> fx.Node:
         """Positions along an axis that holds `rows`: all others, and the selected video tokens."""
         name = key(rows)
         if name not in self.positions:
             self.positions[name] = self._rows(rows, index)
         return self.positions[name]
 
-    def _rows(self, rows: Rows, index: fx.Node) -> fx.Node:
+    def _rows(self, rows: RowSpans, index: fx.Node) -> fx.Node:
         parts: list[fx.Node] = []
         at: fx.Node | int = 0
         for i, span in enumerate(rows):
@@ -105,7 +104,7 @@ class _Gather:
                 at = end
         return parts[0] if len(parts) == 1 else self.call(aten.cat.default, parts, 0)
 
-    def _within(self, span: Span, index: fx.Node) -> fx.Node:
+    def _within(self, span: RowSpan, index: fx.Node) -> fx.Node:
         """Positions in a part of the video tokens; tokens of other parts take any row of it."""
         if span.start != (0, 0):
             index = self.call(aten.sub.Tensor, index, self.size(span.start))
@@ -140,7 +139,7 @@ class _Gather:
             value = self.call(step.node.target, value, *self._arguments(step, count), **step.node.kwargs)
         return value
 
-    def _product(self, sizes: Sequence[Size]) -> fx.Node | int:
+    def _product(self, sizes: Sequence[GraphSize]) -> fx.Node | int:
         out: fx.Node | int = 1
         for size in sizes:
             value = self.built[size.value] if isinstance(size.value, fx.Node) else size.value
@@ -152,30 +151,20 @@ class _Gather:
 
     def _arguments(self, step: Replay, count: fx.Node) -> tuple[object, ...]:
         """The arguments after the first, with `count` rows on the carrier axis and one on the other row axes."""
-        node = step.node
-        rest = fx.node.map_arg(node.args[1:], lambda a: self.built[a])
-        if node.target in _SIZED:
-            sizes, first = list(rest[0]), 0
-        elif node.target is aten.unflatten.int:
-            sizes, first = list(rest[1]), int(rest[0])
-        else:
-            return rest
-        for axis in step.rows:
-            if 0 <= axis - first < len(sizes):
-                carries = axis == step.carrier and node.target is not aten.repeat.default
-                sizes[axis - first] = count if carries else 1
-        return (sizes, *rest[1:]) if first == 0 and node.target in _SIZED else (first, sizes)
-
-
-_SIZED = frozenset(
-    (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default, aten.repeat.default)
-)
+        rest = list(fx.node.map_arg(step.node.args[1:], lambda a: self.built[a]))
+        listed = sizes_listed(step.node, self.facts)
+        if listed is not None:
+            sizes = rest[listed.place - 1] = list(rest[listed.place - 1])
+            for axis in step.rows:
+                if 0 <= axis - listed.first < len(sizes):
+                    sizes[axis - listed.first] = count if axis == step.carrier and not listed.factors else 1
+        return tuple(rest)
 
 
 def gather_form(
     facts: Facts,
     wanted: Sequence[Wanted],
-    row_keys: Sequence[Rows],
+    row_keys: Sequence[RowSpans],
     numbers: Sequence[fx.Node],
     device: torch.device,
 ) -> tuple[Part, list[fx.Node]]:

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import CapturedModel, Refusal, TokenGrid
+from mccompile.capture.types import Assembled, Refusal, TokenGrid
 
 
 class GridUnproved(Exception):
@@ -101,7 +101,7 @@ def prove_grid(embedding: Embedding, source: str, dynamic_axes: Sequence[int]) -
     return TokenGrid(source, (frames, height, width), (patch[0], patch[1], patch[2]))
 
 
-def embedding_of(captured: CapturedModel, inputs: Sequence[object], source: str) -> Embedding:
+def embedding_of(captured: Assembled, inputs: Sequence[object], source: str) -> Embedding:
     """The first stream of a captured model as a function of its latent, the user input `source`."""
     stream = captured.streams[0]
     assert stream.token_axis is not None
@@ -109,22 +109,22 @@ def embedding_of(captured: CapturedModel, inputs: Sequence[object], source: str)
     return Embedding(prelude.module, tuple(inputs), captured.inputs.index(source), stream.token_axis)
 
 
-def with_grid(
-    captured: CapturedModel, probe: Sequence[object], second: Sequence[object], source: str
-) -> CapturedModel:
-    """The captured model with its grid, or with the reason why it has none.
+def find_grid(
+    captured: Assembled, probe: Sequence[object], second: Sequence[object], source: str
+) -> TokenGrid | Refusal:
+    """The grid of a model's tokens, or the reason why it has none.
 
     probe, second: captured inputs at two sizes; source: name of the latent among them.
     """
     position = captured.inputs.index(source)
     if captured.streams[0].token_axis is None:
-        return replace(captured, refusals=(*captured.refusals, Refusal("grid", "there is no single token axis")))
+        return Refusal("grid", "there is no single token axis")
     one, two = probe[position], second[position]
     assert isinstance(one, torch.Tensor)
     assert isinstance(two, torch.Tensor)
     dynamic = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b and i > 0]
     embedding = embedding_of(captured, probe, source)
     try:
-        return replace(captured, grid=prove_grid(replace(embedding, tokens=latent_range(embedding)), source, dynamic))
+        return prove_grid(replace(embedding, tokens=latent_range(embedding)), source, dynamic)
     except GridUnproved as unproved:
-        return replace(captured, refusals=(*captured.refusals, Refusal("grid", str(unproved))))
+        return Refusal("grid", str(unproved))

@@ -30,7 +30,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TemplateKind:
     template: Template
     sites: tuple[Site, ...]
 
@@ -72,7 +72,7 @@ def _cut_down(template: Template) -> Iterator[list[fx.Node]]:
                 yield [n for n in template.graph.nodes if n in needed]
 
 
-def group(templates: list[Template]) -> tuple[list[Kind], list[int]]:
+def group(templates: list[Template]) -> tuple[list[TemplateKind], list[int]]:
     """The kinds in order of first site, and for every template the index of its kind."""
     own_nodes = [list(t.graph.nodes) for t in templates]
     texts = [canonical(t, nodes) for t, nodes in zip(templates, own_nodes, strict=True)]
@@ -91,5 +91,5 @@ def group(templates: list[Template]) -> tuple[list[Kind], list[int]]:
             for t, text, nodes in zip(templates, texts, own_nodes, strict=True)
             if shape_of[text][0] == kind
         ]
-        kinds.append(Kind(templates[first[kind]], tuple(sites)))
+        kinds.append(TemplateKind(templates[first[kind]], tuple(sites)))
     return kinds, [order.index(shape_of[text][0]) for text in texts]

@@ -15,12 +15,12 @@ from typing import TypeAlias
 from torch import fx
 
 from mccompile.capture.facts import TensorFact, TupleFact
-from mccompile.capture.rows import Labels, Rows, any_video, has_video, total
-from mccompile.capture.rules import RULES
+from mccompile.capture.rows import Labels, RowSpans, any_video, has_video, total
+from mccompile.capture.rules import rule_of
 from mccompile.capture.scope import Scope
 from mccompile.capture.template import Template
 
-Seeds: TypeAlias = Mapping[fx.Node, Mapping[int, Rows]]  # by template placeholder and axis
+Seeds: TypeAlias = Mapping[fx.Node, Mapping[int, RowSpans]]  # by template placeholder and axis
 
 
 def label(template: Template, seeds: Seeds) -> Scope:
@@ -52,8 +52,8 @@ def _step(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> None:
         found: Labels | list[Labels] = scope.items[source][index]
     elif not _sees_video(scope, node):
         found = _unlabelled(fact)
-    elif node.target in RULES:
-        found = RULES[node.target](scope, node)
+    elif (rule := rule_of(node.target)) is not None:
+        found = rule(scope, node)
     else:
         raise scope.refusal(node, "no rule says what this operator does to the token axis")
     if isinstance(found, list):

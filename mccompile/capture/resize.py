@@ -14,14 +14,14 @@ import torch
 from torch import fx
 
 from mccompile.capture.facts import Extent
-from mccompile.capture.rows import Rows, Span, between, has_cut, has_video, other, plus, total
+from mccompile.capture.moves import sizes_listed
+from mccompile.capture.rows import RowSpan, RowSpans, between, has_cut, has_video, other, plus, total
 from mccompile.capture.rules import segment
 from mccompile.capture.scope import Scope
 
 aten = torch.ops.aten
-Count: TypeAlias = Callable[[Rows], fx.Node | int]
+Count: TypeAlias = Callable[[RowSpans], fx.Node | int]
 
-_SIZED = frozenset((aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default))
 SPLITS, CATS = frozenset(segment.SPLITS), frozenset(segment.CATS)
 
 
@@ -30,26 +30,25 @@ def resized(scope: Scope, node: fx.Node, count: Count) -> tuple[object, ...] | N
 
     count: emits the number of rows present.
     """
-    if node.target in _SIZED:
-        return (_with_counts(node.args[1], scope.of(node), count), *node.args[2:])
-    if node.target is aten.unflatten.int:
-        sizes = node.args[2]
+    listed = sizes_listed(node, scope.facts)
+    if listed is not None and not listed.factors:
+        sizes = node.args[listed.place]
         assert isinstance(sizes, list | tuple)
-        axis = scope.axis(node, 1, len(scope.shape(scope.tensor(node))))
-        return (axis, _with_counts(sizes, scope.of(node)[axis : axis + len(sizes)], count))
+        rows = _with_counts(sizes, scope.of(node)[listed.first : listed.first + len(sizes)], count)
+        return (*node.args[1 : listed.place], rows, *node.args[listed.place + 1 :])
     if node.target is aten.slice.Tensor:
         axis, start, stop = segment.bounds(scope, node)
-        rows = scope.of(scope.tensor(node))[axis]
-        return None if rows is None else (axis, *_present(rows, start, stop, count))
+        tokens = scope.of(scope.tensor(node))[axis]
+        return None if tokens is None else (axis, *_present(tokens, start, stop, count))
     return None
 
 
-def _with_counts(sizes: object, labels: tuple[Rows | None, ...], count: Count) -> list[object]:
+def _with_counts(sizes: object, labels: tuple[RowSpans | None, ...], count: Count) -> list[object]:
     assert isinstance(sizes, list | tuple)
     return [count(r) if r is not None and has_video(r) else s for s, r in zip(sizes, labels, strict=True)]
 
 
-def _present(rows: Rows, start: Extent, stop: Extent, count: Count) -> tuple[fx.Node | int, fx.Node | int]:
+def _present(rows: RowSpans, start: Extent, stop: Extent, count: Count) -> tuple[fx.Node | int, fx.Node | int]:
     """Where rows `start` to `stop` lie among the rows present; a cut inside the video tokens keeps them all."""
     before = between(rows, (0, 0), start)
     if before and before[-1].video and before[-1] not in rows:
@@ -85,7 +84,7 @@ class Cutting:
         labels = self.scope.of(self.scope.tensor(node))
         return has_video(labels[self.scope.axis(node, 2, len(labels))])
 
-    def _slice(self, value: fx.Node, axis: int, rows: Rows, start: Extent, stop: Extent) -> fx.Node:
+    def _slice(self, value: fx.Node, axis: int, rows: RowSpans, start: Extent, stop: Extent) -> fx.Node:
         if (start, stop) == ((0, 0), total(rows)):
             return value
         bounds = _present(rows, start, stop, self.count)
@@ -104,7 +103,7 @@ class Cutting:
     def cat(self, node: fx.Node, values: Sequence[fx.Node]) -> fx.Node:
         """A cat whose video parts are chosen row by row."""
         operands, axis = self._operands(node)
-        merged: list[tuple[Span, fx.Node]] = []
+        merged: list[tuple[RowSpan, fx.Node]] = []
         for operand, value in zip(operands, values, strict=True):
             rows = self.scope.of(operand)[axis] or other(self.scope.shape(operand)[axis])
             at: Extent = (0, 0)
@@ -118,7 +117,7 @@ class Cutting:
             return merged[0][1]
         return self.graph.call_function(aten.cat.default, ([piece for _, piece in merged], axis))
 
-    def _choose(self, node: fx.Node, axis: int, span: Span, first: fx.Node, second: fx.Node) -> fx.Node:
+    def _choose(self, node: fx.Node, axis: int, span: RowSpan, first: fx.Node, second: fx.Node) -> fx.Node:
         """Rows of tokens below `span.start` from `first`, the others from `second`."""
         assert self.index is not None
         shape = [-1 if i == axis else 1 for i in range(len(self.scope.shape(node)))]

@@ -14,7 +14,7 @@ from mccompile.capture.facts import Extent
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class RowSpan:
     """A run of rows: video tokens from `start` on out of `count`, or other rows, which every run computes."""
 
     video: bool
@@ -32,24 +32,24 @@ class Span:
         return plus(self.start, self.size)
 
 
-Rows: TypeAlias = tuple[Span, ...]
-Labels: TypeAlias = tuple[Rows | None, ...]  # one entry per axis; None: no video tokens on this axis
+RowSpans: TypeAlias = tuple[RowSpan, ...]
+Labels: TypeAlias = tuple[RowSpans | None, ...]  # one entry per axis; None: no video tokens on this axis
 
 
 def plus(a: Extent, b: Extent) -> Extent:
     return a[0] + b[0], a[1] + b[1]
 
 
-def video(count: Extent) -> Span:
+def video(count: Extent) -> RowSpan:
     """All video tokens."""
-    return Span(True, count, (0, 0), count)
+    return RowSpan(True, count, (0, 0), count)
 
 
-def other(size: Extent) -> Rows:
-    return (Span(False, size),)
+def other(size: Extent) -> RowSpans:
+    return (RowSpan(False, size),)
 
 
-def total(rows: Rows) -> Extent:
+def total(rows: RowSpans) -> Extent:
     return sum(s.size[0] for s in rows), sum(s.size[1] for s in rows)
 
 
@@ -57,7 +57,7 @@ def _number(extent: Extent) -> str:
     return "|".join(map(str, dict.fromkeys(extent)))
 
 
-def key(rows: Rows) -> str:
+def key(rows: RowSpans) -> str:
     """`video`, `11+video`, `video[0:21]`; a size that differs between the probes is written `21|55`."""
     words = []
     for span in rows:
@@ -66,24 +66,24 @@ def key(rows: Rows) -> str:
     return "+".join(words)
 
 
-def joined(parts: list[Rows]) -> Rows:
+def joined(parts: list[RowSpans]) -> RowSpans:
     """Concatenation; neighbouring other rows and adjoining video parts become one span, empty spans vanish."""
-    out: list[Span] = []
+    out: list[RowSpan] = []
     for span in (s for rows in parts for s in rows if s.size != (0, 0)):
         last = out[-1] if out else None
         adjoins = last is not None and (last.stop == span.start if span.video else True)
         if last is not None and last.video == span.video and adjoins:
-            out[-1] = Span(span.video, plus(last.size, span.size), last.start, last.count)
+            out[-1] = RowSpan(span.video, plus(last.size, span.size), last.start, last.count)
         else:
             out.append(span)
     return tuple(out)
 
 
-def has_video(rows: Rows | None) -> bool:
+def has_video(rows: RowSpans | None) -> bool:
     return rows is not None and any(s.video for s in rows)
 
 
-def has_cut(rows: Rows | None) -> bool:
+def has_cut(rows: RowSpans | None) -> bool:
     return rows is not None and any(s.cut for s in rows)
 
 
@@ -91,15 +91,15 @@ def any_video(labels: Labels) -> bool:
     return any(has_video(rows) for rows in labels)
 
 
-def between(rows: Rows, start: Extent, stop: Extent) -> Rows:
+def between(rows: RowSpans, start: Extent, stop: Extent) -> RowSpans:
     """Rows `start` to `stop`."""
-    out: list[Rows] = []
+    out: list[RowSpans] = []
     at: Extent = (0, 0)
     for span in rows:
         end = plus(at, span.size)
         low = tuple(max(start[i], at[i]) for i in (0, 1))
         size = tuple(max(0, min(stop[i], end[i]) - low[i]) for i in (0, 1))
         inside = (low[0] - at[0] + span.start[0], low[1] - at[1] + span.start[1]) if span.video else (0, 0)
-        out.append((Span(span.video, (size[0], size[1]), inside, span.count),))
+        out.append((RowSpan(span.video, (size[0], size[1]), inside, span.count),))
         at = end
     return joined(out)

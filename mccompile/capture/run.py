@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import CallError
 from mccompile.capture.part import attribute
-from mccompile.capture.types import BlockSite, CapturedModel
+from mccompile.capture.types import Assembled, BlockSite, CapturedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class FullRun:
     outputs: tuple[object, ...]
 
 
-def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[object, ...]:
+def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object, ...]:
     """The captured inputs among the keyword arguments of a call, in order.
 
     Raises CallError (MC0405) where the call passes other arguments, or another constant than at capture.
@@ -32,7 +32,8 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
     _, recorded = pytree.tree_unflatten(list(range(count)), captured.in_spec)
     given = {k: v for k, v in call.items() if v is not None or k in recorded}
     if captured.samples:
-        given = {k: _per_sample(v, recorded.get(k)) for k, v in given.items()}
+        lists = {k for k, v in recorded.items() if isinstance(v, list | tuple) and len(v) == 1}
+        given = {k: one_for_all(v) if k in lists else v for k, v in given.items()}
     odd = sorted(set(given) ^ set(recorded))
     if odd:
         raise CallError(
@@ -53,7 +54,8 @@ def flat_inputs(captured: CapturedModel, call: Mapping[str, object]) -> tuple[ob
             raise CallError(
                 place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
             )
-    _check_samples(captured, flat)
+    if isinstance(captured, CapturedModel):
+        _check_samples(captured, flat)
     return tuple(flat)
 
 
@@ -70,19 +72,19 @@ def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
             )
 
 
-def _per_sample(value: object, recorded: object) -> object:
-    """A list of equal numbers, one a sample, as the list of one that was recorded."""
-    if not isinstance(value, list | tuple) or not isinstance(recorded, list | tuple) or len(recorded) != 1:
+def one_for_all(value: object) -> object:
+    """A list of equal numbers, one a sample, as a list of one; anything else as it is."""
+    if not isinstance(value, list | tuple):
         return value
     return value[:1] if all(not isinstance(v, torch.Tensor) and v == value[0] for v in value) else value
 
 
-def block_weights(captured: CapturedModel, site: BlockSite) -> tuple[torch.Tensor, ...]:
+def block_weights(captured: Assembled, site: BlockSite) -> tuple[torch.Tensor, ...]:
     """The tensors of a block's weight placeholders."""
     return tuple(attribute(captured.module, name) for name in site.weights)
 
 
-def run_full(captured: CapturedModel, inputs: Sequence[object]) -> FullRun:
+def run_full(captured: Assembled, inputs: Sequence[object]) -> FullRun:
     """Prelude, every block in full, postlude."""
     names = (*captured.entry, *(p.name for p in captured.shared))
     values: dict[str, object] = dict(zip(names, captured.prelude(*inputs), strict=True))

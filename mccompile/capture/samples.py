@@ -9,24 +9,24 @@ import torch
 from torch import fx
 
 from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact
-from mccompile.capture.types import COUNT, TANGLED
+from mccompile.capture.types import Along, Batch, Count, Tangled
 
 SAMPLES: Extent = (2, 1)
 
 
-def batch_axis(value: fx.Node, facts: Facts) -> int | None:
-    """The axis of a value that carries samples, or COUNT, TANGLED or None as `Port.batch_axis` has it."""
+def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
+    """How a value holds samples; None where it holds none."""
     fact = facts.get(value)
     if fact == ScalarFact(SAMPLES):
-        return COUNT
+        return Count()
     shape = fact.shape if isinstance(fact, TensorFact) else ()
     if shape.count(SAMPLES) == 1 and not _symbols(value, shape.index(SAMPLES)) & _symbols(value, *_but(shape)):
-        return shape.index(SAMPLES)
+        return Along(shape.index(SAMPLES))
     found = value.meta.get("val")
     sizes = found.shape if isinstance(found, torch.Tensor) else (found,)
     counts = _counts(value.graph, facts)
-    tangled = any(isinstance(s, torch.SymInt) and {str(x) for x in s.node.expr.free_symbols} & counts for s in sizes)
-    return TANGLED if tangled else None
+    mixed = (s for s in sizes if isinstance(s, torch.SymInt) and _names(s) & counts)
+    return next((Tangled(str(s)) for s in mixed), None)
 
 
 def _but(shape: tuple[Extent, ...]) -> list[int]:
@@ -49,4 +49,8 @@ def _symbols(value: fx.Node, *axes: int) -> set[str]:
     if not isinstance(found, torch.Tensor):
         return set()
     sizes = (found.shape[a] for a in axes)
-    return {str(x) for s in sizes if isinstance(s, torch.SymInt) for x in s.node.expr.free_symbols}
+    return {x for s in sizes if isinstance(s, torch.SymInt) for x in _names(s)}
+
+
+def _names(size: torch.SymInt) -> set[str]:
+    return {str(x) for x in size.node.expr.free_symbols}

@@ -11,7 +11,8 @@ import torch
 from torch import fx
 
 from mccompile.capture.facts import Extent, Fact, ScalarFact, TensorFact, TupleFact
-from mccompile.capture.rows import Labels, Rows, has_video
+from mccompile.capture.moves import Unmapped, axis_map
+from mccompile.capture.rows import Labels, RowSpans, has_video
 from mccompile.capture.stacks import module_path
 
 aten = torch.ops.aten
@@ -29,7 +30,7 @@ class Refused(Exception):
 class Demand(Exception):
     """A placeholder's axis turned out to carry `rows`; label again with it as a seed."""
 
-    def __init__(self, placeholder: fx.Node, axis: int, rows: Rows) -> None:
+    def __init__(self, placeholder: fx.Node, axis: int, rows: RowSpans) -> None:
         super().__init__(placeholder.name, axis)
         self.placeholder = placeholder
         self.axis = axis
@@ -37,11 +38,11 @@ class Demand(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class TokenAttention:
     """A scaled_dot_product_attention whose keys are (among others) video tokens."""
 
     node: fx.Node
-    key_rows: Rows
+    key_rows: RowSpans
 
 
 def operator_name(node: fx.Node) -> str:
@@ -55,7 +56,7 @@ class Scope:
     facts: dict[fx.Node, Fact]
     labels: dict[fx.Node, Labels] = field(default_factory=dict)
     items: dict[fx.Node, list[Labels]] = field(default_factory=dict)
-    attentions: list[Attention] = field(default_factory=list)
+    attentions: list[TokenAttention] = field(default_factory=list)
     chooses: bool = False  # whether parts of the video tokens are joined row by row
 
     def refusal(self, node: fx.Node, reason: str) -> Refused:
@@ -108,7 +109,7 @@ class Scope:
         Raises Demand where an operand as long as a labelled axis bears no label, Refused where rows differ.
         """
         rank = max(len(self.shape(o)) for o in operands)
-        merged: list[Rows | None] = [None] * rank
+        merged: list[RowSpans | None] = [None] * rank
         for operand in operands:
             for axis, rows in enumerate(self.of(operand), start=rank - len(self.shape(operand))):
                 if rows is None:
@@ -124,7 +125,7 @@ class Scope:
                     raise self.demanded(at, operand, axis, rows)
         return tuple(merged)
 
-    def demanded(self, at: fx.Node, node: fx.Node, axis: int, rows: Rows) -> Demand | Refused:
+    def demanded(self, at: fx.Node, node: fx.Node, axis: int, rows: RowSpans) -> Demand | Refused:
         """To be raised: traces an unlabelled axis back to the placeholder it comes from."""
         seen: set[tuple[fx.Node, int]] = set()
         todo = [(node, axis)]
@@ -140,26 +141,29 @@ class Scope:
 
     def _origins(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
         """Axes of operands that an axis of the result may come from."""
-        rank = len(self.shape(node))
-        if node.target is operator.getitem:
-            return self._origins_of_piece(node, axis)
-        operands = [o for o in node.all_input_nodes if isinstance(self.facts[o], TensorFact)]
-        match node.target:
-            case aten.transpose.int | aten.swapaxes.default | aten.swapdims.default:
-                first, second = (self.axis(node, i, rank) for i in (1, 2))
-                return [(operands[0], {first: second, second: first}.get(axis, axis))]
-            case aten.permute.default:
-                order = node.args[1]
-                assert isinstance(order, list | tuple)
-                return [(operands[0], int(order[axis]) % rank)]
-            case aten.unsqueeze.default:
-                new = self.axis(node, 1, rank)
-                return [] if axis == new else [(operands[0], axis - (axis > new))]
-            case aten.select.int:
-                gone = self.axis(node, 1, rank + 1)
-                return [(operands[0], axis + (axis >= gone))]
+        made, extent = node, self.shape(node)[axis]
+        if node.target is operator.getitem:  # of the tensors that unbind or a split returns
+            assert isinstance(node.args[0], fx.Node)
+            made = node.args[0]
+        try:
+            groups = axis_map(made, self.facts)
+        except Unmapped:
+            return []
+        if groups is not None:
+            whole = self.tensor(made)
+            old = next((g.old for g in groups if axis in g.new), ())
+            same = [a for a in old if self.shape(whole)[a] == extent]
+            return [(whole, a) for a in (old if len(old) == 1 else same if len(same) == 1 else ())]
+        if made is not node:
+            whole = self.tensor(made)
+            return [(whole, axis)] if self.shape(whole)[axis] == extent else []
+        return self._aligned(node, axis)
+
+    def _aligned(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
+        """As `_origins`, for an operator whose operands' axes lie at the same place from the last on, or elsewhere."""
         extent, found = self.shape(node)[axis], []
-        for operand in operands:
+        rank = len(self.shape(node))
+        for operand in (o for o in node.all_input_nodes if isinstance(self.facts[o], TensorFact)):
             shape = self.shape(operand)
             aligned = axis - (rank - len(shape))
             same = [i for i, e in enumerate(shape) if e == extent]
@@ -169,15 +173,5 @@ class Scope:
                 found.append((operand, same[0]))
         return found
 
-    def _origins_of_piece(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
-        """As `_origins`, for one of the tensors that unbind or a split returns."""
-        pieces = node.args[0]
-        assert isinstance(pieces, fx.Node)
-        whole = self.tensor(pieces)
-        if pieces.target is aten.unbind.int:
-            gone = self.axis(pieces, 1, len(self.shape(whole)))
-            return [(whole, axis + (axis >= gone))]
-        return [(whole, axis)] if self.shape(whole)[axis] == self.shape(node)[axis] else []
 
-
-Rule: TypeAlias = Callable[[Scope, fx.Node], Labels | list[Labels]]
+LabelRule: TypeAlias = Callable[[Scope, fx.Node], Labels | list[Labels]]

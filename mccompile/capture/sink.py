@@ -20,9 +20,10 @@ import torch
 from torch import fx
 
 from mccompile.capture.errors import CaptureBug
-from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact
-from mccompile.capture.rules.layout import RESHAPES, groups
+from mccompile.capture.facts import Extent, Facts, TensorFact
+from mccompile.capture.moves import LAYOUTS, AxisMap, Group, Unmapped, axis_map
 from mccompile.capture.rules.pointwise import CASTS, POINTWISE
+from mccompile.capture.sizes import Holder, find_size
 
 aten = torch.ops.aten
 
@@ -30,7 +31,7 @@ _ELEMENTWISE = frozenset((*CASTS, *POINTWISE)) - {aten.empty_like.default, aten.
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class GraphSize:
     """A size at both probes, and the value of the graph that has it: a constant or a scalar node."""
 
     extent: Extent
@@ -41,8 +42,8 @@ class Size:
 class Index:
     """token index // product(`over`) % `modulo`."""
 
-    over: tuple[Size, ...]
-    modulo: Size | None
+    over: tuple[GraphSize, ...]
+    modulo: GraphSize | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +87,15 @@ class _Walk:
             raise _Stop
         return fact.shape
 
-    def size(self, node: fx.Node, axis: int) -> Size:
+    def size(self, node: fx.Node, axis: int) -> GraphSize:
         """The size of an axis as a number of the graph, of the same symbolic size if there is one."""
         extent = self.shape(node)[axis]
         if extent[0] == extent[1]:
-            return Size(extent, extent[0])
-        val = node.meta.get("val")
-        wanted = str(val.shape[axis]) if isinstance(val, torch.Tensor) else ""
-        equal = [s for s in self.scalars if self.facts[s] == ScalarFact(extent)]
-        best = next((s for s in equal if str(s.meta.get("val")) == wanted), equal[0] if equal else None)
-        if best is None:
+            return GraphSize(extent, extent[0])
+        found = find_size(extent, self.facts, (), self.scalars, Holder(node, axis).symbol)
+        if found is None:
             raise _Stop
-        return Size(extent, best)
+        return GraphSize(extent, found.node)
 
     def back(self, node: fx.Node, rows: Mapping[int, Index | None]) -> tuple[fx.Node, dict[int, Index | None]]:
         """The operand of `node` and its row axes; an axis without an index (None) has size 1 there."""
@@ -105,61 +103,56 @@ class _Walk:
         tensors = [a for a in node.all_input_nodes if isinstance(self.facts[a], TensorFact)]
         if not isinstance(source, fx.Node) or tensors != [source]:
             raise _Stop
-        old, new = self.shape(source), self.shape(node)
-        if node.target in _ELEMENTWISE and len(old) == len(new):
-            return source, dict(rows)
-        if node.target is aten.transpose.int:
-            first, second = (_axis(node.args[i], len(new)) for i in (1, 2))
-            return source, {{first: second, second: first}.get(a, a): i for a, i in rows.items()}
-        if node.target is aten.permute.default and isinstance(node.args[1], list | tuple):
-            return source, {_axis(node.args[1][a], len(new)): i for a, i in rows.items()}
-        if node.target is aten.unsqueeze.default:
-            at = _axis(node.args[1], len(new))
-            return source, {a - (a > at): i for a, i in rows.items() if a != at}
-        if node.target in (aten.repeat.default, aten.expand.default):
-            return source, self._repeated(old, new, rows)
-        if node.target in RESHAPES:
-            return source, self._reshaped(source, old, new, rows)
-        raise _Stop
+        return source, self._before(node, source, rows)
 
-    def _repeated(
-        self, old: tuple[Extent, ...], new: tuple[Extent, ...], rows: Mapping[int, Index | None]
-    ) -> dict[int, Index | None]:
-        shift = len(new) - len(old)
-        if any(axis < shift for axis in rows):
+    def groups(self, node: fx.Node, source: fx.Node) -> AxisMap:
+        """The axes of `source` that become axes of `node`. Raises _Stop where that is not all that happens."""
+        rank = len(self.shape(node))
+        if node.target in _ELEMENTWISE and len(self.shape(source)) == rank:
+            return tuple(Group((a,), (a,)) for a in range(rank))
+        try:
+            found = axis_map(node, self.facts)
+        except Unmapped:
+            raise _Stop from None
+        if found is None or not LAYOUTS[node.target].again:
             raise _Stop
-        found: dict[int, Index | None] = {}
-        for axis, index in rows.items():
-            if old[axis - shift] not in ((1, 1), new[axis]):
-                raise _Stop
-            found[axis - shift] = index if old[axis - shift] == new[axis] != (1, 1) else None
         return found
 
-    def _reshaped(
-        self, source: fx.Node, old: tuple[Extent, ...], new: tuple[Extent, ...], rows: Mapping[int, Index | None]
+    def _before(
+        self, node: fx.Node, source: fx.Node, rows: Mapping[int, Index | None]
     ) -> dict[int, Index | None]:
+        """The row axes of the operand, from those of the result."""
+        old, new = self.shape(source), self.shape(node)
         found: dict[int, Index | None] = {}
-        for left, right in groups(old, new):
-            inside = [a for a in right if rows.get(a) is not None]
-            if not inside:
-                continue
-            index, wide = rows[inside[0]], [a for a in left if old[a] != (1, 1)]
-            if [a for a in right if new[a] != (1, 1)] != inside or index is None:
-                raise _Stop
-            if len(wide) > 1 and index.modulo is not None:
-                raise _Stop
-            for i, axis in enumerate(wide):
-                over = tuple(self.size(source, a) for a in wide[i + 1 :])
-                modulo = self.size(source, axis) if i > 0 else index.modulo
-                found[axis] = Index((*index.over, *over), modulo)
-            found |= dict.fromkeys((a for a in left if old[a] == (1, 1)), None)
+        for group in self.groups(node, source):
+            if len(group.old) == len(group.new) == 1:
+                (before,), (after,) = group.old, group.new
+                if after in rows and old[before] not in ((1, 1), new[after]):
+                    raise _Stop
+                if after in rows:
+                    found[before] = rows[after] if old[before] == new[after] != (1, 1) else None
+            else:
+                found |= self._parted(source, group, new, rows)
         return found
 
-
-def _axis(value: object, rank: int) -> int:
-    if not isinstance(value, int):
-        raise _Stop
-    return value % rank
+    def _parted(
+        self, source: fx.Node, group: Group, new: tuple[Extent, ...], rows: Mapping[int, Index | None]
+    ) -> dict[int, Index | None]:
+        """As `_before`, for several axes that become one, or one that becomes several."""
+        old, found = self.shape(source), dict[int, Index | None]()
+        inside = [a for a in group.new if rows.get(a) is not None]
+        if not inside:
+            return found
+        index, wide = rows[inside[0]], [a for a in group.old if old[a] != (1, 1)]
+        if [a for a in group.new if new[a] != (1, 1)] != inside or index is None or not group.old:
+            raise _Stop
+        if len(wide) > 1 and index.modulo is not None:
+            raise _Stop
+        for i, axis in enumerate(wide):
+            over = tuple(self.size(source, a) for a in wide[i + 1 :])
+            modulo = self.size(source, axis) if i > 0 else index.modulo
+            found[axis] = Index((*index.over, *over), modulo)
+        return found | dict.fromkeys((a for a in group.old if old[a] == (1, 1)), None)
 
 
 def _numel(shape: tuple[Extent, ...]) -> Extent:
@@ -201,14 +194,8 @@ def _replay(
 
 def _forward(walk: _Walk, node: fx.Node, source: fx.Node, rows: Mapping[int, Index | None], carrier: int) -> int:
     """The axis of `node` that an axis of its operand becomes."""
-    old, new = walk.shape(source), walk.shape(node)
-    if node.target in RESHAPES:
-        right = next(right for left, right in groups(old, new) if carrier in left)
-        return next(a for a in right if rows.get(a) is not None)
-    for axis in rows:
-        try:
-            if carrier in walk.back(node, {axis: rows[axis]})[1]:
+    for group in walk.groups(node, source):
+        for axis in group.new if carrier in group.old else ():
+            if rows.get(axis) is not None:
                 return axis
-        except _Stop:
-            continue
     raise CaptureBug(f"the rows of `{node.name}` came from nowhere")

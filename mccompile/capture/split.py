@@ -9,7 +9,7 @@ from torch import fx
 from mccompile.capture.dependence import flow_graph, needed_for
 from mccompile.capture.errors import CaptureBug
 from mccompile.capture.part import Input, Part, Shared, Source, Stream
-from mccompile.capture.types import CapturedModel
+from mccompile.capture.types import Assembled
 
 
 def subgraph(
@@ -47,7 +47,7 @@ def nodes_by_name(module: fx.GraphModule, names: Iterable[str]) -> list[fx.Node]
     return [found[name] for name in names]
 
 
-def split_prelude(captured: CapturedModel, names: Sequence[str]) -> Part:
+def split_prelude(captured: Assembled, names: Sequence[str]) -> Part:
     """The part that takes the user inputs and gives the prelude values of these names, and nothing else.
 
     names: of `entry`, `shared` or `sources`. Raises KeyError for a name that the captured graph does not have.

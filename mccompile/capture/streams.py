@@ -15,7 +15,7 @@ from torch import fx
 
 from mccompile.capture.errors import NoBlocksError
 from mccompile.capture.facts import ScalarFact, TensorFact, is_dynamic
-from mccompile.capture.kinds import Kind
+from mccompile.capture.kinds import TemplateKind
 from mccompile.capture.template import Template
 
 aten = torch.ops.aten
@@ -70,7 +70,7 @@ def token_axis(fact: TensorFact) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
-def roles(kind: Kind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]) -> Roles:
+def roles(kind: TemplateKind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]) -> Roles:
     """Roles of a kind's operands and outputs.
 
     made_by_blocks: captured values that some block makes; carries_latent: captured values that depend on the

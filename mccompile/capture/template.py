@@ -13,7 +13,8 @@ import torch
 from torch import fx
 
 from mccompile.capture.errors import NoBlocksError
-from mccompile.capture.facts import Extent, Fact, Facts, ScalarFact, TensorFact, is_dynamic
+from mccompile.capture.facts import Fact, Facts, ScalarFact, is_dynamic
+from mccompile.capture.sizes import find_size, symbol_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,6 @@ class Template:
     outputs: dict[fx.Node, fx.Node]  # template node -> captured value that later parts read
     origin: dict[fx.Node, fx.Node]  # every copied node -> captured node
     facts: dict[fx.Node, Fact]
-
-
-def _expression(value: object) -> object:
-    return value.node.expr if isinstance(value, torch.SymInt) else value
 
 
 @dataclass(slots=True)
@@ -50,19 +47,6 @@ class _Cutter:
         self.facts[new] = self.captured[captured]
         return new
 
-    def carrier(self, scalar: fx.Node, extent: Extent) -> tuple[fx.Node, int] | None:
-        """An operand's axis of this size at both probes; one of the same symbolic size if there is any."""
-        found: list[tuple[fx.Node, int]] = []
-        wanted = _expression(scalar.meta.get("val"))
-        for operand in self.operands:
-            fact, val = self.captured[operand], operand.meta.get("val")
-            axes = [i for i, e in enumerate(fact.shape) if e == extent] if isinstance(fact, TensorFact) else []
-            for axis in axes:
-                if isinstance(val, torch.Tensor) and _expression(val.shape[axis]) == wanted:
-                    return operand, axis
-                found.append((operand, axis))
-        return found[0] if found else None
-
     def scalar(self, captured: fx.Node) -> fx.Node | int:
         """A number from outside the block: a constant, an operand's size, or an operand of its own."""
         if captured in self.built:
@@ -71,10 +55,10 @@ class _Cutter:
         if isinstance(fact, ScalarFact) and fact.values is not None:
             if not is_dynamic(fact.values):
                 return fact.values[0]
-            carrier = self.carrier(captured, fact.values)
-            if carrier is not None:
-                operand, axis = carrier
-                size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.built[operand], axis))
+            tensors = ((operand, ()) for operand in self.operands)
+            found = find_size(fact.values, self.captured, tensors, symbol=symbol_of(captured.meta.get("val")))
+            if found is not None:
+                size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.built[found.node], found.axis))
                 return self.add(captured, size)
         arithmetic = all(isinstance(self.captured[a], ScalarFact) for a in captured.all_input_nodes)
         if captured.op == "call_function" and arithmetic and captured not in self.prelude:

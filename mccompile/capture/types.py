@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -28,7 +29,26 @@ class Refusal:
     reason: str
 
 
-COUNT, TANGLED = -1, -2
+@dataclass(frozen=True, slots=True)
+class Along:
+    """A value with one entry a sample along `axis`."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A value that is the number of samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tangled:
+    """A value in whose size the number of samples is mixed with other numbers."""
+
+    size: str  # the symbolic size, as torch writes it
+
+
+Batch: TypeAlias = Along | Count | Tangled
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +59,7 @@ class Port:
     token_axis: int | None  # the axis that carries tokens
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
-    batch_axis: int | None = None  # the axis that carries samples, if any; COUNT: their number; TANGLED: otherwise
+    batch: Batch | None = None  # how it holds samples, if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +123,15 @@ class TokenGrid:
     axes: tuple[int, int, int]
     patch: tuple[int, int, int]
 
-    def of(self, shape: torch.Size) -> tuple[int, int, int]:
+    def of(self, shape: torch.GraphSize) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the latent shape given."""
         frames, height, width = (shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
         return frames, height, width
 
 
 @dataclass(frozen=True, slots=True)
-class CapturedModel:
-    """A model cut into prelude, gather, blocks and postlude. See the module docstring.
+class Assembled:
+    """A model cut into prelude, gather, blocks and postlude, not yet run. See the module docstring.
 
     prelude:  takes the user inputs; gives the streams of `entry` and the values `shared`.
     gather:   takes the index (distinct positions in any order) and the sources; gives the rows of the values
@@ -141,8 +161,17 @@ class CapturedModel:
     row_keys: tuple[str, ...]
     kinds: tuple[BlockKind, ...]
     blocks: tuple[BlockSite, ...]
-    grid: TokenGrid | None
     refusals: tuple[Refusal, ...]
-    samples: tuple[str, ...] = ()  # inputs with one entry a sample along their first axis, if their number may vary
-    unbatched: str = ""  # why their number may not vary
-    fixed: tuple[tuple[str, int], ...] = ()  # then the first sizes of inputs, which no call may change
+    samples: tuple[str, ...]  # inputs with one entry a sample along their first axis, if their number may vary
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedModel(Assembled):
+    """An assembled model that was run at both sizes: its outputs are the model's, its rows those of the full forms.
+
+    What the runs disproved is gone, with a Refusal in its place.
+    """
+
+    grid: TokenGrid | None
+    unbatched: str  # why the number of samples may not vary; "" where it may
+    fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change

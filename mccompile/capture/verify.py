@@ -1,6 +1,6 @@
-"""Runs a captured model against itself: the numbers behind what the dataflow proved.
+"""Runs an assembled model against the model and against itself: the numbers behind what the dataflow proved.
 
-identity  prelude, blocks and postlude give the outputs of the eager model, bit for bit
+identity  prelude, blocks and postlude give the outputs of the eager model, within the tolerance of their dtype
 rows      the partial form of a block gives the rows that its full form gives, and writes the same rows into
           the buffers, from buffers filled by the full form and from scrambled rows at the selection
 A `Refusal` names the block whose rows differ; a wrong identity is an IdentityError, for then nothing holds.
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import IdentityError
-from mccompile.capture.grid import embedding_of, latent_range
-from mccompile.capture.run import FullRun, block_weights, run_full
+from mccompile.capture.grid import embedding_of, find_grid, latent_range
+from mccompile.capture.run import FullRun, block_weights, flat_inputs, run_full
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import BlockSite, CapturedModel, Refusal
+from mccompile.capture.types import Assembled, BlockSite, CapturedModel, Refusal, TokenGrid
+
+Model = TypeVar("Model", bound=Assembled)
 
 # Largest difference allowed between a row of `partial` and of `full`, relative to the largest entry: the same
 # products summed in another order. An index off by one is wrong by the order of one.
@@ -27,7 +30,7 @@ _TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.float16: 2e-2, to
 
 
 def check_identity(
-    captured: CapturedModel, model: nn.Module, call: dict[str, object], inputs: Sequence[object], run: FullRun
+    captured: Assembled, model: nn.Module, call: dict[str, object], inputs: Sequence[object], run: FullRun
 ) -> None:
     """Raises IdentityError (MC0404) unless a run of the parts gives the model's own outputs.
 
@@ -55,8 +58,8 @@ def close(expected: torch.Tensor, given: torch.Tensor) -> bool:
     return error <= _TOLERANCE[expected.dtype] * scale
 
 
-def check_rows(captured: CapturedModel, inputs: Sequence[object], run: FullRun, index: torch.Tensor) -> CapturedModel:
-    """The captured model with the partial form taken from every kind whose rows are wrong at its first site.
+def check_rows(captured: Model, inputs: Sequence[object], run: FullRun, index: torch.Tensor) -> Model:
+    """The model with the partial form taken from every kind whose rows are wrong at its first site.
 
     index: selected tokens; run: of the parts on `inputs`.
     """
@@ -76,7 +79,7 @@ def check_rows(captured: CapturedModel, inputs: Sequence[object], run: FullRun, 
     return replace(captured, kinds=tuple(kinds), refusals=tuple(refusals))
 
 
-def stream_rows(captured: CapturedModel, name: str, value: object, rows: dict[str, torch.Tensor]) -> object:
+def stream_rows(captured: Assembled, name: str, value: object, rows: dict[str, torch.Tensor]) -> object:
     """The selected rows of a stream's value; `rows` as the gather part returned them."""
     port = next(p for p in captured.streams if p.name == name)
     if port.token_axis is None or not isinstance(value, torch.Tensor):
@@ -85,7 +88,7 @@ def stream_rows(captured: CapturedModel, name: str, value: object, rows: dict[st
 
 
 def wrong_rows(
-    captured: CapturedModel, site: BlockSite, run: FullRun, rows: dict[str, torch.Tensor]
+    captured: Assembled, site: BlockSite, run: FullRun, rows: dict[str, torch.Tensor]
 ) -> str | None:
     """What is wrong with the partial form at one block; None if its rows and buffers are those of the full form."""
     kind = captured.kinds[site.kind]
@@ -115,13 +118,26 @@ def random_selection(count: int, seed: int, device: torch.device) -> torch.Tenso
     return torch.randperm(count, generator=generator)[: max(1, count // 3)].to(device)
 
 
-def verify(
-    captured: CapturedModel, model: nn.Module, calls: Sequence[tuple[dict[str, object], Sequence[object]]], source: str
+def prove(
+    assembled: Assembled, model: nn.Module, calls: Sequence[dict[str, object]], source: str, unbatched: str = ""
 ) -> CapturedModel:
-    """Checks identity and rows at each call (keyword arguments, captured inputs); `source` names the latent.
+    """Finds the grid, and checks identity and rows at two calls (keyword arguments); `source` names the latent.
 
-    Returns the captured model without the partial forms that failed. Raises IdentityError (MC0404).
+    unbatched: why the number of samples may not vary.
+    Returns the model without the partial forms that failed. Raises IdentityError (MC0404).
     """
+    flat = [flat_inputs(assembled, call) for call in calls]
+    grid = find_grid(assembled, flat[0], flat[1], source)
+    if isinstance(grid, Refusal):
+        assembled = replace(assembled, refusals=(*assembled.refusals, grid))
+    proved = _proved(assembled, model, list(zip(calls, flat, strict=True)), source)
+    return _captured(proved, None if isinstance(grid, Refusal) else grid, unbatched, flat)
+
+
+def _proved(
+    captured: Assembled, model: nn.Module, calls: Sequence[tuple[dict[str, object], Sequence[object]]], source: str
+) -> Assembled:
+    """Without the partial forms that give wrong rows at one of the calls."""
     for seed, (call, inputs) in enumerate(calls):
         with torch.no_grad():
             run = run_full(captured, inputs)
@@ -135,3 +151,37 @@ def verify(
     if captured.gather is not None and all(k.partial is None for k in captured.kinds):
         captured = replace(captured, gather=None)
     return captured
+
+
+def _captured(
+    proved: Assembled, grid: TokenGrid | None, unbatched: str, flat: Sequence[Sequence[object]]
+) -> CapturedModel:
+    """A proved model with what only runs tell."""
+    sizes = zip(proved.inputs, *flat, strict=True)
+    tensors = ((n, a, b) for n, a, b in sizes if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
+    fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
+    return CapturedModel(
+        module=proved.module,
+        model_class=proved.model_class,
+        inputs=proved.inputs,
+        constants=proved.constants,
+        in_spec=proved.in_spec,
+        out_spec=proved.out_spec,
+        prelude=proved.prelude,
+        gather=proved.gather,
+        postlude=proved.postlude,
+        entry=proved.entry,
+        exit=proved.exit,
+        shared=proved.shared,
+        sources=proved.sources,
+        gathered=proved.gathered,
+        streams=proved.streams,
+        row_keys=proved.row_keys,
+        kinds=proved.kinds,
+        blocks=proved.blocks,
+        refusals=proved.refusals,
+        samples=proved.samples,
+        grid=grid,
+        unbatched=unbatched,
+        fixed=fixed if unbatched else (),
+    )

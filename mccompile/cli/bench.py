@@ -16,12 +16,12 @@ from mccompile.cli.terminal import aligned, say
 if TYPE_CHECKING:
     from mccompile.studio.bench.report import Report
 
-WHAT = ("ladder", "peers", "scaling", "overhead")
+WHAT = ("ladder", "peers", "scaling", "overhead", "attention")
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
-    parser = verbs.add_parser("bench", help="measure: ladder, peers, scaling, overhead", description=__doc__)
+    parser = verbs.add_parser("bench", help="measure: ladder, peers, scaling, overhead, attention", description=__doc__)
     parser.add_argument("what", choices=WHAT, metavar="|".join(WHAT))
     parser.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a folder")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")

@@ -10,7 +10,7 @@ from mccompile.cli.options import POLICY_HELP
 from mccompile.cli.terminal import say
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render
-from mccompile.language.load import load_checked
+from mccompile.language.load import load_policy
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     status = 0
     for policy in arguments.policies:
         try:
-            load_checked(policy)
+            load_policy(policy)
         except PolicyError as error:
             sys.stderr.write(render(error.diagnostics))
             status = REFUSED

@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
     from mccompile.generate.outputs import prepare_place
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
+    from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
-    from mccompile.policy.from_checked import load_policy
 
     parameters = dict(arguments.parameters)
     bind(load_policy(arguments.policy), parameters)

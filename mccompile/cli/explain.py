@@ -13,10 +13,9 @@ from mccompile.cli.terminal import say
 from mccompile.cli.words import describe
 from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.language.fmt import format_policy
-from mccompile.language.load import find_policy, load_checked
+from mccompile.language.load import find_policy, load_merged, load_policy
 from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
-from mccompile.policy.from_checked import to_ir
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
@@ -42,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     """A code's page, one stage, or everything about a policy that words can say."""
     if re.fullmatch(r"(?i)mc\d{4}", arguments.subject):
         return _explain_code(arguments.subject)
-    checked = load_checked(arguments.subject)
-    policy = to_ir(checked)
+    policy = load_policy(arguments.subject)
     parameters = dict(arguments.parameters)
     bind(policy, parameters)
     match arguments.stage:
@@ -61,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(emit(_compiled(arguments, policy)[0].runner.lowered))
         case _:
             comments = parse(find_policy(arguments.subject)).comments
-            for line in describe(checked, policy, [c.text for c in comments if not c.trailing]):
+            for line in describe(load_merged(arguments.subject), policy, [c.text for c in comments if not c.trailing]):
                 say(line)
             say("\nPlan")
             sys.stdout.write(show_plan(_plan(arguments, policy)))

@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.bundles.bundle import load_bundle
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.outputs import prepare_place
+    from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
-    from mccompile.policy.from_checked import load_policy
 
     if arguments.out.suffix not in ("", ".mp4"):
         raise OptionRefused(f"--out {arguments.out}", "it is neither a folder nor an .mp4", "give a folder or x.mp4")

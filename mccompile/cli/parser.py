@@ -6,9 +6,9 @@ import argparse
 from functools import partial
 
 from mccompile import __version__
-from mccompile.cli import bench, check, compile, explain, fmt, generate, models, policies, replay
+from mccompile.cli import bench, check, compile, explain, fmt, generate, metrics, models, policies, replay
 
-VERBS = (check, fmt, explain, policies, models, generate, compile, replay, bench)
+VERBS = (check, fmt, explain, policies, models, generate, compile, replay, metrics, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.diagnostics.source import Source
     from mccompile.generate.recording import read_recording, rules_of
     from mccompile.generate.replay import build_model, compile_recorded, policy_text, prepare_recorded, replay, verdict
-    from mccompile.policy.from_checked import load_policy
+    from mccompile.language.load import load_policy
 
     recording = read_recording(arguments.trace)
     settings = f"<settings of {arguments.trace.name}>"

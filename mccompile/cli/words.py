@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from mccompile import ir
 from mccompile.cli.terminal import aligned
 from mccompile.language import ast
-from mccompile.language.checked import CheckedParam, CheckedPolicy
-from mccompile.language.spell import guard, layer_rule, rule, spell, when, where
+from mccompile.language.extend import Merged
+from mccompile.language.spell import guard, rule, spell, when, where
+from mccompile.language.types import word
+from mccompile.language.walk import rule_expressions
 from mccompile.policy.budget import in_words
-from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static, rule_expressions
+from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static
 
 _KEPT = {
     "residual": "what the blocks add to their input",
@@ -26,22 +28,22 @@ _LIFE = {
 }
 
 
-def describe(checked: CheckedPolicy, policy: ir.PolicyIR, comments: Sequence[str]) -> Iterator[str]:
-    """Lines: the name, then the parts in the order in which one asks for them."""
-    models = f", calibrated for {', '.join(checked.models)}" if checked.models else ""
-    yield f"{checked.name}{models}"
+def describe(written: Merged, policy: ir.PolicyIR, comments: Sequence[str]) -> Iterator[str]:
+    """Lines: the name, then the parts in the order in which one asks for them. written: what `policy` was made of."""
+    models = f", calibrated for {', '.join(policy.models)}" if policy.models else ""
+    yield f"{policy.name}{models}"
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
     yield "\nWhat it does"
-    yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in checked.phases])
-    for line in (*_layers(checked), *_chunks(checked), *_kept(policy.cache)):
+    yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in written.phases.values()])
+    for line in (*_regions(policy), *_chunks(policy), *_kept(policy.cache)):
         yield f"  {line}"
-    if checked.params:
+    if policy.params:
         yield "\nParameters (--set NAME=VALUE)"
-        yield from _indented([_parameter(p) for p in checked.params])
-    if checked.signals:
+        yield from _indented([_parameter(p) for p in policy.params])
+    if policy.signals:
         yield "\nSignals"
-        rows = zip(checked.signals, policy.signals, strict=True)
-        yield from _indented([(s.name, spell(s.expr), f"per {s.granularity.word}", _known(i, policy)) for s, i in rows])
+        rows = [(s, spell(written.signals[s.name].expr)) for s in policy.signals]
+        yield from _indented([(s.name, text, f"per {word(s.granularity)}", _known(s, policy)) for s, text in rows])
     yield "\nPhases"
     yield from _indented([(p.name, _settled(p, policy)) for p in policy.phases])
 
@@ -61,21 +63,24 @@ def _does(what: ast.Rule) -> str:
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 
 
-def _layers(checked: CheckedPolicy) -> Iterator[str]:
-    for item in checked.layers:
-        place = "the whole model with the sampler's step" if item.where is None else f"blocks[{where(item.where)}]"
-        kept = _KEPT.get(item.keep.text, layer_rule(item.keep)) if item.keep is not None else ""
-        yield f"{place}: {layer_rule(item.keep)}" + (f", {kept}" if kept else "")
+def _regions(policy: ir.PolicyIR) -> Iterator[str]:
+    for region in policy.regions:
+        match region.where:
+            case ir.Blocks(first, last):
+                place = f"blocks[{where(first, last)}]"
+            case ir.Integration():
+                place = "the whole model with the sampler's step"
+        yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
 
 
-def _chunks(checked: CheckedPolicy) -> Iterator[str]:
-    if checked.chunks.frames is not None:
-        yield f"a chunk is {checked.chunks.frames} latent frames"
-    yield _LIFE["pending", checked.chunks.pending]
-    yield _LIFE["finished", checked.chunks.finished]
-    leader = checked.branches.share_decision
+def _chunks(policy: ir.PolicyIR) -> Iterator[str]:
+    if policy.chunks.frames is not None:
+        yield f"a chunk is {policy.chunks.frames} latent frames"
+    yield _LIFE["pending", policy.chunks.pending]
+    yield _LIFE["finished", policy.chunks.finished]
+    leader = policy.branches.share_decision
     if leader is not None:
-        batch = ", and run with it in one batch" if checked.branches.batch else ""
+        batch = ", and run with it in one batch" if policy.branches.batch else ""
         yield f"the other guidance branches follow the decisions of {leader}{batch}"
 
 
@@ -86,7 +91,7 @@ def _kept(cache: ir.Cache) -> Iterator[str]:
         yield f"keeps {in_words(cache)}"
 
 
-def _parameter(param: CheckedParam) -> tuple[str, str, str]:
+def _parameter(param: ir.Param) -> tuple[str, str, str]:
     scale, unit = (100.0, "%") if param.unit == "%" else (1.0, f" {param.unit}" if param.unit else "")
     default, low, high = (f"{scale * v:g}" for v in (param.default, param.low, param.high))
     return param.name, f"{default}{unit}", f"{low}..{high}{unit}"

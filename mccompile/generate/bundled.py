@@ -8,8 +8,7 @@ from mccompile import api
 from mccompile.backend.inductor import Progress
 from mccompile.bundles.bundle import Bundle, save_bundle
 from mccompile.generate.compare import Contender, compile_roles, within_budget
-from mccompile.language.load import find_policy
-from mccompile.policy.from_checked import load_policy
+from mccompile.language.load import find_policy, load_policy
 from mccompile.runtime.compiled import CompiledModel
 
 

@@ -9,20 +9,21 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from mccompile import api, ir
+from mccompile import api
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.generate.flops import count, prices_of
-from mccompile.generate.metrics import psnr, ssim
 from mccompile.generate.run import Generation, OnStep, Video, generate
 from mccompile.ir import PolicyIR
+from mccompile.language.load import load_policy
 from mccompile.lowering.lower import lower
+from mccompile.metrics.pixels import psnr, ssim
 from mccompile.models.embedded.judge import Verdict, judge, named
 from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import in_words
-from mccompile.policy.from_checked import load_policy
+from mccompile.policy.facts import is_exact
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
@@ -71,16 +72,6 @@ class Contender:
     name: str
     policy: PolicyIR
     parameters: Mapping[str, float]
-
-
-def is_exact(policy: PolicyIR) -> bool:
-    """Whether the policy's own words keep the model's output: everything is computed while it can still change.
-
-    A dtype that a budget has not decided yet may be any, so it is not exact: ask about the policy that runs.
-    """
-    dtypes = {policy.cache.dtype, policy.cache.residual}
-    lossless = dtypes <= {"model", "float32"} | ({"auto"} if policy.cache.budget is None else set())
-    return lossless and all(isinstance(p.rule, ir.Compute) for p in policy.phases) and policy.chunks.finished != "keep"
 
 
 def announce(model: CompiledModel) -> str:

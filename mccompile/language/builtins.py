@@ -5,22 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mccompile.language.types import SourceType
+from mccompile import ir
 
-SOURCES = {
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """A tensor of the model. `per_token`: it has a token axis. `late`: known only after the blocks have run."""
+
+    name: ir.SourceName
+    per_token: bool
+    late: bool
+
+
+SOURCES: dict[str, SourceFacts] = {
     source.name: source
     for source in (
-        SourceType("time_embedding", per_token=False, late=False),
-        SourceType("modulation", per_token=False, late=False),
-        SourceType("latent", per_token=True, late=False),
-        SourceType("embedded", per_token=True, late=False),
-        SourceType("modulated_input", per_token=True, late=False),
-        SourceType("block_output", per_token=True, late=True),
-        SourceType("probe", per_token=True, late=False),
+        SourceFacts("time_embedding", per_token=False, late=False),
+        SourceFacts("modulation", per_token=False, late=False),
+        SourceFacts("latent", per_token=True, late=False),
+        SourceFacts("embedded", per_token=True, late=False),
+        SourceFacts("modulated_input", per_token=True, late=False),
+        SourceFacts("block_output", per_token=True, late=True),
+        SourceFacts("probe", per_token=True, late=False),
     )
 }
 
-Kind = Literal["source", "number", "share", "word", "flag", "polynomial", "table"]
+ArgumentKind = Literal["source", "number", "share", "word", "flag", "polynomial", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,7 @@ class Parameter:
     """A parameter of a function. `words`: what a word may be; `default`: its spelling, None if required."""
 
     name: str
-    kind: Kind
+    kind: ArgumentKind
     default: str | None = None
     words: tuple[str, ...] = ()
 
@@ -53,8 +63,8 @@ _CHANGE = (
 )
 _TO = Parameter("to", "word", None, ("step", "chunk", "frame"))
 
-DISTANCES = ("rel_l1", "l1", "l2", "cosine")
-REDUCTIONS = ("mean", "largest", "smallest")
+DISTANCES: dict[str, ir.Distance] = {"rel_l1": "rel_l1", "l1": "l1", "l2": "l2", "cosine": "cosine"}
+REDUCTIONS: dict[str, ir.Reduction] = {"mean": "mean", "largest": "max", "smallest": "min"}
 
 FUNCTIONS = {
     function.name: function
@@ -96,5 +106,5 @@ FUNCTIONS = {
     )
 }
 
-CLOCKS = ("step", "fraction", "timestep", "sigma")
+CLOCKS: dict[str, ir.ClockName] = {"step": "step", "fraction": "fraction", "timestep": "timestep", "sigma": "sigma"}
 RESERVED = frozenset({*SOURCES, *CLOCKS, *FUNCTIONS})

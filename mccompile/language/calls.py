@@ -1,188 +1,177 @@
-"""Types of calls: what each built-in function demands and yields."""
+"""What each built-in function demands of its arguments, and the IR that it stands for."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal, cast
 
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.ir import Granularity
 from mccompile.language import ast
-from mccompile.language.arguments import BoundCall, as_call, bind
+from mccompile.language.arguments import BoundCall
 from mccompile.language.builtins import DISTANCES, REDUCTIONS, SOURCES, Parameter
-from mccompile.language.coefficients import set_names
-from mccompile.language.demands import constant, share
+from mccompile.language.coefficients import SetKind, coefficient_sets, set_names
+from mccompile.language.combine import Combining
+from mccompile.language.demands import Demands
 from mccompile.language.errors import names, values
 from mccompile.language.types import (
     GRANULARITIES,
     POISON,
-    Granularity,
-    NumberType,
     Poison,
-    SourceType,
-    Type,
+    Typed,
+    TypedNumber,
+    TypedTensor,
     described,
+    in_unit,
+    place,
+    word,
 )
 
-if TYPE_CHECKING:
-    from mccompile.language.expressions import Typing
-
 _WITH_TOKENS = tuple(source.name for source in SOURCES.values() if source.per_token)
+_ZERO, _ONE = ir.Const(0.0), ir.Const(1.0)
 
 
-class CallTyping:
-    """The part of `Typing` that knows the functions."""
+class CallRules:
+    """Calls under the parameters of one policy."""
 
-    def __init__(self, typing: Typing) -> None:
-        self._typing = typing
+    def __init__(self, demands: Demands, combining: Combining, report: Callable[[Diagnostic], Poison]) -> None:
+        self._demands = demands
+        self._combining = combining
+        self._report = report
 
-    def infer(self, expr: ast.Call | ast.Pipe) -> Type:
-        call = self._bound(expr)
-        if call is None or not call.complete:
-            self._typing.mention(expr)
-            return POISON
-        if call.function.name == "accumulate":
-            self._typing.mention(expr)
-            return self._typing.report(values.MisplacedAccumulate(expr.span))
-        return self._result(call)
-
-    def accumulated(self, expr: ast.Expr) -> NumberType | Poison | None:
-        """The type of `accumulate(x)` where it may stand; None if `expr` is another expression."""
-        found = as_call(expr)
-        if found is None or found[0].function.text != "accumulate":
-            return None
-        call = self._bound(expr)
-        if call is None or not call.complete:
-            self._typing.mention(expr)
-            return POISON
-        of = self._typing.number(call.values["of"])
-        return of if isinstance(of, Poison) else dataclasses.replace(of, constant=False, account=True)
-
-    def _bound(self, expr: ast.Expr) -> BoundCall | None:
-        found = as_call(expr)
-        assert found is not None
-        call, piped = found
-        bound = bind(call, piped, expr.span, self._typing.errors)
-        if bound is None and piped is not None:
-            self._typing.infer(piped)
-        return bound
-
-    def _result(self, call: BoundCall) -> Type:
-        before = len(self._typing.errors)
-        for parameter in call.function.parameters:
-            self._check_option(call, parameter)
-        if len(self._typing.errors) > before:
-            if "of" in call.values:
-                self._typing.infer(call.values["of"])
+    def call(self, call: BoundCall, given: Mapping[str, Typed]) -> Typed:
+        """A call of any function but `accumulate`. given: the arguments that are expressions."""
+        sound = [self._option(call, parameter, given) for parameter in call.function.parameters]
+        if not all(sound):
             return POISON
         name = call.function.name
         if name in DISTANCES:
-            return self._change(call)
+            return self._change(call, given["of"], DISTANCES[name])
         if name == "frame_diff":
-            return self._motion(call)
+            return self._motion(call, given["of"])
         if name == "table":
-            return NumberType(Granularity.CHUNK)
-        of = self._typing.number(call.values["of"])
+            return TypedNumber(ir.Table(_numbers(call, "table", "values"), at=call.span), Granularity.CHUNK)
+        numbers = {parameter: self._number(found) for parameter, found in given.items()}
+        of = numbers["of"]
         if isinstance(of, Poison):
             return POISON
         if name in ("normalise", "min_max"):
-            return self._per_frame(call, of)
+            return self._per_frame(call, of, numbers)
         if name in REDUCTIONS:
-            return self._reduced(call, of)
-        if name in ("max", "min", "clamp"):
-            return self._limited(call, of)
+            return self._reduced(call, of, REDUCTIONS[name])
+        if name in ("max", "min"):
+            return self._combining.arithmetic(cast("Literal['max', 'min']", name), of, numbers["other"], call.span)
+        if name == "clamp":
+            above = self._combining.arithmetic("max", of, numbers["low"], call.span)
+            return self._combining.arithmetic("min", above, numbers["high"], call.span)
         if name == "polynomial":
-            return dataclasses.replace(of, unit="", whole=False)
-        return dataclasses.replace(of, whole=of.whole and name == "abs")
+            expr = ir.Polynomial(of.expr, _numbers(call, "polynomial", "coefficients"), at=call.span)
+            return replace(of, expr=expr, unit="", whole=False)
+        op = cast("Literal['abs', 'sqrt']", name)
+        return replace(of, expr=ir.Apply(op, (of.expr,), at=call.span), whole=of.whole and name == "abs")
 
-    def _check_option(self, call: BoundCall, parameter: Parameter) -> None:
+    def _number(self, found: Typed) -> TypedNumber | Poison:
+        if isinstance(found, TypedNumber | Poison):
+            return found
+        advice = values.ASK_HOW_FAR if isinstance(found, TypedTensor) else ""
+        return self._report(values.WrongType(place(found.expr), "a number", described(found), advice))
+
+    # ---- options ----
+    def _option(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
+        """Whether the argument is one of the words, or a share, or the numbers that its parameter asks for."""
         value = call.values[parameter.name]
         choices = ("yes", "no") if parameter.kind == "flag" else parameter.words
         if choices and call.word(parameter.name) not in choices:
-            found = value.span.text
-            self._typing.report(names.InvalidWord(value.span, parameter.name, found, choices))
-        elif parameter.kind == "share":
-            share(self._typing, value, f"`{parameter.name}` of `{call.function.name}`")
-        elif parameter.kind in ("polynomial", "table"):
-            self._numbers(value, "polynomial" if parameter.kind == "polynomial" else "table")
+            self._report(names.InvalidWord(value.span, parameter.name, value.span.text, choices))
+            return False
+        if parameter.kind == "share":
+            what = f"`{parameter.name}` of `{call.function.name}`"
+            found = self._demands.share(self._number(given[parameter.name]), what, value.span)
+            return not isinstance(found, Poison)
+        if parameter.kind in ("polynomial", "table"):
+            return self._list(call, parameter, given)
+        return True
 
-    def _numbers(self, value: ast.Expr, kind: str) -> None:
-        known = set_names("polynomial" if kind == "polynomial" else "table")
+    def _list(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
+        value, kind = call.values[parameter.name], cast(SetKind, parameter.kind)
+        known = set_names(kind)
         match value:
-            case ast.Text(value=name) if name not in known:
-                self._typing.report(names.UnknownSet(value.span, kind, name, known))
-            case ast.Text():
-                return
+            case ast.Text(value=name):
+                if name not in known:
+                    self._report(names.UnknownSet(value.span, kind, name, known))
+                return name in known
             case ast.NumberList(items=items):
                 if not items:
                     advice = "a list holds at least one number: `[1.5, -0.2]`"
-                    self._typing.report(values.WrongType(value.span, "numbers", "an empty list", advice))
-                for item in items:
-                    if item.unit:
-                        found = described(NumberType(unit=item.unit))
-                        self._typing.report(values.WrongType(item.span, "a plain number", found, ""))
+                    self._report(values.WrongType(value.span, "numbers", "an empty list", advice))
+                odd = [item for item in items if item.unit]
+                for item in odd:
+                    self._report(values.WrongType(item.span, "a plain number", in_unit(item.unit), ""))
+                return bool(items) and not odd
             case _:
                 advice = 'write the numbers, `[1.5, -0.2]`, or the name of a shipped set, `"flux"`'
-                found = described(self._typing.infer(value))
-                self._typing.report(values.WrongType(value.span, "a list of numbers", found, advice))
+                found = described(given[parameter.name])
+                self._report(values.WrongType(value.span, "a list of numbers", found, advice))
+                return False
 
-    def _source(self, call: BoundCall) -> SourceType | Poison:
-        value = call.values["of"]
-        found = self._typing.infer(value)
-        if isinstance(found, SourceType | Poison):
+    # ---- tensors ----
+    def _source(self, call: BoundCall, found: Typed) -> TypedTensor | Poison:
+        if isinstance(found, TypedTensor | Poison):
             return found
         advice = f"`{call.function.name}` compares tensors: `latent`, `modulation`, ..."
-        return self._typing.report(values.WrongType(value.span, "a tensor", described(found), advice))
+        return self._report(values.WrongType(place(found.expr), "a tensor", described(found), advice))
 
-    def _change(self, call: BoundCall) -> Type:
-        source = self._source(call)
+    def _change(self, call: BoundCall, of: Typed, distance: ir.Distance) -> Typed:
+        source = self._source(call, of)
         if isinstance(source, Poison):
             return POISON
         over = GRANULARITIES[call.word("over")]
         if over > Granularity.CHUNK and not source.per_token:
-            needs = f"`over = {over.word}`"
-            return self._typing.report(self._no_tokens(call, needs))
-        if source.late and call.word("since") == "compute":
-            span = call.values["since"].span
+            return self._no_tokens(source, f"`over = {word(over)}`")
+        since = cast("Literal['step', 'compute']", call.word("since"))
+        if source.late and since == "compute":
             why = "a block output differs from that of its last computation only while it is not computed"
-            return self._typing.report(names.InvalidWord(span, "since", "compute", ("step",), why))
-        return NumberType(over, late=source.late)
+            return self._report(names.InvalidWord(call.values["since"].span, "since", "compute", ("step",), why))
+        return TypedNumber(ir.Change(distance, source.expr, since, over, at=call.span), over, late=source.late)
 
-    def _motion(self, call: BoundCall) -> Type:
-        source = self._source(call)
+    def _motion(self, call: BoundCall, of: Typed) -> Typed:
+        source = self._source(call, of)
         if isinstance(source, Poison):
             return POISON
         if not source.per_token:
-            return self._typing.report(self._no_tokens(call, "`frame_diff`"))
-        return NumberType(Granularity.TOKEN, late=source.late)
+            return self._no_tokens(source, "`frame_diff`")
+        expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", at=call.span)
+        return TypedNumber(expr, Granularity.TOKEN, late=source.late)
 
-    def _no_tokens(self, call: BoundCall, needs: str) -> values.NotPerToken:
-        value = call.values["of"]
-        return values.NotPerToken(value.span, needs, f"`{value.span.text}` has no tokens", _WITH_TOKENS)
+    def _no_tokens(self, source: TypedTensor, needs: str) -> Poison:
+        found = f"`{source.expr.name}` has no tokens"
+        return self._report(values.NotPerToken(source.expr.at, needs, found, _WITH_TOKENS))
 
-    def _per_frame(self, call: BoundCall, of: NumberType) -> Type:
+    # ---- numbers ----
+    def _per_frame(self, call: BoundCall, of: TypedNumber, numbers: Mapping[str, TypedNumber | Poison]) -> Typed:
         if of.granularity is not Granularity.TOKEN:
-            span, found = call.values["of"].span, f"one value per {of.granularity.word}"
-            needs = f"`{call.function.name}`"
-            return self._typing.report(values.NotPerToken(span, needs, found, _WITH_TOKENS))
-        if call.function.name == "min_max":
-            power = constant(self._typing, call.values["power"], "`power` of `min_max`")
-            if isinstance(power, Poison):
-                return POISON
-        return dataclasses.replace(of, unit="", whole=False)
+            found, needs = f"one value per {word(of.granularity)}", f"`{call.function.name}`"
+            return self._report(values.NotPerToken(of.expr.at, needs, found, _WITH_TOKENS))
+        if call.function.name == "normalise":
+            by = cast("Literal['mean', 'max']", call.word("by"))
+            return replace(of, expr=ir.Normalise(by, of.expr, _ZERO, _ONE, at=call.span), unit="", whole=False)
+        floor, power = numbers["floor"], self._demands.constant(numbers["power"], "`power` of `min_max`")
+        if isinstance(floor, Poison) or isinstance(power, Poison):
+            return POISON
+        expr = ir.Normalise("min_max", of.expr, floor.expr, power.expr, at=call.span)
+        return replace(of, expr=expr, unit="", whole=False)
 
-    def _reduced(self, call: BoundCall, of: NumberType) -> Type:
+    def _reduced(self, call: BoundCall, of: TypedNumber, how: ir.Reduction) -> Typed:
         to = GRANULARITIES[call.word("to")]
         if of.granularity <= to:
-            found = of.granularity.word
-            return self._typing.report(values.ReduceToFiner(call.values["of"].span, found, to.word))
-        return dataclasses.replace(of, granularity=to, whole=False)
+            return self._report(values.ReduceToFiner(of.expr.at, word(of.granularity), word(to)))
+        return replace(of, expr=ir.Reduce(how, of.expr, to, at=call.span), granularity=to, whole=False)
 
-    def _limited(self, call: BoundCall, of: NumberType) -> Type:
-        found: NumberType | Poison = of
-        for name in ("other", "low", "high"):
-            if name in call.values and isinstance(found, NumberType):
-                other = self._typing.number(call.values[name])
-                if isinstance(other, Poison):
-                    return POISON
-                first, second = call.values["of"], call.values[name]
-                found = self._typing.combined(first, found, second, other, same_unit=True)
-        return found
+
+def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[float, ...]:
+    value = call.values[parameter]
+    if isinstance(value, ast.Text):
+        return coefficient_sets()[kind, value.value].values
+    return call.number_list(parameter) or ()

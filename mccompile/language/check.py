@@ -1,64 +1,65 @@
-"""`check`: from the AST to a policy that means something, or to all of its errors at once."""
+"""`check`: from the AST to a policy that means something, in IR, or to all of its errors at once."""
 
 from __future__ import annotations
 
+from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
-from mccompile.language.checked import CheckedParam, CheckedPolicy, CheckedSignal
 from mccompile.language.errors import values
 from mccompile.language.errors.syntax import TooDeep
-from mccompile.language.expressions import Typing
+from mccompile.language.expressions import Elaborator
 from mccompile.language.extend import Loader, Merged, chain, merge
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
 from mccompile.language.parse import MAX_DEPTH, keywords
-from mccompile.language.regions import by_depth, check_layers, check_use
-from mccompile.language.rules import check_phases
-from mccompile.language.types import POISON, NumberType, Poison
+from mccompile.language.regions import check_use, elaborate_regions
+from mccompile.language.rules import elaborate_phases
 
 
-def check(policy: ast.PolicyAst, loader: Loader) -> CheckedPolicy:
+def check(policy: ast.PolicyAst, loader: Loader) -> ir.PolicyIR:
     """The policy with its bases merged in; `PolicyError` with every MC02xx diagnostic, in order of place."""
     try:
-        return _checked(policy, chain(policy, loader))
+        return _elaborated(policy, chain(policy, loader))
     except RecursionError:
         # The parser bounds the depth of one expression; signals that use signals can add up to more.
         raise PolicyError([TooDeep(policy.name.span, MAX_DEPTH)]) from None
 
 
-def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> CheckedPolicy:
+def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.PolicyIR:
     errors: list[Diagnostic] = []
     merged = merge(policies, errors)
-    params = _check_params(merged, errors)
-    typing = Typing(_param_types(params), _ranges(params), merged.signals, errors)
-    phases = list(merged.phases.values())
-    check_phases(phases, policy, typing)
-    used = frozenset(typing.used)
-    _check_signals(merged, typing)
-    check_layers(merged.layers, errors)
-    check_use(merged.layers, phases, typing.probes, errors)
+    within = Elaborator(_params(merged, errors), merged.signals, errors)
+    declared = list(merged.phases.values())
+    phases = elaborate_phases(declared, policy, within)
+    used = frozenset(within.used)
+    _check_signals(merged, within)
+    regions = elaborate_regions(merged.layers, errors)
+    made = tuple(phase for phase in phases if phase is not None)
+    signals = {name: signal for name, signal in within.order.items() if signal is not None}
+    reusing = [phase.rule.span for phase in declared if not isinstance(phase.rule, ast.Compute)]
+    check_use(regions, [phase.rule for phase in made], reusing, signals, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)
     if errors:
         raise PolicyError(_in_order(errors, policy))
-    return CheckedPolicy(
+    return ir.PolicyIR(
         name=policy.name.text,
         models=tuple(name.text for name in merged.models),
-        params=tuple(param for param in params.values() if param is not None and param.name in used),
-        signals=_signals(merged, typing, used),
-        phases=tuple(phases),
-        layers=tuple(by_depth(merged.layers)),
+        params=tuple(param for param in within.params.values() if param is not None and param.name in used),
+        signals=tuple(signal for signal in signals.values() if signal.name in used),
+        phases=made,
+        regions=regions,
         chunks=chunks,
-        cache=cache,
         branches=branches,
+        cache=cache,
         at=policy.name.span,
     )
 
 
-def _check_params(merged: Merged, errors: list[Diagnostic]) -> dict[str, CheckedParam | None]:
+def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | None]:
     reserved = RESERVED | keywords()
     for declaration in _declarations(merged):
         what = "parameter" if isinstance(declaration, ast.ParamDecl) else "signal"
@@ -70,34 +71,15 @@ def _declarations(merged: Merged) -> list[ast.ParamDecl | ast.SignalDecl]:
     return [*merged.params.values(), *merged.signals.values()]
 
 
-def _param_types(params: dict[str, CheckedParam | None]) -> dict[str, NumberType | Poison]:
-    return {
-        name: POISON if param is None else NumberType(unit=param.unit, whole=param.whole, constant=True)
-        for name, param in params.items()
-    }
-
-
-def _ranges(params: dict[str, CheckedParam | None]) -> dict[str, tuple[float, float]]:
-    return {name: (param.low, param.high) for name, param in params.items() if param is not None}
-
-
-def _check_signals(merged: Merged, typing: Typing) -> None:
+def _check_signals(merged: Merged, within: Elaborator) -> None:
     """The signals that no rule reached, and the declarations of the policy itself that nothing uses."""
     for signal in merged.signals:
-        typing.signal(signal)
+        within.signal(signal)
     for declaration in _declarations(merged):
         name = declaration.name
-        if name.text in merged.own and name.text not in typing.used:
+        if name.text in merged.own and name.text not in within.used:
             what = "parameter" if isinstance(declaration, ast.ParamDecl) else "signal"
-            typing.report(values.Unused(name.span, what, name.text))
-
-
-def _signals(merged: Merged, typing: Typing, used: frozenset[str]) -> tuple[CheckedSignal, ...]:
-    return tuple(
-        CheckedSignal(name, merged.signals[name].expr, found.granularity, found.late)
-        for name, found in typing.order.items()
-        if name in used and isinstance(found, NumberType)
-    )
+            within.report(values.Unused(name.span, what, name.text))
 
 
 def _in_order(errors: list[Diagnostic], policy: ast.PolicyAst) -> list[Diagnostic]:

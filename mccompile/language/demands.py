@@ -2,72 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from mccompile.language import ast
+from mccompile import ir
+from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.source import Span
 from mccompile.language.errors import values
-from mccompile.language.types import NumberType, Poison, described
+from mccompile.language.intervals import Ranges, reach
+from mccompile.language.types import POISON, Poison, TypedNumber, described
 
-if TYPE_CHECKING:
-    from mccompile.language.expressions import Typing
-
-_MANY = 1_000_000
-
-
-def constant(typing: Typing, expr: ast.Expr, what: str) -> NumberType | Poison:
-    """A number that parameters and literals alone decide."""
-    found = typing.number(expr)
-    if isinstance(found, NumberType) and not found.constant:
-        return typing.report(values.NotConstant(expr.span, what))
-    return found
+MANY = 1_000_000
+MOST_STEPS = 1000
+"""The most steps that a run has: a schedule takes each of the 1000 training timesteps once at most."""
 
 
-def share(typing: Typing, expr: ast.Expr, what: str) -> None:
-    """A percentage between 0% and 100%."""
-    found = constant(typing, expr, what)
-    if isinstance(found, Poison):
-        return
-    if found.unit != "%":
-        proposal = f"{expr.value * 100:g}%" if isinstance(expr, ast.Number) and expr.value <= 1 else None
-        if isinstance(expr, ast.Number) and expr.value > 1:
-            proposal = f"{expr.spelling}%"
-        typing.report(values.NotAShare(expr.span, what, described(found), proposal))
-    else:
-        _bounded(typing, expr, what, 0.0, 1.0, ("0%", "100%"))
+class Demands:
+    """Checks of numbers under the parameters of one policy. Each reports what is wrong, at the number's own words."""
+
+    def __init__(self, ranges: Ranges, report: Callable[[Diagnostic], Poison]) -> None:
+        self.ranges = ranges
+        self._report = report
+
+    def constant(self, found: TypedNumber | Poison, what: str) -> TypedNumber | Poison:
+        """A number that parameters and literals alone decide."""
+        if isinstance(found, TypedNumber) and not found.constant:
+            return self._report(values.NotConstant(found.expr.at, what))
+        return found
+
+    def share(self, found: TypedNumber | Poison, what: str, written: Span) -> TypedNumber | Poison:
+        """A percentage between 0% and 100%. written: where it stands, for a number that is given by default too."""
+        found = self.constant(found, what)
+        if isinstance(found, Poison):
+            return found
+        if found.unit != "%":
+            return self._report(values.NotAShare(written, what, described(found), _proposal(found.expr)))
+        return self.bounded(found, what, 0.0, 1.0, ("0%", "100%"))
+
+    def whole(self, found: TypedNumber | Poison, what: str, least: int) -> TypedNumber | Poison:
+        """A whole number of steps, at least `least`."""
+        found = self.constant(found, what)
+        if isinstance(found, Poison):
+            return found
+        if found.unit not in ("", "steps"):
+            assert found.expr.at is not None
+            return self._report(values.WrongType(found.expr.at, "a count", described(found), ""))
+        if not found.whole:
+            return self._report(values.NotWhole(found.expr.at, what, literal=isinstance(found.expr, ir.Const)))
+        return self.bounded(found, what, least, MANY, (str(least), f"{MANY:,}"))
+
+    def bounded(
+        self, found: TypedNumber, what: str, low: float, high: float, said: tuple[str, str]
+    ) -> TypedNumber | Poison:
+        """A number within low..high: a parameter with all of its range, an expression at least with the defaults."""
+        within = reach(found.expr, self.ranges)
+        if low <= within.low and within.high <= high:
+            return found
+        if isinstance(found.expr, ir.Const):
+            how = "outside"
+        elif isinstance(found.expr, ir.ParamRef):
+            how = f"may be {within.low:g} to {within.high:g}"
+        else:
+            usual = reach(found.expr, self.ranges.at_defaults())
+            if low <= usual.low and usual.high <= high and not (within.high < low or within.low > high):
+                return found  # whether the values of a run fit is seen when they are bound
+            how = f"is {usual.low:g} with the defaults of the parameters"
+        return self._report(values.OutOfBounds(found.expr.at, what, *said, how))
 
 
-def whole(typing: Typing, expr: ast.Expr, what: str, least: int) -> None:
-    """A whole number of steps, at least `least`."""
-    found = constant(typing, expr, what)
-    if isinstance(found, Poison):
-        return
-    if found.unit not in ("", "steps"):
-        typing.report(values.WrongType(expr.span, "a count", described(found), ""))
-    elif not found.whole:
-        typing.report(values.NotWhole(expr.span, what, literal=isinstance(expr, ast.Number)))
-    else:
-        _bounded(typing, expr, what, least, _MANY, (str(least), f"{_MANY:,}"))
+def _proposal(expr: ir.Expr) -> str | None:
+    if not isinstance(expr, ir.Const) or expr.at is None:
+        return None
+    return f"{expr.value * 100:g}%" if expr.value <= 1 else f"{expr.at.text}%"
 
 
-def interval(typing: Typing, expr: ast.Expr) -> tuple[float, float] | None:
-    """The values that a literal or a parameter can take; None for any other expression."""
-    match expr:
-        case ast.Number(value=value):
-            return value, value
-        case ast.Ref(name=name):
-            return typing.ranges.get(name)
-        case _:
-            return None
-
-
-def reach_words(expr: ast.Expr, reach: tuple[float, float]) -> str:
-    """What a value out of bounds is: a literal, or a parameter whose range is too wide."""
-    return "outside" if isinstance(expr, ast.Number) else f"may be {reach[0]:g} to {reach[1]:g}"
-
-
-def _bounded(
-    typing: Typing, expr: ast.Expr, what: str, low: float, high: float, said: tuple[str, str]
-) -> None:
-    reach = interval(typing, expr)
-    if reach is not None and not low <= reach[0] <= reach[1] <= high:
-        typing.report(values.OutOfBounds(expr.span, what, *said, reach_words(expr, reach)))
+def poisoned(*found: TypedNumber | Poison) -> bool:
+    """Whether an error lies in one of them."""
+    return any(part is POISON for part in found)

@@ -1,59 +1,61 @@
-"""Types of expressions: names, calls, units and granularities; every error is kept, none is repeated."""
+"""Elaborates expressions: names, units and granularities, to IR; every error is kept, none is repeated."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import assert_never
 
+from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.ir import Granularity
 from mccompile.language import ast
+from mccompile.language.arguments import BoundCall, as_call, bind
 from mccompile.language.builtins import CLOCKS, SOURCES
-from mccompile.language.calls import CallTyping
+from mccompile.language.calls import CallRules
+from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
+from mccompile.language.demands import Demands
 from mccompile.language.errors import names, values
+from mccompile.language.intervals import Ranges
 from mccompile.language.types import (
     POISON,
-    ConditionType,
-    Granularity,
-    NumberType,
     Poison,
-    SourceType,
-    Type,
+    Typed,
+    TypedCondition,
+    TypedNumber,
+    TypedTensor,
     described,
+    place,
 )
 
-ASK_HOW_FAR = "a tensor is no number: ask how far it moved, `rel_l1(...)`, or for its motion, `frame_diff(...)`"
-_CLOCK_TYPES = {
-    "step": NumberType(Granularity.CHUNK, unit="steps", whole=True),
-    "fraction": NumberType(Granularity.CHUNK),
-    "timestep": NumberType(Granularity.CHUNK),
-    "sigma": NumberType(Granularity.CHUNK),
-}
 
+class Elaborator:
+    """Turns expressions into IR under the parameters and signals of one policy.
 
-class Typing:
-    """Infers types under the parameters and signals of one policy.
-
-    `used` collects the names that were asked for; `order` the signals in the order in which they can be
-    computed. `errors` is the list that all checks of one policy share.
+    params: None for one with an error of its own. `used` collects the names that were asked for; `order` the signals
+    in the order in which they can be computed, None for one with an error. `errors` is the list that all checks of one
+    policy share.
     """
 
     def __init__(
         self,
-        params: Mapping[str, NumberType | Poison],
-        ranges: Mapping[str, tuple[float, float]],
+        params: Mapping[str, ir.Param | None],
         signals: Mapping[str, ast.SignalDecl],
         errors: list[Diagnostic],
     ) -> None:
         self.params = params
-        self.ranges = ranges
         self.signals = signals
         self.errors = errors
         self.used: set[str] = set()
-        self.order: dict[str, Type] = {}
-        self.probes: list[ast.Ref] = []
+        self.order: dict[str, ir.Signal | None] = {}
         self._open: list[str] = []
-        self._calls = CallTyping(self)
+        self._made: dict[str, ir.Signal] = {}
+        self._types: dict[str, TypedNumber] = {}
+        sound = {name: param for name, param in params.items() if param is not None}
+        self.ranges = Ranges(sound, self._made)
+        self.demands = Demands(self.ranges, self.report)
+        self._combining = Combining(self.ranges, self.report)
+        self._calls = CallRules(self.demands, self._combining, self.report)
 
     def report(self, error: Diagnostic) -> Poison:
         self.errors.append(error)
@@ -67,67 +69,77 @@ class Typing:
             self.used.add(name)
 
     # ---- what a place demands ----
-    def number(self, expr: ast.Expr) -> NumberType | Poison:
-        """The type of an expression that must be a number."""
-        found = self.infer(expr)
-        if isinstance(found, NumberType | Poison):
-            return found
-        advice = ASK_HOW_FAR if isinstance(found, SourceType) else ""
-        return self.report(values.WrongType(expr.span, "a number", described(found), advice))
+    def number(self, expr: ast.Expr) -> TypedNumber | Poison:
+        """An expression that must be a number."""
+        return self._as_number(self.infer(expr))
 
-    def condition(self, expr: ast.Expr) -> ConditionType | Poison:
-        """The type of a rule's condition, in which comparisons may accumulate."""
-        match expr:
-            case ast.Logic(left=left, right=right):
-                return self._both(self.condition(left), self.condition(right))
-            case ast.Not(of=of):
-                return self.condition(of)
-            case ast.Compare():
-                return self._compare(expr, self._account)
-            case _:
-                found = self.infer(expr)
-                if isinstance(found, ConditionType | Poison):
-                    return found
-                advice = "compare it: `accumulate(x) < threshold`"
-                return self.report(values.WrongType(expr.span, "a condition", described(found), advice))
+    def condition(self, expr: ast.Expr) -> TypedCondition | Poison:
+        """A rule's condition, in which comparisons may accumulate."""
+        return self._as_condition(self._infer(expr, accumulates=True), "compare it: `accumulate(x) < threshold`")
 
-    def signal(self, name: str) -> Type:
-        """The type of a declared signal, inferred once."""
+    def signal(self, name: str) -> ir.Signal | None:
+        """A declared signal, elaborated once; None after an error in it."""
         if name in self.order:
             return self.order[name]
         declaration = self.signals[name]
         if name in self._open:
             path = (*self._open[self._open.index(name) :], name)
-            return self.report(values.SignalCycle(declaration.name.span, name, path))
+            self.report(values.SignalCycle(declaration.name.span, name, path))
+            return None
         self._open.append(name)
         found = self.infer(declaration.expr)
         self._open.pop()
-        if isinstance(found, SourceType | ConditionType):
-            advice = ASK_HOW_FAR if isinstance(found, SourceType) else "conditions belong into a rule"
-            error = values.WrongType(declaration.expr.span, "a number", described(found), advice)
-            found = self.report(error)
-        self.order[name] = found
-        return found
+        made = None
+        if isinstance(found, TypedNumber):
+            self._types[name] = found
+            made = ir.Signal(name, found.expr, found.granularity, found.late, at=declaration.name.span)
+            self._made[name] = made
+        elif not isinstance(found, Poison):
+            tensor = isinstance(found, TypedTensor)
+            advice = values.ASK_HOW_FAR if tensor else "put the condition into a rule: `reuse chunk while ...`"
+            self.report(values.WrongType(declaration.expr.span, "a number", described(found), advice))
+        self.order[name] = made
+        return made
+
+    def _as_number(self, found: Typed) -> TypedNumber | Poison:
+        if isinstance(found, TypedNumber | Poison):
+            return found
+        advice = values.ASK_HOW_FAR if isinstance(found, TypedTensor) else ""
+        return self.report(values.WrongType(place(found.expr), "a number", described(found), advice))
+
+    def _as_condition(self, found: Typed, advice: str = "compare it with `<`") -> TypedCondition | Poison:
+        if isinstance(found, TypedCondition | Poison):
+            return found
+        return self.report(values.WrongType(place(found.expr), "a condition", described(found), advice))
 
     # ---- inference ----
-    def infer(self, expr: ast.Expr) -> Type:
+    def infer(self, expr: ast.Expr) -> Typed:
+        """The expression as IR, with its type."""
+        return self._infer(expr, accumulates=False)
+
+    def _infer(self, expr: ast.Expr, accumulates: bool) -> Typed:
+        """accumulates: the expression stands in a rule's condition, whose comparisons may read an account."""
         match expr:
             case ast.Number(value=value, unit=unit):
-                return NumberType(unit=unit, whole=value.is_integer() and unit != "%", constant=True)
+                whole = value.is_integer() and unit != "%"
+                return TypedNumber(ir.Const(value, at=expr.span), unit=unit, whole=whole, constant=True)
             case ast.Ref():
                 return self._ref(expr)
             case ast.Call() | ast.Pipe():
-                return self._calls.infer(expr)
+                return self._call(expr)
             case ast.Negative(of=of):
-                return self.number(of)
-            case ast.Arithmetic():
-                return self._arithmetic(expr)
-            case ast.Compare():
-                return self._compare(expr, self.number)
-            case ast.Logic(left=left, right=right):
-                return self._both(self._logical(left), self._logical(right))
+                return self._combining.negative(self.number(of), expr.span)
+            case ast.Arithmetic(op=op, left=left, right=right):
+                sides = self.number(left), self.number(right)
+                return self._combining.arithmetic(ARITHMETIC[op], *sides, expr.span)
+            case ast.Compare(op=op, left=left, right=right):
+                side: Callable[[ast.Expr], TypedNumber | Poison] = self._account if accumulates else self.number
+                return self._combining.comparison(COMPARISONS[op], side(left), side(right), expr.span)
+            case ast.Logic(op=op, left=left, right=right):
+                parts = (self._as_condition(self._infer(part, accumulates)) for part in (left, right))
+                return self._combining.logic(op, tuple(parts), expr.span)
             case ast.Not(of=of):
-                return self._logical(of)
+                return self._combining.logic("not", (self._as_condition(self._infer(of, accumulates)),), expr.span)
             case ast.Text() | ast.NumberList():
                 found = "a string" if isinstance(expr, ast.Text) else "a list"
                 advice = "only `polynomial(...)` and `table(...)` take one"
@@ -135,82 +147,68 @@ class Typing:
             case _:
                 assert_never(expr)
 
-    def _ref(self, ref: ast.Ref) -> Type:
-        self.used.add(ref.name)
-        if ref.name in self.params:
-            return self.params[ref.name]
-        if ref.name in self.signals:
-            found = self.signal(ref.name)
+    def _ref(self, ref: ast.Ref) -> Typed:
+        name, at = ref.name, ref.span
+        self.used.add(name)
+        if name in self.params:
+            param = self.params[name]
+            if param is None:
+                return POISON
+            return TypedNumber(ir.ParamRef(name, at=at), unit=param.unit, whole=param.whole, constant=True)
+        if name in self.signals:
+            if self.signal(name) is None:
+                return POISON
             # A rule or another signal reads what the step before left of a late signal.
-            return dataclasses.replace(found, late=False) if isinstance(found, NumberType) else found
-        if ref.name in SOURCES:
-            if ref.name == "probe":
-                self.probes.append(ref)
-            return SOURCES[ref.name]
-        if ref.name in _CLOCK_TYPES:
-            return _CLOCK_TYPES[ref.name]
+            return replace(self._types[name], expr=ir.SignalRef(name, at=at), late=False)
+        if name in SOURCES:
+            source = SOURCES[name]
+            return TypedTensor(ir.Source(source.name, at=at), source.per_token, source.late)
+        if name in CLOCKS:
+            step = name == "step"
+            clock = ir.Clock(CLOCKS[name], at=at)
+            return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step)
         known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
-        return self.report(names.UnknownName(ref.span, ref.name, known))
+        return self.report(names.UnknownName(at, name, known))
 
-    def _logical(self, expr: ast.Expr) -> ConditionType | Poison:
-        found = self.infer(expr)
-        if isinstance(found, ConditionType | Poison):
-            return found
-        return self.report(values.WrongType(expr.span, "a condition", described(found), "compare it with `<`"))
+    def _call(self, expr: ast.Call | ast.Pipe) -> Typed:
+        call = self._bound(expr)
+        if call is None or not call.complete:
+            self.mention(expr)
+            return POISON
+        if call.function.name == "accumulate":
+            self.mention(expr)
+            return self.report(values.MisplacedAccumulate(expr.span))
+        return self._calls.call(call, self._given(call))
 
-    def _account(self, expr: ast.Expr) -> NumberType | Poison:
+    def _account(self, expr: ast.Expr) -> TypedNumber | Poison:
         """An operand of a rule's comparison: the one place of `accumulate`."""
-        return self._calls.accumulated(expr) or self.number(expr)
-
-    def _arithmetic(self, expr: ast.Arithmetic) -> Type:
-        left, right = self.number(expr.left), self.number(expr.right)
-        if isinstance(left, Poison) or isinstance(right, Poison):
+        found = as_call(expr)
+        if found is None or found[0].function.text != "accumulate":
+            return self.number(expr)
+        call = self._bound(expr)
+        if call is None or not call.complete:
+            self.mention(expr)
             return POISON
-        return self.combined(expr.left, left, expr.right, right, same_unit=expr.op in ("+", "-"), op=expr.op)
+        of = self.number(call.values["of"])
+        if isinstance(of, Poison):
+            return of
+        return replace(of, expr=ir.Accumulate(of.expr, at=expr.span), constant=False)
 
-    def combined(
-        self, a: ast.Expr, left: NumberType, b: ast.Expr, right: NumberType, same_unit: bool, op: str = ""
-    ) -> NumberType | Poison:
-        """The type of two numbers under one operation; reports units or times that do not fit."""
-        if left.unit and right.unit and left.unit != right.unit and same_unit:
-            return self.report(values.UnitMismatch(b.span, described(left), described(right), a.span))
-        if self._mixes_times(a, left, b, right):
-            return POISON
-        unit = left.unit or right.unit
-        if not same_unit and left.unit and right.unit:
-            unit = "" if op != "*" or "%" not in (left.unit, right.unit) else unit
-        return NumberType(
-            max(left.granularity, right.granularity),
-            unit=unit,
-            whole=left.whole and right.whole and op in ("", "+", "-", "*"),
-            constant=left.constant and right.constant,
-            late=left.late or right.late,
-        )
+    def _bound(self, expr: ast.Expr) -> BoundCall | None:
+        found = as_call(expr)
+        assert found is not None
+        call, piped = found
+        bound = bind(call, piped, expr.span, self.errors)
+        if bound is None and piped is not None:
+            self.infer(piped)
+        return bound
 
-    def _mixes_times(self, a: ast.Expr, left: NumberType, b: ast.Expr, right: NumberType) -> bool:
-        if left.late == right.late or left.constant or right.constant:
-            return False
-        late, other = (a, b) if left.late else (b, a)
-        self.report(values.LateMixture(other.span, f"known before, while `{late.span.text}` is known after"))
-        return True
-
-    def _compare(
-        self, expr: ast.Compare, operand: Callable[[ast.Expr], NumberType | Poison]
-    ) -> ConditionType | Poison:
-        left, right = operand(expr.left), operand(expr.right)
-        if isinstance(left, Poison) or isinstance(right, Poison):
-            return POISON
-        found = self.combined(expr.left, left, expr.right, right, same_unit=True)
-        if isinstance(found, Poison):
-            return POISON
-        return ConditionType(found.granularity, constant=found.constant, late=found.late)
-
-    @staticmethod
-    def _both(left: ConditionType | Poison, right: ConditionType | Poison) -> ConditionType | Poison:
-        if isinstance(left, Poison) or isinstance(right, Poison):
-            return POISON
-        return ConditionType(
-            max(left.granularity, right.granularity),
-            constant=left.constant and right.constant,
-            late=left.late or right.late,
-        )
+    def _given(self, call: BoundCall) -> dict[str, Typed]:
+        """The arguments that are expressions, elaborated; words and lists of numbers are no expressions."""
+        given: dict[str, Typed] = {}
+        for parameter in call.function.parameters:
+            value = call.values[parameter.name]
+            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
+            if not listed and parameter.kind not in ("word", "flag"):
+                given[parameter.name] = self.infer(value)
+        return given

@@ -83,7 +83,7 @@ def _item_head(item: ast.Item) -> str:
         case ast.PhaseDecl(name=name):
             return f"phase {name.text}" + ("" if item.when is None else f" {when(item.when)}")
         case ast.LayersDecl():
-            return "integration" if item.where is None else f"layers blocks[{where(item.where)}]"
+            return "integration" if item.where is None else f"layers blocks[{where(item.where.first, item.where.last)}]"
         case ast.OptionsDecl(section=section):
             return section
         case ast.BranchesDecl():

@@ -1,15 +1,16 @@
-"""Policies by name, by path or as text: from there to a checked policy."""
+"""Policies by name, by path or as text: from there to its IR."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
 from mccompile.language.check import check
-from mccompile.language.checked import CheckedPolicy
 from mccompile.language.errors.syntax import NoSuchPolicy, NotText
+from mccompile.language.extend import Merged, chain, merge
 from mccompile.language.parse import parse
 from mccompile.resources import data_folder, shipped_policies
 
@@ -56,9 +57,17 @@ def find_base(extends: ast.Extends) -> Source:
     return read_policy(Path(base.value) if own is None else own.parent / base.value, base.value, base.span)
 
 
-def load_checked(policy: str | Path | Source) -> CheckedPolicy:
-    """The checked policy; `PolicyError` with all diagnostics of the first phase that refuses it."""
+def load_policy(policy: str | Path | Source) -> ir.PolicyIR:
+    """The IR of a policy by shipped name, path or text.
+
+    Raises `PolicyError` with all diagnostics of the first phase that refuses it.
+    """
     return check(parse(find_policy(policy)), find_base)
+
+
+def load_merged(policy: str | Path | Source) -> Merged:
+    """The declarations of a policy that `load_policy` takes, with those of its bases, as they are written."""
+    return merge(chain(parse(find_policy(policy)), find_base), [])
 
 
 def _shipped(name: str, span: Span | None) -> Source:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, cast, get_args
 
+from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.checked import CacheDevice, CacheDtype, CheckedBranches, CheckedCache, CheckedChunks
 from mccompile.language.errors import names, values
 
 Section = Literal["chunks", "cache"]
@@ -14,9 +15,9 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
     ("chunks", "frames"): ("model",),
     ("chunks", "pending"): ("skip", "compute"),
     ("chunks", "finished"): ("keep", "refresh", "compute"),
-    ("cache", "dtype"): get_args(CacheDtype),
-    ("cache", "residual"): get_args(CacheDtype),
-    ("cache", "device"): get_args(CacheDevice),
+    ("cache", "dtype"): get_args(ir.KeptDtype),
+    ("cache", "residual"): get_args(ir.KeptDtype),
+    ("cache", "device"): get_args(ir.KeptDevice),
     ("cache", "budget"): ("none",),
     ("cache", "refresh_every"): ("never",),
     ("cache", "refresh_last"): ("yes", "no"),
@@ -26,39 +27,44 @@ BRANCHES = ("cond", "uncond")
 BATCH = "batch"
 
 
-def check_chunks(given: dict[str, ast.Option], errors: list[Diagnostic]) -> CheckedChunks:
+def check_chunks(given: dict[str, ast.Option], errors: list[Diagnostic]) -> ir.Chunks:
     """Without a word: the model's frames per chunk, and the exact life of a chunk."""
     words = _check("chunks", given, errors)
-    return CheckedChunks(
+    return ir.Chunks(
         _count(given.get("frames")),
         cast("Literal['skip', 'compute']", words.get("pending", "skip")),
         cast("Literal['keep', 'refresh', 'compute']", words.get("finished", "refresh")),
+        at=_first(given),
     )
 
 
-def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> CheckedCache:
+def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> ir.Cache:
     """Without a word: all as the model has it, less where a budget asks for it; residuals as keys and values."""
     words = _check("cache", given, errors)
     budget = given.get("budget")
-    return CheckedCache(
-        cast(CacheDtype, words.get("dtype", "auto")),
-        cast(CacheDtype, words.get("residual", words.get("dtype", "auto"))),
-        cast(CacheDevice, words.get("device", "auto")),
+    return ir.Cache(
+        cast(ir.KeptDtype, words.get("dtype", "auto")),
+        cast(ir.KeptDtype, words.get("residual", words.get("dtype", "auto"))),
+        cast(ir.KeptDevice, words.get("device", "auto")),
         budget.value.bytes if budget is not None and isinstance(budget.value, ast.Size) else None,
         _count(given.get("refresh_every")),
         words.get("refresh_last") == "yes",
-        next((option.span for option in (budget, *given.values()) if option is not None), None),
+        at=_first(given) if budget is None else budget.span,
     )
 
 
-def check_branches(given: ast.BranchesDecl | None, errors: list[Diagnostic]) -> CheckedBranches:
+def check_branches(given: ast.BranchesDecl | None, errors: list[Diagnostic]) -> ir.Branches:
     if given is None:
-        return CheckedBranches(None, batch=False)
+        return ir.Branches(None, batch=False)
     if given.share.text not in BRANCHES:
         errors.append(names.InvalidWord(given.share.span, "share decision of", given.share.text, BRANCHES))
     if given.batch is not None and given.batch.text != BATCH:
         errors.append(names.InvalidWord(given.batch.span, "share decision", given.batch.text, (BATCH,)))
-    return CheckedBranches(given.share.text, batch=given.batch is not None)
+    return ir.Branches(given.share.text, batch=given.batch is not None, at=given.span)
+
+
+def _first(given: dict[str, ast.Option]) -> Span | None:
+    return next((option.span for option in given.values()), None)
 
 
 def _count(option: ast.Option | None) -> int | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
-from mccompile.language.checked import CheckedParam
 from mccompile.language.errors import names, values
-from mccompile.language.types import NumberType, described
+from mccompile.language.types import in_unit
 
 
-def check_param(param: ast.ParamDecl, errors: list[Diagnostic]) -> CheckedParam | None:
+def check_param(param: ast.ParamDecl, errors: list[Diagnostic]) -> ir.Param | None:
     """The parameter, or None after reporting what is wrong with it."""
     name, default, range_ = param.name.text, param.default, param.range
     if range_ is None:
@@ -31,7 +31,7 @@ def check_param(param: ast.ParamDecl, errors: list[Diagnostic]) -> CheckedParam 
     if unit in ("steps", "frames") and not whole:
         errors.append(values.NotWhole(param.span, f"a number of {unit}", literal=False))
         return None
-    return CheckedParam(name, default.value, low.value, high.value, whole, unit, param.span)
+    return ir.Param(name, default.value, low.value, high.value, whole, unit, at=param.span)
 
 
 def check_name(name: ast.Name, what: str, reserved: frozenset[str], errors: list[Diagnostic]) -> None:
@@ -46,7 +46,7 @@ def _unit(default: ast.Number, range_: ast.Range, errors: list[Diagnostic]) -> a
         if len(said) == 1:
             continue
         if said == {"%", ""} or (end.unit and default.unit):
-            left, right = described(NumberType(unit=default.unit)), described(NumberType(unit=end.unit))
+            left, right = in_unit(default.unit), in_unit(end.unit)
             errors.append(values.UnitMismatch(end.span, left, right, default.span))
             return None
     return default.unit or range_.high.unit or range_.low.unit

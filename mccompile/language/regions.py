@@ -1,11 +1,18 @@
-"""Checks of layers: empty and overlapping ranges, what is kept and whether anything reuses it."""
+"""Elaborates layers to regions: empty and overlapping ranges, what is kept and whether anything reuses it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.depth import block_bounds, shared_blocks
 from mccompile.language.errors import layers, names
+from mccompile.language.types import place
+from mccompile.language.walk import rule_expressions, walk
 
 _DEEP = 1_000_000
 """A depth beyond every model's: ranges that meet in so deep a stack meet in every deep enough one."""
@@ -14,67 +21,72 @@ KEEP_BLOCKS = ("residual", "output")
 KEEP_INTEGRATION = ("increment",)
 
 
-def bounds(where: ast.BlockRange) -> tuple[int, int]:
-    """First and last block in a stack of `_DEEP` blocks."""
-    first, last = (block % _DEEP if block < 0 else block for block in (where.first, where.last))
-    return first, last
-
-
-def by_depth(declared: list[ast.LayersDecl]) -> list[ast.LayersDecl]:
-    """Block regions in order of depth, the integration last."""
-    return sorted(declared, key=lambda item: (1, 0) if item.where is None else (0, bounds(item.where)[0]))
-
-
-def check_layers(declared: list[ast.LayersDecl], errors: list[Diagnostic]) -> None:
-    claimed: list[ast.LayersDecl] = []
+def elaborate_regions(declared: list[ast.LayersDecl], errors: list[Diagnostic]) -> tuple[ir.Region, ...]:
+    """Block regions in order of depth, the integration last; appends what is wrong with them."""
+    made: list[ir.Region] = []
+    claimed: list[ir.Region] = []
     for item in declared:
         choices = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
         if item.keep is not None and item.keep.text not in choices:
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
-        if item.where is not None and bounds(item.where)[0] > bounds(item.where)[1]:
-            errors.append(layers.EmptyLayers(item.where.span))
-            continue
-        for other in claimed:
-            claim = _claim(item, other)
-            if claim:
-                errors.append(layers.OverlappingLayers(_place(item), claim, _place(other)))
-                break
-        claimed.append(item)
+        region = _region(item)
+        made.append(region)
+        if isinstance(region.where, ir.Blocks):
+            first, last = block_bounds(region.where, _DEEP)
+            if first > last:
+                errors.append(layers.EmptyLayers(region.where.at))
+                continue
+        claims = ((_claim(region.where, other.where), other.where) for other in claimed)
+        claim, other = next(((claim, other) for claim, other in claims if claim), ("", None))
+        if other is not None:
+            errors.append(layers.OverlappingLayers(region.where.at, claim, place(other)))
+        claimed.append(region)
+    return tuple(sorted(made, key=_depth))
 
 
 def check_use(
-    declared: list[ast.LayersDecl],
-    phases: list[ast.PhaseDecl],
-    probes: list[ast.Ref],
+    regions: tuple[ir.Region, ...], rules: list[ir.Rule], reusing: list[Span], signals: Mapping[str, ir.Signal],
     errors: list[Diagnostic],
 ) -> None:
-    """What is reused must be kept, what is kept must be reused, and a probe needs blocks to look at."""
-    reusing = [phase.rule for phase in phases if not isinstance(phase.rule, ast.Compute)]
-    kept = [item for item in by_depth(declared) if item.keep is not None]
+    """What is reused must be kept, what is kept must be reused, and a probe needs blocks to look at.
+
+    rules: those without an error. reusing: where a rule reuses something, or would without an error in it.
+    """  # fmt: skip
+    kept = [region for region in regions if region.keep is not None]
     if reusing and not kept:
-        errors.append(layers.NothingKept(reusing[0].span))
-    if phases and kept and not reusing:
-        errors.append(layers.NeverReused(kept[0].span))
-    first = by_depth(declared)[:1]
-    if probes and not (first and first[0].keep is None and first[0].where is not None):
-        errors.append(layers.NoProbe(probes[0].span))
+        errors.append(layers.NothingKept(reusing[0]))
+    if rules and kept and not reusing:
+        errors.append(layers.NeverReused(kept[0].at))
+    looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)
+    read = (node for rule in rules for expr in rule_expressions(rule) for node in walk(expr, signals))
+    probe = next((node for node in read if isinstance(node, ir.Source) and node.name == "probe"), None)
+    if probe is not None and not looked_at:
+        errors.append(layers.NoProbe(probe.at))
 
 
-def _place(item: ast.LayersDecl) -> Span:
-    return item.span if item.where is None else item.where.span
-
-
-def _claim(item: ast.LayersDecl, other: ast.LayersDecl) -> str:
-    """What `item` claims that is claimed already, in words; empty if nothing."""
-    if item.where is None and other.where is None:
-        return "claims the integration again"
+def _region(item: ast.LayersDecl) -> ir.Region:
     if item.where is None:
-        return "contains every block"
-    if other.where is None:
+        where: ir.Blocks | ir.Integration = ir.Integration(at=item.span)
+    else:
+        where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
+    keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
+    return ir.Region(where, keep, at=item.span)
+
+
+def _depth(region: ir.Region) -> tuple[int, int]:
+    if isinstance(region.where, ir.Integration):
+        return 1, 0
+    return 0, block_bounds(region.where, _DEEP)[0]
+
+
+def _claim(where: ir.Blocks | ir.Integration, other: ir.Blocks | ir.Integration) -> str:
+    """What `where` claims that is claimed already, in words; empty if nothing."""
+    if isinstance(where, ir.Integration):
+        return "claims the integration again" if isinstance(other, ir.Integration) else "contains every block"
+    if isinstance(other, ir.Integration):
         return "lies within the integration"
-    first = max(bounds(item.where)[0], bounds(other.where)[0])
-    last = min(bounds(item.where)[1], bounds(other.where)[1])
-    if first > last:
+    both = shared_blocks(where, other, _DEEP)
+    if both is None:
         return ""
-    a, b = (block - _DEEP if block > _DEEP // 2 else block for block in (first, last))
-    return f"claims block {a} again" if a == b else f"claims blocks {a} to {b} again"
+    first, last = (block - _DEEP if block > _DEEP // 2 else block for block in both)
+    return f"claims block {first} again" if first == last else f"claims blocks {first} to {last} again"

@@ -1,106 +1,123 @@
-"""Checks of phases: when they hold, what their rule does, and whether every step of a run has one."""
+"""Elaborates phases: when they hold, what their rule does, and whether every step of a run has one."""
 
 from __future__ import annotations
 
 from typing import assert_never
 
+from mccompile import ir
+from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS
-from mccompile.language.demands import constant, interval, reach_words, share, whole
 from mccompile.language.errors import names, phases, values
-from mccompile.language.expressions import Typing
-from mccompile.language.masks import check_mask
+from mccompile.language.expressions import Elaborator
+from mccompile.language.intervals import reach
+from mccompile.language.masks import check_mask, mask_steps
 from mccompile.language.types import (
     GRANULARITIES,
-    ConditionType,
-    Granularity,
-    NumberType,
     Poison,
+    TypedCondition,
+    TypedNumber,
+    in_unit,
+    place,
+    word,
 )
+
+UNREACHED = 1e6
+"""The upper bound of a phase with an open end: no step, timestep or sigma is as large."""
 
 _CLOCK_BOUNDS = {"fraction": (0.0, 1.0), "timestep": (0.0, 1000.0), "sigma": (0.0, 1.0), "step": (0.0, 1e6)}
 _TOKEN_SOURCES = ("latent", "embedded", "modulated_input", "block_output", "probe")
 
 
-def check_phases(declared: list[ast.PhaseDecl], policy: ast.PolicyAst, typing: Typing) -> None:
-    """All phases and their order; those with `while` and `last` interrupt the others wherever they stand."""
+def elaborate_phases(
+    declared: list[ast.PhaseDecl], policy: ast.PolicyAst, within: Elaborator
+) -> tuple[ir.Phase | None, ...]:
+    """All phases and their order, None for one with an error.
+
+    Those with `while` and `last` interrupt the others wherever they stand.
+    """
     if not declared:
-        typing.report(phases.NoPhases(policy.name.span, policy.name.text))
-        return
-    for phase in declared:
-        if phase.when is not None:
-            _check_when(phase, phase.when, typing)
-        _check_rule(phase.rule, typing)
-    _check_order(declared, typing)
+        within.report(phases.NoPhases(policy.name.span, policy.name.text))
+        return ()
+    found = tuple(_phase(phase, within) for phase in declared)
+    _check_order(declared, within)
+    return found
 
 
-def _check_order(declared: list[ast.PhaseDecl], typing: Typing) -> None:
+def _phase(phase: ast.PhaseDecl, within: Elaborator) -> ir.Phase | None:
+    name = phase.name
+    span = ir.Rest(at=name.span) if phase.when is None else _when(phase, phase.when, within)
+    rule = _rule(phase.rule, within)
+    return None if span is None or rule is None else ir.Phase(name.text, span, rule, at=name.span)
+
+
+def _check_order(declared: list[ast.PhaseDecl], within: Elaborator) -> None:
     in_turn = [phase for phase in declared if not isinstance(phase.when, ast.LastSteps | ast.While)]
     if in_turn and isinstance(in_turn[0].rule, ast.ComputeSteps | ast.ComputeBins):
-        check_mask(in_turn[0].rule, typing.errors, begins_run=True)
+        check_mask(in_turn[0].rule, within.errors, begins_run=True)
     endless = next((phase for phase in in_turn if phase.when is None), None)
     if endless is None:
         last = declared[-1].name
-        typing.report(phases.UncoveredRun(last.span, last.text))
+        within.report(phases.UncoveredRun(last.span, last.text))
         return
     for phase in in_turn[in_turn.index(endless) + 1 :]:
         name = phase.name
-        error = phases.UnreachablePhase(name.span, name.text, endless.name.text, endless.name.span)
-        typing.report(error)
+        within.report(phases.UnreachablePhase(name.span, name.text, endless.name.text, endless.name.span))
 
 
-def _check_when(phase: ast.PhaseDecl, when: ast.When, typing: Typing) -> None:
+# ---- when --------------------------------------------------------------------------------------------------
+def _when(phase: ast.PhaseDecl, when: ast.When, within: Elaborator) -> ir.PhaseSpan | None:
     match when:
         case ast.While():
-            _check_clock(phase, when, typing)
+            return _clock_range(phase, when, within)
         case ast.ForSteps(n=n) | ast.LastSteps(n=n) | ast.UntilRefreshes(n=n):
             what = "the number of refreshes" if isinstance(when, ast.UntilRefreshes) else "the number of steps"
-            before = len(typing.errors)
-            whole(typing, n, what, 0)
-            reach = interval(typing, n)
-            if len(typing.errors) == before and reach is not None and reach[1] == 0:
-                typing.report(phases.EmptyPhase(n.span, phase.name.text, "no step at all"))
+            count = within.demands.whole(within.number(n), what, 0)
+            if isinstance(count, Poison):
+                return None
+            if reach(count.expr, within.ranges).high == 0:
+                within.report(phases.EmptyPhase(n.span, phase.name.text, "no step at all"))
+            if isinstance(when, ast.UntilRefreshes):
+                return ir.UntilRefreshes(count.expr, at=when.span)
+            kind = ir.ForSteps if isinstance(when, ast.ForSteps) else ir.LastSteps
+            return kind(count.expr, at=when.span)
         case _:
             assert_never(when)
 
 
-def _check_clock(phase: ast.PhaseDecl, when: ast.While, typing: Typing) -> None:
-    parts = clock_range(when)
+def _clock_range(phase: ast.PhaseDecl, when: ast.While, within: Elaborator) -> ir.Between | None:
+    parts = _range_parts(when)
     if parts is None:
         why = "two-sided ranges are written `low <= clock < high`" if len(when.ops) > 1 else "no such range"
-        typing.report(phases.NotAClockRange(when.span, why, CLOCKS))
+        within.report(phases.NotAClockRange(when.span, why, tuple(CLOCKS)))
         for operand in when.operands:
-            typing.mention(operand)
-        return
+            within.mention(operand)
+        return None
     clock, low, high = parts
-    ends = [end for end in (low, high) if end is not None]
-    before = len(typing.errors)
-    for end in ends:
-        _check_clock_bound(clock, end, typing)
-    if len(typing.errors) > before:
-        return
-    reach = [interval(typing, end) for end in ends]
-    if len(reach) == 2 and reach[0] and reach[1] and reach[0][0] >= reach[1][1]:
-        why = f"no `{clock.name}` lies in this range"
-        typing.report(phases.EmptyPhase(when.span, phase.name.text, why))
+    name = CLOCKS[clock.name]
+    ends = [None if end is None else _clock_bound(clock, end, within) for end in (low, high)]
+    if any(isinstance(end, Poison) for end in ends):
+        return None
+    lower, upper = (end.expr if isinstance(end, TypedNumber) else None for end in ends)
+    lowest, highest = lower or ir.Const(0.0), upper or ir.Const(UNREACHED)
+    if reach(lowest, within.ranges).low >= reach(highest, within.ranges).high:
+        within.report(phases.EmptyPhase(when.span, phase.name.text, f"no `{name}` lies in this range"))
+    return ir.Between(ir.Clock(name, at=clock.span), lowest, highest, at=when.span)
 
 
-def _check_clock_bound(clock: ast.Ref, end: ast.Expr, typing: Typing) -> None:
+def _clock_bound(clock: ast.Ref, end: ast.Expr, within: Elaborator) -> TypedNumber | Poison:
     what = f"a bound of `{clock.name}`"
-    found = constant(typing, end, what)
+    found = within.demands.constant(within.number(end), what)
     if isinstance(found, Poison):
-        return
+        return found
     if found.unit == "frames" or (found.unit == "steps" and clock.name != "step"):
-        typing.report(values.UnitMismatch(end.span, f"`{clock.name}`", f"a number of {found.unit}", clock.span))
-        return
+        named = f"`{clock.name}`"
+        return within.report(values.UnitMismatch(end.span, named, in_unit(found.unit), clock.span))
     low, high = _CLOCK_BOUNDS[clock.name]
-    reach = interval(typing, end)
-    if reach is not None and not low <= reach[0] <= reach[1] <= high:
-        said = (f"{low:g}", f"{high:g}", reach_words(end, reach))
-        typing.report(values.OutOfBounds(end.span, what, *said))
+    return within.demands.bounded(found, what, low, high, (f"{low:g}", f"{high:g}"))
 
 
-def clock_range(when: ast.While) -> tuple[ast.Ref, ast.Expr | None, ast.Expr | None] | None:
+def _range_parts(when: ast.While) -> tuple[ast.Ref, ast.Expr | None, ast.Expr | None] | None:
     """Clock, low and high of a `while`, None for an open end; None if it is no such range."""
     match when.operands, when.ops:
         case (low, ast.Ref() as clock, high), ("<=", "<") if clock.name in CLOCKS:
@@ -113,74 +130,98 @@ def clock_range(when: ast.While) -> tuple[ast.Ref, ast.Expr | None, ast.Expr | N
             return None
 
 
-def _check_rule(rule: ast.Rule, typing: Typing) -> None:
+# ---- rules -------------------------------------------------------------------------------------------------
+def _rule(rule: ast.Rule, within: Elaborator) -> ir.Rule | None:
     match rule:
         case ast.Compute():
-            return
+            return ir.Compute(at=rule.span)
         case ast.ComputeEvery(n=n):
-            whole(typing, n, "the number of steps", 1)
+            count = within.demands.whole(within.number(n), "the number of steps", 1)
+            return None if isinstance(count, Poison) else ir.Every(count.expr, at=rule.span)
         case ast.ComputeSteps() | ast.ComputeBins():
-            check_mask(rule, typing.errors, begins_run=False)
-        case ast.ComputeTop(share=portion, by=by):
-            share(typing, portion, "the share of `top`")
-            found = typing.number(by)
-            _refuse_late(found, by, typing)
-            if isinstance(found, NumberType) and found.granularity is not Granularity.TOKEN:
-                what = f"one value per {found.granularity.word}"
-                typing.report(values.NotPerToken(by.span, "`compute top`", what, _TOKEN_SOURCES))
+            before = len(within.errors)
+            check_mask(rule, within.errors, begins_run=False)
+            return None if len(within.errors) > before else ir.StepMask(mask_steps(rule), at=rule.span)
+        case ast.ComputeTop():
+            return _top(rule, within)
         case ast.Reuse():
-            _check_reuse(rule, typing)
+            return _reuse(rule, within)
         case _:
             assert_never(rule)
 
 
-def _check_reuse(rule: ast.Reuse, typing: Typing) -> None:
-    found = typing.condition(rule.condition)
-    _refuse_late(found, rule.condition, typing)
+def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
+    share = within.demands.share(within.number(rule.share), "the share of `top`", rule.share.span)
+    by = within.number(rule.by)
+    _refuse_late(by, within)
+    if isinstance(by, TypedNumber) and by.granularity is not Granularity.TOKEN:
+        what = f"one value per {word(by.granularity)}"
+        by = within.report(values.NotPerToken(rule.by.span, "`compute top`", what, _TOKEN_SOURCES))
+    if isinstance(share, Poison) or isinstance(by, Poison):
+        return None
+    return ir.Top(share.expr, by.expr, at=rule.span)
+
+
+def _reuse(rule: ast.Reuse, within: Elaborator) -> ir.Reuse | None:
     granularity = GRANULARITIES[rule.granularity.text]
-    if isinstance(found, ConditionType):
-        if found.granularity > granularity:
-            span, word = rule.condition.span, found.granularity.word
-            error = values.TooFine(span, granularity.word, word, rule.granularity.span)
-            typing.report(error)
-        elif found.constant:
-            typing.report(phases.ConstantCondition(rule.condition.span))
+    condition = within.condition(rule.condition)
+    _refuse_late(condition, within)
+    if isinstance(condition, TypedCondition):
+        if condition.granularity > granularity:
+            coarse, fine = word(granularity), word(condition.granularity)
+            within.report(values.TooFine(rule.condition.span, coarse, fine, rule.granularity.span))
+        elif condition.constant:
+            within.report(phases.ConstantCondition(rule.condition.span))
+    shares: dict[str, ir.Expr] = {}
     seen: dict[str, ast.Guard] = {}
     for guard in rule.guards:
-        _check_guard(guard, rule, typing)
-        first = seen.setdefault(guard_words(guard), guard)
+        name, found = _guard(guard, rule, within)
+        if not isinstance(found, Poison):
+            shares[name] = found.expr
+        first = seen.setdefault(name, guard)
         if first is not guard:
-            typing.report(names.DefinedTwice(guard.span, "guard", guard_words(guard), first.span))
+            within.report(names.DefinedTwice(guard.span, "guard", guard_words(guard), first.span))
+    if isinstance(condition, Poison):
+        return None
+    return ir.Reuse(
+        granularity, condition.expr, shares.get("vote"), shares.get("hold_below"), shares.get("all_above"),
+        shares.get("max_consecutive"), shares.get("max_total"), shares.get("max_reused"), at=rule.span,
+    )  # fmt: skip
 
 
-def _refuse_late(found: NumberType | ConditionType | Poison, expr: ast.Expr, typing: Typing) -> None:
+def _refuse_late(found: TypedNumber | TypedCondition | Poison, within: Elaborator) -> None:
     if not isinstance(found, Poison) and found.late:
-        typing.report(values.LateCondition(expr.span))
+        within.report(values.LateCondition(place(found.expr)))
 
 
-def _check_guard(guard: ast.Guard, rule: ast.Reuse, typing: Typing) -> None:
+def _guard(guard: ast.Guard, rule: ast.Reuse, within: Elaborator) -> tuple[str, TypedNumber | Poison]:
+    """The field of ir.Reuse that the guard sets, and its number."""
     granularity = GRANULARITIES[rule.granularity.text]
     why = ""
     match guard:
-        case ast.Vote(share=portion):
-            share(typing, portion, "the share of `vote`")
+        case ast.Vote(share=share):
+            field, found = "vote", within.demands.share(within.number(share), "the share of `vote`", share.span)
             if granularity is not Granularity.TOKEN:
                 why = "one place in several frames needs a decision per token"
-        case ast.HoldWhen(below=portion) | ast.ComputeAllWhen(above=portion):
-            share(typing, portion, "the selected share")
+        case ast.HoldWhen(below=share) | ast.ComputeAllWhen(above=share):
+            field = "hold_below" if isinstance(guard, ast.HoldWhen) else "all_above"
+            found = within.demands.share(within.number(share), "the selected share", share.span)
             if granularity < Granularity.FRAME:
                 why = "the selected share of a chunk is 0% or 100%"
-        case ast.AtMost(n=portion, of="tokens"):
-            share(typing, portion, "the share of tokens")
+        case ast.AtMost(n=share, of="tokens"):
+            field = "max_reused"
+            found = within.demands.share(within.number(share), "the share of tokens", share.span)
             if granularity < Granularity.FRAME:
                 why = "the reused share of a chunk is 0% or 100%"
-        case ast.AtMost(n=n):
-            whole(typing, n, "the number of reuses", 1)
+        case ast.AtMost(n=n, of=of):
+            field = "max_consecutive" if of == "row" else "max_total"
+            found = within.demands.whole(within.number(n), "the number of reuses", 1)
         case _:
             assert_never(guard)
     if why:
         written, span = guard_words(guard), rule.granularity.span
-        typing.report(phases.MeaninglessGuard(guard.span, written, granularity.word, why, span))
+        within.report(phases.MeaninglessGuard(guard.span, written, word(granularity), why, span))
+    return field, found
 
 
 def guard_words(guard: ast.Guard) -> str:

@@ -156,17 +156,13 @@ def guard(one: ast.Guard) -> str:
             assert_never(one)
 
 
-def where(blocks: ast.BlockRange) -> str:
+def where(first: int, last: int) -> str:
     """What stands between the brackets of `blocks[...]`."""
-    match blocks.first, blocks.last:
-        case 0, -1:
-            return "*"
-        case first, last if first == last:
-            return str(first)
-        case first, -1:
-            return f"{first}.."
-        case first, last:
-            return f"{first}..{last}"
+    if (first, last) == (0, -1):
+        return "*"
+    if first == last:
+        return str(first)
+    return f"{first}.." if last == -1 else f"{first}..{last}"
 
 
 def layer_rule(keep: ast.Name | None) -> str:

@@ -1,58 +1,52 @@
-"""The types of expressions: how finely a value varies, in which unit, and when it is known."""
+"""What the checker makes of an expression: its IR, how finely it varies, in which unit, and when it is known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
+from mccompile import ir
+from mccompile.diagnostics.source import Span
+from mccompile.ir import Granularity
 from mccompile.language.ast import Unit
 
-
-class Granularity(IntEnum):
-    """How finely a value varies; a coarser value stands for all finer cells that it covers."""
-
-    STEP = 0
-    CHUNK = 1
-    FRAME = 2
-    TOKEN = 3
-
-    @property
-    def word(self) -> str:
-        return self.name.lower()
+GRANULARITIES = {granularity.name.lower(): granularity for granularity in Granularity}
 
 
-GRANULARITIES = {granularity.word: granularity for granularity in Granularity}
+def word(granularity: Granularity) -> str:
+    """The granularity as the language writes it."""
+    return granularity.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
-class NumberType:
+class TypedNumber:
     """A number per cell. `constant`: known before the run. `whole`: an integer.
 
-    `late`: read from the block output of the running step, `account`: the accumulated sum of a cell.
+    `late`: read from the block output of the running step.
     """
 
+    expr: ir.Expr
     granularity: Granularity = Granularity.STEP
     unit: Unit = ""
     whole: bool = False
     constant: bool = False
     late: bool = False
-    account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionType:
+class TypedCondition:
     """True or false per cell."""
 
+    expr: ir.Expr
     granularity: Granularity
     constant: bool = False
     late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class SourceType:
+class TypedTensor:
     """A tensor of the model, no number yet; `per_token` if it has a token axis."""
 
-    name: str
+    expr: ir.Source
     per_token: bool
     late: bool
 
@@ -62,22 +56,35 @@ class Poison:
     """An expression with an error in it: silent, whatever is done with it."""
 
 
-Type = NumberType | ConditionType | SourceType | Poison
+Typed = TypedNumber | TypedCondition | TypedTensor | Poison
 POISON = Poison()
 
 
-def described(type_: Type) -> str:
-    """The type as a message names it."""
-    match type_:
-        case SourceType(name=name):
-            return f"the tensor `{name}`"
-        case ConditionType():
+def described(found: Typed) -> str:
+    """The expression's type as a message names it."""
+    match found:
+        case TypedTensor(expr=source):
+            return f"the tensor `{source.name}`"
+        case TypedCondition():
             return "a condition"
-        case NumberType(unit="%"):
-            return "a percentage"
-        case NumberType(unit=""):
-            return "a number"
-        case NumberType(unit=unit):
-            return f"a number of {unit}"
+        case TypedNumber(unit=unit):
+            return in_unit(unit)
         case Poison():
             return "an invalid expression"
+
+
+def in_unit(unit: Unit) -> str:
+    """A number of the unit as a message names it."""
+    match unit:
+        case "%":
+            return "a percentage"
+        case "":
+            return "a number"
+        case _:
+            return f"a number of {unit}"
+
+
+def place(node: ir.Node) -> Span:
+    """The words of a node that the checker made: they are always known."""
+    assert node.at is not None
+    return node.at

@@ -7,6 +7,8 @@ average over a causal run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch.nn import functional as nnf
@@ -29,13 +31,22 @@ def attend(
         stop = groups[0][2]
         out = nnf.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa)
         return out.transpose(1, 2).contiguous().transpose(1, 2)
-    rows = q.new_empty(q.size(0), q.size(2), q.size(1), v.size(3))
+    out = shape_only(q, k, v, bounds, scale)
+    attend_groups(q, k, v, groups, scale, out)
+    return out
+
+
+def attend_groups(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: Sequence[Sequence[int]], scale: float | None,
+    out: torch.Tensor,
+) -> None:
+    """Writes the rows of `out` [B, H, n, D] that the groups (first row, last row, keys) name, one after the other."""
+    gqa = q.size(1) != k.size(1)
     for first, end, stop in groups:
-        part = nnf.scaled_dot_product_attention(
-            q[:, :, first:end], k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa
+        keys, values = k[:, :, :stop], v[:, :, :stop]
+        out[:, :, first:end] = nnf.scaled_dot_product_attention(
+            q[:, :, first:end], keys, values, scale=scale, enable_gqa=gqa
         )
-        rows[:, first:end] = part.transpose(1, 2)
-    return rows.transpose(1, 2)
 
 
 def shape_only(

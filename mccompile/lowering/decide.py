@@ -6,17 +6,17 @@ Everything that only the clock knows arrives in one small tensor, `host` [B, K, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import torch
 from torch import fx
 
 from mccompile import ir
+from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.evaluate import children, rule_expressions
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
@@ -45,18 +45,6 @@ class DecideSpec:
     tables: tuple[ir.Table, ...]
 
 
-def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
-    """`expr` and all below it; early signals are entered, late ones are leaves (their values are inputs)."""
-    yield expr
-    below: tuple[ir.Expr, ...]
-    if isinstance(expr, ir.SignalRef):
-        below = () if signals[expr.name].late else (signals[expr.name].expr,)
-    else:
-        below = tuple(children(expr))
-    for child in below:
-        yield from walk(child, signals)
-
-
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
     """Phases whose rule needs the graph, by index."""
     return tuple((i, p.rule) for i, p in enumerate(policy.phases) if isinstance(p.rule, ir.Reuse | ir.Top))
@@ -73,7 +61,7 @@ def build_decide(
     if not rules:
         return None
     signals = {s.name: s for s in policy.signals}
-    seen = [e for _, r in rules for x in rule_expressions(r) for e in walk(x, signals)]
+    seen = [e for _, r in rules for x in rule_expressions(r) for e in walk(x, signals, late=False)]
     found = list(dict.fromkeys(seen))
     changes = [e for e in found if isinstance(e, ir.Change)]
     measured = [e for e in changes if e not in supplied]
@@ -208,7 +196,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get) -> tuple[torch.Tensor, to
 
 def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
     """What the rule adds to the account in this step: the argument of its `accumulate`, 0 without one."""
-    for e in walk(condition, leaves.signals):
+    for e in walk(condition, leaves.signals, late=False):
         if isinstance(e, ir.Accumulate):
             return evaluate(e.of, leaves)
     return 0.0

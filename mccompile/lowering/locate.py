@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
 from mccompile.capture.types import CapturedModel, Port
+from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import Segment
-from mccompile.policy.evaluate import rule_expressions, walk
 
 TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
 

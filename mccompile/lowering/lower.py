@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.capture.types import CapturedModel, Refusal
+from mccompile.capture.types import Along, CapturedModel, Refusal
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
@@ -13,6 +13,7 @@ from mccompile.lowering.pipeline import Form, Pieces, Watch, run_passes
 from mccompile.lowering.segments import partition
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.facts import cell_of
 
 
 def lower(
@@ -66,11 +67,7 @@ def _row_forms(pieces: Pieces) -> RowForms | None:
 
 def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[Refusal, ...]:
     """What the policy asks for and cannot have on this model."""
-    finer = [
-        p.name
-        for p in policy.phases
-        if isinstance(p.rule, ir.Top) or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.STEP)
-    ]
+    finer = [p.name for p in policy.phases if cell_of(p.rule) > ir.Granularity.STEP]
     apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
     if rows or not finer:
@@ -87,5 +84,5 @@ def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     if not captured.samples:
         return captured.unbatched or "the model was captured at one number of samples"
     ports = (*captured.shared, *captured.sources, *captured.streams)
-    odd = [p.name for p in ports if p.depends and p.batch_axis not in (None, 0)]
+    odd = [p.name for p in ports if p.depends and p.batch not in (None, Along(0))]
     return f"samples of {', '.join(odd)} do not lie along the first axis" if odd else ""

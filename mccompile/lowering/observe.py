@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from mccompile import ir
+from mccompile.language.walk import rule_expressions
 from mccompile.lowering.decide import walk
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.evaluate import rule_expressions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ rounded to float32, then each operation, and polynomials go by Horner. So a fold
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
 
 from mccompile import ir
+from mccompile.language.walk import children, rule_expressions, walk
 
 Value = np.float32 | bool
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
@@ -193,23 +194,6 @@ def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float3
 
 
 # ---- what is static ----------------------------------------------------------------------------------------
-def children(expr: ir.Expr) -> Iterator[ir.Expr]:
-    """The expressions right below `expr`; signals are not entered."""
-    for f in fields(expr):
-        value: object = getattr(expr, f.name)
-        for child in value if isinstance(value, tuple) else (value,):
-            if isinstance(child, ir.Expr):
-                yield child
-
-
-def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
-    """`expr` and all below it; signals are entered, late ones too."""
-    yield expr
-    below = (signals[expr.name].expr,) if isinstance(expr, ir.SignalRef) else children(expr)
-    for child in below:
-        yield from walk(child, signals)
-
-
 def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]) -> bool:
     """Whether the step grid, the parameters and the tables of the static sources determine `expr`.
 
@@ -229,22 +213,6 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
                 return all(static(c) for c in children(e))
 
     return static(expr)
-
-
-def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
-    """The expressions that a rule evaluates, its condition first."""
-    match rule:
-        case ir.Compute() | ir.StepMask():
-            return ()
-        case ir.Reuse():
-            guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
-            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
-        case ir.Every(n):
-            return (n,)
-        case ir.Top(share, by):
-            return (share, by)
-        case _:
-            assert_never(rule)
 
 
 def static_changes(

@@ -9,8 +9,9 @@ from typing import assert_never
 import numpy as np
 
 from mccompile import ir
+from mccompile.language.walk import rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static, rule_expressions, walk
+from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
 
 

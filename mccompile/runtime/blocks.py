@@ -26,7 +26,7 @@ from mccompile.capture.part import (
     Source,
     Stream,
 )  # fmt: skip
-from mccompile.capture.types import COUNT
+from mccompile.capture.types import Along, Count
 from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, Segment
@@ -75,8 +75,8 @@ class Blocks:
         self._ports = {p.name: p for p in captured.streams}
         ports = (*captured.shared, *captured.sources)
         first = {p.name for p in ports if p.depends and p.token_axis != 0}  # of one number of samples: the usual place
-        self._batched = {p.name for p in ports if p.batch_axis == 0} if captured.samples else first
-        self._counts = {p.name: 1 for p in ports if p.batch_axis == COUNT}
+        self._batched = {p.name for p in ports if p.batch == Along(0)} if captured.samples else first
+        self._counts = {p.name: 1 for p in ports if p.batch == Count()}
         if forms is None:
             self._plain = self._at_blocks(lowered.plain, backend, "block")
         else:

@@ -14,11 +14,12 @@ from mccompile.capture.errors import CallError
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
+from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.blocks import Backend
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock
-from mccompile.runtime.increments import Increments, keeps_increment
+from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
 from mccompile.runtime.trace import Event

@@ -8,12 +8,12 @@ from typing import assert_never
 import torch
 from torch import fx
 
-from mccompile import ir
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.sources import Probe, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
+from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.execute import Postlude
@@ -33,7 +33,7 @@ class Engine:
         self.lowered = lowered
         self.vanilla = computes_always(lowered.policy)
         causal = lowered.rows is not None and (bool(lowered.rows.prefixes) or masked_by_input(lowered.captured))
-        within = not decides_whole_steps(lowered.policy)
+        within = selects_within_chunks(lowered.policy)
         self.uses_rows = lowered.rows is not None and not self.vanilla and (causal or within)
         self.postlude = Postlude(lowered, backend)
         self.blocks = Blocks(lowered, backend, self.uses_rows)
@@ -128,22 +128,7 @@ class Engine:
         return next(out for _, out in pairs if ports[out].rows == "video" or len(pairs) == 1)
 
 
-def decides_whole_steps(policy: ir.PolicyIR) -> bool:
-    """No rule selects within a chunk."""
-    return not any(
-        isinstance(p.rule, ir.Top) or (isinstance(p.rule, ir.Reuse) and p.rule.granularity > ir.Granularity.CHUNK)
-        for p in policy.phases
-    )
-
-
 def masked_by_input(captured: CapturedModel) -> bool:
     """An input says which keys each token may see: the chunks of a call are at steps of their own."""
     varied = {Shared(p.name) for p in captured.shared if p.token_axis is not None and p.depends}
     return any(site.mask in varied for k in captured.kinds if k.partial is not None for site in k.partial.attentions)
-
-
-def computes_always(policy: ir.PolicyIR) -> bool:
-    """The policy is the model itself: every chunk of every call is computed."""
-    chunks = policy.chunks
-    always = all(isinstance(p.rule, ir.Compute) for p in policy.phases)
-    return always and chunks.pending == "compute" and chunks.finished == "compute"

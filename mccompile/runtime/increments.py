@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from mccompile import ir
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.store import BranchStore
@@ -43,11 +42,6 @@ class Integrating(Protocol):
     def integrate(
         self, latents: torch.Tensor, velocity: torch.Tensor, time: float, next_time: float
     ) -> torch.Tensor: ...
-
-
-def keeps_increment(policy: ir.PolicyIR) -> bool:
-    """Whether the policy's region is the integration step."""
-    return any(r.keep == "increment" for r in policy.regions)
 
 
 @dataclass(slots=True)

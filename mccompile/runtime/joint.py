@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 
-from mccompile.capture.types import CapturedModel, Port
+from mccompile.capture.types import Along, CapturedModel, Count, Port, Tangled
 from mccompile.lowering.types import Segment
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.blocks import Env, Rows
@@ -95,15 +96,21 @@ class Joint:
 
     def _together(self, port: Port, one: Value, two: Value) -> Value | None:
         """One value of both; None where that cannot be."""
-        if port.batch_axis is None:
-            alike = one is two if isinstance(one, torch.Tensor) else one == two
-            return one if alike else None
-        assert isinstance(one, torch.Tensor)
-        assert isinstance(two, torch.Tensor)
-        known = self._values.get(port.name)
-        if known is None or known[0] is not one or known[1] is not two:
-            known = self._values[port.name] = (one, two, torch.cat([one, two], port.batch_axis))
-        return known[2]
+        match port.batch:
+            case None:
+                alike = one is two if isinstance(one, torch.Tensor) else one == two
+                return one if alike else None
+            case Count() | Tangled():  # of both samples together it is another value, which nothing here computes
+                return None
+            case Along(axis):
+                assert isinstance(one, torch.Tensor)
+                assert isinstance(two, torch.Tensor)
+                known = self._values.get(port.name)
+                if known is None or known[0] is not one or known[1] is not two:
+                    known = self._values[port.name] = (one, two, torch.cat([one, two], axis))
+                return known[2]
+            case _:
+                assert_never(port.batch)
 
     def _join(self, first: Step, second: Step, entry: Env, shared: Mapping[str, Value]) -> bool:
         """Lays the kept tensors of both side by side, where they do not lie so already."""

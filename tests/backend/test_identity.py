@@ -13,7 +13,7 @@ from torch import nn
 
 from mccompile.backend.aot import LARGEST
 from mccompile.backend.package import Contract, TensorInput
-from mccompile.backend.package_errors import NotCompiled, UnfitCall
+from mccompile.backend.package_errors import ForeignFile, NotCompiled, UnfitCall
 from mccompile.backend.records import read_record, write_record
 from mccompile.backend.role import Role
 from mccompile.bundles import identity
@@ -102,6 +102,7 @@ def test_records_survive() -> None:
 B = Path("motion.mcc")
 SHOWN = (
     UnfitCall(Role("rows"), "argument 0", "float32 [1, 512, 256] on cpu", "float32 [2, 512, 256] on cpu"),
+    ForeignFile(Path("/tmp/torchinductor_ada/mccompile"), "belongs to user 1001, and this process runs as 1000"),
     NotCompiled(Role("block"), "Unsupported: data-dependent branching"),
     UnreadableBundle(B, "file is not a zip file; it may be cut off"),
     AlteredBundle(B, "captured.json", "is not what was written"),

@@ -15,7 +15,7 @@ from torch import nn
 
 from mccompile.capture.facts import measure
 from mccompile.capture.labels import label
-from mccompile.capture.rows import Labels, Rows, any_video, between, has_video, joined, key, other, total, video
+from mccompile.capture.rows import Labels, RowSpans, any_video, between, has_video, joined, key, other, total, video
 from mccompile.capture.scope import Refused
 from mccompile.capture.template import cut
 
@@ -138,7 +138,7 @@ def test_what_mixes_tokens_is_refused(name: str) -> None:
 
 
 def test_parts_of_the_tokens_are_named_and_join_again() -> None:
-    rows: Rows = joined([other((3, 3)), (video((6, 10)),), other((2, 2))])
+    rows: RowSpans = joined([other((3, 3)), (video((6, 10)),), other((2, 2))])
     assert key(rows) == "3+video+2"
     assert total(rows) == (11, 15)
     head, tail = between(rows, (0, 0), (5, 6)), between(rows, (5, 6), (11, 15))

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from mccompile.language.fmt import format_policy
-from mccompile.language.load import find_policy
+from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import parse
-from mccompile.policy.from_checked import load_policy
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies

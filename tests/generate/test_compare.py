@@ -17,16 +17,16 @@ from mccompile.generate.compare import (
     compare,
     compile_contenders,
     contenders,
-    is_exact,
     last_call,
     run_with,
 )
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.flops import count, prices_of
 from mccompile.generate.run import Settings, call_arguments, generate
+from mccompile.language.load import load_policy
 from mccompile.pipelines.errors import PipelineFailed
 from mccompile.pipelines.finding import driver_for
-from mccompile.policy.from_checked import load_policy
+from mccompile.policy.facts import is_exact
 from mccompile.runtime.trace import share_computed
 from tests.generate.conftest import Small
 

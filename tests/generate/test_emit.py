@@ -10,11 +10,11 @@ from torch import fx
 
 from mccompile.capture.part import attribute
 from mccompile.capture.types import Refusal
+from mccompile.language.load import load_policy
 from mccompile.lowering import emit
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import bind
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.exercise import exercise
 from tests.generate.conftest import Small

@@ -28,7 +28,7 @@ from mccompile.generate.replay import (
     timeline,
     verdict,
 )
-from mccompile.policy.from_checked import load_policy
+from mccompile.language.load import load_policy
 from tests.generate.motioncache_oracle import record
 
 OFFICIAL = Path(__file__).parent.parent / "data" / "parity"

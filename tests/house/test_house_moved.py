@@ -7,9 +7,11 @@ import importlib
 import pytest
 
 MOVED = {
+    "mccompile.generate.clocks.clock_for": "mccompile.pipelines.finding.clock_for",
     "mccompile.language.diagnostics.PolicyError": "mccompile.diagnostics.failure.PolicyError",
     "mccompile.language.failure.Failure": "mccompile.diagnostics.failure.Failure",
     "mccompile.language.source.Source": "mccompile.diagnostics.source.Source",
+    "mccompile.policy.from_checked.load_policy": "mccompile.language.load.load_policy",
 }
 
 

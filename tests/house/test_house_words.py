@@ -13,6 +13,7 @@ QUOTED = {
     "docs/cli.md": {"flop_counter"},
     "docs/magi1.md": {"B_distill", "zstd", "fp32_precision", "_quant", "prev_chunks_scale", "structure"},
     "docs/errors/MC0105.md": {"GiB", "KiB"},
+    "docs/errors/MC0803.md": {"torchinductor"},
     "docs/decisions/two-probes.md": {"s33", "s92"},
     "mccompile/capture/facts.py": {"s33", "s92"},
     "mccompile/models/magi/text.py": {"DeepFloyd"},

@@ -6,27 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
-from mccompile.language.checked import CheckedPolicy
+from mccompile.ir import Granularity
 from mccompile.language.coefficients import coefficient_sets
-from mccompile.language.load import find_policy, load_checked
-from mccompile.language.masks import mask_steps
+from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import parse
-from mccompile.language.types import Granularity
-from mccompile.policy.from_checked import load_policy
 from mccompile.resources import shipped_policies
 
 REST = "  layers blocks[*] { keep residual }\n}"
 
 
-def checked(body: str) -> CheckedPolicy:
-    return load_checked(Source.of_text(f"policy p {{\n{body}\n{REST}"))
+def checked(body: str) -> ir.PolicyIR:
+    return load_policy(Source.of_text(f"policy p {{\n{body}\n{REST}"))
 
 
 def codes(text: str | Path | Source) -> list[str]:
     with pytest.raises(PolicyError) as refused:
-        load_checked(text if isinstance(text, Path | Source) else Source.of_text(text))
+        load_policy(text if isinstance(text, Path | Source) else Source.of_text(text))
     return [diagnostic.code for diagnostic in refused.value.diagnostics]
 
 
@@ -49,7 +47,7 @@ def in_signal(expr: str) -> str:
     ],
 )
 def test_granularity(expr: str, granularity: Granularity) -> None:
-    (signal,) = load_checked(Source.of_text(in_signal(expr))).signals
+    (signal,) = load_policy(Source.of_text(in_signal(expr))).signals
     assert signal.granularity is granularity
 
 
@@ -58,7 +56,7 @@ def test_granularity(expr: str, granularity: Granularity) -> None:
     ["step + fraction", "step * 50%", "step / step + sigma + 50%", "-frame_diff(latent) ^ 2", "min(sigma, 2)"],
 )
 def test_units_that_fit(expr: str) -> None:
-    load_checked(Source.of_text(in_signal(expr)))
+    load_policy(Source.of_text(in_signal(expr)))
 
 
 def test_late_signals_and_those_that_read_them() -> None:
@@ -91,7 +89,7 @@ def test_a_poisoned_expression_is_silent() -> None:
 
 def test_errors_come_in_the_order_of_the_text() -> None:
     with pytest.raises(PolicyError) as refused:
-        load_checked(Path(__file__).parent.parent / "errors" / "MC0204_words.policy")
+        load_policy(Path(__file__).parent.parent / "errors" / "MC0204_words.policy")
     places = [diagnostic.span.start for diagnostic in refused.value.diagnostics if diagnostic.span]
     assert places == sorted(places)
     assert len(places) == 8
@@ -108,7 +106,8 @@ def test_errors_come_in_the_order_of_the_text() -> None:
 )
 def test_masks(mask: str, steps: str) -> None:
     (phase,) = checked(f"phase x {{ {mask} }}").phases
-    assert "".join("1" if step else "0" for step in mask_steps(phase.rule)) == steps  # type: ignore[arg-type]
+    assert isinstance(phase.rule, ir.StepMask)
+    assert "".join("1" if step else "0" for step in phase.rule.compute) == steps
 
 
 def test_phases_that_interrupt_may_follow_one_that_never_ends() -> None:
@@ -132,8 +131,8 @@ def test_layers(layers: str, expected: list[str]) -> None:
     if expected:
         assert codes(text) == expected
     else:
-        wheres = [item.where for item in load_checked(Source.of_text(text)).layers]
-        firsts = [where.first % 1000 for where in wheres if where]
+        wheres = [region.where for region in load_policy(Source.of_text(text)).regions]
+        firsts = [where.first % 1000 for where in wheres if isinstance(where, ir.Blocks)]
         assert firsts == sorted(firsts)
 
 
@@ -188,10 +187,10 @@ def test_errors_of_a_base_are_shown_in_the_base(tmp_path: Path) -> None:
 
 def test_what_a_base_declares_may_fall_out_of_use() -> None:
     text = "policy p extends motioncache { phase coarse for 3 steps { compute } phase fine { compute every 2 steps } }"
-    policy = load_checked(Source.of_text(text))
+    policy = load_policy(Source.of_text(text))
     assert policy.signals == ()
     assert [param.name for param in policy.params] == ["warmup"]
-    assert [phase.name.text for phase in policy.phases] == ["warmup", "coarse", "fine"]
+    assert [phase.name for phase in policy.phases] == ["warmup", "coarse", "fine"]
 
 
 # ---- loading ----

@@ -10,7 +10,7 @@ import pytest
 from mccompile.diagnostics.source import Source
 from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.fmt import format_policy
-from mccompile.language.load import load_checked
+from mccompile.language.load import load_policy
 from mccompile.language.options import OPTION_WORDS
 from mccompile.language.parse import keywords, parse
 
@@ -21,7 +21,7 @@ EXAMPLES = re.findall(r"^```policy\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 @pytest.mark.parametrize("text", EXAMPLES, ids=lambda text: text.split()[1])
 def test_examples_are_clean_and_formatted(text: str) -> None:
     source = Source.of_text(text)
-    load_checked(source)
+    load_policy(source)
     assert format_policy(parse(source)) == text
 
 

@@ -20,7 +20,7 @@ from mccompile.diagnostics.pages import (
 from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Source
 from mccompile.language.errors import error_classes
-from mccompile.language.load import load_checked
+from mccompile.language.load import load_policy
 
 ERRORS = Path(__file__).parent.parent / "errors"
 CODES = tuple(error_classes())
@@ -30,7 +30,7 @@ GOLDENS = sorted(ERRORS.glob("MC0[12]*.policy"))
 def refusal(text: str, name: str, folder: Path) -> str:
     """What is said about a policy that lies in `folder` as `name`."""
     with pytest.raises(PolicyError) as refused:
-        load_checked(Source(name, text, (folder / name).resolve()))
+        load_policy(Source(name, text, (folder / name).resolve()))
     return render(refused.value.diagnostics)
 
 
@@ -79,7 +79,7 @@ def test_page_refused_and_output(code: str, tmp_path: Path, update_golden: bool)
 def test_page_mended(code: str, tmp_path: Path) -> None:
     page = read_page(code)
     assert page.code == code
-    load_checked(Source("example.policy", page.mended, tmp_path / "example.policy"))
+    load_policy(Source("example.policy", page.mended, tmp_path / "example.policy"))
 
 
 def test_explain_takes_either_case_and_names_the_nearest() -> None:

@@ -12,10 +12,9 @@ import pytest
 from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.language.fmt import format_policy
-from mccompile.language.load import find_policy
+from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import parse
 from mccompile.language.show import show_ast
-from mccompile.policy.from_checked import load_policy
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies
 

@@ -14,9 +14,8 @@ from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
-from mccompile.language.load import find_policy, load_checked
+from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import grammar, keywords, parse
-from mccompile.policy.from_checked import load_policy
 from mccompile.resources import data_folder, shipped_policies
 
 CASES = sorted((Path(__file__).parent.parent / "golden" / "ast").glob("*.policy"))
@@ -169,7 +168,7 @@ def test_any_text_is_refused_in_words(text: str) -> None:
 @pytest.mark.parametrize("inner", ["(", "-", "not ", "1 + ", "f(", "1 ^ "])
 def test_deep_nesting_is_refused_in_words(inner: str) -> None:
     with pytest.raises(PolicyError) as refused:
-        load_checked(Source.of_text(f"policy p {{ signal s = {inner * 5000}1{')' * 5000 if '(' in inner else ''} }}"))
+        load_policy(Source.of_text(f"policy p {{ signal s = {inner * 5000}1{')' * 5000 if '(' in inner else ''} }}"))
     assert refused.value.diagnostics[0].code == "MC0110"
 
 
@@ -177,7 +176,7 @@ def test_a_long_chain_of_signals_is_refused_in_words() -> None:
     chain = " ".join(f"signal s{n} = s{n + 1} + 1" for n in range(500))
     text = f"policy p {{ {chain} signal s500 = sigma phase x {{ compute }} }}"
     with pytest.raises(PolicyError) as refused:
-        load_checked(Source.of_text(text))
+        load_policy(Source.of_text(text))
     assert refused.value.diagnostics[0].code == "MC0110"
 
 

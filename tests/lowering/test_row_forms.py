@@ -14,6 +14,7 @@ from mccompile.backend.patches import multiply_patches
 from mccompile.capture import flat_inputs
 from mccompile.capture.part import Additive, Part, Pick, Positions, Shared, Stream
 from mccompile.capture.types import Refusal
+from mccompile.language.load import load_policy
 from mccompile.lowering.additive import additive_masks
 from mccompile.lowering.draft import Draft, Rewritten
 from mccompile.lowering.interleave import interleave
@@ -21,7 +22,6 @@ from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import bind
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import Blocks, Env, eager
 from mccompile.runtime.shared import SharedValues, Value
 from mccompile.runtime.store import BranchStore

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mccompile import ir
 from mccompile.capture.types import CapturedModel
 from mccompile.diagnostics.source import Source
+from mccompile.language.load import load_policy
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
 from mccompile.lowering.segments import partition
-from mccompile.policy.from_checked import load_policy
 
 TEXT = """policy example {
   phase all { compute every 3 steps }

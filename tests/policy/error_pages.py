@@ -15,9 +15,9 @@ from policy_cases import STATIC, grid_of
 
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
+from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes
-from mccompile.policy.from_checked import load_policy
 from mccompile.policy.planner import plan
 from mccompile.policy.text import read
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from policy_cases import STATIC, grid_of
 
+from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes
-from mccompile.policy.from_checked import load_policy
 from mccompile.policy.planner import plan, predicted_share, read_plan, show_plan
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies

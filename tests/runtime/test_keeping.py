@@ -12,9 +12,9 @@ import mccompile.api as api
 from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+from mccompile.language.load import load_policy
 from mccompile.lowering.errors import BudgetUnmet
 from mccompile.pipelines.budgets import keeping_for
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import OverBudget
 from mccompile.runtime.staging import Staging

@@ -14,9 +14,9 @@ from mccompile.backend.inductor import inductor
 from mccompile.backend.record import Recorder
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import count, prices_of
+from mccompile.language.load import load_policy
 from mccompile.lowering.lower import lower
 from mccompile.policy.bind import bind
-from mccompile.policy.from_checked import load_policy
 from mccompile.policy.phases import Grid
 from mccompile.runtime.blocks import Backend
 from mccompile.runtime.clock import Timeline, steps_in_order

@@ -8,10 +8,10 @@ import torch
 
 from mccompile import ir
 from mccompile.diagnostics.source import Source
+from mccompile.language.load import load_policy
 from mccompile.lowering.decide import build_decide
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import table_value
-from mccompile.policy.from_checked import load_policy
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import plan
 from mccompile.runtime.actions import Action

@@ -1,4 +1,4 @@
-// Attention of few queries over prefixes of many keys, float32, without packing the keys (see native.py).
+// Attention of few queries over prefixes of many keys, float32, without packing the keys (see kernel.py).
 //
 // One task is one head of one sample and up to 64 queries of one group. Keys are taken as they lie: scores come out
 // transposed, [key][query], so that a key is a broadcast and the queries are the vector; softmax is online.
@@ -10,11 +10,20 @@
 
 namespace {
 
-constexpr int LANES = 16;
+// A tile is WIDE vectors of queries (or of values) by 6 keys (or queries). Its accumulators, a row and a broadcast fill
+// the registers: 6 x 4 + 4 + 1 of the 32 of AVX-512, 6 x 2 + 2 + 1 of the 16 of AVX2.
+#ifdef __AVX512F__
+constexpr int LANES = 16, WIDE = 4;
+#else
+constexpr int LANES = 8, WIDE = 2;
+#endif
 constexpr int QUERIES = 64;  // of one task
 constexpr int KEYS = 48;     // of one tile: whole steps of 6 and of 8
 constexpr int WIDEST = 256;  // head dimension
 constexpr float LOG2E = 1.44269504088896341f;  // scores are powers of 2, which are cheaper than those of e
+
+#define APART __attribute__((noinline))   // a test reads the tiles' assembler: nothing of theirs goes to the stack
+#define EACH _Pragma("GCC unroll 8")  // a loop over a tile's registers: left rolled it would go through memory
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
@@ -61,30 +70,36 @@ struct Scratch {
 
 // scores[key][query] of `keys` keys, for NQ vectors of queries, R keys at a time.
 template <int NQ, int R>
-void score_rows(const float* k, int64_t stride, int dim, const float* q, float* out) {
+APART void score_rows(const float* k, int64_t stride, int dim, const float* q, float* out) {
   vec acc[R][NQ] = {};
   for (int d = 0; d < dim; ++d) {
     vec row[NQ];
-    for (int j = 0; j < NQ; ++j) row[j] = load(q + d * QUERIES + j * LANES);
-    for (int r = 0; r < R; ++r)
-      for (int j = 0; j < NQ; ++j) acc[r][j] += row[j] * k[r * stride + d];
+    EACH for (int j = 0; j < NQ; ++j) row[j] = load(q + d * QUERIES + j * LANES);
+    EACH for (int r = 0; r < R; ++r)
+      EACH for (int j = 0; j < NQ; ++j) acc[r][j] += row[j] * k[r * stride + d];
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NQ; ++j) store(out + r * QUERIES + j * LANES, acc[r][j]);
+  EACH for (int r = 0; r < R; ++r)
+    EACH for (int j = 0; j < NQ; ++j) store(out + r * QUERIES + j * LANES, acc[r][j]);
 }
 
 template <int NQ>
-void scores(const float* k, int64_t stride, int dim, const float* q, int keys, float* out) {
-  constexpr int R = NQ == 1 ? 8 : NQ == 2 ? 8 : 6;
+void score_columns(const float* k, int64_t stride, int dim, const float* q, int keys, float* out) {
+  constexpr int R = NQ == WIDE ? 6 : 8;
   int key = 0;
   for (; key + R <= keys; key += R) score_rows<NQ, R>(k + key * stride, stride, dim, q, out + key * QUERIES);
   for (; key < keys; ++key) score_rows<NQ, 1>(k + key * stride, stride, dim, q, out + key * QUERIES);
 }
 
+void scores(int vectors, const float* k, int64_t stride, int dim, const float* q, int keys, float* out) {
+  int j = 0;
+  for (; j + WIDE <= vectors; j += WIDE) score_columns<WIDE>(k, stride, dim, q + j * LANES, keys, out + j * LANES);
+  for (; j + 2 <= vectors; j += 2) score_columns<2>(k, stride, dim, q + j * LANES, keys, out + j * LANES);
+  if (j < vectors) score_columns<1>(k, stride, dim, q + j * LANES, keys, out + j * LANES);
+}
+
 // One tile of the online softmax: scores become weights; `shrink` is what earlier sums must be multiplied by.
-template <int NQ>
-void softmax(Scratch& s, int keys) {
-  for (int j = 0; j < NQ; ++j) {
+void softmax(int vectors, Scratch& s, int keys) {
+  for (int j = 0; j < vectors; ++j) {
     vec before = load(s.most + j * LANES), most = before;
     for (int key = 0; key < keys; ++key) {
       vec x = load(s.scores + key * QUERIES + j * LANES);
@@ -103,39 +118,41 @@ void softmax(Scratch& s, int keys) {
   }
 }
 
-// out[query][0..16 NV) = out * shrink + weights . values, R queries at a time.
+// out[query][0..LANES NV) = out * shrink + weights . values, R queries at a time.
 template <int NV, int R>
-void gather_rows(const float* v, int64_t stride, int keys, const float* weights, const float* shrink, float* out) {
+APART void gather_rows(const float* v, int64_t stride, int keys, const float* weights, const float* shrink,
+                       float* out) {
   vec acc[R][NV];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NV; ++j) acc[r][j] = load(out + r * WIDEST + j * LANES) * shrink[r];
+  EACH for (int r = 0; r < R; ++r)
+    EACH for (int j = 0; j < NV; ++j) acc[r][j] = load(out + r * WIDEST + j * LANES) * shrink[r];
   for (int key = 0; key < keys; ++key) {
     vec row[NV];
-    for (int j = 0; j < NV; ++j) row[j] = load(v + key * stride + j * LANES);
-    for (int r = 0; r < R; ++r)
-      for (int j = 0; j < NV; ++j) acc[r][j] += row[j] * weights[key * QUERIES + r];
+    EACH for (int j = 0; j < NV; ++j) row[j] = load(v + key * stride + j * LANES);
+    EACH for (int r = 0; r < R; ++r)
+      EACH for (int j = 0; j < NV; ++j) acc[r][j] += row[j] * weights[key * QUERIES + r];
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NV; ++j) store(out + r * WIDEST + j * LANES, acc[r][j]);
+  EACH for (int r = 0; r < R; ++r)
+    EACH for (int j = 0; j < NV; ++j) store(out + r * WIDEST + j * LANES, acc[r][j]);
+}
+
+// Fewer than R queries in one tile: one by one they would cost as much as all the others.
+template <int NV, int R>
+void gather_rest(const float* v, int64_t stride, int keys, const float* weights, const float* shrink, float* out,
+                 int n) {
+  if constexpr (R > 0) {
+    if (n == R) gather_rows<NV, R>(v, stride, keys, weights, shrink, out);
+    else gather_rest<NV, R - 1>(v, stride, keys, weights, shrink, out, n);
+  }
 }
 
 template <int NV>
 void gather(const float* v, int64_t stride, int keys, Scratch& s, int queries, int column) {
-  constexpr int R = NV == 4 ? 6 : 8;
+  constexpr int R = NV == WIDE ? 6 : 8;
   int i = 0;
   for (; i + R <= queries; i += R)
     gather_rows<NV, R>(v + column, stride, keys, s.scores + i, s.shrink + i, s.out + i * WIDEST + column);
-  const float *weights = s.scores + i, *shrink = s.shrink + i;
-  float* out = s.out + i * WIDEST + column;
-  switch (queries - i) {  // one by one the rest would cost as much as all the others
-    case 1: gather_rows<NV, 1>(v + column, stride, keys, weights, shrink, out); break;
-    case 2: gather_rows<NV, 2>(v + column, stride, keys, weights, shrink, out); break;
-    case 3: gather_rows<NV, 3>(v + column, stride, keys, weights, shrink, out); break;
-    case 4: gather_rows<NV, 4>(v + column, stride, keys, weights, shrink, out); break;
-    case 5: gather_rows<NV, 5>(v + column, stride, keys, weights, shrink, out); break;
-    case 6: gather_rows<NV, 6>(v + column, stride, keys, weights, shrink, out); break;
-    case 7: gather_rows<NV, 7>(v + column, stride, keys, weights, shrink, out); break;
-  }
+  gather_rest<NV, R - 1>(v + column, stride, keys, s.scores + i, s.shrink + i, s.out + i * WIDEST + column,
+                         queries - i);
 }
 
 void run(const Task& t, const float* q, Side qs, const float* k, Side ks, const float* v, Side vs, float* out, Side os,
@@ -150,15 +167,11 @@ void run(const Task& t, const float* q, Side qs, const float* k, Side ks, const 
   for (int64_t at = 0; at < t.keys; at += KEYS) {
     const int keys = static_cast<int>(std::min<int64_t>(KEYS, t.keys - at));
     const float *key = k + at * ks.row, *value = v + at * vs.row;
-    switch (vectors) {
-      case 1: scores<1>(key, ks.row, dim, s.q, keys, s.scores); softmax<1>(s, keys); break;
-      case 2: scores<2>(key, ks.row, dim, s.q, keys, s.scores); softmax<2>(s, keys); break;
-      case 3: scores<3>(key, ks.row, dim, s.q, keys, s.scores); softmax<3>(s, keys); break;
-      default: scores<4>(key, ks.row, dim, s.q, keys, s.scores); softmax<4>(s, keys); break;
-    }
+    scores(vectors, key, ks.row, dim, s.q, keys, s.scores);
+    softmax(vectors, s, keys);
     int column = 0;
-    for (; column + 4 * LANES <= dim; column += 4 * LANES) gather<4>(value, vs.row, keys, s, n, column);
-    if (column + 2 * LANES <= dim) { gather<2>(value, vs.row, keys, s, n, column); column += 2 * LANES; }
+    for (; column + WIDE * LANES <= dim; column += WIDE * LANES) gather<WIDE>(value, vs.row, keys, s, n, column);
+    for (; column + 2 * LANES <= dim; column += 2 * LANES) gather<2>(value, vs.row, keys, s, n, column);
     if (column < dim) gather<1>(value, vs.row, keys, s, n, column);
   }
   for (int i = 0; i < n; ++i)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mccompile.capture.moves import LAYOUTS
 from mccompile.capture.rules import attention, channel, layout, pointwise, segment
-from mccompile.capture.scope import Rule
+from mccompile.capture.scope import LabelRule
 
-RULES: Mapping[object, Rule] = {
+_RULES: Mapping[object, LabelRule] = {
     **pointwise.RULES,
     **channel.RULES,
     **layout.RULES,
     **segment.RULES,
     **attention.RULES,
 }
+
+
+def rule_of(operator: object) -> LabelRule | None:
+    """The rule of an operator; None where nobody knows what it does to the token axis."""
+    return layout.layout if operator in LAYOUTS else _RULES.get(operator)

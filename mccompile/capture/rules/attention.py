@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.rows import Labels, any_video, has_cut, has_video
-from mccompile.capture.scope import Attention, Rule, Scope
+from mccompile.capture.scope import LabelRule, Scope, TokenAttention
 
 aten = torch.ops.aten
 SDPA = aten.scaled_dot_product_attention.default
@@ -44,8 +44,8 @@ def attention(scope: Scope, node: fx.Node) -> Labels:
     if has_cut(key_rows):
         raise scope.refusal(node, "the keys are some of the video tokens only")
     if key_rows is not None and has_video(key_rows):
-        scope.attentions.append(Attention(node, key_rows))
+        scope.attentions.append(TokenAttention(node, key_rows))
     return (*of_query[:-1], None)
 
 
-RULES: dict[object, Rule] = {SDPA: attention}
+RULES: dict[object, LabelRule] = {SDPA: attention}

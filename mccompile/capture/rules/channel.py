@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mccompile.capture.rows import Labels, Rows, any_video, has_video
-from mccompile.capture.scope import Rule, Scope
+from mccompile.capture.rows import Labels, RowSpans, any_video, has_video
+from mccompile.capture.scope import LabelRule, Scope
 
 aten = torch.ops.aten
 SOFTMAX = (aten.softmax.int, aten._softmax.default, aten.log_softmax.int)
@@ -72,7 +72,7 @@ def einsum(scope: Scope, node: fx.Node) -> Labels:
     left, arrow, result = equation.replace(" ", "").partition("->")
     if not arrow or "." in equation:
         raise scope.refusal(node, "an einsum without `->` or with `...`")
-    rows: dict[str, Rows] = {}
+    rows: dict[str, RowSpans] = {}
     for letters, operand in zip(left.split(","), operands, strict=True):
         assert isinstance(operand, fx.Node)
         for letter, own in zip(letters, scope.of(operand), strict=True):
@@ -126,7 +126,7 @@ REDUCTIONS = (
     *(aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default, aten.logsumexp.default),
     *(aten.mean.default, aten.sum.default, aten.linalg_vector_norm.default),
 )
-RULES: dict[object, Rule] = {
+RULES: dict[object, LabelRule] = {
     aten.linear.default: linear,
     aten.layer_norm.default: normalise,
     aten.rms_norm.default: normalise,

@@ -8,7 +8,7 @@ from torch import fx
 from mccompile.capture.dependence import written_by
 from mccompile.capture.facts import TensorFact
 from mccompile.capture.rows import Labels, has_cut
-from mccompile.capture.scope import Rule, Scope
+from mccompile.capture.scope import LabelRule, Scope
 
 aten = torch.ops.aten
 
@@ -65,7 +65,7 @@ def view_as_real(scope: Scope, node: fx.Node) -> Labels:
     return (*scope.of(scope.tensor(node)), None)
 
 
-RULES: dict[object, Rule] = {
+RULES: dict[object, LabelRule] = {
     **dict.fromkeys(POINTWISE, pointwise),
     **dict.fromkeys(CASTS, cast),
     aten.view_as_complex.default: view_as_complex,

@@ -6,8 +6,8 @@ import torch
 from torch import fx
 
 from mccompile.capture.facts import Extent
-from mccompile.capture.rows import Labels, Rows, between, has_cut, has_video, joined, other
-from mccompile.capture.scope import Rule, Scope
+from mccompile.capture.rows import Labels, RowSpans, between, has_cut, has_video, joined, other
+from mccompile.capture.scope import LabelRule, Scope
 
 aten = torch.ops.aten
 _FAR = 2**62  # slice ends are written as the largest int64
@@ -30,7 +30,7 @@ def bounds(scope: Scope, node: fx.Node) -> tuple[int, Extent, Extent]:
     return axis, clamp(start), clamp(stop)
 
 
-def part(rows: Rows, start: Extent, stop: Extent) -> Rows | None:
+def part(rows: RowSpans, start: Extent, stop: Extent) -> RowSpans | None:
     """Rows of a cut; None where no video token is left."""
     found = between(rows, start, stop)
     return found if has_video(found) else None
@@ -53,7 +53,7 @@ def cat(scope: Scope, node: fx.Node) -> Labels:
     tensors = [o for o in operands if isinstance(o, fx.Node)]
     axis = scope.axis(node, 1, len(scope.shape(tensors[0])))
     along = [scope.of(o)[axis] for o in tensors]
-    labels: list[Rows | None] = []
+    labels: list[RowSpans | None] = []
     for i in range(len(scope.shape(tensors[0]))):
         across = [scope.of(o)[i] for o in tensors]
         rows = next((r for r in across if r is not None), None)
@@ -109,7 +109,7 @@ def pad(scope: Scope, node: fx.Node) -> Labels:
 
 SPLITS = (aten.split_with_sizes.default, aten.split.Tensor, aten.split.sizes, aten.chunk.default)
 CATS = (aten.cat.default, aten.concat.default, aten.concatenate.default)
-RULES: dict[object, Rule] = {
+RULES: dict[object, LabelRule] = {
     aten.slice.Tensor: slice_,
     **dict.fromkeys(CATS, cat),
     **dict.fromkeys(SPLITS, split),

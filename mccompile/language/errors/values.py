@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, words
 from mccompile.diagnostics.source import Span
 
+ASK_HOW_FAR = "a tensor is no number: ask how far it moved, `rel_l1(...)`, or for its motion, `frame_diff(...)`"
+
 
 @dataclass(frozen=True, slots=True)
 class WrongType(Diagnostic):

@@ -15,6 +15,7 @@ from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Place
 from mccompile.generate.run import Settings
 from mccompile.studio.bench import (
+    attention,
     compile_time,
     generations,
     guidance,
@@ -35,7 +36,7 @@ from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
 from mccompile.studio.bench.timing import Clock, Kind
 
-What = Literal["ladder", "peers", "scaling", "overhead"]
+What = Literal["ladder", "peers", "scaling", "overhead", "attention"]
 QUICK_SHARES = (0.05, 0.25, 1.0)
 QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
 
@@ -68,8 +69,10 @@ class Options:
             raise OptionRefused("bench peers", "cache-dit is not installed", "pip install 'mccompile[peers]'")
         if clock == "cpu" and device == "cuda":
             raise OptionRefused("--clock cpu", "a GPU's work takes no processor time", "leave --clock out")
-        if what in ("scaling", "overhead") and model != EMBEDDED:
-            why = "it measures transformers with random weights at sizes of its own"
+        if what == "attention" and device == "cuda":
+            raise OptionRefused("bench attention --device", "it measures the CPU's attention", "leave --device out")
+        if what in ("scaling", "overhead", "attention") and model != EMBEDDED:
+            why = "it measures at sizes of its own, with random numbers"
             raise OptionRefused(f"bench {what} --model", why, "leave --model out")
         return Options(what, model, Place.of(device, None, False), backend, repeat, quick, real, clock)
 
@@ -96,6 +99,8 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
             steps = overhead.report(subject, chunks, under, progress)
             base = compile_time.report(replace(EMBEDDED_SIZES, chunks=2), layers, under, progress)
             return steps, base, guidance.report(subject, under, progress)
+        case "attention":
+            return (attention.report(attention.QUICK if options.quick else attention.FULL),)
     assert_never(options.what)
 
 
@@ -133,4 +138,7 @@ def summary(reports: Sequence[Report]) -> dict[str, Json]:
     found: dict[str, Json] = {"benchmark": reports[0].name}
     with contextlib.suppress(ValueError):
         found["realised_over_ideal_min"] = round(ladder_steps.worst([r for x in reports for r in x.rows]), 4)
+    gained = [r["speed_up"] for x in reports if x.name == "attention" for r in x.rows]
+    if gained:
+        found["chosen_over_torch_min"] = round(min(float(g) for g in gained), 4)  # type: ignore[arg-type]
     return found

@@ -23,8 +23,8 @@ from torch._inductor import config
 from mccompile import api
 from mccompile.bundles.bundle import load_bundle, save_bundle
 from mccompile.generate.compare import Contender, compile_roles
+from mccompile.language.load import load_policy
 from mccompile.pipelines.probe import ExampleCall
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.studio.bench.subjects import Subject, grid

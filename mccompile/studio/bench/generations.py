@@ -15,11 +15,11 @@ from mccompile import api
 from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
-from mccompile.generate.metrics import psnr, ssim
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
+from mccompile.language.load import load_policy
+from mccompile.metrics.pixels import psnr, ssim
 from mccompile.models.embedded.judge import Verdict, judge
 from mccompile.pipelines.errors import PipelineFailed
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
 from mccompile.studio.bench.report import Json, Row

@@ -23,11 +23,11 @@ from mccompile.capture.part import Additive, Part, Shared
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.ir import PolicyIR
+from mccompile.language.load import load_policy
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import bind
-from mccompile.policy.from_checked import load_policy
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mccompile.generate.metrics import psnr, ssim
+from mccompile.metrics.pixels import psnr, ssim
 
 RNG = np.random.default_rng(0)
 

@@ -1,0 +1,125 @@
+"""Which attention runs for which shape on this machine: torch's or the project's own kernel, by measurement.
+
+The two are timed once per width of heads and number of threads, over classes of shapes. A class is decided at its least
+favourable point for the kernel: one query more than fills its vectors. The kernel must be faster there by `MARGIN`.
+The table is kept beside the packages, under the facts that it depends on, so that every process decides alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch._inductor import config
+
+from mccompile.backend.folders import cache_folder
+from mccompile.backend.isa import cpu_features, cpu_model
+from mccompile.backend.native.kernel import SOURCE, attend_natively, kernel
+from mccompile.backend.records import read_record, write_record
+from mccompile.lowering.attention import attend
+
+QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # fewest of each class
+KEYS = (0, 256, 1024, 4096)  # fewest of each class
+MEASURED_AT = (128, 512, 2048, 8192)  # keys of each class
+MARGIN, ROUNDS = 1.05, 3
+LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """For heads of one width, by class of queries, then of keys: seconds of torch's attention and of the kernel."""
+
+    width: int
+    threads: int
+    torch_seconds: tuple[tuple[float, ...], ...]
+    own_seconds: tuple[tuple[float, ...], ...]
+
+    def own_is_faster(self, queries: int, keys: int) -> bool:
+        """Whether the kernel runs for so many queries (at least 1) that see so many keys."""
+        row, column = bisect_right(QUERIES, queries) - 1, bisect_right(KEYS, keys) - 1
+        return self.own_seconds[row][column] * MARGIN < self.torch_seconds[row][column]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has a time, above zero, for every class."""
+        return all(
+            len(rows) == len(QUERIES) and all(len(r) == len(KEYS) and all(0 < s < math.inf for s in r) for r in rows)
+            for rows in (self.torch_seconds, self.own_seconds)
+        )
+
+
+@functools.cache
+def table_for(width: int, threads: int) -> Table | None:
+    """The table of this machine, measured now where it is not yet known; None where there is no kernel."""
+    if kernel() is None:
+        return None
+    if config.force_disable_caches:
+        return measure(width, threads)
+    path = cache_folder() / f"attention-{_facts(width, threads)}.json"
+    found = _read(path)
+    if found is None or (found.width, found.threads) != (width, threads):
+        found = measure(width, threads)
+        draft = path.with_suffix(f".{time.monotonic_ns()}")
+        draft.write_text(json.dumps(write_record(found)))
+        draft.replace(path)  # whole or not at all: other processes may be at it
+    return found
+
+
+def measure(width: int, threads: int) -> Table:
+    """Times both on every class, one head per thread."""
+    times = [[seconds(_worst(q), k, width, threads) for k in MEASURED_AT] for q in QUERIES]
+    theirs, ours = (tuple(tuple(pair[i] for pair in row) for row in times) for i in (0, 1))
+    return Table(width, threads, theirs, ours)
+
+
+def seconds(queries: int, keys: int, width: int, heads: int, rounds: int = ROUNDS) -> tuple[float, float]:
+    """The least time of torch's attention and of the kernel, which take turns: what else runs slows both."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, n, heads, width, generator=generator).transpose(1, 2) for n in (queries, keys, keys))
+    bounds, out = torch.tensor([[0, queries, keys]]), torch.empty_like(q)
+    ways = (lambda: attend(q, k, v, bounds), lambda: attend_natively(q, k, v, bounds, None, out))
+    for way in ways:
+        way()
+    runs: list[list[float]] = []
+    while len(runs) < rounds or sum(map(sum, runs)) < LEAST:
+        runs.append([_time(way) for way in ways])
+    return min(r[0] for r in runs), min(r[1] for r in runs)
+
+
+def _time(way: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    way()
+    return time.perf_counter() - begun
+
+
+def _worst(fewest: int) -> int:
+    """The number of queries of a class that fills the kernel's vectors least: they hold 8 or 16."""
+    return fewest + 1 if fewest >= 8 else fewest
+
+
+def _facts(width: int, threads: int) -> str:
+    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    facts = (
+        width, threads, source, torch.__version__, torch.backends.cpu.get_cpu_capability(), cpu_model(),
+        cpu_features(), QUERIES, KEYS, MEASURED_AT, MARGIN,
+    )  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+
+
+def _read(path: Path) -> Table | None:
+    """None for a file that is missing or damaged: then it is measured again."""
+    if not path.exists():
+        return None
+    try:
+        found = read_record(Table, json.loads(path.read_text()))
+    except (ValueError, OSError):
+        return None
+    return found if found.whole else None

@@ -1,0 +1,49 @@
+"""Ways through the expressions of the IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import assert_never
+
+from mccompile import ir
+
+
+def children(expr: ir.Expr) -> Iterator[ir.Expr]:
+    """The expressions right below `expr`; signals are not entered."""
+    for f in fields(expr):
+        value: object = getattr(expr, f.name)
+        for child in value if isinstance(value, tuple) else (value,):
+            if isinstance(child, ir.Expr):
+                yield child
+
+
+def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> Iterator[ir.Expr]:
+    """`expr` and all below it; the signals of `signals` are entered.
+
+    late=False: the late ones are leaves, because a step reads what the one before left of them.
+    """
+    yield expr
+    if isinstance(expr, ir.SignalRef):
+        signal = signals.get(expr.name)
+        below = iter(()) if signal is None or (signal.late and not late) else iter((signal.expr,))
+    else:
+        below = children(expr)
+    for child in below:
+        yield from walk(child, signals, late)
+
+
+def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
+    """The expressions that a rule evaluates, its condition first."""
+    match rule:
+        case ir.Compute() | ir.StepMask():
+            return ()
+        case ir.Reuse():
+            guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
+            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
+        case ir.Every(n):
+            return (n,)
+        case ir.Top(share, by):
+            return (share, by)
+        case _:
+            assert_never(rule)

@@ -1,0 +1,50 @@
+"""What is true of a policy on every model and at every step: is it exact, whole steps only, the model itself?"""
+
+from __future__ import annotations
+
+from mccompile import ir
+
+LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
+
+
+def computes_every_step(policy: ir.PolicyIR) -> bool:
+    """No phase reuses anything."""
+    return all(isinstance(phase.rule, ir.Compute) for phase in policy.phases)
+
+
+def computes_always(policy: ir.PolicyIR) -> bool:
+    """The policy is the model itself: every chunk of every call is computed."""
+    chunks = policy.chunks
+    return computes_every_step(policy) and chunks.pending == "compute" and chunks.finished == "compute"
+
+
+def is_exact(policy: ir.PolicyIR) -> bool:
+    """The policy's own words keep the model's output: everything is computed while it can still change.
+
+    A dtype that a budget has not decided yet may be any, so it is not exact: ask about the policy that runs.
+    """
+    lossless = LOSSLESS | ({"auto"} if policy.cache.budget is None else set())
+    kept = {policy.cache.dtype, policy.cache.residual}
+    return kept <= lossless and computes_every_step(policy) and policy.chunks.finished != "keep"
+
+
+
+def cell_of(rule: ir.Rule) -> ir.Granularity:
+    """What the rule decides about at once: all chunks of a step, a chunk, a frame, a token."""
+    match rule:
+        case ir.Reuse(granularity=granularity):
+            return granularity
+        case ir.Top():
+            return ir.Granularity.TOKEN
+        case _:
+            return ir.Granularity.STEP
+
+
+def selects_within_chunks(policy: ir.PolicyIR) -> bool:
+    """Some rule computes a part of a chunk's tokens and reuses the others."""
+    return any(cell_of(phase.rule) > ir.Granularity.CHUNK for phase in policy.phases)
+
+
+def keeps_increment(policy: ir.PolicyIR) -> bool:
+    """The policy's region is the integration step."""
+    return any(region.keep == "increment" for region in policy.regions)
