@@ -33,7 +33,7 @@ from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.masks import AdditiveMasks
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, weight_of
 from mccompile.runtime.staging import Staging
-from mccompile.runtime.store import BranchStore, Once
+from mccompile.runtime.store import Memory, Once
 
 Env = dict[str, torch.Tensor]
 
@@ -182,7 +182,7 @@ class Blocks:
         return found
 
     def run_rows(
-        self, segment: Segment, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: BranchStore
+        self, segment: Segment, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
     ) -> Env:
         """Blocks first..last on the selected rows, K and V of the others taken from the store; the streams made.
 
@@ -231,7 +231,7 @@ class Blocks:
             self.staging.put(home[place], spec.token_axis, written, values)
 
     def _kept(
-        self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: BranchStore
+        self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
     ) -> tuple[torch.Tensor, ...]:
         """Buffers of block i, then what it makes of the prompt alone, for the sample of `rows`."""
         if i not in store.buffers:
@@ -239,7 +239,7 @@ class Blocks:
         buffers = (one_sample(t, rows.sample, rows.batch) for t in store.buffers[i])
         return *buffers, *self._lasting(i, rows, shared, store)
 
-    def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: BranchStore) -> Sequence[torch.Tensor]:
+    def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: Memory) -> Sequence[torch.Tensor]:
         """What block i makes of the prompt alone, for the sample of `rows`; made again when the prompt is another."""
         names = self.lasting(i)
         if not names:
@@ -260,7 +260,7 @@ class Blocks:
         return () if part is None else tuple(o.name for o in part.takes if isinstance(o, Shared))
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i, as kept. One of its shape stands in for a stream that is only inside a segment."""
+        """Zeroed K and V of block i, as kept. Another stream of the same shape stands for one inside the segment."""
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
 
         def resolve(operand: Operand) -> Value:

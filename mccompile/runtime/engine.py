@@ -38,11 +38,11 @@ class Engine:
         self.postlude = Postlude(lowered, backend)
         self.blocks = Blocks(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
-        decide, observe, where = lowered.decide, lowered.observe, lowered.located.get("block_output")
+        decide, observe = lowered.decide, lowered.observe
         self.decide = Decide(decide, self._by_chunks(backend, decide.module, Role("decide"))) if decide else None
         self.observe: Observe | None = None
-        if observe and where:
-            self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")), where)
+        if observe is not None:
+            self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")))
         self._modulated: BoundPart | None = None
         if (part := lowered.modulated) is not None:
             first = lowered.captured.blocks[0]

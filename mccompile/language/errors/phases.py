@@ -1,4 +1,4 @@
-"""MC023x: phases and rules that cannot do what they say."""
+"""MC023x: a phase or a rule cannot do what it says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NoPhases(Diagnostic):
     name: str
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("the least is `phase all { compute }`"),)
+        return (Help("add at least `phase all { compute }`"),)
 
 
 @dataclass(frozen=True, slots=True)
