@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from tests.house.tree import DOCS, PACKAGE, ROOT, modules
@@ -21,6 +23,7 @@ QUOTED = {
 }  # fmt: skip
 
 
+@cache
 def found_in_docstrings() -> set[tuple[str, str]]:
     return {
         (module.place, found.name)
@@ -30,6 +33,7 @@ def found_in_docstrings() -> set[tuple[str, str]]:
     }
 
 
+@cache
 def found_in_pages() -> set[tuple[str, str]]:
     return {
         (place, found.name)
