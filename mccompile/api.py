@@ -17,6 +17,7 @@ from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
+from mccompile.lowering.spec import verifying
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.pipelines.finding import clock_for, driver_for
@@ -57,6 +58,7 @@ def compile(
     fold: bool = True,
     deny_refusals: bool = False,
     batches: bool = False,
+    verify: bool = False,
     captured: Prepared | None = None,
     progress: Progress | None = None,
     **parameters: float,
@@ -69,6 +71,7 @@ def compile(
     "eager" nothing; or a callable from a graph and its role to what runs in its place.
     batches: compile for any number of samples (prompts) per call too, which takes about twice as long ("eager"
     takes any number anyway).
+    verify: hold every part of the model against its specification after every pass (lowering/spec.py).
     parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
     size (height, width, num_frames), which a policy's budget is met at; the pipeline's own by default.
@@ -94,7 +97,7 @@ def compile(
     if ir.cache.budget is not None:
         ir = replace(ir, cache=keeping.cache)
         bound = bind(ir, parameters)
-    lowered = lower(captured.model, ir, captured.prefixes, fold)
+    lowered = lower(captured.model, ir, captured.prefixes, fold, verifying if verify else None)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
     chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)
