@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from mccompile import ir
-from mccompile.capture.part import Bounds, Buffer, Output, Part, Shared, Source, Stream, Weight
+from mccompile.capture.part import Buffer, Output, Part, Shared, Source, Stream, Weight
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.language.load import load_policy
 from mccompile.lowering.after import PASSES, show_steps, steps_of, written
@@ -20,6 +20,7 @@ from mccompile.lowering.draft import Draft, Rewritten
 from mccompile.lowering.errors import UnknownPass
 from mccompile.lowering.lower import lower
 from mccompile.lowering.pipeline import Form, Pass, Pieces, run_passes
+from mccompile.lowering.prefixes import BOUNDS
 from mccompile.lowering.spec import BrokenPart, verifying
 from mccompile.studio.bench.subjects import TINY
 
@@ -132,7 +133,7 @@ def with_a_result_too_many(part: Part) -> Part:
 
 def with_bounds(part: Part) -> Part:
     draft = Draft(part)
-    draft.take(Bounds(), "bounds")
+    draft.take(BOUNDS, "bounds")
     return draft.part()
 
 
@@ -163,7 +164,7 @@ def with_a_lost_attention(part: Part) -> Part:
 WRONG: tuple[tuple[Callable[[Part], Part], str, str], ...] = (
     (without_a_placeholder, ".*", "placeholders are the operands"),
     (with_a_result_too_many, "output", "outputs are the results"),
-    (with_bounds, "bounds", "a plain part takes no Bounds"),
+    (with_bounds, "bounds", "a plain part takes no PerSelection"),
     (with_a_value_of_another_model, "elsewhere", "does not exist in the model"),
     (with_a_source, ".*", "a plain part takes no Source"),
     (writing_to_a_stream, "copy_.*", "writes go to buffers"),
