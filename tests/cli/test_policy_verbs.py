@@ -138,7 +138,7 @@ def test_explain_a_code(shell: Shell) -> None:
 
 def test_explain_of_a_pass_that_does_not_exist(shell: Shell) -> None:
     result = shell("explain", "motioncache", "--stage", "graph", "--after", "hoists")
-    assert (result.status, result.out) == (2, "")
+    assert (result.status, result.out) == (1, "")
     assert result.err == "error[MC0506]: there is no pass `hoists`\nhelp: did you mean `hoist`?\n"
 
 
