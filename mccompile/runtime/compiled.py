@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.backend.role import Value
 from mccompile.capture import CapturedModel, flat_inputs
-from mccompile.capture.errors import CallError
+from mccompile.capture.errors import CallError, first_line
+from mccompile.capture.verify import sizes_of
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
@@ -149,13 +151,26 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
-        flat = self.runner.call(inputs, moment)
+        flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         if as_dict and isinstance(result, tuple):
             from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
             return Transformer2DModelOutput(sample=result[0])
         return result
+
+    def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
+        """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""
+        try:
+            return self.runner.call(inputs, moment)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CallError(
+                f"{type(self.model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}",
+                f"the captured graph does not run at this size: {first_line(error)}",
+                "capture again, with a call of this size as one of the two",
+            ) from error
 
 
 _ABSENT = object()
