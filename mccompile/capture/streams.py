@@ -1,7 +1,7 @@
 """The roles of a block's operands: streams flow from block to block, shared values come from the prelude.
 
-An operand is a stream if at any site of its kind an earlier block makes it, or if an output is that operand
-plus something (`x + f(x)`). The k-th output continues the k-th stream.
+An operand is a stream if an earlier block makes it at some site of its kind, or if an output is this operand plus
+something (`x + f(x)`). The k-th output continues the k-th stream.
 """
 
 from __future__ import annotations
