@@ -131,8 +131,14 @@ def prepare(
 
 
 def own_transformer(model: object) -> nn.Module:
-    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it."""
-    return unwrapped(model if isinstance(model, nn.Module) else model.transformer)  # type: ignore[attr-defined]
+    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it.
+
+    Raises NotAPipeline (MC0701) for what is neither.
+    """
+    if isinstance(model, nn.Module):
+        return unwrapped(model)
+    driver_for(model)
+    return unwrapped(model.transformer)  # type: ignore[attr-defined]
 
 
 def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:
