@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest
 from mccompile.diagnostics.source import Span
 
 _EXPRESSIONS = "expressions within each other"
@@ -125,11 +125,9 @@ class NoSuchPolicy(Diagnostic):
     code = "MC0109"
     title = "there is no policy `{name}`"
     label = "not found"
+    note = "`mccompile policies` lists the policies that come with mccompile"
     name: str
     known: tuple[str, ...]
-
-    def notes(self) -> tuple[str, ...]:
-        return (f"the policies that come with mccompile are {words(self.known, 'and')}",)
 
     def helps(self) -> tuple[Help, ...]:
         if self.name in self.known and self.span is not None:
