@@ -66,9 +66,9 @@ def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
         if isinstance(given, torch.Tensor) and given.size(0) != size:
             raise CallError(
                 f"{captured.model_class}.forward",
-                f"`{name}` has {given.size(0)} samples; captured for {size}, for another number cannot be: "
-                f"{captured.unbatched}",
-                "call it with that many, or capture again with calls of this kind",
+                f"`{name}` has {given.size(0)} samples, but the model was captured for {size}; it could not be "
+                f"captured for any number of samples: {captured.unbatched}",
+                f"call it with {size}, or capture again with calls of this kind",
             )
 
 

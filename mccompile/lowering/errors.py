@@ -85,6 +85,6 @@ class BudgetUnmet(LoweringError):
     def __init__(self, policy: str, cache: ir.Cache, least: int, measure: str) -> None:
         super().__init__(
             f"policy `{policy}` may keep {cache.budget:,} bytes, and would keep at least {least:,} ({measure})",
-            "raise `cache { budget: ... }`, leave its other words at `auto`, or compile for a smaller size (call=...)",
+            "raise `cache { budget: ... }`, set its other options to `auto`, or compile for a smaller size (call=...)",
             span=cache.at, marked="the budget",
         )  # fmt: skip

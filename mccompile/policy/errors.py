@@ -114,7 +114,7 @@ class StepsUncovered(Diagnostic):
     steps: int
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("end the policy with a phase without a span: it lasts for the rest of the run"),)
+        return (Help("end the policy with a phase that has neither `for` nor `until`: it lasts to the end of the run"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class NotAPrefix(RunError):
 
     def __init__(self, mask: str) -> None:
         super().__init__(
-            f"mask `{mask}` lets some token see other keys than the first ones at this size",
+            f"mask `{mask}` is no prefix mask at this size: some token sees other keys than the first ones",
             "compile with a probe of this size, so that the dense mask is kept",
         )
 
@@ -108,6 +108,6 @@ class OverBudget(RunError):
         branch = "guidance branch keeps" if branches == 1 else f"{branches} guidance branches keep"
         super().__init__(
             f"policy `{policy}` may keep {cache.budget:,} bytes, and at this size the {branch} {needed:,}",
-            "compile for this size (call=...), so that a further measure is taken, or raise `cache { budget: ... }`",
+            "compile for this size (call=...), which allows a further measure, or raise `cache { budget: ... }`",
             span=cache.at, marked="the budget",
         )  # fmt: skip

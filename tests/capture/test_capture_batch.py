@@ -50,7 +50,7 @@ def test_a_model_of_one_number_of_samples_refuses_another(mixes: bool, why: str)
     assert not captured.samples
     assert why in captured.unbatched
     flat_inputs(captured, family.call(family.sizes[2]))
-    with pytest.raises(CallError, match="has 2 samples; captured for 1"):
+    with pytest.raises(CallError, match="has 2 samples, but the model was captured for 1"):
         flat_inputs(captured, family.call(family.sizes[2], batch=2))
 
 

@@ -16,7 +16,7 @@ class NoPhases(Diagnostic):
     name: str
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("the least is `phase all { compute }`"),)
+        return (Help("add at least `phase all { compute }`"),)
 
 
 @dataclass(frozen=True, slots=True)

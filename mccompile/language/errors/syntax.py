@@ -86,7 +86,7 @@ class ChainedComparison(Diagnostic):
     code = "MC0106"
     title = "comparisons cannot be chained in a condition"
     label = "a second comparison"
-    note = "only the `while` of a phase reads `low <= clock < high`"
+    note = "only the `while` of a phase accepts `low <= clock < high`"
 
     def helps(self) -> tuple[Help, ...]:
         return (Help("join two comparisons with `and`: `a < b and b < c`"),)

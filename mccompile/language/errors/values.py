@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, words
 from mccompile.diagnostics.source import Span
 
-ASK_HOW_FAR = "a tensor is no number: ask how far it moved, `rel_l1(...)`, or for its motion, `frame_diff(...)`"
+ASK_HOW_FAR = (
+    "a tensor is not a number: measure how far it moved with `rel_l1(...)`, or its motion with `frame_diff(...)`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class TooFine(Diagnostic):
     code = "MC0211"
     title = "a `reuse {rule}` rule cannot decide by a value per {found}"
     label = "one value per {found}"
-    note = "the condition of a rule is at most as fine as the rule"
+    note = "the condition of a rule must not be finer than the rule"
     rule: str
     found: str
     rule_span: Span
@@ -72,7 +74,7 @@ class MisplacedAccumulate(Diagnostic):
     code = "MC0214"
     title = "`accumulate` stands outside of a rule's comparison"
     label = "no account is kept here"
-    note = "an account belongs to the cells of one rule: it is cleared where the rule computes"
+    note = "an account belongs to the cells of a rule, and it is cleared where the rule computes"
 
     def helps(self) -> tuple[Help, ...]:
         return (Help("compare it in the rule: `reuse chunk while accumulate(x) < threshold`"),)
@@ -87,7 +89,7 @@ class LateCondition(Diagnostic):
     label = "known only after the blocks have run"
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("give it a name with `signal`: a rule reads the value that the step before left"),)
+        return (Help("give it a name with `signal`: a rule then reads the value of the previous step"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class LateMixture(Diagnostic):
     code = "MC0216"
     title = "a value of `block_output` is mixed with one known before the blocks run"
     label = "{which}"
-    note = "`block_output` is read after the blocks have run, and the next step uses what was read"
+    note = "`block_output` is read after the blocks have run, so the next step uses its value"
     which: str
 
     def helps(self) -> tuple[Help, ...]:
@@ -170,7 +172,7 @@ class NotAShare(Diagnostic):
     """A plain number where a percentage belongs."""
 
     code = "MC0224"
-    title = "{what} is a percentage, found {found}"
+    title = "{what} must be a percentage, found {found}"
     label = "not a percentage"
     what: str
     found: str
@@ -185,7 +187,7 @@ class NotAShare(Diagnostic):
 @dataclass(frozen=True, slots=True)
 class NotWhole(Diagnostic):
     code = "MC0225"
-    title = "{what} is a whole number"
+    title = "{what} must be a whole number"
     label = "may have a fraction"
     what: str
     literal: bool
@@ -197,7 +199,7 @@ class NotWhole(Diagnostic):
 @dataclass(frozen=True, slots=True)
 class OutOfBounds(Diagnostic):
     code = "MC0226"
-    title = "{what} lies between {low} and {high}"
+    title = "{what} must lie between {low} and {high}"
     label = "{found}"
     what: str
     low: str
