@@ -14,40 +14,44 @@ from torch import fx
 from torch._ops import OpOverload, OpOverloadPacket
 
 _TAGS = {torch.Tag.core, torch.Tag.pointwise}  # torch's own marks of operators that compute and do nothing else
-_ATEN = frozenset(
-    """
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d all any arange avg_pool1d baddbmm batch_norm
-    broadcast_tensors broadcast_to bucketize cartesian_prod chunk complex concat concatenate contiguous conv1d conv2d
-    conv3d copy_ cross cumprod detach detach_ diag diag_embed diff dot dropout einsum empty_like expand_as eye fill_
-    flatten floor_divide glu group_norm hstack imag index_add index_add_ index_copy index_copy_ index_fill
-    index_put_ instance_norm interpolate is_nonzero layer_norm lift_fresh lift_fresh_copy linalg_norm
-    linalg_vector_norm linear linspace log_softmax logsumexp masked_fill_ masked_select matmul meshgrid moveaxis
-    movedim multiply mv narrow new_empty new_full new_ones new_zeros norm numpy_T one_hot ones ones_like outer pad
-    pixel_shuffle pixel_unshuffle polar real repeat_interleave reshape reshape_as resolve_conj resolve_neg rms_norm
-    roll rot90 scaled_dot_product_attention scatter_ scatter_add_ searchsorted select_copy size softmax split
-    squeeze_ stack std std_mean subtract divide sum_to_size swapaxes swapdims t take_along_dim tensor_split tensordot
-    tile to transpose transpose_ tril triu type_as unbind unflatten unfold unsqueeze_ upsample_bilinear2d
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d var_mean view_as view_as_complex
-    view_as_real vstack zero_ zeros zeros_like _assert_scalar _assert_tensor_metadata _softmax _unsafe_view
-    sym_constrain_range sym_constrain_range_for_size _fused_rms_norm
-    """.split()
-)
-_PRIMS = frozenset({"convert_element_type", "device_put", "iota", "view_of", "squeeze", "broadcast_in_dim"})
-_OPERATOR = frozenset(
-    "abs add and_ eq floordiv ge getitem gt le lt mod mul ne neg not_ or_ pos pow sub truediv".split()
-)
-_MATH = frozenset("ceil floor sqrt trunc".split())
-_TORCH = frozenset(
-    """
-    sym_float sym_int sym_ite sym_max sym_min sym_not sym_sqrt sym_sum
-    add arange cat div exp full mul ones sqrt stack sub where zeros
-    """.split()
-)
-_METHODS = frozenset(
-    """
-    add contiguous div expand flatten float mul permute reshape size sub to transpose type_as unflatten unsqueeze view
-    """.split()
-)
+_ATEN = frozenset({
+    "_assert_scalar", "_assert_tensor_metadata", "_fused_rms_norm", "_softmax", "_unsafe_view",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "all", "any", "arange", "avg_pool1d",
+    "baddbmm", "batch_norm", "broadcast_tensors", "broadcast_to", "bucketize", "cartesian_prod", "chunk", "complex",
+    "concat", "concatenate", "contiguous", "conv1d", "conv2d", "conv3d", "copy_", "cross", "cumprod", "detach",
+    "detach_", "diag", "diag_embed", "diff", "divide", "dot", "dropout", "einsum", "empty_like", "expand_as", "eye",
+    "fill_", "flatten", "floor_divide", "glu", "group_norm", "hstack", "imag", "index_add", "index_add_",
+    "index_copy", "index_copy_", "index_fill", "index_put_", "instance_norm", "is_nonzero", "layer_norm",
+    "lift_fresh", "lift_fresh_copy", "linalg_norm", "linalg_vector_norm", "linear", "linspace", "log_softmax",
+    "logsumexp", "masked_fill_", "masked_select", "matmul", "meshgrid", "moveaxis", "movedim", "multiply", "mv",
+    "narrow", "new_empty", "new_full", "new_ones", "new_zeros", "norm", "numpy_T", "one_hot", "ones", "ones_like",
+    "outer", "pad", "pixel_shuffle", "pixel_unshuffle", "polar", "real", "repeat_interleave", "reshape",
+    "reshape_as", "resolve_conj", "resolve_neg", "rms_norm", "roll", "rot90", "scaled_dot_product_attention",
+    "scatter_", "scatter_add_", "searchsorted", "select_copy", "size", "softmax", "split", "squeeze_", "stack",
+    "std", "std_mean", "subtract", "sum_to_size", "swapaxes", "swapdims", "sym_constrain_range",
+    "sym_constrain_range_for_size", "t", "take_along_dim", "tensor_split", "tensordot", "tile", "to", "transpose",
+    "transpose_", "tril", "triu", "type_as", "unbind", "unflatten", "unfold", "unsqueeze_", "upsample_bilinear2d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d", "var_mean", "view_as",
+    "view_as_complex", "view_as_real", "vstack", "zero_", "zeros", "zeros_like",
+})  # fmt: skip
+_PRIMS = frozenset({
+    "broadcast_in_dim", "convert_element_type", "device_put", "iota", "squeeze", "view_of",
+})  # fmt: skip
+_OPERATOR = frozenset({
+    "abs", "add", "and_", "eq", "floordiv", "ge", "getitem", "gt", "le", "lt", "mod", "mul", "ne", "neg", "not_",
+    "or_", "pos", "pow", "sub", "truediv",
+})  # fmt: skip
+_MATH = frozenset({
+    "ceil", "floor", "sqrt", "trunc",
+})  # fmt: skip
+_TORCH = frozenset({
+    "add", "arange", "cat", "div", "exp", "full", "mul", "ones", "sqrt", "stack", "sub", "sym_float", "sym_int",
+    "sym_ite", "sym_max", "sym_min", "sym_not", "sym_sqrt", "sym_sum", "where", "zeros",
+})  # fmt: skip
+_METHODS = frozenset({
+    "add", "contiguous", "div", "expand", "flatten", "float", "mul", "permute", "reshape", "size", "sub", "to",
+    "transpose", "type_as", "unflatten", "unsqueeze", "view",
+})  # fmt: skip
 _MODULES = {"operator": (operator, _OPERATOR), "math": (math, _MATH), "torch": (torch, _TORCH)}
 
 

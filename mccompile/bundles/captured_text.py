@@ -11,8 +11,11 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mccompile.backend.graph_text import Json, attribute, read_graph, read_value, write_graph, write_value
+from mccompile.backend.graph_text import Json, UnwritableGraph, attribute, write_graph, write_value
 from mccompile.backend.records import read_any, read_record, write_record
+from mccompile.bundles.allowed import refused_calls
+from mccompile.bundles.graph_reading import is_path, read_graph, read_value
+from mccompile.bundles.spec_text import read_spec
 from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, Port, Refusal, TokenGrid
 
 _RECORDS: dict[str, object] = {
@@ -59,29 +62,31 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
     return data, constants
 
 
-def read_captured(data: Mapping[str, Json], model: nn.Module, constants: Mapping[str, torch.Tensor]) -> CapturedModel:
-    """What `write_captured` wrote, over the weights of `model`. Raises ValueError or KeyError for other data."""
+def read_captured(data: Json, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> CapturedModel:
+    """What `write_captured` wrote, over the weights of `model`. Raises ValueError for other data."""
     home = _Home(model, constants)
-    kinds = data["kinds"]
-    specs = data["specs"]
-    pairs = data["constants"]
-    assert isinstance(kinds, list)
-    assert isinstance(specs, list)
-    assert isinstance(pairs, list)
+    if not isinstance(data, dict):
+        raise ValueError(f"no captured model: {data!r:.100}")
+    wanted = {*_RECORDS, *_GRAPHS, "constants", "specs", "kinds"}
+    if set(data) != wanted:
+        raise ValueError(f"{sorted(wanted ^ set(data))!r:.100} should be there, or should not")
+    kinds, specs, pairs = (_list(data[name]) for name in ("kinds", "specs", "constants"))
     records = {name: read_any(kind, data[name]) for name, kind in _RECORDS.items()}
     blocks = records["blocks"]
     assert isinstance(blocks, tuple)
+    if any(not 0 <= site.kind < len(kinds) for site in blocks):
+        raise ValueError("a block of a kind that is not there")
     for name in dict.fromkeys(w for site in blocks for w in site.weights):
         home.add(name)
     parts: dict[str, object] = {**records, **{name: home.module(data[name]) for name in _GRAPHS}}
-    parts["constants"] = tuple((read_record(str, p[0]), read_value(p[1])) for p in pairs if isinstance(p, list))
-    parts["in_spec"], parts["out_spec"] = (pytree.treespec_loads(read_record(str, s)) for s in specs)
+    parts["constants"] = tuple((read_record(str, name), read_value(value)) for name, value in map(_list, pairs))
+    parts["in_spec"], parts["out_spec"] = (read_spec(s) for s in specs)
     parts["kinds"] = tuple(_read_kind(kind, home.module) for kind in kinds)
     return CapturedModel(**parts)  # type: ignore[arg-type]
 
 
 def _read_kind(data: Json, module: Callable[[Json], fx.GraphModule | None]) -> BlockKind:
-    assert isinstance(data, dict)
+    data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers")
     return BlockKind(
         full=module(data["full"]),
         partial=module(data["partial"]),
@@ -95,6 +100,9 @@ def _write_module(module: fx.GraphModule | None) -> Json:
     """The graph, and what capture found out about its attentions (lowering/attention.py reads it)."""
     if module is None:
         return None
+    refused = refused_calls(module.graph)
+    if refused:
+        raise UnwritableGraph(f"{refused[0]}, which is not on the list of what bundles hold,")
     found = (n for n in module.graph.nodes if "attention" in n.meta)
     about: dict[str, Json] = {n.name: write_value(n.meta["attention"]) for n in found}
     return {"graph": write_graph(module.graph), "attention": about}
@@ -110,6 +118,8 @@ class _Home:
 
     def add(self, name: str) -> None:
         """Puts the tensor of this dotted name in place. Raises ValueError where neither side has it."""
+        if not is_path(name):
+            raise ValueError(f"no name of a tensor: {name!r:.100}")
         value = self._constants[name] if name in self._constants else _find(self._model, name)
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"the model has no tensor `{name}`")
@@ -129,17 +139,28 @@ class _Home:
     def module(self, data: Json) -> fx.GraphModule | None:
         if data is None:
             return None
-        assert isinstance(data, dict)
-        entries, about = data["graph"], data["attention"]
-        assert isinstance(entries, list)
-        assert isinstance(about, dict)
-        graph = read_graph(entries)
+        parts = _dict(data, "graph", "attention")
+        graph, about = read_graph(parts["graph"]), parts["attention"]
+        if not isinstance(about, dict):
+            raise ValueError(f"no attentions: {about!r:.100}")
         for node in graph.nodes:
             if node.op == "get_attr":
                 self.add(str(node.target))
             if node.name in about:
                 node.meta["attention"] = read_value(about[node.name])
         return fx.GraphModule(self.root, graph)
+
+
+def _list(value: Json) -> list[Json]:
+    if not isinstance(value, list):
+        raise ValueError(f"no list: {value!r:.100}")
+    return value
+
+
+def _dict(value: Json, *names: str) -> dict[str, Json]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"not {', '.join(names)}: {value!r:.100}")
+    return value
 
 
 def _names(captured: CapturedModel) -> list[str]:

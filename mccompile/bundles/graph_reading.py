@@ -1,7 +1,7 @@
 """Graphs of a bundle from JSON values alone: text of a file never becomes code.
 
-torch.fx writes a graph as Python and executes it. So each name must be one that `write_graph` writes, each operator must
-be on the list (allowed.py), and constants are numbers, strings and the types that are named here.
+torch.fx writes a graph as Python and executes it. So each name must be one that `write_graph` writes, each operator
+must be on the list (allowed.py), and constants are numbers, strings and the types that are named here.
 """
 
 from __future__ import annotations
