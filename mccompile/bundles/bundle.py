@@ -1,8 +1,8 @@
 """Bundles: a compiled model as one file, so that a new process runs it without capturing or compiling again.
 
 A bundle holds the captured graphs as text, the compiled packages, the policy, and what all this was made for. The
-weights stay in the model's folder. Lowering is repeated on loading: it takes milliseconds, and graphs that come
-out otherwise than when the bundle was made find no package and are refused.
+weights stay in the model's folder. Loading lowers the model again, which takes milliseconds. A graph that differs from
+the one at the time of writing finds no package and is refused.
 
 Packages are code, whatever wrote them: they are loaded only from a file that the user alone may change. Graphs are data
 (graph_reading.py). A bundle of somebody else can be read without its packages (`native=False`).
@@ -45,7 +45,8 @@ from mccompile.runtime.engine import Engine
 CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
 GRAPH = re.compile(r"[0-9a-f]{32}(\+batch)?")  # a fingerprint
 MALFORMED = (
-    ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError, CaptureBug,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError, SyntaxError,
+    CaptureBug,
 )  # fmt: skip
 """What graphs that no capture makes run into, when they are rebuilt and lowered."""
 Compiler = Callable[[LoweredModel, BoundPolicy], Backend]

@@ -1,4 +1,4 @@
-"""`mccompile generate`: a video under a policy, or the same video three ways with a table between them."""
+"""`mccompile generate`: generates a video under a policy, or one video three ways, with a table that compares them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""FLOPs of a run, from its trace and the graphs that it ran: what was computed, not how long it took.
+"""Counts the FLOPs of a run from its trace and the graphs that ran.
 
-Each part is run once on fake tensors at the run's own sizes under torch's FlopCounterMode, which yields for every
-block a constant (what its rows share), a price per row and a price per row and key seen. Matrix products and
-attention count, as FlopCounterMode has it; the decision's own arithmetic is elementwise and does not.
+Each part runs once on fake tensors at the run's own sizes under torch's FlopCounterMode. Every block gets three
+numbers: a constant (the work that its rows share), a price per row, and a price per row and key seen. Matrix products
+and attention count, as in FlopCounterMode. The arithmetic of the decision is elementwise and does not count.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from mccompile.capture import flat_inputs
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.types import LoweredModel, Segment
-from mccompile.policy.bind import bind
 from mccompile.runtime.blocks import Blocks, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import Memory
 from mccompile.runtime.trace import Event
 
 _FEW, _MORE = 4, 8  # rows at which a block is priced; its price is linear in them
@@ -127,28 +126,28 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
     """The price of every block (one measurement per kind), and the streams after the last one."""
     plain = Blocks(lowered, eager, False)
     partial = Blocks(lowered, eager, True) if lowered.rows is not None else None
-    store = BranchStore.empty(bind(lowered.policy, {}), 0, 0)
+    memory = Memory()
     by_kind: dict[int, BlockPrice] = {}
     found = []
     for i, site in enumerate(lowered.captured.blocks):
         segment, after = Segment(i, i, None, ()), dict[str, torch.Tensor]()
         whole = _count(lambda s=segment, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
-            by_kind[site.kind] = _block(partial, segment, env, shared, whole, store)
+            by_kind[site.kind] = _block(partial, segment, env, shared, whole, memory)
         found.append(by_kind[site.kind])
         env = after
     return found, env
 
 
 def _block(
-    partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float, store: BranchStore
+    partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float, memory: Memory
 ) -> BlockPrice:
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
 
     def rows(n: int) -> object:
         chosen = partial.select(np.arange(n), None, lengths, env, shared)
-        return partial.run_rows(segment, partial.enter(segment, env, chosen), chosen, env, shared, store)
+        return partial.run_rows(segment, partial.enter(segment, env, chosen), chosen, env, shared, memory)
 
     tokens = partial_tokens(env)
     lengths = np.full(tokens, tokens)

@@ -1,4 +1,4 @@
-"""Replays recorded calls through a compiled policy: are the same tokens computed, are the outputs the same?"""
+"""Replays recorded calls through a compiled policy, and compares the computed tokens and the outputs."""
 
 from __future__ import annotations
 

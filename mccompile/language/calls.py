@@ -1,4 +1,4 @@
-"""What each built-in function demands of its arguments, and the IR that it stands for."""
+"""What each built-in function requires of its arguments, and the IR that it stands for."""
 
 from __future__ import annotations
 

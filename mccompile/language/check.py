@@ -1,4 +1,4 @@
-"""`check`: from the AST to a policy that means something, in IR, or to all of its errors at once."""
+"""`check`: turns the AST into IR, or reports all errors of the policy at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators make of numbers and conditions: units and times that fit, granularity, IR."""
+"""What operators make of numbers and conditions: they check units and times, and give granularity and IR."""
 
 from __future__ import annotations
 

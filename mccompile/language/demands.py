@@ -1,4 +1,4 @@
-"""What places in a rule or a call demand of a number: known before the run, a share, whole, within bounds."""
+"""What a place in a rule or a call requires of a number: known before the run, a share, whole, or within bounds."""
 
 from __future__ import annotations
 

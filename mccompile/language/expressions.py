@@ -1,4 +1,4 @@
-"""Elaborates expressions: names, units and granularities, to IR; every error is kept, none is repeated."""
+"""Turns expressions into IR, and checks names, units and granularities. Every error is reported once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which values an expression can take, known before any run: interval arithmetic over the IR.
 
-Bounds are safe, not tight: an expression never takes a value outside of them. A value that may be undefined (NaN) is
-neither within nor outside; `undefined` tells where that is so whatever is measured.
+The bounds are safe but not tight: an expression never takes a value outside of them. A value that may be undefined
+(NaN) is neither inside nor outside. `undefined` says where a value is undefined, whatever is measured.
 """
 
 from __future__ import annotations

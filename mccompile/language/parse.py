@@ -1,4 +1,4 @@
-"""`parse`: from text to the AST, or to diagnostics in words."""
+"""`parse`: turns text into the AST, or reports diagnostics."""
 
 from __future__ import annotations
 

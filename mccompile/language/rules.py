@@ -1,4 +1,4 @@
-"""Elaborates phases: when they hold, what their rule does, and whether every step of a run has one."""
+"""Turns phases into IR: when they hold, and what their rule does. It checks that every step of a run has a phase."""
 
 from __future__ import annotations
 

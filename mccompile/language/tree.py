@@ -1,4 +1,4 @@
-"""From lark's tree to the typed AST: one method per grammar rule, called with the rule's children."""
+"""Turns lark's tree into the typed AST. Each grammar rule has a method, which is called with the rule's children."""
 
 from __future__ import annotations
 

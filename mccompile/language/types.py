@@ -1,4 +1,4 @@
-"""What the checker makes of an expression: its IR, how finely it varies, in which unit, and when it is known."""
+"""What the checker knows of an expression: its IR, its granularity, its unit, and when it is known."""
 
 from __future__ import annotations
 

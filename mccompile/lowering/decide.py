@@ -6,7 +6,7 @@ Everything that only the clock knows arrives in one small tensor, `host` [B, K, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -15,10 +15,12 @@ from torch import fx
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
+from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Now, Params, Slot, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
+Get = Callable[[Slot], torch.Tensor]
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
 
 
@@ -26,20 +28,18 @@ FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "ta
 class DecideSpec:
     """A decision graph and how to feed it.
 
-    inputs, outputs: names in order. `state:X` goes in and out, [B, G, F, P]; `now:S` is the source S in its
-    own layout, `before:S:since` and `tail:S` what was kept of it (tail [B, G + 1, P, C]: the last frame of
-    each chunk, that of the chunk before the first in front); `late:N` a late signal. Outputs: `mask`
-    [B, G, F, P] bool (True = compute), then the new states and kept sources.
+    inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
+    output is the mask (True = compute).
     host: names of the rows of `host`. params: names of the entries of `params`.
     changes: the changes that the host supplies (static ones, folded) as rows "change:i".
     """
 
     module: fx.GraphModule
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
     host: tuple[str, ...]
     params: tuple[str, ...]
-    states: tuple[str, ...]
+    counts: tuple[Count, ...]
     sources: tuple[Located, ...]
     changes: tuple[ir.Change, ...]
     tables: tuple[ir.Table, ...]
@@ -70,29 +70,24 @@ def build_decide(
     folded = tuple(e for e in changes if e in supplied)
     late = sorted({e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late})
     reuse = [r for _, r in rules if isinstance(r, ir.Reuse)]
-    states = ["account"]
-    states += ["streak"] if any(r.max_consecutive is not None for r in reuse) else []
-    states += ["total"] if any(r.max_total is not None for r in reuse) else []
+    counts = [Count("account")]
+    counts += [Count("streak")] if any(r.max_consecutive is not None for r in reuse) else []
+    counts += [Count("total")] if any(r.max_total is not None for r in reuse) else []
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
-    kept = list(dict.fromkeys(f"before:{e.of.name}:{e.since}" for e in measured))
-    kept += list(dict.fromkeys(f"tail:{m.of.name}" for m in motions))
+    kept: list[Before | Tail] = list(dict.fromkeys(Before(e.of.name, e.since) for e in measured))
+    kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
     host = (*FLAGS, *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
     host += tuple(f"change:{i}" for i in range(len(folded)))
-    inputs = ("host", "params", *(f"state:{s}" for s in states), *(f"now:{n}" for n in names), *kept)
-    inputs += tuple(f"late:{n}" for n in late)
-    outputs = ("mask", *(f"state:{s}" for s in states), *kept)
+    inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *(Late(n) for n in late))
+    outputs = (Mask(), *counts, *kept)
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
-        params=tuple(p.name for p in policy.params), states=tuple(states),
+        params=tuple(p.name for p in policy.params), counts=tuple(counts),
         sources=tuple(located[n] for n in names), changes=folded, tables=tables,
     )  # fmt: skip
     todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late))
-    module = build_graph([_ident(n) for n in inputs], todo.run, outputs)
+    module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
     return DecideSpec(**{f.name: getattr(spec, f.name) for f in fields(spec)} | {"module": module})
-
-
-def _ident(name: str) -> str:
-    return name.replace(":", "__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,55 +102,50 @@ class _Decision:
     late: tuple[str, ...]
 
     def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        def get(name: str) -> torch.Tensor:
-            return given[_ident(name)]
+        def get(slot: Slot) -> torch.Tensor:
+            return given[identifier(slot)]
 
-        host = get("host")
+        host = get(Host())
 
         def row(name: str) -> torch.Tensor:
             return host[:, self.spec.host.index(name)].unsqueeze(-1).unsqueeze(-1)
 
         active, forced, reused = row("active") > 0, row("forced") > 0, row("reused") > 0
-        account = torch.where(row("known") > 0, row("account"), get("state:account"))
-        where = {loc.source: loc for loc in self.spec.sources}
-        cells = {n: to_cells(get(f"now:{n}"), loc, account) for n, loc in where.items()}
-        out: dict[str, torch.Tensor] = {}
+        account = torch.where(row("known") > 0, row("account"), get(Count("account")))
+        cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
+        out: dict[Slot, torch.Tensor] = {}
         changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
         for c in self.measured:
-            before = get(f"before:{c.of.name}:{c.since}")
-            changes[c] = change(c.distance, cells[c.of.name], before, c.over)
+            changes[c] = change(c.distance, cells[c.of.name], get(Before(c.of.name, c.since)), c.over)
         motions = {}
         for m in self.motions:
             now = cells[m.of.name]
-            last = last_frames(now, get(f"tail:{m.of.name}"), active)
+            last = last_frames(now, get(Tail(m.of.name)), active)
             motions[m] = frame_difference(now, last[:, :-1], row("tail") > 0, row("first") > 0, m.relative)
-            out[f"tail:{m.of.name}"] = last
+            out[Tail(m.of.name)] = last
         signals = {s.name: s for s in self.policy.signals}
-        params = {p: get("params")[i] for i, p in enumerate(self.spec.params)}
+        params = {p: get(Params())[i] for i, p in enumerate(self.spec.params)}
         clock = {c: row(c) for c in CLOCKS}
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
-        late = {n: get(f"late:{n}") for n in self.late}
+        late = {n: get(Late(n)) for n in self.late}
         leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
         mask, held = self._mask(leaves, row("phase"), get)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
         grown = torch.where(moving, held, account)
-        out["mask"] = compute
-        out["state:account"] = torch.where(compute, torch.zeros_like(grown), grown)
-        for name in self.spec.states[1:]:
-            kept = get(f"state:{name}")
+        out[Mask()] = compute
+        out[Count("account")] = torch.where(compute, torch.zeros_like(grown), grown)
+        for count in self.spec.counts[1:]:
+            kept = get(count)
             more = torch.where(active & ~compute, kept + 1.0, kept)
-            out[f"state:{name}"] = more if name == "total" else torch.where(compute, kept * 0.0, more)
-        by_name = {str(n): v for n, v in cells.items()}
-        for name in self.spec.outputs:
-            if name.startswith("before:"):
-                _, source, since = name.split(":")
-                refresh = active if since == "step" else compute.any(-1, True).any(-2, True)
-                refresh = refresh.unsqueeze(-1)
-                out[name] = torch.where(refresh, by_name[source].float(), get(name))
-        return out
+            out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
+        for slot in self.spec.outputs:
+            if isinstance(slot, Before):
+                refresh = active if slot.since == "step" else compute.any(-1, True).any(-2, True)
+                out[slot] = torch.where(refresh.unsqueeze(-1), cells[slot.source].float(), get(slot))
+        return {identifier(slot): value for slot, value in out.items()}
 
-    def _mask(self, leaves: Leaves, phase: torch.Tensor, get) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]
+    def _mask(self, leaves: Leaves, phase: torch.Tensor, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
         """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
         fired = held = None
         for index, rule in self.rules.items():
@@ -168,7 +158,7 @@ class _Decision:
         return fired, held
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[no-untyped-def]
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
     """Which cells a rule computes [B, G, F, P], and the accounts after this step's addition."""
     account = leaves.account
     assert account is not None
@@ -186,11 +176,12 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get) -> tuple[torch.Tensor, to
         fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
     if rule.all_above is not None:
         fired = fired | (share > evaluate(rule.all_above, leaves))
-    for name, limit in (("streak", rule.max_consecutive), ("total", rule.max_total)):
+    for count, limit in ((Count("streak"), rule.max_consecutive), (Count("total"), rule.max_total)):
         if limit is not None:
-            fired = fired | (get(f"state:{name}") >= evaluate(limit, leaves))
-    if rule.max_reused is not None:
-        fired = fired | _ranked(grown, 1.0 - evaluate(rule.max_reused, leaves))
+            fired = fired | (get(count) >= evaluate(limit, leaves))
+    if rule.max_reused is not None:  # what is computed anyway counts first: the guard adds only what is missing
+        first = torch.where(fired, float("inf"), grown)
+        fired = fired | _ranked(first, 1.0 - evaluate(rule.max_reused, leaves))
     return fired, grown
 
 

@@ -65,7 +65,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     if lowered.modulated is not None:
         yield "modulated", lowered.modulated.module, "The input of the first attention of block 0."
     if lowered.decide is not None:
-        fed, made = ", ".join(lowered.decide.host), ", ".join(lowered.decide.outputs)
+        fed, made = ", ".join(lowered.decide.host), ", ".join(slot.name for slot in lowered.decide.outputs)
         about = f"Which tokens are computed. host [B, K, G]: {fed}. Returns {made}."
         yield "decide", lowered.decide.module, about
     for number, plain in enumerate(lowered.plain):

@@ -1,8 +1,8 @@
-"""The planner: folds what the step grid and the parameters decide into a table of cells.
+"""The planner: folds everything that the step grid and the parameters decide into a table of cells.
 
-It walks the chunk's steps with the set of all situations that the run can be in. While everything is static
-that set has one member; a dynamic decision splits it (something computed, nothing computed) and forgets the
-account; a step that computes everything brings the account back. A cell says what all situations agree on.
+It walks through the steps of a chunk with the set of all situations in which the run can be. While everything is
+static, this set has one member. A dynamic decision splits it (something was computed, or nothing was) and forgets the
+account. A step that computes everything restores the account. A cell says what all situations agree on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovere
 from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
 from mccompile.policy.phases import ChunkState, advance, overriding, start
 from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
-from mccompile.policy.rules import Decision, Folder, Situation
+from mccompile.policy.rules import Decision, Situation, Static, decide, forced
 
 __all__ = ["Cell", "Plan", "diff_plans", "plan", "predicted_share", "read_plan", "show_plan"]
 
@@ -47,12 +47,12 @@ def plan(
     for change in changes:
         if len(tables.get(change, ())) < grid.steps:
             raise ValueError(f"the table of the change of {change.of.name} must have {grid.steps} entries")
-    folder = Folder(bound, grid, {c: tables[c] for c in changes}, static_sources, fold)
-    situations = frozenset({Situation(start(bound), ZERO, 0, 0)})
+    static = Static({c: tables[c] for c in changes}, static_sources)
+    situations = frozenset({Situation(start(bound), kept=False, since=0, account=ZERO, total=0)})
     cells: list[Cell] = []
     seen: list[frozenset[int]] = []
     for step in range(grid.steps):
-        decided = {s: folder.decide(s) for s in situations}
+        decided = {s: decide(bound, grid, s, static) if fold else forced(bound, grid, s) for s in situations}
         values = tuple(float(np.float32(tables[c][step])) if step else 0.0 for c in changes)
         cells.append(_cell(step, decided, values))
         seen.append(frozenset(d.phase for d in decided.values()))
@@ -92,14 +92,14 @@ def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision
     if decision.compute is None:
         for computed in (False, True):
             state = advance(bound, before.state, grid, computed)
-            yield Situation(_forget(bound, state), None, None, None)
+            yield Situation(_forget(bound, state), kept=True, since=None, account=None, total=None)
         return
     state = advance(bound, before.state, grid, decision.compute)
     if decision.compute:
-        yield Situation(state, ZERO, 0, before.total)
+        yield Situation(state, kept=True, since=0, account=ZERO, total=before.total)
     else:
-        more = [None if n is None else n + 1 for n in (before.streak, before.total)]
-        yield Situation(state, decision.account, more[0], more[1])
+        since, total = (None if n is None else n + 1 for n in (before.since, before.total))
+        yield Situation(state, kept=True, since=since, account=decision.account, total=total)
 
 
 def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:

@@ -1,10 +1,14 @@
-"""Rules folded at one step: what a rule decides for a whole chunk where everything it reads is static."""
+"""What a policy's rules decide for a whole chunk in its next step: one meaning, for planner and run alike.
+
+The planner asks with the tables of the static signals (`Static`) and may learn the answer before the run. A run asks
+without them, of a chunk that it knows, and leaves to the decision graph what is then still open.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 
@@ -14,111 +18,131 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
 
+Why = Literal["nothing kept yet", "refresh", "phase"]
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """Where a run can be before a step. None = data decides it.
+    """Where a chunk is before a step, as far as it is known. None = data decides it.
 
-    account: of the chunk. streak: its reuses in a row. total: its reuses in the run.
+    kept: something is kept of it. since: own steps since all of its tokens were computed. account: of the chunk.
+    total: its reuses in the run.
     """
 
     state: ChunkState
+    kept: bool
+    since: int | None
     account: np.float32 | None
-    streak: int | None
     total: int | None
 
 
 @dataclass(frozen=True, slots=True)
+class Static:
+    """What is known of signals before a run. tables: values of static changes at every own step of a chunk."""
+
+    tables: Mapping[ir.Change, tuple[float, ...]]
+    sources: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """compute: True, False (reuse) or None (data decides). account: after the step, if it is reused."""
+    """compute: True, False (reuse) or None (data decides). account: after the step, where it is known."""
 
     phase: int
     compute: bool | None
     account: np.float32 | None
+    why: Why
+
+
+def forced(bound: BoundPolicy, grid: Grid, at: Situation) -> Decision:
+    """What holds whatever the signals are: nothing is kept yet, keys and values are due, or the phase computes."""
+    phase = current(bound, at.state, grid)
+    cache = bound.ir.cache
+    last = cache.refresh_last and at.state.step == grid.steps - 1
+    if not at.kept:
+        return Decision(phase, True, ZERO, "nothing kept yet")
+    if last or (cache.refresh_every is not None and at.since is not None and at.since + 1 >= cache.refresh_every):
+        return Decision(phase, True, ZERO, "refresh")
+    if isinstance(bound.ir.phases[phase].rule, ir.Compute):
+        return Decision(phase, True, ZERO, "phase")
+    return Decision(phase, None, None, "phase")
+
+
+def decide(bound: BoundPolicy, grid: Grid, at: Situation, static: Static | None) -> Decision:
+    """The rule of the phase in force, under what is forced. static None: rules that read signals are left open."""
+    must = forced(bound, grid, at)
+    if must.compute:
+        return must
+    compute, account = _rule(bound, grid, at, bound.ir.phases[must.phase].rule, static)
+    if not compute and bound.ir.cache.refresh_every is not None and at.since is None:
+        return must  # whether a refresh is due is not known
+    return Decision(must.phase, compute, ZERO if compute else account, "phase")
+
+
+def _rule(
+    bound: BoundPolicy, grid: Grid, at: Situation, rule: ir.Rule, static: Static | None
+) -> tuple[bool | None, np.float32 | None]:
+    match rule:
+        case ir.Compute():
+            return True, ZERO
+        case ir.Every(n):
+            return phase_step(bound, at.state, grid) % bound.whole(n) == 0, at.account
+        case ir.StepMask(compute):
+            return compute[at.state.step], at.account
+        case ir.Reuse():
+            return (None, None) if static is None else _Folded(bound, grid, at, static).reuse(rule)
+        case ir.Top():
+            return None, None
+        case _:
+            assert_never(rule)
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """Decides steps for a bound policy on a grid. fold=False: only `compute` phases and forced steps."""
+class _Folded:
+    """A `reuse` rule on one cell that stands for the chunk: all that it reads is the same in every cell."""
 
     bound: BoundPolicy
     grid: Grid
-    tables: Mapping[ir.Change, tuple[float, ...]]
-    static_sources: frozenset[str]
-    fold: bool
+    at: Situation
+    static: Static
 
-    def decide(self, at: Situation) -> Decision:
-        """The rule of the phase in force, then what is forced: the first step, refreshes of the K/V."""
-        phase = current(self.bound, at.state, self.grid)
-        compute, account = self._rule(self.bound.ir.phases[phase].rule, at)
-        cache = self.bound.ir.cache
-        last = at.state.step == self.grid.steps - 1
-        if compute or at.state.step == 0 or (cache.refresh_last and last):
-            return Decision(phase, True, ZERO)
-        if cache.refresh_every is not None:
-            if at.streak is None:
-                return Decision(phase, None, None)
-            if at.streak + 1 >= cache.refresh_every:
-                return Decision(phase, True, ZERO)
-        return Decision(phase, compute, account)
-
-    def _rule(self, rule: ir.Rule, at: Situation) -> tuple[bool | None, np.float32 | None]:
-        if isinstance(rule, ir.Compute):
-            return True, ZERO
-        if not self.fold or at.state.step == 0:
-            return None, None
-        match rule:
-            case ir.Reuse():
-                return self._reuse(rule, at)
-            case ir.Every(n):
-                due = phase_step(self.bound, at.state, self.grid) % self.bound.whole(n) == 0
-                return due, at.account
-            case ir.StepMask(compute):
-                return compute[at.state.step], at.account
-            case ir.Top():
-                return None, None
-            case _:
-                assert_never(rule)
-
-    def _reuse(self, rule: ir.Reuse, at: Situation) -> tuple[bool | None, np.float32 | None]:
-        """The condition on one cell that stands for the chunk, then the guards in the order of ir.Reuse."""
-        policy = self.bound.ir
-        if not all(is_static(e, policy, self.static_sources) for e in rule_expressions(rule)):
+    def reuse(self, rule: ir.Reuse) -> tuple[bool | None, np.float32 | None]:
+        """The condition, then the guards in the order of ir.Reuse."""
+        policy, at = self.bound.ir, self.at
+        if not all(is_static(e, policy, self.static.sources) for e in rule_expressions(rule)):
             return None, None
         signals = {s.name: s for s in policy.signals}
         sums = [e for e in walk(rule.condition, signals) if isinstance(e, ir.Accumulate)]
         if sums and at.account is None:
             return None, None
-        compute = not self._value(rule.condition, at)
-        grown = at.account if not sums else np.float32(self._value(sums[0], at))
-        compute = self._shares(rule, at, compute)
-        for limit, count in ((rule.max_consecutive, at.streak), (rule.max_total, at.total)):
+        compute = not self._value(rule.condition)
+        grown = at.account if not sums else np.float32(self._value(sums[0]))
+        compute = self._shares(rule, compute)
+        for limit, count in ((rule.max_consecutive, at.since), (rule.max_total, at.total)):
             if limit is not None and not compute:
                 if count is None:
                     return None, None
-                compute = bool(np.float32(count) >= self._value(limit, at))
-        if rule.max_reused is not None and not compute and self._value(rule.max_reused, at) < 1:
+                compute = bool(np.float32(count) >= self._value(limit))
+        if rule.max_reused is not None and not compute and self._value(rule.max_reused) < 1:
             return None, None  # some tokens must be computed: not a decision for the whole chunk
         return compute, grown
 
-    def _shares(self, rule: ir.Reuse, at: Situation, compute: bool) -> bool:
+    def _shares(self, rule: ir.Reuse, compute: bool) -> bool:
         """The guards on shares, where the share is 1 or 0."""
         if rule.vote is not None:
-            compute = compute and bool(self._value(rule.vote, at) < 1)
+            compute = compute and bool(self._value(rule.vote) < 1)
         if rule.hold_below is not None:
-            compute = compute and not self._value(rule.hold_below, at) > 1
-        return compute or (rule.all_above is not None and bool(self._value(rule.all_above, at) < 0))
+            compute = compute and not self._value(rule.hold_below) > 1
+        return compute or (rule.all_above is not None and bool(self._value(rule.all_above) < 0))
 
-    def _value(self, expr: ir.Expr, at: Situation) -> Value:
-        step = at.state.step
-        return evaluate(
-            expr,
-            Moment(
-                params={name: np.float32(v) for name, v in self.bound.values.items()},
-                signals={s.name: s for s in self.bound.ir.signals},
-                grid=self.grid,
-                step=step,
-                changes={c: np.float32(t[step]) for c, t in self.tables.items()},
-                account=at.account,
-            ),
+    def _value(self, expr: ir.Expr) -> Value:
+        step = self.at.state.step
+        moment = Moment(
+            params={name: np.float32(v) for name, v in self.bound.values.items()},
+            signals={s.name: s for s in self.bound.ir.signals},
+            grid=self.grid,
+            step=step,
+            changes={c: np.float32(t[step]) for c, t in self.static.tables.items()},
+            account=self.at.account,
         )
+        return evaluate(expr, moment)

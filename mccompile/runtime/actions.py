@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import current, phase_step
 from mccompile.policy.planner import Plan
+from mccompile.policy.rules import Situation, decide
 from mccompile.runtime.clock import ChunkTime, Moment
-from mccompile.runtime.store import BranchStore, ChunkRecord
+from mccompile.runtime.store import ChunkRecord, History
+
+Kind = Literal["skip", "compute", "reuse", "dynamic", "follow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +22,23 @@ class Action:
     the step where folding knows it. why: for the trace.
     """
 
-    kind: Literal["skip", "compute", "reuse", "dynamic", "follow"]
+    kind: Kind
     phase: int
     account: float | None
     why: str
 
+    @property
+    def runs(self) -> bool:
+        """Whether it is decided about the chunk: it is not skipped and is no copy of another."""
+        return self.kind not in ("skip", "follow")
+
 
 def resolve_all(
-    moment: Moment, store: BranchStore, bound: BoundPolicy, plan: Plan, batch: int
+    moment: Moment, history: History, bound: BoundPolicy, plan: Plan, batch: int
 ) -> tuple[tuple[Action, ...], ...]:
     """The action of every chunk of every sample at a call, [B][G]."""
     return tuple(
-        tuple(resolve(t, moment, store.chunk(b, t.chunk), bound, plan) for t in moment.chunks) for b in range(batch)
+        tuple(resolve(t, moment, history.chunk(b, t.chunk), bound, plan) for t in moment.chunks) for b in range(batch)
     )
 
 
@@ -47,24 +53,11 @@ def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPo
         done = {"keep": record.computed, "refresh": record.cleaned, "compute": False}[life.finished]
         return Action("skip" if done else "compute", -1, None, "finished")
     cell = plan.cells[time.step]
-    state = record.state
+    situation = Situation(record.state, record.computed, record.since, None, None)
+    decision = decide(bound, moment.grid, situation, None)
     if not record.computed:
-        return Action("compute", current(bound, state, moment.grid), None, "nothing kept yet")
-    index = current(bound, state, moment.grid)
-    if cell.action in ("compute", "reuse"):
-        return Action(cell.action, index, cell.account, "planned")
-    cache = bound.ir.cache
-    last = cache.refresh_last and time.step == moment.grid.steps - 1
-    if last or (cache.refresh_every is not None and record.since + 1 >= cache.refresh_every):
-        return Action("compute", index, cell.account, "refresh")
-    account = cell.account
-    match bound.ir.phases[index].rule:
-        case ir.Compute():
-            return Action("compute", index, account, "phase")
-        case ir.Every(n):
-            due = phase_step(bound, state, moment.grid) % bound.whole(n) == 0
-            return Action("compute" if due else "reuse", index, account, "phase")
-        case ir.StepMask(compute):
-            return Action("compute" if compute[time.step] else "reuse", index, account, "phase")
-        case _:
-            return Action("dynamic", index, account, "phase")
+        return Action("compute", decision.phase, None, decision.why)
+    if cell.action != "dynamic":
+        return Action(cell.action, decision.phase, cell.account, "planned")
+    kind: Kind = "dynamic" if decision.compute is None else "compute" if decision.compute else "reuse"
+    return Action(kind, decision.phase, cell.account, decision.why)

@@ -18,13 +18,13 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import host_rows, parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.layout import Layout
-from mccompile.runtime.store import BranchStore, Decision
+from mccompile.runtime.store import BranchStore, Deciding
 
 
 def decide_ahead(
     engine: Engine, bound: BoundPolicy, fold: bool, moment: Moment, layout: Layout, store: BranchStore, plan: Plan,
     device: torch.device,
-) -> Decision | None:  # fmt: skip
+) -> Deciding | None:  # fmt: skip
     """The decision of the call after `moment`; None where it is not known which that is, or what it will read."""
     decide, branches = engine.decide, engine.lowered.policy.branches
     follows = branches.share_decision not in (None, moment.branch)
@@ -33,8 +33,8 @@ def decide_ahead(
     if len(moment.following) != layout.chunks:
         return None
     now = replace(moment, row=moment.row + 1, chunks=moment.following, following=None)
-    actions = resolve_all(now, store, bound, plan, layout.batch)
+    actions = resolve_all(now, store.history, bound, plan, layout.batch)
     if fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
         return None
-    host = host_rows(decide.spec, now, actions, store, plan)
-    return decide.start(host, parameters(decide.spec.params, bound, device), {}, store, layout, now)
+    host = host_rows(decide.spec, now, actions, store.states, plan)
+    return decide.start(host, parameters(decide.spec.params, bound, device), {}, store.states, layout, now)

@@ -17,7 +17,7 @@ from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.staging import Staging
-from mccompile.runtime.store import BranchStore, Once
+from mccompile.runtime.store import Memory, Once
 
 Env = dict[str, torch.Tensor]
 
@@ -168,7 +168,7 @@ class Blocks:
         return found
 
     def run_rows(
-        self, segment: Segment, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: BranchStore
+        self, segment: Segment, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
     ) -> Env:
         """Blocks first..last on the selected rows, K and V of the others taken from the store; the streams made.
 
@@ -199,7 +199,7 @@ class Blocks:
         return made
 
     def _kept(
-        self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: BranchStore
+        self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
     ) -> tuple[torch.Tensor, ...]:
         """Buffers of block i, then what it makes of the prompt alone, for the sample of `rows`."""
         if i not in store.buffers:
@@ -207,7 +207,7 @@ class Blocks:
         buffers = (one_sample(t, rows.sample, rows.batch) for t in store.buffers[i])
         return *buffers, *self._lasting(i, rows, shared, store)
 
-    def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: BranchStore) -> Sequence[torch.Tensor]:
+    def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: Memory) -> Sequence[torch.Tensor]:
         """What block i makes of the prompt alone, for the sample of `rows`; made again when the prompt is another."""
         site = self._captured.blocks[i]
         part = self._once[site.kind]
@@ -232,7 +232,7 @@ class Blocks:
         return () if part is None else tuple(self._captured.blocks[i].shared[place] for place in part.shared)
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i, as kept; a stream that is only inside the segment is stood in for by its like."""
+        """Zeroed K and V of block i, as kept. Another stream of the same shape stands for one inside the segment."""
         site = self._captured.blocks[i]
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
         streams = []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import assert_never
 
 import numpy as np
 import torch
 
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.sources import Located, to_cells
+from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Now, Params, Tail
+from mccompile.lowering.sources import to_cells
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import clock_value, table_value
 from mccompile.policy.planner import Plan
@@ -17,9 +19,10 @@ from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Decision
+from mccompile.runtime.store import Deciding, States
 
 Call = Callable[..., tuple[Value, ...]]
+OUTPUT = Tail("block_output")
 
 
 def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -> torch.Tensor:
@@ -28,7 +31,7 @@ def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -
 
 
 def host_rows(
-    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], store: BranchStore, plan: Plan
+    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan
 ) -> np.ndarray:
     """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing."""
     host = np.zeros((len(actions), len(spec.host), len(moment.chunks)), np.float32)
@@ -36,13 +39,13 @@ def host_rows(
     for b, of_sample in enumerate(actions):
         for g, (time, action) in enumerate(zip(moment.chunks, of_sample, strict=True)):
             at = host[b, :, g]
-            at[row["active"]] = runs(action)
+            at[row["active"]] = action.runs
             at[row["forced"]] = action.kind == "compute"
             at[row["reused"]] = action.kind == "reuse"
             at[row["phase"]] = action.phase
             at[row["first"]] = time.chunk == 0
-            sees = {t.chunk for t, a in zip(moment.chunks[:g], of_sample, strict=False) if runs(a)}  # in this very call
-            at[row["tail"]] = (b, time.chunk - 1) in store.seen or time.chunk - 1 in sees
+            sees = {t.chunk for t, a in zip(moment.chunks[:g], of_sample, strict=False) if a.runs}  # in this very call
+            at[row["tail"]] = (b, time.chunk - 1) in states.seen or time.chunk - 1 in sees
             if action.account is not None:
                 at[row["known"]], at[row["account"]] = 1.0, action.account
             if time.state != "active":
@@ -55,11 +58,6 @@ def host_rows(
             for i, change in enumerate(spec.changes):
                 at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
     return host
-
-
-def runs(action: Action) -> bool:
-    """Whether a decision is made about the chunk: it is not skipped and is no copy of another."""
-    return action.kind not in ("skip", "follow")
 
 
 def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
@@ -77,126 +75,136 @@ class Decide:
 
     def __init__(self, spec: DecideSpec, call: Call) -> None:
         self.spec = spec
-        self.measures = any(n.startswith(("before:", "tail:")) for n in spec.inputs)  # so it must see every step
+        # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
+        self.sees_every_step = any(isinstance(s, Before | Tail) for s in spec.inputs) or len(spec.counts) > 1
+        self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, Kept))
         self._call = call
 
     def run(
-        self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], store: BranchStore,
+        self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], states: States,
         layout: Layout, moment: Moment,
     ) -> np.ndarray:
-        """Mask [B, G, F, P] (True = compute); updates the states of the call's chunks in `store`."""  # fmt: skip
-        return self.finish(self.start(host, params, sources, store, layout, moment), store)
+        """Mask [B, G, F, P] (True = compute); updates the states of the call's chunks."""  # fmt: skip
+        return self.finish(self.start(host, params, sources, states, layout, moment), states)
 
     def start(
-        self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], store: BranchStore,
+        self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], states: States,
         layout: Layout, moment: Moment,
-    ) -> Decision:  # fmt: skip
+    ) -> Deciding:  # fmt: skip
         """Puts the graph on the device's queue, and the copy of its mask to the host; changes nothing kept."""
         device = params.device
         first = moment.chunks[0].chunk
-        span = slice(first, first + layout.chunks)
         arguments: list[torch.Tensor] = []
-        for name in self.spec.inputs:
-            kind, _, key = name.partition(":")
-            match kind:
-                case "host":
+        for slot in self.spec.inputs:
+            match slot:
+                case Host():
                     arguments.append(torch.from_numpy(host).to(device, non_blocking=True))
-                case "params":
+                case Params():
                     arguments.append(params)
-                case "now":
-                    arguments.append(sources[key])
+                case Now(source):
+                    arguments.append(sources[source])
+                case Mask():
+                    raise AssertionError("a mask is no input of a decision")
                 case _:
-                    full = self._state(name, sources, store, layout, moment, device)
-                    arguments.append(full[:, first : first + layout.chunks + 1] if kind == "tail" else full[:, span])
-        results = dict(zip(self.spec.outputs, self._call(*arguments), strict=True))
-        mask = results.pop("mask")
+                    full = self._state(slot, sources, states, layout, moment, device)
+                    more = 1 if isinstance(slot, Tail) else 0
+                    arguments.append(full[:, first : first + layout.chunks + more])
+        mask, *made = self._call(*arguments)
         assert isinstance(mask, torch.Tensor)
-        return Decision(host, first, results, *_on_its_way(mask))
+        return Deciding(host, first, dict(zip(self._kept, made, strict=True)), *_on_its_way(mask))
 
-    def finish(self, decision: Decision, store: BranchStore) -> np.ndarray:
-        """The mask of a decision, once it is there; its states become the store's, and the chunks it saw are noted."""
+    def finish(self, decision: Deciding, states: States) -> np.ndarray:
+        """The mask of a decision, once it is there; its states are taken over, and the chunks it saw are noted."""
         active = decision.host[:, self.spec.host.index("active")]
-        store.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
-        for name, value in decision.states.items():
-            keep_state(store, name, decision.first, value)
+        states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
+        for slot, value in decision.states.items():
+            keep_state(states, slot, decision.first, value)
         if decision.copied is not None:
             decision.copied.synchronize()
         return decision.mask.numpy()
 
     def states(
-        self, sources: Mapping[str, torch.Tensor], store: BranchStore, layout: Layout, moment: Moment,
+        self, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
         device: torch.device,
     ) -> None:  # fmt: skip
-        """All states of the graph in `store`, as its first run makes them."""
-        for name in self.spec.inputs:
-            if name.partition(":")[0] not in ("host", "params", "now"):
-                self._state(name, sources, store, layout, moment, device)
+        """All states of the graph, as its first run makes them."""
+        for slot in self.spec.inputs:
+            if isinstance(slot, Kept):
+                self._state(slot, sources, states, layout, moment, device)
 
     def _state(
-        self, name: str, sources: Mapping[str, torch.Tensor], store: BranchStore, layout: Layout, moment: Moment,
+        self, slot: Kept, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
         device: torch.device,
     ) -> torch.Tensor:  # fmt: skip
-        if name not in store.states:
-            kind, _, key = name.partition(":")
+        if slot not in states.tensors:
             b, _, f, p = layout.cells
             shape: tuple[int, ...] = (b, moment.total, f, p)
-            if kind in ("before", "tail"):
-                source = key.split(":")[0]
-                where = next(s for s in self.spec.sources if s.source == source)
-                cells = to_cells(sources[source], where, torch.empty(layout.cells, device="meta"))
-                shape = (b, moment.total, *cells.shape[2:])
-                shape = (b, moment.total + 1, *cells.shape[3:]) if kind == "tail" else shape
-            fill = 1.0 if kind == "late" else 0.0
-            store.states[name] = torch.full(shape, fill, dtype=torch.float32, device=device)
-        return store.states[name]
+            match slot:
+                case Before(source):
+                    shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
+                case Tail(source):
+                    shape = (b, moment.total + 1, *self._cells_of(source, sources, layout)[3:])
+                case Count() | Late():
+                    pass
+                case _:
+                    assert_never(slot)
+            fill = 1.0 if isinstance(slot, Late) else 0.0
+            states.tensors[slot] = torch.full(shape, fill, dtype=torch.float32, device=device)
+        return states.tensors[slot]
+
+    def _cells_of(self, source: str, sources: Mapping[str, torch.Tensor], layout: Layout) -> torch.Size:
+        """The sizes of a source as [B, G, F, P, C], 1 where it does not vary."""
+        where = next(s for s in self.spec.sources if s.source == source)
+        return to_cells(sources[source], where, torch.empty(layout.cells, device="meta")).shape
 
 
 class Observe:
     """The graph of late signals with its states in the store."""
 
-    def __init__(self, spec: ObserveSpec, call: Call, where: Located) -> None:
+    def __init__(self, spec: ObserveSpec, call: Call) -> None:
         self.spec = spec
         self._call = call
-        self._where = where
+        self._late = tuple(Late(name) for name in spec.signals)
+        self._kept: tuple[Kept, ...] = (OUTPUT, *self._late)
 
     def run(
-        self, want: np.ndarray, params: torch.Tensor, output: torch.Tensor, store: BranchStore, layout: Layout,
+        self, want: np.ndarray, params: torch.Tensor, output: torch.Tensor, states: States, layout: Layout,
         moment: Moment,
     ) -> None:
         """Refreshes the late signals of the chunks wanted, bool [B, G]; the others keep theirs."""  # fmt: skip
         first = moment.chunks[0].chunk
         span = slice(first, first + layout.chunks)
         device = output.device
-        self.states(output, store, layout, moment)
+        self.states(output, states, layout, moment)
         host = np.zeros((layout.batch, len(HOST), layout.chunks), np.float32)
         host[:, 0] = want
         for g, time in enumerate(moment.chunks):
             for sample in range(layout.batch):
                 if want[sample, g]:  # in order: a predecessor observed in this very step counts
-                    store.observed[sample, time.chunk] = True
+                    states.observed.add((sample, time.chunk))
                 host[sample, 1, g] = time.chunk == 0
-                host[sample, 2, g] = time.chunk > 0 and bool(store.observed[sample, time.chunk - 1])
-        tail = store.states["observed"][:, first : first + layout.chunks + 1]
-        late = [store.states[f"late:{n}"][:, span] for n in self.spec.signals]
+                host[sample, 2, g] = (sample, time.chunk - 1) in states.observed
+        tail = states.tensors[OUTPUT][:, first : first + layout.chunks + 1]
+        late = [states.tensors[slot][:, span] for slot in self._late]
         made = self._call(torch.from_numpy(host).to(device), params, output, tail, *late)
-        for name, value in zip(("observed", *(f"late:{n}" for n in self.spec.signals)), made, strict=True):
-            keep_state(store, name, first, value)
+        for slot, value in zip(self._kept, made, strict=True):
+            keep_state(states, slot, first, value)
 
-    def states(self, output: torch.Tensor, store: BranchStore, layout: Layout, moment: Moment) -> None:
-        """All states of the graph in `store`, made where they are missing."""
+    def states(self, output: torch.Tensor, states: States, layout: Layout, moment: Moment) -> None:
+        """All states of the graph, made where they are missing."""
         b, _, f, p = layout.cells
-        for name in self.spec.signals:
-            if f"late:{name}" not in store.states:
-                store.states[f"late:{name}"] = torch.ones(b, moment.total, f, p, device=output.device)
-        if "observed" not in store.states:
-            store.states["observed"] = torch.zeros(b, moment.total + 1, p, output.size(-1), device=output.device)
+        for slot in self._late:
+            if slot not in states.tensors:
+                states.tensors[slot] = torch.ones(b, moment.total, f, p, device=output.device)
+        if OUTPUT not in states.tensors:
+            states.tensors[OUTPUT] = torch.zeros(b, moment.total + 1, p, output.size(-1), device=output.device)
 
 
-def keep_state(store: BranchStore, name: str, first: int, value: Value) -> None:
+def keep_state(states: States, slot: Kept, first: int, value: Value) -> None:
     """Takes over what a graph made of a state from the chunk `first` on; the graphs' results are their own tensors."""
     assert isinstance(value, torch.Tensor)
-    state = store.states[name]
+    state = states.tensors[slot]
     if state.shape == value.shape:
-        store.states[name] = value
+        states.tensors[slot] = value
     else:
         state[:, first : first + value.size(1)] = value

@@ -35,11 +35,11 @@ class Engine:
         self.postlude = Postlude(lowered, backend)
         self.blocks = Blocks(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
-        decide, observe, where = lowered.decide, lowered.observe, lowered.located.get("block_output")
+        decide, observe = lowered.decide, lowered.observe
         self.decide = Decide(decide, self._by_chunks(backend, decide.module, Role("decide"))) if decide else None
         self.observe: Observe | None = None
-        if observe and where:
-            self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")), where)
+        if observe is not None:
+            self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")))
         self._modulated: GraphCall | None = None
         if lowered.modulated is not None:
             self._modulated = apply_to_slim(backend(lowered.modulated.module, Role("modulated")), lowered.modulated)

@@ -12,7 +12,7 @@ from mccompile.lowering.strip import strip_unused
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.blocks import Backend, Blocks, Env, Rows
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import Memory
 
 
 class Postlude:
@@ -46,7 +46,7 @@ def selected(
 
 def merge(
     blocks: Blocks, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
-    store: BranchStore,
+    store: Memory,
 ) -> Env:
     """One segment under a selection: selected rows computed, the others from what is kept.
 
@@ -79,7 +79,7 @@ def merge(
 
 
 def _unselected(
-    blocks: Blocks, segment: Segment, key: tuple[int, str], env: Env, before: str, store: BranchStore
+    blocks: Blocks, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory
 ) -> torch.Tensor:
     """All rows of a stream as they are without computing any, in memory of the store."""
     stored, source = store.kept.get(key), env.get(before)

@@ -24,7 +24,7 @@ from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import BranchStore, Memory
 
 
 def record_roles(
@@ -33,7 +33,7 @@ def record_roles(
 ) -> None:
     """Records what runs of `lowered` ask for.
 
-    several: of any number of samples too; without it that is recorded only of what a policy with `batch` runs so.
+    several: record every role for several samples too; otherwise only the roles that a policy with `batch` runs so.
     instead: puts something else in place of some roles, which then are not recorded.
     Raises CallError (MC0405) where the model was captured at one number of samples and several are wanted.
     """  # fmt: skip
@@ -68,15 +68,15 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         store = BranchStore.empty(bound, layout.batch, layout.chunks)
         for share in _SHARES if engine.uses_rows else (1.0,):
-            after = _segments(engine, inputs, shared, env, layout, store, share)
+            after = _segments(engine, inputs, shared, env, layout, store.memory, share)
         if engine.decide is not None:
             host = np.zeros((layout.batch, len(engine.decide.spec.host), layout.chunks), np.float32)
             params = parameters(engine.decide.spec.params, bound, engine.video(env).device)
-            engine.decide.run(host, params, engine.sources(inputs, shared, after), store, layout, moment)
+            engine.decide.run(host, params, engine.sources(inputs, shared, after), store.states, layout, moment)
         if engine.observe is not None:
             params = parameters(engine.observe.spec.params, bound, engine.video(env).device)
             want = np.ones((layout.batch, layout.chunks), bool)
-            engine.observe.run(want, params, after[engine.cached_output()], store, layout, moment)
+            engine.observe.run(want, params, after[engine.cached_output()], store.states, layout, moment)
         engine.postlude.run(after, shared, inputs)
 
 
@@ -85,7 +85,7 @@ _SHARES = (0.45, 1.0)  # of the tokens: two numbers of rows for each size
 
 def _segments(
     engine: Engine, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env, layout: Layout,
-    store: BranchStore, share: float,
+    memory: Memory, share: float,
 ) -> Env:  # fmt: skip
     lengths = engine.prefixes.lengths(inputs, layout) if engine.uses_rows else None
     rows = np.zeros((layout.batch, layout.tokens), bool)
@@ -95,7 +95,7 @@ def _segments(
             env = engine.blocks.run_plain(segment, env, shared)
         else:
             chosen = selected(engine.blocks, rows, lengths, env, shared)
-            env = merge(engine.blocks, segment, number, env, shared, chosen, store)
+            env = merge(engine.blocks, segment, number, env, shared, chosen, memory)
     return env
 
 

@@ -1,6 +1,6 @@
-"""Takes over a pipeline's integration step: computed tokens move by their velocity, the others by what they did last.
+"""Takes over a pipeline's integration step. Computed tokens move by their velocity, and others repeat their last move.
 
-MotionCache on MAGI-1 (arXiv 2605.01725): what is kept is the latent increment x_new - x_old of the last computation.
+MotionCache on MAGI-1 (arXiv 2605.01725) keeps the increment x_new - x_old of the latent at the last computation.
 """
 
 from __future__ import annotations
@@ -85,20 +85,20 @@ class Increments:
         store = self.runner.requests[self.clock.request()].branches[self.pipe.guidance_passes[0]]
         fresh = type(self.pipe).integrate(self.pipe, latents, velocity, time, next_time)
         computed = self._computed(store, chunk, latents)
-        if chunk not in store.increments:  # its first step: everything was computed
-            store.increments[chunk] = fresh - latents
+        if chunk not in store.memory.increments:  # its first step: everything was computed
+            store.memory.increments[chunk] = fresh - latents
             return fresh
-        increment = torch.where(computed, fresh - latents, store.increments[chunk])
-        store.increments[chunk] = increment
+        increment = torch.where(computed, fresh - latents, store.memory.increments[chunk])
+        store.memory.increments[chunk] = increment
         if call.finished_chunk == chunk:
-            del store.increments[chunk]
+            del store.memory.increments[chunk]
         return torch.where(computed, fresh, latents + increment)
 
     def _computed(self, store: BranchStore, chunk: int, latents: torch.Tensor) -> torch.Tensor:
         """Which latent cells belong to computed tokens: bool [1, 1, frames, h, w]."""
         assert store.window is not None
-        assert store.selection is not None
-        tokens = torch.as_tensor(store.selection[0, store.window.places.index((chunk, False))])  # [F, P]
+        assert store.states.selection is not None
+        tokens = torch.as_tensor(store.states.selection[0, store.window.places.index((chunk, False))])  # [F, P]
         grid = self.runner.lowered.captured.grid
         assert grid is not None
         frames, height, width = grid.of(torch.Size((1, 1, *latents.shape[2:])))

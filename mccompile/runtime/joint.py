@@ -10,11 +10,10 @@ import torch
 
 from mccompile.capture.types import Along, CapturedModel, Count, Port, Tangled
 from mccompile.lowering.types import Segment
-from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
-from mccompile.runtime.store import BranchStore, Once
+from mccompile.runtime.store import BranchStore, Memory, Once
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,12 @@ class Taken:
 class Joint:
     """Keys, values and residuals of two branches of `batch` samples each, the leader's first.
 
-    store: what a run of both reads and writes; of a branch's own store only tensors by rows are shared with it.
+    memory: what a run of both reads and writes; of a branch's own store only its memory is shared with it.
     """
 
-    def __init__(self, bound: BoundPolicy, batch: int) -> None:
+    def __init__(self, batch: int) -> None:
         self.batch = batch
-        self.store = BranchStore.empty(bound, 0, 0)
+        self.memory = Memory()
         self._joined: dict[object, list[object]] = {}  # by place: of both, and what each branch's store holds of it
         self._values: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}  # two values and both together
         self._log: list[_Saved] = []
@@ -114,7 +113,7 @@ class Joint:
 
     def _join(self, first: Step, second: Step, entry: Env, shared: Mapping[str, Value]) -> bool:
         """Lays the kept tensors of both side by side, where they do not lie so already."""
-        one, two = first.store, second.store
+        one, two = first.store.memory, second.store.memory
         if one.buffers.keys() != two.buffers.keys() or one.kept.keys() != two.kept.keys():
             return False
         for block in one.buffers:
@@ -122,12 +121,12 @@ class Joint:
                 made = first.engine.blocks.new_buffers(block, entry, shared)
                 if not _fill(made, one.buffers[block], two.buffers[block]):
                     return False
-                self.store.buffers[block] = made
+                self.memory.buffers[block] = made
                 one.buffers[block], two.buffers[block] = (tuple(self._half(t, i) for t in made) for i in (0, 1))
                 self._joined[block] = [made, one.buffers[block], two.buffers[block]]
         for key, kept in one.kept.items():
             if not self._lies_joined(key, kept, two.kept[key]):
-                both = self.store.kept[key] = torch.cat([kept, two.kept[key]])
+                both = self.memory.kept[key] = torch.cat([kept, two.kept[key]])
                 one.kept[key], two.kept[key] = (self._half(both, i) for i in (0, 1))
                 self._joined[key] = [both, one.kept[key], two.kept[key]]
         one.merged.clear()  # memory that only runs of one branch write to
@@ -141,20 +140,20 @@ class Joint:
 
     def _join_once(self, first: Step, second: Step, shared: Mapping[str, Value]) -> None:
         """What blocks take from the prompt, from what each branch has made of its own."""
-        for block, one in first.store.once.items():
-            two = second.store.once.get(block)
+        for block, one in first.store.memory.once.items():
+            two = second.store.memory.once.get(block)
             names = first.engine.blocks.lasting(block)
             fresh = two is not None and all(
                 known.made_of([step.shared[n] for n in names])
                 for known, step in ((one, first), (two, second))
             )
             held = tuple(shared[n] for n in names)
-            before = self.store.once.get(block)
+            before = self.memory.once.get(block)
             if two is None or not fresh or (before is not None and before.made_of(held)):
                 continue
             if all(n in self._values for n in names):  # else it is computed anew, of both
                 values = tuple(torch.cat(pair) for pair in zip(one.values, two.values, strict=True))
-                self.store.once[block] = Once(held, values)
+                self.memory.once[block] = Once(held, values)
 
     def halves(self, env: Env) -> tuple[Env, Env]:
         """Each branch's own samples of streams."""
@@ -169,10 +168,10 @@ class Joint:
         ports = {p.name: p for p in captured.streams}
         for block in range(segment.first, segment.last + 1):
             specs = captured.kinds[captured.blocks[block].kind].buffers
-            for spec, buffer in zip(specs, self.store.buffers[block], strict=True):
+            for spec, buffer in zip(specs, self.memory.buffers[block], strict=True):
                 self._note(buffer, spec.token_axis, rows.vectors[spec.rows], rows)
         for _, made in segment.pairs:
-            kept, port = self.store.kept.get((number, made)), ports[made]
+            kept, port = self.memory.kept.get((number, made)), ports[made]
             if kept is not None:
                 vector = None if port.token_axis is None else rows.vectors[port.rows]
                 self._note(kept, port.token_axis or 0, vector, rows)
@@ -191,12 +190,12 @@ class Joint:
 
     def publish(self, store: BranchStore, which: int) -> None:
         """Residuals that a run of both has made anew (whole steps do), to one branch's own store."""
-        for key, both in self.store.kept.items():
+        for key, both in self.memory.kept.items():
             known = self._joined.get(key)
             if known is None or known[0] is not both:
                 known = self._joined[key] = [both, None, None]
             if known[1 + which] is None:
-                known[1 + which] = store.kept[key] = self._half(both, which)
+                known[1 + which] = store.memory.kept[key] = self._half(both, which)
 
 
 def _fill(made: Sequence[torch.Tensor], one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> bool:

@@ -6,8 +6,8 @@ handed out at its own call, if that is what was foreseen. What must hold:
 
 1. Keys, values and residuals of both branches lie in one memory, the leader's samples first. Each branch's own store
    holds its half as views, so a branch that runs alone reads and writes the same memory.
-2. All else in a store (phases, flags, states of decisions, the plan) is the branch's own. A run of both advances the
-   leader's alone; the follower's advances at its own call, as if it ran then.
+2. All else in a store (the history of chunks, states of decisions, the plan) is the branch's own. A run of both
+   advances the leader's alone; the follower's advances at its own call, as if it ran then.
 3. Rows of the follower that a run of both overwrites are saved before. A foreseen half is either claimed by the
    follower's call or taken back, saved rows and all, before any other call of the request.
 4. Both run on the same rows: the follower forces nothing to be computed that the leader does not.
@@ -29,7 +29,7 @@ from mccompile.runtime.engine import Engine
 from mccompile.runtime.joint import Joint, Taken
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import BranchStore, Memory
 from mccompile.runtime.window import window_of
 
 
@@ -150,19 +150,18 @@ class Pairing:
         if second is None:
             return self._alone(first)
         if known.joint is None or known.joint.batch != first.layout.batch:
-            known.joint = Joint(first.bound, first.layout.batch)
+            known.joint = Joint(first.layout.batch)
         streams = known.joint.combine(first, second)
         if streams is None:
             return self._alone(first)
         step = BothStep(
             first.engine, first.bound, first.fold, moment, replace(first.layout, batch=2 * first.layout.batch),
-            known.joint.store, first.plan, first.actions + second.actions, None, inputs, *streams, first, known.joint,
+            first.store, first.plan, first.actions + second.actions, None, inputs, *streams, first, known.joint,
         )  # fmt: skip
         env, mask = step.run()
         own, other = known.joint.halves(env)
         known.joint.publish(first.store, 0)
         known.pending = Pending(foreseen, second, other, mask[first.layout.batch :], known.joint.taken())
-        _all_computed(first, mask)
         return self._calls.finish(first, own, mask[: first.layout.batch])
 
     def _follower(self, first: Step, foreseen: Foreseen) -> Step | None:
@@ -171,7 +170,8 @@ class Pairing:
         if store is None or store.window != window_of(foreseen.moment, first.layout, foreseen.inputs):
             return None
         second = self._calls.begin(foreseen.inputs, foreseen.moment)  # its window stays: nothing of its store changes
-        if second.layout != first.layout or store.copies != first.store.copies or not _agree(first, second):
+        copies = store.history.copies == first.store.history.copies
+        if second.layout != first.layout or not copies or not _agree(first, second):
             return None
         return replace(second, leader=first.store)
 
@@ -195,8 +195,8 @@ def _agree(first: Step, second: Step) -> bool:
 
 def _all_computed(step: Step, mask: np.ndarray) -> None:
     """Where whole steps are computed, all accounts are cleared (runtime/step.py does it for a branch alone)."""
-    if not step.engine.uses_rows and mask.all() and "state:account" in step.store.states:
-        step.store.states["state:account"].zero_()
+    if not step.engine.uses_rows and mask.all():
+        step.store.states.clear_accounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +205,11 @@ class BothStep(Step):
 
     first: Step
     joint: Joint
+
+    @property
+    def memory(self) -> Memory:
+        """That of both."""
+        return self.joint.memory
 
     def decide(self, env: Env) -> np.ndarray:
         """The leader's mask, for the samples of both."""

@@ -1,7 +1,6 @@
 """Predicts what a request keeps: one call of the runtime on fake tensors, which have shapes and no memory.
 
-Nothing is computed and no weight is read: the parts of the engine run as they would, on shapes alone, and what they
-then keep is counted as it would be.
+Nothing is computed, and no weight is read. The parts of the engine run on shapes alone, and what they keep is counted.
 """
 
 from __future__ import annotations
@@ -77,23 +76,23 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         for number, segment in enumerate(engine.lowered.segments):
             if segment.keep is not None and not decided and engine.decide is not None:
                 device, decided = engine.video(env).device, True
-                engine.decide.states(engine.sources(given, shared, env), store, layout, moment, device)
+                engine.decide.states(engine.sources(given, shared, env), store.states, layout, moment, device)
             if engine.uses_rows:
                 rows = selected(engine.blocks, mask, lengths, env, shared)
                 for _ in range(2):  # streams are merged with what is kept from the second time on
-                    made = merge(engine.blocks, segment, number, env, shared, rows, store)
+                    made = merge(engine.blocks, segment, number, env, shared, rows, store.memory)
                 env = made
                 continue
             before, env = env, engine.blocks.run_plain(segment, env, shared)
             if segment.keep is not None and not engine.vanilla:
-                store.kept |= engine.blocks.kept_of(segment, number, before, env)
+                store.memory.kept |= engine.blocks.kept_of(segment, number, before, env)
         if engine.observe is not None:
-            engine.observe.states(env[engine.cached_output()], store, layout, moment)
+            engine.observe.states(env[engine.cached_output()], store.states, layout, moment)
         grid = engine.lowered.captured.grid
         if any(r.keep == "increment" for r in engine.lowered.policy.regions) and grid is not None:
             source = given[grid.source]
             assert isinstance(source, torch.Tensor)
-            store.increments[0] = source
+            store.memory.increments[0] = source
     return store
 
 
@@ -107,20 +106,21 @@ def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bo
     def size(tensors: tuple[torch.Tensor, ...], kept: ir.KeptDtype) -> int:
         return sum(_size(t, kept) for t in tensors)
 
-    texts = {i: tuple(v for v in known.values) for i, known in store.once.items()}
-    blocks = {i: size(b, cache.dtype) + size(texts.get(i, ()), cache.dtype) for i, b in store.buffers.items()}
-    kept = {k: _size(t, cache.residual) for k, t in store.kept.items()}
-    read_back = max((sum(t.numel() for t in b) * itemsize for b in store.buffers.values()), default=0)
+    memory = store.memory
+    texts = {i: tuple(v for v in known.values) for i, known in memory.once.items()}
+    blocks = {i: size(b, cache.dtype) + size(texts.get(i, ()), cache.dtype) for i, b in memory.buffers.items()}
+    kept = {k: _size(t, cache.residual) for k, t in memory.kept.items()}
+    read_back = max((sum(t.numel() for t in b) * itemsize for b in memory.buffers.values()), default=0)
     working = 0 if as_computed(cache.dtype) else read_back
     if cache.device == "cpu" and accelerator:
         working += 2 * max(blocks.values(), default=0) + max(kept.values(), default=0)
     return KeptBytes(
-        key_values=sum(size(b, cache.dtype) for b in store.buffers.values()),
+        key_values=sum(size(b, cache.dtype) for b in memory.buffers.values()),
         text=sum(size(t, cache.dtype) for t in texts.values()),
         residuals=sum(kept.values()),
-        merged=sum(t.nbytes for t in store.merged.values()),
-        states=sum(t.nbytes for t in store.states.values()),
-        increments=sum(t.nbytes for t in store.increments.values()),
+        merged=sum(t.nbytes for t in memory.merged.values()),
+        states=store.states.nbytes(),
+        increments=sum(t.nbytes for t in memory.increments.values()),
         working=working,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.phases import advance, next_phase
+from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.ahead import decide_ahead
@@ -75,7 +75,7 @@ class Runner:
         store, plan = self._store(moment, layout, inputs)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
-        actions = resolve_all(moment, store, self.bound, plan, layout.batch)
+        actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
         return Step(
             self.engine, self.bound, self.fold, moment, layout, store, plan, actions, self._leader(moment), inputs,
             shared, entry,
@@ -138,20 +138,19 @@ class Runner:
         for b in range(layout.batch):
             for g, time in enumerate(moment.chunks):
                 count = int(mask[b, g].sum())
-                store.note(b, time, count == mask[b, g].size)
                 if time.state == "active" and time.copy_of is None:
-                    state = store.phases[b][time.chunk]
+                    state = store.history.phases[b][time.chunk]
                     want[b, g] = self._wants(next_phase(self.bound, state, moment.grid, count > 0))
-                    store.phases[b][time.chunk] = advance(self.bound, state, moment.grid, count > 0)
+                store.history.note(b, time, self.bound, moment.grid, mask[b, g])
                 self.events.append(self._event(step, b, g, count))
         store.row = moment.row
         observe = self.engine.observe
         if observe is not None and want.any():
             params = parameters(observe.spec.params, self.bound, self.engine.video(step.entry).device)
-            observe.run(want, params, env[self.engine.cached_output()], store, layout, moment)
+            observe.run(want, params, env[self.engine.cached_output()], store.states, layout, moment)
         device = self.engine.video(step.entry).device
         if self.foresees or (self.foresees is None and device.type == "cuda"):
-            store.ahead = decide_ahead(
+            store.states.ahead = decide_ahead(
                 self.engine, self.bound, self.fold, moment, layout, store, step.plan, device
             )
         if self.masks is not None:

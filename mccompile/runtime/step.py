@@ -18,7 +18,7 @@ from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import BranchStore, Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class Step:
     inputs: Mapping[str, Value]
     shared: Mapping[str, Value]
     entry: Env
+
+    @property
+    def memory(self) -> Memory:
+        """The kept tensors that its segments read and write."""
+        return self.store.memory
 
     def run(self) -> tuple[Env, np.ndarray]:
         """The streams after the last block, and which tokens were computed, bool [B, G, F, P]."""
@@ -64,7 +69,7 @@ class Step:
 
     def merge(self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...]) -> Env:
         """One segment on the rows chosen."""
-        return merge(self.engine.blocks, segment, number, env, self.shared, chosen, self.store)
+        return merge(self.engine.blocks, segment, number, env, self.shared, chosen, self.memory)
 
     def _whole(self) -> tuple[Env, np.ndarray]:
         """All rows; a cached segment is computed if any cell asks for it, reused otherwise."""
@@ -81,19 +86,18 @@ class Step:
                 env = self._reuse(segment, number, env)
         if mask is not None and not mask.any():
             return env, mask
-        if "state:account" in self.store.states:  # all was computed, whatever asked for it
-            self.store.states["state:account"].zero_()
+        self.store.states.clear_accounts()
         return env, np.ones(self.layout.cells, bool)
 
     def _keep(self, segment: Segment, number: int, before: Env, after: Env) -> None:
         if segment.keep is None or self.engine.vanilla:
             return
-        self.store.kept |= self.engine.blocks.kept_of(segment, number, before, after)
+        self.memory.kept |= self.engine.blocks.kept_of(segment, number, before, after)
 
     def _reuse(self, segment: Segment, number: int, env: Env) -> Env:
         out = dict(env)
         for source, made in segment.pairs:
-            kept = self.engine.blocks.kept_values(self.store.kept[number, made], next(iter(env.values())))
+            kept = self.engine.blocks.kept_values(self.memory.kept[number, made], next(iter(env.values())))
             out[made] = env[source] + kept if segment.keep == "residual" and source else kept
         return out
 
@@ -105,19 +109,19 @@ class Step:
             for g, action in enumerate(of_sample):
                 mask[b, g] = action.kind == "compute"
                 dynamic |= action.kind == "dynamic"
-        decide = self.engine.decide
-        if self.leader is not None and self.leader.selection is not None:
-            mask = mask | self.leader.selection
-        elif decide is not None and (dynamic or not self.fold or decide.measures):
-            host = host_rows(decide.spec, self.moment, self.actions, self.store, self.plan)
-            ready, self.store.ahead = self.store.ahead, None
+        decide, states = self.engine.decide, self.store.states
+        if self.leader is not None and self.leader.states.selection is not None:
+            mask = mask | self.leader.states.selection
+        elif decide is not None and (dynamic or not self.fold or decide.sees_every_step):
+            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan)
+            ready, states.ahead = states.ahead, None
             if ready is None or not np.array_equal(ready.host, host):
                 params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
                 sources = self.engine.sources(self.inputs, self.shared, env)
-                ready = decide.start(host, params, sources, self.store, self.layout, self.moment)
-            mask = decide.finish(ready, self.store)
+                ready = decide.start(host, params, sources, states, self.layout, self.moment)
+            mask = decide.finish(ready, states)
         mask = self._with_copies(mask)
-        self.store.selection = mask
+        states.selection = mask
         return mask
 
     def _with_copies(self, mask: np.ndarray) -> np.ndarray:
@@ -133,5 +137,5 @@ class Step:
                 continue
             for b in range(self.layout.batch):
                 own = mask[b, at[time.copy_of]]
-                mask[b, g] = own if (b, time.copy_of) in self.store.copies else bool(own.any()) or not waits
+                mask[b, g] = own if (b, time.copy_of) in self.store.history.copies else bool(own.any()) or not waits
         return mask

@@ -1,7 +1,7 @@
 """A window of chunks that moves: rows of buffers and kept tensors follow their chunks to their new places.
 
-A call of an autoregressive pipeline holds some chunks of the video, after keys of earlier ones. From call to call
-chunks enter and leave, so the same chunk lies at other rows; what is kept of a chunk must be found where it is now.
+A call of an autoregressive pipeline holds some chunks of the video, and keys of earlier chunks before them. Between
+calls, chunks enter and leave, so a chunk moves to other rows. Whatever is kept of the chunk must move with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.errors import WindowMoved
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Window
+from mccompile.runtime.store import BranchStore, History, Window
 
 KeyValues = tuple[tuple[torch.Tensor, ...], ...]
 
@@ -38,23 +38,23 @@ def move_window(
     before, store.window = store.window, now
     if before is None or before == now:
         return
-    store.ahead = None
-    for block, old in list(store.buffers.items()):
+    store.states.ahead = None
+    for block, old in list(store.memory.buffers.items()):
         new = blocks.new_buffers(block, env, shared)
         specs = captured.kinds[captured.blocks[block].kind].buffers
         for spec, source, target in zip(specs, old, new, strict=True):
             _carry(source, target, spec.token_axis, (before, now), (spec.rows, spec.name))
-        store.buffers[block] = new
+        store.memory.buffers[block] = new
     ports = {p.name: p for p in captured.streams}
-    for (number, name), old_rows in store.kept.items():
+    for (number, name), old_rows in store.memory.kept.items():
         port = ports[name]
         if port.token_axis is not None and port.rows == "video":
             shape = list(old_rows.shape)
             shape[port.token_axis] = len(now.places) * now.tokens
             rows = old_rows.new_zeros(shape)
             _carry(old_rows, rows, port.token_axis, (before, now), (port.rows, name))
-            store.kept[number, name] = rows
-    _forget(store, before, now)
+            store.memory.kept[number, name] = rows
+    _forget(store.history, before, now)
 
 
 def _carry(
@@ -77,15 +77,15 @@ def _first_row(rows: int, window: Window, what: tuple[str, str]) -> int:
     return 0 if kinds[0] == "video" else rows - len(window.places) * window.tokens
 
 
-def _forget(store: BranchStore, before: Window, now: Window) -> None:
+def _forget(history: History, before: Window, now: Window) -> None:
     """A chunk that is not in the call has nothing kept; should it come back, it is computed anew."""
     left = set(before.places) - set(now.places)
     for chunk, copy in left:
         if copy:
-            store.copies = {c for c in store.copies if c[1] != chunk}
+            history.copies = {c for c in history.copies if c[1] != chunk}
         else:
-            store.computed[:, chunk] = False
-            store.cleaned[:, chunk] = False
+            history.computed[:, chunk] = False
+            history.cleaned[:, chunk] = False
 
 
 def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int, blocks: Blocks) -> KeyValues:
@@ -100,7 +100,7 @@ def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int,
     return tuple(
         tuple(
             blocks.given_out(_leading(buffer, spec, window, chunks), site.kind)
-            for spec, buffer in zip(captured.kinds[site.kind].buffers, store.buffers[site.index], strict=True)
+            for spec, buffer in zip(captured.kinds[site.kind].buffers, store.memory.buffers[site.index], strict=True)
         )
         for site in captured.blocks
     )

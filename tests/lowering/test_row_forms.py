@@ -19,10 +19,9 @@ from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.pipelines.probe import ExampleCall
-from mccompile.policy.bind import bind
 from mccompile.runtime.blocks import Blocks, Env, eager
 from mccompile.runtime.shared import SharedValues, Value
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import Memory
 from mccompile.studio.bench.subjects import TINY
 
 aten = torch.ops.aten
@@ -60,7 +59,7 @@ class Both:
     def __init__(self, lowered: LoweredModel, arguments: ExampleCall) -> None:
         self.lowered, captured = lowered, lowered.captured
         self.blocks = Blocks(lowered, eager, True)
-        self.store = BranchStore.empty(bind(POLICY, {}), 1, TINY.chunks)
+        self.store = Memory()
         self.captured_buffers: dict[int, tuple[torch.Tensor, ...]] = {}
         self.call(arguments)
         self.names = [p.name for p in (*captured.shared, *captured.sources)]

@@ -221,7 +221,7 @@ def test_key_values_are_given_out_as_the_model_has_them(tiny: Tiny) -> None:
     request, kept = next(reversed(runner.requests.items()))
     name, store = next(iter(kept.branches.items()))
     moment = _moment(request, name)
-    assert {b.dtype for buffers in store.buffers.values() for b in buffers} == {torch.uint8}
+    assert {b.dtype for buffers in store.memory.buffers.values() for b in buffers} == {torch.uint8}
     given = runner.leading_key_values(moment, 2)
     assert {(t.dtype, t.size(-1)) for pair in given for t in pair} == {(torch.float32, 16)}
 

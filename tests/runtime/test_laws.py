@@ -131,8 +131,8 @@ def test_branches_share_nothing(tiny: Tiny) -> None:
         branches = runner.requests[moment.request].branches if moment.request in runner.requests else {}
         for name, store in branches.items():
             if name != moment.branch:
-                buffers = [b for x in store.buffers.values() for b in x]
-                tensors = [*store.kept.values(), *store.states.values(), *buffers]
+                buffers = [b for x in store.memory.buffers.values() for b in x]
+                tensors = [*store.memory.kept.values(), *store.states.tensors.values(), *buffers]
                 kept[name] = [(t, t.clone()) for t in tensors]
                 for t in tensors:
                     t.fill_(float("nan"))

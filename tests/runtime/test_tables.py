@@ -18,7 +18,7 @@ from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.decision import Decide, host_rows, parameters
 from mccompile.runtime.layout import Layout
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import States
 
 STEPS = (1, 2, 3, 5, 7, 8, 11, 12, 16, 19, 23, 28, 37, 50, 64, 97)
 POLICY = """policy p {
@@ -54,11 +54,11 @@ def test_a_folded_table_decides_as_the_graph_does(size: int) -> None:
         for limit in {1.0, size // 2, size - 1.0}:
             bound = bind(policy, {"limit": limit})
             folded, unfolded = (plan(bound, grid, {}, frozenset(), fold) for fold in (True, False))
-            store = BranchStore.empty(bound, 1, steps)
-            host = host_rows(spec, moment, actions, store, unfolded)
+            states = States()
+            host = host_rows(spec, moment, actions, states, unfolded)
             entries = [table_value(spec.tables[0], k, steps) for k in range(steps)]
             assert (host[0, spec.host.index("table:0")] == entries).all(), (size, steps)
             params = parameters(spec.params, bound, torch.device("cpu"))
-            mask = decide.run(host, params, {}, store, Layout(1, steps, 1, 2), moment)
+            mask = decide.run(host, params, {}, states, Layout(1, steps, 1, 2), moment)
             planned = np.array([c.action == "compute" for c in folded.cells])
             assert (mask[0, 1:, 0, 0] == planned[1:]).all(), (size, steps, limit)

@@ -1,4 +1,4 @@
-"""MC023x: phases and rules that cannot do what they say."""
+"""MC023x: a phase or a rule cannot do what it says."""
 
 from __future__ import annotations
 

@@ -1,0 +1,97 @@
+"""What goes into and comes out of the decision and observe graphs: each place is a value, not a text to be parsed.
+
+A slot that is kept between calls (`Kept`) is also the key of its tensor in a store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mccompile import ir
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the clock and the plan know of each chunk, [B, K, G]."""
+
+    name = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The values of the policy's parameters, one vector."""
+
+    name = "params"
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A source as it is in this call, in its own layout."""
+
+    source: ir.SourceName
+
+    @property
+    def name(self) -> str:
+        return f"now:{self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which tokens are computed, [B, G, F, P] bool."""
+
+    name = "mask"
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number per cell, [B, G, F, P]: its account, its reuses in a row, its reuses in the run."""
+
+    of: Literal["account", "streak", "total"]
+
+    @property
+    def name(self) -> str:
+        return f"state:{self.of}"
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """A source as it was at the step before, or at the chunk's last computation; [B, G, F, P, C]."""
+
+    source: ir.SourceName
+    since: Literal["step", "compute"]
+
+    @property
+    def name(self) -> str:
+        return f"before:{self.source}:{self.since}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last frame of each chunk of a source, that of the chunk before the first in front; [B, G + 1, P, C]."""
+
+    source: ir.SourceName
+
+    @property
+    def name(self) -> str:
+        return f"tail:{self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A late signal as the step before left it, [B, G, F, P]."""
+
+    signal: str
+
+    @property
+    def name(self) -> str:
+        return f"late:{self.signal}"
+
+
+Kept = Count | Before | Tail | Late
+Slot = Host | Params | Now | Mask | Kept
+
+
+def identifier(slot: Slot) -> str:
+    """The name of the slot's placeholder in a graph."""
+    return slot.name.replace(":", "__")

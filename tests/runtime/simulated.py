@@ -1,0 +1,188 @@
+"""A slow simulation of the chunks of a run, written apart from the package: it sees the sources alone.
+
+It knows what a policy's words mean, one chunk of one sample at a time, and nothing of plans, graphs or stores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mccompile import ir
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.phases import Grid
+
+F32 = np.float32
+SAMPLES, CHUNKS, FRAMES, PLACES = 2, 2, 2, 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A policy, how many steps, by how many the second chunk lags, and the sources at every row."""
+
+    bound: BoundPolicy
+    steps: int
+    lag: int
+    latent: np.ndarray  # [rows, B, G, F, P, C]
+    late: np.ndarray  # [rows, B, G, F, P]
+    drift: np.ndarray  # [steps, C], the same for all
+
+    @property
+    def grid(self) -> Grid:
+        sigmas = tuple(1 - i / self.steps for i in range(self.steps))
+        return Grid(self.steps, tuple(1000 * s for s in sigmas), sigmas)
+
+    def step_of(self, chunk: int, row: int) -> int:
+        return row - chunk * self.lag
+
+
+@dataclass
+class Simulated:
+    """One chunk of one sample, by itself: the sources, and what it has done so far."""
+
+    run: Run
+    sample: int
+    chunk: int
+    account: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, PLACES), F32))
+    streak: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, PLACES), int))
+    total: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, PLACES), int))
+    full: int = 0  # the last own step that computed all tokens
+    touched: int = 0  # the last own step that computed some token
+    steps: Counter[str] = field(default_factory=Counter)  # of each phase
+    refreshed: Counter[str] = field(default_factory=Counter)
+
+    def masks(self) -> list[np.ndarray]:
+        """What it computes at each of its own steps."""
+        return [self.step(k) for k in range(self.run.steps)]
+
+    def source(self, step: int, chunk: int | None = None) -> np.ndarray:
+        """The latent [F, P, C] when this chunk was at its own step; of another chunk at the same time."""
+        row = step + self.chunk * self.run.lag
+        return self.run.latent[row, self.sample, self.chunk if chunk is None else chunk]
+
+    def value(self, e: ir.Expr, step: int) -> np.ndarray:
+        ones = np.ones((FRAMES, PLACES), F32)
+        match e:
+            case ir.Const(number):
+                return ones * F32(number)
+            case ir.Change(_, ir.Source("modulation")):
+                return ones * np.abs(self.run.drift[step] - self.run.drift[step - 1]).mean()
+            case ir.Change(_, ir.Source("latent"), since, over):
+                if over == ir.Granularity.STEP:
+                    whole = self.run.latent[:, self.sample]
+                    return ones * np.abs(whole[step] - whole[step - 1]).mean()
+                before = step - 1 if since == "step" else self.touched
+                moved = np.abs(self.source(step) - self.source(before)).mean(2)
+                axes = {ir.Granularity.CHUNK: (0, 1), ir.Granularity.FRAME: (1,), ir.Granularity.TOKEN: ()}[over]
+                return ones * (moved.mean(axes, keepdims=True) if axes else moved)
+            case ir.FrameDiff():
+                return self.motion(step)
+            case ir.SignalRef("late"):
+                return self.run.late[step + self.chunk * self.run.lag, self.sample, self.chunk]
+            case ir.Apply("mul", (a, b)):
+                return self.value(a, step) * self.value(b, step)
+            case ir.Accumulate(of):
+                return self.account + self.value(of, step)
+            case _:
+                raise NotImplementedError(e)
+
+    def motion(self, step: int) -> np.ndarray:
+        """Each frame against the one before it; the first frame of the video has no motion to weigh by."""
+        now = self.source(step)
+        moved = np.ones((FRAMES, PLACES), F32)
+        moved[1:] = np.abs(now[1:] - now[:-1]).mean(2)
+        if self.chunk > 0:
+            row = min(step + self.chunk * self.run.lag, self.run.steps - 1)  # the chunk before stays as it ended
+            ahead = self.run.latent[row, self.sample, self.chunk - 1]
+            moved[0] = np.abs(now[0] - ahead[-1]).mean(1)
+        return moved
+
+    def number(self, e: ir.Expr | None, step: int) -> Any:
+        return None if e is None else self.value(e, step)[0, 0]
+
+    def phase(self, step: int) -> ir.Phase:
+        phases, left = self.run.bound.ir.phases, self.run.steps - step
+        for p in phases:
+            if isinstance(p.span, ir.LastSteps) and left <= self.number(p.span.n, step):
+                return p
+        for p in phases:
+            if isinstance(p.span, ir.Between) and self.number(p.span.low, 0) <= step < self.number(p.span.high, 0):
+                return p
+        for p in phases:
+            match p.span:
+                case ir.ForSteps(n) if self.steps[p.name] < self.number(n, step):
+                    return p
+                case ir.UntilRefreshes(n) if self.refreshed[p.name] < self.number(n, step):
+                    return p
+                case ir.Rest():
+                    return p
+        raise AssertionError("no phase")
+
+    def step(self, step: int) -> np.ndarray:
+        phase = self.phase(step)
+        cache = self.run.bound.ir.cache
+        due = cache.refresh_every is not None and step - self.full >= cache.refresh_every
+        if step == 0 or due or (cache.refresh_last and step == self.run.steps - 1):
+            fired, grown = np.ones((FRAMES, PLACES), bool), self.account
+        else:
+            fired, grown = self.rule(phase, step)
+        self.account = np.where(fired, F32(0), grown).astype(F32)
+        self.streak = np.where(fired, 0, self.streak + 1)
+        self.total = np.where(fired, self.total, self.total + 1)
+        self.full = step if fired.all() else self.full
+        self.touched = step if fired.any() else self.touched
+        self.steps[phase.name] += 1
+        self.refreshed[phase.name] += int(fired.any())
+        return fired
+
+    def rule(self, phase: ir.Phase, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens to compute, accounts of those that are not)."""
+        everything, nothing = np.ones((FRAMES, PLACES), bool), np.zeros((FRAMES, PLACES), bool)
+        match phase.rule:
+            case ir.Compute():
+                return everything, self.account
+            case ir.Every(n):
+                return everything if self.steps[phase.name] % self.number(n, step) == 0 else nothing, self.account
+            case ir.StepMask(compute):
+                return everything if compute[step] else nothing, self.account
+            case ir.Top(share, by):
+                top = F32(self.number(share, step)) * F32(FRAMES * PLACES)
+                return first_of(self.value(by, step), np.ceil(top), nothing), self.account
+            case ir.Reuse():
+                return self.reuse(phase.rule, step)
+            case _:
+                raise NotImplementedError(phase.rule)
+
+    def reuse(self, rule: ir.Reuse, step: int) -> tuple[np.ndarray, np.ndarray]:
+        if rule.granularity <= ir.Granularity.CHUNK:
+            self.account = np.full((FRAMES, PLACES), self.account.max())
+        value, limit = (a for a in rule.condition.args)  # type: ignore[union-attr]
+        fired = ~(self.value(value, step) < self.value(limit, step))
+        added = self.value(value.of, step) if isinstance(value, ir.Accumulate) else F32(0)
+        grown = self.account + added
+        if rule.vote is not None:
+            fired = np.tile(fired.mean(0, keepdims=True) > self.number(rule.vote, step), (FRAMES, 1))
+        if rule.hold_below is not None and 0 < fired.mean() < self.number(rule.hold_below, step):
+            fired = np.zeros_like(fired)
+        if rule.all_above is not None and fired.mean() > self.number(rule.all_above, step):
+            fired = np.ones_like(fired)
+        if rule.max_consecutive is not None:
+            fired = fired | (self.streak >= self.number(rule.max_consecutive, step))
+        if rule.max_total is not None:
+            fired = fired | (self.total >= self.number(rule.max_total, step))
+        if rule.max_reused is not None:
+            wanted = (F32(1) - self.number(rule.max_reused, step)) * F32(FRAMES * PLACES)
+            fired = first_of(grown, np.ceil(wanted), fired)
+        return fired, grown
+
+
+def first_of(score: np.ndarray, wanted: float, chosen: np.ndarray) -> np.ndarray:
+    """`chosen`, and as many more of the highest score, first places first, as make `wanted`."""
+    found = chosen.flatten()
+    for token in np.argsort(-score.flatten(), kind="stable"):
+        if found.sum() < wanted:
+            found[token] = True
+    return found.reshape(score.shape)
