@@ -34,7 +34,10 @@ def parse(source: Source) -> ast.PolicyAst:
     except (UnexpectedToken, UnexpectedCharacters) as error:
         raise PolicyError([translate(error, source)]) from None
     _refuse_depth(tree, source)
-    policy = AstBuilder(source).transform(tree)
+    builder = AstBuilder(source)
+    policy = builder.transform(tree)
+    if builder.errors:
+        raise PolicyError(builder.errors)
     return dataclasses.replace(policy, comments=_comments(source))
 
 

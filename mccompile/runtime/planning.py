@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -16,18 +16,31 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan
+from mccompile.runtime.clock import Told, Untold
+from mccompile.runtime.errors import UnknownTimesteps
 from mccompile.runtime.shared import SharedValues, Value
 
 ROWS = 2  # of a static source that are looked at: all tokens agree, and 1 is a size that graphs specialise on
 
 
 def make_plan(
-    lowered: LoweredModel, bound: BoundPolicy, grid: Grid, inputs: Mapping[str, Value], fold: bool
+    lowered: LoweredModel, bound: BoundPolicy, grid: Grid, inputs: Mapping[str, Value], fold: bool,
+    told: Told | Untold | None = None,
 ) -> Plan:
-    """The plan for one guidance branch of a request, from its own inputs with the timestep replaced."""
+    """The plan for one guidance branch of a request, from its own inputs with the timestep replaced.
+
+    told: the timesteps that the model is given at the steps of the grid; None: the grid's own. Raises UnknownTimesteps
+    (MC0611) where they are needed and not known.
+    """  # fmt: skip
     changes = static_changes(lowered.policy, lowered.static)
+    timesteps = grid.timesteps
+    match told:
+        case Told():
+            timesteps = told.timesteps
+        case Untold() if changes:
+            raise UnknownTimesteps(lowered.policy.name, told.why)
     sources = {c.of.name: _StaticSource(lowered, lowered.located[c.of.name]) for c in changes}
-    tables = {c: sources[c.of.name].table(c, grid, inputs) for c in changes}
+    tables = {c: sources[c.of.name].table(c, timesteps, inputs) for c in changes}
     return plan(bound, grid, tables, lowered.static, fold)
 
 
@@ -47,11 +60,11 @@ class _StaticSource:
         self._names = names
         self._values = SharedValues(captured, names, lambda module, _: module.forward)
 
-    def table(self, of: ir.Change, grid: Grid, inputs: Mapping[str, Value]) -> tuple[float, ...]:
+    def table(self, of: ir.Change, timesteps: Sequence[float], inputs: Mapping[str, Value]) -> tuple[float, ...]:
         """How far the source moves into each step; entry 0 is 0 (nothing came before)."""
         moved = [0.0]
-        before = self._at(grid.timesteps[0], inputs)
-        for timestep in grid.timesteps[1:]:
+        before = self._at(timesteps[0], inputs)
+        for timestep in timesteps[1:]:
             now = self._at(timestep, inputs)
             moved.append(float(change(of.distance, now, before, of.over).flatten()[0]))
             before = now

@@ -26,7 +26,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"pipelines", "generate", "metrics", "models", "cli"},
+    "07": {"pipelines", "generate", "metrics", "models", "studio", "cli"},
     "08": {"backend", "bundles"},
 }
 
@@ -124,6 +124,9 @@ SHOWN = (
     runtime.WindowMoved("attn1.k0", "11+video+7"),
     runtime.NoIncrement(load_policy("motioncache_magi1"), "MagiPipeline", PASSES),
     runtime.OverBudget("motioncache_2gb", written(MOTION_2GB).cache, 2_734_686_208, 2),
+    runtime.UnknownTimesteps("teacache", "its tokens are at timesteps from 0 to 999 in one call"),
+    pipelines.CopyRefused("WanPipeline"),
+    pipelines.NoSchedule("OmniGenPipeline", "it has no `scheduler` with `set_timesteps`"),
     pipelines.NotAPipeline("StableAudioEncoder"),
     pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
     generate.UnknownModel("skyreels", "there is no such folder"),
