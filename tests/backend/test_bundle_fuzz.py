@@ -32,7 +32,10 @@ from tests.backend import toy
 from tests.backend.conftest import Tiny, transformer
 
 Parts = tuple[dict[str, Json], dict[str, bytes]]
-FUZZED = settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+FUZZED = settings(
+    max_examples=25, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
