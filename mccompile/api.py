@@ -159,10 +159,5 @@ def _backend(
 def _masks(captured: CapturedModel) -> tuple[str, ...]:
     """Shared values that mask an attention and depend on nothing but sizes."""
     constant = {p.name for p in captured.shared if not p.depends}
-    found = []
-    for kind in captured.kinds:
-        for node in kind.partial.graph.nodes if kind.partial is not None else ():
-            about = node.meta.get("attention")
-            if about is not None and about["mask"] in constant:
-                found.append(about["mask"])
-    return tuple(dict.fromkeys(found))
+    masks = (s.mask for k in captured.kinds if k.partial is not None for s in k.partial.attentions)
+    return tuple(dict.fromkeys(m.name for m in masks if m is not None and m.name in constant))

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mccompile import ir
+from mccompile.capture.part import Part, Shared, Source
 from mccompile.lowering.expressions import change
 from mccompile.lowering.locate import TIMESTEP
 from mccompile.lowering.sources import Located, to_cells
-from mccompile.lowering.strip import Slim, strip_unused
+from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import static_changes
@@ -49,14 +50,14 @@ class _StaticSource:
 
     def __init__(self, lowered: LoweredModel, where: Located) -> None:
         captured = lowered.captured
-        name = where.value.removeprefix("shared:")
-        self._captured = captured
+        assert isinstance(where.value, Shared)
+        name = where.value.name
         self._where = where
-        self._gather: Slim | None = None
+        self._gather: Part | None = None
         names: tuple[str, ...] = (name,)
         if captured.gather is not None and name in captured.gathered:  # a few rows, not all that it expands to
-            self._gather = strip_unused(captured.gather, (captured.gathered.index(name),))
-            names = tuple(captured.sources[i - 1].name for i in self._gather.kept if i)
+            self._gather = stripped(captured.gather, frozenset((where.value,)))
+            names = tuple(o.name for o in self._gather.takes if isinstance(o, Source))
         self._names = names
         self._values = SharedValues(captured, names, lambda module, _: module.forward)
 
@@ -78,8 +79,7 @@ class _StaticSource:
         value = found[self._names[0]]
         if self._gather is not None:
             index = torch.arange(ROWS, device=told.device)
-            arguments = [index if i == 0 else found[self._captured.sources[i - 1].name] for i in self._gather.kept]
-            value = self._gather.module(*arguments)[0]
+            value = self._gather(*(found[o.name] if isinstance(o, Source) else index for o in self._gather.takes))[0]
         assert isinstance(value, torch.Tensor)
         rows = value.size(self._where.axis) if self._where.layout != "constant" else 1
         shape = (value.size(0), 1, rows, 1) if self._where.layout == "frames" else (value.size(0), 1, 1, rows)
