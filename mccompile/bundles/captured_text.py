@@ -103,7 +103,7 @@ def read_captured(data: Json, model: nn.Module, constants: Mapping[str, torch.Te
 
 
 def _read_kind(data: Json, part: Callable[[Json], Part | None]) -> BlockKind:
-    data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers")
+    data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers", "modulated")
     full, allocate = part(data["full"]), part(data["allocate"])
     if full is None or allocate is None:
         raise ValueError("a kind of block without its forms on all rows")
