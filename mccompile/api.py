@@ -33,6 +33,7 @@ from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import unwrapped
+from mccompile.runtime.state import check_untreated, uncompiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ def compile(
     pipe = None if isinstance(model, nn.Module) else model
     if pipe is None and keeps_increment(ir):
         raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
+    if pipe is not None:
+        driver_for(pipe).admit(pipe)
     if captured is None:
         fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
@@ -115,19 +118,27 @@ def prepare(
     second: ExampleCall | None = None,
 ) -> Prepared:
     """Captures a pipeline's transformer, or a transformer with two example calls. Arguments as in `compile`."""
+    transformer = own_transformer(model)
+    check_untreated(transformer)
     if probe is None or second is None:
         arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
         probe, second = driver_for(model).record(model, arguments)
-    transformer = own_transformer(model)
     transformer.eval()
-    captured, given = capture_batched(transformer, probe, second)
+    with uncompiled(transformer):
+        captured, given = capture_batched(transformer, probe, second)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
 
 
 def own_transformer(model: object) -> nn.Module:
-    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it."""
-    return unwrapped(model if isinstance(model, nn.Module) else model.transformer)  # type: ignore[attr-defined]
+    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it.
+
+    Raises NotAPipeline (MC0701) for what is neither.
+    """
+    if isinstance(model, nn.Module):
+        return unwrapped(model)
+    driver_for(model)
+    return unwrapped(model.transformer)  # type: ignore[attr-defined]
 
 
 def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:
