@@ -17,6 +17,7 @@ from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
+from mccompile.lowering.spec import verifying
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.pipelines.finding import clock_for, driver_for
@@ -58,6 +59,7 @@ def compile(
     fold: bool = True,
     deny_refusals: bool = False,
     batches: bool = False,
+    verify: bool = False,
     captured: Prepared | None = None,
     progress: Progress | None = None,
     **parameters: float,
@@ -71,6 +73,7 @@ def compile(
     and returns what runs in the graph's place.
     batches: compile also for several samples (prompts) per call. This takes about twice as long. ("eager" runs any
     number of samples.)
+    verify: hold every part of the model against its specification after every pass (lowering/spec.py).
     parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
     size (height, width, num_frames). A policy's budget is met at this size. The default is the pipeline's own call.
@@ -99,7 +102,7 @@ def compile(
     if ir.cache.budget is not None:
         ir = replace(ir, cache=keeping.cache)
         bound = bind(ir, parameters)
-    lowered = lower(captured.model, ir, captured.prefixes, fold)
+    lowered = lower(captured.model, ir, captured.prefixes, fold, verifying if verify else None)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
     chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)

@@ -116,6 +116,7 @@ SHOWN = (
     lowering.SourceNotFound("motioncache", "Model", first_source(load_policy("motioncache")), NO_VALUE),
     lowering.DeniedRefusals(("conv3d_1: convolution mixes tokens",)),
     lowering.BudgetUnmet("careful", written(CAREFUL).cache, 3_120_445_440, AS_COMPUTED),
+    lowering.UnknownPass("hoists", "hoist", ()),
     runtime.NoClock(),
     runtime.UnevenChunks(17, 4),
     runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
