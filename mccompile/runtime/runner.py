@@ -19,6 +19,7 @@ from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.fresh import made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plan
@@ -73,6 +74,8 @@ class Runner:
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
         store, plan = self._store(moment, layout, inputs)
+        made = made_of(self.lowered.captured, self.engine.prompt, layout, inputs)
+        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, self.bound)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
         actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
