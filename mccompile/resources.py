@@ -1,4 +1,4 @@
-"""Where the grammar, the shipped policies and the error pages lie: in a checkout or in an installed wheel."""
+"""Finds the grammar, the shipped policies and the error pages, in a checkout or in an installed wheel."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation: graphs to packages, in worker processes, found again by what they were made of."""
+"""Compiles graphs ahead of time to packages, in worker processes. A package is found again by what it was made of."""

@@ -1,4 +1,4 @@
-"""One recorded graph to one AOTInductor package without weights: torch.export, dynamic axes, attributes as inputs."""
+"""Makes an AOTInductor package without weights from a recorded graph. Attributes of the graph become inputs."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class CannotCompile(Exception):
 class Lifted:
     """A graph whose inputs are all tensors.
 
-    inputs: for each placeholder the place of the role's argument that feeds it. shape_only: those of them that
-    carry an int. constants: arguments compiled in. weights: attributes that became inputs, after the others.
+    inputs: for each placeholder, the place of the role's argument that feeds it. shape_only: the inputs that carry an
+    int. constants: arguments that are compiled in. weights: attributes that became inputs, which come last.
     """
 
     module: fx.GraphModule
@@ -47,7 +47,7 @@ class Lifted:
 
 
 def lift(recording: Recording) -> Lifted:
-    """Numbers that vary become sizes of empty tensors, other numbers constants, attributes inputs.
+    """Numbers that vary become sizes of empty tensors, other numbers become constants, and attributes become inputs.
 
     Only tensor outputs are kept. Raises CannotCompile for an attribute that is no tensor.
     """
@@ -83,7 +83,7 @@ def lift(recording: Recording) -> Lifted:
 
 
 def numbers_of(source: fx.GraphModule, tensors: tuple[bool, ...]) -> fx.GraphModule | None:
-    """The graph of the outputs that are no tensors, with all placeholders; None where there are none."""
+    """The graph of the outputs that are not tensors, with all placeholders; None if all outputs are tensors."""
     wanted = [i for i, is_tensor in enumerate(tensors) if not is_tensor]
     if not wanted:
         return None

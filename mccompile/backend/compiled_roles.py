@@ -1,4 +1,4 @@
-"""What runs in place of recorded graphs: the packages that were made of them, handed out by role and graph."""
+"""What runs in place of recorded graphs: the packages made of them, found by role and graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Form = Literal["package", "torch.compile", "eager"]
 
 @dataclass(frozen=True, slots=True)
 class CompiledRole:
-    """What runs in place of one role's graph. reason: why it is no package; "" where it is one.
+    """What runs in place of the graph of one role. reason: why it is not a package; "" if it is one.
 
     tensors: for each output whether it is a tensor; the others are numbers, computed by the graph itself.
     """

@@ -1,9 +1,9 @@
-"""The SIMD instruction set that Inductor compiles for, found with the probes of one candidate instead of all.
+"""Finds the SIMD instruction set for which Inductor compiles, and probes one candidate in place of all.
 
-On a cold cache Inductor builds and loads a test library for every instruction set that the CPU reports, one after the
-other (11 runs of the C++ compiler), before it takes the best. Here the best is tried first, and where it builds and
-loads no other is; Inductor is told so (`cpp.vec_isa_ok`, the environment's TORCHINDUCTOR_VEC_ISA_OK), and processes
-that compile are told its name.
+With a cold cache, Inductor builds and loads a test library for every instruction set that the CPU reports. This takes
+11 runs of the C++ compiler, one after the other, and then Inductor takes the best set. Here the best set is tried
+first. If its library builds and loads, no other set is tried. Inductor learns the result from `cpp.vec_isa_ok` (in the
+environment, TORCHINDUCTOR_VEC_ISA_OK). Processes that compile are told the name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fallback for graphs that AOTInductor does not take: torch.compile, compiled before the first real call."""
+"""Compiles graphs that AOTInductor refuses with torch.compile, before the first real call."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A graph compiled ahead of time: what it expects, how it is loaded, and the checks that it does not make itself.
+"""A graph that was compiled ahead of time: what it expects, how it is loaded, and the checks that it needs.
 
-AOTInductor packages run on whatever they are given: a wrong size reads foreign memory. So every distinct
-signature of a call is checked once against what torch.export proved, and remembered.
+An AOTInductor package does not check its arguments. With a wrong size it reads foreign memory. Every distinct signature
+of a call is therefore checked once against what torch.export proved, and remembered.
 """
 
 from __future__ import annotations

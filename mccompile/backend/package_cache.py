@@ -1,7 +1,7 @@
-"""Packages of graphs that this machine has compiled before, kept in a folder of the user alone (folders.py).
+"""Packages that this machine has compiled before. They are kept in a folder that only the user may change (folders.py).
 
-A package depends on its graph, the calls that were recorded of it, torch, Inductor's settings and the CPU: all of them
-make its key. `torch._inductor.config.force_disable_caches` switches it off, TORCHINDUCTOR_CACHE_DIR moves it.
+A package depends on its graph, its recorded calls, torch, Inductor's settings and the CPU. All of them make its key.
+`torch._inductor.config.force_disable_caches` switches the cache off, and TORCHINDUCTOR_CACHE_DIR moves it.
 """
 
 from __future__ import annotations

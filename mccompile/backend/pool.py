@@ -1,4 +1,4 @@
-"""Compiles exported programs in worker processes (backend/worker.py), each serving one job at a time."""
+"""Compiles exported programs in worker processes (backend/worker.py). Each process does one job at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs graphs eagerly and notes with what they are called; what differs between calls is dynamic."""
+"""Runs graphs eagerly and records their arguments. What differs between two calls is dynamic."""
 
 from __future__ import annotations
 

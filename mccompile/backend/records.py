@@ -1,4 +1,4 @@
-"""Frozen dataclasses as JSON values and back, by their type hints. For bundles: no pickle, nothing executed."""
+"""Writes frozen dataclasses as JSON values, and reads them by their type hints. Reading executes nothing."""
 
 from __future__ import annotations
 

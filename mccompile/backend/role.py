@@ -1,4 +1,4 @@
-"""What a graph is for. A backend gets a graph with its role, and hands back what runs in the graph's place."""
+"""The role of a graph: what it is for. A backend gets a graph with its role and returns what runs in its place."""
 
 from __future__ import annotations
 

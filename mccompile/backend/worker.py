@@ -1,9 +1,9 @@
-"""A process that compiles exported programs: one JSON job per line of standard input, one answer per line out.
+"""A process that compiles exported programs. It reads one JSON job per line and writes one answer per line.
 
     python -m mccompile.backend.worker THREADS ISA_OK ISA
 
-Inductor keeps global state, so roles compile in processes of their own; each serves many jobs, since importing
-torch costs as much as compiling a small graph.
+Inductor keeps global state, so each role is compiled in a process that does one job at a time. A process does many
+jobs, because importing torch costs as much as compiling a small graph.
 """
 
 from __future__ import annotations

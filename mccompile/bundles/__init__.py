@@ -1,1 +1,1 @@
-"""A compiled model as one file: written, read back, refused where it is of another model or machine."""
+"""Writes a compiled model as one file and reads it. A bundle for another model or machine is refused."""

@@ -1,4 +1,4 @@
-"""A bundle's file: a zip of stored entries, each with its SHA-256 in the manifest, the manifest with its own."""
+"""The file of a bundle: a zip of stored entries. The manifest holds the SHA-256 of each entry and one of its own."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Bundles: a compiled model as one file, so that a new process runs it without capturing or compiling again.
 
 A bundle holds the captured graphs as text, the compiled packages, the policy, and what all this was made for. The
-weights stay in the model's folder. Lowering is repeated on loading: it takes milliseconds, and graphs that come
-out otherwise than when the bundle was made find no package and are refused.
+weights stay in the model's folder. Loading lowers the model again, which takes milliseconds. A graph that differs from
+the one at the time of writing finds no package and is refused.
 """
 
 from __future__ import annotations

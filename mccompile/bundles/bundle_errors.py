@@ -1,4 +1,4 @@
-"""Errors of bundles (MC081x): files that are no bundle, or not for this machine, torch or model."""
+"""Errors of bundles (MC081x): a file is not a bundle, or it is for another machine, torch or model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bundle was made for: versions, machine, and the very model, told apart by hashes."""
+"""What a bundle was made for: the versions, the machine and the model, which hashes identify."""
 
 from __future__ import annotations
 

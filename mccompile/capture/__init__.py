@@ -1,4 +1,4 @@
-"""A model to a CapturedModel: torch.export, blocks, the token axis of every value, dependence, legality."""
+"""Turns a model into a CapturedModel: export, transformer blocks, the token axis of every value, partial forms."""
 
 from mccompile.capture.batch import capture_batched
 from mccompile.capture.capture import capture

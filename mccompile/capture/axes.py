@@ -1,4 +1,4 @@
-"""Labels of all kinds together: what one block's rule demands of a shared value holds for every block."""
+"""Labels all kinds of blocks together. What the rule of one block demands of a shared value holds for every block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TokenAxes:
 
 
 def label_kinds(kinds: list[TemplateKind], roles: list[Roles], rows: RowSpans | None) -> TokenAxes:
-    """Labels every kind, from the video stream of the first block, whose token axis holds `rows`.
+    """Labels every kind. Labelling starts at the video stream of the first block, whose token axis holds `rows`.
 
     Without one token axis (`rows` None) every kind is refused.
     """
@@ -95,7 +95,7 @@ def _check_operands(scope: Scope, kind: TemplateKind) -> None:
 def _output_labels(
     axes: TokenAxes, kind: TemplateKind, roles: Roles, scope: Scope | None
 ) -> Iterator[tuple[fx.Node, Labels]]:
-    """Labels of the outputs; those of a refused kind keep the rows of the stream that they continue."""
+    """The labels of the outputs. The outputs of a refused kind keep the rows of the stream that they continue."""
     for i, output in enumerate(roles.outputs):
         if scope is not None:
             yield output, scope.of(output)

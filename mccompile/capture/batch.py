@@ -1,9 +1,9 @@
-"""Captures a model for any number of samples per call, where numbers prove that it treats each by itself.
+"""Captures a model for any number of samples per call, if numbers prove that it treats each sample independently.
 
-before: two recorded calls, of as many samples as the pipeline was asked for
-after:  a model captured from a call of two different samples and a call of one, so that their number is a size
-refuses when: the model on two samples at once does not give what it gives on each alone, or its forward writes the
-number of samples into the graph; then it is captured at the recorded number, and `unbatched` says why
+before: two recorded calls with the recorded number of samples
+after:  a model captured from a call of two different samples and a call of one sample; their number is a size
+refuses when: two samples in one call give other outputs than each sample alone, or the forward writes the number of
+samples into the graph. The model is then captured at the recorded number, and `unbatched` says why.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Arguments = dict[str, object]
 def capture_batched(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
-    """The captured model, and the two calls as calls of one sample (as they are where `unbatched` says why).
+    """The captured model, and both calls as calls of one sample (unchanged if `unbatched` gives a reason).
 
     probe, second: as for `capture`, whose errors are raised.
     """
@@ -51,7 +51,7 @@ def capture_batched(
 
 
 def _samples(probe: Arguments, second: Arguments) -> int:
-    """The first size of the latent: of the tensor that has most sizes that differ between the calls."""
+    """The number of samples: the first size of the tensor with the most sizes that differ between the calls."""
 
     def varying(name: str) -> int:
         one, two = probe[name], second.get(name)
@@ -79,7 +79,7 @@ def _first(call: Arguments, count: int) -> Arguments:
 
 
 def _doubled(call: Arguments) -> Arguments:
-    """The call of one sample and another one: floating-point inputs differ, the others are repeated."""
+    """The call with a second sample. Its floating-point inputs differ; its other inputs are repeated."""
 
     def leaf(value: object) -> object:
         if not isinstance(value, torch.Tensor) or not _holds_samples(value, 1):
@@ -90,7 +90,7 @@ def _doubled(call: Arguments) -> Arguments:
 
 
 def _mixes(model: nn.Module, one: Arguments, both: Arguments) -> str:
-    """Why the eager model cannot take both samples in one call; "" where it gives for each what it gives alone."""
+    """Why the eager model cannot take both samples in one call; "" if each gets the outputs that it gets alone."""
     other = pytree.tree_map(lambda v: v[1:] if _holds_samples(v, 2) else v, both)
     try:
         with torch.no_grad():

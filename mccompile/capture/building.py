@@ -1,4 +1,4 @@
-"""A form of a block in the making: its graph, the sizes it may read, and the copies of the template's nodes."""
+"""A form of a block while it is built: its graph, the sizes that it may read, and copies of the template's nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model and two recorded calls to a CapturedModel: the order of the passes, and nothing else."""
+"""Captures a model from two recorded calls: the order of the passes, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def capture(
 ) -> CapturedModel:
     """Captures a model from two recorded calls of its forward at two sizes.
 
-    probe, second: keyword arguments of `model.forward`. Sizes that differ are dynamic, all else is constant.
-    unbatched: why the number of samples may not vary, where that is known.
-    Raises CaptureError (MC04xx); what cannot be proved about rows is a Refusal of the result, never an error.
+    probe, second: keyword arguments of `model.forward`. Sizes that differ are dynamic; everything else is constant.
+    unbatched: the reason why the number of samples may not vary, if there is one. Raises CaptureError (MC04xx). If
+    something about rows cannot be proved, the result holds a Refusal; this is no error.
     """
     exported = export_model(model, probe, second)
     drop_checks(exported.module)

@@ -1,4 +1,4 @@
-"""Which value depends on which: a networkx graph over fx nodes in which in-place writes are edges too.
+"""Which value depends on which: a networkx graph over fx nodes. In-place writes are edges too.
 
 In `out = empty_like(x); out[..., ::2].copy_(a); sum(out)` no fx edge leads from `copy_` to `sum`. Every value has a
 root: the storage that it may be a view of, according to the operator's schema. A read depends on all earlier writes
@@ -97,7 +97,7 @@ def needed_for(flow: nx.DiGraph, wanted: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def data_inputs(graph: fx.Graph, flow: nx.DiGraph, facts: Facts) -> dict[fx.Node, frozenset[str]]:
-    """For every node, the names of the placeholders whose data it depends on; sizes carry no data."""
+    """For every node, the names of the placeholders on whose data it depends. A size is not data."""
     depends: dict[fx.Node, frozenset[str]] = {}
     for node in graph.nodes:
         if node.op == "placeholder":

@@ -1,4 +1,4 @@
-"""What stops a capture: one class per code. A place, a cause and a remedy, never a traceback of torch's alone."""
+"""Errors that stop a capture (MC04xx). Each names a place, a cause and a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.export of a model from two recorded calls: what differs between them is dynamic, the rest is constant."""
+"""Exports a model from two recorded calls. Sizes that differ between them are dynamic; the rest is constant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Exported:
 
 
 def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
-    """The call in the order of forward's signature, without arguments that are None where None is the default."""
+    """The call in the order of forward's signature, without arguments that have the default None."""
     parameters = inspect.signature(model.forward).parameters
     unknown = [k for k in call if k not in parameters]
     if unknown:
@@ -65,8 +65,8 @@ def _dynamic_axes(place: str, one: object, two: object) -> dict[int, object] | o
 def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> Exported:
     """Exports `model` (non-strict, no grad) with dynamic sizes found by comparing two calls.
 
-    probe, second: keyword arguments of `model.forward` at two sizes; every derived count should be 2 or more.
-    Raises ProbeError (MC0402) where the calls do not fit, ExportError (MC0401) where torch.export fails.
+    probe, second: keyword arguments of `model.forward` at two sizes; every derived count should be at least 2.
+    Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
     name = type(model).__name__
     if model.training:

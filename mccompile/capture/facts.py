@@ -1,7 +1,7 @@
-"""Sizes of every value at the two probe calls: two axes are taken as equal when they agree at both.
+"""Sizes of every value at the two probe calls. Two axes count as equal if their sizes agree at both calls.
 
 Symbols alone do not identify an axis (`s33*(s20//2)` and `s92*(s20//2)` may be one count because two inputs
-always come together), so the exported graph is run twice on fake tensors and the concrete sizes are paired.
+always come together), so the exported graph runs twice on fake tensors, and the concrete sizes are paired.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def _pair(first: object, second: object) -> Fact:
 
 
 def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[object]) -> dict[fx.Node, Fact]:
-    """Facts of every node for two lists of flat inputs; runs on real data only where shapes depend on data.
+    """Facts of every node for two lists of flat inputs. Real data is used only if shapes depend on data.
 
-    Raises IdentityError (MC0404) where the graph does not run at one of the sizes.
+    Raises IdentityError (MC0404) if the graph does not run at one of the sizes.
     """
     try:
         one, two = (_record(module, inputs, fake=True) for inputs in (probe, second))

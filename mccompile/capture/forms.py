@@ -4,8 +4,8 @@ before:  sdpa(q, k, v, mask)
 full:    k_buffer.copy_(k); v_buffer.copy_(v); sdpa(q, k, v, mask)
 partial: sdpa(q, k_buffer.index_copy_(axis, rows, k), v_buffer.index_copy_(axis, rows, v), mask)
 
-Everything else is the same graph; in `partial` the sizes written at token axes are those of the operands.
-refuses when: a token count is used as anything but a size.
+The rest of the graph is unchanged. In `partial`, a size written at a token axis becomes the size of the operand.
+refuses when: a number of tokens is used as anything other than a size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gather part: from the indices of the selected tokens to the rows of every shared value that blocks read.
+"""The gather part: for the indices of the selected tokens, the rows of every shared value that blocks read.
 
 before: rotary [1, T + L, 1, D], mask [1, 1, L, L], rows "T+video"
 after:  index_select(rotary, 1, cat(arange(T), index + T)), index_select(mask, 2, index)

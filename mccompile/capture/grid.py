@@ -1,7 +1,7 @@
-"""Proves by numbers how the video tokens lie in the latent: one frame, row or column is perturbed at a time.
+"""Proves on numbers how the video tokens lie in the latent. One frame, row or column is perturbed at a time.
 
-The stream that enters the first block is computed for the latent and for the latent with one slice along one
-axis replaced; the tokens that differ must be exactly those of that slice in a frame-major grid.
+The stream that enters the first block is computed twice: for the latent, and for the latent with one slice along one
+axis replaced. The tokens that differ must be exactly those of that slice in a frame-major grid.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _check(embedding: Embedding, base: torch.Tensor, axes: Sequence[int], patch:
 def prove_grid(embedding: Embedding, source: str, dynamic_axes: Sequence[int]) -> TokenGrid:
     """The grid of the tokens over the latent's three dynamic axes, in the order frames, height, width.
 
-    dynamic_axes: axes of the latent, the batch aside, whose size differs between the probes.
+    dynamic_axes: axes of the latent, except the batch, whose size differs between the probes.
     Raises GridUnproved with the reason.
     """
     if len(dynamic_axes) != 3:

@@ -2,7 +2,7 @@
 
 before: body = get_attr(submod_1); out = wrap_with_autocast("cuda", bf16, False, False, body, x); y = out[0]
 after:  the nodes of `body` with x for its operand, and their result for y
-refuses when: autocast is switched on inside forward, for the body would run in other dtypes.
+refuses when: autocast is switched on inside forward. Without its context the body would run in other dtypes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Groups blocks whose templates are the same graph up to their weights, so that each kind compiles once.
 
-The last block of a list often returns less (its text stream is never read, so export dropped it). It is of the
-same kind if the kind's graph, cut down to those outputs, is its own graph over the same operands.
+The last block of a list often returns less, because export drops a text stream that is never read. The block is of the
+same kind if the kind's graph, cut down to the block's outputs, equals the block's graph over the same operands.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Labels the token axis of every value of a block by dataflow, from the axis of its video stream.
 
-Each operator has a rule (see `rules`) from the labels of its operands to those of its result. An operand whose
-axis is as long as a labelled one that it meets, but bears no label, is traced back to the placeholder it comes
-from; that placeholder's axis is then demanded to carry the same rows, and labelling starts again. What no rule
-proves to be token-wise is refused with its site and reason.
+Each operator has a rule (see `rules`), which gives the labels of its result from those of its operands. Sometimes an
+operand without a label meets a labelled axis of the same length. The operand is then traced back to its placeholder.
+The axis of that placeholder must hold the same rows, and labelling starts again. An operator that no rule proves to be
+token-wise is refused with its site and a reason.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Brings an exported graph to a normal form: no checks, no casts that change nothing, no dead code.
+"""Brings an exported graph to a normal form, without checks, without casts that change nothing, and without dead code.
 
 before: to_1 = to(temb, float32); add = add(to_1, table)      (temb is float32)
 after:  add = add(temb, table)
 
-Export rebinds a tensor that passes through a no-op cast to the newest node, so that block k + 1 would read
-block k's cast of a value that all blocks share; blocks would neither be alike nor independent.
+Export binds a tensor that passes through a no-op cast to the newest node. Block k + 1 would then read block k's cast of
+a value that all blocks share, and the blocks would be neither alike nor independent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sizes and cuts that a graph writes out at token axes, rewritten to the rows that are present.
+"""Rewrites the sizes and cuts that a graph contains at token axes, so that they fit the rows that are present.
 
 before: view(x, [1, 1280, 8, 64]); slice(y, 1, 11, 1291); cat([a, b], 1)            (a, b: video[0:64], video[64:])
 after:  view(x, [1, n, 8, 64]);    slice(y, 1, 11, 11 + n); where(index < 64, a, b)

@@ -1,8 +1,8 @@
 """What the rows of an axis are: spans of video tokens and of other tokens (text, history, padding), in order.
 
-A model may cut the video tokens (the first frame is modulated otherwise) and join them again. In a partial run a
-part `video[0:21]` holds all selected rows, of which only those of tokens 0 to 20 mean anything; where the parts
-are joined, each row is taken from the part that its token belongs to.
+A model may cut the video tokens and join them again, for example to modulate the first frame in another way. In a
+partial run, a part `video[0:21]` holds all selected rows, but only the rows of tokens 0 to 20 are meaningful. When the
+parts are joined, each row is taken from the part to which its token belongs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pushes the gather of a shared value back to the smaller tensor that the value repeats over tokens.
+"""Moves the gather of a shared value to the smaller tensor that the value repeats over tokens.
 
 before: value = transpose(flatten(repeat(view(small, [B, F, 1, 1, 6, C]), [1, 1, h, w, 1, 1]), 1, 3), 1, 2)
         index_select(value, 2, i)

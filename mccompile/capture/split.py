@@ -1,4 +1,4 @@
-"""Cuts prelude and postlude out of the captured graph, and computes chosen prelude values on their own."""
+"""Cuts the prelude and the postlude out of the captured graph, and makes graphs of chosen prelude values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the transformer blocks of a graph and gives every node to a part: prelude, one block, or postlude.
+"""Finds the transformer blocks of a graph, and assigns every node to the prelude, to one block, or to the postlude.
 
 A block list is an outermost `name.<int>` of the module stack that touches the data of the latent and whose
 children are of one class or attend. What lies between two blocks belongs to the following block; what only the

@@ -1,4 +1,4 @@
-"""The verbs of the shell: `main` parses, runs one verb, and turns every error of ours into its diagnostic."""
+"""The verbs of the command line. `main` parses, runs one verb, and shows each of our errors as a diagnostic."""
 
 from __future__ import annotations
 

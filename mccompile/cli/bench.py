@@ -1,4 +1,4 @@
-"""`mccompile bench`: measurements that a user repeats on a machine of their own, as table, JSON and plot."""
+"""`mccompile bench`: measures on the user's own machine, and shows a table, JSON and a plot."""
 
 from __future__ import annotations
 

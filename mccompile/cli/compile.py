@@ -1,4 +1,4 @@
-"""`mccompile compile`: a policy compiled into a model, as one file that starts without compiling again."""
+"""`mccompile compile`: writes a policy and a model as one file, which starts without compiling again."""
 
 from __future__ import annotations
 

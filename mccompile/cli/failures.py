@@ -1,4 +1,4 @@
-"""Our exceptions as diagnostics on stderr and an exit status; everything else is a bug and keeps its traceback."""
+"""Shows our exceptions as diagnostics with an exit status. Any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mccompile generate`: a video under a policy, or the same video three ways with a table between them."""
+"""`mccompile generate`: generates a video under a policy, or one video three ways, with a table that compares them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, add_place, positive
+from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, add_place, add_video, positive
 from mccompile.cli.progress import display
 from mccompile.cli.table import table
 from mccompile.cli.terminal import say
@@ -34,14 +34,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     video = parser.add_argument_group("the video (what is left out is the model's own)")
     video.add_argument("--prompt", metavar="TEXT")
     video.add_argument("--negative-prompt", metavar="TEXT")
-    video.add_argument("--steps", type=positive, metavar="N")
-    video.add_argument("--frames", type=positive, metavar="N")
-    video.add_argument("--height", type=positive, metavar="PIXELS")
-    video.add_argument("--width", type=positive, metavar="PIXELS")
-    video.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    video.add_argument("--guidance-scale", type=float, metavar="X")
-    video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")
-    video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
+    add_video(video)
     video.add_argument("--fps", type=positive, metavar="N", help="frame rate of the written file")
     how = parser.add_argument_group("how")
     add_place(how)

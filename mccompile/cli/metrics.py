@@ -1,4 +1,4 @@
-"""`mccompile metrics`: how near a video is to another one of the same generation."""
+"""`mccompile metrics`: measures how near a video is to another one of the same generation."""
 
 from __future__ import annotations
 

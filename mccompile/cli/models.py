@@ -1,4 +1,4 @@
-"""`mccompile models`: what `--model` takes."""
+"""`mccompile models`: lists the names that `--model` accepts."""
 
 from __future__ import annotations
 

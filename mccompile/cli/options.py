@@ -55,3 +55,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
     return int(text)
+
+
+def add_video(video: argparse._ActionsContainer) -> None:
+    """Steps, sizes, seed and schedule of a generation; what is left out is the model's own."""
+    video.add_argument("--steps", type=positive, metavar="N")
+    video.add_argument("--frames", type=positive, metavar="N")
+    video.add_argument("--height", type=positive, metavar="PIXELS")
+    video.add_argument("--width", type=positive, metavar="PIXELS")
+    video.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    video.add_argument("--guidance-scale", type=float, metavar="X")
+    video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")
+    video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")

@@ -6,9 +6,22 @@ import argparse
 from functools import partial
 
 from mccompile import __version__
-from mccompile.cli import bench, check, compile, explain, fmt, generate, metrics, models, policies, replay
+from mccompile.cli import (
+    bench,
+    check,
+    compile,
+    explain,
+    explore,
+    fmt,
+    generate,
+    metrics,
+    models,
+    policies,
+    replay,
+    tune,
+)
 
-VERBS = (check, fmt, explain, policies, models, generate, compile, replay, metrics, bench)
+VERBS = (check, fmt, explain, policies, models, generate, compile, replay, metrics, explore, tune, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:

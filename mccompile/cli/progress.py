@@ -1,4 +1,4 @@
-"""Progress for people: bars on a terminal's stderr, nothing anywhere else."""
+"""Shows progress: bars if stderr is a terminal, and nothing otherwise."""
 
 from __future__ import annotations
 

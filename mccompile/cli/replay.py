@@ -1,4 +1,4 @@
-"""`mccompile replay`: recorded transformer calls through a compiled policy, compared call by call."""
+"""`mccompile replay`: runs recorded transformer calls through a compiled policy, and compares them call by call."""
 
 from __future__ import annotations
 

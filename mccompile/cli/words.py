@@ -1,4 +1,4 @@
-"""A policy in words: what it does, its parameters, its signals, and what is settled before the first frame."""
+"""Describes a policy in words: what it does, its parameters and signals, and what is decided before the first frame."""
 
 from __future__ import annotations
 

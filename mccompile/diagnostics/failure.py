@@ -1,4 +1,4 @@
-"""What stops a command: one family of exceptions, all of which carry diagnostics, and a bug of ours."""
+"""The exceptions that stop a command. All of one family carry diagnostics; another one is for bugs of ours."""
 
 from __future__ import annotations
 

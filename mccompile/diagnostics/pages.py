@@ -1,4 +1,4 @@
-"""The pages of docs/errors: an explanation, a refused policy, what is said about it, the mended policy."""
+"""The pages of docs/errors: an explanation, a refused policy, its error, and the mended policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a policy's words stand: a source text and the spans within it."""
+"""A source text, and the spans within it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles of pipelines: a policy compiled into a pipeline's transformer, as one file, and back."""
+"""Writes a policy that was compiled into a pipeline's transformer as one file, and reads it."""
 
 from __future__ import annotations
 

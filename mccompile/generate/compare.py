@@ -1,4 +1,4 @@
-"""Three ways through one generation, from one seed: vanilla, exact, and a policy; what each costs and changes."""
+"""Runs one generation three ways from one seed (vanilla, exact, a policy), and says what each costs and changes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Contender:
 
 
 def announce(model: CompiledModel) -> str:
-    """What a run of `model` does to the numbers, in a sentence; what its budget has led to is part of it."""
+    """One sentence that says what a run of `model` does to the numbers, including the effect of its budget."""
     policy = model.runner.lowered.policy
     if is_exact(policy):
         return f"policy {policy.name} is exact: the output is that of the model"

@@ -1,4 +1,4 @@
-"""Errors around a generation (MC07xx): models, options, recorded traces and places for results."""
+"""Errors of a generation (MC07xx): models, options, recorded traces, and places for results."""
 
 from __future__ import annotations
 

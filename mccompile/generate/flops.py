@@ -1,8 +1,8 @@
-"""FLOPs of a run, from its trace and the graphs that it ran: what was computed, not how long it took.
+"""Counts the FLOPs of a run from its trace and the graphs that ran.
 
-Each part is run once on fake tensors at the run's own sizes under torch's FlopCounterMode, which yields for every
-block a constant (what its rows share), a price per row and a price per row and key seen. Matrix products and
-attention count, as FlopCounterMode has it; the decision's own arithmetic is elementwise and does not.
+Each part runs once on fake tensors at the run's own sizes under torch's FlopCounterMode. Every block gets three
+numbers: a constant (the work that its rows share), a price per row, and a price per row and key seen. Matrix products
+and attention count, as in FlopCounterMode. The arithmetic of the decision is elementwise and does not count.
 """
 
 from __future__ import annotations

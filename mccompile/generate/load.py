@@ -1,4 +1,4 @@
-"""Pipelines by folder or by name: one path for the embedded model and for every other diffusers folder."""
+"""Loads pipelines by folder or by name. The embedded model and every other diffusers folder take the same path."""
 
 from __future__ import annotations
 

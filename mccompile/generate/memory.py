@@ -1,4 +1,4 @@
-"""Memory by calculation: of MAGI-1 from its configuration alone, of what a policy keeps on any pipeline from shapes."""
+"""Calculates memory: of MAGI-1 from its configuration alone, and of what a policy keeps on any pipeline from shapes."""
 
 from __future__ import annotations
 

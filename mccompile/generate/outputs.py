@@ -1,4 +1,4 @@
-"""What a generation leaves behind: videos, a contact sheet, the trace, a comparison as JSON."""
+"""Writes the results of a generation: videos, a contact sheet, the trace, and a comparison as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded trace of transformer calls: its settings, weights and tensors, read and found to fit each other."""
+"""Reads a recorded trace of transformer calls, and checks that its settings, weights and tensors fit together."""
 
 from __future__ import annotations
 

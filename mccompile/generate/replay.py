@@ -1,4 +1,4 @@
-"""Replays recorded calls through a compiled policy: are the same tokens computed, are the outputs the same?"""
+"""Replays recorded calls through a compiled policy, and compares the computed tokens and the outputs."""
 
 from __future__ import annotations
 
@@ -72,8 +72,7 @@ def policy_text(rules: Rules, frames: int) -> str:
   signal drift = rel_l1(modulation, over = chunk) | polynomial([{coefficients}])
   signal motion = frame_diff(block_output) | {norm}
 
-  phase coarse until updates refreshes {{ reuse {over} while accumulate(drift) < threshold
-    {below if rules.per_token else ""} }}
+  phase coarse until updates refreshes {{ reuse {over} while accumulate(drift) < threshold }}
   phase fine {{ reuse token while accumulate(drift * motion) < threshold
     {below} }}
 

@@ -1,4 +1,4 @@
-"""One generation: the stock pipeline's call, from named settings to frames."""
+"""Runs one generation: it calls the stock pipeline with named settings and returns the frames."""
 
 from __future__ import annotations
 

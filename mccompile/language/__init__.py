@@ -1,1 +1,1 @@
-"""Policy text to a checked policy: grammar, syntax tree, checker, diagnostics, formatter. Knows no torch."""
+"""Turns the text of a policy into IR: grammar, syntax tree, checker, formatter. It does not import torch."""

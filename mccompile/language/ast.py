@@ -1,4 +1,4 @@
-"""The policy AST: what was written, nothing resolved. Spans and spellings do not take part in equality."""
+"""The policy AST: what was written, with nothing resolved. Equality ignores spans and spellings."""
 
 from __future__ import annotations
 

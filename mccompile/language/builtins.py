@@ -1,4 +1,4 @@
-"""The words that expressions find ready: sources, clock values and functions with their parameters."""
+"""The predefined words of expressions: sources, clock values, and functions with their parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each built-in function demands of its arguments, and the IR that it stands for."""
+"""What each built-in function requires of its arguments, and the IR that it stands for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mccompile.language.arguments import BoundCall
 from mccompile.language.builtins import DISTANCES, REDUCTIONS, SOURCES, Parameter
 from mccompile.language.coefficients import SetKind, coefficient_sets, set_names
 from mccompile.language.combine import Combining
+from mccompile.language.defined import LARGEST_POWER, no_clamp, no_root
 from mccompile.language.demands import Demands
 from mccompile.language.errors import names, values
 from mccompile.language.types import (
@@ -52,7 +53,8 @@ class CallRules:
         if name == "frame_diff":
             return self._motion(call, given["of"])
         if name == "table":
-            return TypedNumber(ir.Table(_numbers(call, "table", "values"), at=call.span), Granularity.CHUNK)
+            table = ir.Table(_numbers(call, "table", "values"), at=call.span)
+            return TypedNumber(table, Granularity.CHUNK, measured=True)
         numbers = {parameter: self._number(found) for parameter, found in given.items()}
         of = numbers["of"]
         if isinstance(of, Poison):
@@ -64,12 +66,16 @@ class CallRules:
         if name in ("max", "min"):
             return self._combining.arithmetic(cast("Literal['max', 'min']", name), of, numbers["other"], call.span)
         if name == "clamp":
+            if not self._combining.defined(no_clamp(numbers["low"], numbers["high"], self._demands.ranges), call.span):
+                return POISON
             above = self._combining.arithmetic("max", of, numbers["low"], call.span)
             return self._combining.arithmetic("min", above, numbers["high"], call.span)
         if name == "polynomial":
             expr = ir.Polynomial(of.expr, _numbers(call, "polynomial", "coefficients"), at=call.span)
             return replace(of, expr=expr, unit="", whole=False)
         op = cast("Literal['abs', 'sqrt']", name)
+        if op == "sqrt" and not self._combining.defined(no_root(of, self._demands.ranges), call.span):
+            return POISON
         return replace(of, expr=ir.Apply(op, (of.expr,), at=call.span), whole=of.whole and name == "abs")
 
     def _number(self, found: Typed) -> TypedNumber | Poison:
@@ -134,7 +140,8 @@ class CallRules:
         if source.late and since == "compute":
             why = "a block output differs from that of its last computation only while it is not computed"
             return self._report(names.InvalidWord(call.values["since"].span, "since", "compute", ("step",), why))
-        return TypedNumber(ir.Change(distance, source.expr, since, over, at=call.span), over, late=source.late)
+        change = ir.Change(distance, source.expr, since, over, at=call.span)
+        return TypedNumber(change, over, late=source.late, measured=True)
 
     def _motion(self, call: BoundCall, of: Typed) -> Typed:
         source = self._source(call, of)
@@ -143,7 +150,7 @@ class CallRules:
         if not source.per_token:
             return self._no_tokens(source, "`frame_diff`")
         expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", at=call.span)
-        return TypedNumber(expr, Granularity.TOKEN, late=source.late)
+        return TypedNumber(expr, Granularity.TOKEN, late=source.late, measured=True)
 
     def _no_tokens(self, source: TypedTensor, needs: str) -> Poison:
         found = f"`{source.expr.name}` has no tokens"
@@ -157,7 +164,10 @@ class CallRules:
         if call.function.name == "normalise":
             by = cast("Literal['mean', 'max']", call.word("by"))
             return replace(of, expr=ir.Normalise(by, of.expr, _ZERO, _ONE, at=call.span), unit="", whole=False)
-        floor, power = numbers["floor"], self._demands.constant(numbers["power"], "`power` of `min_max`")
+        what = "`power` of `min_max`"
+        floor, power = numbers["floor"], self._demands.constant(numbers["power"], what)
+        if isinstance(power, TypedNumber):
+            power = self._demands.bounded(power, what, 0.01, LARGEST_POWER, ("0.01", str(LARGEST_POWER)))
         if isinstance(floor, Poison) or isinstance(power, Poison):
             return POISON
         expr = ir.Normalise("min_max", of.expr, floor.expr, power.expr, at=call.span)

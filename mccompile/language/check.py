@@ -1,4 +1,4 @@
-"""`check`: from the AST to a policy that means something, in IR, or to all of its errors at once."""
+"""`check`: turns the AST into IR, or reports all errors of the policy at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
+from mccompile.language.effects import always_computes
 from mccompile.language.errors import values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Elaborator
@@ -38,7 +39,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     regions = elaborate_regions(merged.layers, errors)
     made = tuple(phase for phase in phases if phase is not None)
     signals = {name: signal for name, signal in within.order.items() if signal is not None}
-    reusing = [phase.rule.span for phase in declared if not isinstance(phase.rule, ast.Compute)]
+    reusing = [phase.rule.span for phase, made in zip(declared, phases, strict=False) if _reuses(phase, made, within)]
     check_use(regions, [phase.rule for phase in made], reusing, signals, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
@@ -57,6 +58,13 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
         cache=cache,
         at=policy.name.span,
     )
+
+
+def _reuses(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> bool:
+    """Whether the phase reuses something at some step, as far as an error in it leaves that open."""
+    if made is None:
+        return not isinstance(written.rule, ast.Compute)
+    return not always_computes(made.rule, within.ranges)
 
 
 def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | None]:

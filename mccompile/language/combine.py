@@ -1,20 +1,23 @@
-"""What operators make of numbers and conditions: units and times that fit, granularity, IR."""
+"""What operators make of numbers and conditions: they check units and times, and give granularity and IR."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.defined import no_value
 from mccompile.language.errors import values
 from mccompile.language.intervals import Ranges
 from mccompile.language.types import POISON, Poison, TypedCondition, TypedNumber, described, place
 
 ARITHMETIC: dict[ast.ArithOp, ir.Binary] = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
 COMPARISONS: dict[ast.CompareOp, ir.Binary] = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+COMPARED: frozenset[ir.Binary] = frozenset(COMPARISONS.values())
 _ONE_UNIT: frozenset[ir.Binary] = frozenset({"add", "sub", "min", "max", "lt", "le", "gt", "ge"})
 
 
@@ -30,13 +33,15 @@ class Combining:
         if isinstance(of, Poison):
             return of
         expr = ir.Const(-of.expr.value, at=at) if isinstance(of.expr, ir.Const) else ir.Apply("neg", (of.expr,), at=at)
-        return TypedNumber(expr, of.granularity, of.unit, of.whole, of.constant, of.late)
+        return replace(of, expr=expr)
 
     def arithmetic(
         self, op: ir.Binary, left: TypedNumber | Poison, right: TypedNumber | Poison, at: Span
     ) -> TypedNumber | Poison:
         """Two numbers under one operator or function; reports units or times that do not fit."""
         if isinstance(left, Poison) or isinstance(right, Poison) or not self._fit(op, left, right):
+            return POISON
+        if not self.defined(no_value(op, left, right, self._ranges), at):
             return POISON
         unit = left.unit or right.unit
         if op not in _ONE_UNIT and left.unit and right.unit:
@@ -48,7 +53,14 @@ class Combining:
             whole=left.whole and right.whole and op not in ("div", "pow"),
             constant=left.constant and right.constant,
             late=left.late or right.late,
+            measured=left.measured or right.measured,
         )
+
+    def defined(self, why: str, at: Span) -> bool:
+        """Reports an operation that has no value, for the reason `why`; "" is none."""
+        if why:
+            self._report(values.UndefinedValue(at, why))
+        return not why
 
     def comparison(
         self, op: ir.Binary, left: TypedNumber | Poison, right: TypedNumber | Poison, at: Span
@@ -74,7 +86,9 @@ class Combining:
         )
 
     def _fit(self, op: ir.Binary, left: TypedNumber, right: TypedNumber) -> bool:
-        if op in _ONE_UNIT and left.unit and right.unit and left.unit != right.unit:
+        units = {left.unit, right.unit}
+        plain = any(side.measured and not side.unit for side in (left, right))
+        if (len(units - {""}) == 2 and op in _ONE_UNIT) or (plain and units & {"steps", "frames"} and op in COMPARED):
             error = values.UnitMismatch(place(right.expr), described(left), described(right), place(left.expr))
             self._report(error)
             return False

@@ -1,4 +1,4 @@
-"""What places in a rule or a call demand of a number: known before the run, a share, whole, within bounds."""
+"""What a place in a rule or a call requires of a number: known before the run, a share, whole, or within bounds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from mccompile.language.intervals import Ranges, reach
 from mccompile.language.types import POISON, Poison, TypedNumber, described
 
 MANY = 1_000_000
-MOST_STEPS = 1000
-"""The most steps that a run has: a schedule takes each of the 1000 training timesteps once at most."""
-
 
 class Demands:
     """Checks of numbers under the parameters of one policy. Each reports what is wrong, at the number's own words."""

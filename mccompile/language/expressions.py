@@ -1,4 +1,4 @@
-"""Elaborates expressions: names, units and granularities, to IR; every error is kept, none is repeated."""
+"""Turns expressions into IR, and checks names, units and granularities. Every error is reported once."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Elaborator:
         if name in CLOCKS:
             step = name == "step"
             clock = ir.Clock(CLOCKS[name], at=at)
-            return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step)
+            return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step, measured=True)
         known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
         return self.report(names.UnknownName(at, name, known))
 

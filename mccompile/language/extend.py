@@ -58,9 +58,26 @@ def merge(policies: list[ast.PolicyAst], errors: list[Diagnostic]) -> Merged:
         stated_layers = [item for item in policy.items if isinstance(item, ast.LayersDecl)]
         merged.layers = stated_layers or merged.layers
         for item in policy.items:
-            _add(merged, item)
+            if not _changes_kind(merged, item, errors):
+                _add(merged, item)
     merged.own = {item.name.text for item in policies[-1].items if isinstance(item, _NAMED)}
     return merged
+
+
+def _changes_kind(merged: Merged, item: ast.Item, errors: list[Diagnostic]) -> bool:
+    """Reports a parameter of the base that becomes a signal, or the other way round: its rules count on its kind."""
+    before: ast.ParamDecl | ast.SignalDecl | None
+    match item:
+        case ast.SignalDecl(name=name):
+            what, was, before = "signal", "parameter", merged.params.get(name.text)
+        case ast.ParamDecl(name=name):
+            what, was, before = "parameter", "signal", merged.signals.get(name.text)
+        case _:
+            return False
+    if before is None or before.span.source == item.span.source:
+        return False
+    errors.append(layers.KindChanged(name.span, name.text, what, was, before.name.span))
+    return True
 
 
 _NAMED = ast.ParamDecl | ast.SignalDecl | ast.PhaseDecl
@@ -69,11 +86,9 @@ _NAMED = ast.ParamDecl | ast.SignalDecl | ast.PhaseDecl
 def _add(merged: Merged, item: ast.Item) -> None:
     match item:
         case ast.ParamDecl(name=name):
-            merged.signals.pop(name.text, None)
             base = merged.params.get(name.text)
             merged.params[name.text] = item if base is None else _overridden(base, item)
         case ast.SignalDecl(name=name):
-            merged.params.pop(name.text, None)
             merged.signals[name.text] = item
         case ast.PhaseDecl(name=name):
             merged.phases[name.text] = item

@@ -1,6 +1,6 @@
-"""`format_policy`: the one layout of a policy. Idempotent; keeps every comment and every spelling of a number.
+"""`format_policy`: the one layout of a policy. It is idempotent, and it keeps all comments and spellings of numbers.
 
-Declarations of one kind stand together, an empty line apart from the others, with their `=` and `{` aligned.
+Declarations of one kind stand together, with `=` and `{` aligned. An empty line separates them from the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which values an expression can take, known before any run: interval arithmetic over the IR.
 
-Bounds are safe, not tight: an expression never takes a value outside of them. A value that may be undefined (NaN) is
-neither within nor outside; `undefined` tells where that is so whatever is measured.
+The bounds are safe but not tight: an expression never takes a value outside of them. A value that may be undefined
+(NaN) is neither inside nor outside. `undefined` says where a value is undefined, whatever is measured.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ class Interval:
 ANY = Interval(-INFINITE, INFINITE)
 _AT_LEAST_0 = Interval(0.0, INFINITE)
 _TRUTH = Interval(0.0, 1.0)
-_CLOCKS: dict[ir.ClockName, Interval] = {
-    "step": Interval(0.0, 999.0),  # a schedule takes each of the 1000 training timesteps once at most
-    "fraction": Interval(0.0, 1.0),
+MOST_STEPS = 1000
+"""The most steps that a run has: a schedule takes each of the 1000 training timesteps once at most."""
+
+CLOCKS: dict[ir.ClockName, Interval] = {
+    "step": Interval(0.0, MOST_STEPS - 1.0),
+    "fraction": Interval(0.0, 1.0 - 1.0 / MOST_STEPS),
     "timestep": Interval(0.0, 1000.0),
     "sigma": Interval(0.0, 1.0),
 }
@@ -71,7 +74,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
         case ir.ParamRef(name) | ir.SignalRef(name):
             return ranges.of(name)
         case ir.Clock(what):
-            return _CLOCKS[what]
+            return CLOCKS[what]
         case ir.Table(numbers):
             return Interval(min(numbers), max(numbers))
         case ir.Change(distance):

@@ -1,4 +1,4 @@
-"""Policies by name, by path or as text: from there to its IR."""
+"""Loads a policy by name, by path or from text, and turns it into IR."""
 
 from __future__ import annotations
 

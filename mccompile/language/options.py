@@ -23,6 +23,7 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
     ("cache", "refresh_last"): ("yes", "no"),
 }
 _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
+_LEAST = {"frames": 1, "refresh_every": 2}  # refreshed at every step, nothing would ever be reused
 BRANCHES = ("cond", "uncond")
 BATCH = "batch"
 
@@ -90,8 +91,8 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
             case ast.Number(value=number) if name in _WITH_COUNT:
                 if not number.is_integer():
                     errors.append(values.NotWhole(value.span, _WITH_COUNT[name], literal=True))
-                elif number < 1:
-                    errors.append(values.OutOfBounds(value.span, _WITH_COUNT[name], "1", "1,000,000"))
+                elif number < _LEAST[name]:
+                    errors.append(values.OutOfBounds(value.span, _WITH_COUNT[name], f"{_LEAST[name]}", "1,000,000"))
             case _:
                 choices = OPTION_WORDS[section, name]
                 if name == "budget":

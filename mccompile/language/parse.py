@@ -1,4 +1,4 @@
-"""`parse`: from text to the AST, or to diagnostics in words."""
+"""`parse`: turns text into the AST, or reports diagnostics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def parse(source: Source) -> ast.PolicyAst:
     except (UnexpectedToken, UnexpectedCharacters) as error:
         raise PolicyError([translate(error, source)]) from None
     _refuse_depth(tree, source)
-    policy = AstBuilder(source).transform(tree)
+    builder = AstBuilder(source)
+    policy = builder.transform(tree)
+    if builder.errors:
+        raise PolicyError(builder.errors)
     return dataclasses.replace(policy, comments=_comments(source))
 
 

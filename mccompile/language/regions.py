@@ -1,4 +1,4 @@
-"""Elaborates layers to regions: empty and overlapping ranges, what is kept and whether anything reuses it."""
+"""Turns `layers` into regions. It checks for empty and overlapping ranges, and for results that are kept in vain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elaborates phases: when they hold, what their rule does, and whether every step of a run has one."""
+"""Turns phases into IR: when they hold, and what their rule does. It checks that every step of a run has a phase."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from mccompile import ir
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS
+from mccompile.language.decided import decided_parts
+from mccompile.language.effects import guard_without_effect
 from mccompile.language.errors import names, phases, values
 from mccompile.language.expressions import Elaborator
 from mccompile.language.intervals import reach
 from mccompile.language.masks import check_mask, mask_steps
+from mccompile.language.shadows import shadows
 from mccompile.language.types import (
     GRANULARITIES,
     Poison,
@@ -21,6 +24,7 @@ from mccompile.language.types import (
     place,
     word,
 )
+from mccompile.language.walk import walk
 
 UNREACHED = 1e6
 """The upper bound of a phase with an open end: no step, timestep or sigma is as large."""
@@ -41,6 +45,10 @@ def elaborate_phases(
         return ()
     found = tuple(_phase(phase, within) for phase in declared)
     _check_order(declared, within)
+    if all(phase is not None for phase in found):
+        for shadow in shadows(tuple(phase for phase in found if phase is not None), within.ranges):
+            name, by = shadow.phase.name, shadow.by
+            within.report(phases.UnreachablePhase(shadow.phase.at, name, by.name, place(by), shadow.how))
     return found
 
 
@@ -110,7 +118,9 @@ def _clock_bound(clock: ast.Ref, end: ast.Expr, within: Elaborator) -> TypedNumb
     found = within.demands.constant(within.number(end), what)
     if isinstance(found, Poison):
         return found
-    if found.unit == "frames" or (found.unit == "steps" and clock.name != "step"):
+    share = clock.name in ("fraction", "sigma")
+    steps = found.unit == "steps" and clock.name != "step"
+    if found.unit == "frames" or steps or (found.unit == "%" and not share):
         named = f"`{clock.name}`"
         return within.report(values.UnitMismatch(end.span, named, in_unit(found.unit), clock.span))
     low, high = _CLOCK_BOUNDS[clock.name]
@@ -159,6 +169,8 @@ def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
         by = within.report(values.NotPerToken(rule.by.span, "`compute top`", what, _TOKEN_SOURCES))
     if isinstance(share, Poison) or isinstance(by, Poison):
         return None
+    if reach(share.expr, within.ranges).high <= 0:
+        within.report(phases.NoEffect(rule.span, "compute top", "no token is computed"))
     return ir.Top(share.expr, by.expr, at=rule.span)
 
 
@@ -171,11 +183,14 @@ def _reuse(rule: ast.Reuse, within: Elaborator) -> ir.Reuse | None:
             coarse, fine = word(granularity), word(condition.granularity)
             within.report(values.TooFine(rule.condition.span, coarse, fine, rule.granularity.span))
         elif condition.constant:
-            within.report(phases.ConstantCondition(rule.condition.span))
+            which = "depends on parameters and numbers alone"
+            within.report(phases.ConstantCondition(rule.condition.span, which, "the rule would always reuse or never"))
+        else:
+            _check_condition(condition.expr, within)
     shares: dict[str, ir.Expr] = {}
     seen: dict[str, ast.Guard] = {}
     for guard in rule.guards:
-        name, found = _guard(guard, rule, within)
+        name, found = _guard(guard, rule, condition, within)
         if not isinstance(found, Poison):
             shares[name] = found.expr
         first = seen.setdefault(name, guard)
@@ -189,15 +204,32 @@ def _reuse(rule: ast.Reuse, within: Elaborator) -> ir.Reuse | None:
     )  # fmt: skip
 
 
+def _check_condition(condition: ir.Expr, within: Elaborator) -> None:
+    """The condition decides, all of its parts have a part in it, and it keeps one account."""
+    sums = [node for node in walk(condition, {}) if isinstance(node, ir.Accumulate)]
+    second = next((node for node in sums if node != sums[0]), None)
+    if second is not None:
+        within.report(values.SecondAccount(second.at, place(sums[0])))
+    for part in decided_parts(condition, within.ranges):
+        which = "holds at every step" if part.always else "holds at no step"
+        then = "this part of the condition decides nothing"
+        if part.expr is condition:
+            then = "the rule would always reuse" if part.always else "the rule would never reuse"
+        within.report(phases.ConstantCondition(part.expr.at, which, f"{then}, whatever is measured"))
+
+
 def _refuse_late(found: TypedNumber | TypedCondition | Poison, within: Elaborator) -> None:
     if not isinstance(found, Poison) and found.late:
         within.report(values.LateCondition(place(found.expr)))
 
 
-def _guard(guard: ast.Guard, rule: ast.Reuse, within: Elaborator) -> tuple[str, TypedNumber | Poison]:
+def _guard(
+    guard: ast.Guard, rule: ast.Reuse, condition: TypedCondition | Poison, within: Elaborator
+) -> tuple[str, TypedNumber | Poison]:
     """The field of ir.Reuse that the guard sets, and its number."""
     granularity = GRANULARITIES[rule.granularity.text]
     why = ""
+    alike = isinstance(condition, TypedCondition) and condition.granularity < Granularity.FRAME
     match guard:
         case ast.Vote(share=share):
             field, found = "vote", within.demands.share(within.number(share), "the share of `vote`", share.span)
@@ -218,6 +250,16 @@ def _guard(guard: ast.Guard, rule: ast.Reuse, within: Elaborator) -> tuple[str, 
             found = within.demands.whole(within.number(n), "the number of reuses", 1)
         case _:
             assert_never(guard)
+    if not why and isinstance(condition, TypedCondition):
+        sums = any(isinstance(node, ir.Accumulate) for node in walk(condition.expr, {}))
+        if field == "max_reused" and not sums:
+            why = "the tokens with the highest accounts are computed, and the condition keeps no account"
+        elif field in ("vote", "hold_below", "all_above", "max_reused") and alike:
+            why = f"the condition has one value per {word(condition.granularity)}, for all tokens of a chunk alike"
+    if not why and not isinstance(found, Poison):
+        idle = guard_without_effect(field, found.expr, within.ranges)
+        if idle:
+            within.report(phases.NoEffect(guard.span, guard_words(guard), idle))
     if why:
         written, span = guard_words(guard), rule.granularity.span
         within.report(phases.MeaninglessGuard(guard.span, written, word(granularity), why, span))

@@ -1,4 +1,4 @@
-"""How each piece of a policy is written, on one line, with no more parentheses than it needs."""
+"""Writes each piece of a policy on one line, with only the parentheses that it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parser's refusal means in words: expected words, the nearest keyword, the unclosed brace."""
+"""Says in words why the parser refused: the expected words, the nearest keyword, the unclosed brace."""
 
 from __future__ import annotations
 

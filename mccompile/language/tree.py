@@ -1,4 +1,4 @@
-"""From lark's tree to the typed AST: one method per grammar rule, called with the rule's children."""
+"""Turns lark's tree into the typed AST. Each grammar rule has a method, which is called with the rule's children."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Literal, cast
 from lark import Token, Transformer, v_args
 from lark.tree import Meta
 
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
+from mccompile.language.errors.syntax import InvalidNumber
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+
+_LARGEST = 3.4e38  # of float32, in which all of a policy is computed
 
 
 class _Words(Transformer[Token, ast.PolicyAst]):
@@ -20,6 +24,7 @@ class _Words(Transformer[Token, ast.PolicyAst]):
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.source = source
+        self.errors: list[Diagnostic] = []
 
     def _at(self, meta: Meta) -> Span:
         return self.source.span(meta.start_pos, meta.end_pos)
@@ -36,7 +41,10 @@ class _Words(Transformer[Token, ast.PolicyAst]):
         return ast.Text(str(token)[1:-1], self._place(token))
 
     def _number(self, token: Token) -> ast.Number:
-        return ast.Number(float(token), "", str(token), self._place(token))
+        number = ast.Number(float(token), "", str(token), self._place(token))
+        if not -_LARGEST <= number.value <= _LARGEST:
+            self.errors.append(InvalidNumber(number.span, str(token), None, "larger than 3.4e38"))
+        return number
 
     def _percent(self, token: Token) -> ast.Number:
         return ast.Number(float(token[:-1]) / 100, "%", str(token), self._place(token))
@@ -189,7 +197,7 @@ class _Phases(_Expressions):
 
 @v_args(inline=True, meta=True)
 class AstBuilder(_Phases):
-    """Builds the AST of one source; used once."""
+    """Builds the AST of one source; used once. `errors`: numbers that are none."""
 
     def plain_quantity(self, meta: Meta, sign: Token | None, token: Token) -> ast.Number:
         return self._quantity(meta, sign, token, "")

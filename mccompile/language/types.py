@@ -1,4 +1,4 @@
-"""What the checker makes of an expression: its IR, how finely it varies, in which unit, and when it is known."""
+"""What the checker knows of an expression: its IR, its granularity, its unit, and when it is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def word(granularity: Granularity) -> str:
 class TypedNumber:
     """A number per cell. `constant`: known before the run. `whole`: an integer.
 
-    `late`: read from the block output of the running step.
+    `late`: read from the block output of the running step. `measured`: something of the model is in it, so that without
+    a unit it is a plain number, where a literal or a parameter without a unit may count anything.
     """
 
     expr: ir.Expr
@@ -30,6 +31,7 @@ class TypedNumber:
     whole: bool = False
     constant: bool = False
     late: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ways through the expressions of the IR."""
+"""Walks through the expressions of the IR."""
 
 from __future__ import annotations
 

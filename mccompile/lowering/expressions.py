@@ -124,6 +124,8 @@ def apply(op: ir.Unary | ir.Binary, args: list[torch.Tensor]) -> torch.Tensor:
     if op in ("neg", "abs", "sqrt", "not"):
         return {"neg": lambda: -a, "abs": lambda: abs(a), "sqrt": lambda: a**0.5, "not": lambda: ~a}[op]()
     b = args[1]
+    if op in ("min", "max") and not any(isinstance(x, torch.Tensor) for x in args):
+        return {"min": min, "max": max}[op](a, b)  # two literals: Python numbers, which broadcast like a tensor
     table = {
         "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
         "pow": lambda: a**b, "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,

@@ -1,1 +1,1 @@
-"""What the compiler knows of pipelines: one driver per kind, clocks, recorded calls, budgets at a declared size."""
+"""What the compiler knows about pipelines: a driver per kind, clocks, recorded calls, budgets at a declared size."""

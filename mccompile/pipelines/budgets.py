@@ -1,4 +1,4 @@
-"""Meets a policy's byte budget when it is compiled, at the size that it is compiled for."""
+"""Meets a policy's byte budget at compile time, for the size that the policy is compiled for."""
 
 from __future__ import annotations
 

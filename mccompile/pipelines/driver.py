@@ -1,7 +1,7 @@
-"""What the compiler must know of one kind of pipeline: how to record it, its clock, its branches, its fixed arguments.
+"""What the compiler must know about a kind of pipeline: how to record it, its clock, branches and fixed arguments.
 
-A kind is one file: a subclass of `Driver` whose instance is named DRIVER, in the folder kinds/. Whatever fits none of
-them is a pipeline of plain steps (`steps.py`).
+A kind is one file in the folder kinds/. It holds a subclass of `Driver`, whose instance is named DRIVER. A pipeline
+that fits no kind is a pipeline of plain steps (`steps.py`).
 """
 
 from __future__ import annotations

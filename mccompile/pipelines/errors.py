@@ -1,4 +1,4 @@
-"""Errors of driving a pipeline (MC07xx): it cannot be captured, recorded, or called as asked."""
+"""Errors of driving a pipeline (MC07xx): it cannot be captured, recorded, or called with these arguments."""
 
 from __future__ import annotations
 

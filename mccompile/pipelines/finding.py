@@ -1,4 +1,4 @@
-"""Finds the driver of a pipeline: the kind that fits it, else plain steps."""
+"""Finds the driver of a pipeline: the kind that fits it, or plain steps if none fits."""
 
 from __future__ import annotations
 

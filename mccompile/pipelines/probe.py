@@ -1,6 +1,6 @@
 """Records how a pipeline calls its transformer, at two sizes, without running the transformer.
 
-The recorded calls are all that capture needs to know of a model: which arguments there are and which sizes vary.
+The recorded calls tell capture everything that it must know about a model: its arguments, and the sizes that vary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pipelines whose frames all take the same step: the scheduler's timesteps say which."""
+"""Pipelines whose frames are all at the same step. The timesteps of the scheduler say at which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _requests = itertools.count()
 
 
 class StepClock:
-    """Clock of a pipeline whose frames all take the same step: the scheduler's timesteps say which."""
+    """The clock of a pipeline whose frames are all at the same step. The scheduler's timesteps say at which."""
 
     def __init__(self, pipe: object) -> None:
         self._pipe = pipe

@@ -1,4 +1,4 @@
-"""A policy with a value for each of its parameters."""
+"""Binds a policy: each of its parameters gets a value."""
 
 from __future__ import annotations
 

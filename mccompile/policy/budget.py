@@ -1,4 +1,4 @@
-"""A byte budget: which measures there are to meet it, and the first of them that does."""
+"""The measures that can meet a byte budget, and the choice of the first one that does."""
 
 from __future__ import annotations
 

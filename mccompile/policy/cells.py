@@ -1,4 +1,4 @@
-"""What a plan is: one cell per step of a chunk, saying what is known about it before any data is seen."""
+"""A plan: one cell per step of a chunk. A cell says what is known about the step before any data is seen."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Values of static expressions in IEEE float32, in the order of operations of the compiled graph.
 
-The lowered graph computes the same expressions with torch in float32 (lowering/expressions.py): each leaf is
-rounded to float32, then each operation, and polynomials go by Horner. So a folded plan decides as the graph.
+The lowered graph computes the same expressions with torch in float32 (lowering/expressions.py). Each leaf is rounded to
+float32, and then each operation. Polynomials use Horner's scheme. A folded plan therefore decides as the graph does.
 """
 
 from __future__ import annotations

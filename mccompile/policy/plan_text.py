@@ -1,4 +1,4 @@
-"""The text form of a plan: a table for people that reads back, and the difference of two plans."""
+"""The text form of a plan: a table that people and `read_plan` can read. Also the difference of two plans."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The planner: folds what the step grid and the parameters decide into a table of cells.
+"""The planner: folds everything that the step grid and the parameters decide into a table of cells.
 
-It walks the chunk's steps with the set of all situations that the run can be in. While everything is static
-that set has one member; a dynamic decision splits it (something computed, nothing computed) and forgets the
-account; a step that computes everything brings the account back. A cell says what all situations agree on.
+It walks through the steps of a chunk with the set of all situations in which the run can be. While everything is
+static, this set has one member. A dynamic decision splits it (something was computed, or nothing was) and forgets the
+account. A step that computes everything restores the account. A cell says what all situations agree on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """S-expressions of frozen dataclasses: one writer and one typed reader for the text forms of IR and plan.
 
-A node is `(kind field ...)` with at most two fields, else `(kind field=value ...)`, where a field `name` stands
-first and bare and a None is left out. A tuple is `[a b]`. Constants are bare numbers; an operation is `(op a b)`.
+A node with at most two fields is `(kind field ...)`. Other nodes are `(kind field=value ...)`; there a field `name`
+comes first and without its key, and a None is left out. A tuple is `[a b]`. A constant is a plain number. An operation
+is `(op a b)`.
 """
 
 from __future__ import annotations

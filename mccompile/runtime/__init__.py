@@ -1,1 +1,1 @@
-"""Runs a lowered model: the clock, the stores of kept tensors, dispatch, trace events, bundles."""
+"""Runs a lowered model: the clock, the stores of kept tensors, dispatch, trace events."""

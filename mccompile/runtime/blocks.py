@@ -232,7 +232,7 @@ class Blocks:
         return () if part is None else tuple(self._captured.blocks[i].shared[place] for place in part.shared)
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i, as kept; a stream that is only inside the segment is stood in for by its like."""
+        """Zeroed K and V of block i, as kept. Another stream of the same shape stands for one inside the segment."""
         site = self._captured.blocks[i]
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
         streams = []

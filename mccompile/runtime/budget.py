@@ -1,4 +1,4 @@
-"""A policy's byte budget at run time: a request that would keep more is refused before anything of it is kept."""
+"""A policy's byte budget at run time. A request that would keep more is refused before anything of it is kept."""
 
 from __future__ import annotations
 

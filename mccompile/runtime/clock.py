@@ -1,4 +1,4 @@
-"""The clock: which step of which chunk a call of the transformer is. Told by whoever drives the generation."""
+"""The clock says which step of which chunk a call of the transformer is. Whoever drives the generation tells it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of a run (MC06xx): a call that the compiled model cannot take as it stands."""
+"""Errors of a run (MC06xx): a call that the compiled model cannot run in its present state."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def record_roles(
 ) -> None:
     """Records what runs of `lowered` ask for.
 
-    several: of any number of samples too; without it that is recorded only of what a policy with `batch` runs so.
+    several: record every role for several samples too; otherwise only the roles that a policy with `batch` runs so.
     instead: puts something else in place of some roles, which then are not recorded.
     Raises CallError (MC0405) where the model was captured at one number of samples and several are wanted.
     """  # fmt: skip

@@ -1,6 +1,6 @@
-"""Takes over a pipeline's integration step: computed tokens move by their velocity, the others by what they did last.
+"""Takes over a pipeline's integration step. Computed tokens move by their velocity, and others repeat their last move.
 
-MotionCache on MAGI-1 (arXiv 2605.01725): what is kept is the latent increment x_new - x_old of the last computation.
+MotionCache on MAGI-1 (arXiv 2605.01725) keeps the increment x_new - x_old of the latent at the last computation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plan of a request: static sources measured at every step of the grid, then folded by the planner."""
+"""Makes the plan of a request: measures static sources at every step of the grid, and folds them with the planner."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Predicts what a request keeps: one call of the runtime on fake tensors, which have shapes and no memory.
 
-Nothing is computed and no weight is read: the parts of the engine run as they would, on shapes alone, and what they
-then keep is counted as it would be.
+Nothing is computed, and no weight is read. The parts of the engine run on shapes alone, and what they keep is counted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Prelude values, computed when the inputs they depend on change: rotary tables once, text once per prompt.
+"""Computes prelude values when their inputs change: rotary tables once, the text once per prompt.
 
-Exact: a value is taken again only for the very same tensors, unmodified (object identity and version).
+This is exact: a value is used again only for the same unmodified tensors (object identity and version counter).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Kept tensors in host memory: a block's are brought to its device before it runs, what it wrote goes back after.
+"""Kept tensors in host memory. They go to the device before their block runs, and changed ones return afterwards.
 
-While a block runs, those of the next one are on their way, on a stream of their own. One path for all devices: what
-only CUDA has is pinned memory, streams and the waiting for them.
+While a block runs, the tensors of the next block are copied on a separate stream. All devices take the same path. Only
+CUDA adds pinned memory, streams, and waiting for them.
 """
 
 from __future__ import annotations

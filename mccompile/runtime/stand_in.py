@@ -1,4 +1,4 @@
-"""What takes a model's place: a module with the model's attributes and signature and a forward of its own."""
+"""A module that takes a model's place. It has the model's attributes and signature, and a forward of its own."""
 
 from __future__ import annotations
 

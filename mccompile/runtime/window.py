@@ -1,7 +1,7 @@
 """A window of chunks that moves: rows of buffers and kept tensors follow their chunks to their new places.
 
-A call of an autoregressive pipeline holds some chunks of the video, after keys of earlier ones. From call to call
-chunks enter and leave, so the same chunk lies at other rows; what is kept of a chunk must be found where it is now.
+A call of an autoregressive pipeline holds some chunks of the video, and keys of earlier chunks before them. Between
+calls, chunks enter and leave, so a chunk moves to other rows. Whatever is kept of the chunk must move with it.
 """
 
 from __future__ import annotations

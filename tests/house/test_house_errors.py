@@ -26,7 +26,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"pipelines", "generate", "metrics", "models", "cli"},
+    "07": {"pipelines", "generate", "metrics", "models", "studio", "cli"},
     "08": {"backend", "bundles"},
 }
 

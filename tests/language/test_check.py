@@ -30,7 +30,7 @@ def codes(text: str | Path | Source) -> list[str]:
 
 def in_signal(expr: str) -> str:
     """A policy whose one rule uses the expression as a signal."""
-    return f"policy p {{ signal s = {expr} phase x {{ reuse token while s < 1 }} {REST}"
+    return f"policy p {{ param t = 0 in -99..99 signal s = {expr} phase x {{ reuse token while s < t }} {REST}"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One rule per operator: from the labels of its operands to those of its result. What is absent is refused."""
+"""One rule per operator. It gives the labels of the result from those of the operands. Other operators are refused."""
 
 from __future__ import annotations
 

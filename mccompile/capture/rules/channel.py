@@ -1,4 +1,4 @@
-"""Operators that work along channels; the token axis must not be the one they contract or normalise."""
+"""Operators that work along channels. They must not contract or normalise the token axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operators that move axes; the token axis may travel, but not be split or merged with another."""
+"""Operators that move axes. The token axis may move, but it may not be split or merged with another axis."""
 
 from __future__ import annotations
 

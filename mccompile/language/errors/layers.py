@@ -68,3 +68,22 @@ class ExtendsCycle(Diagnostic):
 
     def notes(self) -> tuple[str, ...]:
         return (" extends ".join(f"`{name}`" for name in self.path),)
+
+
+@dataclass(frozen=True, slots=True)
+class KindChanged(Diagnostic):
+    """A parameter of the base declared as a signal, or the other way round."""
+
+    code = "MC0251"
+    title = "the {what} `{name}` takes the place of a {was} of the base"
+    label = "declared as a {what}"
+    name: str
+    what: str
+    was: str
+    base: Span
+
+    def secondary(self) -> tuple[Label, ...]:
+        return (Label(self.base, f"a {self.was} here"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(f"choose another name, such as `my_{self.name}`"),)

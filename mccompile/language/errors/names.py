@@ -1,4 +1,4 @@
-"""MC020x: words that mean nothing, or mean two things."""
+"""MC020x: a word has no meaning, or two meanings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MC023x: phases and rules that cannot do what they say."""
+"""MC023x: a phase or a rule cannot do what it says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, words
 from mccompile.diagnostics.source import Span
+
+_TO_THE_END = "holds to the end of the run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,14 @@ class UnreachablePhase(Diagnostic):
     name: str
     endless: str
     endless_span: Span
+    how: str = _TO_THE_END
 
     def secondary(self) -> tuple[Label, ...]:
-        return (Label(self.endless_span, f"`{self.endless}` holds to the end of the run"),)
+        return (Label(self.endless_span, f"`{self.endless}` {self.how}"),)
 
     def helps(self) -> tuple[Help, ...]:
+        if self.how != _TO_THE_END:
+            return (Help(f"change when `{self.endless}` holds, or take `{self.name}` out"),)
         return (Help(f"end `{self.endless}` with `for ... steps` or `until ... refreshes`"),)
 
 
@@ -99,13 +104,17 @@ class BeginsWithReuse(Diagnostic):
 
 @dataclass(frozen=True, slots=True)
 class ConstantCondition(Diagnostic):
+    """A condition, or a part of one, that is the same whatever is measured."""
+
     code = "MC0238"
     title = "the condition is the same at every step"
-    label = "depends on parameters and numbers alone"
-    note = "the rule would always reuse or never"
+    label = "{which}"
+    note = "{then}"
+    which: str
+    then: str
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("compare a signal, `accumulate(...)` or a clock value"),)
+        return (Help("compare a signal, `accumulate(...)` or a clock value with a number that it reaches"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +129,14 @@ class MeaninglessGuard(Diagnostic):
 
     def secondary(self) -> tuple[Label, ...]:
         return (Label(self.rule_span, f"decides once per {self.granularity}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect(Diagnostic):
+    """A guard, or a rule, that can be taken out without a difference, or that leaves nothing to decide."""
+
+    code = "MC0245"
+    title = "`{what}` has no effect"
+    label = "{why}"
+    what: str
+    why: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest
 from mccompile.diagnostics.source import Span
 
 
@@ -68,10 +68,11 @@ class InvalidNumber(Diagnostic):
 
     code = "MC0105"
     title = "invalid number `{found}`"
-    label = "cannot be read as a number"
+    label = "{why}"
     note = "numbers are written `5`, `0.05`, `2e-3` or `40%`, sizes `2GB` or `512MiB`"
     found: str
     meant: str | None
+    why: str = "cannot be read as a number"
 
     def helps(self) -> tuple[Help, ...]:
         if self.meant is None or self.span is None:
@@ -122,11 +123,9 @@ class NoSuchPolicy(Diagnostic):
     code = "MC0109"
     title = "there is no policy `{name}`"
     label = "not found"
+    note = "`mccompile policies` lists the policies that come with mccompile"
     name: str
     known: tuple[str, ...]
-
-    def notes(self) -> tuple[str, ...]:
-        return (f"the policies that come with mccompile are {words(self.known, 'and')}",)
 
     def helps(self) -> tuple[Help, ...]:
         if self.name in self.known and self.span is not None:

@@ -119,6 +119,32 @@ class SignalCycle(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class SecondAccount(Diagnostic):
+    """Two sums in one rule: a cell has one account, which the first sum would feed and the second read."""
+
+    code = "MC0218"
+    title = "a rule keeps one account, and this one sums two things"
+    label = "a second sum"
+    first: Span
+
+    def secondary(self) -> tuple[Label, ...]:
+        return (Label(self.first, "the account of this rule"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("add them up in one `accumulate(a + b)`, or decide in two phases"),)
+
+
+@dataclass(frozen=True, slots=True)
+class UndefinedValue(Diagnostic):
+    """An operation that has no value for some number that can stand there."""
+
+    code = "MC0219"
+    title = "the expression has no value"
+    label = "{why}"
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class DefaultOutsideRange(Diagnostic):
     code = "MC0220"
     title = "the default of `{name}` lies outside of its range"

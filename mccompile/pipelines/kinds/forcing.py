@@ -1,6 +1,6 @@
-"""Diffusion forcing (SkyReels-V2 and its kin): a pipeline that builds a timestep matrix, every chunk at its own step.
+"""Diffusion forcing, such as SkyReels-V2. The pipeline builds a timestep matrix, and every chunk is at its own step.
 
-The step and the chunks come from that matrix, never from counting.
+The step and the chunks come from that matrix. Calls are never counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pipelines that run a window of chunks and say which (`current_call`, `current_chunks`): MAGI-1.
 
-Their calls differ in how many chunks they hold, which a first call does not show, so a short run at two small sizes
-is recorded with the real transformer and nothing left out.
+Their calls differ in the number of chunks, and a first call does not show this. So a short run at two small sizes is
+recorded in full, with the real transformer.
 """
 
 from __future__ import annotations

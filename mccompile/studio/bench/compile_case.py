@@ -1,7 +1,7 @@
 """One compile, or one start from a bundle, in this process: `python -m mccompile.studio.bench.compile_case CASE`.
 
-CASE is a Case as JSON; the last line of standard output is what `measure` found, as JSON. A process of its own, since
-a second compile in one process finds imports, caches and worker processes that the first has paid for.
+CASE is a Case as JSON. The last line of standard output is the result of `measure` as JSON. Each case needs a process:
+a second compile in one process would find the imports, caches and workers of the first.
 """
 
 from __future__ import annotations

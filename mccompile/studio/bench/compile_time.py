@@ -1,7 +1,7 @@
-"""`bench overhead`, second table: how long until it runs, cold and from a bundle, against compiling one vanilla block.
+"""`bench overhead`, second table: the time until the first call, cold and from a bundle, against one vanilla block.
 
-Each row is a process of its own with an empty Inductor cache. The clock starts after imports and after the model is
-made, and stops after the first call.
+Each row is a separate process with an empty Inductor cache. The clock starts when imports are done and the model
+exists. It stops after the first call.
 """
 
 from __future__ import annotations

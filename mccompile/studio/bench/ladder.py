@@ -1,4 +1,4 @@
-"""`bench ladder`: vanilla eager, vanilla compiled, exact, then policies: is the time saved that the work says?"""
+"""`bench ladder`: vanilla eager, vanilla compiled, exact, then policies. Does the time fall as much as the work?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole 177-frame run of SkyReels-V2-DF-1.3B from the times of single steps: what fits into minutes of a GPU."""
+"""Estimates a 177-frame run of SkyReels-V2-DF-1.3B from the times of single steps, which takes minutes on a GPU."""
 
 from __future__ import annotations
 

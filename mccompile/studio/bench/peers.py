@@ -1,8 +1,8 @@
 """`bench peers`: diffusers' cache hooks and cache-dit beside our policies, on one pipeline, seed and prompt.
 
-A peer gets the stock transformer with its blocks under torch.compile, below the hooks: the compiled mode that all of
-them support, since hooks break a graph that holds them. Nothing of a peer is changed but this: SkyReels-V2's block is
-registered with diffusers where its registry does not know it, as its message asks for.
+A peer gets the stock transformer with its blocks under torch.compile, below the hooks. All peers support this mode,
+whereas a hook breaks a graph that contains it. A peer is changed in one way only: SkyReels-V2's block is registered
+with diffusers if the registry does not know it, as its message asks for.
 """
 
 from __future__ import annotations

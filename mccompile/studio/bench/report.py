@@ -1,6 +1,6 @@
-"""What a benchmark leaves behind: one table with the raw numbers, the machine and the command, as JSON.
+"""Writes the result of a benchmark as JSON: one table with the raw numbers, the machine and the command.
 
-The files are those that `tests/house/readme.py` puts into the pages: title, command, machine, date, columns, rows.
+`tests/house/readme.py` puts these files into the pages: title, command, machine, date, columns, rows.
 """
 
 from __future__ import annotations

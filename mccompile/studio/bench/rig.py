@@ -1,9 +1,9 @@
-"""One transformer under several policies, each ready to repeat one step: what whole generations cannot time alone.
+"""One transformer under several policies. Each can repeat a single step, which a whole generation cannot time.
 
 A step is what a pipeline with guidance does: two calls, with and without the prompt, on the same new latents.
 
-A policy that computes an exact share of each chunk's tokens is driven by a Timeline: its first row computes all, so
-that keys, values and residuals are kept, and every later row selects as many tokens as the share says.
+A Timeline drives a policy that computes an exact share of each chunk's tokens. The first row computes all tokens, so
+that keys, values and residuals are kept. Every later row selects as many tokens as the share says.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`bench scaling`: what everything that is not the model costs, by size.
+"""`bench scaling`: the cost of everything that is not the model, by size.
 
-The blocks of the compiled model are replaced by the identity: what is left of a step is prelude and postlude (in the
-model as well), decision, gather, scatter, keeping, and dispatch. The same with the policy `compute`, which has only
-prelude, postlude and dispatch of whole blocks, is subtracted: `ours`.
+The identity replaces the blocks of the compiled model. A step then consists of prelude and postlude (which the model
+has as well), decision, gather, scatter, keeping and dispatch. The same step under the policy `compute` has only
+prelude, postlude and dispatch of whole blocks. The difference is `ours`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Transformers with random weights at stated sizes, and calls of them: what a step costs does not depend on weights."""
+"""Transformers with random weights at given sizes, and calls of them. The cost of a step does not depend on weights."""
 
 from __future__ import annotations
 

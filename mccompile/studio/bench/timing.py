@@ -1,4 +1,4 @@
-"""Times of several ways that take turns, so that a busy moment of the machine hits them all."""
+"""Times several functions that take turns, so that a busy moment of the machine affects all of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Equal quality: for each run of a peer the fastest of ours that is at least as near to vanilla's video.
 
-Pure functions of the rows of `bench peers`: a row has `name`, `side` ("ours" or "peers"), and unless it failed
-`speed_up` over vanilla and `psnr` against it in dB (None for the very same video).
+These are pure functions of the rows of `bench peers`. A row has `name` and `side` ("ours" or "peers"). Unless it
+failed, it also has `speed_up` over vanilla and `psnr` against it in dB (None if the videos are equal).
 """
 
 from __future__ import annotations

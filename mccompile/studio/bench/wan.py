@@ -1,8 +1,8 @@
 """A Wan pipeline of the embedded model's parts, for peers that run on Wan and not on SkyReels-V2.
 
-SkyReels-V2 is Wan 2.1's transformer with a timestep per frame: diffusers' two classes have the same weights by the
-same names, so the embedded model's weights make a Wan model that generates (all frames at one timestep, attention
-over the whole video), with a still picture of the colour asked for where it was trained to move it.
+SkyReels-V2 is Wan 2.1's transformer with a timestep per frame. In diffusers both classes have the same weights under
+the same names, so the embedded model's weights make a Wan model. All its frames are at one timestep, and attention
+covers the whole video. It generates a still picture in the requested colour, although it was trained to move it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,209 @@
+"""`mccompile explore`: searches the parameters of policies for speed against quality."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mccompile.cli.metrics import decibel
+from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, add_place, add_video, positive
+from mccompile.cli.progress import display
+from mccompile.cli.terminal import aligned, say
+
+if TYPE_CHECKING:
+    from mccompile.studio.explore.goals import Goal
+    from mccompile.studio.explore.job import Emitted, Job
+    from mccompile.studio.explore.outcome import Trial
+    from mccompile.studio.explore.rig import Work
+    from mccompile.studio.explore.search import Found
+    from mccompile.studio.explore.study import Failed
+
+INTERRUPTED = 130
+SAMPLERS = ("tpe", "nsga2", "random", "grid")
+_HEADS = ("trial", "policy", "parameters", "FLOPs", "speed-up", "in time", "PSNR", "worst frame", "SSIM", "judge")
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("explore", help="search parameters for speed against quality", description=__doc__)
+    parser.add_argument("policy", nargs="?", metavar="POLICY", help=POLICY_HELP)
+    parser.add_argument("--policies", metavar="A,B,C", help="several policies, compared on one plane")
+    parser.add_argument("--emit", action="append", default=[], metavar="GOAL", help=GOAL_HELP)
+    parser.add_argument("--trials", type=positive, default=20, metavar="N", help="of the study; default: %(default)s")
+    add_search(parser)
+    parser.set_defaults(run=run)
+
+
+GOAL_HELP = "write a policy: `fastest above 30 dB`, `best above 4x`, `fastest above judge 1.0`; may be repeated"
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """What `explore` and `tune` have in common."""
+    parser.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a folder")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line; default: the embedded model's")
+    parser.add_argument("--held-out", type=Path, metavar="FILE", help="default: the last quarter of the prompts")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="default: %(default)s")
+    parser.add_argument("--each", type=positive, default=4, metavar="N", help="values of each parameter in a grid")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/explore; the study goes on from there")
+    add_parameters(parser)
+    add_video(parser.add_argument_group("the video (what is left out is the model's own)"))
+    how = parser.add_argument_group("how")
+    add_place(how)
+    add_backend(how, "inductor")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Searches; prints a line per trial, the Pareto front, what was done, and the policies that were asked for."""
+    from mccompile.generate.errors import OptionRefused
+
+    bases = tuple(b.strip() for b in (arguments.policies or "").split(",") if b.strip())
+    if bool(bases) == (arguments.policy is not None):
+        raise OptionRefused("explore", "it searches one POLICY or several --policies", "give one of the two")
+    job = job_of(arguments, bases or (arguments.policy,), goals_of(arguments.emit), arguments.trials)
+    found, _ = carry_out(job, None)
+    return INTERRUPTED if found.interrupted else 0
+
+
+def goals_of(texts: Sequence[str]) -> tuple[Goal, ...]:
+    """The goals in words. Raises OptionRefused for words that are none."""
+    from mccompile.generate.errors import OptionRefused
+    from mccompile.studio.explore.goals import parse_goal
+
+    try:
+        return tuple(parse_goal(text) for text in texts)
+    except ValueError as error:
+        raise OptionRefused("the goal", str(error), "write it as in these examples") from None
+
+
+def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[Goal, ...], trials: int) -> Job:
+    """The search that a command line asks for."""
+    from mccompile.generate.errors import OptionRefused
+    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
+    from mccompile.studio.explore import prompts
+    from mccompile.studio.explore.job import Job
+
+    embedded = arguments.model == EMBEDDED
+    given = Settings(
+        num_inference_steps=arguments.steps,
+        num_frames=arguments.frames,
+        height=arguments.height,
+        width=arguments.width,
+        guidance_scale=arguments.guidance_scale,
+        ar_step=arguments.ar_step,
+        causal_block_size=arguments.causal_block_size,
+    ).given()
+    if arguments.prompts is None and not embedded:
+        raise OptionRefused("a search without --prompts", "only the embedded model has prompts", "give --prompts FILE")
+    if arguments.prompts is None and arguments.held_out is not None:
+        raise OptionRefused("--held-out", "it belongs to --prompts", "give --prompts FILE too")
+    chosen = (
+        prompts.split(prompts.EMBEDDED)
+        if arguments.prompts is None
+        else prompts.read_prompts(arguments.prompts, arguments.held_out)
+    )
+    own = EMBEDDED_SETTINGS.given() if embedded else {}
+    return Job(
+        bases=bases,
+        fixed=dict(arguments.parameters),
+        model=arguments.model,
+        folder=find_folder(arguments.model),
+        place=Place.of(arguments.device, arguments.dtype, False),
+        settings=Settings(**{**own, **given, "prompt": chosen.seen[0]}),  # type: ignore[arg-type]
+        seed=arguments.seed,
+        prompts=chosen,
+        out=arguments.out or Path("out/explore"),
+        trials=trials,
+        sampler=arguments.sampler,
+        each=arguments.each,
+        goals=goals,
+        backend=arguments.backend,
+    )
+
+
+def carry_out(job: Job, target: Path | None) -> tuple[Found, list[Emitted]]:
+    """The search and what it emits, told on stdout as it goes. target: where a single goal's policy is written."""
+    from mccompile.generate.outputs import prepare_place
+    from mccompile.studio.explore.job import Session
+
+    prepare_place(job.out)
+    with display() as shown:
+        session = Session(job, shown.task, shown.compiled)
+        before = session.study.trials()
+        if before:
+            say(f"going on with {job.out}: {len(before)} trials are there")
+        found = session.search(lambda trial: say(told(trial)))
+        for line in summary(found, session.rig.work, job):
+            say(line)
+        emitted = []
+        for goal in () if found.interrupted else job.goals:
+            emitted.append(session.emit(goal, found, target))
+            say(f"wrote {emitted[-1].path}: {said_of(emitted[-1])}")
+    return found, emitted
+
+
+def told(trial: Trial | Failed) -> str:
+    """A trial in a line."""
+    from mccompile.studio.explore.emit import said
+    from mccompile.studio.explore.study import Failed
+
+    where = f"trial {trial.number}: {trial.point.policy} {values(trial.point.values)}"
+    if isinstance(trial, Failed):
+        why = trial.why.splitlines()[0]
+        return f"{where}: {'skipped' if trial.skipped else 'failed'}, {why}"
+    twin = "" if trial.twin is None else f" (the schedule of trial {trial.twin}, not run again)"
+    return f"{where}: {said(trial.outcome)}{twin}"
+
+
+def values(of: object) -> str:
+    """Parameters as they are given on a command line."""
+    assert isinstance(of, dict)
+    return " ".join(f"{name}={value:g}" for name, value in of.items()) or "-"
+
+
+def summary(found: Found, work: Work, job: Job) -> list[str]:
+    """The front as a table, then what was done for it."""
+    from mccompile.studio.explore.goals import front
+
+    best = front(found.trials)
+    failed, skipped = (sum(f.skipped is skip for f in found.failures) for skip in (False, True))
+    rows = [_HEADS, *(_row(trial) for trial in best)]
+    ran = sum(t.twin is None for t in found.trials)
+    return [
+        "",
+        f"Pareto front: {len(best)} of {len(found.trials)} trials ({ran} run, {len(found.trials) - ran} known from "
+        f"a twin, {skipped} skipped, {failed} failed), {len(job.prompts.seen)} prompts",
+        *aligned(rows, frozenset({0, *range(3, len(_HEADS))})),
+        "",
+        f"captured {work.captures} time, compiled {work.compiled} policies before the first trial and 0 in the trials; "
+        f"generated {work.vanilla} vanilla videos and {work.runs} others",
+        *(["interrupted: the same command goes on from here"] if found.interrupted else []),
+    ]
+
+
+def _row(trial: Trial) -> tuple[str, ...]:
+    from mccompile.studio.explore.outcome import EQUAL
+
+    own = trial.outcome
+    psnr, frame = (decibel(float("inf") if v >= EQUAL else v) for v in (own.psnr, own.frame))
+    return (
+        str(trial.number),
+        trial.point.policy,
+        values(trial.point.values),
+        f"{own.flops:.1%}",
+        f"{own.speed_up:.2f}x",
+        f"{own.vanilla_seconds / own.seconds:.2f}x",
+        psnr,
+        frame,
+        f"{own.ssim:.4f}",
+        "-" if own.judged is None else f"{own.judged:.2f}",
+    )
+
+
+def said_of(emitted: Emitted) -> str:
+    """What the held-out prompts say of an emitted policy."""
+    from mccompile.studio.explore.emit import said
+
+    return f"on the held-out prompts {said(emitted.held_out)}"

@@ -1,0 +1,47 @@
+"""Errors of a search (MC074x)."""
+
+from __future__ import annotations
+
+from mccompile.diagnostics.failure import StatedFailure
+
+
+class ExploreError(StatedFailure):
+    """Base: a code, then place, cause and remedy."""
+
+    code = "MC0700"
+
+
+class PromptsUnusable(ExploreError):
+    """A file of prompts that a search cannot use."""
+
+    code = "MC0741"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the prompts of `{path}` cannot be used: {why}",
+            "give a text file with one prompt a line, at least two: the last quarter is held out of the search",
+        )
+
+
+class StudyDiffers(ExploreError):
+    """A study that was begun with other settings."""
+
+    code = "MC0742"
+
+    def __init__(self, path: str, what: str, then: object, now: object) -> None:
+        super().__init__(
+            f"the study in `{path}` was begun with another {what}: {then}, now {now}",
+            "give the same settings to go on with it, or another --out to begin a new one",
+        )
+
+
+class GoalUnmet(ExploreError):
+    """A goal that no trial reached."""
+
+    code = "MC0743"
+
+    def __init__(self, goal: str, nearest: str) -> None:
+        super().__init__(
+            f"no trial is `{goal}`: {nearest}",
+            "ask for less, search longer (--trials), or search other policies (--policies)",
+        )

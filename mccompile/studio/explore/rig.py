@@ -1,0 +1,208 @@
+"""One pipeline for many trials: captured once, compiled once per policy, vanilla generated once per prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mccompile.backend.inductor import Progress
+from mccompile.capture import flat_inputs
+from mccompile.generate.compare import Contender, can_judge, capture_for, compile_contenders, run_with
+from mccompile.generate.flops import Prices, count, prices_of
+from mccompile.generate.run import OnStep, Settings, Video, call_arguments
+from mccompile.ir import PolicyIR
+from mccompile.language.load import load_policy
+from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
+from mccompile.models.embedded.judge import judge
+from mccompile.policy.bind import bind
+from mccompile.policy.cells import Plan
+from mccompile.policy.phases import Grid
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.planning import make_plan
+from mccompile.runtime.shared import Value
+from mccompile.runtime.trace import Event
+from mccompile.studio.explore.outcome import Outcome, capped
+from mccompile.studio.explore.space import Point
+
+Announce = Callable[[str], OnStep]
+_VANILLA = "vanilla (reference)"  # no policy has such a name
+
+
+@dataclass(slots=True)
+class Work:
+    """How often the expensive things were done: captures, compiled policies, generations of vanilla and of policies."""
+
+    captures: int = 0
+    compiled: int = 0
+    vanilla: int = 0
+    runs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Vanilla's video of a prompt, the seconds that it took and its FLOPs."""
+
+    video: Video
+    seconds: float
+    flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What predicts a policy before it runs: its step grid, a call's inputs, and the events of one run of it."""
+
+    grid: Grid
+    inputs: Mapping[str, Value]
+    events: tuple[Event, ...]
+
+
+class Rig:
+    """Runs points of a search. `work` counts what was done; nothing is captured or compiled after `__init__`."""
+
+    def __init__(
+        self,
+        pipe: object,
+        settings: Settings,
+        seed: int,
+        policies: Mapping[str, PolicyIR],
+        fixed: Mapping[str, Mapping[str, float]],
+        kept: Path,
+        backend: str,
+        announce: Announce,
+        progress: Progress | None,
+        judges: bool,
+    ) -> None:
+        self.work = Work()
+        self._pipe, self._settings, self._seed = pipe, settings, seed
+        self._kept, self._announce, self._judges = kept, announce, judges
+        captured = capture_for(pipe, call_arguments(pipe, settings))
+        self.work.captures += 1
+        ways = [
+            Contender(_VANILLA, load_policy("compute"), {}),
+            *(Contender(n, p, fixed[n]) for n, p in policies.items()),
+        ]
+        self._models = compile_contenders(pipe, captured, ways, backend, progress)
+        self.work.compiled += len(ways)
+        self._prices: Prices | None = None
+        self._schedules: dict[str, Schedule] = {}
+
+    def run(self, point: Point, prompts: Sequence[str]) -> Outcome:
+        """The point on every prompt, against vanilla. Raises what the pipeline and the policy raise."""
+        references = [self.reference(prompt) for prompt in prompts]
+        model = self._models[point.policy]
+        model.set_parameters(**point.values)
+        videos, seconds, flops, tokens = [], 0.0, 0.0, []
+        for prompt in prompts:
+            with self._watched(point.policy, model):
+                done = run_with(self._pipe, model, self._call(prompt), self._seed, self._announce(point.policy))
+            self.work.runs += 1
+            videos.append(done.video)
+            seconds += done.seconds
+            flops += self._flops(model)
+            tokens.append((sum(e.computed for e in model.events), sum(e.tokens for e in model.events)))
+        pairs = [(v, r.video) for v, r in zip(videos, references, strict=True)]
+        return Outcome(
+            flops=flops / sum(r.flops for r in references),
+            tokens=sum(c for c, _ in tokens) / sum(t for _, t in tokens),
+            seconds=seconds,
+            vanilla_seconds=sum(r.seconds for r in references),
+            psnr=min(capped(psnr(v, r)) for v, r in pairs),
+            frame=min(capped(min(psnr_per_frame(v, r))) for v, r in pairs),
+            ssim=float(np.mean([ssim(v, r) for v, r in pairs])),
+            judged=self._judged(videos, prompts),
+        )
+
+    def plan(self, point: Point) -> Plan | None:
+        """What is known of the point before it runs; None before the first run of its policy."""
+        schedule = self._schedules.get(point.policy)
+        if schedule is None:
+            return None
+        runner = self._models[point.policy].runner
+        bound = bind(runner.lowered.policy, {**runner.bound.values, **point.values})
+        with torch.no_grad():
+            return make_plan(runner.lowered, bound, schedule.grid, schedule.inputs, True)
+
+    def least_flops(self, point: Point, prompt: str) -> float | None:
+        """The least share of vanilla's FLOPs that the point can take; what it takes if its plan is static.
+
+        A dynamic step may compute nothing, so it counts nothing. None before the first run of its policy.
+        """
+        plan = self.plan(point)
+        if plan is None or self._prices is None:
+            return None
+        events = [_at_least(e, plan) for e in self._schedules[point.policy].events]
+        return count(self._models[point.policy], events, self._prices) / self.reference(prompt).flops
+
+    def reference(self, prompt: str) -> Reference:
+        """Vanilla's generation, made once and kept in a file."""
+        path = self._kept / f"{self._key(prompt)}.npz"
+        if not path.is_file():
+            model = self._models[_VANILLA]
+            with self._watched(_VANILLA, model):
+                done = run_with(self._pipe, model, self._call(prompt), self._seed, self._announce(_VANILLA))
+            self.work.vanilla += 1
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = path.with_suffix(".part")  # a file that is there is complete, whenever the process is killed
+            with whole.open("wb") as file:
+                np.savez(file, video=done.video, seconds=done.seconds, flops=self._flops(model))
+            whole.rename(path)
+        with np.load(path) as kept:
+            return Reference(kept["video"], float(kept["seconds"]), float(kept["flops"]))
+
+    def _call(self, prompt: str) -> dict[str, object]:
+        return call_arguments(self._pipe, replace(self._settings, prompt=prompt))
+
+    def _key(self, prompt: str) -> str:
+        about = json.dumps([asdict(replace(self._settings, prompt=prompt)), self._seed], sort_keys=True)
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
+
+    def _flops(self, model: CompiledModel) -> float:
+        if self._prices is None:
+            raise ValueError("prices are known after a run")
+        return count(model, model.events, self._prices)
+
+    def _judged(self, videos: Sequence[Video], prompts: Sequence[str]) -> float | None:
+        if not self._judges or not all(can_judge(p) for p in prompts):
+            return None
+        seen = [judge(v, p) for v, p in zip(videos, prompts, strict=True)]
+        return sum(s.colour_right and s.motion_right for s in seen) / len(seen)
+
+    @contextlib.contextmanager
+    def _watched(self, name: str, model: CompiledModel) -> Iterator[None]:
+        """Remembers the prices and the schedule of the run inside."""
+        seen: dict[str, object] = {}
+
+        def after(module: CompiledModel, _: object, kwargs: dict[str, object], __: object) -> None:
+            latest = next(reversed(module.runner.requests.values()))
+            seen.update(call=kwargs, plan=next(iter(latest.plans.values())))
+
+        hook = nn.Module.register_forward_hook(model, after, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+        call, plan = seen["call"], seen["plan"]
+        assert isinstance(call, dict)
+        assert isinstance(plan, Plan)
+        if self._prices is None:
+            self._prices = prices_of(model, call)
+        captured = model.runner.lowered.captured
+        asked = {**call, "return_dict": False} if "return_dict" in call else call
+        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        self._schedules.setdefault(name, Schedule(plan.grid, inputs, tuple(model.events)))
+
+
+def _at_least(event: Event, plan: Plan) -> Event:
+    """The event with the fewest tokens that the plan lets it compute; one that no phase decided stays."""
+    if not event.phase or event.action == "skip":
+        return event
+    computes = plan.cells[event.step].action == "compute"
+    return replace(event, action="full" if computes else "reuse", computed=event.tokens if computes else 0)

@@ -1,0 +1,154 @@
+"""A study: trials in SQLite through Optuna. What was finished stays; what a kill cut off is asked for again."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import optuna
+from optuna.trial import TrialState
+
+from mccompile.studio.explore.errors import StudyDiffers
+from mccompile.studio.explore.outcome import Outcome, Trial
+from mccompile.studio.explore.space import Point, Range, asked, default, grid, suggest
+
+Sampler = Literal["tpe", "nsga2", "random", "grid"]
+DATABASE = "study.db"
+_NAME = "explore"
+_DIRECTIONS: Final = ("minimize", "maximize")  # FLOPs, PSNR
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A trial that ended in an error, or was skipped; why, in a sentence."""
+
+    number: int
+    point: Point
+    why: str
+    skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A trial that has begun, and Optuna's own object of it."""
+
+    number: int
+    point: Point
+    trial: optuna.Trial
+
+
+class Study:
+    """The trials of one search. about: settings that all of them share; a study with others is refused (MC0742)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        spaces: Mapping[str, Sequence[Range]],
+        about: Mapping[str, object],
+        sampler: Sampler,
+        seed: int,
+        each: int,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._spaces = spaces
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(
+                storage=f"sqlite:///{folder / DATABASE}", study_name=_NAME, directions=_DIRECTIONS, load_if_exists=True
+            )
+        _check_same(folder, self._study, about)
+        self._study.sampler = _sampler(sampler, seed + len(self._study.trials))
+        self._again()
+        if not self._study.trials:
+            points = grid(spaces, each) if sampler == "grid" else (default(n, r) for n, r in spaces.items())
+            for point in points:
+                self._study.enqueue_trial(asked(point))
+
+    def ask(self) -> Asked:
+        """The next point. It is recorded before it runs."""
+        trial = self._study.ask()
+        point = suggest(trial, self._spaces)
+        trial.set_user_attr("values", dict(point.values))
+        return Asked(trial.number, point, trial)
+
+    def tell(self, asked: Asked, outcome: Outcome, twin: int | None = None) -> None:
+        """Records a finished trial."""
+        asked.trial.set_user_attr("outcome", asdict(outcome))
+        asked.trial.set_user_attr("twin", twin)
+        self._study.tell(asked.trial, [outcome.flops, outcome.psnr])
+
+    def skip(self, asked: Asked, why: str) -> None:
+        """Records a point that was not run, because it cannot be what is sought."""
+        asked.trial.set_user_attr("why", why)
+        self._study.tell(asked.trial, state=TrialState.PRUNED)
+
+    def fail(self, asked: Asked, error: str) -> None:
+        """Records a trial that ended in an error."""
+        asked.trial.set_user_attr("why", error)
+        self._study.tell(asked.trial, state=TrialState.FAIL)
+
+    def interrupted(self, asked: Asked) -> None:
+        """A trial that was cut off: it does not count and will be asked for again."""
+        self._study.tell(asked.trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(asked.trial.params, user_attrs={"again": asked.number})
+
+    def trials(self) -> list[Trial]:
+        """The finished trials, in their order."""
+        found = []
+        for trial in self._study.get_trials(states=(TrialState.COMPLETE,)):
+            kept = trial.user_attrs
+            point = Point(trial.params["policy"], kept["values"])
+            found.append(Trial(trial.number, point, Outcome(**kept["outcome"]), kept["twin"]))
+        return found
+
+    def failures(self) -> list[Failed]:
+        """The trials that failed or were skipped, in their order; not those that were cut off."""
+        states = (TrialState.FAIL, TrialState.PRUNED)
+        return [
+            Failed(
+                t.number,
+                Point(t.params["policy"], t.user_attrs["values"]),
+                t.user_attrs["why"],
+                t.state is TrialState.PRUNED,
+            )
+            for t in self._study.get_trials(states=states)
+            if "why" in t.user_attrs
+        ]
+
+    def exhausted(self, sampler: Sampler) -> bool:
+        """Whether a grid has no point left."""
+        return sampler == "grid" and not self._study.get_trials(states=(TrialState.WAITING,))
+
+    def _again(self) -> None:
+        """Trials that were running when the process was killed are asked for again."""
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            self._study.tell(trial.number, state=TrialState.FAIL)
+            if trial.params:
+                self._study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+
+
+def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    match name:
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=10)
+        case "random" | "grid":
+            return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _check_same(folder: Path, study: optuna.Study, about: Mapping[str, object]) -> None:
+    """Raises StudyDiffers where the study was begun with other settings; remembers those of a new one."""
+    now = json.loads(json.dumps(dict(about)))
+    then = study.user_attrs.get("about")
+    if then is None:
+        study.set_user_attr("about", now)
+        return
+    for name in (*then, *now):
+        if then.get(name) != now.get(name):
+            raise StudyDiffers(str(folder), name, then.get(name), now.get(name))
