@@ -190,6 +190,7 @@ def _finish(job: _Job, policy: PolicyIR, model: CompiledModel, done: Generation)
         say(f"wrote {given.trace}")
     for path in write_video(given.out, policy.name, done.video, job.fps):
         say(f"wrote {path}")
+    _last_line(model)
 
 
 def _compared(job: _Job, policy: PolicyIR) -> int:
@@ -224,7 +225,14 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
     }
     for path in write_comparison(given.out, found, job.fps, about):
         say(f"wrote {path}")
+    _last_line(models[ways[-1].name])
     return 0
+
+
+def _last_line(model: CompiledModel) -> None:
+    """A policy that had no effect says so where it is seen."""
+    if model.summary().inert:
+        say(model.summary().inert)
 
 
 def _first_line(model: CompiledModel) -> None:

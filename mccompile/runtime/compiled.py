@@ -22,6 +22,7 @@ from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.summary import Summary, summarise
 from mccompile.runtime.trace import Event
 
 
@@ -87,6 +88,14 @@ class CompiledModel(StandIn):
     def events(self) -> list[Event]:
         """Every decision since the model was compiled or `events.clear()` was called."""
         return self.runner.events
+
+    def summary(self) -> Summary:
+        """What the latest generation came to; `str` of it is for people."""
+        return summarise(self.runner.lowered.policy, self.runner.events, self.runner.notes)
+
+    def clear(self) -> None:
+        """Frees what finished generations left: their events, what was kept for them, and values of their inputs."""
+        self.runner.clear()
 
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:

@@ -31,6 +31,8 @@ from mccompile.runtime.window import KeyValues, leading_key_values, move_window,
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
 
+EVENTS_KEPT = 100_000  # of requests before the one that begins: a server's events do not grow without end
+
 
 @dataclass(slots=True)
 class Request:
@@ -52,6 +54,7 @@ class Runner:
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
+        self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
         self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
@@ -60,6 +63,12 @@ class Runner:
         """Other parameter values, for the requests that begin from now on."""
         self.bound = bound
         self.requests.clear()
+
+    def clear(self) -> None:
+        """Frees events, stores, plans and prelude values of all requests."""
+        self.events.clear()
+        self.requests.clear()
+        self.engine.values.forget()
 
     def call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
@@ -116,11 +125,15 @@ class Runner:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
         if moment.branch not in request.plans:
             request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
+            self.notes = (*self.notes, *request.plans[moment.branch].notes)
         return request.branches[moment.branch], request.plans[moment.branch]
 
     def _request(self, moment: Moment) -> Request:
         """The request of a moment, begun where it is new; the latest ones stay."""
-        request = self.requests.pop(moment.request, None) or Request()
+        request = self.requests.pop(moment.request, None)
+        if request is None:
+            request, self.notes = Request(), ()
+            del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request
         while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
             del self.requests[next(iter(self.requests))]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,7 +48,7 @@ MOTION = ir.FrameDiff(ir.Source("latent"), False)
 LATE = ir.Signal("late", ir.FrameDiff(ir.Source("block_output"), True), ir.Granularity.TOKEN, True)
 LOCATED = {
     "latent": Located("latent", "input:x", "tokens", 1, (1, 1, 1)),
-    "modulation": Located("modulation", "shared:m", "constant", 0, (1, 1, 1)),
+    "modulation": Located("modulation", "shared:m", "tokens", 1, (1, 1, 1)),
 }
 STATIC = frozenset({"modulation"})
 
@@ -133,13 +134,11 @@ def decided(run: Run, fold: bool, left_out: frozenset[int] = frozenset()) -> lis
     for row in sorted(set(range(run.steps + run.lag)) - left_out):
         times = tuple(time_of(run, g, row) for g in range(CHUNKS))
         moment = Moment("r", row, "cond", grid, times, CHUNKS)
+        each = [run.drift[min(max(t.step, 0), run.steps - 1)] for t in times for _ in range(FRAMES * PLACES)]
         sources = {
             "latent": torch.from_numpy(run.latent[row]).flatten(1, 3),
-            "modulation": torch.from_numpy(run.drift[min(row, run.steps - 1)]).expand(SAMPLES, -1),
+            "modulation": torch.from_numpy(np.stack(each)).expand(SAMPLES, -1, -1),
         }
-        if run.lag and not fold:  # chunks at steps of their own have modulations of their own
-            each = [run.drift[min(max(t.step, 0), run.steps - 1)] for t in times for _ in range(FRAMES * PLACES)]
-            sources["modulation"] = torch.from_numpy(np.stack(each)).expand(SAMPLES, -1, -1)
         store.states.tensors[Late("late")] = torch.from_numpy(run.late[row])
         store = renew(store, Made(LAYOUT.cells, {}), moment, bound)
         actions = resolve_all(moment, store.history, bound, made, SAMPLES)
@@ -206,7 +205,7 @@ def test_folded_and_unfolded_decide_alike_across_gaps(run: Run, rows: set[int]) 
         return
     assert all((a == b).all() for a, b in zip(one, two, strict=True))
     called = sorted(set(range(run.steps + run.lag)) - left_out)
-    for before, row, mask in zip(called, called[1:], one[1:], strict=True):
+    for (before, row), mask in zip(pairwise(called), one[1:], strict=True):
         if row != before + 1:
             active = [g for g in range(CHUNKS) if 0 <= run.step_of(g, row) < run.steps]
             assert mask[:, active].all()
