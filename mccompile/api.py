@@ -32,6 +32,7 @@ from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
+from mccompile.runtime.stand_in import unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def compile(
     if captured is None:
         fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
-    transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    transformer = own_transformer(model)
     if call is not None:
         captured = replace(captured, call={**captured.call, **call})
     keeping = keeping_of(model, ir, captured, parameters)
@@ -115,11 +116,16 @@ def prepare(
     if probe is None or second is None:
         arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
         probe, second = driver_for(model).record(model, arguments)
-    transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    transformer = own_transformer(model)
     transformer.eval()
     captured, given = capture_batched(transformer, probe, second)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
+
+
+def own_transformer(model: object) -> nn.Module:
+    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it."""
+    return unwrapped(model if isinstance(model, nn.Module) else model.transformer)  # type: ignore[attr-defined]
 
 
 def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:
@@ -153,10 +159,5 @@ def _backend(
 def _masks(captured: CapturedModel) -> tuple[str, ...]:
     """Shared values that mask an attention and depend on nothing but sizes."""
     constant = {p.name for p in captured.shared if not p.depends}
-    found = []
-    for kind in captured.kinds:
-        for node in kind.partial.graph.nodes if kind.partial is not None else ():
-            about = node.meta.get("attention")
-            if about is not None and about["mask"] in constant:
-                found.append(about["mask"])
-    return tuple(dict.fromkeys(found))
+    masks = (s.mask for k in captured.kinds if k.partial is not None for s in k.partial.attentions)
+    return tuple(dict.fromkeys(m.name for m in masks if m is not None and m.name in constant))

@@ -15,6 +15,7 @@ from mccompile.capture.forms import allocate_form, buffer_specs, full_form, part
 from mccompile.capture.gather import Wanted, gather_form
 from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Site, TemplateKind
+from mccompile.capture.part import Input, Output, Part, Shared, Stream
 from mccompile.capture.rows import RowSpans, joined, key, other, video
 from mccompile.capture.samples import batch_of
 from mccompile.capture.scope import Refused, Scope
@@ -128,7 +129,7 @@ def _numbers(parts: Parts) -> list[fx.Node]:
 
 def _gather(
     parts: Parts, axes: TokenAxes, names: Sequence[str], keys: Sequence[RowSpans]
-) -> tuple[fx.GraphModule, tuple[Port, ...]]:
+) -> tuple[Part, tuple[Port, ...]]:
     """The gather part over these shared values, and its sources. Raises Refused."""
     nodes = {n.name: n for n in parts.exported.module.graph.nodes}
     numbers = _numbers(parts)
@@ -221,6 +222,7 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
     placeholders = module.graph.find_nodes(op="placeholder")
     given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
     inputs = [n for n, _, dynamic in given if dynamic]
+    told = tuple(Input(n.name) for n in inputs)
     (results,) = module.graph.output_node().args
     assert isinstance(results, list | tuple)
     return Assembled(
@@ -230,10 +232,15 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
         constants=tuple((n.name, x) for n, x, dynamic in given if not dynamic),
         in_spec=module._in_spec,
         out_spec=module._out_spec,
-        prelude=subgraph(module, inputs, [nodes[n] for n in (*names.entry, *names.shared)], "Prelude"),
+        prelude=Part(
+            subgraph(module, inputs, [nodes[n] for n in (*names.entry, *names.shared)], "Prelude"),
+            takes=told, gives=(*map(Stream, names.entry), *map(Shared, names.shared)),
+        ),
         gather=gather,
-        postlude=subgraph(
-            module, [*(nodes[n] for n in (*names.exit, *names.shared)), *inputs], results, "Postlude"
+        postlude=Part(
+            subgraph(module, [*(nodes[n] for n in (*names.exit, *names.shared)), *inputs], results, "Postlude"),
+            takes=(*map(Stream, names.exit), *map(Shared, names.shared), *told),
+            gives=tuple(Output(i) for i in range(len(results))),
         ),
         entry=tuple(names.entry),
         exit=tuple(names.exit),

@@ -106,7 +106,7 @@ def embedding_of(captured: Assembled, inputs: Sequence[object], source: str) -> 
     stream = captured.streams[0]
     assert stream.token_axis is not None
     prelude = split_prelude(captured, [stream.name])
-    return Embedding(prelude, tuple(inputs), captured.inputs.index(source), stream.token_axis)
+    return Embedding(prelude.module, tuple(inputs), captured.inputs.index(source), stream.token_axis)
 
 
 def find_grid(

@@ -10,12 +10,15 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import fx
 from torch.utils._pytree import TreeSpec
+
+from mccompile.capture.part import Part, Shared, Stream, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,15 @@ class BufferSpec:
 class BlockKind:
     """Blocks with the same graph up to their weights.
 
-    full:     (*streams, *shared, *buffers, *weights) -> (*streams,)        writes all rows of the buffers
-    partial:  (*streams, *shared, *rows, *buffers, *weights) -> (*streams,) writes the selected rows
-    allocate: (*streams, *shared) -> (*buffers,)                            zeros, of the shapes `full` expects
-    In `partial`, streams and shared values hold the selected rows only (`*shared` as the gather part returns
-    them), `rows` are int64 vectors: for each key of `row_keys` the positions along the full axis.
+    full:     takes streams, shared values, buffers and weights; gives streams. It writes all rows of the buffers.
+    partial:  takes positions too, one vector for each key of `row_keys`. Streams and shared values hold the selected
+              rows only, as the gather part gives them. It writes the selected rows of the buffers.
+    allocate: takes streams and shared values; gives the buffers, zeros of the shapes that `full` expects.
     """
 
-    full: fx.GraphModule
-    partial: fx.GraphModule | None  # None: refused, see CapturedModel.refusals
-    allocate: fx.GraphModule
+    full: Part
+    partial: Part | None  # None: refused, see CapturedModel.refusals
+    allocate: Part
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]
 
@@ -95,8 +97,19 @@ class BlockSite:
     kind: int  # index into CapturedModel.kinds
     streams_in: tuple[str, ...]  # value names; outputs of earlier blocks, or among `entry`
     streams_out: tuple[str, ...]
-    shared: tuple[str, ...]  # prelude values, in the order of the kind's placeholders
+    shared: tuple[str, ...]  # prelude values, in the order in which the kind's `full` takes them
     weights: tuple[str, ...]  # qualified names of parameters, buffers and constants of the captured module
+
+
+def names_at(kind: BlockKind, site: BlockSite) -> Mapping[Stream | Shared | Weight, str]:
+    """What the streams, shared values and weights of the parts of `kind` are called at one of its blocks."""
+    entering = [o for o in kind.full.takes if isinstance(o, Stream)]
+    leaving = [o for o in kind.full.gives if isinstance(o, Stream)]
+    shared = [o for o in kind.full.takes if isinstance(o, Shared)]
+    weights = [o for o in kind.full.takes if isinstance(o, Weight)]
+    operands: tuple[Stream | Shared | Weight, ...] = (*entering, *leaving, *shared, *weights)
+    names = (*site.streams_in, *site.streams_out, *site.shared, *site.weights)
+    return dict(zip(operands, names, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +133,12 @@ class TokenGrid:
 class Assembled:
     """A model cut into prelude, gather, blocks and postlude, not yet run. See the module docstring.
 
-    prelude:  (*user inputs) -> (*entry, *shared)
-    gather:   (index, *sources) -> (*gathered, *rows)     rows as in `row_keys`; None: refused
-    postlude: (*exit, *shared, *user inputs) -> flat outputs
-    `index` is an int64 vector of selected token positions, distinct, any order.
+    prelude:  takes the user inputs; gives the streams of `entry` and the values `shared`.
+    gather:   takes the index (distinct positions in any order) and the sources; gives the rows of the values
+              `gathered` and the positions of `row_keys`. None: refused.
+    postlude: takes the streams of `exit`, the values `shared` and the user inputs; gives the flat outputs.
 
-    `gathered` names the shared values that blocks read; `gather` returns their rows. It reads `sources`:
+    `gathered` names the shared values that blocks read. The gather part reads `sources`:
     prelude values (tensors or ints) that `split_prelude` computes. A source is the shared value itself, or
     the smaller value of which it is an expansion (per-frame modulation repeated over tokens).
     """
@@ -136,9 +149,9 @@ class Assembled:
     constants: tuple[tuple[str, object], ...]  # every other leaf of the call, baked into the graph
     in_spec: TreeSpec  # of (args, kwargs) at capture
     out_spec: TreeSpec
-    prelude: fx.GraphModule
-    gather: fx.GraphModule | None
-    postlude: fx.GraphModule
+    prelude: Part
+    gather: Part | None
+    postlude: Part
     entry: tuple[str, ...]  # streams that the prelude makes
     exit: tuple[str, ...]  # streams that the postlude reads
     shared: tuple[Port, ...]

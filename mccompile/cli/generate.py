@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
 
+    logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the last line says it
     if arguments.out.suffix not in ("", ".mp4"):
         raise OptionRefused(f"--out {arguments.out}", "it is neither a folder nor an .mp4", "give a folder or x.mp4")
     if arguments.compare and arguments.out.suffix:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mccompile import ir
+from mccompile.capture.part import Input, Modulated, Shared
 from mccompile.capture.types import CapturedModel, Port
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.sources import Located
+from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import Segment
 
 TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
@@ -40,10 +41,8 @@ def latent_inputs(captured: CapturedModel) -> frozenset[str]:
 def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Located]) -> frozenset[str]:
     """Sources that do not depend on latents: the clock and the request's constants determine them."""
     latents = latent_inputs(captured)
-    ports = {f"shared:{p.name}": p for p in (*captured.shared, *captured.sources)}
-    return frozenset(
-        name for name, loc in located.items() if loc.value in ports and not ports[loc.value].depends & latents
-    )
+    fixed = {Shared(p.name) for p in (*captured.shared, *captured.sources) if not p.depends & latents}
+    return frozenset(name for name, where in located.items() if where.value in fixed)
 
 
 def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.Source) -> Located:
@@ -59,7 +58,7 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
         case "latent":
             if grid is None or grid.axes != (2, 3, 4):
                 raise missing("its latent input is not [batch, channel, frame, height, width]")
-            return Located(name, f"input:{grid.source}", "latent", 2, patch)
+            return Located(name, Input(grid.source), "latent", 2, patch)
         case "modulation" | "time_embedding":
             port = _timed(captured, in_blocks=name == "modulation")
             if port is None:
@@ -69,10 +68,15 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
         case _:
             if stream is None or stream.token_axis is None:
                 raise missing("no stream of video tokens enters its blocks")
-            kind = {"embedded": "stream", "probe": "probe", "modulated_input": "modulated", "block_output": "output"}
+            values: dict[ir.SourceName, SourceValue] = {
+                "embedded": VideoStream(),
+                "probe": Probe(),
+                "modulated_input": Modulated(),
+                "block_output": RegionOutput(),
+            }
             if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
                 raise missing("no always-computed blocks come before the cached region")
-            return Located(name, kind[name], "tokens", stream.token_axis, patch)
+            return Located(name, values[name], "tokens", stream.token_axis, patch)
 
 
 def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
@@ -87,7 +91,7 @@ def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
 
 
 def _located(captured: CapturedModel, name: ir.SourceName, port: Port, patch: tuple[int, int, int]) -> Located:
-    """`port`, or the smaller value that it expands, where capture found one."""
+    """A shared value as a source: with an entry for each token, or one for all of them."""
     if port.token_axis is None:
-        return Located(name, f"shared:{port.name}", "constant", 0, patch)
-    return Located(name, f"shared:{port.name}", "tokens", port.token_axis, patch)
+        return Located(name, Shared(port.name), "constant", 0, patch)
+    return Located(name, Shared(port.name), "tokens", port.token_axis, patch)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from mccompile.policy.phases import Grid
 
@@ -26,11 +26,26 @@ class ChunkTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """The timestep that the model is given at each step of a grid, scaled or counted as its pipeline does."""
+
+    timesteps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Why it is not known which timesteps the model will be given."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """One call: the request it belongs to, its place in the request's schedule, its guidance branch.
 
     chunks are those in the call's input, in order; total is the number of chunks of the whole video. following: the
-    chunks of the request's next row, where the schedule says so already.
+    chunks of the request's next row, where the schedule says so already. first: the schedule's step that is the grid's
+    first, for a generation may start in the middle. told: the timesteps that the model is given; None: the grid's own.
     """
 
     request: Hashable
@@ -40,12 +55,28 @@ class Moment:
     chunks: tuple[ChunkTime, ...]
     total: int
     following: tuple[ChunkTime, ...] | None = None
+    first: int = 0
+    told: Told | Untold | None = None
 
 
 class Clock(Protocol):
-    """Says what moment a call is; implemented by drivers of pipelines and by `Timeline`."""
+    """Says what moment a call is; implemented by drivers of pipelines and by `Timeline`.
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment: ...
+    place: the step of the loop, counted from its first, where the pipeline says so (diffusers' `cache_context`).
+    """
+
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment: ...
+
+
+@runtime_checkable
+class Attached(Protocol):
+    """A clock that must hang on its pipeline while it is used."""
+
+    def attach(self, ended: Callable[[], None]) -> None:
+        """Hangs itself on the pipeline. ended: what to call when a generation is over."""
+
+    def detach(self) -> None:
+        """Gives the pipeline back as it was."""
 
 
 @dataclass(slots=True)
@@ -57,7 +88,7 @@ class Timeline:
     rows: tuple[tuple[ChunkTime, ...], ...]
     row: int = field(default=0)
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment:
         """The moment of the current row. Raises IndexError when `row` lies outside the schedule."""
         chunks = self.rows[self.row]
         total = 1 + max(c.chunk for c in chunks)

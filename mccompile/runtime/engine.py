@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import assert_never
 
 import torch
 from torch import fx
 
 from mccompile.backend.role import GraphCall, Role
+from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.strip import apply_to_slim
+from mccompile.lowering.sources import Probe, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.fresh import prompt_inputs
+from mccompile.runtime.operands import BoundPart, Misplaced, bound_at
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
 
@@ -43,9 +46,10 @@ class Engine:
         self.observe: Observe | None = None
         if observe is not None:
             self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")))
-        self._modulated: GraphCall | None = None
-        if lowered.modulated is not None:
-            self._modulated = apply_to_slim(backend(lowered.modulated.module, Role("modulated")), lowered.modulated)
+        self._modulated: BoundPart | None = None
+        if (part := lowered.modulated) is not None:
+            first = lowered.captured.blocks[0]
+            self._modulated = bound_at(part, backend(part.module, Role("modulated")), lowered.captured, first)
         self.values = SharedValues(lowered.captured, self._needed(), backend)
 
     def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: Role) -> GraphCall:
@@ -65,7 +69,7 @@ class Engine:
             names += captured.blocks[0].shared if self._modulated else ()
         else:
             names += read
-        names += [w.value[7:] for w in self.lowered.located.values() if w.value.startswith("shared:")]
+        names += [w.value.name for w in self.lowered.located.values() if isinstance(w.value, Shared)]
         ports = {p.name for p in (*captured.shared, *captured.sources, *captured.streams)}
         return [n for n in names if n in ports]
 
@@ -83,27 +87,35 @@ class Engine:
         """The values of the decision's sources, each in its own layout; env: streams before the cached region."""
         found: dict[str, Value] = {}
         for where in self.decide.spec.sources if self.decide else ():
-            kind, _, name = where.value.partition(":")
-            match kind:
-                case "input":
+            match where.value:
+                case Input(name):
                     found[where.source] = inputs[name]
-                case "shared":
+                case Shared(name):
                     found[where.source] = shared[name]
-                case "stream":
+                case VideoStream():
                     found[where.source] = self.video(env)
-                case "probe":
+                case Probe():
                     found[where.source] = env[self._before_cached()] - self.video(env)
-                case "modulated":
+                case Modulated():
                     found[where.source] = self._modulated_input(env, shared)
+                case RegionOutput():
+                    raise Misplaced("decide", where.value)
                 case _:
-                    raise KeyError(where.value)
+                    assert_never(where.value)
         return found
 
     def _modulated_input(self, env: Env, shared: Mapping[str, Value]) -> Value:
+        def resolve(operand: Operand) -> Value:
+            match operand:
+                case Stream(name):
+                    return env[name]
+                case Shared(name):
+                    return shared[name]
+                case _:
+                    raise Misplaced("modulated", operand)
+
         assert self._modulated is not None
-        site = self.lowered.captured.blocks[0]
-        streams = (env[s] for s in site.streams_in)
-        return self._modulated(*streams, *(shared.get(s) for s in site.shared), *self.blocks.weights(0))[0]
+        return self._modulated(resolve)[0]
 
     def _before_cached(self) -> str:
         segments = self.lowered.segments
@@ -121,6 +133,5 @@ class Engine:
 
 def masked_by_input(captured: CapturedModel) -> bool:
     """An input says which keys each token may see: the chunks of a call are at steps of their own."""
-    varied = {p.name for p in captured.shared if p.token_axis is not None and p.depends}
-    partials = [k.partial for k in captured.kinds if k.partial is not None]
-    return any(n.meta["attention"]["mask"] in varied for p in partials for n in p.graph.nodes if "attention" in n.meta)
+    varied = {Shared(p.name) for p in captured.shared if p.token_axis is not None and p.depends}
+    return any(site.mask in varied for k in captured.kinds if k.partial is not None for site in k.partial.attentions)

@@ -16,7 +16,7 @@ from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
-from mccompile.runtime.clock import Moment
+from mccompile.runtime.clock import Moment, Told, Untold
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.fresh import made_of, renew
@@ -40,6 +40,7 @@ class Request:
 
     branches: dict[str, BranchStore] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
+    told: dict[str, Told | Untold | None] = field(default_factory=dict)  # that each plan was made with
     foresight: Foresight = field(default_factory=Foresight)
 
 
@@ -55,6 +56,7 @@ class Runner:
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
+        self.last_step = 0  # of the latest request's schedule
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
         self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
@@ -123,9 +125,10 @@ class Runner:
             self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
-        if moment.branch not in request.plans:
-            request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
-            self.notes = (*self.notes, *request.plans[moment.branch].notes)
+        if moment.branch not in request.plans or request.told[moment.branch] != moment.told:
+            made = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold, moment.told)
+            request.plans[moment.branch], request.told[moment.branch] = made, moment.told
+            self.notes = (*self.notes, *made.notes)
         return request.branches[moment.branch], request.plans[moment.branch]
 
     def _request(self, moment: Moment) -> Request:
@@ -133,6 +136,7 @@ class Runner:
         request = self.requests.pop(moment.request, None)
         if request is None:
             request, self.notes = Request(), ()
+            self.last_step = moment.first + moment.grid.steps - 1
             del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request
         while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
@@ -182,8 +186,8 @@ class Runner:
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
-            chunk=time.chunk if time.copy_of is None else time.copy_of, step=time.step, phase=phase, action=kind,
-            computed=count, tokens=tokens,
+            chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
+            phase=phase, action=kind, computed=count, tokens=tokens,
             why=action.why,
         )  # fmt: skip
 

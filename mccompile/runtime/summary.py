@@ -14,14 +14,15 @@ from mccompile.runtime.trace import Event, share_computed
 class Summary:
     """One generation under a policy.
 
-    policy: its name. steps: rows of the schedule that were run. computed: share of the tokens, 0..1. phases: the same
-    for each phase that was in force, by name. why: for each reason, how many chunks it decided. notes: what of the
-    policy had no effect in a run of so many steps. reuses: whether anything was reused. may_reuse: whether a rule of
-    the policy can reuse at all.
+    policy: its name. steps: rows of the schedule that were run. complete: the last step was run. computed: share of the
+    tokens, 0..1. phases: the same for each phase that was in force, by name. why: for each reason, how many chunks it
+    decided. notes: what of the policy had no effect in a run of so many steps. reuses: whether anything was reused.
+    may_reuse: whether a rule of the policy can reuse at all.
     """
 
     policy: str
     steps: int
+    complete: bool
     computed: float
     phases: Mapping[str, float]
     why: Mapping[str, int]
@@ -44,13 +45,14 @@ class Summary:
         return "\n".join([*lines, *self.notes, *([self.inert] if self.inert else [])])
 
 
-def summarise(policy: ir.PolicyIR, events: Sequence[Event], notes: Iterable[str]) -> Summary:
-    """The summary of the latest request among `events`. notes: of its plans."""
+def summarise(policy: ir.PolicyIR, events: Sequence[Event], notes: Iterable[str], last_step: int) -> Summary:
+    """The summary of the latest request among `events`. notes: of its plans. last_step: of its schedule."""
     latest = [e for e in events if e.request == events[-1].request] if events else []
     phases = dict.fromkeys(e.phase for e in latest if e.phase)
     return Summary(
         policy=policy.name,
         steps=len({e.row for e in latest}),
+        complete=any(e.step >= last_step for e in latest),
         computed=share_computed(latest),
         phases={name: share_computed([e for e in latest if e.phase == name]) for name in phases},
         why=dict(Counter(e.why for e in latest)),

@@ -9,7 +9,7 @@ from tests.runtime.conftest import Tiny
 from tests.runtime.test_laws import MOTION, compiled
 
 
-def test_a_run_says_what_had_no_effect(tiny: Tiny) -> None:
+def test_a_run_says_what_had_no_effect(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     """Fewer steps than warm-up: nothing is reused, and the reason is told. More steps: the shares add up."""
     model = compiled(tiny, MOTION, warmup=5)
     tiny.run(num_inference_steps=4, num_frames=13)
@@ -17,10 +17,12 @@ def test_a_run_says_what_had_no_effect(tiny: Tiny) -> None:
     assert short.inert.startswith("policy motion reused nothing in ")
     assert "phase coarse is never reached in 4 steps; phase fine is never reached in 4 steps" in short.inert
     assert str(short).endswith(short.inert)
+    assert caplog.messages == [short.inert]
     model.set_parameters(warmup=2)
     tiny.run(num_inference_steps=8, num_frames=13)
     longer = model.summary()
     assert longer.inert == ""
+    assert caplog.messages == [short.inert]
     assert set(longer.phases) == {"warmup", "coarse", "fine"}
     assert longer.phases["warmup"] == 1.0
     assert longer.computed < 1.0
