@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mccompile import ir
+from mccompile.capture.part import Input, Shared
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.slots import Late
@@ -47,8 +48,8 @@ MOVED = {
 MOTION = ir.FrameDiff(ir.Source("latent"), False)
 LATE = ir.Signal("late", ir.FrameDiff(ir.Source("block_output"), True), ir.Granularity.TOKEN, True)
 LOCATED = {
-    "latent": Located("latent", "input:x", "tokens", 1, (1, 1, 1)),
-    "modulation": Located("modulation", "shared:m", "tokens", 1, (1, 1, 1)),
+    "latent": Located("latent", Input("x"), "tokens", 1, (1, 1, 1)),
+    "modulation": Located("modulation", Shared("m"), "tokens", 1, (1, 1, 1)),
 }
 STATIC = frozenset({"modulation"})
 
