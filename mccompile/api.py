@@ -37,7 +37,7 @@ from mccompile.runtime.stand_in import unwrapped
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A captured model and those of its attention masks that were found to be prefixes of the keys."""
+    """A captured model, and the attention masks of it that were proved to be prefixes of the keys."""
 
     model: CapturedModel
     prefixes: frozenset[str]
@@ -63,18 +63,20 @@ def compile(
 ) -> CompiledModel:
     """Compiles `model` under `policy`.
 
-    model: a diffusers pipeline, whose `transformer` is replaced by the result until `result.undo()`; or a
-    transformer (torch.nn.Module) with two example calls, keyword arguments at two sizes, as probe and second.
-    policy: IR, name of a shipped policy, path or text. backend: "inductor" compiles everything here and now;
-    "eager" nothing; or a callable from a graph and its role to what runs in its place.
-    batches: compile for any number of samples (prompts) per call too, which takes about twice as long ("eager"
-    takes any number anyway).
+    model: a diffusers pipeline, or a transformer (torch.nn.Module). The result replaces the pipeline's `transformer`
+    until `result.undo()`. A transformer needs two example calls: probe and second, its keyword arguments at two sizes.
+    policy: the IR, the name of a shipped policy, a path, or the text of a policy.
+    backend: "inductor" compiles everything at once, and "eager" compiles nothing. A callable gets a graph and its role,
+    and returns what runs in the graph's place.
+    batches: compile also for several samples (prompts) per call. This takes about twice as long. ("eager" runs any
+    number of samples.)
     parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
-    size (height, width, num_frames), which a policy's budget is met at; the pipeline's own by default.
-    clock: who says which step a call is; the pipeline's own schedule by default.
-    progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
-    captured: what `prepare` made of this very model, to compile it under several policies.
+    size (height, width, num_frames). A policy's budget is met at this size. The default is the pipeline's own call.
+    clock: says which step a call is. The default follows the pipeline's own schedule.
+    progress: called after each compiled graph with its role, the number of graphs that are done, the number of all
+    graphs, and the seconds.
+    captured: the result of `prepare` for the same model, to compile it under several policies.
 
     Raises PolicyError, CaptureError, LoweringError, PipelineError or NoIncrement. Each names its place, its cause and a
     remedy.
@@ -112,7 +114,7 @@ def prepare(
     probe: ExampleCall | None = None,
     second: ExampleCall | None = None,
 ) -> Prepared:
-    """Captures a pipeline's transformer, or a transformer with two example calls; arguments as `compile` has them."""
+    """Captures a pipeline's transformer, or a transformer with two example calls. Arguments as in `compile`."""
     if probe is None or second is None:
         arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
         probe, second = driver_for(model).record(model, arguments)

@@ -26,7 +26,7 @@ Purpose: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """The part of a model that a graph is. kind: of block, where it is (part of) one. depends: inputs of the model."""
+    """The part of a model that a graph is. kind: of block, if it is part of one. depends: inputs of the model."""
 
     part: Purpose
     kind: int = 0

@@ -15,7 +15,18 @@ from torch.utils import _pytree as pytree
 from mccompile.backend.graph_text import Json, read_graph, read_value, write_graph, write_value
 from mccompile.backend.records import read_any, read_record, write_record
 from mccompile.capture.part import AttentionSite, Operand, Part, Result, attribute
-from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, Port, Refusal, TokenGrid
+from mccompile.capture.types import (
+    BlockKind,
+    BlockSite,
+    BufferSpec,
+    CapturedModel,
+    ModulatedInput,
+    OneFrame,
+    Port,
+    Refusal,
+    TokenGrid,
+    ToldGrid,
+)
 
 _RECORDS: dict[str, object] = {
     "model_class": str,
@@ -28,7 +39,7 @@ _RECORDS: dict[str, object] = {
     "streams": tuple[Port, ...],
     "row_keys": tuple[str, ...],
     "blocks": tuple[BlockSite, ...],
-    "grid": TokenGrid | None,
+    "grid": TokenGrid | ToldGrid | OneFrame | None,
     "refusals": tuple[Refusal, ...],
     "samples": tuple[str, ...],
     "unbatched": str,
@@ -55,6 +66,7 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
             "allocate": _write_part(kind.allocate),
             "row_keys": write_record(kind.row_keys),
             "buffers": write_record(kind.buffers),
+            "modulated": write_record(kind.modulated),
         }
         for kind in captured.kinds
     ]
@@ -96,7 +108,12 @@ def _read_kind(data: Json, part: Callable[[Json], Part | None]) -> BlockKind:
         allocate=allocate,
         row_keys=read_record(tuple[str, ...], data["row_keys"]),
         buffers=read_record(tuple[BufferSpec, ...], data["buffers"]),
+        modulated=_read_modulated(data["modulated"]),
     )
+
+
+def _read_modulated(data: Json) -> ModulatedInput | str:
+    return data if isinstance(data, str) else read_record(ModulatedInput, data)
 
 
 def _write_part(part: Part | None) -> Json:

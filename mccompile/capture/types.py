@@ -52,6 +52,28 @@ Batch: TypeAlias = Along | Count | Tangled
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """How many other rows lie in front of the video tokens of an axis, and behind them; None: a number that varies."""
+
+    before: int | None
+    after: int | None
+
+    def start(self, rows: int, tokens: int) -> int:
+        """The row of the first of `tokens` video tokens among `rows`, where one of the two numbers is known."""
+        assert self.located
+        return self.before if self.before is not None else rows - tokens - (self.after or 0)
+
+    @property
+    def located(self) -> bool:
+        """Whether the tokens can be found when their number is known."""
+        return self.before is not None or self.after is not None
+
+    def tokens(self, rows: int) -> int | None:
+        """The number of video tokens among `rows`, where the numbers of the others are known."""
+        return None if self.before is None or self.after is None else rows - self.before - self.after
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A value that crosses the boundary of a part."""
 
@@ -60,6 +82,7 @@ class Port:
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
     batch: Batch | None = None  # how it holds samples, if it does
+    beside: Beside | None = None  # where the video tokens lie on that axis, if all of them do, in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +92,15 @@ class BufferSpec:
     name: str  # e.g. "attn1.k0"
     token_axis: int
     rows: str  # as Port.rows: which rows the axis holds
+
+
+@dataclass(frozen=True, slots=True)
+class ModulatedInput:
+    """What enters the query projection of a block's first attention."""
+
+    node: str  # in the graph of the full form
+    token_axis: int
+    beside: Beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +118,7 @@ class BlockKind:
     allocate: Part
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]
+    modulated: ModulatedInput | str  # or the reason why there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +130,7 @@ class BlockSite:
     kind: int  # index into CapturedModel.kinds
     streams_in: tuple[str, ...]  # value names; outputs of earlier blocks, or among `entry`
     streams_out: tuple[str, ...]
+    continues: tuple[str, ...]  # for each of these the stream that it continues, with something added; "" for none
     shared: tuple[str, ...]  # prelude values, in the order in which the kind's `full` takes them
     weights: tuple[str, ...]  # qualified names of parameters, buffers and constants of the captured module
 
@@ -116,17 +150,56 @@ def names_at(kind: BlockKind, site: BlockSite) -> Mapping[Stream | Shared | Weig
 class TokenGrid:
     """Frame-major layout of the token axis: token = (frame * height + y) * width + x.
 
-    `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`.
+    `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`. An image has no
+    axis of frames (None): it is one frame.
     """
 
     source: str
-    axes: tuple[int, int, int]
+    axes: tuple[int | None, int, int]
     patch: tuple[int, int, int]
 
-    def of(self, shape: torch.GraphSize) -> tuple[int, int, int]:
+    def of(self, shape: torch.Size) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the latent shape given."""
-        frames, height, width = (shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
+        sizes = (1 if a is None else shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
+        frames, height, width = sizes
         return frames, height, width
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return self.of(latent.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldGrid:
+    """The frame-major grid of a flat latent `source`, as the call tells it."""
+
+    source: str
+    sizes: tuple[str | int, str | int, str | int]  # frames, height, width: names of inputs that are numbers, or numbers
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+        found = [inputs[s] if isinstance(s, str) else s for s in self.sizes]
+        frames, height, width = (s for s in found if isinstance(s, int))
+        return frames, height, width
+
+
+@dataclass(frozen=True, slots=True)
+class OneFrame:
+    """A flat latent `source` whose tokens lie along `axis` and are all of one frame: an image."""
+
+    source: str
+    axis: int
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(1, 1, tokens) for the inputs of a call, by name."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return 1, 1, latent.shape[self.axis]
+
+
+AnyGrid: TypeAlias = TokenGrid | ToldGrid | OneFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +235,7 @@ class Assembled:
     kinds: tuple[BlockKind, ...]
     blocks: tuple[BlockSite, ...]
     refusals: tuple[Refusal, ...]
-    samples: tuple[str, ...]  # inputs with one entry a sample along their first axis, if their number may vary
+    samples: tuple[str, ...]  # inputs with entries for each sample along their first axis, if their number may vary
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +245,6 @@ class CapturedModel(Assembled):
     What the runs disproved is gone, with a Refusal in its place.
     """
 
-    grid: TokenGrid | None
+    grid: AnyGrid | None
     unbatched: str  # why the number of samples may not vary; "" where it may
     fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
-from mccompile.capture.types import CapturedModel, Port
+from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
@@ -34,7 +34,7 @@ def locate(
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
     """The user inputs that change with the latents: all that the entry streams of tokens depend on."""
     ports = {p.name: p for p in captured.streams}
-    entry = [ports[n] for n in captured.entry if ports[n].rows == "video"]
+    entry = [ports[n] for n in captured.entry if ports[n].beside is not None]
     return frozenset().union(*(p.depends for p in entry)) - {TIMESTEP}
 
 
@@ -48,15 +48,15 @@ def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Loca
 def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.Source) -> Located:
     name = source.name
     grid = captured.grid
-    patch = grid.patch if grid else (1, 1, 1)
-    stream = next((p for p in captured.streams if p.name in captured.entry and p.rows == "video"), None)
+    patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)
+    stream = next((p for p in captured.streams if p.name in captured.entry and p.beside is not None), None)
 
     def missing(reason: str) -> SourceNotFound:
         return SourceNotFound(policy.name, captured.model_class, source, reason)
 
     match name:
         case "latent":
-            if grid is None or grid.axes != (2, 3, 4):
+            if not isinstance(grid, TokenGrid) or grid.axes != (2, 3, 4):
                 raise missing("its latent input is not [batch, channel, frame, height, width]")
             return Located(name, Input(grid.source), "latent", 2, patch)
         case "modulation" | "time_embedding":
@@ -68,15 +68,40 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
         case _:
             if stream is None or stream.token_axis is None:
                 raise missing("no stream of video tokens enters its blocks")
+            if not _locatable(captured, stream.beside):
+                raise missing(f"its video tokens lie among others whose number varies ({stream.rows})")
+            if name == "block_output" and not _leaves(captured, segments):
+                raise missing("no stream of video tokens leaves the cached region")
+            if name == "modulated_input":
+                modulated = captured.kinds[captured.blocks[0].kind].modulated
+                if isinstance(modulated, str):
+                    raise missing(modulated)
+                if not _locatable(captured, modulated.beside):
+                    raise missing("its video tokens lie among others whose number varies")
+                return Located(name, Modulated(), "tokens", modulated.token_axis, patch)
             values: dict[ir.SourceName, SourceValue] = {
                 "embedded": VideoStream(),
                 "probe": Probe(),
-                "modulated_input": Modulated(),
                 "block_output": RegionOutput(),
             }
             if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, values[name], "tokens", stream.token_axis, patch)
+
+
+def _leaves(captured: CapturedModel, segments: tuple[Segment, ...]) -> bool:
+    """Whether the last cached region passes the video tokens on, along one axis."""
+    ports = {p.name: p for p in captured.streams}
+    kept = [s for s in segments if s.keep]
+    return bool(kept) and any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
+
+
+def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:
+    """Whether a run can tell the video tokens of a value from the rows beside them."""
+    if beside is None:
+        return False
+    counted = beside.before is not None and beside.after is not None
+    return counted or (beside.located and captured.grid is not None)
 
 
 def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:

@@ -38,10 +38,10 @@ def _coarse(pieces: Pieces, place: Place) -> tuple[Coarse, ...]:
 
 
 def _video(pieces: Pieces, place: Place) -> Stream:
-    """The stream of video tokens that enters blocks of a kind: the first one where none is known by its rows."""
+    """The stream that holds the video tokens as it enters blocks of a kind: the first one where none is known to."""
     streams = [o for o in pieces.captured.kinds[place[1]].full.takes if isinstance(o, Stream)]
-    rows = {p.name: p.rows for p in pieces.captured.streams}
-    return next((s for s in streams if rows[s.name] == "video"), streams[0])
+    holding = {p.name for p in pieces.captured.streams if p.beside is not None}
+    return next((s for s in streams if s.name in holding), streams[0])
 
 
 def _lasting(pieces: Pieces, place: Place) -> frozenset[Operand]:

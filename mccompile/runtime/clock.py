@@ -11,11 +11,11 @@ from mccompile.policy.phases import Grid
 
 @dataclass(frozen=True, slots=True)
 class ChunkTime:
-    """One chunk at one call. `step` is its own step about to run, 0-based; only active chunks have a next one.
+    """One chunk at one call. `step` is the chunk's own step that is about to run, from 0. Only active chunks have one.
 
     clean: the chunk's input of this call is final (timestep 0, latents that no later call changes).
-    copy_of: these tokens are chunk `copy_of` of the same call once more, seen otherwise (MAGI-1: without its past);
-    `chunk` is then the place after the last one, and what is computed follows that chunk.
+    copy_of: these tokens repeat chunk `copy_of` of the same call in another context (MAGI-1: without its past). `chunk`
+    is then the place after the last one, and the decision of that chunk holds for the copy.
     """
 
     chunk: int  # position in the video, 0 first
@@ -43,9 +43,10 @@ class Untold:
 class Moment:
     """One call: the request it belongs to, its place in the request's schedule, its guidance branch.
 
-    chunks are those in the call's input, in order; total is the number of chunks of the whole video. following: the
-    chunks of the request's next row, where the schedule says so already. first: the schedule's step that is the grid's
-    first, for a generation may start in the middle. told: the timesteps that the model is given; None: the grid's own.
+    chunks: the chunks in the call's input, in order. total: the number of chunks of the whole video. following: the
+    chunks of the request's next row, if the schedule already knows them. first: the schedule's step that is the first
+    of the grid, because a generation may start in the middle. told: the timesteps that the model is given; None: the
+    grid's own.
     """
 
     request: Hashable
@@ -60,7 +61,7 @@ class Moment:
 
 
 class Clock(Protocol):
-    """Says what moment a call is; implemented by drivers of pipelines and by `Timeline`.
+    """Says which moment a call is. Drivers of pipelines and `Timeline` implement it.
 
     place: the step of the loop, counted from its first, where the pipeline says so (diffusers' `cache_context`).
     """
@@ -81,7 +82,7 @@ class Attached(Protocol):
 
 @dataclass(slots=True)
 class Timeline:
-    """A clock that is set by hand: `timeline.row = i` before the calls of row i (replays, own loops, tests)."""
+    """A clock that the user sets: `timeline.row = i` before the calls of row i (replays, own loops, tests)."""
 
     request: Hashable
     grid: Grid

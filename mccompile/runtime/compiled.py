@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.backend.role import Value
 from mccompile.capture import CapturedModel, flat_inputs
-from mccompile.capture.errors import CallError
+from mccompile.capture.errors import CallError, first_line
+from mccompile.capture.verify import sizes_of
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
@@ -32,8 +34,8 @@ LOG = logging.getLogger("mccompile")
 class CompiledModel(StandIn):
     """A model under a policy. Everything but `forward` and `cache_context` is the model's own.
 
-    clock: says which step a call is; set by the driver of the pipeline, or by hand (runtime.clock.Timeline).
-    keeping: how kept tensors are kept, and what a budget was found to need.
+    clock: says which step a call is. The driver of the pipeline sets it, or the user (runtime.clock.Timeline).
+    keeping: how kept tensors are kept, and what the budget required.
     """
 
     def __init__(
@@ -52,10 +54,10 @@ class CompiledModel(StandIn):
         self._pipe: object | None = None
 
     def install(self, pipe: object, clock: Clock) -> None:
-        """Takes the place of `pipe.transformer`, and of its integration step where the policy keeps increments.
+        """Takes the place of `pipe.transformer`, and of its integration step if the policy keeps increments.
 
-        `undo` gives both back. What was compiled into this pipeline before is undone first. Raises NoIncrement (MC0608)
-        where the pipeline's steps cannot be taken over, and what the clock raises.
+        `undo` gives both back. Whatever was compiled into this pipeline before is undone first. Raises NoIncrement
+        (MC0608) if the pipeline's steps cannot be taken over, and what the clock raises.
         """
         self.undo()
         before = pipe.transformer  # type: ignore[attr-defined]
@@ -136,9 +138,9 @@ class CompiledModel(StandIn):
         return self._run(call, self._moment(call))
 
     def _with_key_values(self, call: dict[str, object], argument: str) -> object:
-        """A call that asks for K/V of leading chunks (its last output): read from the buffers they are kept in.
+        """A call that asks for keys and values of the leading chunks (its last output). They are read from the buffers.
 
-        A policy that keeps none runs the model itself.
+        Under a policy that keeps none, the model itself runs.
         """
         if call.get("return_dict", self._return_dict) is True:
             place = type(self.model).__name__
@@ -165,13 +167,26 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
-        flat = self.runner.call(inputs, moment)
+        flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         if as_dict and isinstance(result, tuple):
             from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
             return Transformer2DModelOutput(sample=result[0])
         return result
+
+    def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
+        """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""
+        try:
+            return self.runner.call(inputs, moment)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CallError(
+                f"{type(self.model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}",
+                f"the captured graph does not run at this size: {first_line(error)}",
+                "capture again, with a call of this size as one of the two",
+            ) from error
 
 
 _ABSENT = object()

@@ -167,7 +167,7 @@ class Runner:
         observe = self.engine.observe
         if observe is not None and want.any():
             params = parameters(observe.spec.params, self.bound, self.engine.video(step.entry).device)
-            observe.run(want, params, env[self.engine.cached_output()], store.states, layout, moment)
+            observe.run(want, params, self.engine.cached_output(env, step.inputs), store.states, layout, moment)
         device = self.engine.video(step.entry).device
         if self.foresees or (self.foresees is None and device.type == "cuda"):
             store.states.ahead = decide_ahead(

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.export import Dim
 
-from mccompile.capture import TokenGrid, block_weights, capture, flat_inputs, split_prelude
+from mccompile.capture import OneFrame, TokenGrid, ToldGrid, block_weights, capture, flat_inputs, split_prelude
 from mccompile.capture.part import Buffer, Shared
 from tests.capture.conftest import Specimen
 from tests.capture.laws import gathered_rows, run_partial, select, selections, streams_of
@@ -45,13 +45,14 @@ def test_joint_rows_have_keys(specimen_of: Specimens) -> None:
         ("cogvideox", TokenGrid("hidden_states", (1, 3, 4), (1, 2, 2))),
         ("toy", TokenGrid("latent", (2, 3, 4), (1, 2, 2))),
         ("helios", TokenGrid("hidden_states", (2, 3, 4), (1, 2, 2))),
-        ("flux", None),
+        ("flux", OneFrame("hidden_states", 1)),
+        ("ltx", ToldGrid("hidden_states", ("num_frames", "height", "width"))),
     ],
 )
-def test_the_grid_is_found_or_refused(name: str, grid: TokenGrid | None, specimen_of: Specimens) -> None:
+def test_the_grid_is_found(name: str, grid: TokenGrid | OneFrame | ToldGrid, specimen_of: Specimens) -> None:
     captured = specimen_of(name).captured
     assert captured.grid == grid
-    assert ("grid" in {r.site for r in captured.refusals}) is (grid is None)
+    assert "grid" not in {r.site for r in captured.refusals}
 
 
 def test_modulation_is_gathered_per_frame(specimen_of: Specimens) -> None:
