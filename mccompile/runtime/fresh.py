@@ -32,9 +32,7 @@ def made_of(captured: CapturedModel, prompt: tuple[str, ...], layout: Layout, in
     """What the kept tensors of a call are made of. prompt: see `prompt_inputs`."""
     size: tuple[int, ...] = (layout.batch, layout.frames, layout.positions)
     if captured.grid is not None:
-        source = inputs[captured.grid.source]
-        assert isinstance(source, torch.Tensor)
-        size = (layout.batch, layout.frames, *captured.grid.of(source.shape)[1:])
+        size = (layout.batch, layout.frames, *captured.grid.of_call(inputs)[1:])
     given = {name: inputs[name] for name in prompt}
     return Made(size, {n: Held.of(v) for n, v in given.items() if isinstance(v, torch.Tensor)})
 
