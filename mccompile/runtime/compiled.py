@@ -25,8 +25,8 @@ from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
-from mccompile.runtime.summary import Summary, summarise
 from mccompile.runtime.state import ModelState
+from mccompile.runtime.summary import Summary, summarise
 from mccompile.runtime.trace import Event
 
 LOG = logging.getLogger("mccompile")

@@ -69,11 +69,10 @@ class Runner:
     def clear(self) -> None:
         """Frees events, stores, plans and prelude values of all requests."""
         self.events.clear()
-        self.requests.clear()
-        self.engine.values.forget()
+        self.weights_changed()
 
     def weights_changed(self) -> None:
-        """What was derived from the weights is derived anew. Nothing is compiled."""
+        """Everything that was derived from the weights is derived anew. Nothing is compiled."""
         self.requests.clear()
         self.engine.values.forget()
 
