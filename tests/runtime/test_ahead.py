@@ -58,6 +58,6 @@ class _Liar:
     def __init__(self, moment) -> None:  # type: ignore[no-untyped-def]
         self._moment = moment
 
-    def moment(self, branch: str, inputs: dict[str, object]) -> Moment:
-        told: Moment = self._moment(branch, inputs)
+    def moment(self, branch: str, inputs: dict[str, object], place: int | None = None) -> Moment:
+        told: Moment = self._moment(branch, inputs, place)
         return replace(told, following=told.chunks)

@@ -96,7 +96,7 @@ def test_what_is_kept_in_float8_stays_near_on_every_family(name: str) -> None:
     kept = TOKENS.replace("layers", "cache { dtype: float8 }\n  layers")
     outputs, wanted, compiled = run(name, kept, part=1.0)
     stores = [s for r in compiled.runner.requests.values() for s in r.branches.values()]
-    assert all(t.dtype == torch.uint8 for s in stores for buffers in s.buffers.values() for t in buffers)
+    assert all(t.dtype == torch.uint8 for s in stores for buffers in s.memory.buffers.values() for t in buffers)
     errors = [((out - want).norm() / want.norm()).item() for out, want in zip(outputs, wanted, strict=True)]
     assert 0 < max(errors) < 0.1
 
