@@ -96,7 +96,7 @@ class PlacedFailure(Failure):
     title: ClassVar[str]
 
     def __init__(self, place: str, cause: str, remedy: str) -> None:
-        self.cause = cause
+        self.place, self.cause, self.remedy = place, cause, remedy
         what = Stated(
             code=self.code, span=None, stated=self.title, marked="", others=(), place=place, causes=(cause,),
             remedies=(remedy,),

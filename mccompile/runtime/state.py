@@ -29,7 +29,14 @@ def _entry(module: nn.Module) -> Entry:
     own = vars(module)
     settings = tuple((k, v) for k, v in own.items() if isinstance(v, _SCALAR) and not k.startswith("_"))
     hooks = (*module._forward_pre_hooks, *module._forward_hooks)
-    return type(module), settings, hooks, *(own.get(k) for k in _RUNS), *(_frozen(own.get(k)) for k in _ADAPTERS)
+    runs = (_forward_of(module), own.get("processor"))
+    return type(module), settings, hooks, *runs, *(_frozen(own.get(k)) for k in _ADAPTERS)
+
+
+def _forward_of(module: nn.Module) -> object:
+    """The forward of an instance; None where it is that of its class, as hooks leave it when they are removed."""
+    forward = vars(module).get("forward")
+    return None if getattr(forward, "__func__", None) is type(module).forward else forward
 
 
 def _frozen(value: object) -> object:
@@ -128,7 +135,7 @@ def _difference(before: dict[str, Entry], now: dict[str, Entry]) -> str:
 def check_untreated(model: nn.Module) -> None:
     """Raises ModelTreated (MC0613) where hooks, or a forward of an instance, would be lost in a captured graph."""
     for name, module in model.named_modules():
-        treated = "a forward of its own" if "forward" in vars(module) else ""
+        treated = "a forward of its own" if _forward_of(module) is not None else ""
         if module._forward_pre_hooks or module._forward_hooks:
             treated = "hooks"
         if treated:

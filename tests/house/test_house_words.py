@@ -19,7 +19,6 @@ QUOTED = {
     "docs/decisions/two-probes.md": {"s33", "s92"},
     "mccompile/capture/facts.py": {"s33", "s92"},
     "mccompile/models/magi/text.py": {"DeepFloyd"},
-    "mccompile/studio/explore/goals.py": {"fastest_above_30_db"},
 }  # fmt: skip
 
 
