@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mccompile.cli.metrics import decibel
-from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, add_place, add_video, positive
+from mccompile.cli.options import (
+    POLICY_HELP,
+    add_backend,
+    add_parameters,
+    add_place,
+    add_video,
+    positive,
+    video_settings,
+)
 from mccompile.cli.progress import display
 from mccompile.cli.terminal import aligned, say
 
@@ -86,15 +94,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
     from mccompile.studio.explore.job import Job
 
     embedded = arguments.model == EMBEDDED
-    given = Settings(
-        num_inference_steps=arguments.steps,
-        num_frames=arguments.frames,
-        height=arguments.height,
-        width=arguments.width,
-        guidance_scale=arguments.guidance_scale,
-        ar_step=arguments.ar_step,
-        causal_block_size=arguments.causal_block_size,
-    ).given()
+    given = video_settings(arguments).given()
     if arguments.prompts is None and not embedded:
         raise OptionRefused("a search without --prompts", "only the embedded model has prompts", "give --prompts FILE")
     if arguments.prompts is None and arguments.held_out is not None:

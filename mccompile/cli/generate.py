@@ -8,7 +8,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, add_place, add_video, positive
+from mccompile.cli.options import (
+    POLICY_HELP,
+    add_backend,
+    add_parameters,
+    add_place,
+    add_video,
+    positive,
+    video_settings,
+)
 from mccompile.cli.progress import display
 from mccompile.cli.table import table
 from mccompile.cli.terminal import say
@@ -116,18 +124,10 @@ def _job(arguments: argparse.Namespace, model: str) -> _Job:
 
 def _settings(arguments: argparse.Namespace, embedded: bool) -> Settings:
     from mccompile.generate.errors import OptionRefused
-    from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
+    from mccompile.generate.run import EMBEDDED_SETTINGS
 
-    given = Settings(
-        prompt=arguments.prompt,
-        negative_prompt=arguments.negative_prompt,
-        num_inference_steps=arguments.steps,
-        num_frames=arguments.frames,
-        height=arguments.height,
-        width=arguments.width,
-        guidance_scale=arguments.guidance_scale,
-        ar_step=arguments.ar_step,
-        causal_block_size=arguments.causal_block_size,
+    given = dataclasses.replace(
+        video_settings(arguments), prompt=arguments.prompt, negative_prompt=arguments.negative_prompt
     )
     if embedded:
         return dataclasses.replace(EMBEDDED_SETTINGS, **given.given())  # type: ignore[arg-type]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from typing import TYPE_CHECKING
 
 from mccompile.policy.bind import Quantity
+
+if TYPE_CHECKING:
+    from mccompile.generate.run import Settings
 
 POLICY_HELP = "name of a shipped policy (see `mccompile policies`) or a .policy file"
 
@@ -75,3 +79,18 @@ def add_video(video: argparse._ActionsContainer) -> None:
     video.add_argument("--guidance-scale", type=float, metavar="X")
     video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")
     video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
+
+
+def video_settings(arguments: argparse.Namespace) -> Settings:
+    """What the options of `add_video` were given, but for the seed; the rest is left to the model."""
+    from mccompile.generate.run import Settings
+
+    return Settings(
+        num_inference_steps=arguments.steps,
+        num_frames=arguments.frames,
+        height=arguments.height,
+        width=arguments.width,
+        guidance_scale=arguments.guidance_scale,
+        ar_step=arguments.ar_step,
+        causal_block_size=arguments.causal_block_size,
+    )
