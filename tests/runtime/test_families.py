@@ -12,6 +12,7 @@ import mccompile.api as api
 from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.runtime.fresh import prompt_inputs
 from mccompile.runtime.trace import share_computed
 from tests.zoo import Call, Family, Size, tokens_of, zoo
 
@@ -58,15 +59,17 @@ def captured(name: str) -> tuple[Family, torch.nn.Module, api.Prepared]:
 
 
 def run(name: str, policy: str, batch: int = 1, **parameters: float):
-    """The policy's outputs and events over a few steps of random inputs at a size that capture never saw."""
+    """The policy's outputs and events over a few steps of random latents and one prompt, at a size new to capture."""
     family, model, prepared = captured(name)
     clock = Timeline("run", GRID, steps_in_order(GRID))
     text = Source("test.policy", policy) if "{" in policy else policy
     compiled = api.compile(model, text, captured=prepared, clock=clock, backend="eager", **parameters)
+    first = family.call(family.sizes[2], batch, torch.float32)
+    prompt = {name: first[name] for name in prompt_inputs(prepared.model)}
     outputs, wanted = [], []
     for step in range(STEPS):
         clock.row = step
-        call = family.call(family.sizes[2], batch, torch.float32, seed=step)
+        call = family.call(family.sizes[2], batch, torch.float32, seed=step) | prompt
         with torch.no_grad():
             outputs.append(_first(compiled(**call)))
             wanted.append(_first(model(**call)))
