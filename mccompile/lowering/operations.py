@@ -1,0 +1,40 @@
+"""What each operation of the language means on tensors, in the order and rounding of arithmetic/operations.py."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from mccompile.arithmetic.operations import OPERATIONS, Operator
+
+TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": operator.pow,
+    "max": lambda a, b: torch.where(a > b, a, b),
+    "min": lambda a, b: torch.where(a < b, a, b),
+    "neg": operator.neg,
+    "abs": abs,
+    "sqrt": lambda a: a**0.5,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": operator.invert,
+}
+
+
+def apply(op: Operator, args: list[torch.Tensor]) -> torch.Tensor:
+    """One operation on tensors and literals. Literals alone give a literal, rounded to float32 as the planner does."""
+    if not all(isinstance(arg, int | float) for arg in args):
+        return TENSORS[op](*args)
+    with np.errstate(all="ignore"):
+        found = OPERATIONS[op].value(*(arg if isinstance(arg, bool) else np.float32(arg) for arg in args))
+    return found if isinstance(found, bool) else float(found)
