@@ -68,16 +68,8 @@ def _true(fn: Callable[..., object]) -> Callable[..., bool]:
 
 
 def power(a: np.float32, b: np.float32) -> np.float32:
-    """a ** b; 0.5, 2 and 3 as torch's own special cases, others in float64 and rounded once."""
-    match float(b):
-        case 0.5:
-            return np.float32(np.sqrt(a))
-        case 2.0:
-            return np.float32(a * a)
-        case 3.0:
-            return np.float32(np.float32(a * a) * a)
-        case _:
-            return np.float32(np.power(np.float64(a), np.float64(b)))
+    """a ** b, computed in float64 and rounded once, as in the graph."""
+    return np.float32(np.power(np.float64(a), np.float64(b)))
 
 
 # ---- where there is no value -------------------------------------------------------------------------------
@@ -125,7 +117,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "min": Operation(_TWO, lambda a, b: a if a < b else b, interval.smaller, duty="the smaller of two"),
     "neg": Operation(_OF, _rounded(np.negative), lambda a: Interval(-a.high, -a.low)),
     "abs": Operation(_OF, _rounded(np.abs), interval.size, duty="without its sign"),
-    "sqrt": Operation(_OF, _rounded(np.sqrt), interval.root, whole=False, undefined=_no_root, duty="the square root"),
+    "sqrt": Operation(
+        _OF, lambda a: power(a, np.float32(0.5)), interval.root, whole=False, undefined=_no_root, duty="the square root"
+    ),
     "lt": Operation(_SIDES, _true(operator.lt), interval.below, truth=True),
     "le": Operation(_SIDES, _true(operator.le), interval.at_most, truth=True),
     "gt": Operation(_SIDES, _true(operator.gt), lambda a, b: interval.below(b, a), truth=True),

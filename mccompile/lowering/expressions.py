@@ -74,7 +74,8 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
 def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
     """Polynomial, highest power first: ((c0 x + c1) x + c2) ... Of a literal it is a literal, as the planner has it."""
     if isinstance(x, int | float):
-        return float(horner_of_number(np.float32(x), coefficients))
+        with np.errstate(all="ignore"):
+            return float(horner_of_number(np.float32(x), coefficients))
     value: torch.Tensor = x * 0.0 + coefficients[0]
     for c in coefficients[1:]:
         value = value * x + c

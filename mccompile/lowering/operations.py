@@ -10,17 +10,31 @@ import torch
 
 from mccompile.arithmetic.operations import OPERATIONS, Operator
 
+
+def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
+    """a ** b of float32 numbers, computed in float64 and rounded once. One of them is a tensor.
+
+    float32 roots and powers of torch differ in the last bit from one CPU library to another, so a plan that was folded
+    ahead of time could decide otherwise than the graph.
+    """
+    return (_wide(a) ** _wide(b)).float()
+
+
+def _wide(x: torch.Tensor | float) -> torch.Tensor:
+    return float(np.float32(x)) if isinstance(x, int | float) else x.double()
+
+
 TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
     "div": operator.truediv,
-    "pow": operator.pow,
+    "pow": power,
     "max": lambda a, b: torch.where(a > b, a, b),
     "min": lambda a, b: torch.where(a < b, a, b),
     "neg": operator.neg,
     "abs": abs,
-    "sqrt": lambda a: a**0.5,
+    "sqrt": lambda a: power(a, 0.5),
     "lt": operator.lt,
     "le": operator.le,
     "gt": operator.gt,

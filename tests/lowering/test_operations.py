@@ -19,6 +19,7 @@ from mccompile.lowering.decide import build_decide
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
 from mccompile.lowering.operations import TENSORS
+from mccompile.lowering.trace_fx import build_graph
 from mccompile.policy.evaluate import Moment, evaluate
 from mccompile.policy.text import read, show
 
@@ -33,6 +34,17 @@ POLICY = """policy p {
 
 def test_every_operation_has_a_meaning_on_tensors() -> None:
     assert set(OPERATIONS) == set(get_args(Operator)) == set(TENSORS)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_an_operation_can_be_traced(name: str) -> None:
+    """A decision graph is traced with proxies in place of tensors."""
+    row, fn = OPERATIONS[name], TENSORS[name]
+    truth = name in ("and", "or", "not")
+    given = [torch.tensor(truth) if truth else torch.tensor(0.3 + i) for i in range(len(row.operands))]
+    names = [f"a{i}" for i in range(len(given))]
+    graph = build_graph(names, lambda of: {"out": fn(*of.values())}, ("out",))
+    assert torch.equal(graph(*given)[0], fn(*given))
 
 
 def test_a_new_operation_is_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:

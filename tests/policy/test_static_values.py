@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from policy_cases import (
     MODULATION,
@@ -39,7 +39,7 @@ singles = st.floats(-4, 4, width=32)
 clocks = [ir.Clock("step"), ir.Clock("fraction"), ir.Clock("timestep"), ir.Clock("sigma")]
 leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
 constants = st.floats(-3, 3).map(C)
-rows = {n: r for n, r in OPERATIONS.items() if n != "pow"}  # other exponents than these differ in the last bit
+rows = {n: r for n, r in OPERATIONS.items() if n != "pow"}  # its exponents are few: see `_numeric`
 NUMERIC, TRUTHS = ([n for n, r in rows.items() if r.truth is truth] for truth in (False, True))
 
 
@@ -57,7 +57,7 @@ def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
         _applied(NUMERIC, inner),
         st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, literals),
         st.builds(ir.Polynomial, literals, st.just(WAN)),
-        st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 2.0, 3.0])),
+        st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 1.7, 2.0, 3.0])),
         st.builds(ir.Polynomial, inner, st.just(WAN)),
         st.builds(ir.Accumulate, inner),
         st.builds(ir.SignalRef, st.just("drift")),
@@ -73,6 +73,7 @@ comparisons = _applied(compared, numbers) | st.builds(
 truths = st.one_of(comparisons, _applied(LOGIC, comparisons), _applied(LOGIC, _applied(compared, literals)))
 
 
+@example(ir.Apply("sqrt", (ir.SignalRef("drift"),)), 0.0, 0.0, 0.0546875, 0.0, 0)  # torch.sqrt is one bit off on AVX2
 @settings(UNHURRIED, max_examples=300)
 @given(numbers | truths, singles, singles, singles, singles, st.integers(0, 11))
 def test_the_planner_computes_what_the_graph_computes(
