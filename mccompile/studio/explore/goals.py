@@ -44,7 +44,7 @@ class Goal:
 
     @property
     def slug(self) -> str:
-        """The goal as part of a name: `fastest_above_30_db`."""
+        """The goal as part of a name, without blanks."""
         wish = "best" if self.measure == "x" else "fastest"
         number = f"{self.least:g}".replace(".", "_")
         what = {"dB": f"{number}_db", "x": f"{number}x", "judge": f"judge_{number}"}[self.measure]
