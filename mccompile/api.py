@@ -32,11 +32,12 @@ from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
+from mccompile.runtime.stand_in import unwrapped
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A captured model and those of its attention masks that were found to be prefixes of the keys."""
+    """A captured model, and the attention masks of it that were proved to be prefixes of the keys."""
 
     model: CapturedModel
     prefixes: frozenset[str]
@@ -62,18 +63,20 @@ def compile(
 ) -> CompiledModel:
     """Compiles `model` under `policy`.
 
-    model: a diffusers pipeline, whose `transformer` is replaced by the result until `result.undo()`; or a
-    transformer (torch.nn.Module) with two example calls, keyword arguments at two sizes, as probe and second.
-    policy: IR, name of a shipped policy, path or text. backend: "inductor" compiles everything here and now;
-    "eager" nothing; or a callable from a graph and its role to what runs in its place.
-    batches: compile for any number of samples (prompts) per call too, which takes about twice as long ("eager"
-    takes any number anyway).
+    model: a diffusers pipeline, or a transformer (torch.nn.Module). The result replaces the pipeline's `transformer`
+    until `result.undo()`. A transformer needs two example calls: probe and second, its keyword arguments at two sizes.
+    policy: the IR, the name of a shipped policy, a path, or the text of a policy.
+    backend: "inductor" compiles everything at once, and "eager" compiles nothing. A callable gets a graph and its role,
+    and returns what runs in the graph's place.
+    batches: compile also for several samples (prompts) per call. This takes about twice as long. ("eager" runs any
+    number of samples.)
     parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
-    size (height, width, num_frames), which a policy's budget is met at; the pipeline's own by default.
-    clock: who says which step a call is; the pipeline's own schedule by default.
-    progress: called after each compiled graph with its role, how many are done, of how many, and the seconds.
-    captured: what `prepare` made of this very model, to compile it under several policies.
+    size (height, width, num_frames). A policy's budget is met at this size. The default is the pipeline's own call.
+    clock: says which step a call is. The default follows the pipeline's own schedule.
+    progress: called after each compiled graph with its role, the number of graphs that are done, the number of all
+    graphs, and the seconds.
+    captured: the result of `prepare` for the same model, to compile it under several policies.
 
     Raises PolicyError, CaptureError, LoweringError, PipelineError or NoIncrement. Each names its place, its cause and a
     remedy.
@@ -86,7 +89,7 @@ def compile(
     if captured is None:
         fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
-    transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    transformer = own_transformer(model)
     if call is not None:
         captured = replace(captured, call={**captured.call, **call})
     keeping = keeping_of(model, ir, captured, parameters)
@@ -111,15 +114,20 @@ def prepare(
     probe: ExampleCall | None = None,
     second: ExampleCall | None = None,
 ) -> Prepared:
-    """Captures a pipeline's transformer, or a transformer with two example calls; arguments as `compile` has them."""
+    """Captures a pipeline's transformer, or a transformer with two example calls. Arguments as in `compile`."""
     if probe is None or second is None:
         arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
         probe, second = driver_for(model).record(model, arguments)
-    transformer = model if isinstance(model, nn.Module) else model.transformer  # type: ignore[attr-defined]
+    transformer = own_transformer(model)
     transformer.eval()
     captured, given = capture_batched(transformer, probe, second)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
+
+
+def own_transformer(model: object) -> nn.Module:
+    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it."""
+    return unwrapped(model if isinstance(model, nn.Module) else model.transformer)  # type: ignore[attr-defined]
 
 
 def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:
@@ -153,10 +161,5 @@ def _backend(
 def _masks(captured: CapturedModel) -> tuple[str, ...]:
     """Shared values that mask an attention and depend on nothing but sizes."""
     constant = {p.name for p in captured.shared if not p.depends}
-    found = []
-    for kind in captured.kinds:
-        for node in kind.partial.graph.nodes if kind.partial is not None else ():
-            about = node.meta.get("attention")
-            if about is not None and about["mask"] in constant:
-                found.append(about["mask"])
-    return tuple(dict.fromkeys(found))
+    masks = (s.mask for k in captured.kinds if k.partial is not None for s in k.partial.attentions)
+    return tuple(dict.fromkeys(m.name for m in masks if m is not None and m.name in constant))

@@ -17,14 +17,14 @@ from mccompile.diagnostics.source import Span
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`at`: the policy's own words; None in a policy that was read from its text form. It is no part of the meaning:
-    nodes are equal, and have one text form, wherever they stand."""
+    """`at`: the policy's own words; None in a policy that was read from its text form. It is not part of the meaning.
+    Neither equality nor the text form depends on it."""
 
     at: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 class Granularity(IntEnum):
-    """How finely a value or a decision varies; a coarser value broadcasts to a finer one."""
+    """How finely a value or a decision varies. A coarser value broadcasts to a finer one."""
 
     STEP = 0
     CHUNK = 1
@@ -74,7 +74,7 @@ class Clock(Node):
 
 @dataclass(frozen=True, slots=True)
 class Table(Node):
-    """values[i] at the chunk's step i; another number of steps is resampled to the nearest entry."""
+    """values[i] at the chunk's step i. For another number of steps, the nearest entry is taken."""
 
     values: tuple[float, ...]
 
@@ -122,7 +122,7 @@ class Polynomial(Node):
 
 @dataclass(frozen=True, slots=True)
 class Accumulate(Node):
-    """The account of a cell: sum of `of` over the steps since it was last computed, this one included."""
+    """The account of a cell: the sum of `of` over the steps since the cell was last computed, including this step."""
 
     of: Expr
 
@@ -189,7 +189,7 @@ class Reuse(Node):
 
 @dataclass(frozen=True, slots=True)
 class Every(Node):
-    """Compute each n-th step of the phase (its first included), reuse the others."""
+    """Compute the first step of the phase and each n-th step after it; reuse the others."""
 
     n: Expr
 
@@ -266,7 +266,7 @@ class Blocks(Node):
 
 @dataclass(frozen=True, slots=True)
 class Integration(Node):
-    """The whole model together with the sampler's step: what is kept is the latent increment (MAGI-1)."""
+    """The whole model together with the sampler's step. The increment of the latent is kept (MAGI-1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,7 @@ KeptDevice = Literal["auto", "model", "cpu"]
 
 @dataclass(frozen=True, slots=True)
 class Cache(Node):
-    """In what kept tensors are kept. "auto": as the model has them, or less where the budget asks for it."""
+    """The dtype and device of kept tensors. "auto": those of the model, or cheaper ones if the budget requires it."""
 
     dtype: KeptDtype  # of keys and values
     residual: KeptDtype  # of what regions keep

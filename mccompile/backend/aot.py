@@ -14,10 +14,10 @@ from torch import fx
 from torch._inductor.package import package_aoti
 from torch.export import Dim, ExportedProgram
 
-from mccompile.backend.graph_text import attribute
 from mccompile.backend.native import use_native
 from mccompile.backend.package import Contract, Size, TensorInput
 from mccompile.backend.record import DYNAMIC, Recording, Scalar, TensorSpec, axis_order
+from mccompile.capture.part import attribute
 
 OPTIONS = {
     "aot_inductor.package": True,

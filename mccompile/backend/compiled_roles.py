@@ -11,11 +11,12 @@ import torch
 from torch import fx
 
 from mccompile.backend.aot import numbers_of
-from mccompile.backend.graph_text import attribute, fingerprint
+from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.package import Contract, Package, PackageFolder
 from mccompile.backend.patches import multiply_patches
 from mccompile.backend.record import BATCHED, Key
 from mccompile.backend.role import GraphCall, Role, Value
+from mccompile.capture.part import attribute
 from mccompile.capture.types import Refusal
 
 Form = Literal["package", "torch.compile", "eager"]

@@ -16,6 +16,8 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from mccompile.capture.part import attribute
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 MODULES = ("math", "operator", "torch", "torch.nn.functional")  # where plain functions of a graph may come from
 
@@ -71,12 +73,6 @@ def fingerprint(module: fx.GraphModule) -> str:
             target = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, torch.Tensor) else repr(value)
         lines.append([op, target, args, kwargs])
     return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def attribute(module: torch.nn.Module, name: str) -> object:
-    """The attribute at a dotted path. Raises AttributeError."""
-    owner, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(owner), leaf)
 
 
 def write_value(value: object) -> Json:

@@ -16,12 +16,13 @@ import torch
 from torch._inductor import config
 
 from mccompile.backend.folders import cache_folder
-from mccompile.backend.graph_text import attribute, fingerprint
+from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.isa import cpu_features
 from mccompile.backend.native.kernel import kernel
 from mccompile.backend.package import Contract
 from mccompile.backend.record import Recording, axis_order
 from mccompile.backend.records import read_record, write_record
+from mccompile.capture.part import attribute
 
 KEPT = 256  # packages, of about 2 MB each
 

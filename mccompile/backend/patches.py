@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import fx
 
-from mccompile.backend.graph_text import attribute
+from mccompile.capture.part import attribute
 
 aten = torch.ops.aten
 _RANKS = {aten.conv2d.default: 2, aten.conv3d.default: 3}

@@ -95,9 +95,9 @@ class Pool:
         return worker
 
     def submit(self, program: Path, package: Path, headers: bool) -> Future[str | None]:
-        """Compiles the program saved at `program` into `package`; the result is why it could not, or None.
+        """Compiles the program saved at `program` into `package`. The result is None, or the reason for a failure.
 
-        headers: as lowering.aot.compile_program has it.
+        headers: as in backend/aot.py, `compile_program`.
         """
         job = {"program": str(program), "package": str(package), "headers": headers}
         return self._threads.submit(self._run, json.dumps(job))

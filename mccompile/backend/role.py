@@ -11,7 +11,7 @@ from torch import fx
 
 Value: TypeAlias = torch.Tensor | int
 GraphCall: TypeAlias = Callable[..., tuple[Value, ...]]
-Part: TypeAlias = Literal[
+Purpose: TypeAlias = Literal[
     "prelude",  # values that blocks read, of the inputs in `depends`
     "block",  # a block on all rows
     "rows",  # a block on selected rows
@@ -26,9 +26,9 @@ Part: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """The part of a model that a graph is. kind: of block, where it is (part of) one. depends: inputs of the model."""
+    """The part of a model that a graph is. kind: of block, if it is part of one. depends: inputs of the model."""
 
-    part: Part
+    part: Purpose
     kind: int = 0
     depends: frozenset[str] = frozenset()
 

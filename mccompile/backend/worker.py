@@ -1,6 +1,7 @@
-"""A process that compiles exported programs. It reads one JSON job per line and writes one answer per line.
+"""A process that compiles exported programs: `python -m mccompile.backend.worker`.
 
-    python -m mccompile.backend.worker THREADS ISA_OK ISA
+It reads JSON from standard input, one value per line. The first line holds `threads`, `isa_ok` and `isa`; null ends the
+process. Every other line is a job. For each job it writes one answer, a JSON object on a line of its own.
 
 Inductor keeps global state, so each role is compiled in a process that does one job at a time. A process does many
 jobs, because importing torch costs as much as compiling a small graph.

@@ -52,7 +52,7 @@ class _StoredRole:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that was read and found whole and fit for this machine.
+    """A bundle that was read, and that is complete and fits this machine.
 
     policy: the source text as the user wrote it, "" where it was compiled from an IR. device: "cpu" or "cuda".
     uncompiled: roles that were never recorded, and run eagerly.
@@ -115,9 +115,9 @@ def save_bundle(
 ) -> None:
     """Writes `compiled`, whose graphs `backend` compiled, as one file.
 
-    reference: how the user named the model (path or name of a pipeline). folder: of the transformer, with its
+    reference: how the user named the model (path or name of a pipeline). folder: the folder of the transformer with its
     config.json and weights; None for a model made in memory. policy: the policy's source text.
-    Raises UnbundledRole (MC0816) where a graph is no package.
+    Raises UnbundledRole (MC0816) if a graph is not a package.
     """  # fmt: skip
     lowered, bound = compiled.runner.lowered, compiled.runner.bound
     entries: dict[str, bytes] = {}

@@ -6,14 +6,27 @@ Weights stay with the model: graphs name them. Tensors that only the captured gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mccompile.backend.graph_text import Json, attribute, read_graph, read_value, write_graph, write_value
+from mccompile.backend.graph_text import Json, read_graph, read_value, write_graph, write_value
 from mccompile.backend.records import read_any, read_record, write_record
-from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, Port, Refusal, TokenGrid
+from mccompile.capture.part import AttentionSite, Operand, Part, Result, attribute
+from mccompile.capture.types import (
+    BlockKind,
+    BlockSite,
+    BufferSpec,
+    CapturedModel,
+    ModulatedInput,
+    OneFrame,
+    Port,
+    Refusal,
+    TokenGrid,
+    ToldGrid,
+)
 
 _RECORDS: dict[str, object] = {
     "model_class": str,
@@ -26,13 +39,14 @@ _RECORDS: dict[str, object] = {
     "streams": tuple[Port, ...],
     "row_keys": tuple[str, ...],
     "blocks": tuple[BlockSite, ...],
-    "grid": TokenGrid | None,
+    "grid": TokenGrid | ToldGrid | OneFrame | None,
     "refusals": tuple[Refusal, ...],
     "samples": tuple[str, ...],
     "unbatched": str,
     "fixed": tuple[tuple[str, int], ...],
 }
-_GRAPHS = ("module", "prelude", "gather", "postlude")
+_PARTS = ("prelude", "gather", "postlude")
+_ENTRIES: dict[str, type[Operand | Result]] = {c.__name__: c for c in (*get_args(Operand), *get_args(Result))}
 
 
 def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str, Json], dict[str, torch.Tensor]]:
@@ -43,14 +57,16 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
     data = {name: write_record(getattr(captured, name)) for name in _RECORDS}
     data["constants"] = [[name, write_value(value)] for name, value in captured.constants]
     data["specs"] = [pytree.treespec_dumps(captured.in_spec), pytree.treespec_dumps(captured.out_spec)]
-    data |= {name: _write_module(getattr(captured, name)) for name in _GRAPHS}
+    data["module"] = write_graph(captured.module.graph)
+    data |= {name: _write_part(getattr(captured, name)) for name in _PARTS}
     data["kinds"] = [
         {
-            "full": _write_module(kind.full),
-            "partial": _write_module(kind.partial),
-            "allocate": _write_module(kind.allocate),
+            "full": _write_part(kind.full),
+            "partial": _write_part(kind.partial),
+            "allocate": _write_part(kind.allocate),
             "row_keys": write_record(kind.row_keys),
             "buffers": write_record(kind.buffers),
+            "modulated": write_record(kind.modulated),
         }
         for kind in captured.kinds
     ]
@@ -73,31 +89,55 @@ def read_captured(data: Mapping[str, Json], model: nn.Module, constants: Mapping
     assert isinstance(blocks, tuple)
     for name in dict.fromkeys(w for site in blocks for w in site.weights):
         home.add(name)
-    parts: dict[str, object] = {**records, **{name: home.module(data[name]) for name in _GRAPHS}}
+    parts: dict[str, object] = {**records, **{name: home.part(data[name]) for name in _PARTS}}
+    parts["module"] = home.module(data["module"])
     parts["constants"] = tuple((read_record(str, p[0]), read_value(p[1])) for p in pairs if isinstance(p, list))
     parts["in_spec"], parts["out_spec"] = (pytree.treespec_loads(read_record(str, s)) for s in specs)
-    parts["kinds"] = tuple(_read_kind(kind, home.module) for kind in kinds)
+    parts["kinds"] = tuple(_read_kind(kind, home.part) for kind in kinds)
     return CapturedModel(**parts)  # type: ignore[arg-type]
 
 
-def _read_kind(data: Json, module: Callable[[Json], fx.GraphModule | None]) -> BlockKind:
+def _read_kind(data: Json, part: Callable[[Json], Part | None]) -> BlockKind:
     assert isinstance(data, dict)
+    full, allocate = part(data["full"]), part(data["allocate"])
+    if full is None or allocate is None:
+        raise ValueError("a kind of block without its forms on all rows")
     return BlockKind(
-        full=module(data["full"]),
-        partial=module(data["partial"]),
-        allocate=module(data["allocate"]),
+        full=full,
+        partial=part(data["partial"]),
+        allocate=allocate,
         row_keys=read_record(tuple[str, ...], data["row_keys"]),
         buffers=read_record(tuple[BufferSpec, ...], data["buffers"]),
+        modulated=_read_modulated(data["modulated"]),
     )
 
 
-def _write_module(module: fx.GraphModule | None) -> Json:
-    """The graph, and what capture found out about its attentions (lowering/attention.py reads it)."""
-    if module is None:
+def _read_modulated(data: Json) -> ModulatedInput | str:
+    return data if isinstance(data, str) else read_record(ModulatedInput, data)
+
+
+def _write_part(part: Part | None) -> Json:
+    """The graph with what it takes and gives."""
+    if part is None:
         return None
-    found = (n for n in module.graph.nodes if "attention" in n.meta)
-    about: dict[str, Json] = {n.name: write_value(n.meta["attention"]) for n in found}
-    return {"graph": write_graph(module.graph), "attention": about}
+    return {
+        "graph": write_graph(part.graph),
+        "takes": [_write_entry(o) for o in part.takes],
+        "gives": [_write_entry(r) for r in part.gives],
+        "attentions": write_record(part.attentions),
+    }
+
+
+def _write_entry(entry: Operand | Result) -> Json:
+    """The class by its name, and its fields."""
+    return [type(entry).__name__, write_record(entry)]
+
+
+def _read_entry(entry: Json) -> Operand | Result:
+    """What `_write_entry` wrote. Raises ValueError for another entry."""
+    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] in _ENTRIES):
+        raise ValueError(f"no operand and no result: {entry!r}")
+    return read_record(_ENTRIES[str(entry[0])], entry[1])
 
 
 class _Home:
@@ -126,27 +166,39 @@ class _Home:
         else:
             owner.register_buffer(leaf, value, persistent=False)
 
-    def module(self, data: Json) -> fx.GraphModule | None:
+    def part(self, data: Json) -> Part | None:
+        """A part as it was written. Raises ValueError where it is none."""
         if data is None:
             return None
-        assert isinstance(data, dict)
-        entries, about = data["graph"], data["attention"]
-        assert isinstance(entries, list)
-        assert isinstance(about, dict)
+        if not isinstance(data, dict):
+            raise ValueError(f"no part: {data!r}")
+        takes, gives = data["takes"], data["gives"]
+        if not isinstance(takes, list) or not isinstance(gives, list):
+            raise ValueError("a part without lists of what it takes and gives")
+        return Part(
+            self.module(data["graph"]),
+            tuple(_read_entry(o) for o in takes),  # type: ignore[misc]
+            tuple(_read_entry(r) for r in gives),  # type: ignore[misc]
+            read_record(tuple[AttentionSite, ...], data["attentions"]),
+        )
+
+    def module(self, entries: Json) -> fx.GraphModule:
+        """A graph over the tensors that it names. Raises ValueError where it is none."""
+        if not isinstance(entries, list):
+            raise ValueError(f"no graph: {entries!r}")
         graph = read_graph(entries)
         for node in graph.nodes:
             if node.op == "get_attr":
                 self.add(str(node.target))
-            if node.name in about:
-                node.meta["attention"] = read_value(about[node.name])
         return fx.GraphModule(self.root, graph)
 
 
 def _names(captured: CapturedModel) -> list[str]:
     """Every attribute that some graph or some block names."""
-    modules = [captured.module, captured.prelude, captured.postlude, captured.gather]
-    modules += [m for k in captured.kinds for m in (k.full, k.partial, k.allocate)]
-    named = [str(n.target) for m in modules if m is not None for n in m.graph.nodes if n.op == "get_attr"]
+    parts = [captured.prelude, captured.postlude, captured.gather]
+    parts += [p for k in captured.kinds for p in (k.full, k.partial, k.allocate)]
+    graphs = [captured.module.graph, *(p.graph for p in parts if p is not None)]
+    named = [str(n.target) for g in graphs for n in g.nodes if n.op == "get_attr"]
     return list(dict.fromkeys([*named, *(w for site in captured.blocks for w in site.weights)]))
 
 

@@ -100,7 +100,7 @@ def environment(device: str) -> Environment:
 
 
 def identify(model: torch.nn.Module, reference: str = "", folder: Path | None = None) -> ModelIdentity:
-    """The identity of a loaded transformer; folder: where its config.json and weights lie, if anywhere.
+    """The identity of a loaded transformer. folder: the folder with its config.json and weights, if there is one.
 
     Raises OSError for a folder that cannot be read.
     """

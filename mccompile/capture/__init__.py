@@ -10,9 +10,11 @@ from mccompile.capture.types import (
     BlockSite,
     BufferSpec,
     CapturedModel,
+    OneFrame,
     Port,
     Refusal,
     TokenGrid,
+    ToldGrid,
 )
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "CaptureError",
     "CapturedModel",
     "FullRun",
+    "OneFrame",
     "Port",
     "Refusal",
     "TokenGrid",
+    "ToldGrid",
     "block_weights",
     "capture",
     "capture_batched",

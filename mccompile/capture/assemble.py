@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -15,15 +15,17 @@ from mccompile.capture.forms import allocate_form, buffer_specs, full_form, part
 from mccompile.capture.gather import Wanted, gather_form
 from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Site, TemplateKind
-from mccompile.capture.rows import RowSpans, joined, key, other, video
-from mccompile.capture.samples import batch_of
+from mccompile.capture.part import Input, Output, Part, Shared, Stream
+from mccompile.capture.projected import modulated_input
+from mccompile.capture.rows import RowSpans, beside_video, joined, key, other, video
+from mccompile.capture.samples import batch_of, holds_samples
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
 from mccompile.capture.stacks import PRELUDE, Partition
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
-from mccompile.capture.types import Along, Assembled, BlockKind, BlockSite, Port, Refusal
+from mccompile.capture.types import Assembled, BlockKind, BlockSite, Port, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,10 @@ class Parts:
     roles: tuple[Roles, ...]
 
 
-def _block_kind(kind: TemplateKind, own: Roles, scope: Scope | None, refusals: list[Refusal]) -> BlockKind:
-    partial = None
+def _block_kind(
+    kind: TemplateKind, own: Roles, scope: Scope | None, rows: RowSpans | None, refusals: list[Refusal]
+) -> BlockKind:
+    partial, labelled = None, scope
     if scope is not None:
         try:
             partial = partial_form(kind.template, own, scope)
@@ -54,6 +58,7 @@ def _block_kind(kind: TemplateKind, own: Roles, scope: Scope | None, refusals: l
         allocate=allocate_form(kind.template, own, scope),
         row_keys=tuple(row_keys(scope)) if scope is not None else (),
         buffers=buffer_specs(kind.template, scope) if scope is not None else (),
+        modulated=modulated_input(kind.template, own, labelled, rows),
     )
 
 
@@ -66,6 +71,7 @@ def _site(index: int, kind_index: int, kind: TemplateKind, own: Roles, site: Sit
         kind=kind_index,
         streams_in=tuple(site.captured(s).name for s in own.streams),
         streams_out=tuple(name or f"{path}.unread{i}" for i, name in enumerate(made)),
+        continues=tuple(site.captured(s).name if s is not None else "" for s in own.continues),
         shared=tuple(site.captured(s).name for s in own.shared),
         weights=tuple(str(site.template.weights[site.nodes[w]].target) for w in kind.template.weights),
     )
@@ -128,7 +134,7 @@ def _numbers(parts: Parts) -> list[fx.Node]:
 
 def _gather(
     parts: Parts, axes: TokenAxes, names: Sequence[str], keys: Sequence[RowSpans]
-) -> tuple[fx.GraphModule, tuple[Port, ...]]:
+) -> tuple[Part, tuple[Port, ...]]:
     """The gather part over these shared values, and its sources. Raises Refused."""
     nodes = {n.name: n for n in parts.exported.module.graph.nodes}
     numbers = _numbers(parts)
@@ -139,17 +145,20 @@ def _gather(
         wanted.append(Wanted(nodes[name], axis, rows, sunk))
     device = next(x.device for x in parts.exported.probe if isinstance(x, torch.Tensor))
     module, sources = gather_form(parts.facts, wanted, keys, numbers, device)
-    ports = {n: _port(parts, n, None, "") for n in sources}
+    ports = {n: _port(parts, n, None, None) for n in sources}
     for want in wanted:
-        value, axis, name = want.value, want.axis, key(want.rows) if want.rows is not None else ""
-        if want.sunk is not None:  # its rows are frames, or other parts of the grid
-            value, axis, name = want.sunk.leaf, want.sunk.axis, "part" if want.sunk.index.modulo else "frame"
-        ports[value] = _port(parts, value, axis, name)
+        if want.sunk is None:
+            ports[want.value] = _port(parts, want.value, want.axis, want.rows)
+        else:  # its rows are frames, or other parts of the grid
+            leaf, name = want.sunk.leaf, "part" if want.sunk.index.modulo else "frame"
+            ports[leaf] = replace(_port(parts, leaf, want.sunk.axis, None), rows=name)
     return module, tuple(ports.values())
 
 
-def _port(parts: Parts, value: fx.Node, axis: int | None, rows: str) -> Port:
-    return Port(value.name, axis, rows, parts.depends[value], batch_of(value, parts.facts))
+def _port(parts: Parts, value: fx.Node, axis: int | None, rows: RowSpans | None) -> Port:
+    name = key(rows) if rows is not None else ""
+    beside = beside_video(rows) if rows is not None else None
+    return Port(value.name, axis, name, parts.depends[value], batch_of(value, parts.facts), beside)
 
 
 def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
@@ -159,7 +168,7 @@ def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, .
         if name not in nodes:  # an output of a block that nothing reads
             return Port(name, None, "", frozenset())
         axis, rows = axes.of(nodes[name])
-        return _port(parts, nodes[name], axis, key(rows) if rows is not None else "")
+        return _port(parts, nodes[name], axis, rows)
 
     return tuple(port(name) for name in names)
 
@@ -206,7 +215,8 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
     """Derives every form and names what crosses. `prove` makes a CapturedModel of the result."""
     axes = label_kinds(list(parts.kinds), list(parts.roles), _first_rows(parts))
     refusals = axes.refusals
-    kinds = tuple(_block_kind(*x, refusals) for x in zip(parts.kinds, parts.roles, axes.scopes, strict=True))
+    together = zip(parts.kinds, parts.roles, axes.scopes, strict=True)
+    kinds = tuple(_block_kind(k, r, s, axes.of(k.sites[0].captured(r.video))[1], refusals) for k, r, s in together)
     sites = _sites(parts)
     names = _names(parts, sites)
     module = parts.exported.module
@@ -221,6 +231,7 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
     placeholders = module.graph.find_nodes(op="placeholder")
     given = list(zip(placeholders, parts.exported.probe, parts.exported.dynamic, strict=True))
     inputs = [n for n, _, dynamic in given if dynamic]
+    told = tuple(Input(n.name) for n in inputs)
     (results,) = module.graph.output_node().args
     assert isinstance(results, list | tuple)
     return Assembled(
@@ -230,10 +241,15 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
         constants=tuple((n.name, x) for n, x, dynamic in given if not dynamic),
         in_spec=module._in_spec,
         out_spec=module._out_spec,
-        prelude=subgraph(module, inputs, [nodes[n] for n in (*names.entry, *names.shared)], "Prelude"),
+        prelude=Part(
+            subgraph(module, inputs, [nodes[n] for n in (*names.entry, *names.shared)], "Prelude"),
+            takes=told, gives=(*map(Stream, names.entry), *map(Shared, names.shared)),
+        ),
         gather=gather,
-        postlude=subgraph(
-            module, [*(nodes[n] for n in (*names.exit, *names.shared)), *inputs], results, "Postlude"
+        postlude=Part(
+            subgraph(module, [*(nodes[n] for n in (*names.exit, *names.shared)), *inputs], results, "Postlude"),
+            takes=(*map(Stream, names.exit), *map(Shared, names.shared), *told),
+            gives=tuple(Output(i) for i in range(len(results))),
         ),
         entry=tuple(names.entry),
         exit=tuple(names.exit),
@@ -245,5 +261,5 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
         kinds=kinds,
         blocks=sites,
         refusals=tuple(refusals),
-        samples=tuple(n.name for n in inputs if batch_of(n, parts.facts) == Along(0)),
+        samples=tuple(n.name for n in inputs if holds_samples(n, parts.facts)),
     )

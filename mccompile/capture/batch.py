@@ -1,27 +1,70 @@
 """Captures a model for any number of samples per call, if numbers prove that it treats each sample independently.
 
-before: two recorded calls with the recorded number of samples
-after:  a model captured from a call of two different samples and a call of one sample; their number is a size
-refuses when: two samples in one call give other outputs than each sample alone, or the forward writes the number of
-samples into the graph. The model is then captured at the recorded number, and `unbatched` says why.
+before: two recorded calls, of as many samples as the pipeline was asked for
+after:  a model captured from a call of several different samples and a call of one, so that their number is a size
+refuses when: the model on several samples at once does not give what it gives on each alone, or its forward writes the
+number of samples into the graph; then it is captured at the recorded number, and `unbatched` says why
+
+Which arguments hold samples is tried and not guessed: at first all tensors whose first size is that of the latent,
+then one fewer (a mask that all samples share), then one more (two images a sample).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.capture import capture
-from mccompile.capture.errors import CaptureError
+from mccompile.capture.errors import CaptureError, first_line
 from mccompile.capture.export import without_defaults
 from mccompile.capture.run import one_for_all
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close
 
 Arguments = dict[str, object]
+_COUNTS = (2, 3, 5, 7)  # of samples
+_MIXED = "its output on two samples at once is not what it gives on each alone"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """A call of one sample, as flat leaves.
+
+    held: the leaves that hold samples along their first axis; varied: those of them that differ between the samples
+    that are tried (a model may read the positions of its first sample alone).
+    """
+
+    leaves: tuple[object, ...]
+    spec: pytree.TreeSpec
+    held: tuple[bool, ...]
+    varied: tuple[bool, ...]
+
+    def call(self, leaves: Sequence[object]) -> Arguments:
+        return pytree.tree_unflatten(list(leaves), self.spec)
+
+    def one(self) -> Arguments:
+        return self.call(self.leaves)
+
+    def sample(self, number: int) -> Arguments:
+        """A call of another sample: floating-point inputs differ, the others are repeated."""
+        return self.call([_other(x, number) if v else x for x, v in zip(self.leaves, self.varied, strict=True)])
+
+    def several(self, count: int) -> Arguments:
+        """A call of `count` samples, all of them different."""
+
+        def leaf(value: object, held: bool, varied: bool) -> object:
+            return torch.cat([_other(value, i if varied else 0) for i in range(count)]) if held else value
+
+        return self.call([leaf(*x) for x in zip(self.leaves, self.held, self.varied, strict=True)])
+
+
+def _other(value: object, number: int) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value * (-0.5) ** number + number if number and value.is_floating_point() else value
 
 
 def capture_batched(
@@ -32,26 +75,28 @@ def capture_batched(
     probe, second: as for `capture`, whose errors are raised.
     """
     given = without_defaults(model, probe), without_defaults(model, second)
-    count = _samples(*given)
+    latent = _latent(*given)
+    count = _samples(given[0].get(latent))
     one, small = (_first(call, count) for call in given)
-    both = _doubled(one)
-    reason = _mixes(model, one, both)
-    if not reason:
+    number = _how_many(one, small)
+    held, reason = _held(model, one, number, latent)
+    if held is not None:
+        both = held.several(number)
         try:
-            captured = capture(model, both, small)
+            captured = capture(model, both, small, one)
         except CaptureError as error:
             reason = error.cause
         else:
             if not captured.refusals:
                 return captured, (one, small)
-            alone = capture(model, *given, captured.refusals[-1].reason)
+            alone = capture(model, *given, unbatched=captured.refusals[-1].reason)
             fewer = len(alone.refusals) < len(captured.refusals)
             return (alone, given) if fewer else (captured, (one, small))
-    return capture(model, *given, reason), given
+    return capture(model, *given, unbatched=reason), given
 
 
-def _samples(probe: Arguments, second: Arguments) -> int:
-    """The number of samples: the first size of the tensor with the most sizes that differ between the calls."""
+def _latent(probe: Arguments, second: Arguments) -> str:
+    """The name of the tensor that has most sizes that differ between the calls."""
 
     def varying(name: str) -> int:
         one, two = probe[name], second.get(name)
@@ -59,7 +104,11 @@ def _samples(probe: Arguments, second: Arguments) -> int:
             return -1
         return sum(a != b for a, b in zip(one.shape, two.shape, strict=False))
 
-    latent = probe[max(probe, key=varying)] if probe else None
+    return max(probe, key=varying, default="")
+
+
+def _samples(latent: object) -> int:
+    """The first size of the latent."""
     return latent.size(0) if isinstance(latent, torch.Tensor) and latent.dim() else 1
 
 
@@ -78,28 +127,69 @@ def _first(call: Arguments, count: int) -> Arguments:
     return {k: pytree.tree_map(leaf, v) for k, v in cut.items()}
 
 
-def _doubled(call: Arguments) -> Arguments:
-    """The call with a second sample. Its floating-point inputs differ; its other inputs are repeated."""
+def _how_many(one: Arguments, small: Arguments) -> int:
+    """A number of samples that makes no size of the first call one of the second: sizes tell axes apart.
 
-    def leaf(value: object) -> object:
-        if not isinstance(value, torch.Tensor) or not _holds_samples(value, 1):
-            return value
-        return torch.cat([value, value * -0.5 + 1 if value.is_floating_point() else value])
+    Two samples of five frames and one of ten would make `samples * frames` look like a constant.
+    """
+    pairs = zip(*(_leaves(call) for call in (one, small)), strict=False)
+    sizes = {(a, b) for x, y in pairs for a, b in zip(x.shape, y.shape, strict=False)}
+    return next((n for n in _COUNTS if all(n * a != b and a != n * b for a, b in sizes)), _COUNTS[0])
 
-    return {k: pytree.tree_map(leaf, v) for k, v in call.items()}
+
+def _leaves(call: Arguments) -> list[torch.Tensor]:
+    return [x for x in pytree.tree_flatten(call)[0] if isinstance(x, torch.Tensor)]
 
 
-def _mixes(model: nn.Module, one: Arguments, both: Arguments) -> str:
-    """Why the eager model cannot take both samples in one call; "" if each gets the outputs that it gets alone."""
-    other = pytree.tree_map(lambda v: v[1:] if _holds_samples(v, 2) else v, both)
+def _held(model: nn.Module, one: Arguments, count: int, latent: str) -> tuple[_Sampled | None, str]:
+    """Which arguments hold samples, and "" or why none do: numbers decide."""
+    reason = ""
+    at = [path[0] == pytree.MappingKey(latent) for path, _ in pytree.tree_flatten_with_path(one)[0]]
+    for sampled in _assignments(one):
+        why = _mixes(model, sampled, count)
+        if why == _MIXED:
+            sampled = _less_varied(model, sampled, count)
+            why = _mixes(model, sampled, count) if _varies(sampled, at) else why
+        if not why:
+            return sampled, ""
+        reason = reason or why
+    return None, reason
+
+
+def _varies(sampled: _Sampled, latent: Sequence[bool]) -> bool:
+    return any(v and is_latent for v, is_latent in zip(sampled.varied, latent, strict=True))
+
+
+def _less_varied(model: nn.Module, sampled: _Sampled, count: int) -> _Sampled:
+    """The samples alike in those arguments that, varied alone, are not read sample by sample."""
+    alone = [tuple(i == j for j in range(len(sampled.leaves))) for i in range(len(sampled.leaves))]
+    reads = [v and not _mixes(model, replace(sampled, varied=alone[i]), count) for i, v in enumerate(sampled.varied)]
+    return replace(sampled, varied=tuple(reads))
+
+
+def _assignments(one: Arguments) -> Iterator[_Sampled]:
+    """All tensors of one row; all but one of them; these and one tensor of several rows."""
+    leaves, spec = pytree.tree_flatten(one)
+    first = [_holds_samples(x, 1) for x in leaves]
+    yield _Sampled(tuple(leaves), spec, tuple(first), tuple(first))
+    tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.dim() > 0]
+    for changed in sorted(tensors, key=lambda i: not first[i]):
+        held = [not h if i == changed else h for i, h in enumerate(first)]
+        if any(held):
+            yield _Sampled(tuple(leaves), spec, tuple(held), tuple(held))
+
+
+def _mixes(model: nn.Module, sampled: _Sampled, count: int) -> str:
+    """Why the eager model cannot take several samples in one call; "" where each gets what it gets alone."""
     try:
         with torch.no_grad():
-            together, *alone = (_tensors(model(**call)) for call in (both, one, other))
+            together = _tensors(model(**sampled.several(count)))
+            alone = [_tensors(model(**sampled.sample(i))) for i in range(count)]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        return f"it fails on two samples at once: {str(error).strip().splitlines()[0] if str(error) else error!r}"
-    for t, a, b in zip(together, *alone, strict=True):
-        if t.dim() != a.dim() or t.size(0) != 2 or not close(t, torch.cat([a, b])):
-            return "its output on two samples at once is not what it gives on each alone"
+        return f"it fails on two samples at once: {first_line(error)}"
+    for t, *parts in zip(together, *alone, strict=True):
+        if any(t.dim() != p.dim() for p in parts) or t.size(0) != count or not close(t, torch.cat(parts)):
+            return _MIXED
     return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from mccompile.capture.facts import Extent, ScalarFact, is_dynamic
 from mccompile.capture.normalise import drop_dead
+from mccompile.capture.part import AttentionSite, Operand, Part, Result, Stream
 from mccompile.capture.rows import RowSpans, has_video
 from mccompile.capture.scope import Scope
 from mccompile.capture.sizes import find_size
@@ -49,14 +50,19 @@ class BlockForm:
     graph: fx.Graph = field(default_factory=fx.Graph)
     built: dict[fx.Node, fx.Node] = field(default_factory=dict)
     counts: set[fx.Node] = field(default_factory=set)  # numbers that are no sizes of others
+    takes: list[Operand] = field(default_factory=list)
+    attentions: list[AttentionSite] = field(default_factory=list)
     _video_count: fx.Node | None = None
 
-    def operands(self, nodes: Sequence[fx.Node]) -> None:
+    def operands(self, nodes: Sequence[fx.Node], of: Callable[[str], Operand]) -> None:
+        """Placeholders of the template, as operands named after the captured values that they stand for."""
         for node in nodes:
             self.built[node] = self.graph.placeholder(node.name)
+            self.takes.append(of(self.template.origin[node].name))
 
-    def extra(self, names: Sequence[str]) -> dict[str, fx.Node]:
+    def extra(self, operands: Sequence[Operand], names: Sequence[str]) -> dict[str, fx.Node]:
         """Placeholders that the template does not have, by name."""
+        self.takes += operands
         return {name: self.graph.placeholder(re.sub(r"\W+", "_", name)) for name in names}
 
     def axis_size(self, node: fx.Node, axis: int) -> fx.Node:
@@ -122,8 +128,13 @@ class BlockForm:
         self.built[node] = new
         return new
 
-    def finish(self, outputs: Sequence[fx.Node], name: str) -> fx.GraphModule:
+    def streams(self) -> tuple[Stream, ...]:
+        """What the block gives."""
+        return tuple(Stream(self.template.origin[o].name) for o in self.roles.outputs)
+
+    def finish(self, outputs: Sequence[fx.Node], gives: Sequence[Result], name: str) -> Part:
         self.graph.output(tuple(outputs))
         drop_dead(self.graph)
         self.graph.lint()
-        return fx.GraphModule(nn.Module(), self.graph, class_name=name)
+        module = fx.GraphModule(nn.Module(), self.graph, class_name=name)
+        return Part(module, tuple(self.takes), tuple(gives), tuple(self.attentions))

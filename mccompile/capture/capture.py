@@ -23,13 +23,18 @@ from mccompile.capture.verify import prove
 
 
 def capture(
-    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], unbatched: str = ""
+    model: nn.Module,
+    probe: Mapping[str, object],
+    second: Mapping[str, object],
+    *more: Mapping[str, object],
+    unbatched: str = "",
 ) -> CapturedModel:
     """Captures a model from two recorded calls of its forward at two sizes.
 
-    probe, second: keyword arguments of `model.forward`. Sizes that differ are dynamic; everything else is constant.
-    unbatched: the reason why the number of samples may not vary, if there is one. Raises CaptureError (MC04xx). If
-    something about rows cannot be proved, the result holds a Refusal; this is no error.
+    probe, second: keyword arguments of `model.forward`. Sizes that differ are dynamic, all else is constant.
+    more: further calls of these arguments, at which the result must hold too.
+    unbatched: why the number of samples may not vary, where that is known.
+    Raises CaptureError (MC04xx); what cannot be proved about rows is a Refusal of the result, never an error.
     """
     exported = export_model(model, probe, second)
     drop_checks(exported.module)
@@ -38,7 +43,7 @@ def capture(
     facts = measure(exported.module, exported.probe, exported.second)
     normalise(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)
-    calls = [without_defaults(model, call) for call in (probe, second)]
+    calls = [without_defaults(model, call) for call in (probe, second, *more)]
     return prove(assembled, model, calls, exported.source, unbatched)
 
 

@@ -44,5 +44,11 @@ class CallError(CaptureError):
     title = "the call does not fit the captured model"
 
 
+def first_line(error: Exception) -> str:
+    """What an error of torch says, in one line."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 class CaptureBug(Exception):
     """A broken invariant of this package: an error of ours, not of the model."""

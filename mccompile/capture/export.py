@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from mccompile.capture.errors import ExportError, ProbeError
+from mccompile.capture.errors import ExportError, ProbeError, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> fx.Gra
     except Exception as error:
         raise ExportError(
             f"{name}.forward",
-            f"torch.export: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+            f"torch.export: {type(error).__name__}: {first_line(error)}",
             "the forward must be traceable without control flow on tensor values; sizes that the model fixes "
             "(position tables) must be equal in both calls",
         ) from error

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from mccompile.capture.errors import IdentityError
+from mccompile.capture.errors import IdentityError, first_line
 
 Extent: TypeAlias = tuple[int, int]  # a size at the first and at the second probe
 
@@ -112,15 +112,26 @@ def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[ob
     try:
         one, two = (_record(module, inputs, fake=True) for inputs in (probe, second))
     except (DataDependentOutputException, DynamicOutputShapeException):
-        try:
-            one, two = (_record(module, inputs, fake=False) for inputs in (probe, second))
-        except RuntimeError as error:
-            raise IdentityError(
-                "the exported graph",
-                f"it does not run at both sizes: {str(error).splitlines()[0]}",
-                "a size that depends on data (nonzero, boolean indexing) became a constant; avoid it in forward",
-            ) from error
+        one, two = (_real(module, inputs) for inputs in (probe, second))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise IdentityError(
+            "the exported graph",
+            f"it does not run at both sizes: {first_line(error)}",
+            "a size became a constant on the way; forward must compute it from the shapes of its arguments",
+        ) from error
     return {n: _pair(one[n], two[n]) for n in module.graph.nodes if n in one}
+
+
+def _real(module: fx.GraphModule, inputs: Sequence[object]) -> dict[fx.Node, object]:
+    """What each node gives, on the data of a call."""
+    try:
+        return _record(module, inputs, fake=False)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise IdentityError(
+            "the exported graph",
+            f"it does not run at both sizes: {first_line(error)}",
+            "a size that depends on data (nonzero, boolean indexing) became a constant; avoid it in forward",
+        ) from error
 
 
 def tensor_fact(facts: Facts, node: fx.Node) -> TensorFact | None:

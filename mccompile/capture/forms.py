@@ -19,6 +19,7 @@ from torch import fx
 
 from mccompile.capture.building import BlockForm, counts_as_data
 from mccompile.capture.facts import TensorFact
+from mccompile.capture.part import AttentionSite, Buffer, Part, Positions, Shared, Stream, Weight
 from mccompile.capture.resize import CATS, SPLITS, Cutting, resized
 from mccompile.capture.rows import RowSpans, any_video, key, video
 from mccompile.capture.rules.attention import mask_of
@@ -52,25 +53,25 @@ def buffer_specs(template: Template, scope: Scope) -> tuple[BufferSpec, ...]:
     return tuple(specs)
 
 
-def _mask_port(template: Template, node: fx.Node) -> str | None:
+def _mask_of(template: Template, node: fx.Node) -> Shared | None:
     """The shared value that an attention's mask comes from."""
     mask = mask_of(node)
     todo = [mask] if mask is not None else []
     while todo:
         at = todo.pop()
         if at in template.values:
-            return template.values[at].name
+            return Shared(template.values[at].name)
         todo.extend(at.all_input_nodes)
     return None
 
 
-def full_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
+def full_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
     """All rows; also writes keys and values into the buffers, if the kind has a partial form (`scope`)."""
     form = BlockForm(template, roles, scope or Scope(template.facts))
-    form.operands((*roles.streams, *roles.shared))
+    _values(form)
     specs = buffer_specs(template, scope) if scope is not None else ()
-    buffers = form.extra([s.name for s in specs])
-    form.operands(tuple(template.weights))
+    buffers = form.extra([Buffer(s.name) for s in specs], [s.name for s in specs])
+    form.operands(tuple(template.weights), Weight)
     pairs = {a.node: specs[2 * i : 2 * i + 2] for i, a in enumerate(scope.attentions)} if scope is not None else {}
     for node in template.graph.nodes:
         if node.op == "placeholder":
@@ -79,26 +80,30 @@ def full_form(template: Template, roles: Roles, scope: Scope | None) -> fx.Graph
             form.graph.call_function(aten.copy_.default, (buffers[spec.name], form.built[operand]))
         new = form.copy(node)
         if node in pairs:
-            _describe(new, template, node, pairs[node])
-    return form.finish([form.built[o] for o in roles.outputs], "FullBlock")
+            form.attentions.append(_site(new, template, node, pairs[node]))
+    return form.finish([form.built[o] for o in roles.outputs], form.streams(), "FullBlock")
 
 
-def _describe(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[BufferSpec]) -> None:
-    new.meta["attention"] = {
-        "buffers": tuple(s.name for s in pair),
-        "mask": _mask_port(template, node),
-        "site": module_path(node),
-    }
+def _values(form: BlockForm) -> None:
+    """The streams and the shared values that a block takes."""
+    form.operands(form.roles.streams, Stream)
+    form.operands(form.roles.shared, Shared)
 
 
-def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModule:
+def _site(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[BufferSpec]) -> AttentionSite:
+    keys, values = (Buffer(s.name) for s in pair)
+    return AttentionSite(new.name, module_path(node), keys, values, _mask_of(template, node))
+
+
+def partial_form(template: Template, roles: Roles, scope: Scope) -> Part:
     """The selected rows only; raises Refused where a token count is used as data."""
     form = BlockForm(template, roles, scope, counts=counts_as_data(template, scope))
-    form.operands((*roles.streams, *roles.shared))
-    rows = form.extra([f"rows_{name}" for name in row_keys(scope)])
+    _values(form)
+    keys = row_keys(scope)
+    rows = form.extra([Positions(name) for name in keys], [f"rows_{name}" for name in keys])
     specs = buffer_specs(template, scope)
-    buffers = form.extra([s.name for s in specs])
-    form.operands(tuple(template.weights))
+    buffers = form.extra([Buffer(s.name) for s in specs], [s.name for s in specs])
+    form.operands(tuple(template.weights), Weight)
     pairs = {a.node: (a, specs[2 * i : 2 * i + 2]) for i, a in enumerate(scope.attentions)}
     cutting = Cutting(scope, form.graph, form.count, form.size, rows.get("rows_video"))
     pieces: dict[fx.Node, list[fx.Node]] = {}
@@ -108,14 +113,14 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> fx.GraphModu
         if node in pairs:
             attention, pair = pairs[node]
             new = _attend(form, attention, pair, buffers, rows[f"rows_{key(attention.key_rows)}"])
-            _describe(new, template, node, pair)
+            form.attentions.append(_site(new, template, node, pair))
             continue
         if not _token_wise(scope, node) or not _segments(form, cutting, node, pieces):
             change = resized(scope, node, form.count) if _token_wise(scope, node) else None
             new = form.copy(node)
             if change is not None:
                 new.args = (new.args[0], *fx.node.map_arg(change, lambda a: form.built.get(a, a)))
-    result = form.finish([form.built[o] for o in roles.outputs], "PartialBlock")
+    result = form.finish([form.built[o] for o in roles.outputs], form.streams(), "PartialBlock")
     _check_counts(form)
     return result
 
@@ -166,10 +171,10 @@ def _check_counts(form: BlockForm) -> None:
             raise form.scope.refusal(next(iter(node.users), node), "uses the number of tokens as data")
 
 
-def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> fx.GraphModule:
-    """(*streams, *shared) -> zero-filled buffers of the shapes and dtypes that `full` writes."""
+def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
+    """Takes streams and shared values; gives zero-filled buffers of the shapes and dtypes that `full` writes."""
     form = BlockForm(template, roles, scope or Scope(template.facts))
-    form.operands((*roles.streams, *roles.shared))
+    _values(form)
     buffers = []
     for attention in scope.attentions if scope is not None else ():
         for operand in attention.node.args[1:3]:
@@ -185,4 +190,5 @@ def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> fx.G
                     aten.new_zeros.default, (form.built[roles.video], sizes), {"dtype": fact.dtype}
                 )
             )
-    return form.finish(buffers, "AllocateBuffers")
+    specs = buffer_specs(template, scope) if scope is not None else ()
+    return form.finish(buffers, [Buffer(s.name) for s in specs], "AllocateBuffers")

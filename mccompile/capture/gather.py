@@ -16,6 +16,7 @@ from torch import fx, nn
 from mccompile.capture.facts import Extent, Facts, is_dynamic
 from mccompile.capture.moves import sizes_listed
 from mccompile.capture.normalise import drop_dead
+from mccompile.capture.part import Index, Part, Positions, Result, Shared, Source
 from mccompile.capture.rows import RowSpan, RowSpans, has_cut, key
 from mccompile.capture.scope import Refused
 from mccompile.capture.sink import GraphSize, Replay, Sunk
@@ -166,8 +167,8 @@ def gather_form(
     row_keys: Sequence[RowSpans],
     numbers: Sequence[fx.Node],
     device: torch.device,
-) -> tuple[fx.GraphModule, list[fx.Node]]:
-    """(index, *sources) -> (*rows of the wanted values, *rows per key), and the sources.
+) -> tuple[Part, list[fx.Node]]:
+    """The part that takes the index and the sources and gives the wanted values' rows and the positions; the sources.
 
     numbers: scalars that the prelude computes. Raises Refused where a size is unknown.
     """
@@ -180,4 +181,7 @@ def gather_form(
     gather.graph.output(tuple(results))
     drop_dead(gather.graph)
     gather.graph.lint()
-    return fx.GraphModule(nn.Module(), gather.graph, class_name="Gather"), list(gather.built)
+    module, sources = fx.GraphModule(nn.Module(), gather.graph, class_name="Gather"), list(gather.built)
+    gives: list[Result] = [Shared(want.value.name) for want in wanted]
+    gives += [Positions(key(rows)) for rows in row_keys]
+    return Part(module, (Index(), *(Source(s.name) for s in sources)), tuple(gives)), sources

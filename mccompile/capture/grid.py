@@ -6,14 +6,18 @@ axis replaced. The tokens that differ must be exactly those of that slice in a f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import fx
 
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import Assembled, Refusal, TokenGrid
+from mccompile.capture.told import told_grid
+from mccompile.capture.types import AnyGrid, Assembled, Refusal, TokenGrid
+
+Axes: TypeAlias = tuple[int | None, int, int]
 
 
 class GridUnproved(Exception):
@@ -63,22 +67,28 @@ def latent_range(embedding: Embedding) -> tuple[int, int]:
     return int(touched[0]), int(touched[-1]) + 1
 
 
-def _patch(embedding: Embedding, base: torch.Tensor, axis: int) -> int:
+def _patch(embedding: Embedding, base: torch.Tensor, axis: int | None) -> int:
     """How many neighbouring slices feed the same tokens."""
+    if axis is None:
+        return 1
     size, first = embedding.latent.shape[axis], _touched(embedding, base, axis, 0)
+    if size > 1 and bool(first.all()):
+        raise GridUnproved(f"axis {axis} of the latent reaches every token")
     for patch in range(1, size + 1):
         if patch == size or not torch.equal(_touched(embedding, base, axis, patch), first):
             return patch
     raise GridUnproved(f"axis {axis} of the latent is empty")
 
 
-def _check(embedding: Embedding, base: torch.Tensor, axes: Sequence[int], patch: Sequence[int]) -> None:
+def _check(embedding: Embedding, base: torch.Tensor, axes: Sequence[int | None], patch: Sequence[int]) -> None:
     """Every slice of every axis touches exactly its own plane of the grid."""
     shape = embedding.latent.shape
-    sizes = [shape[a] // p for a, p in zip(axes, patch, strict=True)]
+    sizes = [1 if a is None else shape[a] // p for a, p in zip(axes, patch, strict=True)]
     if base.shape[0] != sizes[0] * sizes[1] * sizes[2]:
         raise GridUnproved(f"{base.shape[0]} tokens are not {' x '.join(map(str, sizes))}")
     for i, axis in enumerate(axes):
+        if axis is None:
+            continue
         for place in sorted({0, sizes[i] // 2, sizes[i] - 1}):
             expected = torch.zeros(sizes, dtype=torch.bool, device=base.device)
             expected.select(i, place).fill_(True)
@@ -86,19 +96,29 @@ def _check(embedding: Embedding, base: torch.Tensor, axes: Sequence[int], patch:
                 raise GridUnproved(f"tokens of slice {place} of axis {axis} are not a plane of a frame-major grid")
 
 
-def prove_grid(embedding: Embedding, source: str, dynamic_axes: Sequence[int]) -> TokenGrid:
-    """The grid of the tokens over the latent's three dynamic axes, in the order frames, height, width.
+def prove_grid(embedding: Embedding, source: str, axes: Axes) -> TokenGrid:
+    """The grid of the tokens over three axes of the latent, in the order frames, height, width.
 
-    dynamic_axes: axes of the latent, except the batch, whose size differs between the probes.
     Raises GridUnproved with the reason.
     """
-    if len(dynamic_axes) != 3:
-        raise GridUnproved(f"`{source}` has {len(dynamic_axes)} axes that change between the probes, not 3")
     base = embedding.run(embedding.latent)
-    patch = [_patch(embedding, base, axis) for axis in dynamic_axes]
-    _check(embedding, base, dynamic_axes, patch)
-    frames, height, width = dynamic_axes
-    return TokenGrid(source, (frames, height, width), (patch[0], patch[1], patch[2]))
+    patch = [_patch(embedding, base, axis) for axis in axes]
+    _check(embedding, base, axes, patch)
+    return TokenGrid(source, axes, (patch[0], patch[1], patch[2]))
+
+
+def _candidates(latent: torch.Tensor, dynamic: Sequence[int]) -> Iterator[Axes]:
+    """Axes of the latent that may be frames, height and width.
+
+    dynamic: those that differ between the probes, the batch aside. Where these are two, they are height and width: the
+    number of frames is fixed (the axis next to them, before others), or the latent is an image.
+    """
+    if len(dynamic) == 3:
+        yield dynamic[0], dynamic[1], dynamic[2]
+    elif len(dynamic) == 2:
+        fixed = [a for a in range(1, latent.dim()) if a not in dynamic] if latent.dim() > 4 else []
+        for axis in (*reversed(fixed), None):
+            yield axis, dynamic[0], dynamic[1]
 
 
 def embedding_of(captured: Assembled, inputs: Sequence[object], source: str) -> Embedding:
@@ -106,12 +126,12 @@ def embedding_of(captured: Assembled, inputs: Sequence[object], source: str) -> 
     stream = captured.streams[0]
     assert stream.token_axis is not None
     prelude = split_prelude(captured, [stream.name])
-    return Embedding(prelude, tuple(inputs), captured.inputs.index(source), stream.token_axis)
+    return Embedding(prelude.module, tuple(inputs), captured.inputs.index(source), stream.token_axis)
 
 
 def find_grid(
     captured: Assembled, probe: Sequence[object], second: Sequence[object], source: str
-) -> TokenGrid | Refusal:
+) -> AnyGrid | Refusal:
     """The grid of a model's tokens, or the reason why it has none.
 
     probe, second: captured inputs at two sizes; source: name of the latent among them.
@@ -124,7 +144,11 @@ def find_grid(
     assert isinstance(two, torch.Tensor)
     dynamic = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b and i > 0]
     embedding = embedding_of(captured, probe, source)
-    try:
-        return prove_grid(replace(embedding, tokens=latent_range(embedding)), source, dynamic)
-    except GridUnproved as unproved:
-        return Refusal("grid", str(unproved))
+    embedding = replace(embedding, tokens=latent_range(embedding))
+    reason = f"`{source}` has {len(dynamic)} axes that change between the probes, not 3"
+    for axes in _candidates(one, dynamic):
+        try:
+            return prove_grid(embedding, source, axes)
+        except GridUnproved as unproved:
+            reason = str(unproved)
+    return told_grid(captured, probe, second, source) or Refusal("grid", reason)

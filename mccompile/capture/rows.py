@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mccompile.capture.facts import Extent
+from mccompile.capture.facts import Extent, is_dynamic
+from mccompile.capture.types import Beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,15 @@ def has_video(rows: RowSpans | None) -> bool:
 
 def has_cut(rows: RowSpans | None) -> bool:
     return rows is not None and any(s.cut for s in rows)
+
+
+def beside_video(rows: RowSpans) -> Beside | None:
+    """Where all the video tokens lie among the rows; None where they are not there in one piece."""
+    at = [i for i, span in enumerate(rows) if span.video]
+    if len(at) != 1 or rows[at[0]].cut:
+        return None
+    before, after = (total(part) for part in (rows[: at[0]], rows[at[0] + 1 :]))
+    return Beside(*(None if is_dynamic(size) else size[0] for size in (before, after)))
 
 
 def any_video(labels: Labels) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import CallError
+from mccompile.capture.part import attribute
 from mccompile.capture.types import Assembled, BlockSite, CapturedModel
 
 
@@ -81,7 +81,7 @@ def one_for_all(value: object) -> object:
 
 def block_weights(captured: Assembled, site: BlockSite) -> tuple[torch.Tensor, ...]:
     """The tensors of a block's weight placeholders."""
-    return tuple(attrgetter(name)(captured.module) for name in site.weights)
+    return tuple(attribute(captured.module, name) for name in site.weights)
 
 
 def run_full(captured: Assembled, inputs: Sequence[object]) -> FullRun:
@@ -98,4 +98,4 @@ def run_full(captured: Assembled, inputs: Sequence[object]) -> FullRun:
         buffers.append(tuple(own))
     shared = [values[p.name] for p in captured.shared]
     outputs = captured.postlude(*(values[n] for n in captured.exit), *shared, *inputs)
-    return FullRun(values, tuple(buffers), tuple(outputs))
+    return FullRun(values, tuple(buffers), outputs)

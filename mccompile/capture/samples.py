@@ -1,6 +1,6 @@
 """Where the values of a batched capture carry their samples.
 
-Such a capture has two samples in its first call and one in its second; no other size shrinks between the calls.
+Such a capture has several samples in its first call and one in its second; no other size shrinks to one.
 """
 
 from __future__ import annotations
@@ -11,35 +11,55 @@ from torch import fx
 from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact
 from mccompile.capture.types import Along, Batch, Count, Tangled
 
-SAMPLES: Extent = (2, 1)
+
+def samples_of(graph: fx.Graph, facts: Facts) -> Extent | None:
+    """The number of samples at both probes: the size of an input's first axis that is 1 at the second alone."""
+    for node in graph.nodes:
+        fact = facts.get(node)
+        shape = fact.shape if node.op == "placeholder" and isinstance(fact, TensorFact) else ()
+        if shape and shape[0][0] > shape[0][1] == 1:
+            return shape[0]
+    return None
 
 
 def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
     """How a value holds samples; None where it holds none."""
-    fact = facts.get(value)
-    if fact == ScalarFact(SAMPLES):
+    fact, samples = facts.get(value), samples_of(value.graph, facts)
+    if samples is None:
+        return None
+    if fact == ScalarFact(samples):
         return Count()
     shape = fact.shape if isinstance(fact, TensorFact) else ()
-    if shape.count(SAMPLES) == 1 and not _symbols(value, shape.index(SAMPLES)) & _symbols(value, *_but(shape)):
-        return Along(shape.index(SAMPLES))
+    others = [i for i, e in enumerate(shape) if e != samples]
+    if shape.count(samples) == 1 and not _symbols(value, shape.index(samples)) & _symbols(value, *others):
+        return Along(shape.index(samples))
     found = value.meta.get("val")
     sizes = found.shape if isinstance(found, torch.Tensor) else (found,)
-    counts = _counts(value.graph, facts)
+    several = (str(n) for n, e in zip(sizes, shape, strict=False) if is_several(e, samples))
+    counts = _counts(value.graph, facts, samples)
     mixed = (s for s in sizes if isinstance(s, torch.SymInt) and _names(s) & counts)
-    return next((Tangled(str(s)) for s in mixed), None)
+    return next((Tangled(s) for s in (*several, *map(str, mixed))), None)
 
 
-def _but(shape: tuple[Extent, ...]) -> list[int]:
-    return [i for i in range(len(shape)) if shape[i] != SAMPLES]
+def is_several(extent: Extent, samples: Extent) -> bool:
+    """Whether a size is two or more for each sample."""
+    return extent[1] > 1 and extent == (extent[1] * samples[0], extent[1])
 
 
-def _counts(graph: fx.Graph, facts: Facts) -> set[str]:
+def holds_samples(value: fx.Node, facts: Facts) -> bool:
+    """Whether the first axis of an input has one entry for each sample, or several."""
+    fact, samples = facts.get(value), samples_of(value.graph, facts)
+    first = fact.shape[0] if isinstance(fact, TensorFact) and fact.shape else None
+    return samples is not None and first is not None and (first == samples or is_several(first, samples))
+
+
+def _counts(graph: fx.Graph, facts: Facts, samples: Extent) -> set[str]:
     """Symbols of the number of samples: of the inputs' axes that carry them."""
     found: set[str] = set()
     for node in graph.nodes:
         fact = facts.get(node)
         if node.op == "placeholder" and isinstance(fact, TensorFact):
-            found |= _symbols(node, *(i for i, e in enumerate(fact.shape) if e == SAMPLES))
+            found |= _symbols(node, *(i for i, e in enumerate(fact.shape) if e == samples))
     return found
 
 

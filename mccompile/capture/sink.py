@@ -4,10 +4,10 @@ before: value = transpose(flatten(repeat(view(small, [B, F, 1, 1, 6, C]), [1, 1,
         index_select(value, 2, i)
 after:  rows = index_select(view(small, ...), 1, i // (h * w)); transpose(flatten(repeat(rows, ones), 1, 3), 1, 2)
 
-The walk back follows the token axis through layout operators: where one axis came from several, their indices
-are quotients and remainders of the token's; where an axis was repeated from size 1, its index vanishes. It ends
-at the first operator that does anything else. refuses when: more than one axis keeps an index, or nothing is
-saved; then the value is gathered as it is.
+The walk back follows the token axis through layout operators. If one axis came from several, their indices are
+quotients and remainders of the token's index. If an axis was repeated from size 1, its index disappears. The walk ends
+at the first operator of another sort.
+refuses when: more than one axis keeps an index, or nothing is saved. The value itself is then gathered.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from torch import fx
 
 from mccompile.capture.dependence import flow_graph, needed_for
 from mccompile.capture.errors import CaptureBug
+from mccompile.capture.part import Input, Part, Shared, Source, Stream
 from mccompile.capture.types import Assembled
 
 
@@ -46,10 +47,13 @@ def nodes_by_name(module: fx.GraphModule, names: Iterable[str]) -> list[fx.Node]
     return [found[name] for name in names]
 
 
-def split_prelude(captured: Assembled, names: Sequence[str]) -> fx.GraphModule:
-    """(*user inputs) -> (*named values): prelude values computed on their own, nothing else.
+def split_prelude(captured: Assembled, names: Sequence[str]) -> Part:
+    """The part that takes the user inputs and gives the prelude values of these names, and nothing else.
 
     names: of `entry`, `shared` or `sources`. Raises KeyError for a name that the captured graph does not have.
     """
     operands = nodes_by_name(captured.module, captured.inputs)
-    return subgraph(captured.module, operands, nodes_by_name(captured.module, names), "Prelude")
+    module = subgraph(captured.module, operands, nodes_by_name(captured.module, names), "Prelude")
+    shared = {p.name for p in captured.shared}
+    gives = (Stream(n) if n in captured.entry else Shared(n) if n in shared else Source(n) for n in names)
+    return Part(module, tuple(Input(n) for n in captured.inputs), tuple(gives))

@@ -1,8 +1,8 @@
 """Finds the transformer blocks of a graph, and assigns every node to the prelude, to one block, or to the postlude.
 
-A block list is an outermost `name.<int>` of the module stack that touches the data of the latent and whose
-children are of one class or attend. What lies between two blocks belongs to the following block; what only the
-output needs belongs to the postlude; the rest, which depends on no block, is the prelude.
+A block list is an outermost `name.<int>` of the module stack. It touches the data of the latent, and its children are
+of one class or contain attention. Nodes between two blocks belong to the later block. Nodes that only the output needs
+belong to the postlude. All other nodes depend on no block and belong to the prelude.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The roles of a block's operands: streams flow from block to block, shared values come from the prelude.
 
-An operand is a stream if at any site of its kind an earlier block makes it, or if an output is that operand
-plus something (`x + f(x)`). The k-th output continues the k-th stream.
+An operand is a stream if an earlier block makes it at some site of its kind, or if an output is this operand plus
+something (`x + f(x)`). The k-th output continues the k-th stream.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Roles:
     streams: tuple[fx.Node, ...]
     shared: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
+    continues: tuple[fx.Node | None, ...]  # for each output the stream that it is, later on; None where it is another
     video: fx.Node
     video_axis: int | None
 
@@ -49,17 +50,19 @@ def _trunk(output: fx.Node) -> Iterator[fx.Node]:
             todo.extend(fresh)
 
 
-def _paired(template: Template, streams: list[fx.Node], outputs: list[fx.Node]) -> tuple[fx.Node, ...]:
-    """Outputs in the order of the streams that they continue, then the rest."""
-    left, ordered = list(outputs), []
+def _paired(
+    template: Template, streams: list[fx.Node], outputs: list[fx.Node]
+) -> list[tuple[fx.Node | None, fx.Node]]:
+    """(stream, output that continues it) in the order of the streams, then the outputs that continue none."""
+    left, ordered = list(outputs), list[tuple[fx.Node | None, fx.Node]]()
     for stream in streams:
         fact = template.facts[stream]
         alike = [o for o in left if template.facts[o] == fact]
         match = next((o for o in alike if stream in set(_trunk(o))), alike[0] if alike else None)
         if match is not None:
             left.remove(match)
-            ordered.append(match)
-    return (*ordered, *left)
+            ordered.append((stream, match))
+    return [*ordered, *((None, output) for output in left)]
 
 
 def token_axis(fact: TensorFact) -> int | None:
@@ -91,7 +94,9 @@ def roles(kind: TemplateKind, made_by_blocks: set[fx.Node], carries_latent: set[
     fact = template.facts[video]
     axis = token_axis(fact) if isinstance(fact, TensorFact) else None
     shared = tuple(p for p in template.values if p not in streams)
-    return Roles(tuple(streams), shared, _paired(template, streams, outputs), video, axis)
+    pairs = _paired(template, streams, outputs)
+    made, continues = tuple(output for _, output in pairs), tuple(stream for stream, _ in pairs)
+    return Roles(tuple(streams), shared, made, continues, video, axis)
 
 
 def _video(template: Template, streams: list[fx.Node], carries_latent: set[fx.Node]) -> fx.Node:

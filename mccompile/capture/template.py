@@ -1,7 +1,7 @@
 """A block cut out of the graph: its own fx.Graph whose placeholders are streams, shared values and weights.
 
-Inside a template every integer comes from the template's own operands, so that the same nodes run on all rows
-or on a few: a size that the model computed outside is read again from an operand's axis.
+Inside a template every integer comes from the template's own operands. The same nodes can then run on all rows or on a
+few. A size that the model computed outside is read again from the axis of an operand.
 """
 
 from __future__ import annotations

@@ -10,12 +10,15 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import fx
 from torch.utils._pytree import TreeSpec
+
+from mccompile.capture.part import Part, Shared, Stream, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,28 @@ Batch: TypeAlias = Along | Count | Tangled
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """How many other rows lie in front of the video tokens of an axis, and behind them; None: a number that varies."""
+
+    before: int | None
+    after: int | None
+
+    def start(self, rows: int, tokens: int) -> int:
+        """The row of the first of `tokens` video tokens among `rows`, where one of the two numbers is known."""
+        assert self.located
+        return self.before if self.before is not None else rows - tokens - (self.after or 0)
+
+    @property
+    def located(self) -> bool:
+        """Whether the tokens can be found when their number is known."""
+        return self.before is not None or self.after is not None
+
+    def tokens(self, rows: int) -> int | None:
+        """The number of video tokens among `rows`, where the numbers of the others are known."""
+        return None if self.before is None or self.after is None else rows - self.before - self.after
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A value that crosses the boundary of a part."""
 
@@ -57,6 +82,7 @@ class Port:
     rows: str  # what its rows are: "" none, "video" exactly the tokens, else a key such as "11+video"
     depends: frozenset[str]  # names of the user inputs whose *data* it depends on; empty: shape only
     batch: Batch | None = None  # how it holds samples, if it does
+    beside: Beside | None = None  # where the video tokens lie on that axis, if all of them do, in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +95,30 @@ class BufferSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ModulatedInput:
+    """What enters the query projection of a block's first attention."""
+
+    node: str  # in the graph of the full form
+    token_axis: int
+    beside: Beside
+
+
+@dataclass(frozen=True, slots=True)
 class BlockKind:
     """Blocks with the same graph up to their weights.
 
-    full:     (*streams, *shared, *buffers, *weights) -> (*streams,)        writes all rows of the buffers
-    partial:  (*streams, *shared, *rows, *buffers, *weights) -> (*streams,) writes the selected rows
-    allocate: (*streams, *shared) -> (*buffers,)                            zeros, of the shapes `full` expects
-    In `partial`, streams and shared values hold the selected rows only (`*shared` as the gather part returns
-    them), `rows` are int64 vectors: for each key of `row_keys` the positions along the full axis.
+    full:     takes streams, shared values, buffers and weights; gives streams. It writes all rows of the buffers.
+    partial:  takes positions too, one vector for each key of `row_keys`. Streams and shared values hold the selected
+              rows only, as the gather part gives them. It writes the selected rows of the buffers.
+    allocate: takes streams and shared values; gives the buffers, zeros of the shapes that `full` expects.
     """
 
-    full: fx.GraphModule
-    partial: fx.GraphModule | None  # None: refused, see CapturedModel.refusals
-    allocate: fx.GraphModule
+    full: Part
+    partial: Part | None  # None: refused, see CapturedModel.refusals
+    allocate: Part
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]
+    modulated: ModulatedInput | str  # or the reason why there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,37 +130,88 @@ class BlockSite:
     kind: int  # index into CapturedModel.kinds
     streams_in: tuple[str, ...]  # value names; outputs of earlier blocks, or among `entry`
     streams_out: tuple[str, ...]
-    shared: tuple[str, ...]  # prelude values, in the order of the kind's placeholders
+    continues: tuple[str, ...]  # for each of these the stream that it continues, with something added; "" for none
+    shared: tuple[str, ...]  # prelude values, in the order in which the kind's `full` takes them
     weights: tuple[str, ...]  # qualified names of parameters, buffers and constants of the captured module
+
+
+def names_at(kind: BlockKind, site: BlockSite) -> Mapping[Stream | Shared | Weight, str]:
+    """What the streams, shared values and weights of the parts of `kind` are called at one of its blocks."""
+    entering = [o for o in kind.full.takes if isinstance(o, Stream)]
+    leaving = [o for o in kind.full.gives if isinstance(o, Stream)]
+    shared = [o for o in kind.full.takes if isinstance(o, Shared)]
+    weights = [o for o in kind.full.takes if isinstance(o, Weight)]
+    operands: tuple[Stream | Shared | Weight, ...] = (*entering, *leaving, *shared, *weights)
+    names = (*site.streams_in, *site.streams_out, *site.shared, *site.weights)
+    return dict(zip(operands, names, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
     """Frame-major layout of the token axis: token = (frame * height + y) * width + x.
 
-    `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`.
+    `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`. An image has no
+    axis of frames (None): it is one frame.
     """
 
     source: str
-    axes: tuple[int, int, int]
+    axes: tuple[int | None, int, int]
     patch: tuple[int, int, int]
 
-    def of(self, shape: torch.GraphSize) -> tuple[int, int, int]:
+    def of(self, shape: torch.Size) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the latent shape given."""
-        frames, height, width = (shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
+        sizes = (1 if a is None else shape[a] // p for a, p in zip(self.axes, self.patch, strict=True))
+        frames, height, width = sizes
         return frames, height, width
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return self.of(latent.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ToldGrid:
+    """The frame-major grid of a flat latent `source`, as the call tells it."""
+
+    source: str
+    sizes: tuple[str | int, str | int, str | int]  # frames, height, width: names of inputs that are numbers, or numbers
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+        found = [inputs[s] if isinstance(s, str) else s for s in self.sizes]
+        frames, height, width = (s for s in found if isinstance(s, int))
+        return frames, height, width
+
+
+@dataclass(frozen=True, slots=True)
+class OneFrame:
+    """A flat latent `source` whose tokens lie along `axis` and are all of one frame: an image."""
+
+    source: str
+    axis: int
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(1, 1, tokens) for the inputs of a call, by name."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return 1, 1, latent.shape[self.axis]
+
+
+AnyGrid: TypeAlias = TokenGrid | ToldGrid | OneFrame
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
     """A model cut into prelude, gather, blocks and postlude, not yet run. See the module docstring.
 
-    prelude:  (*user inputs) -> (*entry, *shared)
-    gather:   (index, *sources) -> (*gathered, *rows)     rows as in `row_keys`; None: refused
-    postlude: (*exit, *shared, *user inputs) -> flat outputs
-    `index` is an int64 vector of selected token positions, distinct, any order.
+    prelude:  takes the user inputs; gives the streams of `entry` and the values `shared`.
+    gather:   takes the index (distinct positions in any order) and the sources; gives the rows of the values
+              `gathered` and the positions of `row_keys`. None: refused.
+    postlude: takes the streams of `exit`, the values `shared` and the user inputs; gives the flat outputs.
 
-    `gathered` names the shared values that blocks read; `gather` returns their rows. It reads `sources`:
+    `gathered` names the shared values that blocks read. The gather part reads `sources`:
     prelude values (tensors or ints) that `split_prelude` computes. A source is the shared value itself, or
     the smaller value of which it is an expansion (per-frame modulation repeated over tokens).
     """
@@ -136,9 +222,9 @@ class Assembled:
     constants: tuple[tuple[str, object], ...]  # every other leaf of the call, baked into the graph
     in_spec: TreeSpec  # of (args, kwargs) at capture
     out_spec: TreeSpec
-    prelude: fx.GraphModule
-    gather: fx.GraphModule | None
-    postlude: fx.GraphModule
+    prelude: Part
+    gather: Part | None
+    postlude: Part
     entry: tuple[str, ...]  # streams that the prelude makes
     exit: tuple[str, ...]  # streams that the postlude reads
     shared: tuple[Port, ...]
@@ -149,7 +235,7 @@ class Assembled:
     kinds: tuple[BlockKind, ...]
     blocks: tuple[BlockSite, ...]
     refusals: tuple[Refusal, ...]
-    samples: tuple[str, ...]  # inputs with one entry a sample along their first axis, if their number may vary
+    samples: tuple[str, ...]  # inputs with entries for each sample along their first axis, if their number may vary
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +245,6 @@ class CapturedModel(Assembled):
     What the runs disproved is gone, with a Refusal in its place.
     """
 
-    grid: TokenGrid | None
+    grid: AnyGrid | None
     unbatched: str  # why the number of samples may not vary; "" where it may
     fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change

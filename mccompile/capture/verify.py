@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mccompile.capture.errors import IdentityError
+from mccompile.capture.errors import IdentityError, first_line
 from mccompile.capture.grid import embedding_of, find_grid, latent_range
 from mccompile.capture.run import FullRun, block_weights, flat_inputs, run_full
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import Assembled, BlockSite, CapturedModel, Refusal, TokenGrid
+from mccompile.capture.types import AnyGrid, Assembled, BlockSite, CapturedModel, Refusal
 
 Model = TypeVar("Model", bound=Assembled)
 
@@ -41,12 +41,16 @@ def check_identity(
     given = [x for x in run.outputs if isinstance(x, torch.Tensor)]
     for one, two in zip(expected, given, strict=True):
         if one.shape != two.shape or not close(one, two):
-            sizes = ", ".join(str(list(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
             raise IdentityError(
-                f"{captured.model_class}.forward at inputs {sizes}",
+                f"{captured.model_class}.forward at inputs {sizes_of(inputs)}",
                 "the exported graph gives other outputs than the eager model",
                 "look for constants that the forward computes from sizes with numpy or Python",
             )
+
+
+def sizes_of(inputs: Sequence[object]) -> str:
+    """The shapes of the tensors among inputs, for a message."""
+    return ", ".join(str(list(x.shape)) for x in inputs if isinstance(x, torch.Tensor))
 
 
 def close(expected: torch.Tensor, given: torch.Tensor) -> bool:
@@ -65,8 +69,14 @@ def check_rows(captured: Model, inputs: Sequence[object], run: FullRun, index: t
     """
     if captured.gather is None:
         return captured
-    with torch.no_grad():
-        gathered = captured.gather(index, *split_prelude(captured, [p.name for p in captured.sources])(*inputs))
+    sources = split_prelude(captured, [p.name for p in captured.sources])
+    try:
+        with torch.no_grad():
+            gathered = captured.gather(index, *sources(*inputs))
+    except (RuntimeError, IndexError) as error:
+        whole = tuple(replace(k, partial=None) for k in captured.kinds)
+        refusal = Refusal("gather", f"it fails on the selected rows: {first_line(error)}")
+        return replace(captured, gather=None, kinds=whole, refusals=(*captured.refusals, refusal))
     rows = {"video": index} | dict(zip((*captured.gathered, *captured.row_keys), gathered, strict=True))
     kinds, refusals = list(captured.kinds), list(captured.refusals)
     for site in captured.blocks:
@@ -99,8 +109,11 @@ def wrong_rows(
     streams = [stream_rows(captured, n, run.values[n], rows) for n in site.streams_in]
     shared = [rows[n] for n in site.shared]
     vectors = [rows[k] for k in kind.row_keys]
-    with torch.no_grad():
-        outputs = kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
+    try:
+        with torch.no_grad():
+            outputs = kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
+    except (RuntimeError, IndexError) as error:
+        return f"its row form fails: {first_line(error)}"
     for name, given in zip(site.streams_out, outputs, strict=True):
         expected = stream_rows(captured, name, run.values[name], rows)
         assert isinstance(expected, torch.Tensor)
@@ -121,9 +134,9 @@ def random_selection(count: int, seed: int, device: torch.device) -> torch.Tenso
 def prove(
     assembled: Assembled, model: nn.Module, calls: Sequence[dict[str, object]], source: str, unbatched: str = ""
 ) -> CapturedModel:
-    """Finds the grid, and checks identity and rows at two calls (keyword arguments); `source` names the latent.
+    """Finds the grid from the first two calls, and checks identity and rows at all (keyword arguments).
 
-    unbatched: why the number of samples may not vary.
+    source: name of the latent among the inputs. unbatched: why the number of samples may not vary.
     Returns the model without the partial forms that failed. Raises IdentityError (MC0404).
     """
     flat = [flat_inputs(assembled, call) for call in calls]
@@ -131,7 +144,20 @@ def prove(
     if isinstance(grid, Refusal):
         assembled = replace(assembled, refusals=(*assembled.refusals, grid))
     proved = _proved(assembled, model, list(zip(calls, flat, strict=True)), source)
-    return _captured(proved, None if isinstance(grid, Refusal) else grid, unbatched, flat)
+    return _captured(proved, None if isinstance(grid, Refusal) else grid, unbatched, flat[:2])
+
+
+def _run(captured: Assembled, inputs: Sequence[object]) -> FullRun:
+    """All parts at one size. Raises IdentityError (MC0404) where they do not run."""
+    try:
+        with torch.no_grad():
+            return run_full(captured, inputs)
+    except (RuntimeError, IndexError) as error:
+        raise IdentityError(
+            f"{captured.model_class}.forward at inputs {sizes_of(inputs)}",
+            f"the exported graph does not run at this size: {first_line(error)}",
+            "a size became a constant on the way; forward must compute it from the shapes of its arguments",
+        ) from error
 
 
 def _proved(
@@ -139,8 +165,7 @@ def _proved(
 ) -> Assembled:
     """Without the partial forms that give wrong rows at one of the calls."""
     for seed, (call, inputs) in enumerate(calls):
-        with torch.no_grad():
-            run = run_full(captured, inputs)
+        run = _run(captured, inputs)
         check_identity(captured, model, call, inputs, run)
         if captured.gather is None:
             continue
@@ -154,7 +179,7 @@ def _proved(
 
 
 def _captured(
-    proved: Assembled, grid: TokenGrid | None, unbatched: str, flat: Sequence[Sequence[object]]
+    proved: Assembled, grid: AnyGrid | None, unbatched: str, flat: Sequence[Sequence[object]]
 ) -> CapturedModel:
     """A proved model with what only runs tell."""
     sizes = zip(proved.inputs, *flat, strict=True)

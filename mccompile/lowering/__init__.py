@@ -1,1 +1,1 @@
-"""Passes over the torch.fx graph: a CapturedModel and a Plan become a LoweredModel."""
+"""Passes over the torch.fx graphs: a CapturedModel and a PolicyIR become a LoweredModel."""

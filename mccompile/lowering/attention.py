@@ -1,8 +1,4 @@
-"""Attention of selected queries without a dense mask, where the mask is block-causal.
-
-before: sdpa(q_rows, k_buffer, v_buffer, mask_rows)
-after:  mccompile::prefix_attention(q_rows, k_buffer, v_buffer, bounds)
-refuses when: some row of the mask is not a prefix of the keys (proved on the mask's own values, per shape)
+"""The operator for attention over prefixes of the keys, and the proof that a mask is one (per shape, on its values).
 
 `bounds` int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to keys 0 to bounds[i, 2].
 Flash kernels then apply (a mask disqualifies them), and masked keys are never read: about half of the keys on
@@ -11,17 +7,12 @@ average over a causal run.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import fx
 from torch.nn import functional as nnf
 
-from mccompile.capture.types import CapturedModel
-
-aten = torch.ops.aten
 LIBRARY = torch.library.Library("mccompile", "DEF")
 LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
 
@@ -101,54 +92,3 @@ def bounds_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     starts = np.concatenate(([0], edges))
     stops = np.concatenate((edges, [positions.size]))
     return torch.from_numpy(np.stack((starts, stops, seen[starts]), 1).astype(np.int64))
-
-
-def use_prefixes(partial: fx.GraphModule, proved: frozenset[str]) -> fx.GraphModule:
-    """`partial` with masked attentions over proved masks rewritten; takes `bounds` as its last input.
-
-    proved: shared values that `prefix_lengths` accepted.
-    """
-    module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
-    graph = module.graph
-    last = graph.find_nodes(op="placeholder")[-1]
-    with graph.inserting_after(last):
-        bounds = graph.placeholder("bounds")
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target is not aten.scaled_dot_product_attention.default:
-            continue
-        about = node.meta.get("attention")
-        if about is None or about["mask"] not in proved:
-            continue
-        with graph.inserting_before(node):
-            q, k, v = node.args[:3]
-            scale = node.kwargs.get("scale")
-            new = graph.call_function(torch.ops.mccompile.prefix_attention.default, (q, k, v, bounds, scale))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-    for node in reversed(list(graph.nodes)):  # casts and views of the mask
-        if node.op == "call_function" and not node.users and not node.target._schema.is_mutable:
-            graph.erase_node(node)
-    graph.lint()
-    module.recompile()
-    return module
-
-
-def attention_masks(captured: CapturedModel) -> tuple[str, ...]:
-    """Shared values that every block that reads them reads as the mask of its attention, and as nothing else."""
-    found: set[str] = set()
-    others: set[str] = set()
-    for site in captured.blocks:
-        holders = captured.kinds[site.kind].full.graph.find_nodes(op="placeholder")
-        for name, node in zip((*site.streams_in, *site.shared), holders, strict=False):
-            masks = all(_only_masks(user, node) for user in node.users)
-            (found if masks and node.users else others).add(name)
-    return tuple(sorted((found - others) & {p.name for p in captured.shared}))
-
-
-def _only_masks(user: fx.Node, value: fx.Node) -> bool:
-    """Whether `user` reads `value` as a mask, or is a view that is read so."""
-    if user.target is aten.scaled_dot_product_attention.default:
-        return value in user.args[3:4] and value not in user.args[:3]
-    view = isinstance(user.target, torch._ops.OpOverload) and user.target.is_view
-    return view and bool(user.users) and all(_only_masks(u, user) for u in user.users)

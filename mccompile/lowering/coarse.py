@@ -1,24 +1,23 @@
-"""Modulation stays as coarse as the model makes it: blocks pick each row's frame, no [6, tokens, C] is made for them.
+"""Finds shared values whose rows are picked from a smaller value, so that blocks can pick them for themselves.
 
-before: gather: %m = view(index_select(%per_frame, 1, %index // tokens_per_frame), ...);  partial: (%m rows) -> ...
-after:  gather: %pick = %index // tokens_per_frame;  partial: (%per_frame, %pick): view(index_select(...), ...) -> ...
-refuses when: the rows are not picked from a smaller value alone, blocks of one kind read different values there, or the
-batch, the first axis of the source, does not stay the first axis all along (blocks may be given a single sample of it)
+A value is none of them where its rows are not picked from a smaller value alone, where blocks of one kind read
+different values at its place, or where the batch, the first axis of the source, does not stay the first axis all along
+(blocks may be given a single sample of it). The passes expose_picks and pick_inside make use of what is found.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
+from mccompile.capture.part import Shared
 from mccompile.capture.types import BlockSite, CapturedModel, Count, Port
 
 aten = torch.ops.aten
-_SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
+SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
 _ALONG = (aten.contiguous.default, aten.clone.default, aten.to.dtype, aten._to_copy.default)
 _ON_AXES = (
     aten.unflatten.int, aten.flatten.using_ints, aten.transpose.int, aten.unsqueeze.default, aten.squeeze.dim,
@@ -44,11 +43,11 @@ class Coarse:
 
 def find_coarse(captured: CapturedModel) -> tuple[Coarse, ...]:
     """The shared values of `captured` that blocks can pick for themselves."""
-    assert captured.gather is not None
-    output = captured.gather.graph.output_node()
+    if captured.gather is None:
+        return ()
     sources = {p.name: p for p in captured.sources}
-    results = dict(zip(captured.gathered, output.args[0], strict=False))
-    found = (_coarse(name, result, sources) for name, result in results.items())
+    results = {r.name: v for r, v in captured.gather.results().items() if isinstance(r, Shared)}
+    found = (_coarse(name, value, sources) for name, value in results.items() if isinstance(value, fx.Node))
     return tuple(c for c in found if c is not None and _everywhere(c.name, captured.blocks))
 
 
@@ -76,7 +75,7 @@ def _coarse(name: str, result: fx.Node, sources: Mapping[str, Port]) -> Coarse |
 
 def _keeps_batch(node: fx.Node, sources: Mapping[str, Port]) -> bool:
     """Whether the first axis stays as it is, at whatever size."""
-    if node.target in _SIZED:
+    if node.target in SIZED:
         sizes = node.args[1]
         if not isinstance(sizes, list | tuple) or any(_is_batch(s, sources) for s in sizes[1:]):
             return False
@@ -111,50 +110,3 @@ def _everywhere(name: str, sites: Sequence[BlockSite]) -> bool:
     for site in sites:
         places.setdefault(site.kind, set()).add(tuple(i for i, s in enumerate(site.shared) if s == name))
     return all(len(found) == 1 for found in places.values())
-
-
-def expose(gather: fx.GraphModule, coarse: Sequence[Coarse]) -> fx.GraphModule:
-    """`gather` with the index of every coarse value as a further output, in order."""
-    copies: dict[fx.Node, fx.Node] = {}
-    graph = fx.Graph()
-    result = graph.graph_copy(gather.graph, copies)
-    assert isinstance(result, tuple)
-    graph.output((*result, *(copies[c.index] for c in coarse)))
-    return fx.GraphModule(gather, graph)
-
-
-def pick_inside(partial: fx.GraphModule, site: BlockSite, coarse: Sequence[Coarse]) -> fx.GraphModule:
-    """A kind's row form that takes sources in place of the coarse values, and all their indices as last inputs."""
-    module = fx.GraphModule(partial, copy.deepcopy(partial.graph))
-    graph = module.graph
-    holders = graph.find_nodes(op="placeholder")
-    slots = dict(zip((*site.streams_in, *site.shared), holders, strict=False))
-    last = holders[-1]
-    picks: dict[str, fx.Node] = {}
-    for c in coarse:
-        with graph.inserting_after(last):
-            last = picks[c.name] = graph.placeholder(f"pick_{c.name}")
-    for c in coarse:
-        if c.name in slots:
-            _inline(graph, c, slots[c.name], picks[c.name], last)
-    graph.lint()
-    module.recompile()
-    return module
-
-
-def _inline(graph: fx.Graph, coarse: Coarse, source: fx.Node, index: fx.Node, after: fx.Node) -> None:
-    users = list(source.users)
-    with graph.inserting_after(after):
-        batch = graph.call_function(aten.sym_size.int, (source, 0))
-    with graph.inserting_after(batch):
-        count = graph.call_function(aten.sym_size.int, (index, 0))
-    with graph.inserting_after(count):
-        at = graph.call_function(aten.index_select.default, (source, coarse.pick.args[1], index))
-    for node in coarse.chain:
-        rest = fx.node.map_arg(node.args[1:], lambda _: count)
-        if node.target in _SIZED:
-            rest = ([batch, *rest[0][1:]], *rest[1:])
-        with graph.inserting_after(at):
-            at = graph.call_function(node.target, (at, *rest), dict(node.kwargs))
-    for user in users:
-        user.replace_input_with(source, at)

@@ -17,7 +17,8 @@ import torch
 from torch import fx
 from torch.fx.node import _get_qualified_name
 
-from mccompile.lowering.strip import mutates
+from mccompile.lowering.draft import mutates
+from mccompile.lowering.sources import shown
 from mccompile.lowering.types import LoweredModel, Segment
 
 _INFIX: dict[Callable[..., object], str] = {
@@ -48,7 +49,7 @@ def emit(lowered: LoweredModel) -> str:
         model=lowered.captured.model_class,
         segments=[_segment(s) for s in lowered.segments],
         sites=[(b.index, b.path, b.kind) for b in lowered.captured.blocks],
-        located=[f"{name}: {where.value} ({where.layout})" for name, where in lowered.located.items()],
+        located=[f"{name}: {shown(where.value)} ({where.layout})" for name, where in lowered.located.items()],
         static=sorted(lowered.static),
         refusals=[f"{r.site}: {r.reason}" for r in lowered.refusals],
         functions=[function(name, about, module) for name, module, about in graphs(lowered)],
@@ -59,7 +60,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     """Every graph of the lowered model with its name and what it is, in the order in which a call meets them."""
     captured, rows = lowered.captured, lowered.rows
     values = ", ".join((*captured.entry, *(p.name for p in captured.shared)))
-    yield "prelude", captured.prelude, f"User inputs to {values}."
+    yield "prelude", captured.prelude.module, f"User inputs to {values}."
     if rows is not None:
         yield "gather", rows.gather.module, "Rows of the shared values that a selection of tokens needs."
     if lowered.modulated is not None:
@@ -79,7 +80,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     if lowered.observe is not None:
         about = f"Late signals, from the region's output: {', '.join(lowered.observe.signals)}."
         yield "observe", lowered.observe.module, about
-    yield "postlude", captured.postlude, "Streams to the model's outputs."
+    yield "postlude", lowered.postlude.module, "Streams to the model's outputs."
 
 
 def function(name: str, about: str, module: fx.GraphModule) -> Function:

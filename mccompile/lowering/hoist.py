@@ -1,70 +1,67 @@
 """What a block computes from the prompt alone is computed once: keys and values of the text, out of every call.
 
-before: partial: %k = linear(%text, %w), %q = linear(%x_rows, ...), sdpa(%q, %k, ...)
-after:  once: (text, w) -> (%k,);  partial: sdpa(%q, %once_0, ...)
-refuses when: never; values made of weights alone, and views, stay where they are
+before: rows: %k = linear(%text, %w), %q = linear(%x_rows, ...), sdpa(%q, %k, ...)
+after:  once: takes text and w, gives %k;  rows: takes %once_0; sdpa(%q, %once_0, ...)
+refuses when: nothing is computed from the prompt alone; values made of weights alone, and views, stay where they are
 """
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import fx
 
-from mccompile.lowering.strip import Slim, cut, inputs_of, mutates, strip_unused
+from mccompile.capture.part import Hoisted, Operand, Part, Result, Weight
+from mccompile.capture.types import Refusal
+from mccompile.lowering.draft import Draft, Rewritten, inputs_of, mutates
+from mccompile.lowering.strip import cut
+
+_ATTENTIONS = ("scaled_dot_product_attention", "prefix_attention")
 
 
-@dataclass(frozen=True, slots=True)
-class Hoisted:
-    """rest: the block with the values of `once` as its last inputs. once: None where there are none."""
+def hoist(part: Part, lasting: frozenset[Operand]) -> Rewritten | Refusal:
+    """Splits a row form by what weights and the operands `lasting`, the same through a request, determine."""
+    front = _front(part, lasting)
+    if not front:
+        return Refusal("the prompt", "nothing is computed from it alone")
+    draft = Draft(part)
+    holders = [draft.take(Hoisted(i, False), f"once_{i}") for i in range(len(front))]
+    for node, holder in zip(front, holders, strict=True):
+        made = draft.copies[node]
+        made.replace_all_uses_with(holder)
+        draft.gives = {r: holder if v is made else v for r, v in draft.gives.items()}
+    rest = draft.part()
+    attended = [_attended(n) for o, n in rest.holders().items() if isinstance(o, Hoisted)]
+    named: dict[Operand, Operand] = {Hoisted(i, False): Hoisted(i, a) for i, a in enumerate(attended)}
+    rest = Part(rest.module, tuple(named.get(o, o) for o in rest.takes), rest.gives, rest.attentions)
+    gives: dict[Result, fx.Node] = {Hoisted(i, a): n for i, (a, n) in enumerate(zip(attended, front, strict=True))}
+    return Rewritten(rest, (cut(part, gives, writes=False),))  # no constant is made of what is written to
 
-    rest: Slim
-    once: Slim | None
 
-
-def hoist(block: Slim, given: frozenset[int], weights: range, places: int) -> Hoisted:
-    """Splits `block` by what its inputs at the places `given` (the same through a request) and `weights` determine.
-
-    places: length of the argument list that `block.kept` counts in; the values of `once` follow it.
-    """
-    module = fx.GraphModule(block.module, copy.deepcopy(block.module.graph))
-    holders = module.graph.find_nodes(op="placeholder")
-    place = dict(zip(holders, block.kept, strict=True))
+def _front(part: Part, lasting: frozenset[Operand]) -> list[fx.Node]:
+    """The values to compute once: made of what lasts, worth it, and read by what does not last."""
+    operands = {n: o for o, n in part.holders().items()}
     constant: dict[fx.Node, bool] = {}  # constant nodes: whether it pays to keep the value
-    for node in module.graph.nodes:
-        if node in place and (place[node] in given or place[node] in weights):
+    for node in part.graph.nodes:
+        if node in operands and (operands[node] in lasting or isinstance(operands[node], Weight)):
             constant[node] = False
         elif _repeatable(node) and node.all_input_nodes and all(n in constant for n in node.all_input_nodes):
-            works = _computes(node) and any(place[n] in given for n in inputs_of(node))
+            works = _computes(node) and any(operands[n] in lasting for n in inputs_of(node))
             constant[node] = works or any(constant[n] for n in node.all_input_nodes)
     front = [n for n, pays in constant.items() if pays and any(u not in constant for u in n.users)]
-    front = [n for n in front if not _is_number(n)]
-    if not front:
-        return Hoisted(block, None)
-    once = cut(Slim(module, block.kept), front, writes=False)  # no constant is made of what is written to
-    return Hoisted(_without(module, front, block.kept, places), once)
+    return [n for n in front if not _is_number(n)]
 
 
-def _without(module: fx.GraphModule, front: list[fx.Node], kept: tuple[int, ...], last: int) -> Slim:
-    """`module` with the values of `front` as further inputs, at the places from `last` on."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            copies[node] = graph.node_copy(node)
-    front_inputs = {n: graph.placeholder(f"once_{i}") for i, n in enumerate(front)}
-    for node in module.graph.nodes:
-        if node in front_inputs:
-            copies[node] = front_inputs[node]
-        elif node.op != "placeholder":
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-    slim = strip_unused(fx.GraphModule(module, graph))
-    places = (*kept, *range(last, last + len(front)))
-    return Slim(slim.module, tuple(places[i] for i in slim.kept))
+def _attended(holder: fx.Node) -> bool:
+    """Whether attention reads a value as keys or values, and nothing else reads it."""
+    return all(is_attention(u) and holder in u.args[1:3] for u in holder.users)
+
+
+def is_attention(node: fx.Node) -> bool:
+    """Whether an operator is one of those that attend."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _ATTENTIONS
 
 
 def _repeatable(node: fx.Node) -> bool:
@@ -93,4 +90,3 @@ def _is_number(node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return False
     return not isinstance(node.target, torch._ops.OpOverload) or "sym_" in node.target._opname
-

@@ -2,7 +2,8 @@
 
 before: %e = empty_like(%x); copy_(%e[..., 0::2], %even); copy_(%e[..., 1::2], %odd)
 after:  %e = flatten(stack([%even, %odd], -1), -2) in the dtype of %x
-refuses when: the halves are not exactly the even and the odd entries of one axis, or %e is read before both are there
+refuses when: nothing is written half by half, the halves are not exactly the even and the odd entries of one axis,
+              or %e is read before both are there
 """
 
 from __future__ import annotations
@@ -10,24 +11,30 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from mccompile.capture.part import Part
+from mccompile.capture.types import Refusal
+from mccompile.lowering.draft import Draft, Rewritten
+
 aten = torch.ops.aten
 _END = 2**62  # slices that run to the end are written with any number from here on
 
 
-def interleave(graph: fx.Graph) -> None:
-    """Rewrites `graph`, in place."""
+def interleave(part: Part, setting: None) -> Rewritten | Refusal:
+    """The part with every pair of halves joined in one expression."""
+    draft = Draft(part)
+    graph, joined = draft.graph, 0
     order = {n: i for i, n in enumerate(graph.nodes)}
     for node in [n for n in graph.nodes if n.target is aten.empty_like.default]:
-        writes = [(part, copy) for part in node.users for copy in part.users if copy.target is aten.copy_.default]
-        halves = {part.args[2]: (part, copy) for part, copy in writes if _is_half(part, node, copy)}
+        writes = [(half, copy) for half in node.users for copy in half.users if copy.target is aten.copy_.default]
+        halves = {half.args[2]: (half, copy) for half, copy in writes if _is_half(half, node, copy)}
         if len(writes) != 2 or set(halves) != {0, 1}:
             continue
         (even, first), (odd, second) = halves[0], halves[1]
         readers = [n for n in node.users if n not in (even, odd)]
         axis = even.args[1]
-        if odd.args[1] != axis or first.users or second.users or not readers or not isinstance(axis, int):
+        if odd.args[1] != axis or first.users or second.users or not isinstance(axis, int):
             continue
-        if min(order[n] for n in readers) < max(order[first], order[second]):
+        if any(order[n] < max(order[first], order[second]) for n in readers):
             continue
         last = first if order[first] > order[second] else second
         with graph.inserting_after(last):
@@ -38,8 +45,11 @@ def interleave(graph: fx.Graph) -> None:
             typed = graph.call_function(aten.type_as.default, (whole, node.args[0]))
         for reader in readers:
             reader.replace_input_with(node, typed)
+        draft.gives = {r: typed if v is node else v for r, v in draft.gives.items()}
         for dead in (first, second, even, odd, node):
             graph.erase_node(dead)
+        joined += 1
+    return Rewritten(draft.part()) if joined else Refusal("writes", "no value is written in two halves of one axis")
 
 
 def _is_half(part: fx.Node, whole: fx.Node, copy: fx.Node) -> bool:

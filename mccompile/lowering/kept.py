@@ -1,10 +1,13 @@
 """Keys, values and residuals are kept in the policy's dtype; graphs compute in the model's.
 
-before: %b = index_copy_(%buffer, axis, rows, %k);                    sdpa(%q, %b, ...), sdpa(%q, %once_0, ...)
-after:  %b = index_copy_(%buffer, axis, rows, encode(%k));            sdpa(%q, decode(%b), decode(%once_0), ...)
-        once: (text, w) -> (encode(%k),);                             allocate: buffers of the kept form
-refuses when: never; for the dtype `model` (or `auto`) the forms come back as they are. Values that are hoisted out
-of a block but are no keys or values (masks, ...) stay as they are.
+before: rows:     %b = index_copy_(%buffer, axis, rows, %k); sdpa(%q, %b, ...), sdpa(%q, %once_0, ...)
+        once:     gives %k
+        allocate: gives new_zeros(..., dtype of the model)
+after:  rows:     %b = index_copy_(%buffer, axis, rows, encode(%k)); sdpa(%q, decode(%b), decode(%once_0), ...)
+        once:     gives encode(%k)
+        allocate: gives new_zeros(..., of the kept form)
+refuses when: the part has nothing to do with kept keys and values, or they are kept as they are computed. What a block
+              takes once from the prompt and does not read as keys or values (masks, ...) stays as it is.
 
 `float8` is e4m3 (3 bits of mantissa, at most 448) with one scale for each row of the last axis: of K and V a token's
 head, of residuals a token. A scale per head alone would have to be known before its tokens are, and a token of large
@@ -16,20 +19,21 @@ A row with an infinity or a NaN reads back as infinities and NaNs: nothing satur
 
 from __future__ import annotations
 
-import copy
 import operator
 
 import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.lowering.strip import Slim
+from mccompile.capture.part import Buffer, Hoisted, Part
+from mccompile.capture.types import Refusal
+from mccompile.lowering.draft import Draft, Rewritten
+from mccompile.lowering.hoist import is_attention
 
 aten = torch.ops.aten
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST = 448.0  # of e4m3
 _BIAS, _NOT_FINITE = 127.0, 128.0  # of the exponent byte
-_ATTENTIONS = ("scaled_dot_product_attention", "prefix_attention")
 
 
 def as_computed(kept: ir.KeptDtype) -> bool:
@@ -73,52 +77,56 @@ def decode(stored: torch.Tensor, kept: ir.KeptDtype, like: torch.Tensor) -> torc
     return aten.type_as.default(aten.mul.Tensor(wide, aten.exp2.default(power)), like)
 
 
-def keep_encoded(rest: Slim, once: Slim | None, places: int, kept: ir.KeptDtype) -> tuple[Slim, Slim | None]:
-    """A kind's row form and its part `once` (lowering/hoist.py), with keys and values kept as `kept`.
+def keep_encoded(part: Part, kept: ir.KeptDtype) -> Rewritten | Refusal:
+    """A part that writes, reads, gives or allocates keys and values, with them kept as `kept`."""
+    draft = Draft(part)
+    if as_computed(kept) or not (_attend_kept(draft, kept) | _give_kept(draft, kept)):
+        return Refusal("keys and values", "the part keeps none in another dtype than it computes in")
+    return Rewritten(draft.part())
 
-    places: where the values of `once` begin in the argument list that `rest.kept` counts in.
-    """
-    if as_computed(kept):
-        return rest, once
-    module = fx.GraphModule(rest.module, copy.deepcopy(rest.module.graph))
-    holders = module.graph.find_nodes(op="placeholder")
-    hoisted = {n: p - places for n, p in zip(holders, rest.kept, strict=True) if p >= places}
-    hoisted = {n: i for n, i in hoisted.items() if all(_is_attention(u) and n in u.args[1:3] for u in n.users)}
-    for node in list(module.graph.nodes):
-        if not _is_attention(node):
-            continue
+
+def _attend_kept(draft: Draft, kept: ir.KeptDtype) -> bool:
+    """Encodes what is written into buffers, and decodes what attention reads of buffers and of the prompt."""
+    buffers = {n for o, n in draft.takes.items() if isinstance(o, Buffer)}
+    hoisted = {n for o, n in draft.takes.items() if isinstance(o, Hoisted) and o.attended}
+    found = False
+    for node in [n for n in draft.graph.nodes if is_attention(n)]:
         for place in (1, 2):
             operand = node.args[place]
-            if operand.target is aten.index_copy_.default and operand.args[0].op == "placeholder":
-                _insert(module.graph, operand, 3, encode, kept)
+            if operand.target is aten.index_copy_.default and operand.args[0] in buffers:
+                _insert(draft.graph, operand, 3, encode, kept)
             elif operand not in hoisted:
                 continue
-            _insert(module.graph, node, place, decode, kept, node.args[0])
-    module.graph.lint()
-    module.recompile()
-    return Slim(module, rest.kept), _encoded(once, set(hoisted.values()), kept)
+            _insert(draft.graph, node, place, decode, kept, node.args[0])
+            found = True
+    return found
 
 
-def keep_allocated(allocate: fx.GraphModule, kept: ir.KeptDtype) -> fx.GraphModule:
-    """(*streams, *shared) -> zeros in the kept form of the buffers that `allocate` makes."""
-    if as_computed(kept):
-        return allocate
-    module = fx.GraphModule(allocate, copy.deepcopy(allocate.graph))
-    for node in [n for n in module.graph.nodes if n.target is aten.new_zeros.default]:
-        sizes = list(node.args[1])
-        if kept == "float8":
-            with module.graph.inserting_before(node):
-                last = sizes[-1]
-                sizes[-1] = last + 1 if isinstance(last, int) else module.graph.call_function(operator.add, (last, 1))
-        node.args = (node.args[0], sizes)
-        node.kwargs = {**node.kwargs, "dtype": torch.uint8 if kept == "float8" else _DTYPES[kept]}
-    module.graph.lint()
-    module.recompile()
-    return module
+def _give_kept(draft: Draft, kept: ir.KeptDtype) -> bool:
+    """Encodes keys and values that the part gives, and allocates buffers in the form in which they are kept."""
+    tracer = fx.proxy.GraphAppendingTracer(draft.graph)
+    found = False
+    for result, value in draft.gives.items():
+        if isinstance(result, Hoisted) and result.attended:
+            assert isinstance(value, fx.Node)
+            draft.gives[result] = encode(fx.Proxy(value, tracer), kept).node
+            found = True
+        elif isinstance(result, Buffer):
+            assert isinstance(value, fx.Node)
+            _allocate_kept(draft.graph, value, kept)
+            found = True
+    return found
 
 
-def _is_attention(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _ATTENTIONS
+def _allocate_kept(graph: fx.Graph, zeros: fx.Node, kept: ir.KeptDtype) -> None:
+    assert zeros.target is aten.new_zeros.default
+    sizes = list(zeros.args[1])
+    if kept == "float8":
+        with graph.inserting_before(zeros):
+            last = sizes[-1]
+            sizes[-1] = last + 1 if isinstance(last, int) else graph.call_function(operator.add, (last, 1))
+    zeros.args = (zeros.args[0], sizes)
+    zeros.kwargs = {**zeros.kwargs, "dtype": torch.uint8 if kept == "float8" else _DTYPES[kept]}
 
 
 def _insert(graph: fx.Graph, reader: fx.Node, place: int, form: object, kept: ir.KeptDtype, *like: fx.Node) -> None:
@@ -131,19 +139,3 @@ def _insert(graph: fx.Graph, reader: fx.Node, place: int, form: object, kept: ir
         values = [fx.Proxy(n, tracer) for n in (operand, *like)]
         made = form(values[0], kept, *values[1:])
     reader.update_arg(place, made.node)
-
-
-def _encoded(once: Slim | None, lasting: set[int], kept: ir.KeptDtype) -> Slim | None:
-    if once is None or not lasting:
-        return once
-    module = fx.GraphModule(once.module, copy.deepcopy(once.module.graph))
-    output = module.graph.output_node()
-    tracer = fx.proxy.GraphAppendingTracer(module.graph)
-    with module.graph.inserting_before(output):
-        values = [
-            encode(fx.Proxy(n, tracer), kept).node if i in lasting else n for i, n in enumerate(output.args[0])
-        ]
-    output.args = (tuple(values),)
-    module.graph.lint()
-    module.recompile()
-    return Slim(module, once.kept)

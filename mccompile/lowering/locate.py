@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mccompile import ir
-from mccompile.capture.types import CapturedModel, Port
+from mccompile.capture.part import Input, Modulated, Shared
+from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.sources import Located
+from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import Segment
 
 TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
@@ -33,33 +34,31 @@ def locate(
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
     """The user inputs that change with the latents: all that the entry streams of tokens depend on."""
     ports = {p.name: p for p in captured.streams}
-    entry = [ports[n] for n in captured.entry if ports[n].rows == "video"]
+    entry = [ports[n] for n in captured.entry if ports[n].beside is not None]
     return frozenset().union(*(p.depends for p in entry)) - {TIMESTEP}
 
 
 def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Located]) -> frozenset[str]:
     """Sources that do not depend on latents: the clock and the request's constants determine them."""
     latents = latent_inputs(captured)
-    ports = {f"shared:{p.name}": p for p in (*captured.shared, *captured.sources)}
-    return frozenset(
-        name for name, loc in located.items() if loc.value in ports and not ports[loc.value].depends & latents
-    )
+    fixed = {Shared(p.name) for p in (*captured.shared, *captured.sources) if not p.depends & latents}
+    return frozenset(name for name, where in located.items() if where.value in fixed)
 
 
 def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.Source) -> Located:
     name = source.name
     grid = captured.grid
-    patch = grid.patch if grid else (1, 1, 1)
-    stream = next((p for p in captured.streams if p.name in captured.entry and p.rows == "video"), None)
+    patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)
+    stream = next((p for p in captured.streams if p.name in captured.entry and p.beside is not None), None)
 
     def missing(reason: str) -> SourceNotFound:
         return SourceNotFound(policy.name, captured.model_class, source, reason)
 
     match name:
         case "latent":
-            if grid is None or grid.axes != (2, 3, 4):
+            if not isinstance(grid, TokenGrid) or grid.axes != (2, 3, 4):
                 raise missing("its latent input is not [batch, channel, frame, height, width]")
-            return Located(name, f"input:{grid.source}", "latent", 2, patch)
+            return Located(name, Input(grid.source), "latent", 2, patch)
         case "modulation" | "time_embedding":
             port = _timed(captured, in_blocks=name == "modulation")
             if port is None:
@@ -69,10 +68,40 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
         case _:
             if stream is None or stream.token_axis is None:
                 raise missing("no stream of video tokens enters its blocks")
-            kind = {"embedded": "stream", "probe": "probe", "modulated_input": "modulated", "block_output": "output"}
+            if not _locatable(captured, stream.beside):
+                raise missing(f"its video tokens lie among others whose number varies ({stream.rows})")
+            if name == "block_output" and not _leaves(captured, segments):
+                raise missing("no stream of video tokens leaves the cached region")
+            if name == "modulated_input":
+                modulated = captured.kinds[captured.blocks[0].kind].modulated
+                if isinstance(modulated, str):
+                    raise missing(modulated)
+                if not _locatable(captured, modulated.beside):
+                    raise missing("its video tokens lie among others whose number varies")
+                return Located(name, Modulated(), "tokens", modulated.token_axis, patch)
+            values: dict[ir.SourceName, SourceValue] = {
+                "embedded": VideoStream(),
+                "probe": Probe(),
+                "block_output": RegionOutput(),
+            }
             if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
                 raise missing("no always-computed blocks come before the cached region")
-            return Located(name, kind[name], "tokens", stream.token_axis, patch)
+            return Located(name, values[name], "tokens", stream.token_axis, patch)
+
+
+def _leaves(captured: CapturedModel, segments: tuple[Segment, ...]) -> bool:
+    """Whether the last cached region passes the video tokens on, along one axis."""
+    ports = {p.name: p for p in captured.streams}
+    kept = [s for s in segments if s.keep]
+    return bool(kept) and any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
+
+
+def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:
+    """Whether a run can tell the video tokens of a value from the rows beside them."""
+    if beside is None:
+        return False
+    counted = beside.before is not None and beside.after is not None
+    return counted or (beside.located and captured.grid is not None)
 
 
 def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
@@ -87,7 +116,7 @@ def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
 
 
 def _located(captured: CapturedModel, name: ir.SourceName, port: Port, patch: tuple[int, int, int]) -> Located:
-    """`port`, or the smaller value that it expands, where capture found one."""
+    """A shared value as a source: with an entry for each token, or one for all of them."""
     if port.token_axis is None:
-        return Located(name, f"shared:{port.name}", "constant", 0, patch)
-    return Located(name, f"shared:{port.name}", "tokens", port.token_axis, patch)
+        return Located(name, Shared(port.name), "constant", 0, patch)
+    return Located(name, Shared(port.name), "tokens", port.token_axis, patch)

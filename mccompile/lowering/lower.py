@@ -1,112 +1,68 @@
-"""CapturedModel and PolicyIR to LoweredModel: regions, branches, decision and motion nodes."""
+"""CapturedModel and PolicyIR to LoweredModel: regions, branches, decision and motion nodes, and the passes' parts."""
 
 from __future__ import annotations
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
-from mccompile.lowering.attention import attention_masks, use_prefixes
-from mccompile.lowering.coarse import expose, find_coarse, pick_inside
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.hoist import Hoisted, hoist
-from mccompile.lowering.interleave import interleave
-from mccompile.lowering.kept import keep_allocated, keep_encoded
-from mccompile.lowering.locate import TIMESTEP, latent_inputs, locate, sources_read, static_sources
-from mccompile.lowering.modulated import modulated_input
+from mccompile.lowering.locate import locate, sources_read, static_sources
 from mccompile.lowering.observe import build_observe
-from mccompile.lowering.plain import drop_buffers
+from mccompile.lowering.passes import APPROXIMATE, EXACT
+from mccompile.lowering.pipeline import Form, Pieces, Watch, run_passes
 from mccompile.lowering.segments import partition
-from mccompile.lowering.strip import Slim, strip_unused
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
 
 
 def lower(
-    captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str] = frozenset(), fold: bool = True
+    captured: CapturedModel,
+    policy: ir.PolicyIR,
+    proved: frozenset[str] = frozenset(),
+    fold: bool = True,
+    watch: Watch | None = None,
 ) -> LoweredModel:
     """Rewrites the captured graph under the policy.
 
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
     fold: changes of static sources come from the planner's table; otherwise from graph nodes (same decisions).
-    Raises LayersNotFound, LayersOverlap and SourceNotFound.
-    """
+    watch: sees every step of every pass, such as `spec.verifying`.
+    Raises LayersNotFound, LayersOverlap and SourceNotFound, and whatever `watch` raises.
+    """  # fmt: skip
     segments = partition(captured, policy)
     located = locate(captured, policy, segments)
     static = static_sources(captured, located)
-    rows = row_forms(captured, proved, policy.cache.dtype)
-    supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
-    decide = build_decide(policy, located, supplied)
-    observe = build_observe(policy, located["block_output"]) if "block_output" in located else None
-    plain = tuple(
-        strip_unused(drop_buffers(kind, _inputs_of(captured, number))) for number, kind in enumerate(captured.kinds)
-    )
-    modulated = None
-    if "modulated_input" in located:
-        rows_of = {p.name: p.rows for p in captured.streams}
-        video = next((i for i, s in enumerate(captured.blocks[0].streams_in) if rows_of[s] == "video"), 0)
-        modulated = modulated_input(plain[captured.blocks[0].kind], video)
-        if modulated is None:
-            reason = "the queries of its first block come from no linear layer"
+    pieces = Pieces.of(captured, policy, proved)
+    for step in run_passes((*EXACT, *APPROXIMATE), pieces):
+        if watch is not None:
+            watch(step, pieces)
+        if step.name == "modulated_input" and step.refusal and step.place[1] == captured.blocks[0].kind:
             source = next(s for s in sources_read(policy) if s.name == "modulated_input")
-            raise SourceNotFound(policy.name, captured.model_class, source, reason)
+            raise SourceNotFound(policy.name, captured.model_class, source, step.refusal.reason)
+    supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
+    rows = _row_forms(pieces)
     return LoweredModel(
-        captured=captured, policy=policy, segments=segments, located=located, static=static, plain=plain,
-        masks=attention_masks(captured),
-        rows=rows, decide=decide, observe=observe, modulated=modulated,
+        captured=captured, policy=policy, segments=segments, located=located, static=static,
+        plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
+        modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
+        decide=build_decide(policy, located, supplied),
+        observe=build_observe(policy, located["block_output"]) if "block_output" in located else None,
         together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
 
 
-def row_forms(captured: CapturedModel, proved: frozenset[str], kept: ir.KeptDtype = "model") -> RowForms | None:
-    """The partial forms with attention over prefixes, and a gather of only what they still read.
-
-    kept: the dtype of keys and values between calls.
-    """
-    partials = [k.partial for k in captured.kinds if k.partial is not None]
-    if captured.gather is None or captured.grid is None or len(partials) != len(captured.kinds):
+def _row_forms(pieces: Pieces) -> RowForms | None:
+    if (Form.GATHER, 0) not in pieces.parts:
         return None
-    coarse = find_coarse(captured)
-    found = []
-    for number, partial in enumerate(partials):
-        site = next(b for b in captured.blocks if b.kind == number)
-        picking = pick_inside(use_prefixes(partial, proved), site, coarse)
-        interleave(picking.graph)
-        found.append(_hoisted(captured, number, strip_unused(picking), len(coarse), kept))
-    read: set[str] = set()
-    for block in captured.blocks:
-        names = (*block.streams_in, *block.shared)
-        read |= {names[i] for i in found[block.kind].rest.kept if i < len(names)}
-    coarse_names = {c.name for c in coarse}
-    wanted = [i for i, name in enumerate(captured.gathered) if name in read - coarse_names]
-    more = range(len(captured.gathered), len(captured.gathered) + len(captured.row_keys) + len(coarse))
-    gather = strip_unused(expose(captured.gather, coarse), (*wanted, *more))
     return RowForms(
-        gather, tuple(captured.gathered[i] for i in wanted), tuple((c.name, c.source) for c in coarse),
-        tuple(h.rest for h in found), tuple(h.once for h in found),
-        tuple(keep_allocated(k.allocate, kept) for k in captured.kinds), proved,
-    )  # fmt: skip
-
-
-def _hoisted(captured: CapturedModel, number: int, partial: Slim, picks: int, kept: ir.KeptDtype) -> Hoisted:
-    """The row form of a kind without what the prompt alone determines, in every block of that kind."""
-    kind, sites = captured.kinds[number], [b for b in captured.blocks if b.kind == number]
-    changing = latent_inputs(captured) | {TIMESTEP}
-    lasting_values = {p.name for p in captured.shared if p.token_axis is None and not p.depends & changing}
-    streams = len(sites[0].streams_in)
-    lasting = [all(b.shared[i] in lasting_values for b in sites) for i in range(len(sites[0].shared))]
-    first = streams + len(lasting) + len(kind.row_keys) + len(kind.buffers)
-    weights = range(first, first + len(sites[0].weights))
-    given = frozenset(streams + i for i, lasts in enumerate(lasting) if lasts)
-    places = weights.stop + 1 + picks
-    apart = hoist(partial, given, weights, places)
-    return Hoisted(*keep_encoded(apart.rest, apart.once, places, kept))
-
-
-def _inputs_of(captured: CapturedModel, kind: int) -> int:
-    site = next(b for b in captured.blocks if b.kind == kind)
-    return len(site.streams_in) + len(site.shared)
+        gather=pieces.parts[Form.GATHER, 0],
+        partial=pieces.per_kind(Form.ROWS),
+        once=tuple(pieces.parts.get((Form.ONCE, i)) for i in range(len(pieces.captured.kinds))),
+        allocate=pieces.per_kind(Form.ALLOCATE),
+        prefixes=pieces.proved,
+    )
 
 
 def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[Refusal, ...]:

@@ -56,17 +56,14 @@ def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: s
 
 
 def _segment(captured: CapturedModel, first: int, last: int, keep: str | None) -> Segment:
-    """Pairs streams by place among those with the same token axis and rows."""
-    ports = {p.name: p for p in captured.streams}
-    entering = list(captured.blocks[first].streams_in)
-    made = [s for b in captured.blocks[first : last + 1] for s in b.streams_out]
+    """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
+    blocks = captured.blocks[first : last + 1]
+    before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True)}
     later = {s for b in captured.blocks[last + 1 :] for s in b.streams_in} | set(captured.exit)
-    leaving = [s for s in dict.fromkeys(made) if s in later]
     pairs = []
-    for out in leaving:
-        same = [s for s in entering if (ports[s].rows, ports[s].token_axis) == (ports[out].rows, ports[out].token_axis)]
-        match = same[0] if same else ""
-        if match:
-            entering.remove(match)
-        pairs.append((match, out))
+    for out in (s for s in before if s in later):
+        source = out
+        while source in before:
+            source = before[source]
+        pairs.append((source, out))
     return Segment(first, last, keep, tuple(pairs))  # type: ignore[arg-type]

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, assert_never
 
 import torch
 
 from mccompile import ir
+from mccompile.capture.part import Input, Modulated, Shared
 
 Layout = Literal["tokens", "frames", "constant", "latent"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStream:
+    """The stream of video tokens at the first block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The residual of the blocks before the cached region."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionOutput:
+    """The stream of video tokens that leaves the cached region."""
+
+
+SourceValue: TypeAlias = Input | Shared | VideoStream | Probe | Modulated | RegionOutput
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
     """A source found in the model.
 
-    value: "input:NAME" (user input), "shared:NAME" (prelude value), "stream" (tokens at the first block),
-    "probe" (residual of the blocks before the region), "modulated" (input of the first attention), "output"
-    (what the region returns). axis: the token or frame axis of the value.
+    axis: the token or frame axis of the value.
     """
 
     source: ir.SourceName
-    value: str
+    value: SourceValue
     layout: Layout
     axis: int
     patch: tuple[int, int, int]
@@ -43,3 +60,22 @@ def to_cells(value: torch.Tensor, where: Located, account: torch.Tensor) -> torc
             b, c = value.size(0), value.size(1)
             x = value.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
             return x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(b, g, f, p, c * pt * ph * pw)
+
+
+def shown(value: SourceValue) -> str:
+    """The value in words, for texts of a lowered model."""
+    match value:
+        case Input(name):
+            return f"input:{name}"
+        case Shared(name):
+            return f"shared:{name}"
+        case VideoStream():
+            return "stream"
+        case Probe():
+            return "probe"
+        case Modulated():
+            return "modulated"
+        case RegionOutput():
+            return "output"
+        case _:
+            assert_never(value)

@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import fx
-
 from mccompile import ir
+from mccompile.capture.part import Part
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.observe import ObserveSpec
 from mccompile.lowering.sources import Located
-from mccompile.lowering.strip import Slim
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +30,20 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RowForms:
-    """What computes selected rows.
+    """What computes selected rows. The last four are one for each kind of block.
 
-    gather: (index, *sources) -> (*gathered, *row vectors of captured.row_keys, *picks)
-    coarse: (shared value, the smaller value that blocks pick its rows from), one pick each (lowering/coarse.py)
-    partial: per kind, (*streams, *shared, *rows, *buffers, *weights, bounds, *picks, *once) -> (*streams,)
-    once: per kind, (*streams, *shared, *rows, *buffers, *weights) -> (*once,), of the prompt alone; or None
-    allocate: per kind, (*streams, *shared) -> (*buffers,), zeros in the form in which they are kept (lowering/kept.py)
-    prefixes: masks replaced by `bounds` (lowering/attention.py), to be proved again at each new shape.
+    gather: takes the index and sources; gives the rows of shared values, positions, and picks (lowering/picks.py).
+    partial: takes the selected rows of streams and shared values, positions, buffers, weights, and what passes have
+    added: bounds, sources and picks, values of `once`. It gives streams, and writes the selected rows of the buffers.
+    once: takes shared values and weights; gives what the prompt alone determines. None: there is no such value.
+    allocate: takes streams and shared values; gives buffers of zeros in the form in which they are kept.
+    prefixes: masks replaced by bounds (lowering/prefixes.py), to be proved again at each new shape.
     """
 
-    gather: Slim
-    gathered: tuple[str, ...]
-    coarse: tuple[tuple[str, str], ...]
-    partial: tuple[Slim, ...]
-    once: tuple[Slim | None, ...]
-    allocate: tuple[fx.GraphModule, ...]
+    gather: Part
+    partial: tuple[Part, ...]
+    once: tuple[Part | None, ...]
+    allocate: tuple[Part, ...]
     prefixes: frozenset[str]
 
 
@@ -55,11 +51,10 @@ class RowForms:
 class LoweredModel:
     """A captured model under a policy, ready for a backend.
 
-    plain: per kind, the block without buffers, (*streams, *shared, *weights) -> (*streams,). masks: shared values that
-    plain blocks may be given as additive masks where they are boolean ones. rows: None where
-    selections of tokens are refused; decisions are then per step and `refusals` says why. static: sources that
-    the clock and the request's constants determine. modulated: block 0 up to its modulated input, if the
-    policy reads it. together: the guidance branch with whose calls the other one's are run as one batch, if any.
+    plain: for each kind of block, its form on all rows without buffers. rows: None where selections of tokens are
+    refused; decisions are then per step and `refusals` says why. static: sources that the clock and the request's
+    constants determine. modulated: block 0 up to its modulated input, if the policy reads it. together: the guidance
+    branch with whose calls the other one's are run as one batch, if any.
     """
 
     captured: CapturedModel
@@ -67,10 +62,10 @@ class LoweredModel:
     segments: tuple[Segment, ...]
     located: Mapping[ir.SourceName, Located]
     static: frozenset[str]
-    plain: tuple[Slim, ...]
-    masks: tuple[str, ...]
+    plain: tuple[Part, ...]
+    postlude: Part
     rows: RowForms | None
-    modulated: Slim | None
+    modulated: Part | None
     decide: DecideSpec | None
     observe: ObserveSpec | None
     together: str | None

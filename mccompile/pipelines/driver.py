@@ -12,13 +12,11 @@ from typing import ClassVar, Protocol
 
 from mccompile import ir
 from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, record_calls, record_declared
-from mccompile.runtime.clock import Clock
+from mccompile.runtime.clock import Attached, Clock
 
 
-class PipelineClock(Clock, Protocol):
-    """A clock that hangs on a pipeline until `detach`."""
-
-    def detach(self) -> None: ...
+class PipelineClock(Clock, Attached, Protocol):
+    """A clock that hangs on a pipeline while it is used."""
 
 
 class Driver(ABC):

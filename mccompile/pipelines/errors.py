@@ -46,3 +46,27 @@ class PipelineFailed(PipelineError):
             f"{kind} refused the call: {error}",
             "choose other sizes or options for this generation; the message is the pipeline's own",
         )
+
+
+class CopyRefused(PipelineError):
+    """A compiled pipeline that is to be copied or pickled."""
+
+    code = "MC0708"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            f"this {kind} is compiled, and what is compiled into a pipeline cannot be copied or pickled with it",
+            "call `compiled.undo()`, copy the pipeline, and compile both",
+        )
+
+
+class NoSchedule(PipelineError):
+    """A pipeline that says nowhere which step a call of its transformer is."""
+
+    code = "MC0709"
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(
+            f"{kind} does not say which step a call of its transformer is: {why}",
+            "set the clock yourself (clock=..., docs/runtime.md)",
+        )

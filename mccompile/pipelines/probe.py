@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mccompile.pipelines.errors import ProbeFailed
-from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.stand_in import StandIn, unwrapped
 
 ExampleCall = dict[str, object]  # keyword arguments of a transformer
 SIZES = ("height", "width", "num_frames", "base_num_frames")  # arguments of a pipeline's call that are its size
@@ -105,7 +105,7 @@ def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str
 
 def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
     """The first call and the guidance branch that it is."""
-    recorder = _Recorder(pipe.transformer)  # type: ignore[attr-defined]
+    recorder = _Recorder(unwrapped(pipe.transformer))  # type: ignore[attr-defined]
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
     wanted = {"prompt": "a video", "num_inference_steps": 2, "output_type": "latent", **size, **arguments}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))

@@ -1,46 +1,134 @@
-"""Pipelines whose frames are all at the same step. The timesteps of the scheduler say at which."""
+"""Pipelines whose frames are all at the same step. The pipeline and its scheduler say at which; calls are not counted.
+
+A timestep is never searched for in the schedule either. Schedulers repeat timesteps (Heun takes each twice), and
+pipelines scale them before the model gets them.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
+from mccompile.pipelines.branches import Branches
 from mccompile.pipelines.driver import Driver
-from mccompile.pipelines.grids import grid_of
-from mccompile.runtime.clock import ChunkTime, Moment
+from mccompile.pipelines.errors import NoSchedule
+from mccompile.pipelines.grids import Form, as_told, forms_told, grid_of
+from mccompile.pipelines.watch import Watch
+from mccompile.policy.phases import Grid
+from mccompile.runtime.clock import ChunkTime, Moment, Untold
 from mccompile.runtime.errors import NoClock, UnknownStep
 
+TIMESTEP = "timestep"  # the argument of a transformer
 _requests = itertools.count()
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps that a generation takes, from its first call on; a generation may start in the middle.
+
+    timesteps: the scheduler's, held so that no other list can be taken for it. first: the row of the first call.
+    """
+
+    request: int
+    generation: int
+    timesteps: torch.Tensor
+    first: int
+    grid: Grid
+    forms: tuple[Form, ...] | Untold  # how the model may be told the steps, by the calls so far
+    branches: Branches
+
+
 class StepClock:
-    """The clock of a pipeline whose frames are all at the same step. The scheduler's timesteps say at which."""
+    """The clock of a pipeline whose frames are all at the same step."""
 
     def __init__(self, pipe: object) -> None:
         self._pipe = pipe
-        self._request = next(_requests)
-        self._timesteps: torch.Tensor | None = None
+        self._watch: Watch | None = None
+        self._schedule: Schedule | None = None
+        self._row = -1
+
+    def attach(self, ended: Callable[[], None]) -> None:
+        """Watches the pipeline's calls. Raises NoSchedule (MC0709) where it has no scheduler to ask."""
+        scheduler = getattr(self._pipe, "scheduler", None)
+        if scheduler is None or not callable(getattr(scheduler, "set_timesteps", None)):
+            raise NoSchedule(type(self._pipe).__name__, "it has no `scheduler` with `set_timesteps`")
+        self._watch = Watch(self._pipe, ended)
 
     def detach(self) -> None:
-        """Nothing was attached."""
+        """Watches no longer."""
+        if self._watch is not None:
+            self._watch.release()
+        self._watch = self._schedule = None
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
-        """A new request whenever the scheduler has set new timesteps. Raises NoClock, UnknownStep."""
-        scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
-        now = getattr(self._pipe, "_current_timestep", None)
-        if now is None:
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment:
+        """The step of the pipeline's loop. Raises NoClock (MC0601), UnknownStep (MC0604).
+
+        A new request begins with every call of the pipeline, and whenever the scheduler has set new timesteps.
+        """
+        if self._watch is None:
             raise NoClock
-        if scheduler.timesteps is not self._timesteps:
-            self._timesteps, self._request = scheduler.timesteps, next(_requests)
-        grid = grid_of(scheduler)
-        found = [i for i, t in enumerate(grid.timesteps) if t == float(now)]
-        if not found:
-            raise UnknownStep(f"{float(now)} is none of the scheduler's {grid.steps} timesteps")
-        step = found[0]
+        generation = self._watch.generation()
+        known, timesteps = self._schedule, self._pipe.scheduler.timesteps  # type: ignore[attr-defined]
+        fresh = known is None or known.generation != generation or known.timesteps is not timesteps
+        row = self._place(inputs, place, None if fresh or known is None else known)
+        if known is None or fresh or row < self._row:
+            known = self._schedule = self._begin(generation, timesteps, row, inputs)
+        self._row = row
+        step, grid = row - known.first, known.grid
+        if step >= grid.steps:
+            raise UnknownStep(f"the loop is at row {row}, and the scheduler has {len(timesteps)} timesteps")
+        if step == 1 and not isinstance(known.forms, Untold) and len(known.forms) > 1:
+            known = self._schedule = replace(known, forms=_agreeing(known, forms_told(grid, 1, inputs.get(TIMESTEP))))
+        name = known.branches.name(branch, row, inputs)
         following = (ChunkTime(0, "active", step + 1),) if step + 1 < grid.steps else None
-        return Moment(self._request, step, branch, grid, (ChunkTime(0, "active", step),), 1, following)
+        return Moment(
+            known.request, row, name, grid, (ChunkTime(0, "active", step),), 1, following, known.first,
+            as_told(grid, known.forms),
+        )  # fmt: skip
+
+    def _begin(self, generation: int, timesteps: torch.Tensor, row: int, inputs: Mapping[str, object]) -> Schedule:
+        whole = grid_of(self._pipe.scheduler)  # type: ignore[attr-defined]
+        grid = Grid(whole.steps - row, whole.timesteps[row:], whole.sigmas[row:])
+        forms = forms_told(grid, 0, inputs.get(TIMESTEP))
+        return Schedule(next(_requests), generation, timesteps, row, grid, forms, Branches())
+
+    def _place(self, inputs: Mapping[str, object], place: int | None, known: Schedule | None) -> int:
+        """The row of the scheduler's timesteps that a call is at."""
+        scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
+        for timestep in (getattr(self._pipe, "_current_timestep", None), inputs.get(TIMESTEP)):
+            row = _row_of(timestep, scheduler.timesteps)
+            if row is not None:
+                return row
+        begun = getattr(scheduler, "begin_index", None) or 0
+        if place is not None:
+            return int(begun) + place
+        if not isinstance(getattr(type(scheduler), "step_index", None), property):
+            name = type(scheduler).__name__
+            raise UnknownStep(f"{name} does not say at which step it is, and the timestep is none of its own tensor")
+        if scheduler.step_index is not None:
+            return int(scheduler.step_index)
+        return int(begun) if known is None else self._row
+
+
+def _agreeing(known: Schedule, now: tuple[Form, ...] | Untold) -> tuple[Form, ...] | Untold:
+    """The forms that agree with the first call and with the one now; one of them from here on."""
+    if isinstance(now, Untold) or isinstance(known.forms, Untold):
+        return now
+    both = [form for form in known.forms if form in now]
+    return (both[0],) if both else Untold("its first two timesteps are not scaled alike")
+
+
+def _row_of(timestep: object, timesteps: torch.Tensor) -> int | None:
+    """The row of which a timestep is a view; None for a number of its own, equal to one of them or not."""
+    if not isinstance(timestep, torch.Tensor) or any(timestep.stride()):
+        return None
+    if timestep.untyped_storage().data_ptr() != timesteps.untyped_storage().data_ptr():
+        return None
+    row = timestep.storage_offset() - timesteps.storage_offset()
+    return row // timesteps.stride(0) if 0 <= row < len(timesteps) * timesteps.stride(0) else None
 
 
 class StepDriver(Driver):

@@ -10,12 +10,28 @@ import numpy as np
 import torch
 from torch import fx
 
-from mccompile.backend.role import Backend, GraphCall, Role, Value
+from mccompile.backend.role import Backend, GraphCall, Purpose, Role, Value
+from mccompile.capture.part import (
+    Additive,
+    Bounds,
+    Buffer,
+    Hoisted,
+    Index,
+    Operand,
+    Part,
+    Pick,
+    Positions,
+    Result,
+    Shared,
+    Source,
+    Stream,
+)  # fmt: skip
 from mccompile.capture.types import Along, Count
 from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
-from mccompile.lowering.strip import apply_to_slim
 from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.runtime.masks import AdditiveMasks
+from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
 
@@ -32,8 +48,9 @@ class Rows:
     """Selected tokens of a call, and what blocks need of the shared values for them.
 
     sample: the sample that they belong to, None where all samples select the same. whole: all tokens, in order.
-    index: int64 [n]; bounds: see lowering/attention.py; vectors: per row key, positions along that axis; picks: per
-    coarse value, rows of its source.
+    index: int64 [n]; bounds: see lowering/attention.py. values: rows of shared values. sources: values from which
+    blocks pick rows themselves, and picks: which, by the shared value that they are picked for. vectors: per row key,
+    positions along that axis.
     """
 
     sample: int | None
@@ -42,17 +59,9 @@ class Rows:
     index: torch.Tensor
     bounds: torch.Tensor
     values: Mapping[str, Value]
+    sources: Mapping[str, Value]
     vectors: Mapping[str, torch.Tensor]
-    picks: tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _LastingPart:
-    """What a kind of block makes of the prompt. shared: places among the site's; weights: place of the first."""
-
-    call: Callable[..., tuple[Any, ...]]
-    shared: tuple[int, ...]
-    weights: int
+    picks: Mapping[str, Value]
 
 
 class Blocks:
@@ -63,98 +72,103 @@ class Blocks:
         self.cache = lowered.policy.cache
         self.staging: Staging | None = None  # None: kept tensors stay on the device of the weights
         self._captured = captured
-        self._forms = forms
         self._ports = {p.name: p for p in captured.streams}
         ports = (*captured.shared, *captured.sources)
         first = {p.name for p in ports if p.depends and p.token_axis != 0}  # of one number of samples: the usual place
         self._batched = {p.name for p in ports if p.batch == Along(0)} if captured.samples else first
         self._counts = {p.name: 1 for p in ports if p.batch == Count()}
         if forms is None:
-            self._plain = [
-                apply_to_slim(backend(s.module, Role("block", i)), s) for i, s in enumerate(lowered.plain)
-            ]
+            self._plain = self._at_blocks(lowered.plain, backend, "block")
         else:
-            self._gather = apply_to_slim(backend(forms.gather.module, Role("gather")), forms.gather)
-            self._partial = [
-                apply_to_slim(backend(s.module, Role("rows", i)), s) for i, s in enumerate(forms.partial)
-            ]
-            self._once = [self._lasting_part(backend, kind) for kind in range(len(forms.once))]
-            kept = {p.name for i, p in enumerate(captured.sources) if i + 1 in forms.gather.kept}
-            kept |= {source for _, source in forms.coarse}
-            self.sources = tuple(p.name for p in captured.sources if p.name in kept) + self._held()
-        floats = {t.dtype for t in captured.module.state_dict().values() if t.is_floating_point()}
-        self._dtype = next(iter(floats)) if len(floats) == 1 else None  # that of queries, where there is only one
-        self._masks = lowered.masks if forms is None and self._dtype is not None else ()
-        self._additive: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._weights = [tuple(_lookup(captured.module, w) for w in site.weights) for site in captured.blocks]
-        device = next((w.device for weights in self._weights for w in weights), torch.device("cpu"))
+            self._gather_part, self._gather = forms.gather, backend(forms.gather.module, Role("gather"))
+            self._partial = self._at_blocks(forms.partial, backend, "rows")
+            self._once = self._at_blocks(forms.once, backend, "prompt")
+            self._allocate = self._at_blocks(forms.allocate, eager, "rows")
+            self._keeps = tuple(
+                (*(Buffer(b.name) for b in kind.buffers), *(once.gives if once is not None else ()))
+                for kind, once in zip(captured.kinds, forms.once, strict=True)
+            )
+            takes = (o for part in self._partial.values() for o in part.takes)
+            self._picked = tuple(dict.fromkeys(o.name for o in takes if isinstance(o, Source)))
+            gathered = {o.name for o in forms.gather.takes if isinstance(o, Source)}
+            held = (n for b in captured.blocks for n in self.lasting(b.index))
+            own = (p.name for p in captured.sources if p.name in gathered or p.name in self._picked)
+            self.sources = tuple(dict.fromkeys((*own, *held)))
+        self._masks = AdditiveMasks(captured)
+        tensors = (weight_of(captured.module, w) for site in captured.blocks for w in site.weights)
+        device = next((w.device for w in tensors if isinstance(w, torch.Tensor)), torch.device("cpu"))
         if self.cache.device == "cpu" and device.type != "cpu":
             self.staging = Staging(device)
 
-    def _lasting_part(self, backend: Backend, kind: int) -> _LastingPart | None:
-        assert self._forms is not None
-        slim = self._forms.once[kind]
-        if slim is None:
-            return None
-        site = next(b for b in self._captured.blocks if b.kind == kind)
-        form = self._captured.kinds[kind]
-        streams, ports = len(site.streams_in), len(site.streams_in) + len(site.shared)
-        shared = tuple(p - streams for p in slim.kept if p < ports)
-        call = apply_to_slim(backend(slim.module, Role("prompt", kind)), slim)
-        return _LastingPart(call, shared, ports + len(form.row_keys) + len(form.buffers))
-
-    def _held(self) -> tuple[str, ...]:
-        """The shared values of which some block takes what it computes once per prompt."""
-        return tuple(dict.fromkeys(n for b in self._captured.blocks for n in self.lasting(b.index)))
-
-    def weights(self, block: int) -> tuple[torch.Tensor, ...]:
-        """The weights of one block, in the order of its kind's placeholders."""
-        return self._weights[block]
+    def _at_blocks(self, parts: Sequence[Part | None], backend: Backend, purpose: Purpose) -> dict[int, BoundPart]:
+        """By block, the part of its kind with the block's own weights, where the kind has one."""
+        known = {kind: (p, backend(p.module, Role(purpose, kind))) for kind, p in enumerate(parts) if p is not None}
+        sites = (b for b in self._captured.blocks if b.kind in known)
+        return {b.index: bound_at(*known[b.kind], self._captured, b) for b in sites}
 
     def run_plain(self, segment: Segment, env: Env, shared: Mapping[str, Value]) -> Env:
         """All rows of blocks first..last; returns `env` with the streams that they make."""
-        shared = self._with_additive_masks(shared)
-        for i in range(segment.first, segment.last + 1):
-            site = self._captured.blocks[i]
-            streams = (env[s] for s in site.streams_in)
-            made = self._plain[site.kind](*streams, *(shared[s] for s in site.shared), *self._weights[i])
-            env = env | dict(zip(site.streams_out, made, strict=True))
-        return env
 
-    def _with_additive_masks(self, shared: Mapping[str, Value]) -> Mapping[str, Value]:
-        """Boolean masks as what attention makes of them (0 or -inf), made once and not in every block."""
-        found = {}
-        for name in self._masks:
-            mask = shared[name]
-            if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-                continue
-            known = self._additive.get(name)
-            if known is None or known[0] is not mask:
-                zeros = torch.zeros(mask.shape, dtype=self._dtype, device=mask.device)
-                known = self._additive[name] = (mask, zeros.masked_fill_(mask.logical_not(), float("-inf")))
-            found[name] = known[1]
-        return {**shared, **found} if found else shared
+        def resolve(operand: Operand) -> Value:
+            match operand:
+                case Stream(name):
+                    return env[name]
+                case Shared(name):
+                    return shared[name]
+                case Additive(name):
+                    return self._masks.of(name, shared[name])
+                case _:
+                    raise Misplaced("plain", operand)
+
+        for i in range(segment.first, segment.last + 1):
+            made = self._plain[i](resolve)
+            env = env | dict(zip(self._captured.blocks[i].streams_out, made, strict=True))
+        return env
 
     def select(
         self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
     ) -> Rows:
         """The tokens at `positions` (ascending, at least one). lengths: per token, how many keys it may see."""
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
-        captured, forms = self._captured, self._forms
-        assert forms is not None
         like = next(iter(env.values()))
         batch = max(t.size(0) for t in env.values())
         index = torch.from_numpy(positions).to(like.device, non_blocking=True)
-        gathered = self._gather(index, *(shared.get(p.name) for p in captured.sources))
-        values = dict(shared) | dict(zip(forms.gathered, gathered, strict=False))
-        values |= {name: shared[source] for name, source in forms.coarse}
+        values: dict[str, Value] = dict(shared)
+        vectors: dict[str, torch.Tensor] = {"video": index}
+        picks: dict[str, Value] = {}
+        for result, value in zip(self._gather_part.gives, self._gathered(index, shared), strict=True):
+            match result:
+                case Shared(name):
+                    values[name] = value
+                case Positions(rows):
+                    assert isinstance(value, torch.Tensor)
+                    vectors[rows] = value
+                case Pick(name):
+                    picks[name] = value
+                case _:
+                    raise Misplaced("gather", result)
+        sources = {n: shared[n] for n in self._picked}
         if sample is not None:
-            values = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
-            values |= self._counts
-        vectors = {"video": index} | dict(zip(captured.row_keys, gathered[len(forms.gathered) :], strict=False))
-        picks = tuple(gathered[len(gathered) - len(forms.coarse) :])
+            values, sources = self._of_sample(values, sample, batch), self._of_sample(sources, sample, batch)
         whole = sample is None and positions.size == lengths.size
-        return Rows(sample, batch, whole, index, bounds_of(positions, lengths), values, vectors, picks)
+        return Rows(sample, batch, whole, index, bounds_of(positions, lengths), values, sources, vectors, picks)
+
+    def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:
+        arguments: list[Value] = []
+        for operand in self._gather_part.takes:
+            match operand:
+                case Index():
+                    arguments.append(index)
+                case Source(name):
+                    arguments.append(shared[name])
+                case _:
+                    raise Misplaced("gather", operand)
+        return self._gather(*arguments)
+
+    def _of_sample(self, values: Mapping[str, Value], sample: int, batch: int) -> dict[str, Value]:
+        """Shared values for a run of one sample alone."""
+        own = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
+        return own | {n: v for n, v in self._counts.items() if n in own}
 
     def enter(self, segment: Segment, env: Env, rows: Rows) -> Env:
         """The selected rows of the streams that enter a segment."""
@@ -174,29 +188,47 @@ class Blocks:
 
         entered: as `enter` returns it. env: all rows of the streams before the segment; sizes are read from them.
         """
-        captured = self._captured
         made = dict(entered)
+        kept: Mapping[Operand | Result, torch.Tensor] = {}
+
+        def resolve(operand: Operand) -> Value:
+            match operand:
+                case Stream(name):
+                    return made[name]
+                case Shared(name):
+                    return rows.values[name]
+                case Source(name):
+                    return rows.sources[name]
+                case Pick(name):
+                    return rows.picks[name]
+                case Positions(key):
+                    return rows.vectors[key]
+                case Buffer() | Hoisted():
+                    return kept[operand]
+                case Bounds():
+                    return rows.bounds
+                case _:
+                    raise Misplaced("rows", operand)
+
         numbers = range(segment.first, segment.last + 1)
-        kept = [self._kept(i, rows, env, shared, store) for i in numbers]
-        for i, home, local in zip(numbers, kept, self.staging.through(kept) if self.staging else kept, strict=True):
-            site, kind = captured.blocks[i], captured.kinds[captured.blocks[i].kind]
-            count = len(kind.buffers)
-            results = self._partial[site.kind](
-                *(made[s] for s in site.streams_in),
-                *(rows.values.get(s) for s in site.shared),
-                *(rows.vectors[k] for k in kind.row_keys),
-                *local[:count],
-                *self._weights[i],
-                rows.bounds,
-                *rows.picks,
-                *local[count:],
-            )
+        homes = [self._kept(i, rows, env, shared, store) for i in numbers]
+        for i, home, local in zip(numbers, homes, self.staging.through(homes) if self.staging else homes, strict=True):
+            site = self._captured.blocks[i]
+            kept = dict(zip(self._keeps[site.kind], local, strict=True))
+            results = self._partial[i](resolve)
             if self.staging is not None:
-                for spec, host, working in zip(kind.buffers, home, local, strict=False):
-                    written = rows.vectors[spec.rows]
-                    self.staging.put(host, spec.token_axis, written, working.index_select(spec.token_axis, written))
+                self._put_back(site.kind, home, local, rows)
             made |= dict(zip(site.streams_out, results, strict=True))
         return made
+
+    def _put_back(self, kind: int, home: Sequence[torch.Tensor], local: Sequence[torch.Tensor], rows: Rows) -> None:
+        """Sends the rows that a block has written into its buffers to where they are kept."""
+        assert self.staging is not None
+        specs = self._captured.kinds[kind].buffers
+        for place, spec in enumerate(specs):
+            written = rows.vectors[spec.rows]
+            values = local[place].index_select(spec.token_axis, written)
+            self.staging.put(home[place], spec.token_axis, written, values)
 
     def _kept(
         self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
@@ -209,17 +241,13 @@ class Blocks:
 
     def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: Memory) -> Sequence[torch.Tensor]:
         """What block i makes of the prompt alone, for the sample of `rows`; made again when the prompt is another."""
-        site = self._captured.blocks[i]
-        part = self._once[site.kind]
-        if part is None:
-            return ()
         names = self.lasting(i)
+        if not names:
+            return ()
         held = [shared[n] for n in names]
         known = store.once.get(i)
         if known is None or not known.made_of(held):
-            before, between = len(site.streams_in), part.weights - len(site.streams_in) - len(site.shared)
-            absent, given = [None] * before, (shared.get(s) for s in site.shared)
-            values = part.call(*absent, *given, *([None] * between), *self._weights[i])
+            values = self._once[i](_of_shared(shared))
             values = tuple(self.staging.home(v) for v in values) if self.staging else values
             known = store.once[i] = Once(tuple(held), tuple(values))
         if rows.sample is None or not self._batched.intersection(names):
@@ -228,19 +256,24 @@ class Blocks:
 
     def lasting(self, i: int) -> tuple[str, ...]:
         """The shared values of which block i takes what it computes once per prompt."""
-        part = self._once[self._captured.blocks[i].kind]
-        return () if part is None else tuple(self._captured.blocks[i].shared[place] for place in part.shared)
+        part = self._once.get(i)
+        return () if part is None else tuple(o.name for o in part.takes if isinstance(o, Shared))
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
         """Zeroed K and V of block i, as kept. Another stream of the same shape stands for one inside the segment."""
-        site = self._captured.blocks[i]
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
-        streams = []
-        for name in site.streams_in:
-            port = self._ports[name]
-            streams.append(env[name] if name in env else like[port.rows, port.token_axis])
-        assert self._forms is not None
-        made = self._forms.allocate[site.kind](*streams, *(shared.get(s) for s in site.shared))
+
+        def resolve(operand: Operand) -> Value:
+            match operand:
+                case Stream(name):
+                    port = self._ports[name]
+                    return env[name] if name in env else like[port.rows, port.token_axis]
+                case Shared(name):
+                    return shared[name]
+                case _:
+                    raise Misplaced("allocate", operand)
+
+        made = self._allocate[i](resolve)
         return tuple(self.staging.home(t) for t in made) if self.staging else made
 
     def kept_values(self, kept: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -303,7 +336,14 @@ def one_sample(value: Any, sample: int | None, batch: int) -> Any:
     return value[sample : sample + 1]
 
 
-def _lookup(module: torch.nn.Module, name: str) -> torch.Tensor:
-    owner, _, leaf = name.rpartition(".")
-    value = getattr(module.get_submodule(owner), leaf)
-    return value.detach() if isinstance(value, torch.Tensor) else value
+def _of_shared(shared: Mapping[str, Value]) -> Callable[[Operand], Value]:
+    """Resolves the operands of a part that takes shared values and weights only."""
+
+    def resolve(operand: Operand) -> Value:
+        match operand:
+            case Shared(name):
+                return shared[name]
+            case _:
+                raise Misplaced("once", operand)
+
+    return resolve

@@ -59,11 +59,8 @@ class Predictor:
         found = first_moment(self._engine, example, self._engine.entry(self._engine.values.get(example)))
         if grid is None or masked_by_input(self._engine.lowered.captured):
             return found
-        before, now = example[grid.source], inputs[grid.source]
-        assert isinstance(before, torch.Tensor)
-        assert isinstance(now, torch.Tensor)
-        frames = grid.of(before.shape)[0] // len(found.chunks)
-        chunks = max(1, grid.of(now.shape)[0] // frames)
+        frames = grid.of_call(example)[0] // len(found.chunks)
+        chunks = max(1, grid.of_call(inputs)[0] // frames)
         times = tuple(ChunkTime(c, "active", 0) for c in range(chunks))
         return replace(found, chunks=times, total=chunks)
 

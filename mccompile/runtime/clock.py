@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from mccompile.policy.phases import Grid
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkTime:
-    """One chunk at one call. `step` is its own step about to run, 0-based; only active chunks have a next one.
+    """One chunk at one call. `step` is the chunk's own step that is about to run, from 0. Only active chunks have one.
 
     clean: the chunk's input of this call is final (timestep 0, latents that no later call changes).
-    copy_of: these tokens are chunk `copy_of` of the same call once more, seen otherwise (MAGI-1: without its past);
-    `chunk` is then the place after the last one, and what is computed follows that chunk.
+    copy_of: these tokens repeat chunk `copy_of` of the same call in another context (MAGI-1: without its past). `chunk`
+    is then the place after the last one, and the decision of that chunk holds for the copy.
     """
 
     chunk: int  # position in the video, 0 first
@@ -26,11 +26,27 @@ class ChunkTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """The timestep that the model is given at each step of a grid, scaled or counted as its pipeline does."""
+
+    timesteps: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Why it is not known which timesteps the model will be given."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """One call: the request it belongs to, its place in the request's schedule, its guidance branch.
 
-    chunks are those in the call's input, in order; total is the number of chunks of the whole video. following: the
-    chunks of the request's next row, where the schedule says so already.
+    chunks: the chunks in the call's input, in order. total: the number of chunks of the whole video. following: the
+    chunks of the request's next row, if the schedule already knows them. first: the schedule's step that is the first
+    of the grid, because a generation may start in the middle. told: the timesteps that the model is given; None: the
+    grid's own.
     """
 
     request: Hashable
@@ -40,24 +56,40 @@ class Moment:
     chunks: tuple[ChunkTime, ...]
     total: int
     following: tuple[ChunkTime, ...] | None = None
+    first: int = 0
+    told: Told | Untold | None = None
 
 
 class Clock(Protocol):
-    """Says what moment a call is; implemented by drivers of pipelines and by `Timeline`."""
+    """Says which moment a call is. Drivers of pipelines and `Timeline` implement it.
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment: ...
+    place: the step of the loop, counted from its first, where the pipeline says so (diffusers' `cache_context`).
+    """
+
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment: ...
+
+
+@runtime_checkable
+class Attached(Protocol):
+    """A clock that must hang on its pipeline while it is used."""
+
+    def attach(self, ended: Callable[[], None]) -> None:
+        """Hangs itself on the pipeline. ended: what to call when a generation is over."""
+
+    def detach(self) -> None:
+        """Gives the pipeline back as it was."""
 
 
 @dataclass(slots=True)
 class Timeline:
-    """A clock that is set by hand: `timeline.row = i` before the calls of row i (replays, own loops, tests)."""
+    """A clock that the user sets: `timeline.row = i` before the calls of row i (replays, own loops, tests)."""
 
     request: Hashable
     grid: Grid
     rows: tuple[tuple[ChunkTime, ...], ...]
     row: int = field(default=0)
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment:
         """The moment of the current row. Raises IndexError when `row` lies outside the schedule."""
         chunks = self.rows[self.row]
         total = 1 + max(c.chunk for c in chunks)

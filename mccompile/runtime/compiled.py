@@ -9,16 +9,18 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.backend.role import Value
 from mccompile.capture import CapturedModel, flat_inputs
-from mccompile.capture.errors import CallError
+from mccompile.capture.errors import CallError, first_line
+from mccompile.capture.verify import sizes_of
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
 from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.blocks import Backend
 from mccompile.runtime.budget import Keeping
-from mccompile.runtime.clock import Clock, Moment
-from mccompile.runtime.errors import ConfigChanged, NoClock
+from mccompile.runtime.clock import Attached, Clock, Moment
+from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
@@ -28,8 +30,8 @@ from mccompile.runtime.trace import Event
 class CompiledModel(StandIn):
     """A model under a policy. Everything but `forward` and `cache_context` is the model's own.
 
-    clock: says which step a call is; set by the driver of the pipeline, or by hand (runtime.clock.Timeline).
-    keeping: how kept tensors are kept, and what a budget was found to need.
+    clock: says which step a call is. The driver of the pipeline sets it, or the user (runtime.clock.Timeline).
+    keeping: how kept tensors are kept, and what the budget required.
     """
 
     def __init__(
@@ -40,38 +42,60 @@ class CompiledModel(StandIn):
         self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"
+        self._place: int | None = None  # the step of the pipeline's loop, where `cache_context` says so
         parameter = self.signature.parameters.get("return_dict")
         self._return_dict = _ABSENT if parameter is None else parameter.default
         self._config = dict(getattr(model, "config", {}))
         self._undo: list[Callable[[], None]] = []
+        self._pipe: object | None = None
 
     def install(self, pipe: object, clock: Clock) -> None:
-        """Takes the place of `pipe.transformer`, and of its integration step where the policy keeps increments.
+        """Takes the place of `pipe.transformer`, and of its integration step if the policy keeps increments.
 
-        `undo` gives both back. Raises NoIncrement (MC0608) where the pipeline's steps cannot be taken over.
+        `undo` gives both back. Whatever was compiled into this pipeline before is undone first. Raises NoIncrement
+        (MC0608) if the pipeline's steps cannot be taken over, and what the clock raises.
         """
-        taken = []
+        self.undo()
+        before = pipe.transformer  # type: ignore[attr-defined]
+        if isinstance(before, CompiledModel) and before._pipe is pipe:
+            before.undo()
+        if isinstance(clock, Attached):
+            clock.attach(self._ended)
+            self._undo.append(clock.detach)
         if keeps_increment(self.runner.bound.ir):
-            taken = [Increments.attach(pipe, self.runner, clock).detach]
-        self.clock = clock
+            try:
+                self._undo.append(Increments.attach(pipe, self.runner, clock).detach)
+            except NoIncrement:
+                self.undo()
+                raise
+        self.clock, self._pipe = clock, pipe
         pipe.transformer = self  # type: ignore[attr-defined]
-        detach = getattr(clock, "detach", None)
-        self._undo = [lambda: setattr(pipe, "transformer", self.model), *([detach] if detach else []), *taken]
 
     def undo(self) -> nn.Module:
-        """Gives the pipeline its own transformer back and returns it."""
+        """Gives the pipeline its own transformer back and returns it.
+
+        A transformer that took this one's place in the meantime stays where it is.
+        """
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None and pipe.transformer is self:  # type: ignore[attr-defined]
+            pipe.transformer = self.model  # type: ignore[attr-defined]
         while self._undo:
             self._undo.pop()()
         return self.model
 
+    def _ended(self) -> None:
+        """A generation is over, whatever ended it."""
+        self._branch, self._place = "cond", None
+
     @contextlib.contextmanager
-    def cache_context(self, name: str, **_: object) -> Iterator[None]:
-        """Names the guidance branch of the calls inside, as diffusers' CacheMixin does."""
-        before, self._branch = self._branch, name
+    def cache_context(self, name: str, *, step_index: int | None = None, **_: object) -> Iterator[None]:
+        """Names the guidance branch of the calls inside, and their step, as diffusers' CacheMixin does."""
+        before = self._branch, self._place
+        self._branch, self._place = name, step_index
         try:
             yield
         finally:
-            self._branch = before
+            self._branch, self._place = before
 
     def set_parameters(self, **values: float) -> None:
         """Gives parameters new values for the next requests. Nothing is compiled. Raises PolicyError for bad values."""
@@ -95,29 +119,30 @@ class CompiledModel(StandIn):
         keys_of = getattr(self.model, "key_values_argument", None)
         if keys_of is not None and call.get(keys_of):
             return self._with_key_values(call, keys_of)
-        return self._run(call)
+        return self._run(call, self._moment(call))
 
     def _with_key_values(self, call: dict[str, object], argument: str) -> object:
-        """A call that asks for K/V of leading chunks (its last output): read from the buffers they are kept in.
+        """A call that asks for keys and values of the leading chunks (its last output). They are read from the buffers.
 
-        A policy that keeps none runs the model itself.
+        Under a policy that keeps none, the model itself runs.
         """
         if call.get("return_dict", self._return_dict) is True:
             place = type(self.model).__name__
             raise CallError(place, "keys are asked for in an output object", "pass return_dict=False")
+        moment = self._moment(call)
         if not self.runner.engine.uses_rows:
-            self.runner.note_whole(self._moment(call), "structure not captured")
+            self.runner.note_whole(moment, "structure not captured")
             return self.model(**call)
-        result = self._run({**call, argument: 0})
+        result = self._run({**call, argument: 0}, moment)
         assert isinstance(result, tuple)
-        return *result[:-1], self.runner.leading_key_values(self._moment(call), int(call[argument]))  # type: ignore[call-overload]
+        return *result[:-1], self.runner.leading_key_values(moment, int(call[argument]))  # type: ignore[call-overload]
 
     def _moment(self, call: dict[str, object]) -> Moment:
         if self.clock is None:
             raise NoClock
-        return self.clock.moment(self._branch, call)
+        return self.clock.moment(self._branch, call, self._place)
 
-    def _run(self, call: dict[str, object]) -> object:
+    def _run(self, call: dict[str, object], moment: Moment) -> object:
         as_dict = call.get("return_dict", self._return_dict) is True
         captured = self.runner.lowered.captured
         config = dict(getattr(self.model, "config", {}))
@@ -126,14 +151,26 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
-        moment = self._moment(call)
-        flat = self.runner.call(inputs, moment)
+        flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         if as_dict and isinstance(result, tuple):
             from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
             return Transformer2DModelOutput(sample=result[0])
         return result
+
+    def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
+        """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""
+        try:
+            return self.runner.call(inputs, moment)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise CallError(
+                f"{type(self.model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}",
+                f"the captured graph does not run at this size: {first_line(error)}",
+                "capture again, with a call of this size as one of the two",
+            ) from error
 
 
 _ABSENT = object()

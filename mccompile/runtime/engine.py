@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import assert_never
 
 import torch
 from torch import fx
 
 from mccompile.backend.role import GraphCall, Role
-from mccompile.capture.types import CapturedModel
-from mccompile.lowering.strip import apply_to_slim
+from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
+from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
+from mccompile.lowering.sources import Probe, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.execute import Postlude
+from mccompile.runtime.operands import BoundPart, Misplaced, bound_at
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
 
@@ -40,9 +44,12 @@ class Engine:
         self.observe: Observe | None = None
         if observe is not None:
             self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")))
-        self._modulated: GraphCall | None = None
-        if lowered.modulated is not None:
-            self._modulated = apply_to_slim(backend(lowered.modulated.module, Role("modulated")), lowered.modulated)
+        self._modulated: BoundPart | None = None
+        if (part := lowered.modulated) is not None:
+            first = lowered.captured.blocks[0]
+            self._modulated = bound_at(part, backend(part.module, Role("modulated")), lowered.captured, first)
+        captured = lowered.captured
+        self._ports = {p.name: p for p in (*captured.sources, *captured.shared, *captured.streams)}
         self.values = SharedValues(lowered.captured, self._needed(), backend)
 
     def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: Role) -> GraphCall:
@@ -62,7 +69,7 @@ class Engine:
             names += captured.blocks[0].shared if self._modulated else ()
         else:
             names += read
-        names += [w.value[7:] for w in self.lowered.located.values() if w.value.startswith("shared:")]
+        names += [w.value.name for w in self.lowered.located.values() if isinstance(w.value, Shared)]
         ports = {p.name for p in (*captured.shared, *captured.sources, *captured.streams)}
         return [n for n in names if n in ports]
 
@@ -71,53 +78,99 @@ class Engine:
         return {n: shared[n] for n in self.lowered.captured.entry}
 
     def video(self, env: Env) -> torch.Tensor:
-        """The entry stream of video tokens, [B, L, C]."""
-        ports = {p.name: p for p in self.lowered.captured.streams}
-        entry = self.lowered.captured.entry
-        return next(env[n] for n in entry if ports[n].rows == "video" or len(entry) == 1)
+        """The entry stream of video tokens, [B, L, C]; with the rows beside them where their number varies."""
+        name = self._of_video(self.lowered.captured.entry)
+        port, stream = self._ports[name], env[name]
+        count = port.beside.tokens(stream.size(1)) if port.beside is not None and port.token_axis == 1 else None
+        return stream if port.beside is None or count is None else stream.narrow(1, port.beside.before or 0, count)
+
+    def _of_video(self, names: Sequence[str]) -> str:
+        """The stream that holds the video tokens, the first where it is not known which does."""
+        holding = [n for n in names if self._ports[n].beside is not None]
+        alone = (n for n in holding if self._ports[n].rows == "video")
+        return next(iter((*alone, *holding, *names)))
+
+    def tokens(self, name: str, value: torch.Tensor, inputs: Mapping[str, Value]) -> torch.Tensor:
+        """The video tokens among the rows of a stream or shared value; all where nothing lies beside them."""
+        port = self._ports[name]
+        if port.beside is None or port.token_axis is None:
+            return value
+        return self._narrowed(value, port.token_axis, port.beside, inputs)
+
+    def _narrowed(self, value: torch.Tensor, axis: int, beside: Beside, inputs: Mapping[str, Value]) -> torch.Tensor:
+        if beside == Beside(0, 0):
+            return value
+        rows = value.size(axis)
+        count = beside.tokens(rows)
+        if count is None:
+            count = tokens_of(self.lowered.captured, inputs)
+        return value.narrow(axis, beside.start(rows, count), count)
 
     def sources(self, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env) -> dict[str, torch.Tensor]:
         """The values of the decision's sources, each in its own layout; env: streams before the cached region."""
         found: dict[str, Value] = {}
         for where in self.decide.spec.sources if self.decide else ():
-            kind, _, name = where.value.partition(":")
-            match kind:
-                case "input":
+            match where.value:
+                case Input(name):
                     found[where.source] = inputs[name]
-                case "shared":
-                    found[where.source] = shared[name]
-                case "stream":
-                    found[where.source] = self.video(env)
-                case "probe":
-                    found[where.source] = env[self._before_cached()] - self.video(env)
-                case "modulated":
-                    found[where.source] = self._modulated_input(env, shared)
+                case Shared(name):
+                    value = shared[name]
+                    found[where.source] = self.tokens(name, value, inputs) if isinstance(value, torch.Tensor) else value
+                case VideoStream():
+                    found[where.source] = self._entry_tokens(inputs, env)
+                case Probe():
+                    last = self._before_cached()
+                    found[where.source] = self.tokens(last, env[last], inputs) - self._entry_tokens(inputs, env)
+                case Modulated():
+                    found[where.source] = self._modulated_input(env, shared, inputs)
+                case RegionOutput():
+                    raise Misplaced("decide", where.value)
                 case _:
-                    raise KeyError(where.value)
+                    assert_never(where.value)
         return found
 
-    def _modulated_input(self, env: Env, shared: Mapping[str, Value]) -> Value:
+    def _modulated_input(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> Value:
+        def resolve(operand: Operand) -> Value:
+            match operand:
+                case Stream(name):
+                    return env[name]
+                case Shared(name):
+                    return shared[name]
+                case _:
+                    raise Misplaced("modulated", operand)
+
         assert self._modulated is not None
-        site = self.lowered.captured.blocks[0]
-        streams = (env[s] for s in site.streams_in)
-        return self._modulated(*streams, *(shared.get(s) for s in site.shared), *self.blocks.weights(0))[0]
+        where = self.lowered.captured.kinds[self.lowered.captured.blocks[0].kind].modulated
+        assert isinstance(where, ModulatedInput)
+        value = self._modulated(resolve)[0]
+        assert isinstance(value, torch.Tensor)
+        return self._narrowed(value, where.token_axis, where.beside, inputs)
+
+    def _entry_tokens(self, inputs: Mapping[str, Value], env: Env) -> torch.Tensor:
+        name = self._of_video(self.lowered.captured.entry)
+        return self.tokens(name, env[name], inputs)
 
     def _before_cached(self) -> str:
         segments = self.lowered.segments
         cached = next(i for i, s in enumerate(segments) if s.keep)
         return self.video_out(segments[cached - 1].pairs)
 
-    def cached_output(self) -> str:
-        """The stream of video tokens that leaves the last cached region."""
-        return self.video_out([s for s in self.lowered.segments if s.keep][-1].pairs)
+    def cached_output(self, env: Env, inputs: Mapping[str, Value]) -> torch.Tensor:
+        """The video tokens that leave the last cached region."""
+        name = self.video_out([s for s in self.lowered.segments if s.keep][-1].pairs)
+        return self.tokens(name, env[name], inputs)
 
     def video_out(self, pairs: tuple[tuple[str, str], ...]) -> str:
-        ports = {p.name: p for p in self.lowered.captured.streams}
-        return next(out for _, out in pairs if ports[out].rows == "video" or len(pairs) == 1)
+        return self._of_video([out for _, out in pairs])
+
+
+def tokens_of(captured: CapturedModel, inputs: Mapping[str, Value]) -> int:
+    """The number of video tokens of a call of a model whose grid is known."""
+    assert captured.grid is not None
+    return prod(captured.grid.of_call(inputs))
 
 
 def masked_by_input(captured: CapturedModel) -> bool:
     """An input says which keys each token may see: the chunks of a call are at steps of their own."""
-    varied = {p.name for p in captured.shared if p.token_axis is not None and p.depends}
-    partials = [k.partial for k in captured.kinds if k.partial is not None]
-    return any(n.meta["attention"]["mask"] in varied for p in partials for n in p.graph.nodes if "attention" in n.meta)
+    varied = {Shared(p.name) for p in captured.shared if p.token_axis is not None and p.depends}
+    return any(site.mask in varied for k in captured.kinds if k.partial is not None for site in k.partial.attentions)

@@ -13,14 +13,15 @@ class RunError(StatedFailure):
 
 
 class NoClock(RunError):
-    """A call outside any generation that a clock knows of."""
+    """A call outside any generation that a clock knows of, or from a pipeline that was not compiled."""
 
     code = "MC0601"
 
     def __init__(self) -> None:
         super().__init__(
-            "the compiled transformer was called outside a generation: nothing told it which step this is",
-            "run it through the pipeline that was compiled, or set `compiled.clock` (see docs/runtime.md)",
+            "the compiled transformer was called outside a generation of its pipeline: nothing tells the step",
+            "run the pipeline that was compiled; compile another one of the same parts too, or give it the model's own "
+            "transformer (`undo`); in a loop of your own set `compiled.clock` (docs/runtime.md)",
         )
 
 
@@ -111,3 +112,15 @@ class OverBudget(RunError):
             "compile for this size (call=...), which allows a further measure, or raise `cache { budget: ... }`",
             span=cache.at, marked="the budget",
         )  # fmt: skip
+
+
+class UnknownTimesteps(RunError):
+    """A plan that needs the model's timesteps ahead, of a pipeline that gives others than its scheduler has."""
+
+    code = "MC0611"
+
+    def __init__(self, policy: str, why: str) -> None:
+        super().__init__(
+            f"policy `{policy}` needs the model's timesteps ahead of the run, and they are unknown: {why}",
+            "compile with fold=False, so that the changes are measured in the run",
+        )

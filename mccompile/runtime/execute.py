@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from mccompile.backend.role import Role
-from mccompile.lowering.strip import strip_unused
+from mccompile.capture.part import Input, Operand, Shared, Stream
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.blocks import Backend, Blocks, Env, Rows
+from mccompile.runtime.operands import Misplaced
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory
 
@@ -19,17 +20,25 @@ class Postlude:
     """The model's final layers as a callable of the streams, the shared values and the user inputs."""
 
     def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
-        captured = lowered.captured
-        slim = strip_unused(captured.postlude)
-        names = (*captured.exit, *(p.name for p in captured.shared), *captured.inputs)
-        self._names = tuple(names[i] for i in slim.kept)
-        self.shared = tuple(n for n in self._names if n in {p.name for p in captured.shared})
-        self._call = backend(slim.module, Role("postlude"))
+        self._takes = lowered.postlude.takes
+        self.shared = tuple(o.name for o in self._takes if isinstance(o, Shared))
+        self._call = backend(lowered.postlude.module, Role("postlude"))
 
     def run(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> tuple[Value, ...]:
         """Flat outputs of the model."""
-        values = {**inputs, **shared, **env}
-        found = self._call(*(values[n] for n in self._names))
+
+        def resolve(operand: Operand) -> Value:
+            match operand:
+                case Stream(name):
+                    return env[name]
+                case Shared(name):
+                    return shared[name]
+                case Input(name):
+                    return inputs[name]
+                case _:
+                    raise Misplaced("postlude", operand)
+
+        found = self._call(*(resolve(o) for o in self._takes))
         return tuple(_own(v, env) for v in found)
 
 

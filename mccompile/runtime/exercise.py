@@ -76,7 +76,7 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
         if engine.observe is not None:
             params = parameters(engine.observe.spec.params, bound, engine.video(env).device)
             want = np.ones((layout.batch, layout.chunks), bool)
-            engine.observe.run(want, params, after[engine.cached_output()], store.states, layout, moment)
+            engine.observe.run(want, params, engine.cached_output(after, inputs), store.states, layout, moment)
         engine.postlude.run(after, shared, inputs)
 
 

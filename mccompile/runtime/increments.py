@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from mccompile.capture.types import TokenGrid
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.store import BranchStore
@@ -100,7 +101,7 @@ class Increments:
         assert store.states.selection is not None
         tokens = torch.as_tensor(store.states.selection[0, store.window.places.index((chunk, False))])  # [F, P]
         grid = self.runner.lowered.captured.grid
-        assert grid is not None
+        assert isinstance(grid, TokenGrid)
         frames, height, width = grid.of(torch.Size((1, 1, *latents.shape[2:])))
         cells = tokens.view(1, 1, frames, height, width).to(latents.device)
         for axis, patch in zip((2, 3, 4), grid.patch, strict=True):

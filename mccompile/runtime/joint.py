@@ -90,7 +90,7 @@ class Joint:
         for name in captured.samples:
             value = inputs[name]
             assert isinstance(value, torch.Tensor)
-            shaped[name] = value.new_empty((2 * self.batch, *value.shape[1:]))
+            shaped[name] = value.new_empty((2 * value.size(0), *value.shape[1:]))
         return shaped
 
     def _together(self, port: Port, one: Value, two: Value) -> Value | None:

@@ -39,9 +39,7 @@ def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value]
         if stream.size(1) % chunks:
             raise UnevenChunks(stream.size(1), chunks)
         return Layout(batch, chunks, 1, stream.size(1) // chunks)
-    source = inputs[grid.source]
-    assert isinstance(source, torch.Tensor)
-    frames, height, width = grid.of(source.shape)
+    frames, height, width = grid.of_call(inputs)
     if frames % chunks:
         raise UnevenChunks(frames, chunks)
     return Layout(batch, chunks, frames // chunks, height * width)

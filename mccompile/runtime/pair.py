@@ -1,16 +1,16 @@
 """Both guidance branches in one forward: the branch that follows is run with the one that decides, before it is called.
 
-A pipeline calls the transformer twice per step, on the same latents with another prompt. Of a policy that says
-`share decision of cond  batch`, the call of `cond` runs both on one list of rows; the half of the other branch is
-handed out at its own call, if that is what was foreseen. What must hold:
+A pipeline calls the transformer twice per step, on the same latents and with different prompts. Under
+`share decision of cond  batch`, the call of `cond` (the leader) runs both branches on one list of rows. The half of the
+other branch (the follower) is returned at its own call, if that call is the predicted one. Four things must hold:
 
 1. Keys, values and residuals of both branches lie in one memory, the leader's samples first. Each branch's own store
    holds its half as views, so a branch that runs alone reads and writes the same memory.
-2. All else in a store (the history of chunks, states of decisions, the plan) is the branch's own. A run of both
-   advances the leader's alone; the follower's advances at its own call, as if it ran then.
-3. Rows of the follower that a run of both overwrites are saved before. A foreseen half is either claimed by the
-   follower's call or taken back, saved rows and all, before any other call of the request.
-4. Both run on the same rows: the follower forces nothing to be computed that the leader does not.
+2. Everything else in a store (the history of chunks, states of decisions, the plan) belongs to one branch. A run of
+   both advances only the leader's. The follower's advances at its own call, as if it ran then.
+3. Rows of the follower that a run of both overwrites are saved first. The follower's call claims a predicted half.
+   Otherwise the half is undone, and the saved rows are put back, before any other call of the request.
+4. Both run on the same rows. The follower never needs a row that the leader does not compute.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
             if segment.keep is not None and not engine.vanilla:
                 store.memory.kept |= engine.blocks.kept_of(segment, number, before, env)
         if engine.observe is not None:
-            engine.observe.states(env[engine.cached_output()], store.states, layout, moment)
+            engine.observe.states(engine.cached_output(env, given), store.states, layout, moment)
         grid = engine.lowered.captured.grid
         if any(r.keep == "increment" for r in engine.lowered.policy.regions) and grid is not None:
             source = given[grid.source]

@@ -16,7 +16,7 @@ from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
-from mccompile.runtime.clock import Moment
+from mccompile.runtime.clock import Moment, Told, Untold
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.layout import Layout, layout_of
@@ -37,6 +37,7 @@ class Request:
 
     branches: dict[str, BranchStore] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
+    told: dict[str, Told | Untold | None] = field(default_factory=dict)  # that each plan was made with
     foresight: Foresight = field(default_factory=Foresight)
 
 
@@ -111,8 +112,9 @@ class Runner:
             self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
-        if moment.branch not in request.plans:
-            request.plans[moment.branch] = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold)
+        if moment.branch not in request.plans or request.told[moment.branch] != moment.told:
+            made = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold, moment.told)
+            request.plans[moment.branch], request.told[moment.branch] = made, moment.told
         return request.branches[moment.branch], request.plans[moment.branch]
 
     def _request(self, moment: Moment) -> Request:
@@ -147,7 +149,7 @@ class Runner:
         observe = self.engine.observe
         if observe is not None and want.any():
             params = parameters(observe.spec.params, self.bound, self.engine.video(step.entry).device)
-            observe.run(want, params, env[self.engine.cached_output()], store.states, layout, moment)
+            observe.run(want, params, self.engine.cached_output(env, step.inputs), store.states, layout, moment)
         device = self.engine.video(step.entry).device
         if self.foresees or (self.foresees is None and device.type == "cuda"):
             store.states.ahead = decide_ahead(
@@ -166,8 +168,8 @@ class Runner:
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
-            chunk=time.chunk if time.copy_of is None else time.copy_of, step=time.step, phase=phase, action=kind,
-            computed=count, tokens=tokens,
+            chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
+            phase=phase, action=kind, computed=count, tokens=tokens,
             why=action.why,
         )  # fmt: skip
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 
 from mccompile.backend.role import Backend, GraphCall, Role, Value
+from mccompile.capture.part import Input
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.strip import strip_unused
+from mccompile.lowering.strip import stripped
 
 KEPT = 4  # results per group: both guidance branches of two prompts
 
@@ -35,9 +36,7 @@ class _Group:
 class SharedValues:
     """Computes the prelude values `names` of a captured model, each group at most once per input."""
 
-    def __init__(
-        self, captured: CapturedModel, names: Sequence[str], backend: Backend
-    ) -> None:
+    def __init__(self, captured: CapturedModel, names: Sequence[str], backend: Backend) -> None:
         ports = {p.name: p for p in (*captured.streams, *captured.shared, *captured.sources)}
         by_inputs: dict[frozenset[str], list[str]] = {}
         for name in dict.fromkeys(names):
@@ -45,10 +44,10 @@ class SharedValues:
         self._entry = frozenset(captured.entry)
         self._groups = []
         for depends, members in by_inputs.items():
-            slim = strip_unused(split_prelude(captured, tuple(members)))
-            arguments = tuple(captured.inputs[i] for i in slim.kept)
+            part = stripped(split_prelude(captured, tuple(members)))
+            arguments = tuple(o.name for o in part.takes if isinstance(o, Input))
             role = Role("prelude", depends=depends)
-            call = backend(slim.module, role) if depends else slim.module.forward  # once per shape: not compiled
+            call = backend(part.module, role) if depends else part.call  # once per shape: not compiled
             self._groups.append(_Group(depends, tuple(members), call, arguments))
 
     def get(self, inputs: Mapping[str, Value]) -> dict[str, Value]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 from torch import nn
+from torch._dynamo import OptimizedModule
 
 
 class StandIn(nn.Module):
@@ -24,3 +25,10 @@ class StandIn(nn.Module):
     def arguments_of(self, *args: object, **kwargs: object) -> dict[str, object]:
         """The arguments of a call by the model's names for them."""
         return dict(self.signature.bind(*args, **kwargs).arguments)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own model, without what stands in for it and what `torch.compile` put around it."""
+    while isinstance(model, StandIn | OptimizedModule):
+        model = model.model if isinstance(model, StandIn) else model._orig_mod
+    return model

@@ -15,8 +15,8 @@ Action = Literal["skip", "reuse", "partial", "full"]
 class Event:
     """What happened to one chunk of one sample in one call of the transformer.
 
-    action: skip (result not needed), reuse (nothing computed), partial, full. computed of tokens: the chunk's
-    tokens that ran through the cached region. why: what decided it.
+    action: skip (the result is not needed), reuse (nothing is computed), partial, or full. computed: how many of the
+    chunk's tokens ran through the cached region. why: what decided this.
     """
 
     request: str
@@ -49,7 +49,7 @@ def read_jsonl(path: Path) -> tuple[Event, ...]:
 
 
 def share_computed(events: Iterable[Event]) -> float:
-    """Tokens computed by all tokens of all calls; 1.0 for vanilla."""
+    """The share of computed tokens among all tokens of all calls; 1.0 for vanilla."""
     done = list(events)
     total = sum(e.tokens for e in done)
     return sum(e.computed for e in done) / total if total else 0.0

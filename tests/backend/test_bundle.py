@@ -68,11 +68,18 @@ def test_a_bundle_runs_over_weights_loaded_again(tiny: Tiny, saved: Path) -> Non
 def test_the_rebuilt_graphs_are_the_captured_ones(tiny: Tiny, saved: Path) -> None:
     again = load_bundle(saved).attach(transformer()).captured
     captured = tiny.lowered.captured
-    for name in ("module", "prelude", "gather", "postlude"):
-        assert fingerprint(getattr(again, name)) == fingerprint(getattr(captured, name))
-        assert [n.name for n in getattr(again, name).graph.nodes] == [
-            n.name for n in getattr(captured, name).graph.nodes
-        ]
+    assert fingerprint(again.module) == fingerprint(captured.module)
+    found, wanted = (
+        [m.prelude, m.gather, m.postlude, *(p for k in m.kinds for p in (k.full, k.partial, k.allocate))]
+        for m in (again, captured)
+    )
+    for one, two in zip(found, wanted, strict=True):
+        assert one is not None
+        assert two is not None
+        assert (one.takes, one.gives, one.attentions) == (two.takes, two.gives, two.attentions)
+        assert fingerprint(one.module) == fingerprint(two.module)
+        assert [n.name for n in one.graph.nodes] == [n.name for n in two.graph.nodes]
+    assert any(part.attentions for part in found if part is not None)
     assert (again.blocks, again.shared, again.sources, again.grid) == (
         captured.blocks, captured.shared, captured.sources, captured.grid,
     )  # fmt: skip

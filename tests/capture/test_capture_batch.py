@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mccompile.capture import CallError, capture_batched, flat_inputs, run_full
+from mccompile.capture import CallError, capture, capture_batched, flat_inputs, run_full
+from mccompile.capture.errors import IdentityError
 from tests.zoo import zoo
 
 
@@ -61,3 +63,76 @@ def test_a_list_of_equal_numbers_may_be_as_long_as_there_are_samples() -> None:
     flat_inputs(captured, family.call(family.sizes[2], batch=2) | {"fps": [0, 0]})
     with pytest.raises(CallError):
         flat_inputs(captured, family.call(family.sizes[2], batch=2) | {"fps": [0, 1]})
+
+
+class _Beside(nn.Module):
+    """A small model whose calls have something besides samples: see KINDS."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.embed = nn.Conv3d(5 if kind == "shared mask" else 4, 16, (1, 2, 2), (1, 2, 2))
+        self.blocks = nn.ModuleList([_Attending(), _Attending()])
+
+    def forward(self, hidden_states: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+        batch, _, frames, _, _ = hidden_states.shape
+        if self.kind == "shared mask":  # [1, 1, height, width], as Cosmos has it
+            mask = beside.unsqueeze(2).repeat(batch, 1, frames, 1, 1)
+            hidden_states = torch.cat([hidden_states, mask], 1)
+        x = self.embed(hidden_states).flatten(2).transpose(1, 2)
+        if self.kind == "two images":  # [2 samples, 3, 16], as first and last frame of Wan
+            x = x + torch.stack([x.mean(1), beside.view(-1, 6, 16).mean(1)]).sum(0)[:, None]
+        if self.kind == "scales":  # [2], one a block, as VACE has it
+            x = x * beside[0]
+        for block in self.blocks:
+            x = block(x, frames)
+        return x
+
+
+class _Attending(nn.Module):
+    """Attention over all tokens, then over those of each frame, whose number is folded into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+        x = x + F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1))
+        apart = x.reshape(x.shape[0] * frames, -1, 16)
+        return (apart + F.scaled_dot_product_attention(*self.qkv(apart).chunk(3, -1))).view(x.shape)
+
+
+KINDS = {
+    "shared mask": lambda b, h, w: torch.ones(1, 1, h, w),
+    "two images": lambda b, h, w: torch.randn(2 * b, 3, 16),
+    "scales": lambda b, h, w: torch.full((2,), 0.5),
+}
+
+
+def _call(kind: str, batch: int, frames: int, height: int, width: int) -> dict[str, torch.Tensor]:
+    latent = torch.randn(batch, 4, frames, height, width)
+    return {"hidden_states": latent, "beside": KINDS[kind](batch, height, width)}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_what_holds_samples_is_found_by_trying(kind: str) -> None:
+    """The sizes are those that once hid a constant: two samples of five frames, one of ten."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _Beside(kind).eval().requires_grad_(False)
+        captured, _ = capture_batched(model, _call(kind, 1, 5, 4, 6), _call(kind, 1, 10, 6, 8))
+        assert captured.unbatched == ""
+        assert set(captured.samples) == {"hidden_states", *(["beside"] if kind == "two images" else [])}
+        for batch in (1, 2):
+            call = _call(kind, batch, 6, 8, 10)
+            with torch.no_grad():
+                (given,) = run_full(captured, flat_inputs(captured, call)).outputs
+                torch.testing.assert_close(given, model(**call))
+
+
+def test_a_call_that_the_graph_does_not_fit_is_told_apart() -> None:
+    """A third call at which a constant of the first two shows is an error with a code."""
+    model = _Beside("scales").eval().requires_grad_(False)
+    calls = [_call("scales", b, f, h, w) for b, f, h, w in ((2, 5, 4, 6), (1, 10, 6, 8), (1, 5, 4, 6))]
+    with pytest.raises(IdentityError, match="MC0404"):
+        capture(model, *calls)

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mccompile.api import compile
 from mccompile.capture import CapturedModel, CaptureError, capture, flat_inputs, run_full
+from mccompile.policy.phases import Grid
+from mccompile.runtime.clock import Timeline, steps_in_order
 
 DIM = 8
 
@@ -234,3 +237,14 @@ def test_blocks_of_two_classes_are_two_kinds() -> None:
     with torch.no_grad():
         for call in calls:
             assert torch.equal(run_full(found, flat_inputs(found, call)).outputs[0], model(**call))
+
+
+def test_a_size_at_which_the_graph_does_not_run_is_an_error() -> None:
+    model = Stack(Frames).eval().requires_grad_(False)
+    probe, second, odd = ({"x": torch.randn(1, n, DIM)} for n in (6, 10, 7))
+    clock = Timeline("run", Grid(1, (900.0,), (0.9,)), steps_in_order(Grid(1, (900.0,), (0.9,))))
+    compiled = compile(model, "compute", probe=probe, second=second, clock=clock, backend="eager")
+    assert torch.equal(compiled(**probe), model(**probe))
+    with pytest.raises(CaptureError, match="MC0405") as caught:
+        compiled(**odd)
+    assert "does not run at this size" in caught.value.cause

@@ -10,7 +10,8 @@ import torch
 from torch import fx
 from torch.export import Dim
 
-from mccompile.capture import TokenGrid, block_weights, capture, flat_inputs, split_prelude
+from mccompile.capture import OneFrame, TokenGrid, ToldGrid, block_weights, capture, flat_inputs, split_prelude
+from mccompile.capture.part import Buffer, Shared
 from tests.capture.conftest import Specimen
 from tests.capture.laws import gathered_rows, run_partial, select, selections, streams_of
 from tests.zoo import zoo
@@ -44,13 +45,14 @@ def test_joint_rows_have_keys(specimen_of: Specimens) -> None:
         ("cogvideox", TokenGrid("hidden_states", (1, 3, 4), (1, 2, 2))),
         ("toy", TokenGrid("latent", (2, 3, 4), (1, 2, 2))),
         ("helios", TokenGrid("hidden_states", (2, 3, 4), (1, 2, 2))),
-        ("flux", None),
+        ("flux", OneFrame("hidden_states", 1)),
+        ("ltx", ToldGrid("hidden_states", ("num_frames", "height", "width"))),
     ],
 )
-def test_the_grid_is_found_or_refused(name: str, grid: TokenGrid | None, specimen_of: Specimens) -> None:
+def test_the_grid_is_found(name: str, grid: TokenGrid | OneFrame | ToldGrid, specimen_of: Specimens) -> None:
     captured = specimen_of(name).captured
     assert captured.grid == grid
-    assert ("grid" in {r.site for r in captured.refusals}) is (grid is None)
+    assert "grid" not in {r.site for r in captured.refusals}
 
 
 def test_modulation_is_gathered_per_frame(specimen_of: Specimens) -> None:
@@ -99,8 +101,11 @@ def test_attentions_are_described(specimen_of: Specimens) -> None:
     captured = specimen_of("skyreels").captured
     mask = next(p.name for p in captured.shared if p.token_axis == 2 and not p.depends)
     for form in (captured.kinds[0].full, captured.kinds[0].partial):
-        (found,) = [n.meta["attention"] for n in form.graph.nodes if "attention" in n.meta]
-        assert found == {"buffers": ("attn1.k0", "attn1.v0"), "mask": mask, "site": "blocks.0.attn1"}
+        (found,) = form.attentions
+        assert (found.keys, found.values, found.mask) == (Buffer("attn1.k0"), Buffer("attn1.v0"), Shared(mask))
+        assert found.path == "blocks.0.attn1"
+        (node,) = [n for n in form.graph.nodes if n.name == found.node]
+        assert node.target is torch.ops.aten.scaled_dot_product_attention.default
 
 
 def test_a_convolution_over_tokens_is_refused_and_runs_in_full(specimen_of: Specimens) -> None:
@@ -169,7 +174,7 @@ def test_a_partial_block_can_be_exported_again(name: str, specimen_of: Specimens
             shapes = _dynamic(operands, count, tokens)
             kind = captured.kinds[site.kind]
             exported = torch.export.export(
-                kind.partial, tuple(operands), dynamic_shapes=shapes, strict=False
+                kind.partial.module, tuple(operands), dynamic_shapes=shapes, strict=False
             ).module()
         (given,) = exported(*operands)
         expected = select(captured, site.streams_out[0], run.values[site.streams_out[0]], rows)

@@ -126,7 +126,7 @@ def test_wrong_partial_forms_are_caught(
         wrong = copy.deepcopy(captured.kinds[0].partial)
         fault(wrong.graph)
         wrong.graph.lint()
-        wrong.recompile()
+        wrong.module.recompile()
         return replace(captured, kinds=(replace(captured.kinds[0], partial=wrong),))
 
     left = judged(specimen_of(FAMILY), change)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from mccompile.backend.graph_text import attribute
+from mccompile.capture.part import attribute
 from mccompile.capture.types import Refusal
 from mccompile.language.load import load_policy
 from mccompile.lowering import emit
@@ -72,7 +72,7 @@ def test_the_text_computes_what_the_graphs_compute(policy: str, small: Small) ->
     assert expected <= compared
     inputs = list(small.captured.calls[0].values())
     with torch.no_grad():
-        prelude = functions["prelude"](*inputs, weights=Weights(lowered.captured.prelude))  # type: ignore[operator]
+        prelude = functions["prelude"](*inputs, weights=Weights(lowered.captured.prelude.module))  # type: ignore[operator]
         assert all(map(same, prelude, lowered.captured.prelude(*inputs)))
 
 

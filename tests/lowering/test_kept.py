@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from torch import fx
 
 from mccompile import ir
-from mccompile.lowering.kept import decode, encode, keep_allocated, keep_encoded, kept_form
-from mccompile.lowering.strip import Slim
+from mccompile.capture.part import Buffer, Hoisted, Part, Positions, Shared, Stream
+from mccompile.capture.types import Refusal
+from mccompile.lowering.draft import Rewritten
+from mccompile.lowering.hoist import hoist
+from mccompile.lowering.kept import decode, encode, keep_encoded, kept_form
+from mccompile.lowering.strip import stripped
 
 aten = torch.ops.aten
 KEPT: tuple[ir.KeptDtype, ...] = ("float32", "bfloat16", "float16", "float8")
@@ -67,12 +71,21 @@ def test_the_models_dtype_touches_nothing(kept: ir.KeptDtype) -> None:
     value = torch.randn(3, 4)
     assert encode(value, kept) is value
     assert decode(value, kept, value) is value
-    slim, allocate = Slim(attending(), tuple(range(6))), allocation()
-    assert keep_encoded(slim, None, 9, kept) == (slim, None)
-    assert keep_allocated(allocate, kept) is allocate
+    assert all(isinstance(keep_encoded(part, kept), Refusal) for part in (attending(), allocation(), negated()))
 
 
-def attending() -> fx.GraphModule:
+def rewritten(part: Part, kept: ir.KeptDtype) -> Part:
+    result = keep_encoded(part, kept)
+    assert isinstance(result, Rewritten)
+    assert result.made == ()
+    return result.part
+
+
+TEXT = (Hoisted(0, True), Hoisted(1, True))
+BUFFERS = (Buffer("k"), Buffer("v"))
+
+
+def attending() -> Part:
     """(q, k, v, rows, k_buffer, v_buffer, text_k, text_v) -> attention to the buffers, then to the text."""
     graph = fx.Graph()
     q, k, v, rows, kb, vb, tk, tv = (graph.placeholder(n) for n in ("q", "k", "v", "rows", "kb", "vb", "tk", "tv"))
@@ -80,29 +93,33 @@ def attending() -> fx.GraphModule:
     sdpa = aten.scaled_dot_product_attention.default
     own = graph.call_function(sdpa, (q, *kept))
     graph.output((graph.call_function(sdpa, (own, tk, tv)),))
-    return fx.GraphModule(torch.nn.Module(), graph)
+    takes = (Stream("q"), Stream("k"), Stream("v"), Positions("video"), *BUFFERS, *TEXT)
+    return Part(fx.GraphModule(torch.nn.Module(), graph), takes, (Stream("made"),))
 
 
-def allocation() -> fx.GraphModule:
+def negated() -> Part:
+    """What a block takes from the prompt: keys and values that are minus two shared values."""
+    graph = fx.Graph()
+    text = [graph.placeholder(n) for n in ("k", "v")]
+    graph.output(tuple(graph.call_function(aten.neg.default, (t,)) for t in text))
+    return Part(fx.GraphModule(torch.nn.Module(), graph), (Shared("k"), Shared("v")), TEXT)
+
+
+def allocation() -> Part:
     graph = fx.Graph()
     like = graph.placeholder("like")
     count = graph.call_function(aten.sym_size.int, (like, 1))
     made = graph.call_function(aten.new_zeros.default, (like, [1, 2, count, 16]), {"dtype": torch.float32})
     graph.output((made,))
-    return fx.GraphModule(torch.nn.Module(), graph)
+    return Part(fx.GraphModule(torch.nn.Module(), graph), (Stream("like"),), (Buffer("k"),))
 
 
 @pytest.mark.parametrize("kept", KEPT)
 def test_graphs_write_and_read_the_kept_form(kept: ir.KeptDtype) -> None:
     """The rewritten block on kept tensors gives what the block gives on tensors that went there and back."""
-    graph = fx.Graph()
-    text = [graph.placeholder(n) for n in ("k", "v")]
-    graph.output(tuple(graph.call_function(aten.neg.default, (t,)) for t in text))
-    once = Slim(fx.GraphModule(torch.nn.Module(), graph), (0, 1))
-    block = Slim(attending(), (0, 1, 2, 3, 4, 5, 9, 10))
-    rest, lasting = keep_encoded(block, once, 9, kept)
-    assert lasting is not None
-    (empty,) = keep_allocated(allocation(), kept)(torch.zeros(1, 6, 3))
+    block = attending()
+    rest, lasting = rewritten(block, kept), rewritten(negated(), kept)
+    (empty,) = rewritten(allocation(), kept)(torch.zeros(1, 6, 3))
     assert (empty.shape, empty.dtype) == kept_form(torch.Size((1, 2, 6, 16)), torch.float32, kept)
     generator = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(1, 2, 3, 16, generator=generator) for _ in range(3))
@@ -118,17 +135,20 @@ def test_graphs_write_and_read_the_kept_form(kept: ir.KeptDtype) -> None:
 
 def test_what_is_hoisted_but_read_elsewhere_stays_as_it_is() -> None:
     """A value of the prompt that is a key and something else besides keeps its dtype: the other reader wants it."""
-    module = attending()
-    output = module.graph.output_node()
-    key = next(n for n in module.graph.nodes if n.name == "tk")
-    output.args = ((*output.args[0], key),)
-    module.recompile()
-    once = fx.Graph()
-    text = [once.placeholder(n) for n in ("k", "v")]
-    once.output(tuple(text))
-    _, lasting = keep_encoded(
-        Slim(module, (0, 1, 2, 3, 4, 5, 9, 10)), Slim(fx.GraphModule(torch.nn.Module(), once), (0, 1)), 9, "bfloat16"
-    )
-    assert lasting is not None
-    made = lasting.module(torch.ones(1, 2), torch.ones(1, 2))
-    assert [t.dtype for t in made] == [torch.float32, torch.bfloat16]
+    graph = fx.Graph()
+    q, k, v = (graph.placeholder(n) for n in ("q", "k", "v"))
+    key, value = (graph.call_function(aten.neg.default, (t,)) for t in (k, v))
+    made = graph.call_function(aten.scaled_dot_product_attention.default, (q, key, value))
+    graph.output((made, graph.call_function(aten.add.Tensor, (q, key))))
+    takes = (Stream("q"), Shared("k"), Shared("v"))
+    block = Part(fx.GraphModule(torch.nn.Module(), graph), takes, (Stream("made"), Stream("more")))
+    apart = hoist(block, frozenset(takes[1:]))
+    assert isinstance(apart, Rewritten)
+    (once,) = apart.made
+    assert once.gives == (Hoisted(0, False), Hoisted(1, True))
+    values = rewritten(once, "bfloat16")(torch.ones(1, 2), torch.ones(1, 2))
+    assert [t.dtype for t in values] == [torch.float32, torch.bfloat16]
+    rest = stripped(rewritten(apart.part, "bfloat16"))
+    key_as_it_is, value_kept = (torch.full((1, 1, 2, 4), -1.0, dtype=d) for d in (torch.float32, torch.bfloat16))
+    given, wanted = torch.ones(1, 1, 2, 4), block.module(*(torch.ones(1, 1, 2, 4) for _ in range(3)))
+    assert all(map(torch.equal, rest.module(given, key_as_it_is, value_kept), wanted))

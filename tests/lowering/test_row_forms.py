@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -10,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from mccompile.backend.patches import multiply_patches
 from mccompile.capture import flat_inputs
+from mccompile.capture.part import Additive, Part, Pick, Positions, Shared, Stream
+from mccompile.capture.types import Refusal
 from mccompile.language.load import load_policy
-from mccompile.lowering.attention import attention_masks
+from mccompile.lowering.additive import additive_masks
+from mccompile.lowering.draft import Draft, Rewritten
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel, Segment
@@ -84,8 +87,9 @@ class Both:
         index = torch.from_numpy(positions)
         assert captured.gather is not None
         found = captured.gather(index, *(self.values[p.name] for p in captured.sources))
-        values = dict(zip(captured.gathered, found, strict=False))
-        vectors = dict(zip(captured.row_keys, found[len(captured.gathered) :], strict=True))
+        given = dict(zip(captured.gather.gives, found, strict=True))
+        values = {r.name: v for r, v in given.items() if isinstance(r, Shared)}
+        vectors = {r.rows: v for r, v in given.items() if isinstance(r, Positions)}
         made = {n: t.index_select(1, index) for n, t in self.env.items()}
         for site in captured.blocks:
             kind = captured.kinds[site.kind]
@@ -127,10 +131,10 @@ def test_the_texts_part_is_made_once_per_prompt(lowered: LoweredModel) -> None:
     assert once is not None
     calls = []
     both = Both(lowered, call(1))
-    both.blocks._once = [  # counts
-        part and type(part)(lambda *a, c=part.call: calls.append(0) or c(*a), part.shared, part.weights)  # type: ignore[func-returns-value]
-        for part in both.blocks._once
-    ]
+    both.blocks._once = {  # counts
+        block: dataclasses.replace(part, _call=lambda *a, c=part._call: calls.append(0) or c(*a))  # type: ignore[func-returns-value]
+        for block, part in both.blocks._once.items()
+    }
     positions = np.arange(5)
     for _ in range(3):
         both.as_lowered(positions)
@@ -152,10 +156,13 @@ def test_less_is_left_in_the_blocks(lowered: LoweredModel) -> None:
     raw = captured.kinds[0].partial
     assert raw is not None
     assert products(once.module) == 2  # text: keys, values
-    assert products(partial.module) == products(raw) - 2
+    assert products(partial.module) == products(raw.module) - 2
     assert not any(n.target is aten.copy_.default for n in partial.module.graph.nodes)
-    assert [name for name, _ in rows.coarse] == ["contiguous"]
-    assert "contiguous" not in rows.gathered
+    assert [o for o in partial.takes if isinstance(o, Pick)] == [Pick("contiguous")]
+    assert Pick("contiguous") in rows.gather.gives
+    assert Shared("contiguous") in captured.gather.gives  # type: ignore[union-attr]
+    assert Shared("contiguous") not in rows.gather.gives
+    assert Shared("contiguous") not in partial.takes
 
 
 def test_modulation_of_one_sample_of_a_batch() -> None:
@@ -195,12 +202,16 @@ class Gaps(Halves):
 @pytest.mark.parametrize(("module", "rewritten"), [(Halves(), True), (Gaps(), False)])
 def test_halves_are_joined_only_where_they_are_all_there_is(module: nn.Module, rewritten: bool) -> None:
     x = torch.randn(2, 3, 8)
-    graph = torch.export.export(module, (x,)).module()
-    interleave(graph.graph)
-    graph.graph.lint()
-    graph.recompile()
-    assert any(n.target is aten.stack.default for n in graph.graph.nodes) == rewritten
-    assert torch.equal(graph(x), module(x))
+    part = Part(torch.export.export(module, (x,)).module(), (Stream("x"),), (Stream("made"),))
+    match interleave(part, None):
+        case Rewritten(part):
+            assert rewritten
+        case Refusal() as refusal:
+            assert not rewritten
+            assert refusal.reason == "no value is written in two halves of one axis"
+    assert any(n.target is aten.stack.default for n in part.graph.nodes) == rewritten
+    (made,) = pytree.tree_leaves(part.module(x))
+    assert torch.equal(made, module(x))
 
 
 @pytest.mark.parametrize(
@@ -245,11 +256,12 @@ def test_few_rows_allocate_no_buffer(lowered: LoweredModel) -> None:
 
 def test_the_mask_is_known_for_what_it_is(lowered: LoweredModel) -> None:
     """What else reads a value must not get it as 0 and -inf."""
-    captured = lowered.captured
-    assert attention_masks(captured) == ("unsqueeze_3",)
-    full = copy.deepcopy(captured.kinds[0].full)
-    mask = next(n for n in full.graph.nodes if n.op == "placeholder" and n.name == "unsqueeze_3")
-    with full.graph.inserting_after(mask):
-        full.graph.call_function(aten.logical_not.default, (mask,))
-    kinds = (dataclasses.replace(captured.kinds[0], full=full), *captured.kinds[1:])
-    assert attention_masks(dataclasses.replace(captured, kinds=kinds)) == ()
+    full = lowered.captured.kinds[0].full
+    assert [o for o in lowered.plain[0].takes if isinstance(o, Additive)] == [Additive("unsqueeze_3")]
+    draft = Draft(full)
+    mask = draft.takes[Shared("unsqueeze_3")]
+    with draft.graph.inserting_after(mask):
+        draft.gives[Stream("read")] = draft.graph.call_function(aten.logical_not.default, (mask,))
+    refused = additive_masks(draft.part(), None)
+    assert isinstance(refused, Refusal)
+    assert refused.reason == "no shared value is read as a mask and as nothing else"

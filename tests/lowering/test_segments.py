@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import cast
 
@@ -26,9 +27,11 @@ TEXT = """policy example {
 
 def stack(depth: int) -> CapturedModel:
     """As much of a captured model as its regions need: blocks that hand one stream on."""
-    block = SimpleNamespace(streams_in=("x",), streams_out=("x",))
-    port = SimpleNamespace(name="x", rows="video", token_axis=1)
-    found = SimpleNamespace(blocks=(block,) * depth, streams=(port,), exit=("x",), model_class="Model")
+    blocks = tuple(
+        SimpleNamespace(streams_in=(f"x{i}",), streams_out=(f"x{i + 1}",), continues=(f"x{i}",)) for i in range(depth)
+    )
+    ports = tuple(SimpleNamespace(name=f"x{i}", rows="video", token_axis=1) for i in range(depth + 1))
+    found = SimpleNamespace(blocks=blocks, streams=ports, exit=(f"x{depth}",), model_class="Model")
     return cast(CapturedModel, found)
 
 
@@ -72,3 +75,18 @@ def test_every_block_is_in_one_segment_as_its_region_says(
     kept = {block for where, (_, _, keep) in zip(named, drawn, strict=True) if keep for block in where}
     assert [b for s in segments for b in range(s.first, s.last + 1)] == list(range(depth))
     assert {b for s in segments if s.keep for b in range(s.first, s.last + 1)} == kept
+
+
+def test_streams_are_paired_by_what_they_continue() -> None:
+    """Two streams without rows change places between blocks: each is paired with itself, not with its like."""
+    names = (("text0", "image0"), ("image1", "text1"), ("text2", "image2"))
+    blocks = tuple(
+        SimpleNamespace(streams_in=before, streams_out=after, continues=before[::-1])
+        for before, after in pairwise(names)
+    )
+    ports = tuple(SimpleNamespace(name=n, rows="", token_axis=None) for pair in names for n in pair)
+    found = SimpleNamespace(blocks=blocks, streams=ports, exit=("text2", "image2"), model_class="Model")
+    regions = (ir.Region(ir.Blocks(0, -1), "residual"),)
+    policy = cast(ir.PolicyIR, SimpleNamespace(name="p", regions=regions))
+    (segment,) = partition(cast(CapturedModel, found), policy)
+    assert segment.pairs == (("text0", "text2"), ("image0", "image2"))

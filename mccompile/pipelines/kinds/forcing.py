@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from mccompile import ir
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.grids import grid_of
+from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.errors import NoClock, UnknownStep
@@ -42,12 +43,21 @@ class ForcingClock:
         self._pipe = pipe
         self._schedule: ForcingSchedule | None = None
         self._conditioned = False  # frames were given, to which the pipeline may add noise anew at each call
-        self._build = pipe.generate_timestep_matrix  # type: ignore[attr-defined]
-        pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
+        self._watch: Watch | None = None
+        self._generation = -1  # the generation that announced the schedule
+
+    def attach(self, ended: Callable[[], None]) -> None:
+        """Watches the pipeline's calls, and what it makes its timestep matrix of."""
+        self._watch = Watch(self._pipe, ended)
+        self._build = self._pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+        self._pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
 
     def detach(self) -> None:
         """Gives the pipeline its own method back."""
-        del self._pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+        if self._watch is not None:
+            vars(self._pipe).pop("generate_timestep_matrix", None)
+            self._watch.release()
+        self._watch = self._schedule = None
 
     def _announce(self, *args: object, **kwargs: object) -> object:
         given = inspect.signature(self._build).bind(*args, **kwargs).arguments
@@ -55,13 +65,16 @@ class ForcingClock:
         matrix, index, update, _ = result
         scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
         self._schedule = forcing_schedule(matrix, index, update, grid_of(scheduler))
+        self._generation = self._watch.generation() if self._watch is not None else -1
         self._conditioned = int(given.get("num_pre_ready", 0)) > 0
         return result
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment:
         """The row is that of the timestep vector the pipeline is at. Raises NoClock, UnknownStep."""
         now = getattr(self._pipe, "_current_timestep", None)
-        if self._schedule is None or now is None:
+        if self._watch is None or self._schedule is None or now is None:
+            raise NoClock
+        if self._watch.generation() != self._generation:
             raise NoClock
         schedule = self._schedule
         if now.untyped_storage().data_ptr() != schedule.timesteps.untyped_storage().data_ptr():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,10 +21,11 @@ from mccompile.models.magi.schedule import MagiCall, time_table
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import ProbeFailed
 from mccompile.pipelines.probe import Declared, ExampleCall, replaced
+from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.errors import NoClock
-from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.stand_in import StandIn, unwrapped
 
 TOKENS = ((3, 7), (5, 11))  # rows and columns of tokens, all different
 MORE_TEXT = 64  # padding that tells the length of the text from a constant
@@ -56,9 +57,17 @@ class ChunkClock:
     def __init__(self, pipe: ChunkPipeline) -> None:
         self._pipe = pipe
         self._request = _Request(None, -1)
+        self._watch: Watch | None = None
+
+    def attach(self, ended: Callable[[], None]) -> None:
+        """Watches the pipeline's calls."""
+        self._watch = Watch(self._pipe, ended)
 
     def detach(self) -> None:
-        """Nothing was attached."""
+        """Watches no longer."""
+        if self._watch is not None:
+            self._watch.release()
+        self._watch = None
 
     def request(self) -> int:
         """Number of the generation under way. Raises NoClock (MC0601) outside of one."""
@@ -69,7 +78,7 @@ class ChunkClock:
             self._request = _Request(run, next(_requests))
         return self._request.number
 
-    def moment(self, branch: str, inputs: Mapping[str, object]) -> Moment:
+    def moment(self, branch: str, inputs: Mapping[str, object], place: int | None = None) -> Moment:
         """The call under way; a pass over one chunk alone is a branch of its own. Raises NoClock (MC0601)."""
         call, run, number = self._pipe.current_call, self._pipe.current_run, self.request()
         if call is None:
@@ -159,7 +168,7 @@ def _record(pipe: object, chunks: int, size: tuple[int, int], arguments: Mapping
     frames = chunks * settings.chunk_width * settings.temporal_factor
     wanted = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": steps}
     text = {} if "prompt_embeds" in arguments else {"prompt": "a video"}
-    listener = _Listener(pipe.transformer)  # type: ignore[attr-defined]
+    listener = _Listener(unwrapped(pipe.transformer))  # type: ignore[attr-defined]
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:

@@ -19,6 +19,7 @@ from mccompile import api
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.backend.role import GraphCall, Role
+from mccompile.capture.part import Additive, Part, Shared
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.ir import PolicyIR
@@ -185,7 +186,12 @@ def as_it_is(backend: Backend) -> Backend:
 def lowered_for(way: Way, prepared: api.Prepared) -> LoweredModel:
     """The model under a way's policy."""
     lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
-    return replace(lowered, masks=()) if way.policy == BASELINE else lowered
+    return replace(lowered, plain=tuple(map(_boolean, lowered.plain))) if way.policy == BASELINE else lowered
+
+
+def _boolean(part: Part) -> Part:
+    """A block that takes its masks as the model has them, and not in their additive form."""
+    return replace(part, takes=tuple(Shared(o.name) if isinstance(o, Additive) else o for o in part.takes))
 
 
 def half_in_place(backend: Backend) -> Backend:

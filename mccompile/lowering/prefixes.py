@@ -1,0 +1,37 @@
+"""Attention of selected queries without a dense mask, where the mask is block-causal.
+
+before: sdpa(q_rows, k_buffer, v_buffer, mask_rows)
+after:  takes the bounds too; mccompile::prefix_attention(q_rows, k_buffer, v_buffer, bounds)
+refuses when: no attention has a mask that was proved to be prefixes of the keys (attention.prefix_lengths)
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mccompile.capture.part import Bounds, Part
+from mccompile.capture.types import Refusal
+from mccompile.lowering.draft import Draft, Rewritten
+
+aten = torch.ops.aten
+
+
+def use_prefixes(part: Part, proved: frozenset[str]) -> Rewritten | Refusal:
+    """A kind's row form with attention over prefixes. proved: shared values that are prefixes at every row."""
+    draft = Draft(part)
+    masked = {n: s for n, s in draft.attentions.items() if s.mask is not None and s.mask.name in proved}
+    masked = {n: s for n, s in masked.items() if n.target is aten.scaled_dot_product_attention.default}
+    if not masked:
+        return Refusal("attention masks", "none of them was proved to be prefixes of the keys")
+    bounds = draft.take(Bounds(), "bounds")
+    for node, site in masked.items():
+        q, k, v = node.args[:3]
+        arguments = (q, k, v, bounds, node.kwargs.get("scale"))
+        with draft.graph.inserting_before(node):
+            new = draft.graph.call_function(torch.ops.mccompile.prefix_attention.default, arguments)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        draft.gives = {r: new if v is node else v for r, v in draft.gives.items()}
+        draft.graph.erase_node(node)
+        draft.attentions[new] = site
+    return Rewritten(draft.part())

@@ -1,0 +1,67 @@
+"""A part as a callable at one place of the model: weights are in place, the rest is resolved operand by operand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from mccompile.backend.role import GraphCall, Value
+from mccompile.capture.part import Additive, Operand, Part, Shared, Stream, Weight, attribute
+from mccompile.capture.types import BlockSite, CapturedModel, names_at
+
+
+class Misplaced(Exception):
+    """A part takes an operand that its form has not: an error of ours, which lowering/spec.py finds earlier."""
+
+    def __init__(self, form: str, operand: object) -> None:
+        super().__init__(f"a {form} part takes {operand}")
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPart:
+    """takes: the operands of a part, by the names that they have here. _open: those that a call fills, by place."""
+
+    takes: tuple[Operand, ...]
+    _call: GraphCall
+    _fixed: tuple[Value, ...]
+    _open: tuple[tuple[int, Operand], ...]
+
+    def __call__(self, resolve: Callable[[Operand], Value]) -> tuple[Value, ...]:
+        """Runs the part on what `resolve` gives for each operand that is no weight."""
+        arguments = list(self._fixed)
+        for place, operand in self._open:
+            arguments[place] = resolve(operand)
+        return self._call(*arguments)
+
+
+def bound_at(part: Part, call: GraphCall, captured: CapturedModel, site: BlockSite) -> BoundPart:
+    """The part of a kind of block at one of its blocks. call: what runs the part, on its operands in order."""
+    names = names_at(captured.kinds[site.kind], site)
+    takes: list[Operand] = []
+    fixed: list[Value] = []
+    for operand in part.takes:
+        weight = 0
+        match operand:
+            case Stream():
+                takes.append(Stream(names[operand]))
+            case Shared():
+                takes.append(Shared(names[operand]))
+            case Additive(name):
+                takes.append(Additive(names[Shared(name)]))
+            case Weight():
+                takes.append(Weight(names[operand]))
+                weight = weight_of(captured.module, names[operand])
+            case _:
+                takes.append(operand)
+        fixed.append(weight)
+    free = tuple((i, o) for i, o in enumerate(takes) if not isinstance(o, Weight))
+    return BoundPart(tuple(takes), call, tuple(fixed), free)
+
+
+def weight_of(module: fx.GraphModule, name: str) -> Value:
+    """A weight by its dotted path, without its history."""
+    value = attribute(module, name)
+    return value.detach() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,127 @@
+"""Grids beyond a latent of three sizes that vary: images, fixed frames, flat latents that are told sizes or places."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mccompile.capture import CapturedModel, OneFrame, TokenGrid, ToldGrid, capture
+
+DIM = 12
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(DIM, 3 * DIM)
+
+    def forward(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return x + F.scaled_dot_product_attention(q * table, k * table, v)
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def run(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x, table)
+        return x
+
+
+class Image(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(4, DIM, 2, 2)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        x = self.embed(latent).flatten(2).transpose(1, 2)
+        return self.run(x, torch.ones_like(x[..., :1]))
+
+
+class Video(Base):
+    """Frames before channels, if asked for."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.embed, self.first = nn.Conv3d(4, DIM, (1, 2, 2), (1, 2, 2)), first
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        x = self.embed(latent.transpose(1, 2) if self.first else latent).flatten(2).transpose(1, 2)
+        return self.run(x, torch.ones_like(x[..., :1]))
+
+
+class Flat(Base):
+    """Tokens come flat; a table is made from sizes, of columns for frames, rows and columns of the grid."""
+
+    def __init__(self, mixes: bool = False) -> None:
+        super().__init__()
+        self.mixes = mixes
+
+    def forward(self, latent: torch.Tensor, frames: int, height: int, width: int) -> torch.Tensor:
+        sizes = (frames, height, width)
+        angles = [torch.arange(s) / s for s in sizes]
+        if self.mixes:  # a column of two axes proves nothing
+            angles[0] = angles[0][:, None, None] + angles[1][:, None]
+        grids = torch.broadcast_tensors(
+            angles[0] if self.mixes else angles[0][:, None, None], angles[1][:, None], angles[2]
+        )
+        table = torch.stack([g.flatten() for g in grids], -1).repeat(1, DIM // 3)
+        return self.run(latent, table)
+
+
+class Placed(Base):
+    """Tokens come flat, each with a position [frame, row, column]."""
+
+    def forward(self, latent: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return self.run(latent, (places / 10).repeat(1, DIM // 3))
+
+
+def captured(model: nn.Module, *calls: dict[str, object]) -> CapturedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return capture(model.eval().requires_grad_(False), *calls)
+
+
+def latents(*shapes: tuple[int, ...]) -> list[dict[str, object]]:
+    return [{"latent": torch.randn(1, *shape)} for shape in shapes]
+
+
+def test_an_image_is_one_frame() -> None:
+    found = captured(Image(), *latents((4, 6, 8), (4, 10, 14)))
+    assert found.grid == TokenGrid("latent", (None, 2, 3), (1, 2, 2))
+    assert found.grid.of(torch.Size((1, 4, 12, 16))) == (1, 6, 8)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_number_of_frames_may_be_fixed(first: bool) -> None:
+    sizes = [(3, 4, *s) if first else (4, 3, *s) for s in ((6, 8), (10, 14))]
+    found = captured(Video(first), *latents(*sizes))
+    assert found.grid == TokenGrid("latent", (1 if first else 2, 3, 4), (1, 2, 2))
+
+
+def told(*sizes: tuple[int, int, int]) -> list[dict[str, object]]:
+    return [
+        {"latent": torch.randn(1, f * h * w, DIM), "frames": f, "height": h, "width": w} for f, h, w in sizes
+    ]
+
+
+def test_sizes_of_the_call_are_proved_on_the_models_table() -> None:
+    found = captured(Flat(), *told((3, 4, 6), (5, 6, 8)))
+    assert found.grid == ToldGrid("latent", ("frames", "height", "width"))
+    assert found.grid.of_call({"frames": 2, "height": 3, "width": 4}) == (2, 3, 4)
+    assert captured(Flat(mixes=True), *told((3, 4, 6), (5, 6, 8))).grid is None
+
+
+@pytest.mark.parametrize(("second_frame", "grid"), [(0.0, OneFrame("latent", 1)), (1.0, None)])
+def test_positions_tell_an_image_from_a_video(second_frame: float, grid: OneFrame | None) -> None:
+    calls = []
+    for h, w in ((4, 6), (6, 8)):
+        places = torch.cartesian_prod(torch.zeros(1), torch.arange(h).float(), torch.arange(w).float())
+        places[h * w // 2 :, 0] = second_frame
+        calls.append({"latent": torch.randn(1, h * w, DIM), "places": places})
+    assert captured(Placed(), *calls).grid == grid
