@@ -17,6 +17,7 @@ from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import lower
+from mccompile.lowering.spec import verifying
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.pipelines.finding import clock_for, driver_for
@@ -33,6 +34,7 @@ from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import unwrapped
+from mccompile.runtime.state import check_untreated, uncompiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def compile(
     fold: bool = True,
     deny_refusals: bool = False,
     batches: bool = False,
+    verify: bool = False,
     captured: Prepared | None = None,
     progress: Progress | None = None,
     **parameters: float,
@@ -70,6 +73,7 @@ def compile(
     and returns what runs in the graph's place.
     batches: compile also for several samples (prompts) per call. This takes about twice as long. ("eager" runs any
     number of samples.)
+    verify: hold every part of the model against its specification after every pass (lowering/spec.py).
     parameters: values for the policy's parameters.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
     size (height, width, num_frames). A policy's budget is met at this size. The default is the pipeline's own call.
@@ -86,6 +90,8 @@ def compile(
     pipe = None if isinstance(model, nn.Module) else model
     if pipe is None and keeps_increment(ir):
         raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
+    if pipe is not None:
+        driver_for(pipe).admit(pipe)
     if captured is None:
         fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
@@ -96,7 +102,7 @@ def compile(
     if ir.cache.budget is not None:
         ir = replace(ir, cache=keeping.cache)
         bound = bind(ir, parameters)
-    lowered = lower(captured.model, ir, captured.prefixes, fold)
+    lowered = lower(captured.model, ir, captured.prefixes, fold, verifying if verify else None)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
     chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)
@@ -115,19 +121,27 @@ def prepare(
     second: ExampleCall | None = None,
 ) -> Prepared:
     """Captures a pipeline's transformer, or a transformer with two example calls. Arguments as in `compile`."""
+    transformer = own_transformer(model)
+    check_untreated(transformer)
     if probe is None or second is None:
         arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
         probe, second = driver_for(model).record(model, arguments)
-    transformer = own_transformer(model)
     transformer.eval()
-    captured, given = capture_batched(transformer, probe, second)
+    with uncompiled(transformer):
+        captured, given = capture_batched(transformer, probe, second)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
 
 
 def own_transformer(model: object) -> nn.Module:
-    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it."""
-    return unwrapped(model if isinstance(model, nn.Module) else model.transformer)  # type: ignore[attr-defined]
+    """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it.
+
+    Raises NotAPipeline (MC0701) for what is neither.
+    """
+    if isinstance(model, nn.Module):
+        return unwrapped(model)
+    driver_for(model)
+    return unwrapped(model.transformer)  # type: ignore[attr-defined]
 
 
 def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:

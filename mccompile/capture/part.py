@@ -8,9 +8,10 @@ names of the block that the kind was cut from; `names_at` (capture/types.py) say
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -77,8 +78,15 @@ class Weight:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How many keys each group of selected rows sees, int64 [groups, 3] on the host (lowering/attention.py)."""
+class PerSelection:
+    """What a pass needs to know of a selection, made once for each by `make`, a function of the pass.
+
+    make: from the positions of the selected tokens, int64 [n] ascending, and for every token of the model how many keys
+    it sees, int64 [L]; both on the host. Its result is passed as it is.
+    """
+
+    name: str
+    make: Callable[[np.ndarray, np.ndarray], torch.Tensor] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class Output:
 
 
 Operand: TypeAlias = (
-    Input | Stream | Shared | Additive | Source | Index | Positions | Buffer | Weight | Bounds | Pick | Hoisted
+    Input | Stream | Shared | Additive | Source | Index | Positions | Buffer | Weight | PerSelection | Pick | Hoisted
 )
 Result: TypeAlias = Stream | Shared | Source | Positions | Pick | Buffer | Hoisted | Modulated | Output
 

@@ -21,6 +21,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
     add_place(parser)
     add_deny(parser)
+    parser.add_argument("--verify", action="store_true", help="check every part of the model after every pass")
     parser.set_defaults(run=run)
 
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             compiled = write_bundle(
                 arguments.out, pipe, capture_for(pipe, call), arguments.policy, parameters, arguments.model, folder,
-                shown.compiled, deny,
+                shown.compiled, deny, arguments.verify,
             )  # fmt: skip
         except OSError as error:
             raise OutputRefused(str(arguments.out), (error.strerror or str(error)).lower()) from None

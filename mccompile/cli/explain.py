@@ -30,6 +30,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("explain", help="explain a policy or an error code", description=__doc__)
     parser.add_argument("subject", metavar="POLICY|CODE", help=f"{POLICY_HELP}; or a code such as MC0203")
     parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph", "memory"), help="print this only")
+    parser.add_argument("--after", metavar="PASS", help="of `graph`: the graphs after this pass, and what it changed")
+    parser.add_argument("--verify", action="store_true", help="of `graph`: check every part after every pass")
     parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
     parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the plan; default: {DEFAULT_STEPS}")
     parser.add_argument("--size", type=_size, metavar="HxWxF", help="of `memory`; default: the model's own")
@@ -44,7 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     policy = load_policy(arguments.subject)
     parameters = dict(arguments.parameters)
     bind(policy, parameters)
-    match arguments.stage:
+    stage = "graph" if arguments.after is not None or arguments.verify else arguments.stage
+    if arguments.stage not in (None, stage):
+        sys.stderr.write(f"--after and --verify are of `--stage graph`, not of `--stage {arguments.stage}`\n")
+        return SETUP_FAILED
+    match stage:
         case "ast":
             sys.stdout.write(format_policy(parse(find_policy(arguments.subject))))
         case "ir":
@@ -54,9 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "memory":
             sys.stdout.write(_memory(arguments, policy))
         case "graph":
-            from mccompile.lowering.emit import emit
-
-            sys.stdout.write(emit(_compiled(arguments, policy)[0].runner.lowered))
+            sys.stdout.write(_graph(arguments, policy))
         case _:
             comments = parse(find_policy(arguments.subject)).comments
             for line in describe(load_merged(arguments.subject), policy, [c.text for c in comments if not c.trailing]):
@@ -64,6 +68,20 @@ def run(arguments: argparse.Namespace) -> int:
             say("\nPlan")
             sys.stdout.write(show_plan(_plan(arguments, policy)))
     return 0
+
+
+def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
+    """The graphs of the policy on the model, or those that one pass made, with the changes."""
+    from mccompile.lowering.after import place_of, show_steps, steps_of
+    from mccompile.lowering.emit import emit
+
+    if arguments.after is not None:
+        place_of(arguments.after)
+    lowered = _compiled(arguments, policy)[0].runner.lowered
+    if arguments.after is None:
+        return emit(lowered)
+    proved = lowered.rows.prefixes if lowered.rows is not None else frozenset()
+    return show_steps(arguments.after, policy.name, steps_of(arguments.after, lowered.captured, lowered.policy, proved))
 
 
 def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
@@ -135,6 +153,8 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
 
     pipe = load_pipeline(find_folder(arguments.model or EMBEDDED), Place.of("cpu", None, False))
     captured = api.prepare(pipe)
-    compiled = api.compile(pipe, policy, backend="eager", captured=captured, **dict(arguments.parameters))
+    compiled = api.compile(
+        pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)
+    )
     compiled.undo()
     return compiled, captured.calls[0], pipe

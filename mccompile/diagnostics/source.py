@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -23,16 +26,22 @@ class Source:
 
     def line_of(self, offset: int) -> int:
         """Line number, from 1."""
-        return self.text.count("\n", 0, offset) + 1
+        return bisect_right(_line_starts(self.text), offset)
 
     def column_of(self, offset: int) -> int:
         """Column number, from 1."""
-        return offset - (self.text.rfind("\n", 0, offset) + 1) + 1
+        return offset - _line_starts(self.text)[self.line_of(offset) - 1] + 1
 
     def line(self, number: int) -> str:
         """The text of line `number` (from 1) without its line end."""
-        lines = self.text.split("\n")
-        return lines[number - 1] if number <= len(lines) else ""
+        starts = (*_line_starts(self.text)[number - 1 : number + 1], len(self.text) + 1)
+        return self.text[starts[0] : starts[1] - 1] if len(starts) > 1 else ""
+
+
+@lru_cache(maxsize=32)
+def _line_starts(text: str) -> tuple[int, ...]:
+    """The offset of each line's first character. Kept, because every place in an error asks for it."""
+    return (0, *(match.end() for match in re.finditer("\n", text)))
 
 
 @dataclass(frozen=True, slots=True)

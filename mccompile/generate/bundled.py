@@ -27,6 +27,7 @@ def write_bundle(
     folder: Path,
     progress: Progress | None,
     deny_refusals: bool,
+    verify: bool = False,
 ) -> CompiledModel:
     """Compiles `policy` (a name or a path) into the pipeline's transformer and writes it to `path`.
 
@@ -37,8 +38,9 @@ def write_bundle(
     way = within_budget(pipe, Contender(ir.name, ir, parameters), captured)
     backend = compile_roles(captured, (way,), progress)
     compiled = api.compile(
-        pipe, way.policy, backend=backend, captured=captured, deny_refusals=deny_refusals, **parameters  # type: ignore[arg-type]
-    )
+        pipe, way.policy, backend=backend, captured=captured, deny_refusals=deny_refusals, verify=verify,
+        **parameters,  # type: ignore[arg-type]
+    )  # fmt: skip
     compiled.undo()
     text = find_policy(policy).text
     save_bundle(path, compiled, backend, reference=reference, folder=transformer_folder(folder), policy=text)

@@ -11,6 +11,7 @@ from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.errors import layers, names
+from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.parse import parse
 
 Loader = Callable[[ast.Extends], Source]
@@ -33,14 +34,24 @@ class Merged:
     own: set[str] = field(default_factory=set)
 
 
+LONGEST_CHAIN = 16
+"""The most policies that extend each other in a row."""
+
+
 def chain(policy: ast.PolicyAst, loader: Loader) -> list[ast.PolicyAst]:
-    """The policy and its bases, the base of all first; `PolicyError` for a base that is missing or circular."""
+    """The policy and its bases, the base of all first.
+
+    Raises `PolicyError` for a base that is missing or refused, a circle (MC0250) and a chain without end (MC0110).
+    """
     found = [policy]
     while (extends := found[-1].extends) is not None:
         source = loader(extends)
-        if any(_same(source, seen.span.source) for seen in found):
-            path = (*(seen.name.text for seen in found), found[0].name.text)
-            raise PolicyError([layers.ExtendsCycle(extends.span, policy.name.text, path)])
+        first = next((i for i, seen in enumerate(found) if _same(source, seen.span.source)), None)
+        if first is not None:
+            circle = (*(seen.name.text for seen in found[first:]), found[first].name.text)
+            raise PolicyError([layers.ExtendsCycle(extends.span, circle[0], circle)])
+        if len(found) == LONGEST_CHAIN:
+            raise PolicyError([TooDeep(extends.span, LONGEST_CHAIN, "policies that extend each other")])
         found.append(parse(source))
     return found[::-1]
 

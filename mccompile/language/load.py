@@ -9,10 +9,14 @@ from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
 from mccompile.language.check import check
+from mccompile.language.errors.layers import RefusedBase
 from mccompile.language.errors.syntax import NoSuchPolicy, NotText
 from mccompile.language.extend import Merged, chain, merge
 from mccompile.language.parse import parse
 from mccompile.resources import data_folder, shipped_policies
+
+LARGEST = 250_000
+"""The most bytes of a policy file. The longest policy that we know has a thousand."""
 
 
 def find_policy(policy: str | Path | Source) -> Source:
@@ -36,9 +40,16 @@ def find_policy(policy: str | Path | Source) -> Source:
 
 
 def read_policy(path: Path, shown: str, span: Span | None = None) -> Source:
-    """The policy file at `path`, named `shown` in messages; `span` is the place that named it."""
+    """The policy file at `path`, named `shown` in messages; `span` is the place that named it.
+
+    Raises `PolicyError` (MC0108, MC0109) for a file that is missing, too large or no text.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise PolicyError([NotText(span, shown, f"it is larger than {LARGEST:,} bytes")])
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise PolicyError([_missing(shown, span)]) from None
     except UnicodeDecodeError as error:
@@ -49,12 +60,36 @@ def read_policy(path: Path, shown: str, span: Span | None = None) -> Source:
 
 
 def find_base(extends: ast.Extends) -> Source:
-    """The text that `extends` names: a shipped policy, or a path relative to the policy's own file."""
+    """The text that `extends` names: a shipped policy, or a path relative to the policy's own file.
+
+    A policy is data that others wrote: it reads nothing but policies beside it and below. Raises `PolicyError` (MC0108,
+    MC0109, MC0252).
+    """
     base = extends.base
     if isinstance(base, ast.Name):
         return _shipped(base.text, base.span)
     own = base.span.source.path
-    return read_policy(Path(base.value) if own is None else own.parent / base.value, base.value, base.span)
+    folder = Path.cwd() if own is None else own.parent
+    path = folder / base.value
+    why = _refused(path, folder)
+    if why:
+        raise PolicyError([RefusedBase(base.span, base.value, why)])
+    return read_policy(path, base.value, base.span)
+
+
+def _refused(path: Path, folder: Path) -> str:
+    """Why the file is not read as a base; "" if it is, or if there is none."""
+    try:
+        if path.is_dir():
+            return ""  # that it is no file is said where it is read
+        if path.suffix != ".policy":
+            return "its name does not end in `.policy`"
+        found, allowed = path.resolve(), (folder.resolve(), data_folder("policies").resolve())
+        if not any(found.is_relative_to(place) for place in allowed):
+            return "it lies outside of the policy's own folder"
+        return "" if found.is_file() or not found.exists() else "it is no regular file"
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
+        return "its name leads to no file"
 
 
 def load_policy(policy: str | Path | Source) -> ir.PolicyIR:

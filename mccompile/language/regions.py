@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Literal, cast
 
 from mccompile import ir
@@ -24,24 +26,33 @@ KEEP_INTEGRATION = ("increment",)
 def elaborate_regions(declared: list[ast.LayersDecl], errors: list[Diagnostic]) -> tuple[ir.Region, ...]:
     """Block regions in order of depth, the integration last; appends what is wrong with them."""
     made: list[ir.Region] = []
-    claimed: list[ir.Region] = []
+    claimed: list[tuple[int, int, ir.Region]] = []  # of blocks, in order of depth, none in two
+    whole: ir.Region | None = None
     for item in declared:
         choices = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
         if item.keep is not None and item.keep.text not in choices:
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
         region = _region(item)
         made.append(region)
-        if isinstance(region.where, ir.Blocks):
-            first, last = block_bounds(region.where, _DEEP)
-            if first > last:
-                errors.append(layers.EmptyLayers(region.where.at))
-                continue
-        claims = ((_claim(region.where, other.where), other.where) for other in claimed)
-        claim, other = next(((claim, other) for claim, other in claims if claim), ("", None))
+        first, last = (0, _DEEP) if isinstance(region.where, ir.Integration) else block_bounds(region.where, _DEEP)
+        if first > last:
+            errors.append(layers.EmptyLayers(region.where.at))
+            continue
+        other = _met(claimed, first, last) if whole is None else whole
         if other is not None:
-            errors.append(layers.OverlappingLayers(region.where.at, claim, place(other)))
-        claimed.append(region)
+            claim = _claim(region.where, other.where)
+            errors.append(layers.OverlappingLayers(region.where.at, claim, place(other.where)))
+        elif isinstance(region.where, ir.Integration):
+            whole = region
+        else:
+            insort(claimed, (first, last, region), key=itemgetter(0))
     return tuple(sorted(made, key=_depth))
+
+
+def _met(claimed: list[tuple[int, int, ir.Region]], first: int, last: int) -> ir.Region | None:
+    """The first region that has one of the blocks first..last."""
+    at = max(0, bisect_right(claimed, first, key=itemgetter(0)) - 1)
+    return next((region for begin, end, region in claimed[at : at + 2] if begin <= last and first <= end), None)
 
 
 def check_use(

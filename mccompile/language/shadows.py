@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 from mccompile import ir
 from mccompile.language.intervals import CLOCKS, MOST_STEPS, Ranges, reach
@@ -24,19 +26,23 @@ def shadows(phases: tuple[ir.Phase, ...], ranges: Ranges) -> Iterator[Shadow]:
     last = [phase for phase in phases if isinstance(phase.span, ir.LastSteps)]
     clocked = [phase for phase in phases if isinstance(phase.span, ir.Between)]
     in_turn = [phase for phase in phases if not isinstance(phase.span, ir.LastSteps | ir.Between)]
-    for number, phase in enumerate(last):
-        longer = next((p for p in last[:number] if _steps(phase, ranges)[1] <= _steps(p, ranges)[0]), None)
-        if longer is not None:
-            yield Shadow(phase, longer, "has as many last steps or more")
+    longest = None
+    for phase in last:
+        if longest is not None and _steps(phase, ranges)[1] <= _steps(longest, ranges)[0]:
+            yield Shadow(phase, longest, "has as many last steps or more")
+        elif longest is None or _steps(phase, ranges)[0] > _steps(longest, ranges)[0]:
+            longest = phase
     whole = next((phase for phase in last if _steps(phase, ranges)[0] >= MOST_STEPS), None)
     if whole is not None:
         how = f"is every step of a run: none has more than {MOST_STEPS}"
         yield from (Shadow(phase, whole, how) for phase in (*clocked, *in_turn))
         return
-    for number, phase in enumerate(clocked):
-        by = _covered(phase.span, clocked[:number], ranges)
+    taken = Taken(ranges)
+    for phase in clocked:
+        by = taken.by(phase)
         if by is not None:
             yield Shadow(phase, by, "holds in all of its range")
+        taken.add(phase)
     everywhere = next((p for p in clocked if _covers_clock(p.span, ranges)), None)
     if everywhere is not None:
         yield from (Shadow(phase, everywhere, "holds at every step of a run") for phase in in_turn)
@@ -52,23 +58,39 @@ def _steps(phase: ir.Phase, ranges: Ranges) -> tuple[float, float]:
     return found.low, found.high
 
 
-def _covered(span: ir.PhaseSpan, earlier: list[ir.Phase], ranges: Ranges) -> ir.Phase | None:
-    """The phase that takes the last of the span's values, if the earlier ones take all of them."""
-    assert isinstance(span, ir.Between)
-    alike = [p for p in earlier if isinstance(p.span, ir.Between) and p.span.clock == span.clock]
-    for phase in alike:
-        other = phase.span
-        assert isinstance(other, ir.Between)
-        if (other.low, other.high) == (span.low, span.high):
-            return phase
-    low, high = reach(span.low, ranges).low, reach(span.high, ranges).high
-    taken = sorted(((*_surely(phase.span, ranges), i) for i, phase in enumerate(alike)))
-    for begin, end, number in taken:
-        if begin <= low < end:
-            low = end
+class Taken:
+    """The values of each clock that earlier phases take, whatever the parameters are."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._alike: dict[ir.PhaseSpan, ir.Phase] = {}
+        self._parts: dict[ir.ClockName, list[tuple[float, float, ir.Phase]]] = {}  # apart from each other, in order
+
+    def by(self, phase: ir.Phase) -> ir.Phase | None:
+        """The phase that takes the last of the phase's values, if earlier ones take all of them."""
+        span = phase.span
+        assert isinstance(span, ir.Between)
+        if span in self._alike:
+            return self._alike[span]
+        low, high = reach(span.low, self._ranges).low, reach(span.high, self._ranges).high
+        parts = self._parts.get(span.clock.what, [])
+        at = bisect_right(parts, low, key=itemgetter(0)) - 1
+        return parts[at][2] if at >= 0 and high <= parts[at][1] else None
+
+    def add(self, phase: ir.Phase) -> None:
+        """Takes the values of the phase too."""
+        span = phase.span
+        assert isinstance(span, ir.Between)
+        self._alike.setdefault(span, phase)
+        low, high = _surely(span, self._ranges)
         if low >= high:
-            return alike[number]
-    return None
+            return
+        parts = self._parts.setdefault(span.clock.what, [])
+        begin = bisect_left(parts, low, key=itemgetter(1))
+        end = bisect_right(parts, high, key=itemgetter(0))
+        met = parts[begin:end]
+        last = max((*met, (low, high, phase)), key=itemgetter(1))
+        parts[begin:end] = [(min(low, *(part[0] for part in met)) if met else low, last[1], last[2])]
 
 
 def _surely(span: ir.PhaseSpan, ranges: Ranges) -> tuple[float, float]:

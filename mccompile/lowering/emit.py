@@ -121,9 +121,13 @@ def _expression(node: fx.Node, written: dict[fx.Node, str]) -> str:
             return f"{_operand(arguments[0])} {_INFIX[sign]} {_operand(arguments[1])}"
         case "call_function", sign if sign in _PREFIX:
             return f"{_PREFIX[sign]}{_operand(arguments[0])}"
-        case _, target:
-            called = target if isinstance(target, str) else _get_qualified_name(target)
-            return f"{_short(called)}({', '.join([*arguments, *named])})"
+        case _:
+            return f"{shown_operator(node)}({', '.join([*arguments, *named])})"
+
+
+def shown_operator(node: fx.Node) -> str:
+    """The name of what a node calls."""
+    return _short(node.target if isinstance(node.target, str) else _get_qualified_name(node.target))
 
 
 def _operand(text: str) -> str:

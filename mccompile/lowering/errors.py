@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Label
 from mccompile.diagnostics.failure import StatedFailure
@@ -88,3 +90,15 @@ class BudgetUnmet(LoweringError):
             "raise `cache { budget: ... }`, set its other options to `auto`, or compile for a smaller size (call=...)",
             span=cache.at, marked="the budget",
         )  # fmt: skip
+
+
+class UnknownPass(LoweringError):
+    """A pass was named that does not exist."""
+
+    code = "MC0506"
+
+    def __init__(self, name: str, meant: str | None, known: Sequence[str]) -> None:
+        super().__init__(
+            f"there is no pass `{name}`",
+            f"did you mean `{meant}`?" if meant else f"the passes are {', '.join(known)}",
+        )

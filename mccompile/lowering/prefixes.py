@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import torch
 
-from mccompile.capture.part import Bounds, Part
+from mccompile.capture.part import Part, PerSelection
 from mccompile.capture.types import Refusal
+from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.draft import Draft, Rewritten
 
 aten = torch.ops.aten
+BOUNDS = PerSelection("bounds", bounds_of)  # int64 [groups, 3] on the host
 
 
 def use_prefixes(part: Part, proved: frozenset[str]) -> Rewritten | Refusal:
@@ -23,7 +25,7 @@ def use_prefixes(part: Part, proved: frozenset[str]) -> Rewritten | Refusal:
     masked = {n: s for n, s in masked.items() if n.target is aten.scaled_dot_product_attention.default}
     if not masked:
         return Refusal("attention masks", "none of them was proved to be prefixes of the keys")
-    bounds = draft.take(Bounds(), "bounds")
+    bounds = draft.take(BOUNDS, BOUNDS.name)
     for node, site in masked.items():
         q, k, v = node.args[:3]
         arguments = (q, k, v, bounds, node.kwargs.get("scale"))

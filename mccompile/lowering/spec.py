@@ -17,7 +17,6 @@ from torch import fx
 
 from mccompile.capture.part import (
     Additive,
-    Bounds,
     Buffer,
     Hoisted,
     Index,
@@ -26,6 +25,7 @@ from mccompile.capture.part import (
     Operand,
     Output,
     Part,
+    PerSelection,
     Pick,
     Positions,
     Result,
@@ -42,7 +42,7 @@ _TAKES: dict[Form, tuple[type[Operand], ...]] = {
     Form.GATHER: (Index, Source),
     Form.MODULATED: (Stream, Shared, Weight),
     Form.PLAIN: (Stream, Shared, Additive, Buffer, Weight),
-    Form.ROWS: (Stream, Shared, Source, Positions, Buffer, Weight, Bounds, Pick, Hoisted),
+    Form.ROWS: (Stream, Shared, Source, Positions, Buffer, Weight, PerSelection, Pick, Hoisted),
     Form.ONCE: (Shared, Weight),
     Form.ALLOCATE: (Stream, Shared),
     Form.POSTLUDE: (Stream, Shared, Input),
@@ -122,7 +122,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
         case Hoisted():
             once = pieces.parts.get((Form.ONCE, place[1]))
             return once is not None and operand in once.gives
-        case Index() | Bounds():
+        case Index() | PerSelection():
             return True
         case _:
             assert_never(operand)

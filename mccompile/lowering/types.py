@@ -34,7 +34,8 @@ class RowForms:
 
     gather: takes the index and sources; gives the rows of shared values, positions, and picks (lowering/picks.py).
     partial: takes the selected rows of streams and shared values, positions, buffers, weights, and what passes have
-    added: bounds, sources and picks, values of `once`. It gives streams, and writes the selected rows of the buffers.
+    added: bounds of prefixes, sources and picks, values of `once`. It gives streams, and writes the selected rows of
+    the buffers.
     once: takes shared values and weights; gives what the prompt alone determines. None: there is no such value.
     allocate: takes streams and shared values; gives buffers of zeros in the form in which they are kept.
     prefixes: masks replaced by bounds (lowering/prefixes.py), to be proved again at each new shape.

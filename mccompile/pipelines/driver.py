@@ -10,9 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
+from torch import nn
+
 from mccompile import ir
+from mccompile.pipelines.errors import SecondTransformer
 from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, record_calls, record_declared
 from mccompile.runtime.clock import Attached, Clock
+from mccompile.runtime.stand_in import unwrapped
 
 
 class PipelineClock(Clock, Attached, Protocol):
@@ -35,6 +39,15 @@ class Driver(ABC):
     @abstractmethod
     def clock(self, pipe: object) -> PipelineClock:
         """A new clock for a pipeline of this kind."""
+
+    def admit(self, pipe: object) -> None:
+        """Raises SecondTransformer (MC0713) where another transformer of the pipeline would run without the policy."""
+        own = pipe.transformer  # type: ignore[attr-defined]
+        kind = type(unwrapped(own))
+        parts = ((name, part) for name, part in vars(pipe).items() if isinstance(part, nn.Module) and part is not own)
+        others = [name for name, part in parts if type(unwrapped(part)) is kind]
+        if others:
+            raise SecondTransformer(type(pipe).__name__, ", ".join(others))
 
     def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
         """The transformer's keyword arguments at two small sizes. Raises NotAPipeline, ProbeFailed.

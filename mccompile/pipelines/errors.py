@@ -70,3 +70,15 @@ class NoSchedule(PipelineError):
             f"{kind} does not say which step a call of its transformer is: {why}",
             "set the clock yourself (clock=..., docs/runtime.md)",
         )
+
+
+class SecondTransformer(PipelineError):
+    """A pipeline that runs another transformer beside the one that would be compiled."""
+
+    code = "MC0713"
+
+    def __init__(self, kind: str, names: str) -> None:
+        super().__init__(
+            f"{kind} runs `{names}` beside `transformer`, and those steps or branches would not be under the policy",
+            "use a pipeline with one transformer, or compile a transformer alone and set its clock (docs/runtime.md)",
+        )

@@ -13,12 +13,12 @@ from torch import fx
 from mccompile.backend.role import Backend, GraphCall, Purpose, Role, Value
 from mccompile.capture.part import (
     Additive,
-    Bounds,
     Buffer,
     Hoisted,
     Index,
     Operand,
     Part,
+    PerSelection,
     Pick,
     Positions,
     Result,
@@ -27,7 +27,6 @@ from mccompile.capture.part import (
     Stream,
 )  # fmt: skip
 from mccompile.capture.types import Along, Count
-from mccompile.lowering.attention import bounds_of
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.masks import AdditiveMasks
@@ -48,16 +47,16 @@ class Rows:
     """Selected tokens of a call, and what blocks need of the shared values for them.
 
     sample: the sample that they belong to, None where all samples select the same. whole: all tokens, in order.
-    index: int64 [n]; bounds: see lowering/attention.py. values: rows of shared values. sources: values from which
-    blocks pick rows themselves, and picks: which, by the shared value that they are picked for. vectors: per row key,
-    positions along that axis.
+    index: int64 [n]. made: what passes need to know of the selection. values: rows of shared values. sources: values
+    from which blocks pick rows themselves. picks: which rows, by the shared value for which they are picked. vectors:
+    per row key, positions along that axis.
     """
 
     sample: int | None
     batch: int
     whole: bool
     index: torch.Tensor
-    bounds: torch.Tensor
+    made: Mapping[str, torch.Tensor]
     values: Mapping[str, Value]
     sources: Mapping[str, Value]
     vectors: Mapping[str, torch.Tensor]
@@ -88,7 +87,8 @@ class Blocks:
                 (*(Buffer(b.name) for b in kind.buffers), *(once.gives if once is not None else ()))
                 for kind, once in zip(captured.kinds, forms.once, strict=True)
             )
-            takes = (o for part in self._partial.values() for o in part.takes)
+            takes = [o for part in self._partial.values() for o in part.takes]
+            self._per_selection = tuple(dict.fromkeys(o for o in takes if isinstance(o, PerSelection)))
             self._picked = tuple(dict.fromkeys(o.name for o in takes if isinstance(o, Source)))
             gathered = {o.name for o in forms.gather.takes if isinstance(o, Source)}
             held = (n for b in captured.blocks for n in self.lasting(b.index))
@@ -151,7 +151,8 @@ class Blocks:
         if sample is not None:
             values, sources = self._of_sample(values, sample, batch), self._of_sample(sources, sample, batch)
         whole = sample is None and positions.size == lengths.size
-        return Rows(sample, batch, whole, index, bounds_of(positions, lengths), values, sources, vectors, picks)
+        made = {o.name: o.make(positions, lengths) for o in self._per_selection}
+        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks)
 
     def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:
         arguments: list[Value] = []
@@ -205,8 +206,8 @@ class Blocks:
                     return rows.vectors[key]
                 case Buffer() | Hoisted():
                     return kept[operand]
-                case Bounds():
-                    return rows.bounds
+                case PerSelection(name):
+                    return rows.made[name]
                 case _:
                     raise Misplaced("rows", operand)
 

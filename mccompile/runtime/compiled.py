@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.state import ModelState
 from mccompile.runtime.trace import Event
 
 
@@ -48,6 +49,9 @@ class CompiledModel(StandIn):
         self._config = dict(getattr(model, "config", {}))
         self._undo: list[Callable[[], None]] = []
         self._pipe: object | None = None
+        self._given = model  # what the pipeline had in this one's place
+        self._state = ModelState(model, lowered.captured.module)
+        self._checked: tuple[Hashable, int] = (None, -1)  # request and row of the last call
 
     def install(self, pipe: object, clock: Clock) -> None:
         """Takes the place of `pipe.transformer`, and of its integration step if the policy keeps increments.
@@ -69,6 +73,7 @@ class CompiledModel(StandIn):
                 self.undo()
                 raise
         self.clock, self._pipe = clock, pipe
+        self._given = self.model if isinstance(before, StandIn) else before
         pipe.transformer = self  # type: ignore[attr-defined]
 
     def undo(self) -> nn.Module:
@@ -78,10 +83,10 @@ class CompiledModel(StandIn):
         """
         pipe, self._pipe = self._pipe, None
         if pipe is not None and pipe.transformer is self:  # type: ignore[attr-defined]
-            pipe.transformer = self.model  # type: ignore[attr-defined]
+            pipe.transformer = self._given  # type: ignore[attr-defined]
         while self._undo:
             self._undo.pop()()
-        return self.model
+        return self._given
 
     def _ended(self) -> None:
         """A generation is over, whatever ended it."""
@@ -112,6 +117,7 @@ class CompiledModel(StandIn):
         """Every decision since the model was compiled or `events.clear()` was called."""
         return self.runner.events
 
+    @torch.compiler.disable
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
         """The model's forward under the policy. Raises NoClock, CallError and what the clock raises."""
@@ -142,6 +148,13 @@ class CompiledModel(StandIn):
             raise NoClock
         return self.clock.moment(self._branch, call, self._place)
 
+    def _check_model(self, moment: Moment) -> None:
+        """Looks at the model when a request begins. Raises ModelChanged (MC0612) before its first step."""
+        request, row = self._checked
+        if (moment.request != request or moment.row < row) and self._state.changed():
+            self.runner.weights_changed()
+        self._checked = moment.request, moment.row
+
     def _run(self, call: dict[str, object], moment: Moment) -> object:
         as_dict = call.get("return_dict", self._return_dict) is True
         captured = self.runner.lowered.captured
@@ -151,6 +164,7 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        self._check_model(moment)
         flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         if as_dict and isinstance(result, tuple):

@@ -124,3 +124,27 @@ class UnknownTimesteps(RunError):
             f"policy `{policy}` needs the model's timesteps ahead of the run, and they are unknown: {why}",
             "compile with fold=False, so that the changes are measured in the run",
         )
+
+
+class ModelChanged(RunError):
+    """A model that is made of other parts than when it was captured."""
+
+    code = "MC0612"
+
+    def __init__(self, model: str, difference: str) -> None:
+        super().__init__(
+            f"{model} is no longer what was compiled: {difference}",
+            "call `compiled.undo()` and compile it as it is now, or take the change back (weights may change in place)",
+        )
+
+
+class ModelTreated(RunError):
+    """A model whose forward is not that of its class, given to be compiled."""
+
+    code = "MC0613"
+
+    def __init__(self, model: str, where: str, treated: str) -> None:
+        super().__init__(
+            f"{model} cannot be compiled as it stands: {where} has {treated}, which a captured graph would not run",
+            "disable the other cache, the offloading or the casting first, and remove hooks",
+        )

@@ -61,6 +61,11 @@ class Runner:
         self.bound = bound
         self.requests.clear()
 
+    def weights_changed(self) -> None:
+        """What was derived from the weights is derived anew. Nothing is compiled."""
+        self.requests.clear()
+        self.engine.values.forget()
+
     def call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
         if self.pairing is not None:

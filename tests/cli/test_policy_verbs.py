@@ -134,3 +134,15 @@ def test_explain_a_code(shell: Shell) -> None:
     unknown = shell("explain", "MC0999")
     assert (unknown.status, unknown.out) == (2, "")
     assert "no error has the code `MC0999`" in unknown.err
+
+
+def test_explain_of_a_pass_that_does_not_exist(shell: Shell) -> None:
+    result = shell("explain", "motioncache", "--stage", "graph", "--after", "hoists")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == "error[MC0506]: there is no pass `hoists`\nhelp: did you mean `hoist`?\n"
+
+
+def test_explain_of_a_pass_at_another_stage(shell: Shell) -> None:
+    result = shell("explain", "motioncache", "--stage", "plan", "--after", "hoist")
+    assert (result.status, result.out) == (2, "")
+    assert result.err == "--after and --verify are of `--stage graph`, not of `--stage plan`\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.ir import Granularity
 from mccompile.language.coefficients import coefficient_sets
-from mccompile.language.load import find_policy, load_policy
+from mccompile.language.load import LARGEST, find_policy, load_policy
 from mccompile.language.parse import parse
 from mccompile.resources import shipped_policies
 
@@ -173,6 +175,66 @@ def test_a_cycle_of_two_is_found(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.policy").write_text(f'policy {name} extends "{other}.policy" {{ }}')
     assert codes(tmp_path / "a.policy") == ["MC0250"]
+
+
+def test_a_circle_is_named_by_those_that_are_in_it(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "c"), ("c", "b")):
+        (tmp_path / f"{name}.policy").write_text(f'policy {name} extends "{other}.policy" {{ }}')
+    with pytest.raises(PolicyError, match=r"(?s)`b` extends itself.*c\.policy:1:10.*`b` extends `c` extends `b`"):
+        load_policy(tmp_path / "a.policy")
+
+
+def test_a_chain_without_end_is_cut(tmp_path: Path) -> None:
+    for n in range(40):
+        (tmp_path / f"p{n}.policy").write_text(f'policy p{n} extends "p{n + 1}.policy" {{ }}')
+    assert codes(tmp_path / "p0.policy") == ["MC0110"]
+
+
+FOREIGN = ("fifo.policy", "link.policy", "/dev/zero", "../other.policy", "a\0b.policy", "missing", "~/.netrc")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_only_policies_beside_a_policy_are_read(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    os.mkfifo(folder / "fifo.policy")
+    (tmp_path / "other.policy").write_text("secret word")
+    (folder / "link.policy").symlink_to(tmp_path / "other.policy")
+    (folder / "mine.policy").write_text(f'policy mine extends "{name}" {{ }}')
+    with pytest.raises(PolicyError) as refused:
+        load_policy(folder / "mine.policy")
+    assert [diagnostic.code for diagnostic in refused.value.diagnostics] == ["MC0252"]
+    assert "secret" not in str(refused.value)
+
+
+def test_a_file_is_read_up_to_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "long.policy"
+    path.write_text("# " + LARGEST * "x" + "\npolicy p { phase all { compute } }")
+    assert codes(path) == codes(Path("/dev/zero")) == ["MC0108"]
+
+
+def test_the_work_grows_with_the_text() -> None:
+    """Twice as many declarations, twice as many steps: counted, not timed."""
+
+    def work(count: int) -> int:
+        one = "param p{i} = 1 in 0..2 signal s{i} = sigma phase w{i} while 0.{i:05d} <= sigma < 0.{j:05d} {{ compute }}"
+        layers = " layers blocks[{i}] {{ compute }}"
+        text = "\n".join((one + layers).format(i=i, j=i + 1) for i in range(count))
+        calls = 0
+
+        def count_calls(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count_calls)
+        try:
+            codes(f"policy p {{\n{text}\nphase x {{ compute }}\n}}")
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    work(10)
+    assert work(400) < 2.5 * work(200)
 
 
 def test_errors_of_a_base_are_shown_in_the_base(tmp_path: Path) -> None:

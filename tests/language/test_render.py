@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+
 from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render
 from mccompile.diagnostics.source import Source
+from mccompile.language.parse import parse
 
 LINES = [f"line {n}" for n in range(1, 13)]
 LINES[4] = "    compute all for steps 0..4"
@@ -97,3 +100,12 @@ def test_words_and_nearest() -> None:
     assert words(["a", "b", "c"], "and") == "`a`, `b` and `c`"
     assert nearest("Treshold", ["threshold", "floor"]) == "threshold"
     assert nearest("zzz", ["threshold", "floor"]) is None
+
+
+def test_no_character_reaches_the_terminal_that_it_would_obey() -> None:
+    source = Source("a\x1b[2J.policy", "policy p { \x1b[31m\u202e\xa0 phase }")
+    with pytest.raises(PolicyError) as refused:
+        parse(source)
+    text = render(refused.value.diagnostics)
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert " 1 | policy p { \\x1b[31m\\u202e\\xa0 phase }\n   |            ^^^^ not part" in text

@@ -87,3 +87,15 @@ class KindChanged(Diagnostic):
 
     def helps(self) -> tuple[Help, ...]:
         return (Help(f"choose another name, such as `my_{self.name}`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedBase(Diagnostic):
+    """A file that is no policy beside this one or below."""
+
+    code = "MC0252"
+    title = "the file `{path}` cannot be extended"
+    label = "{why}"
+    note = "a policy extends a policy that comes with mccompile, or a `.policy` file in its own folder or below"
+    path: str
+    why: str

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest
 from mccompile.diagnostics.source import Span
 
+_EXPRESSIONS = "expressions within each other"
+
 
 @dataclass(frozen=True, slots=True)
 class UnexpectedWord(Diagnostic):
@@ -141,8 +143,11 @@ class TooDeep(Diagnostic):
 
     code = "MC0110"
     title = "the policy is nested too deeply"
-    label = "holds more than {limit} expressions within each other"
+    label = "holds more than {limit} {what}"
     limit: int
+    what: str = _EXPRESSIONS
 
     def helps(self) -> tuple[Help, ...]:
+        if self.what != _EXPRESSIONS:
+            return (Help("extend one of the first of them"),)
         return (Help("give parts of the expression a name with `signal`"),)

@@ -1,0 +1,78 @@
+"""What one pass did: the graphs as it left them, what their argument lists gained and lost, and so their operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from mccompile import ir
+from mccompile.capture.part import Part
+from mccompile.capture.types import CapturedModel
+from mccompile.diagnostics.diagnostic import nearest
+from mccompile.lowering.emit import function, shown_operator
+from mccompile.lowering.errors import UnknownPass
+from mccompile.lowering.passes import APPROXIMATE, EXACT
+from mccompile.lowering.pipeline import Pieces, Step, run_passes
+
+PASSES = (*EXACT, *APPROXIMATE)
+
+
+def place_of(name: str) -> int:
+    """Where a pass stands among all passes. Raises UnknownPass (MC0506)."""
+    names = [p.name for p in PASSES]
+    if name not in names:
+        raise UnknownPass(name, nearest(name, names), names)
+    return names.index(name)
+
+
+def steps_of(name: str, captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str]) -> tuple[Step, ...]:
+    """What the pass did to each part of its forms, after the passes before it. Raises UnknownPass (MC0506)."""
+    upto = PASSES[: place_of(name) + 1]
+    return tuple(s for s in run_passes(upto, Pieces.of(captured, policy, proved)) if s.name == name)
+
+
+def show_steps(name: str, policy: str, steps: Iterable[Step]) -> str:
+    """The steps of a pass as text: for each part the differences, then the graphs; or why it refused."""
+    lines = [line for step in steps for line in _step(step)]
+    return "\n".join(lines or [f"pass {name}: policy {policy} does not ask for it"]) + "\n"
+
+
+def _step(step: Step) -> Iterator[str]:
+    title = f"pass {step.name}, part {step.place[0]} {step.place[1]}"
+    if step.refusal is not None:
+        yield f"{title}: refused, {step.refusal.site}: {step.refusal.reason}"
+        return
+    yield title
+    for place, part in step.after.items():
+        if place == step.place:
+            yield from _changes("takes", step.before.takes, part.takes)
+            yield from _changes("gives", step.before.gives, part.gives)
+            yield from _changes("operator", operators(step.before), operators(part))
+        else:
+            yield f"  makes part {place[0]} {place[1]}"
+    for place, part in step.after.items():
+        yield from ("", *written(f"{place[0]}_{place[1]}", part))
+
+
+def _changes(what: str, before: Iterable[object], after: Iterable[object]) -> Iterator[str]:
+    """What is there more and less often than before, one kind a line."""
+    old, new = Counter(map(str, before)), Counter(map(str, after))
+    for sign, more in (("-", old - new), ("+", new - old)):
+        for name, count in more.items():
+            yield f"  {sign} {what} {name}" + (f" ({count} times)" if count > 1 else "")
+
+
+def operators(part: Part) -> list[str]:
+    """The operators of a part's graph, in order."""
+    return [shown_operator(n) for n in part.graph.nodes if n.op in ("call_function", "call_method")]
+
+
+def written(name: str, part: Part) -> Iterator[str]:
+    """The part as a Python function whose parameters say what they take."""
+    found = function(name, "", part.module)
+    yield f"def {name}("
+    for parameter, operand in zip(found.parameters, part.takes, strict=True):
+        yield f"    {parameter},  # {operand}"
+    yield "):"
+    yield from (f"    {line}" for line in found.lines)
+    yield f"    return {found.result}"

@@ -1,0 +1,183 @@
+"""Each pass: what it makes of a real model, as golden text, and where it refuses. And the spec, seen to fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import fx, nn
+
+from mccompile import ir
+from mccompile.capture.part import Buffer, Output, Part, Shared, Source, Stream, Weight
+from mccompile.capture.types import CapturedModel, Refusal
+from mccompile.language.load import load_policy
+from mccompile.lowering.after import PASSES, show_steps, steps_of, written
+from mccompile.lowering.draft import Draft, Rewritten
+from mccompile.lowering.errors import UnknownPass
+from mccompile.lowering.lower import lower
+from mccompile.lowering.pipeline import Form, Pass, Pieces, run_passes
+from mccompile.lowering.prefixes import BOUNDS
+from mccompile.lowering.spec import BrokenPart, verifying
+from mccompile.studio.bench.subjects import TINY
+
+aten = torch.ops.aten
+GOLDEN = Path(__file__).parent / "golden"
+POLICY = """policy example {
+  signal drift = rel_l1(modulated_input)
+  phase all { reuse chunk while accumulate(drift) < 10% }
+  layers blocks[*] { keep residual }
+  cache { dtype: bfloat16 }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def captured() -> CapturedModel:
+    return TINY.prepared(TINY.model(torch.device("cpu"), torch.float32)).model
+
+
+@pytest.fixture(scope="module")
+def policy() -> ir.PolicyIR:
+    return load_policy(POLICY)
+
+
+def masks(captured: CapturedModel) -> frozenset[str]:
+    found = (s.mask for k in captured.kinds if k.partial is not None for s in k.partial.attentions)
+    return frozenset(m.name for m in found if m is not None)
+
+
+@pytest.mark.parametrize("name", [p.name for p in PASSES])
+def test_a_pass_makes_of_a_model_what_is_written(
+    name: str, captured: CapturedModel, policy: ir.PolicyIR, update_golden: bool
+) -> None:
+    steps = steps_of(name, captured, policy, masks(captured))
+    assert any(step.refusal is None for step in steps)
+    before = [line for s in steps for line in ("", *written(f"{s.place[0]}_{s.place[1]}", s.before))]
+    texts = {"before": "\n".join(before) + "\n", "after": show_steps(name, policy.name, steps)}
+    for when, text in texts.items():
+        path = GOLDEN / f"{name}.{when}.txt"
+        if update_golden:
+            path.write_text(text)
+        assert text == path.read_text()
+
+
+def test_every_golden_file_is_of_a_pass() -> None:
+    wanted = {f"{p.name}.{when}.txt" for p in PASSES for when in ("before", "after")}
+    assert {path.name for path in GOLDEN.iterdir()} == wanted
+
+
+def test_passes_have_names_of_their_own_and_say_when_they_refuse() -> None:
+    assert len({p.name for p in PASSES}) == len(PASSES)
+    for one in PASSES:
+        text = sys.modules[one.rewrite.__module__].__doc__
+        assert text is not None
+        assert all(f"\n{word}" in text for word in ("before:", "after:", "refuses when:")), one.name
+
+
+def doubling() -> Part:
+    """A model without attention, prompt, mask or buffer."""
+    graph = fx.Graph()
+    x, w = graph.placeholder("x"), graph.placeholder("w")
+    graph.output((graph.call_function(aten.mul.Tensor, (x, w)),))
+    return Part(fx.GraphModule(nn.Module(), graph), (Stream("x"), Weight("w")), (Stream("made"),))
+
+
+SETTINGS: dict[str, object] = {
+    "drop_buffers": None, "modulated_input": Stream("x"), "use_prefixes": frozenset({"mask"}), "pick_inside": (),
+    "interleave": None, "hoist": frozenset({Shared("text")}), "expose_picks": (), "strip_unused": None,
+    "additive_masks": None, "keep_encoded": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("one", PASSES, ids=lambda p: p.name)
+def test_a_pass_refuses_a_model_that_has_nothing_for_it(one: Pass[object]) -> None:
+    refused = one.rewrite(doubling(), SETTINGS[one.name])
+    assert isinstance(refused, Refusal)
+    assert refused.site
+    assert refused.reason
+
+
+def test_an_unknown_pass_gets_a_suggestion(captured: CapturedModel, policy: ir.PolicyIR) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "errors" / "MC0506.md").read_text()
+    with pytest.raises(UnknownPass) as caught:
+        steps_of("hoists", captured, policy, frozenset())
+    assert str(caught.value) in page
+    with pytest.raises(UnknownPass, match="the passes are drop_buffers"):
+        steps_of("quantise", captured, policy, frozenset())
+
+
+def test_what_a_policy_does_not_ask_for_is_said(captured: CapturedModel) -> None:
+    compute = load_policy("compute")
+    assert show_steps("keep_encoded", "compute", steps_of("keep_encoded", captured, compute, frozenset())) == (
+        "pass keep_encoded: policy compute does not ask for it\n"
+    )
+
+
+def test_lowering_holds_what_each_pass_made_against_the_spec(captured: CapturedModel, policy: ir.PolicyIR) -> None:
+    for one in (policy, load_policy("motioncache"), load_policy("compute")):
+        for proved in (frozenset[str](), masks(captured)):
+            lower(captured, one, proved, watch=verifying)
+
+
+def without_a_placeholder(part: Part) -> Part:
+    return dataclasses.replace(part, takes=part.takes[1:])
+
+
+def with_a_result_too_many(part: Part) -> Part:
+    return dataclasses.replace(part, gives=(*part.gives, Output(9)))
+
+
+def with_bounds(part: Part) -> Part:
+    draft = Draft(part)
+    draft.take(BOUNDS, "bounds")
+    return draft.part()
+
+
+def with_a_value_of_another_model(part: Part) -> Part:
+    draft = Draft(part)
+    draft.take(Shared("elsewhere"), "elsewhere")
+    return draft.part()
+
+
+def with_a_source(part: Part) -> Part:
+    draft = Draft(part)
+    draft.rename({next(o for o in draft.takes if isinstance(o, Shared)): Source("elsewhere")})
+    return draft.part()
+
+
+def writing_to_a_stream(part: Part) -> Part:
+    draft = Draft(part)
+    stream = next(n for o, n in draft.takes.items() if isinstance(o, Stream))
+    draft.graph.call_function(aten.copy_.default, (stream, stream))
+    return draft.part()
+
+
+def with_a_lost_attention(part: Part) -> Part:
+    site = dataclasses.replace(part.attentions[0], node="nowhere", keys=Buffer("x"))
+    return dataclasses.replace(part, attentions=(site,))
+
+
+WRONG: tuple[tuple[Callable[[Part], Part], str, str], ...] = (
+    (without_a_placeholder, ".*", "placeholders are the operands"),
+    (with_a_result_too_many, "output", "outputs are the results"),
+    (with_bounds, "bounds", "a plain part takes no PerSelection"),
+    (with_a_value_of_another_model, "elsewhere", "does not exist in the model"),
+    (with_a_source, ".*", "a plain part takes no Source"),
+    (writing_to_a_stream, "copy_.*", "writes go to buffers"),
+    (with_a_lost_attention, "nowhere", "attentions stand in the graph"),
+)
+
+
+@pytest.mark.parametrize(("wrong", "node", "rule"), WRONG, ids=[w.__name__ for w, _, _ in WRONG])
+def test_a_wrong_pass_is_caught_by_name_node_and_rule(
+    wrong: Callable[[Part], Part], node: str, rule: str, captured: CapturedModel, policy: ir.PolicyIR
+) -> None:
+    one = Pass("wrong", (Form.PLAIN,), lambda part, _: Rewritten(wrong(part)), lambda pieces, place: None)
+    pieces = Pieces.of(captured, policy, frozenset())
+    (step,) = run_passes((one,), pieces)
+    with pytest.raises(BrokenPart, match=f"pass wrong broke the part plain 0 at `{node}`: .*{rule}"):
+        verifying(step, pieces)
