@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+
+from mccompile.policy.bind import Quantity
 
 POLICY_HELP = "name of a shipped policy (see `mccompile policies`) or a .policy file"
 
@@ -38,16 +41,21 @@ def add_deny(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--deny", choices=("refusals",), help="fail where a part of the policy was refused")
 
 
-def assignment(text: str) -> tuple[str, float]:
-    """`threshold=0.2` or `floor=60%` as name and value (a percentage as a share)."""
-    name, sign, value = text.partition("=")
+_VALUE = re.compile(r"\s*(?P<number>[^%\s]+)\s*(?P<unit>%|steps?|frames?)?\s*")
+
+
+def assignment(text: str) -> tuple[str, Quantity]:
+    """`threshold=0.2`, `floor=60%` or `warmup=5 steps` as name and value."""
+    name, _, value = text.partition("=")
+    found = _VALUE.fullmatch(value)
     try:
-        number = float(value.removesuffix("%"))
+        number = float(found["number"]) if found else math.nan
     except ValueError:
         number = math.nan
-    if not (name.strip() and sign and math.isfinite(number)):
+    if found is None or not (name.strip() and math.isfinite(number)):
         raise argparse.ArgumentTypeError(f"`{text}` is not NAME=NUMBER")
-    return name.strip(), number / 100 if value.endswith("%") else number
+    unit = {"step": "steps", "frame": "frames"}.get(found["unit"] or "", found["unit"] or "")
+    return name.strip(), Quantity.of(number, unit, value.strip())
 
 
 def positive(text: str) -> int:

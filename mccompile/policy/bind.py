@@ -16,9 +16,28 @@ from mccompile.policy.errors import (
     CountInvalid,
     ParameterNotWhole,
     ParameterOutOfRange,
+    ParameterUnit,
     UnknownParameter,
 )
 from mccompile.policy.evaluate import Moment, evaluate
+
+
+class Quantity(float):
+    """A value as a person wrote it, with its unit: `20%`, `5 steps`. As a number, a percentage is a share."""
+
+    written: str
+    unit: str
+
+    @classmethod
+    def of(cls, number: float, unit: str, written: str) -> Quantity:
+        """unit: "", "%", "steps" or "frames"."""
+        made = cls(number / 100 if unit == "%" else number)
+        made.written, made.unit = written, unit
+        return made
+
+    def fits(self, param: ir.Param) -> bool:
+        """The units of the language: a percentage is written as one, and what counts something need not say what."""
+        return self.unit == param.unit or (not self.unit and param.unit != "%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +62,8 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     """The policy with its default parameters, except `overrides`.
 
     Raises PolicyError with all of: unknown names (MC0301), values out of range (MC0302), fractions where whole
-    numbers are due (MC0303), counts of steps or refreshes that are not counts (MC0304); TypeError for a value
+    numbers are due (MC0303), counts of steps or refreshes that are not counts (MC0304), units that are not the
+    parameter's (MC0309); TypeError for a value
     that is no number.
     """
     known = tuple(p.name for p in policy.params)
@@ -54,7 +74,10 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     for param in policy.params:
         value = _real(policy, param.name, overrides.get(param.name, param.default))
         values[param.name] = value
-        if not param.low <= value <= param.high:
+        given = overrides.get(param.name)
+        if isinstance(given, Quantity) and not given.fits(param):
+            problems.append(ParameterUnit(param.at, policy.name, param.name, given.written, param.unit))
+        elif not param.low <= value <= param.high:
             limits = (param.low, param.high, param.unit)
             problems.append(ParameterOutOfRange(param.at, policy.name, param.name, value, *limits))
         elif param.whole and not value.is_integer():

@@ -65,6 +65,24 @@ class ParameterNotWhole(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class ParameterUnit(Diagnostic):
+    """A value in another unit than the parameter has."""
+
+    code = "MC0309"
+    title = "`{written}` has not the unit of parameter `{name}` of policy `{policy}`"
+    label = "its unit"
+
+    policy: str
+    name: str
+    written: str
+    unit: str
+
+    def helps(self) -> tuple[Help, ...]:
+        forms = {"": "a plain number, such as `0.2`", "%": "a percentage, such as `60%`"}
+        return (Help(f"give {forms.get(self.unit, f'a number of {self.unit}, such as `5` or `5 {self.unit}`')}"),)
+
+
+@dataclass(frozen=True, slots=True)
 class CountInvalid(Diagnostic):
     """A number of steps or refreshes, or the n of `every`, that the parameters make negative or a fraction."""
 

@@ -21,6 +21,7 @@ from mccompile.runtime.blocks import Backend
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Attached, Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
+from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
@@ -50,6 +51,7 @@ class CompiledModel(StandIn):
         self._undo: list[Callable[[], None]] = []
         self._pipe: object | None = None
         self._given = model  # what the pipeline had in this one's place
+        self._idle = IdleArguments(model, lowered.captured)
         self._state = ModelState(model, lowered.captured.module)
         self._checked: tuple[Hashable, int] = (None, -1)  # request and row of the last call
 
@@ -148,6 +150,17 @@ class CompiledModel(StandIn):
             raise NoClock
         return self.clock.moment(self._branch, call, self._place)
 
+    def _inputs(self, asked: dict[str, object]) -> tuple[object, ...]:
+        """The captured inputs of a call. Raises CallError (MC0405) for arguments that the graph cannot take."""
+        captured = self.runner.lowered.captured
+        try:
+            return flat_inputs(captured, asked)
+        except CallError:
+            plain = self._idle.without(asked)
+            if plain is None:
+                raise
+        return flat_inputs(captured, plain)
+
     def _check_model(self, moment: Moment) -> None:
         """Looks at the model when a request begins. Raises ModelChanged (MC0612) before its first step."""
         request, row = self._checked
@@ -163,7 +176,7 @@ class CompiledModel(StandIn):
             changed = [f"{k}: {self._config.get(k)} -> {v}" for k, v in config.items() if self._config.get(k) != v]
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
-        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        inputs = dict(zip(captured.inputs, self._inputs(asked), strict=True))
         self._check_model(moment)
         flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)

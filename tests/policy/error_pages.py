@@ -13,6 +13,7 @@ from pathlib import Path
 
 from policy_cases import STATIC, grid_of
 
+from mccompile.cli.options import assignment
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.language.load import load_policy
@@ -44,7 +45,7 @@ def blocks(text: str) -> list[Block]:
     for m in _FENCE.finditer(text):
         flags = _FLAG.findall(m["flags"] or "")
         steps = [int(n) for n, _, _ in flags if n]
-        values = {name: float(value) for _, name, value in flags if name}
+        values = dict(assignment(f"{name}={value}") for _, name, value in flags if name)
         found.append(Block(m["kind"], values, steps[0] if steps else 50, m["body"]))
     return found
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policy_cases import UNHURRIED, motioncache, policy, rest, warmup
 
 from mccompile import ir
+from mccompile.cli.options import assignment
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import bind
 
@@ -84,3 +85,19 @@ def test_a_value_must_be_a_number() -> None:
     with pytest.raises(TypeError, match="parameter `threshold` of policy `made_by_hand` must be a number, got 'low'"):
         bind(motioncache(), {"threshold": "low"})
     assert bind(motioncache(), {"threshold": np.float32(0.25), "warmup": np.int64(3)}).values["warmup"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("floor=60%", 0.6), ("warmup=5", 5.0), ("warmup=5 steps", 5.0), ("warmup=1 step", 1.0), ("threshold=0.2", 0.2),
+        ("floor=0.6", None), ("threshold=20%", None), ("warmup=5%", None), ("warmup=5 frames", None),
+        ("updates=6 steps", None),
+    ],
+)  # fmt: skip
+def test_a_value_from_the_command_line_has_the_unit_of_its_parameter(given: str, expected: float | None) -> None:
+    name, value = assignment(given)
+    if expected is None:
+        assert codes({name: value}) == ["MC0309"]
+    else:
+        assert bind(motioncache(), {name: value}).values[name] == expected
