@@ -25,18 +25,18 @@ def cache_folder() -> Path:
     return loadable(folder)
 
 
-def loadable(path: Path) -> Path:
+def loadable(path: Path, remedy: str = "") -> Path:
     """The file or folder itself, where code may be loaded from it: it is the user's, and nobody else may change it.
 
-    Raises ForeignFile (MC0803), also for a symbolic link.
+    Raises ForeignFile (MC0803), also for a symbolic link. remedy: what its help says, where that is about no cache.
     """
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        raise ForeignFile(path, "is a symbolic link")
+        raise ForeignFile(path, "is a symbolic link", remedy)
     if found.st_uid != os.getuid():
-        raise ForeignFile(path, f"belongs to user {found.st_uid}, and this process runs as {os.getuid()}")
+        raise ForeignFile(path, f"belongs to user {found.st_uid}, and this process runs as {os.getuid()}", remedy)
     if found.st_mode & OTHERS:
-        raise ForeignFile(path, f"may be changed by others (mode {stat.S_IMODE(found.st_mode):o})")
+        raise ForeignFile(path, f"may be changed by others (mode {stat.S_IMODE(found.st_mode):o})", remedy)
     return path
 
 

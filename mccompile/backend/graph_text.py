@@ -1,6 +1,6 @@
-"""torch.fx graphs as JSON values and back, without pickle; equal graphs have equal texts.
+"""torch.fx graphs as JSON values, without pickle; equal graphs have equal texts.
 
-Nodes are numbered in order, so names do not matter to `fingerprint`; they are kept for `read_graph`.
+Nodes are numbered in order, so names do not matter to `fingerprint`; they are kept for bundles/graph_reading.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -38,26 +37,6 @@ def write_graph(graph: fx.Graph) -> list[Json]:
     return entries
 
 
-def read_graph(entries: list[Json]) -> fx.Graph:
-    """The graph that `write_graph` wrote, names included. Raises ValueError for text that it never writes."""
-    graph = fx.Graph()
-    nodes: list[fx.Node] = []
-    for entry in entries:
-        if not (isinstance(entry, list) and len(entry) == 5):
-            raise ValueError(f"no node: {entry!r}")
-        op, name, text, args, kwargs = entry
-        if not (isinstance(op, str) and isinstance(name, str) and isinstance(text, str)):
-            raise ValueError(f"no node: {entry!r}")
-        if not (isinstance(args, list) and isinstance(kwargs, dict)):
-            raise ValueError(f"no node: {entry!r}")
-        target = _read_target(text) if op == "call_function" else text
-        given = tuple(_read(a, nodes) for a in args)
-        named = {k: _read(v, nodes) for k, v in kwargs.items()}
-        nodes.append(graph.create_node(op, target, given, named, name=name))
-    graph.lint()
-    return graph
-
-
 def fingerprint(module: fx.GraphModule) -> str:
     """32 hex digits that are equal for equal graphs (names aside) over attributes of equal shape and dtype."""
     lines: list[Json] = []
@@ -80,11 +59,6 @@ def write_value(value: object) -> Json:
     return _write(value, {})
 
 
-def read_value(value: Json) -> object:
-    """The constant that `write_value` wrote. Raises ValueError."""
-    return _read(value, [])
-
-
 def _write_target(target: object) -> str:
     if isinstance(target, OpOverload):
         namespace, _, op = target._schema.name.partition("::")
@@ -94,16 +68,6 @@ def _write_target(target: object) -> str:
         if getattr(importlib.import_module(home), name, None) is target:
             return f"{home}.{name}"
     raise UnwritableGraph(f"the function {target!r}")
-
-
-def _read_target(text: str) -> Callable[..., object]:
-    if text.startswith("torch.ops."):
-        namespace, op, overload = text.removeprefix("torch.ops.").split(".")
-        return getattr(getattr(getattr(torch.ops, namespace), op), overload)
-    home, _, name = text.rpartition(".")
-    if home not in MODULES:
-        raise ValueError(f"`{text}` is not among the functions that graphs may call")
-    return getattr(importlib.import_module(home), name)
 
 
 def _write(value: object, number: dict[fx.Node, int]) -> Json:
@@ -131,33 +95,3 @@ def _write(value: object, number: dict[fx.Node, int]) -> Json:
         case complex():
             return {"complex": [value.real, value.imag]}
     raise UnwritableGraph(f"the argument {value!r} of type {type(value).__name__}")
-
-
-def _read(value: Json, nodes: list[fx.Node]) -> fx.node.Argument:
-    if isinstance(value, list):
-        return [_read(v, nodes) for v in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) != 1:
-        raise ValueError(f"no argument: {value!r}")
-    ((kind, body),) = value.items()
-    match kind, body:
-        case "node", int():
-            return nodes[body]
-        case "float", str():
-            return float(body)
-        case "tuple", list():
-            return tuple(_read(v, nodes) for v in body)
-        case "dict", dict():
-            return {k: _read(v, nodes) for k, v in body.items()}
-        case "slice", [start, stop, step]:
-            return slice(_read(start, nodes), _read(stop, nodes), _read(step, nodes))
-        case "torch", str():
-            return getattr(torch, body)
-        case "device", str():
-            return torch.device(body)
-        case "ellipsis", 0:
-            return ...
-        case "complex", [float() as real, float() as imaginary]:
-            return complex(real, imaginary)
-    raise ValueError(f"no argument: {value!r}")

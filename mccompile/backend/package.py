@@ -54,6 +54,22 @@ class Contract:
     ranges: tuple[tuple[str, int, int], ...]
 
 
+def check_contract(contract: Contract) -> None:
+    """Raises ValueError for a contract that no compile makes."""
+    specs = [spec for _, spec in (*contract.inputs, *contract.weights)]
+    for spec in specs:
+        if sorted(spec.order) != list(range(len(spec.sizes))):
+            raise ValueError(f"axes {spec.order} of {len(spec.sizes)} sizes")
+        for size in spec.sizes:
+            if isinstance(size, int) and size < 0:
+                raise ValueError(f"a size of {size}")
+            if isinstance(size, str):
+                evaluate_size(size, {})
+    places = [place for place, _ in (*contract.inputs, *contract.constants)]
+    if sorted(places) != list(range(len(places))):
+        raise ValueError(f"arguments at the places {sorted(places)!r:.100}")
+
+
 class PackageFolder:
     """A temporary folder that goes when it is dropped, at the latest with the process."""
 
@@ -191,6 +207,7 @@ def check_tensor(role: Role, place: str, value: object, spec: TensorInput, symbo
         raise UnfitCall(role, place, expected, _describe(value))
 
 
+LONGEST_SIZE, LARGEST_EXPONENT = 200, 16  # characters of an expression; exponents are small in sizes
 _OPERATORS: Mapping[type, Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -202,7 +219,10 @@ _OPERATORS: Mapping[type, Callable[[int, int], int]] = {
 
 
 def evaluate_size(expression: str, symbols: Mapping[str, int]) -> int | None:
-    """The value of an integer expression of symbols; None where it holds more than arithmetic."""
+    """The value of an integer expression of symbols; None where it holds more than arithmetic.
+
+    Raises ValueError for text that is no expression.
+    """
 
     def value(node: ast.expr) -> int | None:
         match node:
@@ -212,13 +232,22 @@ def evaluate_size(expression: str, symbols: Mapping[str, int]) -> int | None:
                 return symbols.get(name)
             case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
                 one, two = value(left), value(right)
-                return None if one is None or two is None else _OPERATORS[type(op)](one, two)
+                if one is None or two is None or (isinstance(op, ast.Pow) and not 0 <= two <= LARGEST_EXPONENT):
+                    return None
+                if isinstance(op, ast.FloorDiv | ast.Mod) and two == 0:
+                    return None
+                return _OPERATORS[type(op)](one, two)
             case ast.UnaryOp(ast.USub(), operand):
                 inner = value(operand)
                 return None if inner is None else -inner
         return None
 
-    return value(ast.parse(expression, mode="eval").body)
+    if len(expression) > LONGEST_SIZE:
+        raise ValueError(f"a size of {len(expression)} characters")
+    try:
+        return value(ast.parse(expression, mode="eval").body)
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"`{expression}` is no size") from error
 
 
 def _describe(value: object) -> str:

@@ -32,12 +32,9 @@ class ForeignFile(PackageError):
 
     code = "MC0803"
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"{path} {reason}",
-            "code is loaded only from files that are yours alone: remove it, or set TORCHINDUCTOR_CACHE_DIR to a "
-            "folder of your own",
-        )
+    def __init__(self, path: Path, reason: str, remedy: str = "") -> None:
+        own = "remove it, or set TORCHINDUCTOR_CACHE_DIR to a folder of your own"
+        super().__init__(f"{path} {reason}", f"code is loaded only from files that are yours alone: {remedy or own}")
 
 
 class NotCompiled(PackageError):

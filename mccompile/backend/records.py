@@ -48,14 +48,16 @@ def read_any(kind: object, value: Json) -> object:
     elif origin in (Union, types.UnionType):
         return _first(inner, value)
     elif kind is torch.dtype and isinstance(value, str):
-        return getattr(torch, value)
+        found = getattr(torch, value, None)
+        if type(found) is torch.dtype:
+            return found
     elif kind in (bool, int, float, str, types.NoneType) and type(value) is kind:
         return value
     elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
         if set(value) == set(hints):
             return kind(**{name: read_any(hints[name], v) for name, v in value.items()})
-    raise ValueError(f"{value!r} is no {kind}")
+    raise ValueError(f"{value!r:.200} is no {kind}")
 
 
 def _first(kinds: tuple[object, ...], value: Json) -> object:
@@ -64,4 +66,4 @@ def _first(kinds: tuple[object, ...], value: Json) -> object:
             return read_any(kind, value)
         except ValueError:
             continue
-    raise ValueError(f"{value!r} is none of {kinds}")
+    raise ValueError(f"{value!r:.200} is none of {kinds}")

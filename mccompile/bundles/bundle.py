@@ -3,6 +3,9 @@
 A bundle holds the captured graphs as text, the compiled packages, the policy, and what all this was made for. The
 weights stay in the model's folder. Loading lowers the model again, which takes milliseconds. A graph that differs from
 the one at the time of writing finds no package and is refused.
+
+Packages are code, whatever wrote them: they are loaded only from a file that the user alone may change. Graphs are data
+(graph_reading.py). A bundle of somebody else can be read without its packages (`native=False`).
 """
 
 from __future__ import annotations
@@ -10,31 +13,44 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import fx, nn
 
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles, Form
+from mccompile.backend.folders import loadable
 from mccompile.backend.graph_text import Json, UnwritableGraph, fingerprint
-from mccompile.backend.package import Contract, PackageFolder
+from mccompile.backend.package import Contract, PackageFolder, check_contract
 from mccompile.backend.record import BATCHED, Key
 from mccompile.backend.records import read_record, write_record
-from mccompile.backend.role import GraphCall, Role
-from mccompile.bundles.archive import read_archive, write_archive
+from mccompile.backend.role import Backend, GraphCall, Role
+from mccompile.bundles.archive import MANIFEST, read_archive, read_json, write_archive
 from mccompile.bundles.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
 from mccompile.bundles.captured_text import read_captured, write_captured
 from mccompile.bundles.identity import Environment, ModelIdentity, environment, identify
+from mccompile.capture.errors import CaptureBug
 from mccompile.lowering.lower import lower
+from mccompile.lowering.spec import BrokenPart
 from mccompile.lowering.types import LoweredModel
-from mccompile.policy.bind import bind
+from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.text import read, show
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.engine import Engine
 
 CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
+GRAPH = re.compile(r"[0-9a-f]{32}(\+batch)?")  # a fingerprint
+MALFORMED = (
+    ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError, SyntaxError,
+    CaptureBug, BrokenPart,
+)  # fmt: skip
+"""What graphs that no capture makes run into, when they are rebuilt and lowered."""
+Compiler = Callable[[LoweredModel, BoundPolicy], Backend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +65,23 @@ class _StoredRole:
     package: str
     contract: Contract | None
 
+    def check(self, entries: Mapping[str, bytes]) -> None:
+        """Raises ValueError where this is nothing that `save_bundle` writes."""
+        if GRAPH.fullmatch(self.graph) is None or self.form == "torch.compile":
+            raise ValueError(f"`{self.graph:.100}` as {self.form}")
+        package = f"{self.graph}.pt2" if self.form == "package" else ""
+        if self.package != package or (package and package not in entries) or bool(package) != bool(self.contract):
+            raise ValueError(f"`{self.package:.100}` of the graph `{self.role}` in form {self.form}")
+        if self.contract is not None:
+            check_contract(self.contract)
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle that was read, and that is complete and fits this machine.
 
     policy: the source text as the user wrote it, "" where it was compiled from an IR. device: "cpu" or "cuda".
-    uncompiled: roles that were never recorded, and run eagerly.
+    uncompiled: roles that were never recorded, and run eagerly. native: whether its packages may be loaded.
     """
 
     path: Path
@@ -70,12 +96,17 @@ class Bundle:
     roles: tuple[_StoredRole, ...]
     uncompiled: tuple[Role, ...]
     entries: dict[str, bytes]
+    native: bool = True
 
-    def attach(self, transformer: nn.Module, folder: Path | None = None) -> CompiledModel:
+    def attach(
+        self, transformer: nn.Module, folder: Path | None = None, compiler: Compiler | None = None
+    ) -> CompiledModel:
         """The compiled model over a freshly loaded transformer; folder: where that was loaded from.
 
-        Nothing is captured, exported or compiled. Raises WrongModel (MC0815), AlteredBundle (MC0812).
+        compiler: compiles the graphs here, in place of the bundle's packages; without it nothing is captured,
+        exported or compiled. Raises WrongModel (MC0815), AlteredBundle (MC0812).
         """
+        assert self.native or compiler is not None
         here = identify(transformer, self.model.reference, folder)
         differences = self.model.differences(here)
         device = next(transformer.parameters()).device.type
@@ -84,13 +115,19 @@ class Bundle:
         if differences:
             raise WrongModel(self.path, here.folder or f"this {here.model_class}", differences)
         transformer.eval()
-        constants = {n: t.to(device) for n, t in load(self.entries[CONSTANTS]).items()}
-        captured = read_captured(json.loads(self.entries[CAPTURED]), transformer, constants)
+        text = read_json(self.path, CAPTURED, self.entries[CAPTURED])
         policy = read(self.ir)
-        lowered = lower(captured, policy, self.prefixes, self.fold)
-        backend = self._backend()
-        compiled = CompiledModel(transformer, lowered, bind(policy, dict(self.parameters)), backend, self.fold)
-        strange = [role for role in backend.unknown if role not in self.uncompiled]
+        bound = bind(policy, dict(self.parameters))
+        try:
+            constants = {n: t.to(device) for n, t in load(self.entries[CONSTANTS]).items()}
+            lowered = lower(read_captured(text, transformer, constants), policy, self.prefixes, self.fold)
+            backend = self._backend() if compiler is None else compiler(lowered, bound)
+            compiled = CompiledModel(transformer, lowered, bound, backend, self.fold)
+        except (*MALFORMED, SafetensorError) as error:
+            why = f"{type(error).__name__}: {str(error).splitlines()[0]:.200}" if str(error) else type(error).__name__
+            raise AlteredBundle(self.path, CAPTURED, f"holds no captured model ({why})") from error
+        unknown = backend.unknown if compiler is None and isinstance(backend, CompiledRoles) else []
+        strange = [role for role in unknown if role not in self.uncompiled]
         if strange:
             raise AlteredBundle(self.path, CAPTURED, f"lowers to another graph `{strange[0]}` than the compiled one")
         return compiled
@@ -162,12 +199,28 @@ def _roles_of(lowered: LoweredModel) -> list[Key]:
     return used
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path, native: bool = True) -> Bundle:
     """Reads a bundle and checks every byte of it, and that it was compiled for this machine and these versions.
 
-    Raises UnreadableBundle, AlteredBundle, NewerBundle, ForeignBundle (MC0811 to MC0814).
+    native: whether its packages, which are code, may be loaded; then the file must be the user's. Without them the
+    graphs are compiled here, and only the versions must be the same.
+    Raises UnreadableBundle, AlteredBundle, NewerBundle, ForeignBundle (MC0811 to MC0814), ForeignFile (MC0803).
     """
     manifest, entries = read_archive(path)
+    bundle = _read_manifest(path, manifest, entries, native)
+    if bundle.device == "cuda" and not torch.cuda.is_available():
+        raise ForeignBundle(path, [("device", "cuda", "no CUDA device")])
+    here = environment(bundle.device)
+    differences = (bundle.made_for if native else bundle.made_for.as_versions_of(here)).differences(here)
+    if differences:
+        raise ForeignBundle(path, differences)
+    if native and any(role.package for role in bundle.roles):
+        loadable(path.resolve(), "copy the bundle, if you trust who made it, or run it with --no-native")
+    return bundle
+
+
+def _read_manifest(path: Path, manifest: Mapping[str, Json], entries: dict[str, bytes], native: bool) -> Bundle:
+    """Raises AlteredBundle where it is not what `save_bundle` writes."""
     try:
         made_for = read_record(Environment, manifest["made_for"])
         device = read_record(str, manifest["device"])
@@ -180,15 +233,18 @@ def load_bundle(path: Path) -> Bundle:
             ir=read_record(str, manifest["ir"]),
             parameters=read_record(tuple[tuple[str, float], ...], manifest["parameters"]),
             fold=read_record(bool, manifest["fold"]),
-            prefixes=read_record(frozenset[str], manifest["prefixes"]),
+            prefixes=read_record(frozenset[str], manifest["prefixes"]), native=native,
         )  # fmt: skip
+        for role in roles:
+            role.check(entries)
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"the device {device!r:.40}")
+        if manifest["policy_sha256"] != _text_digest(bundle.policy):
+            raise ValueError("a policy that is not the one that was written")
+        if not {CAPTURED, CONSTANTS} <= set(entries):
+            raise ValueError(f"no {CAPTURED} or no {CONSTANTS}")
     except (KeyError, ValueError) as error:
-        raise AlteredBundle(path, "manifest.json", f"does not hold what format 1 has: {error}") from error
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ForeignBundle(path, [("device", "cuda", "no CUDA device")])
-    differences = made_for.differences(environment(device))
-    if differences:
-        raise ForeignBundle(path, differences)
+        raise AlteredBundle(path, MANIFEST, f"does not hold what its format has: {error}") from error
     return bundle
 
 
@@ -196,6 +252,10 @@ def _manifest(bundle: Bundle) -> dict[str, Json]:
     data = {
         f.name: write_record(getattr(bundle, f.name))
         for f in dataclasses.fields(bundle)
-        if f.name not in ("path", "entries")
+        if f.name not in ("path", "entries", "native")
     }
-    return {**data, "policy_sha256": hashlib.sha256(bundle.policy.encode()).hexdigest()}
+    return {**data, "policy_sha256": _text_digest(bundle.policy)}
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -12,8 +12,11 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mccompile.backend.graph_text import Json, read_graph, read_value, write_graph, write_value
+from mccompile.backend.graph_text import Json, UnwritableGraph, write_graph, write_value
 from mccompile.backend.records import read_any, read_record, write_record
+from mccompile.bundles.allowed import refused_calls
+from mccompile.bundles.graph_reading import is_path, read_graph, read_value
+from mccompile.bundles.spec_text import read_spec
 from mccompile.capture.part import AttentionSite, Operand, Part, Result, attribute
 from mccompile.capture.types import (
     BlockKind,
@@ -57,7 +60,7 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
     data = {name: write_record(getattr(captured, name)) for name in _RECORDS}
     data["constants"] = [[name, write_value(value)] for name, value in captured.constants]
     data["specs"] = [pytree.treespec_dumps(captured.in_spec), pytree.treespec_dumps(captured.out_spec)]
-    data["module"] = write_graph(captured.module.graph)
+    data["module"] = _write_graph(captured.module.graph)
     data |= {name: _write_part(getattr(captured, name)) for name in _PARTS}
     data["kinds"] = [
         {
@@ -75,30 +78,32 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
     return data, constants
 
 
-def read_captured(data: Mapping[str, Json], model: nn.Module, constants: Mapping[str, torch.Tensor]) -> CapturedModel:
-    """What `write_captured` wrote, over the weights of `model`. Raises ValueError or KeyError for other data."""
+def read_captured(data: Json, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> CapturedModel:
+    """What `write_captured` wrote, over the weights of `model`. Raises ValueError for other data."""
     home = _Home(model, constants)
-    kinds = data["kinds"]
-    specs = data["specs"]
-    pairs = data["constants"]
-    assert isinstance(kinds, list)
-    assert isinstance(specs, list)
-    assert isinstance(pairs, list)
+    if not isinstance(data, dict):
+        raise ValueError(f"no captured model: {data!r:.100}")
+    wanted = {*_RECORDS, *_PARTS, "module", "constants", "specs", "kinds"}
+    if set(data) != wanted:
+        raise ValueError(f"{sorted(wanted ^ set(data))!r:.100} should be there, or should not")
+    kinds, specs, pairs = (_list(data[name]) for name in ("kinds", "specs", "constants"))
     records = {name: read_any(kind, data[name]) for name, kind in _RECORDS.items()}
     blocks = records["blocks"]
     assert isinstance(blocks, tuple)
+    if any(not 0 <= site.kind < len(kinds) for site in blocks):
+        raise ValueError("a block of a kind that is not there")
     for name in dict.fromkeys(w for site in blocks for w in site.weights):
         home.add(name)
     parts: dict[str, object] = {**records, **{name: home.part(data[name]) for name in _PARTS}}
     parts["module"] = home.module(data["module"])
-    parts["constants"] = tuple((read_record(str, p[0]), read_value(p[1])) for p in pairs if isinstance(p, list))
-    parts["in_spec"], parts["out_spec"] = (pytree.treespec_loads(read_record(str, s)) for s in specs)
+    parts["constants"] = tuple((read_record(str, name), read_value(value)) for name, value in map(_list, pairs))
+    parts["in_spec"], parts["out_spec"] = (read_spec(s) for s in specs)
     parts["kinds"] = tuple(_read_kind(kind, home.part) for kind in kinds)
     return CapturedModel(**parts)  # type: ignore[arg-type]
 
 
 def _read_kind(data: Json, part: Callable[[Json], Part | None]) -> BlockKind:
-    assert isinstance(data, dict)
+    data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers", "modulated")
     full, allocate = part(data["full"]), part(data["allocate"])
     if full is None or allocate is None:
         raise ValueError("a kind of block without its forms on all rows")
@@ -121,11 +126,19 @@ def _write_part(part: Part | None) -> Json:
     if part is None:
         return None
     return {
-        "graph": write_graph(part.graph),
+        "graph": _write_graph(part.graph),
         "takes": [_write_entry(o) for o in part.takes],
         "gives": [_write_entry(r) for r in part.gives],
         "attentions": write_record(part.attentions),
     }
+
+
+def _write_graph(graph: fx.Graph) -> Json:
+    """Raises UnwritableGraph where the graph calls what no bundle may hold: it could not be read back."""
+    refused = refused_calls(graph)
+    if refused:
+        raise UnwritableGraph(f"{refused[0]}, which is not on the list of what bundles hold,")
+    return write_graph(graph)
 
 
 def _write_entry(entry: Operand | Result) -> Json:
@@ -135,9 +148,10 @@ def _write_entry(entry: Operand | Result) -> Json:
 
 def _read_entry(entry: Json) -> Operand | Result:
     """What `_write_entry` wrote. Raises ValueError for another entry."""
-    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] in _ENTRIES):
-        raise ValueError(f"no operand and no result: {entry!r}")
-    return read_record(_ENTRIES[str(entry[0])], entry[1])
+    match entry:
+        case [str(name), fields] if name in _ENTRIES:
+            return read_record(_ENTRIES[name], fields)
+    raise ValueError(f"no operand and no result: {entry!r:.100}")
 
 
 class _Home:
@@ -150,6 +164,8 @@ class _Home:
 
     def add(self, name: str) -> None:
         """Puts the tensor of this dotted name in place. Raises ValueError where neither side has it."""
+        if not is_path(name):
+            raise ValueError(f"no name of a tensor: {name!r:.100}")
         value = self._constants[name] if name in self._constants else _find(self._model, name)
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"the model has no tensor `{name}`")
@@ -170,27 +186,33 @@ class _Home:
         """A part as it was written. Raises ValueError where it is none."""
         if data is None:
             return None
-        if not isinstance(data, dict):
-            raise ValueError(f"no part: {data!r}")
-        takes, gives = data["takes"], data["gives"]
-        if not isinstance(takes, list) or not isinstance(gives, list):
-            raise ValueError("a part without lists of what it takes and gives")
+        parts = _dict(data, "graph", "takes", "gives", "attentions")
         return Part(
-            self.module(data["graph"]),
-            tuple(_read_entry(o) for o in takes),  # type: ignore[misc]
-            tuple(_read_entry(r) for r in gives),  # type: ignore[misc]
-            read_record(tuple[AttentionSite, ...], data["attentions"]),
+            self.module(parts["graph"]),
+            tuple(_read_entry(o) for o in _list(parts["takes"])),  # type: ignore[misc]
+            tuple(_read_entry(r) for r in _list(parts["gives"])),  # type: ignore[misc]
+            read_record(tuple[AttentionSite, ...], parts["attentions"]),
         )
 
     def module(self, entries: Json) -> fx.GraphModule:
         """A graph over the tensors that it names. Raises ValueError where it is none."""
-        if not isinstance(entries, list):
-            raise ValueError(f"no graph: {entries!r}")
         graph = read_graph(entries)
         for node in graph.nodes:
             if node.op == "get_attr":
                 self.add(str(node.target))
         return fx.GraphModule(self.root, graph)
+
+
+def _list(value: Json) -> list[Json]:
+    if not isinstance(value, list):
+        raise ValueError(f"no list: {value!r:.100}")
+    return value
+
+
+def _dict(value: Json, *names: str) -> dict[str, Json]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise ValueError(f"not {', '.join(names)}: {value!r:.100}")
+    return value
 
 
 def _names(captured: CapturedModel) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,6 +41,10 @@ class Environment:
         if missing:
             found.append(("CPU instructions", " ".join(missing), "not available"))
         return found
+
+    def as_versions_of(self, here: Environment) -> Environment:
+        """The versions of this on the machine of `here`: what graphs depend on, which are no code."""
+        return replace(here, mccompile=self.mccompile, torch=self.torch, diffusers=self.diffusers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("generate", help="generate a video under a policy", description=__doc__)
     what = parser.add_argument_group("what")
     what.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="what `mccompile compile` wrote")
+    what.add_argument("--no-native", action="store_true", help="of a bundle only graphs: compile its code here")
     what.add_argument("--model", metavar="NAME", help="`embedded` or a diffusers folder; the bundle's by default")
     what.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}; default: {DEFAULT_POLICY}")
     add_parameters(what)
@@ -68,14 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
         for option, given in (
             ("--policy", arguments.policy),
             ("--compare", arguments.compare),
-            ("--backend eager", arguments.backend == "eager"),
+            ("--backend eager", arguments.backend == "eager" and not arguments.no_native),
         ):
             if given:
                 raise OptionRefused(option, "a bundle holds one policy, compiled", "leave out the option or the bundle")
-        bundle = load_bundle(arguments.bundle)
+        bundle = load_bundle(arguments.bundle, native=not arguments.no_native)
         job = _job(arguments, arguments.model or bundle.model.reference)
         prepare_place(arguments.out)
         return _from_bundle(job, bundle)
+    if arguments.no_native:
+        raise OptionRefused("--no-native", "it says how a bundle is read", "name a bundle, or leave it out")
     policy = load_policy(arguments.policy or DEFAULT_POLICY)
     bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
     job = _job(arguments, arguments.model or "embedded")
@@ -177,7 +180,9 @@ def _from_bundle(job: _Job, bundle: Bundle) -> int:
         pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
         driver_for(pipe).announce(pipe, call)  # a bundle asks for the configuration
-        model = open_bundle(bundle, pipe, job.folder, dict(given.parameters))
+        model = open_bundle(
+            bundle, pipe, job.folder, dict(given.parameters), given.backend, shown.compiled
+        )
         policy = model.runner.lowered.policy
         model.runner.masks = None if given.record is None else []
         done = run_with(pipe, model, call, given.seed, watch.watch(shown.task)(policy.name))

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from mccompile import api
-from mccompile.backend.inductor import Progress
+from mccompile.backend.inductor import Progress, inductor
+from mccompile.backend.record import Recorder
+from mccompile.backend.role import Backend
 from mccompile.bundles.bundle import Bundle, save_bundle
+from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.language.load import find_policy, load_policy
+from mccompile.lowering.types import LoweredModel
+from mccompile.pipelines.finding import driver_for
+from mccompile.policy.bind import BoundPolicy
+from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.exercise import record_roles
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -47,12 +55,26 @@ def write_bundle(
     return compiled
 
 
-def open_bundle(bundle: Bundle, pipe: object, folder: Path, parameters: dict[str, float]) -> CompiledModel:
+def open_bundle(
+    bundle: Bundle, pipe: object, folder: Path, parameters: dict[str, float], backend: str = "inductor",
+    progress: Progress | None = None,
+) -> CompiledModel:
     """The bundle's compiled model over the transformer of a loaded pipeline, not yet in its place.
 
+    A bundle that was read without its packages is compiled here, by the backend "inductor" or "eager".
     Raises WrongModel, AlteredBundle, and PolicyError for parameters that the policy does not have.
     """
     transformer = pipe.transformer  # type: ignore[attr-defined]
-    compiled = bundle.attach(transformer, transformer_folder(folder))
+
+    def here(lowered: LoweredModel, bound: BoundPolicy) -> Backend:
+        if backend == "eager":
+            return eager
+        captured = lowered.captured
+        given = (flat_inputs(captured, call) for call in driver_for(pipe).record(pipe, {}))
+        recorder = Recorder()
+        record_roles(recorder, lowered, bound, [dict(zip(captured.inputs, g, strict=True)) for g in given])
+        return inductor(recorder, lowered, progress=progress)
+
+    compiled = bundle.attach(transformer, transformer_folder(folder), None if bundle.native else here)
     compiled.set_parameters(**parameters)
     return compiled
