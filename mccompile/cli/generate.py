@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
 
+    logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the last line says it
     if arguments.out.suffix not in ("", ".mp4"):
         raise OptionRefused(f"--out {arguments.out}", "it is neither a folder nor an .mp4", "give a folder or x.mp4")
     if arguments.compare and arguments.out.suffix:
@@ -205,6 +207,7 @@ def _finish(job: _Job, policy: PolicyIR, model: CompiledModel, done: Generation)
         say(f"wrote {given.trace}")
     for path in write_video(given.out, policy.name, done.video, job.fps):
         say(f"wrote {path}")
+    _last_line(model)
 
 
 def _compared(job: _Job, policy: PolicyIR) -> int:
@@ -235,6 +238,7 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
         say(f"wrote {path}")
     if given.record is not None:
         record_comparison(given.record, models, found, watch, about, job.fps)
+    _last_line(models[ways[-1].name])
     return 0
 
 
@@ -255,6 +259,12 @@ def _stopwatch() -> Stopwatch:
     from mccompile.studio.report.record import Stopwatch
 
     return Stopwatch()
+
+
+def _last_line(model: CompiledModel) -> None:
+    """A policy that had no effect says so where it is seen."""
+    if model.summary().inert:
+        say(model.summary().inert)
 
 
 def _first_line(model: CompiledModel) -> None:

@@ -10,7 +10,7 @@ import torch
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
 
-Layout = Literal["tokens", "frames", "constant", "latent"]
+Layout = Literal["tokens", "constant", "latent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ SourceValue: TypeAlias = Input | Shared | VideoStream | Probe | Modulated | Regi
 class Located:
     """A source found in the model.
 
-    axis: the token or frame axis of the value.
+    axis: the token axis of the value, or the frame axis of latents.
     """
 
     source: ir.SourceName
@@ -51,8 +51,6 @@ def to_cells(value: torch.Tensor, where: Located, account: torch.Tensor) -> torc
     match where.layout:
         case "tokens":  # channels keep their size, which is a constant: loops over it need no division
             return value.movedim(where.axis, 1).flatten(2).unflatten(1, (g, f, p))
-        case "frames":
-            return value.movedim(where.axis, 1).reshape(value.size(0), g, f, 1, -1)
         case "constant":
             return value.reshape(value.size(0), 1, 1, 1, -1)
         case "latent":  # [B, C, frames, height, width] to patches, channels and pixels of a patch last

@@ -56,8 +56,9 @@ def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPo
     situation = Situation(record.state, record.computed, record.since, None, None)
     decision = decide(bound, moment.grid, situation, None)
     if not record.computed:
-        return Action("compute", decision.phase, None, decision.why)
-    if cell.action != "dynamic":
+        return Action("compute", decision.phase, None, record.lost or decision.why)
+    account = cell.account if record.planned else None
+    if record.planned and cell.action != "dynamic":
         return Action(cell.action, decision.phase, cell.account, "planned")
     kind: Kind = "dynamic" if decision.compute is None else "compute" if decision.compute else "reuse"
-    return Action(kind, decision.phase, cell.account, decision.why)
+    return Action(kind, decision.phase, account, decision.why)

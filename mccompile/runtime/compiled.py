@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Hashable, Iterator
 
 import torch
@@ -26,7 +27,10 @@ from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn
 from mccompile.runtime.state import ModelState
+from mccompile.runtime.summary import Summary, summarise
 from mccompile.runtime.trace import Event
+
+LOG = logging.getLogger("mccompile")
 
 
 class CompiledModel(StandIn):
@@ -93,6 +97,9 @@ class CompiledModel(StandIn):
     def _ended(self) -> None:
         """A generation is over, whatever ended it."""
         self._branch, self._place = "cond", None
+        told = self.summary()
+        if told.complete and told.inert:
+            LOG.warning(told.inert)
 
     @contextlib.contextmanager
     def cache_context(self, name: str, *, step_index: int | None = None, **_: object) -> Iterator[None]:
@@ -118,6 +125,15 @@ class CompiledModel(StandIn):
     def events(self) -> list[Event]:
         """Every decision since the model was compiled or `events.clear()` was called."""
         return self.runner.events
+
+    def summary(self) -> Summary:
+        """What the latest generation came to; `str` of it is for people."""
+        runner = self.runner
+        return summarise(runner.lowered.policy, runner.events, runner.notes, runner.last_step)
+
+    def clear(self) -> None:
+        """Frees what finished generations left: their events, what was kept for them, and values of their inputs."""
+        self.runner.clear()
 
     @torch.compiler.disable
     @torch.no_grad()

@@ -18,6 +18,7 @@ from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, Blocks, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.execute import Postlude
+from mccompile.runtime.fresh import prompt_inputs
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
@@ -36,6 +37,8 @@ class Engine:
         causal = lowered.rows is not None and (bool(lowered.rows.prefixes) or masked_by_input(lowered.captured))
         within = selects_within_chunks(lowered.policy)
         self.uses_rows = lowered.rows is not None and not self.vanilla and (causal or within)
+        # A model whose input masks chunks is given the text of the chunks in its window, which moves.
+        self.prompt = () if masked_by_input(lowered.captured) else prompt_inputs(lowered.captured)
         self.postlude = Postlude(lowered, backend)
         self.blocks = Blocks(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)

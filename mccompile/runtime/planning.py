@@ -82,5 +82,4 @@ class _StaticSource:
             value = self._gather(*(found[o.name] if isinstance(o, Source) else index for o in self._gather.takes))[0]
         assert isinstance(value, torch.Tensor)
         rows = value.size(self._where.axis) if self._where.layout != "constant" else 1
-        shape = (value.size(0), 1, rows, 1) if self._where.layout == "frames" else (value.size(0), 1, 1, rows)
-        return to_cells(value, self._where, torch.empty(shape, device="meta"))
+        return to_cells(value, self._where, torch.empty((value.size(0), 1, 1, rows), device="meta"))

@@ -19,6 +19,7 @@ from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.fresh import made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plan
@@ -29,6 +30,8 @@ from mccompile.runtime.trace import Action, Event
 from mccompile.runtime.window import KeyValues, leading_key_values, move_window, window_of
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
+
+EVENTS_KEPT = 100_000  # of requests before the one that begins: a server's events do not grow without end
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class Runner:
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
+        self.notes: tuple[str, ...] = ()  # of the plans of the latest request
+        self.last_step = 0  # of the latest request's schedule
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
         self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
@@ -61,8 +66,13 @@ class Runner:
         self.bound = bound
         self.requests.clear()
 
+    def clear(self) -> None:
+        """Frees events, stores, plans and prelude values of all requests."""
+        self.events.clear()
+        self.weights_changed()
+
     def weights_changed(self) -> None:
-        """What was derived from the weights is derived anew. Nothing is compiled."""
+        """Everything that was derived from the weights is derived anew. Nothing is compiled."""
         self.requests.clear()
         self.engine.values.forget()
 
@@ -79,6 +89,8 @@ class Runner:
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
         store, plan = self._store(moment, layout, inputs)
+        made = made_of(self.lowered.captured, self.engine.prompt, layout, inputs)
+        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, self.bound)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
         actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
@@ -120,11 +132,16 @@ class Runner:
         if moment.branch not in request.plans or request.told[moment.branch] != moment.told:
             made = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold, moment.told)
             request.plans[moment.branch], request.told[moment.branch] = made, moment.told
+            self.notes = (*self.notes, *made.notes)
         return request.branches[moment.branch], request.plans[moment.branch]
 
     def _request(self, moment: Moment) -> Request:
         """The request of a moment, begun where it is new; the latest ones stay."""
-        request = self.requests.pop(moment.request, None) or Request()
+        request = self.requests.pop(moment.request, None)
+        if request is None:
+            request, self.notes = Request(), ()
+            self.last_step = moment.first + moment.grid.steps - 1
+            del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request
         while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
             del self.requests[next(iter(self.requests))]

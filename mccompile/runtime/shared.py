@@ -85,6 +85,6 @@ class SharedValues:
         return values
 
     def forget(self) -> None:
-        """Drops all results (weights changed)."""
+        """Drops all results, and the inputs that they are of."""
         for group in self._groups:
             group.results.clear()

@@ -104,11 +104,11 @@ class Step:
     def decide(self, env: Env) -> np.ndarray:
         """Mask [B, G, F, P]: from clock and plan where they know, else from the decision graph."""
         mask = np.zeros(self.layout.cells, bool)
-        dynamic = False
+        dynamic, planned = False, self.store.history.planned
         for b, of_sample in enumerate(self.actions):
             for g, action in enumerate(of_sample):
                 mask[b, g] = action.kind == "compute"
-                dynamic |= action.kind == "dynamic"
+                dynamic |= action.kind == "dynamic" or (action.runs and not planned[b, self.moment.chunks[g].chunk])
         decide, states = self.engine.decide, self.store.states
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection

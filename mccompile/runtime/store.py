@@ -38,6 +38,42 @@ class Once:
         return len(self.held) == len(held) and all(a is b for a, b in zip(self.held, held, strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An input as it was at a call. value: the tensor itself, or a copy where its changes could not be noticed."""
+
+    value: torch.Tensor
+    version: int
+
+    @classmethod
+    def of(cls, value: torch.Tensor) -> Held:
+        """In inference mode tensors count no versions, so that a copy is kept."""
+        return cls(value.clone(), -1) if value.is_inference() else cls(value, value._version)
+
+    def same(self, other: Held) -> bool:
+        """Whether both are the same values: one tensor, unmodified, or equal tensors, none of them modified since."""
+        if any(h.version >= 0 and h.value._version != h.version for h in (self, other)):
+            return False
+        one, two = self.value, other.value
+        return one is two or (one.shape == two.shape and one.dtype == two.dtype and torch.equal(one, two))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the tensors of a store are made of.
+
+    size: samples, frames of a chunk, height and width in tokens. prompt: the inputs that hold for a whole request.
+    """
+
+    size: tuple[int, ...]
+    prompt: Mapping[str, Held]
+
+    def same_prompt(self, other: Made) -> bool:
+        """Whether both are made of the same inputs."""
+        names = self.prompt.keys()
+        return names == other.prompt.keys() and all(self.prompt[n].same(other.prompt[n]) for n in names)
+
+
 @dataclass(slots=True)
 class Memory:
     """Kept tensors of blocks, by rows.
@@ -67,27 +103,32 @@ class Memory:
 class ChunkRecord:
     """state: its phase. computed, cleaned: K, V and residual exist, and are those of its final input.
 
-    since: own steps since all of its tokens were computed.
+    since: own steps since all of its tokens were computed. planned: nothing has happened that the plan did not foresee.
+    lost: why nothing is kept of it, "" where it has not been computed yet.
     """
 
     state: ChunkState
     computed: bool
     cleaned: bool
     since: int
+    planned: bool
+    lost: str
 
 
 @dataclass(slots=True)
 class History:
     """What has happened to the chunks of the video, on the host.
 
-    phases: per sample, per chunk. computed, cleaned, since: see ChunkRecord. copies: (sample, chunk) whose copy has
-    been computed.
+    phases: per sample, per chunk. computed, cleaned, since, planned, lost: see ChunkRecord. copies: (sample, chunk)
+    whose copy has been computed.
     """
 
     phases: list[list[ChunkState]]
     computed: np.ndarray  # [B, G] bool
     cleaned: np.ndarray  # [B, G] bool
     since: np.ndarray  # [B, G] int64
+    planned: np.ndarray  # [B, G] bool
+    lost: dict[tuple[int, int], str] = field(default_factory=dict)
     copies: set[tuple[int, int]] = field(default_factory=set)
 
     @classmethod
@@ -95,12 +136,40 @@ class History:
         """Nothing has happened yet, to a video of so many chunks."""
         phases = [[start(bound) for _ in range(chunks)] for _ in range(batch)]
         computed, cleaned = (np.zeros((batch, chunks), bool) for _ in range(2))
-        return cls(phases, computed, cleaned, np.zeros((batch, chunks), np.int64))
+        return cls(phases, computed, cleaned, np.zeros((batch, chunks), np.int64), np.ones((batch, chunks), bool))
 
     def chunk(self, sample: int, chunk: int) -> ChunkRecord:
         """What is known of one chunk of one sample."""
         flags = (bool(self.computed[sample, chunk]), bool(self.cleaned[sample, chunk]))
-        return ChunkRecord(self.phases[sample][chunk], *flags, int(self.since[sample, chunk]))
+        at = sample, chunk
+        planned, lost = bool(self.planned[at]), self.lost.get(at, "")
+        return ChunkRecord(self.phases[sample][chunk], *flags, int(self.since[at]), planned, lost)
+
+    def lose(self, why: str, but_clean: bool = False) -> None:
+        """What is kept counts as nothing; but_clean: of chunks that were computed on their final input it stays."""
+        kept = self.cleaned if but_clean else np.zeros_like(self.cleaned)
+        self.computed, self.cleaned = kept.copy(), kept.copy()
+        self.copies.clear()
+        for sample, chunk in np.argwhere(~kept):
+            at = int(sample), int(chunk)
+            if self.phases[at[0]][at[1]].step > 0 or not but_clean:
+                self.planned[at], self.lost[at] = False, why
+
+    def follow(self, time: ChunkTime, bound: BoundPolicy, grid: Grid) -> None:
+        """Brings the phases of an active chunk to its own step of now: steps that were left out computed nothing."""
+        for sample, phases in enumerate(self.phases):
+            state = phases[time.chunk]
+            if state.step == time.step:
+                continue
+            at = sample, time.chunk
+            self.computed[at], self.cleaned[at], self.planned[at] = False, False, False
+            done = f"{state.step} steps before step {time.step}"
+            why = f"first called at step {time.step}" if state.step == 0 else done
+            self.lost.setdefault(at, why)
+            state = start(bound) if state.step > time.step else state
+            while state.step < time.step:
+                state = advance(bound, state, grid, False)
+            phases[time.chunk] = state
 
     def note(self, sample: int, time: ChunkTime, bound: BoundPolicy, grid: Grid, mask: np.ndarray) -> None:
         """A chunk was run; mask: which of its tokens were computed. The phase of an active chunk advances."""
@@ -111,6 +180,7 @@ class History:
         at = sample, time.chunk
         if all_computed:
             self.computed[at] = True
+            self.lost.pop(at, None)
             self.cleaned[at] |= time.state == "finished" and time.clean
         if time.state == "active":
             self.since[at] = 0 if all_computed else self.since[at] + 1
@@ -161,13 +231,15 @@ class States:
 class BranchStore:
     """What one guidance branch of one request keeps.
 
-    window: what the rows of `memory` are. row: the last row of the schedule that it was called in.
+    window: what the rows of `memory` are. made: what its tensors are made of. row: the last row of the schedule that it
+    was called in.
     """
 
     history: History
     memory: Memory = field(default_factory=Memory)
     states: States = field(default_factory=States)
     window: Window | None = None
+    made: Made | None = None
     row: int = -1
 
     @classmethod

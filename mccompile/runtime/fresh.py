@@ -1,0 +1,55 @@
+"""Whether what a store keeps is of the call that is about to use it: the step before, the same size, the same prompt.
+
+Otherwise it counts as nothing: the call is computed afresh, and the trace says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from mccompile.capture.types import CapturedModel
+from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.policy.bind import BoundPolicy
+from mccompile.runtime.clock import Moment
+from mccompile.runtime.layout import Layout
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore, Held, Made, Memory
+
+
+def prompt_inputs(captured: CapturedModel) -> tuple[str, ...]:
+    """The user inputs that hold for a whole request, by what is made of them: neither latents nor timestep reach it."""
+    changing = latent_inputs(captured) | {TIMESTEP}
+    entry = [p for p in captured.streams if p.name in captured.entry and p.rows != "video"]
+    lasting = [p.depends - changing for p in entry]
+    lasting += [p.depends for p in captured.shared if p.token_axis is None and not p.depends & changing]
+    found = frozenset().union(*lasting)
+    return tuple(name for name in captured.inputs if name in found)
+
+
+def made_of(captured: CapturedModel, prompt: tuple[str, ...], layout: Layout, inputs: Mapping[str, Value]) -> Made:
+    """What the kept tensors of a call are made of. prompt: see `prompt_inputs`."""
+    size: tuple[int, ...] = (layout.batch, layout.frames, layout.positions)
+    if captured.grid is not None:
+        size = (layout.batch, layout.frames, *captured.grid.of_call(inputs)[1:])
+    given = {name: inputs[name] for name in prompt}
+    return Made(size, {n: Held.of(v) for n, v in given.items() if isinstance(v, torch.Tensor)})
+
+
+def renew(store: BranchStore, made: Made, moment: Moment, bound: BoundPolicy) -> BranchStore:
+    """The store for a call: `store` itself, without what is not of this call's request, size, prompt and last step."""
+    before = store.made
+    if before is not None and before.size != made.size:
+        store = BranchStore.empty(bound, made.size[0], moment.total)
+        store.history.lose("another size")
+    elif before is not None and not made.same_prompt(before):
+        store.memory = Memory()
+        store.history.lose("another prompt")
+    elif store.row >= 0 and moment.row != store.row + 1:
+        store.history.lose(f"last called in row {store.row}", but_clean=True)
+    store.made = made
+    for time in moment.chunks:
+        if time.state == "active" and time.copy_of is None:
+            store.history.follow(time, bound, moment.grid)
+    return store

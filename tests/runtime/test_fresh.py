@@ -1,0 +1,137 @@
+"""What is kept is of the step before, of one size and of one prompt; else a call is computed afresh, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+import mccompile.api as api
+from mccompile.diagnostics.source import Source
+from mccompile.policy.phases import Grid
+from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.runtime.compiled import CompiledModel
+
+STEPS = 9
+SIGMAS = tuple(1 - i / STEPS for i in range(STEPS))
+GRID = Grid(STEPS, tuple(1000 * s for s in SIGMAS), SIGMAS)
+STEP = """policy whole {
+  phase all { compute every 9 steps }
+  layers blocks[*] { keep residual }
+}
+"""
+TOKEN = """policy tokens {
+  signal moved = rel_l1(latent, over = token)
+  phase first for 1 steps { compute }
+  phase rest { reuse token while accumulate(moved) < 100 }
+  layers blocks[*] { keep residual }
+}
+"""
+Call = dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def model() -> WanTransformer3DModel:
+    torch.manual_seed(0)
+    made = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=16,
+        freq_dim=32, ffn_dim=64, num_layers=2, rope_max_seq_len=64,
+    )  # fmt: skip
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def prepared(model: WanTransformer3DModel) -> api.Prepared:
+    return api.prepare(model, probe=call(0, frames=4, width=14), second=call(1, frames=6, height=10, width=22))
+
+
+def call(row: int, text: int = 0, frames: int = 3, height: int = 8, width: int = 8, length: int = 7) -> Call:
+    latents, words = (torch.Generator().manual_seed(s) for s in (row, 100 + text))
+    return {
+        "hidden_states": torch.randn(1, 4, frames, height, width, generator=latents),
+        "timestep": torch.tensor([GRID.timesteps[row % STEPS]]),
+        "encoder_hidden_states": torch.randn(1, length, 16, generator=words),
+        "return_dict": False,
+    }
+
+
+class Runs:
+    """A compiled model that is called row by row."""
+
+    def __init__(self, model: WanTransformer3DModel, prepared: api.Prepared, policy: str, fold: bool = True) -> None:
+        self.model = model
+        self.clock = Timeline("request", GRID, steps_in_order(GRID))
+        source = Source("p.policy", policy)
+        self.compiled: CompiledModel = api.compile(
+            model, source, backend="eager", captured=prepared, clock=self.clock, fold=fold
+        )
+
+    def __call__(self, row: int, given: Call) -> tuple[torch.Tensor, str]:
+        """The output at a row, and what was done why."""
+        self.clock.row = row
+        (out,) = self.compiled(**given)
+        event = self.compiled.events[-1]
+        return out, f"{event.action}: {event.why}"
+
+    def own(self, given: Call) -> torch.Tensor:
+        return self.model(**given)[0]
+
+
+CHANGES: Mapping[str, tuple[Callable[[int], Call], int, str]] = {
+    "a gap": (lambda row: call(row), 6, "full: last called in row 3"),
+    "a row again": (lambda row: call(row), 3, "full: last called in row 3"),
+    "another prompt": (lambda row: call(row, text=1), 4, "full: another prompt"),
+    "a longer prompt": (lambda row: call(row, text=1, length=9), 4, "full: another prompt"),
+    "another size": (lambda row: call(row, height=12, width=10), 4, "full: another size"),
+    "height and width exchanged": (lambda row: call(row, height=4, width=16), 4, "full: another size"),
+    "more frames": (lambda row: call(row, frames=5), 4, "full: another size"),
+}
+
+
+@pytest.mark.parametrize("policy", [STEP, TOKEN], ids=["step", "token"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_not_of_this_call_is_computed_afresh(
+    model: WanTransformer3DModel, prepared: api.Prepared, change: str, policy: str
+) -> None:
+    """The result is the model's own, the trace says why, and the next step reuses again; folded or not."""
+    made, row, why = CHANGES[change]
+    for fold in (True, False):
+        runs = Runs(model, prepared, policy, fold)
+        said = [runs(r, call(r))[1] for r in range(4)]
+        assert [s.split(":")[0] for s in said] == ["full", "reuse", "reuse", "reuse"]
+        out, told = runs(row, made(row))
+        assert told == why
+        torch.testing.assert_close(out, runs.own(made(row)), rtol=0, atol=1e-5)
+        assert runs(row + 1, made(row + 1))[1].startswith("reuse")
+
+
+def test_a_prompt_changed_in_place_is_another_prompt(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
+    runs = Runs(model, prepared, STEP)
+    text = call(0)["encoder_hidden_states"]
+    assert isinstance(text, torch.Tensor)
+    for row in range(3):
+        runs(row, call(row) | {"encoder_hidden_states": text})
+    text.mul_(2)
+    given = call(3) | {"encoder_hidden_states": text}
+    out, told = runs(3, given)
+    assert told == "full: another prompt"
+    torch.testing.assert_close(out, runs.own(given), rtol=0, atol=1e-5)
+
+
+def test_an_equal_prompt_is_the_same(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
+    """Pipelines that embed the prompt anew at each step reuse all the same, in inference mode too."""
+    for mode in (torch.no_grad, torch.inference_mode):
+        runs = Runs(model, prepared, STEP)
+        with mode():
+            assert [runs(r, call(r))[1].split(":")[0] for r in range(4)] == ["full", "reuse", "reuse", "reuse"]
+
+
+def test_a_branch_that_begins_late_begins_by_computing(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
+    for policy in (STEP, TOKEN):
+        runs = Runs(model, prepared, policy)
+        out, told = runs(5, call(5))
+        assert told == "full: first called at step 5"
+        torch.testing.assert_close(out, runs.own(call(5)), rtol=0, atol=1e-5)
+        assert runs(6, call(6))[1].startswith("reuse")
