@@ -27,7 +27,6 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), the table that compares them, and a report
 	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO) --record $(DEMO)/record
-	$(BIN)/mccompile report $(DEMO)/record --out $(DEMO)/report.html
 
 test: lint types site pytest  ## everything that CI checks; ends with pytest's summary
 

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 from mccompile.cli.terminal import say
 
+PAGE = "report.html"
+
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mccompile.generate.compare import Comparison
     from mccompile.generate.run import Generation
     from mccompile.runtime.compiled import CompiledModel
-    from mccompile.studio.report.record import Stopwatch
+    from mccompile.studio.report.record import Stopwatch, Way
 
 
 def record_single(
@@ -44,9 +49,11 @@ def record_comparison(
 
 
 def _write(
-    folder: Path, model: CompiledModel, ways: Sequence[object], videos: object, about: Mapping[str, object], fps: int
-) -> None:
+    folder: Path, model: CompiledModel, ways: Sequence[Way], videos: tuple[NDArray[np.uint8], ...],
+    about: Mapping[str, object], fps: int,
+) -> None:  # fmt: skip
     from mccompile.generate.compare import announce
+    from mccompile.studio.report.page import write_page
     from mccompile.studio.report.record import Record, masks_of
 
     record = Record(
@@ -54,10 +61,11 @@ def _write(
         said=announce(model),
         refusals=tuple(f"{r.site}: {r.reason}" for r in model.runner.lowered.refusals),
         fps=fps,
-        ways=ways,  # type: ignore[arg-type]
-        videos=videos,  # type: ignore[arg-type]
+        ways=tuple(ways),
+        videos=videos,
         events=tuple(model.events),
         masks=masks_of(model.events, model.runner.masks or ()),
     )
     record.write(folder)
-    say(f"wrote {folder}: `mccompile report {folder}` shows it")
+    write_page(record, folder / PAGE)
+    say(f"wrote {folder / PAGE}")

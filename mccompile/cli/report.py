@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mccompile.cli.recording import PAGE
 from mccompile.cli.terminal import say
 
 
@@ -18,16 +19,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page; says in lines what it shows in pictures."""
-    from mccompile.generate.errors import OutputRefused
-    from mccompile.studio.report.page import page_data, render
+    from mccompile.studio.report.page import page_data, write_page
     from mccompile.studio.report.record import read_record
 
     record = read_record(arguments.run_folder)
-    target = arguments.out or arguments.run_folder / "report.html"
-    try:
-        target.write_text(render(record), encoding="utf-8")
-    except OSError as error:
-        raise OutputRefused(str(target), (error.strerror or str(error)).lower()) from None
+    target = arguments.out or arguments.run_folder / PAGE
+    write_page(record, target)
     data = page_data(record)
     counts = {action: sum(e.action == action for e in record.events) for action in ("full", "partial", "reuse", "skip")}
     say(record.said)

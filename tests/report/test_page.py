@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -86,44 +88,81 @@ def test_steps_are_timed_by_way() -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(toy()), encoding="utf-8")
-    return path
+def page_text() -> str:
+    return render(toy())
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
+class Elements(HTMLParser):
+    """The elements of a page: (tag, attributes), in order, and what the scripts hold."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+
+
+def test_the_page_is_whole_and_asks_for_nothing(page_text: str) -> None:
+    """Without a browser: every element that the script looks for is there, and none names a place outside."""
+    page = Elements(page_text)
+    ids = {attributes["id"] for _, attributes in page.found if "id" in attributes}
+    assert set(re.findall(r'by\("([a-z-]+)"\)', page.scripts[-1])) <= ids
+    assert not [(t, a) for t, a in page.found if {"src", "href"} & a.keys() or t in ("link", "iframe", "img")]
+    for name in ("frame", "call"):
+        assert ("label", {"for": name}) in page.found
+    assert json.loads(page.scripts[-2])["worst"] == 7
+
+
+@in_chromium
+def test_the_page_works(tmp_path: Path, page_text: str) -> None:
+    """It loads without an error, asks nobody for anything, and is of use by mouse, by keyboard and on a phone."""
+    place = tmp_path / "report.html"
+    place.write_text(page_text, encoding="utf-8")
+    wrong: list[str] = []
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=600_000)
-        yield running
-        running.close()
-
-
-def opened(browser, place: Path, wrong: list[str], **how: object) -> Page:  # type: ignore[no-untyped-def]
-    """The page, drawn; every error and every request but its own is noted in `wrong`."""
-    page: Page = browser.new_page(**how)
-    page.set_default_timeout(600_000)  # against hanging for ever
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
-    page.goto(place.as_uri())
-    page.wait_for_selector("body[data-ready=yes]", state="attached")
-    return page
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=600_000)
+        page = browser.new_page(color_scheme="light")
+        page.set_default_timeout(600_000)  # against hanging for ever
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+        page.goto(place.as_uri())
+        page.wait_for_selector("body[data-ready=yes]", state="attached")
+        looked_at(page)
+        played(page)
+        on_a_phone(page)
+        browser.close()
+    assert wrong == []
 
 
 def pixels(page: Page, selector: str) -> object:
     return page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
 
 
-@in_chromium
-def test_the_page_works(browser, place: Path) -> None:  # type: ignore[no-untyped-def]
-    wrong: list[str] = []
-    page = opened(browser, place, wrong)
+def looked_at(page: Page) -> None:
     assert page.locator("#grid canvas").count() == CHUNKS * STEPS
     assert page.locator("#players canvas").count() == 3
     assert page.locator(".js-plotly-plot .main-svg").count() >= 3
     assert page.locator("td", has_text="<b>toy</b>").count() == 1  # what a record says is text, never markup
+    unnamed = "[...document.querySelectorAll('canvas')].filter(c => !c.getAttribute('aria-label')).length"
+    assert page.evaluate(unnamed) == 0
+
+
+def played(page: Page) -> None:
     before = pixels(page, "#players figure:nth-child(2) canvas")
     page.get_by_role("button", name="Worst frame (7)").click()
     assert page.locator("#frame-said").inner_text() == "7"
@@ -141,20 +180,12 @@ def test_the_page_works(browser, place: Path) -> None:  # type: ignore[no-untype
     assert page.locator("#play").inner_text() == "Pause"
     page.keyboard.press("Enter")
     assert page.locator("#play").inner_text() == "Play"
-    assert wrong == []
-    page.close()
 
 
-@in_chromium
-def test_a_phone_and_the_dark(browser, place: Path) -> None:  # type: ignore[no-untyped-def]
+def on_a_phone(page: Page) -> None:
     """Nothing but tables, which scroll by themselves, is wider than a phone; colours follow the system's."""
-    wrong: list[str] = []
-    page = opened(browser, place, wrong, viewport={"width": 360, "height": 740}, color_scheme="dark")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
-    unnamed = "[...document.querySelectorAll('canvas')].filter(c => !c.getAttribute('aria-label')).length"
-    assert page.evaluate(unnamed) == 0
-    page.emulate_media(color_scheme="light")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
-    assert wrong == []
-    page.close()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.scrollWidth <= 360")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
