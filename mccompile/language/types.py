@@ -48,7 +48,7 @@ class TypedCondition:
 class TypedTensor:
     """A tensor of the model, no number yet; `per_token` if it has a token axis."""
 
-    expr: ir.Source
+    expr: ir.SourceRef
     per_token: bool
     late: bool
 

@@ -14,7 +14,7 @@ from typing import assert_never
 import numpy as np
 
 from mccompile import ir
-from mccompile.arithmetic.operations import OPERATIONS, Number
+from mccompile.arithmetic.operations import OPERATIONS, StaticValue
 from mccompile.arithmetic.operations import power as power_of
 from mccompile.language.walk import children, rule_expressions, walk
 
@@ -43,7 +43,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StaticMoment:
     """What a static expression may look at: parameters, the chunk's own step, the values of changes there.
 
     account: of the cell before this step; None where it is not known or there is none.
@@ -57,7 +57,7 @@ class Moment:
     account: np.float32 | None
 
 
-def evaluate(expr: ir.Expr, moment: Moment) -> Number:
+def evaluate(expr: ir.Expr, moment: StaticMoment) -> StaticValue:
     """The float32 (or, of comparisons, bool) value of a static expression.
 
     Raises ValueError where the expression needs what the moment does not have.
@@ -66,7 +66,7 @@ def evaluate(expr: ir.Expr, moment: Moment) -> Number:
         return _value(expr, moment)
 
 
-def _value(expr: ir.Expr, at: Moment) -> Number:
+def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
     match expr:
         case ir.Const(value):
             return np.float32(value)
@@ -74,7 +74,7 @@ def _value(expr: ir.Expr, at: Moment) -> Number:
             return at.params[name]
         case ir.SignalRef(name):
             return _value(at.signals[name].expr, at)
-        case ir.Clock(what):
+        case ir.ClockRef(what):
             return clock_value(what, at.step, _grid(at))
         case ir.Table():
             return table_value(expr, at.step, _grid(at).steps)
@@ -94,17 +94,17 @@ def _value(expr: ir.Expr, at: Moment) -> Number:
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
             return OPERATIONS[op].value(*(_value(a, at) for a in args))
-        case ir.Source() | ir.FrameDiff():
+        case ir.SourceRef() | ir.FrameDiff():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
             assert_never(expr)
 
 
-def _number(expr: ir.Expr, at: Moment) -> np.float32:
+def _number(expr: ir.Expr, at: StaticMoment) -> np.float32:
     return np.float32(_value(expr, at))
 
 
-def _grid(at: Moment) -> Grid:
+def _grid(at: StaticMoment) -> Grid:
     if at.grid is None:
         raise ValueError("the clock is not known here: only parameters and constants may stand here")
     return at.grid
@@ -165,7 +165,7 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
         match e:
             case ir.Change(_, of, since, _):
                 return since == "step" and of.name in static_sources - _NEVER_STATIC
-            case ir.FrameDiff() | ir.Source():
+            case ir.FrameDiff() | ir.SourceRef():
                 return False
             case ir.SignalRef(name):
                 return not signals[name].late and static(signals[name].expr)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
 import torch
 
+from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Now, Params, Tail
@@ -21,7 +22,6 @@ from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
 
-Call = Callable[..., tuple[Value, ...]]
 OUTPUT = Tail("block_output")
 
 
@@ -73,7 +73,7 @@ def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | No
 class Decide:
     """The decision graph with its states in the store."""
 
-    def __init__(self, spec: DecideSpec, call: Call) -> None:
+    def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
         self.sees_every_step = any(isinstance(s, Before | Tail) for s in spec.inputs) or len(spec.counts) > 1
@@ -161,7 +161,7 @@ class Decide:
 class Observe:
     """The graph of late signals with its states in the store."""
 
-    def __init__(self, spec: ObserveSpec, call: Call) -> None:
+    def __init__(self, spec: ObserveSpec, call: GraphCall) -> None:
         self.spec = spec
         self._call = call
         self._late = tuple(Late(name) for name in spec.signals)

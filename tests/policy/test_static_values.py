@@ -29,14 +29,14 @@ from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
-from mccompile.policy.evaluate import Grid, Moment, evaluate, is_static, static_changes, table_value
+from mccompile.policy.evaluate import Grid, StaticMoment, evaluate, is_static, static_changes, table_value
 
 C = ir.Const
 GRID = grid_of(12)
-MOTION_ONLY = (ir.Source("latent"), ir.FrameDiff(ir.Source("latent"), True))
+MOTION_ONLY = (ir.SourceRef("latent"), ir.FrameDiff(ir.SourceRef("latent"), True))
 TABLE = ir.Table((0.3, 1.7, -0.25))
 singles = st.floats(-4, 4, width=32)
-clocks = [ir.Clock("step"), ir.Clock("fraction"), ir.Clock("timestep"), ir.Clock("sigma")]
+clocks = [ir.ClockRef("step"), ir.ClockRef("fraction"), ir.ClockRef("timestep"), ir.ClockRef("sigma")]
 leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
 constants = st.floats(-3, 3).map(C)
 rows = {n: r for n, r in OPERATIONS.items() if n != "pow"}  # its exponents are few: see `_numeric`
@@ -81,7 +81,8 @@ def test_the_planner_computes_what_the_graph_computes(
 ) -> None:
     signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
     params = {"a": np.float32(a), "b": np.float32(b)}
-    ours = evaluate(expr, Moment(params, signals, GRID, step, {MODULATION: np.float32(change)}, np.float32(account)))
+    moment = StaticMoment(params, signals, GRID, step, {MODULATION: np.float32(change)}, np.float32(account))
+    ours = evaluate(expr, moment)
     clock = {"step": step, "fraction": step / 12, "timestep": GRID.timesteps[step], "sigma": GRID.sigmas[step]}
     given_ = Leaves(
         params={n: torch.tensor(v.item()) for n, v in params.items()},
@@ -115,7 +116,7 @@ def test_what_is_static() -> None:
     assert not is_static(PROBE, made, everything)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
-    assert not is_static(ir.FrameDiff(ir.Source("latent"), True), made, everything)
+    assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
 
 
 def test_the_changes_a_plan_needs() -> None:
@@ -131,7 +132,7 @@ def test_the_changes_a_plan_needs() -> None:
 @pytest.mark.parametrize("expr", [MODULATION, *MOTION_ONLY, ir.Accumulate(C(1.0))])
 def test_what_is_not_known_has_no_value(expr: ir.Expr) -> None:
     with pytest.raises(ValueError, match=r"known|depends on data"):
-        evaluate(expr, Moment({}, {}, GRID, 1, {}, None))
+        evaluate(expr, StaticMoment({}, {}, GRID, 1, {}, None))
 
 
 def test_a_grid_has_a_timestep_and_a_sigma_for_each_step() -> None:
