@@ -186,6 +186,8 @@ def run_with(
 ) -> Generation:
     """One generation with `model` in the transformer's place; its events are those of this run only."""
     model.events.clear()
+    if model.runner.masks is not None:
+        model.runner.masks.clear()
     model.install(pipe, clock_for(pipe))
     try:
         return generate(pipe, arguments, seed, on_step, stop_after)

@@ -182,11 +182,11 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
     fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
     if rule.vote is not None:
         fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
-    share = fired.float().mean((2, 3), keepdim=True)
     if rule.hold_below is not None:
+        share = _share(fired)
         fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
-    if rule.all_above is not None:
-        fired = fired | (share > evaluate(rule.all_above, leaves))
+    if rule.all_above is not None:  # of what is left: a chunk that was held computes nothing
+        fired = fired | (_share(fired) > evaluate(rule.all_above, leaves))
     for count, limit in ((Count("streak"), rule.max_consecutive), (Count("total"), rule.max_total)):
         if limit is not None:
             fired = fired | (get(count) >= evaluate(limit, leaves))
@@ -194,6 +194,11 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
         first = torch.where(fired, float("inf"), grown)
         fired = fired | _ranked(first, 1.0 - evaluate(rule.max_reused, leaves))
     return fired, grown
+
+
+def _share(fired: torch.Tensor) -> torch.Tensor:
+    """The computed share of each chunk's tokens, [B, G, 1, 1]."""
+    return fired.float().mean((2, 3), keepdim=True)
 
 
 def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import numpy as np
 import torch
 
 from mccompile import ir
@@ -125,17 +126,31 @@ def apply(op: ir.Unary | ir.Binary, args: list[torch.Tensor]) -> torch.Tensor:
     """One arithmetic, comparison or logical operation."""
     a = args[0]
     if op in ("neg", "abs", "sqrt", "not"):
-        return {"neg": lambda: -a, "abs": lambda: abs(a), "sqrt": lambda: a**0.5, "not": lambda: ~a}[op]()
+        return {"neg": lambda: -a, "abs": lambda: abs(a), "sqrt": lambda: power(a, 0.5), "not": lambda: ~a}[op]()
     b = args[1]
     if op in ("min", "max") and not any(isinstance(x, torch.Tensor) for x in args):
         return {"min": min, "max": max}[op](a, b)  # two literals: Python numbers, which broadcast like a tensor
     table = {
         "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
-        "pow": lambda: a**b, "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,
+        "pow": lambda: power(a, b), "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,
         "ge": lambda: a >= b, "and": lambda: a & b, "or": lambda: a | b,
         "min": lambda: torch.where(a < b, a, b), "max": lambda: torch.where(a > b, a, b),
     }  # fmt: skip
     return table[op]()
+
+
+def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor | float:
+    """a ** b of float32 numbers, computed in float64 and rounded once.
+
+    float32 roots and powers of torch differ in the last bit from one CPU library to another, so a plan that was folded
+    ahead of time could decide otherwise than the graph.
+    """
+    value = _wide(a) ** _wide(b)
+    return value.float() if isinstance(value, torch.Tensor) else value
+
+
+def _wide(x: torch.Tensor | float) -> torch.Tensor | float:
+    return x.double() if isinstance(x, torch.Tensor) else float(np.float32(x))
 
 
 def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.Granularity) -> torch.Tensor:

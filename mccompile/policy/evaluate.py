@@ -173,8 +173,10 @@ def apply(op: ir.Unary | ir.Binary, args: tuple[Value, ...]) -> Value:
     a = args[0]
     if op == "not":
         return not a
-    if op in ("neg", "abs", "sqrt"):
-        return np.float32({"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt}[op](np.float32(a)))
+    if op in ("neg", "abs"):
+        return np.float32({"neg": np.negative, "abs": np.abs}[op](np.float32(a)))
+    if op == "sqrt":
+        return _power(np.float32(a), np.float32(0.5))
     b = args[1]
     match op:
         case "and":
@@ -197,16 +199,8 @@ def apply(op: ir.Unary | ir.Binary, args: tuple[Value, ...]) -> Value:
 
 
 def _power(a: np.float32, b: np.float32) -> np.float32:
-    """a ** b; 0.5, 2 and 3 as torch's own special cases, others in float64 and rounded once."""
-    match float(b):
-        case 0.5:
-            return np.float32(np.sqrt(a))
-        case 2.0:
-            return np.float32(a * a)
-        case 3.0:
-            return np.float32(np.float32(a * a) * a)
-        case _:
-            return np.float32(np.power(np.float64(a), np.float64(b)))
+    """a ** b, computed in float64 and rounded once, as in the graph."""
+    return np.float32(np.power(np.float64(a), np.float64(b)))
 
 
 def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float32) -> np.float32:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from policy_cases import (
     MODULATION,
@@ -50,7 +50,7 @@ def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
         st.builds(lambda op, a, b: ir.Apply(op, (a, b)), operations, inner, inner),
         st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, constants),
         st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(["neg", "abs", "sqrt"]), inner),
-        st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 2.0, 3.0])),
+        st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 1.7, 2.0, 3.0])),
         st.builds(ir.Polynomial, inner, st.just(WAN)),
         st.builds(ir.Accumulate, inner),
         st.builds(ir.SignalRef, st.just("drift")),
@@ -71,6 +71,7 @@ truths = st.one_of(
 )
 
 
+@example(ir.Apply("sqrt", (ir.SignalRef("drift"),)), 0.0, 0.0, 0.0546875, 0.0, 0)  # torch.sqrt is one bit off on AVX2
 @settings(UNHURRIED, max_examples=300)
 @given(numbers | truths, singles, singles, singles, singles, st.integers(0, 11))
 def test_the_planner_computes_what_the_graph_computes(

@@ -188,6 +188,17 @@ def check(run: Run, fold: bool) -> Counter[str]:
     return seen
 
 
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("grain", [ir.Granularity.CHUNK, ir.Granularity.TOKEN])
+def test_a_chunk_that_is_held_computes_nothing_though_its_share_is_above(grain: ir.Granularity, fold: bool) -> None:
+    """Guards apply in their order: `compute all` looks at what `hold` has left."""
+    value = DRIFT if grain == ir.Granularity.CHUNK else MOVED["step", grain]
+    rule = ir.Reuse(grain, ir.Apply("lt", (value, C(0.1))), None, C(1.1), C(0.0), None, None, None)
+    cache = ir.Cache("model", "model", "model", None, None, False)
+    seen = check(run_of([ir.Phase("rest", ir.Rest(), rule)], cache, 4, 1, seed=3, scale=0.5), fold)
+    assert seen == {"all": SAMPLES * CHUNKS, "none": 3 * SAMPLES * CHUNKS}
+
+
 @settings(max_examples=80)
 @given(runs(), st.booleans())
 def test_a_run_decides_as_its_words_say(run: Run, fold: bool) -> None:
