@@ -79,7 +79,8 @@ def test_the_planner_computes_what_the_graph_computes(
 ) -> None:
     signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
     params = {"a": np.float32(a), "b": np.float32(b)}
-    ours = evaluate(expr, Moment(params, signals, GRID, step, {MODULATION: np.float32(change)}, np.float32(account), {}, (3, 1)))
+    changes = {MODULATION: np.float32(change)}
+    ours = evaluate(expr, Moment(params, signals, GRID, step, changes, np.float32(account), {}, (3, 1)))
     clock = {"step": step, "fraction": step / 12, "timestep": GRID.timesteps[step], "sigma": GRID.sigmas[step]}
     given_ = Leaves(
         params={n: torch.tensor(v.item()) for n, v in params.items()},

@@ -99,7 +99,7 @@ class Simulated:
         """The number at the n-th last step that computed something of each cell."""
         found = np.zeros((FRAMES, PLACES), F32)
         for place in np.ndindex(FRAMES, PLACES):
-            wide = place if self.cell == ir.Granularity.TOKEN else place[:1] if self.cell == ir.Granularity.FRAME else ()
+            wide = place[: {ir.Granularity.TOKEN: 2, ir.Granularity.FRAME: 1}.get(self.cell, 0)]
             steps = [s for s, mask in enumerate(self.done) if mask[wide].any()]
             at = steps[-min(n, len(steps))]
             found[place] = 0 if at == 0 else self.value(of, at)[place]
