@@ -95,8 +95,8 @@ def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision
     if decision.compute is None:
         for computed in (False, True):
             state = advance(bound, before.state, grid, computed)
-            steps = None if back else ()
-            yield Situation(_forget(bound, state), kept=True, since=None, account=None, total=None, computed=steps)
+            unknown = None if back else ()
+            yield Situation(_forget(bound, state), kept=True, since=None, account=None, total=None, computed=unknown)
         return
     state = advance(bound, before.state, grid, decision.compute)
     if decision.compute:
