@@ -15,6 +15,7 @@ from torch import fx
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
+from mccompile.lowering.operations import apply
 from mccompile.lowering.pasts import Pasts
 from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Now, Params, Slot, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
@@ -179,7 +180,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
         account = account.amax((2, 3), keepdim=True) + account * 0.0
         leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
     grown = account + _added(rule.condition, leaves)
-    fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
+    fired = apply("not", [evaluate(rule.condition, leaves)]) | (account < float("-inf"))
     if rule.vote is not None:
         fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
     if rule.hold_below is not None:
