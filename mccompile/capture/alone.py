@@ -189,7 +189,23 @@ def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[objec
     if at[0] is None:
         raise NotAlone(f"the arguments of `{blocks[0].one.path}` differ from run to run")
     paths = tuple(block.one.path for block in blocks)
-    return Plan(tuple(given), paths, tuple(at), tuple(_origins(stack, blocks, i) for i in range(len(blocks))))
+    made = tuple(_origins(stack, blocks, i) for i in range(len(blocks)))
+    continues = tuple(_continues(stack, blocks, i, at[i] is not None) for i in range(len(blocks)))
+    return Plan(tuple(given), paths, tuple(at), made, continues)
+
+
+def _continues(stack: Stack, blocks: Sequence[_Seen], index: int, direct: bool) -> tuple[int | None, ...]:
+    """For each tensor that a block returns the number among its streams of the one of its shape, if there is one."""
+    shape = stack.blocks[index]
+    if direct:
+        return tuple(shape.streams.index(place) if place in shape.streams else None for place in shape.passed)
+    before, left = _results(blocks[index - 1]), list(range(len(_results(blocks[index - 1]))))
+    found: list[int | None] = []
+    for result in _results(blocks[index]):
+        place = next((i for i in left if all(map(_alike, before[i], result))), None)
+        left = [i for i in left if i != place]
+        found.append(place)
+    return tuple(found)
 
 
 def _origins(stack: Stack, blocks: Sequence[_Seen], index: int) -> tuple[tuple[int, int], ...]:

@@ -202,10 +202,13 @@ def _mixes(model: nn.Module, sampled: _Sampled, count: int) -> str:
         with torch.no_grad():
             together = _tensors(model(**sampled.several(count)))
             alone = [_tensors(model(**sampled.sample(i))) for i in range(count)]
-    except Exception as error:  # whatever the model's own code raises
+    except Exception as error:  # noqa: BLE001  # whatever the model's own code raises
         return f"it fails on two samples at once: {first_line(error)}"
+    if any(len(parts) != len(together) for parts in alone):
+        return _MIXED
     for t, *parts in zip(together, *alone, strict=True):
-        if any(t.dim() != p.dim() for p in parts) or t.size(0) != count or not close(t, torch.cat(parts)):
+        one_each = t.dim() > 0 and {tuple(p.shape) for p in parts} == {(1, *t.shape[1:])}
+        if not one_each or not close(t, torch.cat(parts)):
             return _MIXED
     return ""
 

@@ -33,13 +33,15 @@ class Plan:
 
     wanted: (block, place) of the values. paths: of the blocks. at: for each block the number among `wanted` of each of
     its shared values; None for a block that is reached through the model's forward. made: for each block after the
-    first, which results of which blocks its streams are, as (block, place among the tensors it returns).
+    first, which results of which blocks its streams are, as (block, place among the tensors it returns). continues:
+    for each block and each tensor that it returns, the number of the stream that stands for it, None for none.
     """
 
     wanted: tuple[tuple[int, int], ...]
     paths: tuple[str, ...]
     at: tuple[tuple[int, ...] | None, ...]
     made: tuple[tuple[tuple[int, int], ...], ...]
+    continues: tuple[tuple[int | None, ...], ...]
 
 
 class OpaqueGraph:
@@ -140,16 +142,12 @@ def assembled_of(
 
 def _block(builder: OpaqueGraph, module: fx.GraphModule, index: int) -> tuple[BlockKind, BlockSite]:
     entering, shared = builder.operands[index]
-    leaving, shape = builder.streams[index], builder.stack.blocks[index]
+    leaving = builder.streams[index]
     takes = (*(Stream(n.name) for n in entering), *(Shared(n.name) for n in shared))
     gives = tuple(Stream(n.name) for n in leaving)
     full = Part(subgraph(module, [*entering, *shared], leaving, "FullBlock"), takes, gives)
     nothing = Part(subgraph(module, [*entering, *shared], [], "AllocateBuffers"), takes, ())
-    if builder.plan.at[index] is not None:
-        at = dict(zip(shape.streams, entering, strict=True))
-        continued = [at[place].name if place in at else "" for place in shape.passed]
-    else:  # what the block before gave, in that order
-        continued = [n.name for n in entering] if len(entering) == len(leaving) else [""] * len(leaving)
+    continued = (entering[i].name if i is not None else "" for i in builder.plan.continues[index])
     site = BlockSite(
         index=index,
         path=builder.plan.paths[index],

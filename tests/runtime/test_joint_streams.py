@@ -48,15 +48,15 @@ class Joining(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patch, self.head = nn.Conv3d(2, DIM, (1, 2, 2), (1, 2, 2)), nn.Linear(DIM, 8)
-        self.double = nn.ModuleList([Double(), Double()])
-        self.single = nn.ModuleList([Single(), Single()])
+        self.pairs = nn.ModuleList([Double(), Double()])
+        self.joined = nn.ModuleList([Single(), Single()])
 
     def forward(self, hidden_states: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         x = self.patch(hidden_states).flatten(2).transpose(1, 2)
-        for block in self.double:
+        for block in self.pairs:
             x, text = block(x, text)
         joint = torch.cat([text, x], 1)
-        for block in self.single:
+        for block in self.joined:
             joint = block(joint)
         return self.head(joint[:, text.shape[1] :])  # type: ignore[no-any-return]
 
