@@ -18,7 +18,7 @@ from mccompile.capture.export import Pair
 from mccompile.capture.facts import TensorFact
 from mccompile.capture.grid import embedding_of, latent_range
 from mccompile.capture.opaque import OpaqueBlock, OpaquePostlude, OpaquePrelude, ReachedBlock, Stack
-from mccompile.capture.part import Input, Output, Part, Shared, Stream
+from mccompile.capture.part import Input, Operand, Output, Part, Shared, Stream
 from mccompile.capture.rows import RowSpans, beside_video, joined, key, other, video
 from mccompile.capture.split import subgraph
 from mccompile.capture.streams import token_axis
@@ -143,7 +143,7 @@ def assembled_of(
 def _block(builder: OpaqueGraph, module: fx.GraphModule, index: int) -> tuple[BlockKind, BlockSite]:
     entering, shared = builder.operands[index]
     leaving = builder.streams[index]
-    takes = (*(Stream(n.name) for n in entering), *(Shared(n.name) for n in shared))
+    takes: tuple[Operand, ...] = (*(Stream(n.name) for n in entering), *(Shared(n.name) for n in shared))
     gives = tuple(Stream(n.name) for n in leaving)
     full = Part(subgraph(module, [*entering, *shared], leaving, "FullBlock"), takes, gives)
     nothing = Part(subgraph(module, [*entering, *shared], [], "AllocateBuffers"), takes, ())

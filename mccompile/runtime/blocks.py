@@ -283,8 +283,10 @@ class BlockCalls:
         for name, stream in env.items():
             own = self._ports[name].beside if name in self._ports else None
             axis = self._ports[name].token_axis if own is not None else None
-            count = own.tokens(stream.size(axis)) if own is not None and axis is not None else None
-            if count is not None and axis == port.token_axis and port.beside is not None:
+            if own is None or axis is None or axis != port.token_axis or port.beside is None:
+                continue
+            count = own.tokens(stream.size(axis))
+            if count is not None:
                 rows = count + sum(n for n in (port.beside.before, port.beside.after) if n is not None)
                 return stream.narrow(axis, 0, 1).expand(*stream.shape[:axis], rows, *stream.shape[axis + 1 :])
         raise Misplaced("allocate", Stream(port.name))
