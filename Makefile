@@ -25,8 +25,8 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[test,docs]'
 	@touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), and the table that compares them
-	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO)
+demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), the table that compares them, and a report
+	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO) --record $(DEMO)/record
 
 test: lint types site pytest  ## everything that CI checks; ends with pytest's summary
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mccompile.cli.failures import SETUP_FAILED, report
+from mccompile.cli.failures import SETUP_FAILED
+from mccompile.cli.failures import report as report_failure
 from mccompile.cli.parser import build_parser
 from mccompile.diagnostics.failure import Failure
 
@@ -25,4 +26,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         return SETUP_FAILED
     except Failure as error:
-        return report(error)
+        return report_failure(error)

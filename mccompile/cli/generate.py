@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,17 @@ from mccompile.cli.options import (
     video_settings,
 )
 from mccompile.cli.progress import display
+from mccompile.cli.recording import record_comparison, record_single
 from mccompile.cli.table import table
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
     from mccompile.bundles.bundle import Bundle
-    from mccompile.generate.load import Place
+    from mccompile.generate.load import Placement
     from mccompile.generate.run import Generation, Settings
     from mccompile.ir import PolicyIR
     from mccompile.runtime.compiled import CompiledModel
+    from mccompile.studio.report.record import Stopwatch
 
 DEFAULT_POLICY = "motioncache"
 DEFAULT_FPS = 24  # of every family but the embedded model's
@@ -52,6 +55,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_backend(how, "inductor")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--out", type=Path, default=Path("out"), metavar="PATH", help="folder or .mp4; default: out")
+    out.add_argument("--record", type=Path, metavar="DIR", help="keep what `mccompile report` shows")
     out.add_argument("--trace", type=Path, metavar="FILE", help="write every decision of the policy as JSON lines")
     out.add_argument("--compare", action="store_true", help="also run vanilla and exact; print one table")
     out.add_argument("--repeat", type=positive, default=1, metavar="N", help="timed runs of each way; median shown")
@@ -96,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 class _Job:
     model: str
     folder: Path
-    place: Place
+    place: Placement
     settings: Settings
     fps: int
     judged: str | None
@@ -105,7 +109,7 @@ class _Job:
 
 def _job(arguments: argparse.Namespace, model: str) -> _Job:
     from mccompile.generate.compare import can_judge
-    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder
     from mccompile.models.embedded import DEFAULTS
 
     folder = find_folder(model)
@@ -114,7 +118,7 @@ def _job(arguments: argparse.Namespace, model: str) -> _Job:
     return _Job(
         model=model,
         folder=folder,
-        place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
+        place=Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload),
         settings=settings,
         fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),
         judged=settings.prompt if embedded and can_judge(settings.prompt) else None,
@@ -143,7 +147,7 @@ def _single(job: _Job, policy: PolicyIR) -> int:
     from mccompile.generate.load import load_pipeline
     from mccompile.generate.run import call_arguments
 
-    given = job.arguments
+    given, watch = job.arguments, _stopwatch()
     with display() as shown:
         pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
@@ -157,8 +161,11 @@ def _single(job: _Job, policy: PolicyIR) -> int:
             **dict(given.parameters),
         )
         model.undo()
-        done = run_with(pipe, model, call, given.seed, shown.task(policy.name))
+        model.runner.masks = None if given.record is None else []
+        done = run_with(pipe, model, call, given.seed, watch.watch(shown.task)(policy.name))
     _finish(job, policy, model, done)
+    if given.record is not None:
+        record_single(given.record, model, done, watch, _about(job, policy, call), job.fps)
     return 0
 
 
@@ -170,7 +177,7 @@ def _from_bundle(job: _Job, bundle: Bundle) -> int:
     from mccompile.generate.run import call_arguments
     from mccompile.pipelines.finding import driver_for
 
-    given = job.arguments
+    given, watch = job.arguments, _stopwatch()
     with display() as shown:
         pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
@@ -179,8 +186,11 @@ def _from_bundle(job: _Job, bundle: Bundle) -> int:
             bundle, pipe, job.folder, dict(given.parameters), given.backend, shown.compiled
         )
         policy = model.runner.lowered.policy
-        done = run_with(pipe, model, call, given.seed, shown.task(policy.name))
+        model.runner.masks = None if given.record is None else []
+        done = run_with(pipe, model, call, given.seed, watch.watch(shown.task)(policy.name))
     _finish(job, policy, model, done)
+    if given.record is not None:
+        record_single(given.record, model, done, watch, _about(job, policy, call), job.fps)
     return 0
 
 
@@ -207,7 +217,7 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
     from mccompile.generate.outputs import write_comparison, write_trace
     from mccompile.generate.run import call_arguments
 
-    given = job.arguments
+    given, watch = job.arguments, _stopwatch()
     ways = contenders(policy, dict(given.parameters))
     with display() as shown:
         pipe = load_pipeline(job.folder, job.place)
@@ -215,25 +225,40 @@ def _compared(job: _Job, policy: PolicyIR) -> int:
         captured = capture_for(pipe, call)
         deny = given.deny == "refusals"
         models = compile_contenders(pipe, captured, ways, given.backend, shown.compiled, deny)
-        found = compare(pipe, models, call, given.seed, given.repeat, shown.task, job.judged)
+        models[ways[-1].name].runner.masks = None if given.record is None else []
+        found = compare(pipe, models, call, given.seed, given.repeat, watch.watch(shown.task), job.judged)
     _first_line(models[ways[-1].name])
     for line in table(found):
         say(line)
     if given.trace is not None:
         write_trace(given.trace, found.events[ways[-1].name])
         say(f"wrote {given.trace}")
-    about = {
+    about = _about(job, policy, call)
+    for path in write_comparison(given.out, found, job.fps, about):
+        say(f"wrote {path}")
+    if given.record is not None:
+        record_comparison(given.record, models, found, watch, about, job.fps)
+    _last_line(models[ways[-1].name])
+    return 0
+
+
+def _about(job: _Job, policy: PolicyIR, call: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a run, for JSON."""
+    given = job.arguments
+    return {
         "model": job.model,
         "policy": policy.name,
         "parameters": dict(given.parameters),
         "backend": given.backend,
         "seed": given.seed,
-        "call": call,
+        "call": dict(call),
     }
-    for path in write_comparison(given.out, found, job.fps, about):
-        say(f"wrote {path}")
-    _last_line(models[ways[-1].name])
-    return 0
+
+
+def _stopwatch() -> Stopwatch:
+    from mccompile.studio.report.record import Stopwatch
+
+    return Stopwatch()
 
 
 def _last_line(model: CompiledModel) -> None:

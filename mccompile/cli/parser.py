@@ -18,10 +18,11 @@ from mccompile.cli import (
     models,
     policies,
     replay,
+    report,
     tune,
 )
 
-VERBS = (check, fmt, explain, policies, models, generate, compile, replay, metrics, explore, tune, bench)
+VERBS = (check, fmt, explain, policies, models, generate, compile, replay, report, metrics, explore, tune, bench)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,38 @@
+"""`mccompile report`: a recorded run as one HTML page, and a summary."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mccompile.cli.recording import PAGE
+from mccompile.cli.terminal import say
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = verbs.add_parser("report", help="show a recorded run as one HTML page", description=__doc__)
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what `mccompile generate --record` wrote")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the folder")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the page; says in lines what it shows in pictures."""
+    from mccompile.studio.report.page import page_data, write_page
+    from mccompile.studio.report.record import read_record
+
+    record = read_record(arguments.run_folder)
+    target = arguments.out or arguments.run_folder / PAGE
+    write_page(record, target)
+    data = page_data(record)
+    counts = {action: sum(e.action == action for e in record.events) for action in ("full", "partial", "reuse", "skip")}
+    say(record.said)
+    say("chunks of all calls: " + ", ".join(f"{count} {_WORDS[action]}" for action, count in counts.items()))
+    if data["psnr"]:
+        say(f"worst frame {data['worst']}; {len(record.refusals)} parts of the policy were refused")
+    say(f"wrote {target}")
+    return 0
+
+
+_WORDS = {"full": "computed", "partial": "computed in part", "reuse": "reused", "skip": "waiting"}

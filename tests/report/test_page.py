@@ -1,0 +1,191 @@
+"""The page of a record in a real browser: it loads without an error and a request, and everything on it works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from mccompile.studio.report.errors import NoRecord
+from mccompile.studio.report.page import page_data, render
+from mccompile.studio.report.record import Stopwatch, masks_of, read_record
+from tests.cli.conftest import Shell, shell  # noqa: F401  # the fixture
+from tests.house.tree import DOCS
+from tests.report.toy import CHUNKS, HIGH, STEPS, WIDE, action_of, toy
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    record = toy()
+    record.write(tmp_path)
+    found = read_record(tmp_path)
+    assert (found.about, found.said, found.refusals, found.fps) == (
+        record.about, record.said, record.refusals, record.fps,
+    )  # fmt: skip
+    assert (found.ways, found.events) == (record.ways, record.events)
+    assert all(np.array_equal(a, b) for a, b in zip(found.videos, record.videos, strict=True))
+    assert found.masks.keys() == record.masks.keys()
+    assert all(np.array_equal(found.masks[k], record.masks[k]) for k in record.masks)
+
+
+def test_what_is_no_record(tmp_path: Path, shell: Shell) -> None:  # noqa: F811
+    result = shell("report", tmp_path)
+    assert (result.status, result.out) == (2, "")
+    assert "error[MC0751]" in result.err
+    error = NoRecord("out", "no run.json")
+    assert f"```text\n{error}\n```" in (DOCS / "errors" / "MC0751.md").read_text()
+
+
+def test_the_data_of_a_page_are_those_of_the_run() -> None:
+    data = page_data(toy())
+    cells = data["cells"]
+    assert isinstance(cells, list)
+    assert len(cells) == CHUNKS
+    for chunk in cells:
+        assert [cell["action"] for cell in chunk] == [action_of(step) for step in range(STEPS)]
+    assert data["mask_width"] == WIDE
+    assert cells[0][3]["mask"] == "999000" * HIGH
+    assert data["worst"] == 7
+    assert [len(way["steps"]) for way in data["ways"]] == [9, 9]  # type: ignore[attr-defined]
+    assert data["shares"][0] == pytest.approx(1 / CHUNKS)  # type: ignore[index]
+
+
+def test_masks_belong_to_their_calls_or_to_none() -> None:
+    record = toy()
+    masks = [mask[None, :, :, None] for mask in record.masks.values()]
+    found = masks_of(record.events, masks)
+    assert all(np.array_equal(found[k], record.masks[k]) for k in record.masks)
+    assert masks_of(record.events, masks[1:]) == {}
+
+
+def test_steps_are_timed_by_way() -> None:
+    watch = Stopwatch()
+    announce = watch.watch(lambda name: lambda done, total: None)
+    for name, steps in (
+        ("vanilla: warm-up", 1),
+        ("exact (policy): warm-up", 2),
+        ("vanilla 1/2", 4),
+        ("vanilla 2/2", 3),
+    ):
+        step = announce(name)
+        for index in range(steps):
+            step(index + 1, steps)
+    assert len(watch.of("vanilla")) == 3
+    assert len(watch.of("exact (policy)")) == 2
+    assert watch.of("motioncache") == ()
+
+
+@pytest.fixture(scope="module")
+def page_text() -> str:
+    return render(toy())
+
+
+class Elements(HTMLParser):
+    """The elements of a page: (tag, attributes), in order, and what the scripts hold."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+
+
+def test_the_page_is_whole_and_asks_for_nothing(page_text: str) -> None:
+    """Without a browser: every element that the script looks for is there, and none names a place outside."""
+    page = Elements(page_text)
+    ids = {attributes["id"] for _, attributes in page.found if "id" in attributes}
+    assert set(re.findall(r'by\("([a-z-]+)"\)', page.scripts[-1])) <= ids
+    assert not [(t, a) for t, a in page.found if {"src", "href"} & a.keys() or t in ("link", "iframe", "img")]
+    for name in ("frame", "call"):
+        assert ("label", {"for": name}) in page.found
+    assert json.loads(page.scripts[-2])["worst"] == 7
+
+
+@in_chromium
+def test_the_page_works(tmp_path: Path, page_text: str) -> None:
+    """It loads without an error, asks nobody for anything, and is of use by mouse, by keyboard and on a phone."""
+    place = tmp_path / "report.html"
+    place.write_text(page_text, encoding="utf-8")
+    wrong: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS), timeout=600_000)
+        page = browser.new_page(color_scheme="light")
+        page.set_default_timeout(600_000)  # against hanging for ever
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+        page.goto(place.as_uri())
+        page.wait_for_selector("body[data-ready=yes]", state="attached")
+        looked_at(page)
+        played(page)
+        on_a_phone(page)
+        browser.close()
+    assert wrong == []
+
+
+def pixels(page: Page, selector: str) -> object:
+    return page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
+
+
+def looked_at(page: Page) -> None:
+    assert page.locator("#grid canvas").count() == CHUNKS * STEPS
+    assert page.locator("#players canvas").count() == 3
+    assert page.locator(".js-plotly-plot .main-svg").count() >= 3
+    assert page.locator("td", has_text="<b>toy</b>").count() == 1  # what a record says is text, never markup
+    unnamed = "[...document.querySelectorAll('canvas')].filter(c => !c.getAttribute('aria-label')).length"
+    assert page.evaluate(unnamed) == 0
+
+
+def played(page: Page) -> None:
+    before = pixels(page, "#players figure:nth-child(2) canvas")
+    page.get_by_role("button", name="Worst frame (7)").click()
+    assert page.locator("#frame-said").inner_text() == "7"
+    assert pixels(page, "#players figure:nth-child(2) canvas") != before
+    first = pixels(page, "#chunks canvas")
+    page.locator("#call").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#call-said").inner_text() == "3"
+    assert "Call 3: 2 of 3 chunks compute something" in page.locator("#call-text").inner_text()
+    assert pixels(page, "#chunks canvas") != first
+    page.locator("#play").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('frame-said').textContent !== '7'")
+    assert page.locator("#play").inner_text() == "Pause"
+    page.keyboard.press("Enter")
+    assert page.locator("#play").inner_text() == "Play"
+
+
+def on_a_phone(page: Page) -> None:
+    """Nothing but tables, which scroll by themselves, is wider than a phone; colours follow the system's."""
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.scrollWidth <= 360")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 26)"
