@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from mccompile.arithmetic.operations import Operator
 from mccompile.diagnostics.source import Span
 
 
@@ -44,8 +45,6 @@ SourceName = Literal[
 ]
 ClockName = Literal["step", "fraction", "timestep", "sigma"]
 Distance = Literal["rel_l1", "l1", "l2", "cosine"]  # against the value at the previous step or computation
-Unary = Literal["neg", "abs", "sqrt", "not"]
-Binary = Literal["add", "sub", "mul", "div", "pow", "min", "max", "lt", "le", "gt", "ge", "and", "or"]
 Norm = Literal["mean", "max", "min_max"]
 Reduction = Literal["mean", "max", "min"]
 
@@ -66,7 +65,7 @@ class SignalRef(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Clock(Node):
+class ClockRef(Node):
     """A property of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)."""
 
     what: ClockName
@@ -80,7 +79,7 @@ class Table(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Source(Node):
+class SourceRef(Node):
     name: SourceName
 
 
@@ -89,7 +88,7 @@ class Change(Node):
     """How far a source moved, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
 
     distance: Distance
-    of: Source
+    of: SourceRef
     since: Literal["step", "compute"]  # against the previous step's value, or the last computation's
     over: Granularity
 
@@ -98,7 +97,7 @@ class Change(Node):
 class FrameDiff(Node):
     """Motion of a source per token: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) (MotionCache)."""
 
-    of: Source
+    of: SourceRef
     relative: bool  # False: the plain difference, as MAGI-1's variant on latents
 
 
@@ -128,6 +127,29 @@ class Accumulate(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept(Node):
+    """`of` at the step when the cell was last computed; n-th last. With fewer computations, at the first of them."""
+
+    of: Expr
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Before(Node):
+    """`of` one step ago; at a chunk's first step, its value there."""
+
+    of: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Cumulative(Node):
+    """The sum or the product of `of` over the chunk's own steps up to this one. Only the clock and tables are in it."""
+
+    how: Literal["sum", "product"]
+    of: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Reduce(Node):
     how: Reduction
     of: Expr
@@ -136,13 +158,15 @@ class Reduce(Node):
 
 @dataclass(frozen=True, slots=True)
 class Apply(Node):
-    op: Unary | Binary
+    """One operation of the table in arithmetic/operations.py, which says what each means."""
+
+    op: Operator
     args: tuple[Expr, ...]
 
 
 Expr = (
-    Const | ParamRef | SignalRef | Clock | Table | Source | Change | FrameDiff | Normalise | Polynomial
-    | Accumulate | Reduce | Apply
+    Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Change | FrameDiff | Normalise | Polynomial
+    | Accumulate | Kept | Before | Cumulative | Reduce | Apply
 )
 
 
@@ -228,7 +252,7 @@ class UntilRefreshes(Node):
 class Between(Node):
     """While low <= value < high of the chunk's own clock."""
 
-    clock: Clock
+    clock: ClockRef
     low: Expr
     high: Expr
 

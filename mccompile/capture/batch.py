@@ -187,8 +187,11 @@ def _mixes(model: nn.Module, sampled: _Sampled, count: int) -> str:
             alone = [_tensors(model(**sampled.sample(i))) for i in range(count)]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"it fails on two samples at once: {first_line(error)}"
+    if any(len(parts) != len(together) for parts in alone):
+        return _MIXED
     for t, *parts in zip(together, *alone, strict=True):
-        if any(t.dim() != p.dim() for p in parts) or t.size(0) != count or not close(t, torch.cat(parts)):
+        one_each = t.dim() > 0 and {tuple(p.shape) for p in parts} == {(1, *t.shape[1:])}
+        if not one_each or not close(t, torch.cat(parts)):
             return _MIXED
     return ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TypeVar
 
 import torch
@@ -39,8 +40,8 @@ def check_identity(
     with torch.no_grad():
         expected = [x for x in pytree.tree_flatten(model(**call))[0] if isinstance(x, torch.Tensor)]
     given = [x for x in run.outputs if isinstance(x, torch.Tensor)]
-    for one, two in zip(expected, given, strict=True):
-        if one.shape != two.shape or not close(one, two):
+    for one, two in zip_longest(expected, given):
+        if one is None or two is None or not close(one, two):
             raise IdentityError(
                 f"{captured.model_class}.forward at inputs {sizes_of(inputs)}",
                 "the exported graph gives other outputs than the eager model",
@@ -54,7 +55,9 @@ def sizes_of(inputs: Sequence[object]) -> str:
 
 
 def close(expected: torch.Tensor, given: torch.Tensor) -> bool:
-    """Equal up to the order of sums."""
+    """Equal up to the order of sums; tensors of different shapes or dtypes are not."""
+    if expected.shape != given.shape or expected.dtype != given.dtype:
+        return False
     if not expected.is_floating_point():
         return torch.equal(expected, given)
     scale = max(float(expected.abs().max()), 1e-6) if expected.numel() else 1.0
@@ -117,7 +120,7 @@ def wrong_rows(
     for name, given in zip(site.streams_out, outputs, strict=True):
         expected = stream_rows(captured, name, run.values[name], rows)
         assert isinstance(expected, torch.Tensor)
-        if expected.shape != given.shape or not close(expected, given):
+        if not close(expected, given):
             return f"the rows of `{name}` differ from those of the full form"
     for spec, buffer, full in zip(kind.buffers, kept, run.buffers[site.index], strict=True):
         if not close(full, buffer):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.generate_job import Job, check_options, job_of
+from mccompile.cli.generate_job import GenerateJob, check_options, job_of
 from mccompile.cli.options import (
     POLICY_HELP,
     add_backend,
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     return (_compared if arguments.compare else _single)(job, policy)
 
 
-def _single(job: Job, policy: PolicyIR) -> int:
+def _single(job: GenerateJob, policy: PolicyIR) -> int:
     """One video under the policy."""
     from mccompile import api
     from mccompile.generate.compare import capture_for
@@ -122,7 +122,7 @@ def _single(job: Job, policy: PolicyIR) -> int:
     return _finish(job, model, done, watch, call)
 
 
-def _from_bundle(job: Job, bundle: Bundle) -> int:
+def _from_bundle(job: GenerateJob, bundle: Bundle) -> int:
     """One video from what was compiled before."""
     from mccompile.generate.bundled import open_bundle
     from mccompile.generate.load import load_pipeline
@@ -141,7 +141,9 @@ def _from_bundle(job: Job, bundle: Bundle) -> int:
     return _finish(job, model, done, watch, call)
 
 
-def _run(job: Job, pipe: object, model: CompiledModel, call: Mapping[str, object], on_step: OnStep) -> Generation:
+def _run(
+    job: GenerateJob, pipe: object, model: CompiledModel, call: Mapping[str, object], on_step: OnStep
+) -> Generation:
     """The generation, kept as it goes under --record."""
     from mccompile.generate.compare import run_with
 
@@ -156,7 +158,9 @@ def _run(job: Job, pipe: object, model: CompiledModel, call: Mapping[str, object
         raise
 
 
-def _finish(job: Job, model: CompiledModel, done: Generation, watch: Stopwatch, call: Mapping[str, object]) -> int:
+def _finish(
+    job: GenerateJob, model: CompiledModel, done: Generation, watch: Stopwatch, call: Mapping[str, object]
+) -> int:
     """Says what was done and writes the files of one generation."""
     from mccompile.generate.outputs import write_trace, write_video
     from mccompile.runtime.trace import share_computed
@@ -176,7 +180,7 @@ def _finish(job: Job, model: CompiledModel, done: Generation, watch: Stopwatch, 
     return 0
 
 
-def _compared(job: Job, policy: PolicyIR) -> int:
+def _compared(job: GenerateJob, policy: PolicyIR) -> int:
     """Vanilla, exact and the policy, from one seed."""
     from mccompile.generate.compare import capture_for, compare, compile_contenders, contenders
     from mccompile.generate.load import load_pipeline

@@ -14,7 +14,7 @@ from mccompile.cli.recording import PAGE
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
-    from mccompile.generate.load import Place
+    from mccompile.generate.load import Placement
     from mccompile.generate.places import Results, Use
     from mccompile.generate.run import Settings
 
@@ -22,13 +22,13 @@ DEFAULT_FPS = 24  # of every family but the embedded model's
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerateJob:
     """One generation, or one comparison. policy: its name. judged: the prompt that the judge holds videos against."""
 
     model: str
     policy: str
     folder: Path
-    place: Place
+    place: Placement
     settings: Settings
     fps: int
     judged: str | None
@@ -66,19 +66,19 @@ def check_options(arguments: argparse.Namespace) -> None:
     check_fps(arguments.fps)
 
 
-def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequence[Use]) -> Job:
+def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequence[Use]) -> GenerateJob:
     """The job of a command line. Raises what is wrong with its model, its settings and the files that it will write."""
     from mccompile.generate.compare import can_judge
-    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder
     from mccompile.generate.places import Results, check_places
     from mccompile.models.embedded import DEFAULTS
 
     folder = find_folder(model)
     embedded = model == EMBEDDED
     settings = _settings(arguments, embedded)
-    place = Place.of(arguments.device, arguments.dtype, arguments.cpu_offload)
+    place = Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload)
     check_places(_writes(arguments, policy), reads)
-    return Job(
+    return GenerateJob(
         model=model,
         policy=policy,
         folder=folder,

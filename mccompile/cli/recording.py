@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mccompile.cli.generate_job import Job
+    from mccompile.cli.generate_job import GenerateJob
     from mccompile.generate.compare import Comparison
     from mccompile.generate.journal import Journal
     from mccompile.generate.places import Results
@@ -48,7 +48,7 @@ def resumed(arguments: argparse.Namespace) -> argparse.Namespace:
     return found
 
 
-def journal_of(job: Job, pipe: object, model: CompiledModel) -> Journal | None:
+def journal_of(job: GenerateJob, pipe: object, model: CompiledModel) -> Journal | None:
     """What keeps the calls of a run under `--record`, or goes on with those that were kept. Raises as Journal does."""
     from mccompile.bundles.identity import environment, identify
     from mccompile.generate.bundled import transformer_folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mccompile.generate.compare import VANILLA, Comparison, Row
+from mccompile.generate.compare import VANILLA, Comparison, ComparisonRow
 from mccompile.generate.places import Results
 from mccompile.generate.run import Video
 from mccompile.generate.video import write_contact_sheet, write_mp4
@@ -58,7 +58,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _numbers(found: Comparison, row: Row) -> dict[str, object]:
+def _numbers(found: Comparison, row: ComparisonRow) -> dict[str, object]:
     """A row for JSON: equal videos have no finite PSNR, which JSON cannot say: null."""
     own = asdict(row) | {"median": row.median, "speed_up": found.speed_up(row)}
     own["psnr"] = row.psnr if np.isfinite(row.psnr) else None

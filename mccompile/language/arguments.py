@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.builtins import FUNCTIONS, Function, Parameter
+from mccompile.language.builtins import DISTANCES, FUNCTIONS, Function, Parameter
 from mccompile.language.errors import names
 
 
 @dataclass(frozen=True, slots=True)
 class BoundCall:
-    """A call with an expression for every parameter; `complete` is False if errors left some out."""
+    """A call with an expression for every parameter but a "past" that is left out.
+
+    `complete` is False if errors left some out.
+    """
 
     function: Function
-    values: dict[str, ast.Expr]
+    values: dict[str, ast.WrittenExpr]
     complete: bool
     span: Span
 
@@ -31,7 +34,7 @@ class BoundCall:
         return value.name if isinstance(value, ast.Ref) else ""
 
 
-def as_call(expr: ast.Expr) -> tuple[ast.Call, ast.Expr | None] | None:
+def as_call(expr: ast.WrittenExpr) -> tuple[ast.Call, ast.WrittenExpr | None] | None:
     """`f(a)` as (f(a), None) and `x | f(a)` as (f(a), x)."""
     match expr:
         case ast.Call():
@@ -43,7 +46,7 @@ def as_call(expr: ast.Expr) -> tuple[ast.Call, ast.Expr | None] | None:
 
 
 def bind(
-    call: ast.Call, piped: ast.Expr | None, span: Span, errors: list[Diagnostic]
+    call: ast.Call, piped: ast.WrittenExpr | None, span: Span, errors: list[Diagnostic]
 ) -> BoundCall | None:
     """The call with its defaults filled in; None if the function is unknown. Appends what is wrong."""
     function = FUNCTIONS.get(call.function.text)
@@ -56,6 +59,8 @@ def bind(
     for parameter in function.parameters:
         if parameter.name in given:
             continue
+        if parameter.kind == "past":
+            continue  # left out, it is the value of the step before
         if parameter.default is None:
             missing = names.MissingArgument(span, function.name, parameter.name, function.signature())
             errors.append(missing)
@@ -65,8 +70,8 @@ def bind(
 
 
 def _positional(
-    function: Function, call: ast.Call, piped: ast.Expr | None, errors: list[Diagnostic]
-) -> dict[str, ast.Expr]:
+    function: Function, call: ast.Call, piped: ast.WrittenExpr | None, errors: list[Diagnostic]
+) -> dict[str, ast.WrittenExpr]:
     values = [argument.value for argument in call.arguments if argument.name is None]
     values = values if piped is None else [piped, *values]
     for value in values[len(function.parameters) :]:
@@ -75,14 +80,17 @@ def _positional(
 
 
 def _by_name(
-    function: Function, call: ast.Call, given: dict[str, ast.Expr], errors: list[Diagnostic]
+    function: Function, call: ast.Call, given: dict[str, ast.WrittenExpr], errors: list[Diagnostic]
 ) -> None:
     known = tuple(parameter.name for parameter in function.parameters)
     for argument in call.arguments:
         if argument.name is None:
             continue
         name = argument.name
-        if name.text not in known:
+        if name.text == "since" and function.name in DISTANCES:
+            source = call.arguments[0].value.span.text if call.arguments[0].name is None else "x"
+            errors.append(names.OldForm(argument.span, "since", f"kept({source})", f"before({source})"))
+        elif name.text not in known:
             errors.append(names.UnknownOption(name.span, name.text, function.name, known))
         elif name.text in given:
             errors.append(names.DefinedTwice(name.span, "argument", name.text, given[name.text].span))
@@ -90,7 +98,7 @@ def _by_name(
             given[name.text] = argument.value
 
 
-def _default(parameter: Parameter, span: Span) -> ast.Expr:
+def _default(parameter: Parameter, span: Span) -> ast.WrittenExpr:
     spelling = parameter.default or ""
     if parameter.kind in ("word", "flag"):
         return ast.Ref(spelling, span)

@@ -6,8 +6,8 @@ Everything that only the clock knows arrives in one small tensor, `host` [B, K, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import fx
@@ -15,12 +15,14 @@ from torch import fx
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
-from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Now, Params, Slot, Tail, identifier
+from mccompile.lowering.operations import apply
+from mccompile.lowering.pasts import Get, Pasts
+from mccompile.lowering.slots import Count, Host, Late, Mask, Now, Params, Slot, SourceBefore, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
+from mccompile.policy.facts import cell_of
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
-Get = Callable[[Slot], torch.Tensor]
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
 
 
@@ -42,7 +44,7 @@ class DecideSpec:
     counts: tuple[Count, ...]
     sources: tuple[Located, ...]
     changes: tuple[ir.Change, ...]
-    tables: tuple[ir.Table, ...]
+    tables: tuple[ir.Table | ir.Cumulative, ...]
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
@@ -66,7 +68,8 @@ def build_decide(
     changes = [e for e in found if isinstance(e, ir.Change)]
     measured = [e for e in changes if e not in supplied]
     motions = [e for e in found if isinstance(e, ir.FrameDiff)]
-    tables = tuple(e for e in found if isinstance(e, ir.Table))
+    tables = tuple(e for e in found if isinstance(e, ir.Table | ir.Cumulative))
+    pasts = Pasts.of(rules, signals)
     folded = tuple(e for e in changes if e in supplied)
     late = sorted({e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late})
     reuse = [r for _, r in rules if isinstance(r, ir.Reuse)]
@@ -74,18 +77,18 @@ def build_decide(
     counts += [Count("streak")] if any(r.max_consecutive is not None for r in reuse) else []
     counts += [Count("total")] if any(r.max_total is not None for r in reuse) else []
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
-    kept: list[Before | Tail] = list(dict.fromkeys(Before(e.of.name, e.since) for e in measured))
+    kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    host = (*FLAGS, *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
+    host = (*FLAGS, *(("fresh",) if pasts.slots else ()), *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
     host += tuple(f"change:{i}" for i in range(len(folded)))
-    inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *(Late(n) for n in late))
-    outputs = (Mask(), *counts, *kept)
+    inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
+    outputs = (Mask(), *counts, *kept, *pasts.slots)
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
         sources=tuple(located[n] for n in names), changes=folded, tables=tables,
     )  # fmt: skip
-    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late))
+    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
     return DecideSpec(**{f.name: getattr(spec, f.name) for f in fields(spec)} | {"module": module})
 
@@ -100,6 +103,7 @@ class _Decision:
     measured: tuple[ir.Change, ...]
     motions: tuple[ir.FrameDiff, ...]
     late: tuple[str, ...]
+    pasts: Pasts
 
     def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         def get(slot: Slot) -> torch.Tensor:
@@ -116,7 +120,9 @@ class _Decision:
         out: dict[Slot, torch.Tensor] = {}
         changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
         for c in self.measured:
-            changes[c] = change(c.distance, cells[c.of.name], get(Before(c.of.name, c.since)), c.over)
+            changes[c] = change(c.distance, cells[c.of.name], get(SourceBefore(c.of.name, c.since)), c.over)
+        if self.pasts.slots:  # a chunk's first step has none before it
+            changes = {c: torch.where(row("step") > 0.0, v, v * 0.0) for c, v in changes.items()}
         motions = {}
         for m in self.motions:
             now = cells[m.of.name]
@@ -129,7 +135,8 @@ class _Decision:
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
         late = {n: get(Late(n)) for n in self.late}
         leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
-        mask, held = self._mask(leaves, row("phase"), get)
+        numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
+        mask, held = self._mask(leaves, row("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
         grown = torch.where(moving, held, account)
@@ -140,16 +147,20 @@ class _Decision:
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
         for slot in self.spec.outputs:
-            if isinstance(slot, Before):
+            if isinstance(slot, SourceBefore):
                 refresh = active if slot.since == "step" else compute.any(-1, True).any(-2, True)
                 out[slot] = torch.where(refresh.unsqueeze(-1), cells[slot.source].float(), get(slot))
+        fresh = row("fresh") > 0 if self.pasts.slots else None
+        out |= self.pasts.after(numbers, get, active, compute, fresh)
         return {identifier(slot): value for slot, value in out.items()}
 
-    def _mask(self, leaves: Leaves, phase: torch.Tensor, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mask(
+        self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
         fired = held = None
         for index, rule in self.rules.items():
-            f, a = fire(rule, leaves, get)
+            f, a = fire(rule, replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get)), get)
             here = phase == float(index)
             fired = f if fired is None else torch.where(here, f, fired)
             held = a if held is None else torch.where(here, a, held)
@@ -168,7 +179,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
         account = account.amax((2, 3), keepdim=True) + account * 0.0
         leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
     grown = account + _added(rule.condition, leaves)
-    fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
+    fired = apply("not", [evaluate(rule.condition, leaves)]) | (account < float("-inf"))
     if rule.vote is not None:
         fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
     if rule.hold_below is not None:

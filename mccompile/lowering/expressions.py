@@ -7,13 +7,15 @@ policy/evaluate.py uses, so that a folded plan and the compiled graph agree bit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
 import torch
 
 from mccompile import ir
+from mccompile.lowering.operations import apply
+from mccompile.policy.evaluate import horner as horner_of_number
 
 EPS = 1e-8  # of the official MotionCache and TeaCache ratios
 
@@ -24,12 +26,13 @@ class Leaves:
 
     params: Mapping[str, torch.Tensor]
     clock: Mapping[str, torch.Tensor]
-    tables: Mapping[ir.Table, torch.Tensor]
+    tables: Mapping[ir.Table | ir.Cumulative, torch.Tensor]
     changes: Mapping[ir.Change, torch.Tensor]
     motions: Mapping[ir.FrameDiff, torch.Tensor]
     late: Mapping[str, torch.Tensor]  # late signals, as the previous step left them
     signals: Mapping[str, ir.Signal]
     account: torch.Tensor | None  # the account before this step
+    pasts: Mapping[ir.Kept | ir.Before, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
 
 
 def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
@@ -42,19 +45,19 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
         case ir.SignalRef(name):
             signal = leaves.signals[name]
             return leaves.late[name] if signal.late else evaluate(signal.expr, leaves)
-        case ir.Clock(what):
+        case ir.ClockRef(what):
             return leaves.clock[what]
-        case ir.Table():
+        case ir.Table() | ir.Cumulative():
             return leaves.tables[expr]
+        case ir.Kept() | ir.Before():
+            return leaves.pasts[expr]
         case ir.Change():
             return leaves.changes[expr]
         case ir.FrameDiff():
             return one_where_undefined(leaves.motions[expr])
         case ir.Normalise(norm, of, floor, power):
             raw = leaves.motions[of] if isinstance(of, ir.FrameDiff) else evaluate(of, leaves)
-            return one_where_undefined(
-                normalise(norm, raw, evaluate(floor, leaves), evaluate(power, leaves))
-            )
+            return one_where_undefined(normalise(norm, raw, evaluate(floor, leaves), evaluate(power, leaves)))
         case ir.Polynomial(of, coefficients):
             return horner(evaluate(of, leaves), coefficients)
         case ir.Accumulate(of):
@@ -65,14 +68,17 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return reduce_to(how, evaluate(of, leaves), to)
         case ir.Apply(op, args):
             return apply(op, [evaluate(a, leaves) for a in args])
-        case ir.Source():
+        case ir.SourceRef():
             raise KeyError(f"source {expr.name} outside a change or a frame difference")
         case _:
             assert_never(expr)
 
 
 def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
-    """Polynomial, highest power first: ((c0 x + c1) x + c2) ..."""
+    """Polynomial, highest power first: ((c0 x + c1) x + c2) ... Of a literal it is a literal, as the planner has it."""
+    if isinstance(x, int | float):
+        with np.errstate(all="ignore"):
+            return float(horner_of_number(np.float32(x), coefficients))
     value: torch.Tensor = x * 0.0 + coefficients[0]
     for c in coefficients[1:]:
         value = value * x + c
@@ -117,37 +123,6 @@ def reduce_to(how: ir.Reduction, value: torch.Tensor, to: ir.Granularity) -> tor
             return value.amin(dims, keepdim=True)
         case _:
             assert_never(how)
-
-
-def apply(op: ir.Unary | ir.Binary, args: list[torch.Tensor]) -> torch.Tensor:
-    """One arithmetic, comparison or logical operation."""
-    a = args[0]
-    if op in ("neg", "abs", "sqrt", "not"):
-        return {"neg": lambda: -a, "abs": lambda: abs(a), "sqrt": lambda: power(a, 0.5), "not": lambda: ~a}[op]()
-    b = args[1]
-    if op in ("min", "max") and not any(isinstance(x, torch.Tensor) for x in args):
-        return {"min": min, "max": max}[op](a, b)  # two literals: Python numbers, which broadcast like a tensor
-    table = {
-        "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
-        "pow": lambda: power(a, b), "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,
-        "ge": lambda: a >= b, "and": lambda: a & b, "or": lambda: a | b,
-        "min": lambda: torch.where(a < b, a, b), "max": lambda: torch.where(a > b, a, b),
-    }  # fmt: skip
-    return table[op]()
-
-
-def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor | float:
-    """a ** b of float32 numbers, computed in float64 and rounded once.
-
-    float32 roots and powers of torch differ in the last bit from one CPU library to another, so a plan that was folded
-    ahead of time could decide otherwise than the graph.
-    """
-    value = _wide(a) ** _wide(b)
-    return value.float() if isinstance(value, torch.Tensor) else value
-
-
-def _wide(x: torch.Tensor | float) -> torch.Tensor | float:
-    return x.double() if isinstance(x, torch.Tensor) else float(np.float32(x))
 
 
 def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.Granularity) -> torch.Tensor:

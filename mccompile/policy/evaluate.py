@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS, StaticValue
+from mccompile.arithmetic.operations import power as power_of
 from mccompile.language.walk import children, rule_expressions, walk
 
-Value = np.float32 | bool
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
 
@@ -42,10 +43,12 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StaticMoment:
     """What a static expression may look at: parameters, the chunk's own step, the values of changes there.
 
-    account: of the cell before this step; None where it is not known or there is none.
+    account: of the cell before this step; None where it is not known or there is none. tables: the values of changes at
+    every own step, for earlier values. kept: the own steps at which the cell was last computed, the latest first; None
+    where they are not known.
     """
 
     params: Mapping[str, np.float32]
@@ -54,9 +57,16 @@ class Moment:
     step: int
     changes: Mapping[ir.Change, np.float32]
     account: np.float32 | None
+    tables: Mapping[ir.Change, tuple[float, ...]] = field(default_factory=dict)
+    kept: tuple[int, ...] | None = None
+
+    def back_at(self, step: int) -> StaticMoment:
+        """The same cell at an earlier own step of the chunk."""
+        changes = {c: np.float32(values[step] if step else 0.0) for c, values in self.tables.items()}
+        return replace(self, step=step, changes=changes, account=None)
 
 
-def evaluate(expr: ir.Expr, moment: Moment) -> Value:
+def evaluate(expr: ir.Expr, moment: StaticMoment) -> StaticValue:
     """The float32 (or, of comparisons, bool) value of a static expression.
 
     Raises ValueError where the expression needs what the moment does not have.
@@ -65,7 +75,7 @@ def evaluate(expr: ir.Expr, moment: Moment) -> Value:
         return _value(expr, moment)
 
 
-def _value(expr: ir.Expr, at: Moment) -> Value:
+def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
     match expr:
         case ir.Const(value):
             return np.float32(value)
@@ -73,7 +83,7 @@ def _value(expr: ir.Expr, at: Moment) -> Value:
             return at.params[name]
         case ir.SignalRef(name):
             return _value(at.signals[name].expr, at)
-        case ir.Clock(what):
+        case ir.ClockRef(what):
             return clock_value(what, at.step, _grid(at))
         case ir.Table():
             return table_value(expr, at.step, _grid(at).steps)
@@ -87,23 +97,31 @@ def _value(expr: ir.Expr, at: Moment) -> Value:
             if at.account is None:
                 raise ValueError("`accumulate` outside a rule, or its account is not known")
             return np.float32(at.account + _number(of, at))
+        case ir.Kept(of, n):
+            if not at.kept:
+                raise ValueError("when the cell was last computed is not known here")
+            return _value(of, at.back_at(at.kept[min(n, len(at.kept)) - 1]))
+        case ir.Before(of):
+            return _value(of, at.back_at(max(at.step - 1, 0)))
+        case ir.Cumulative():
+            return cumulative_value(expr, at.step, _grid(at))
         case ir.Normalise(norm, of, floor, power):
             return _normalise(norm, _number(of, at), _number(floor, at), _number(power, at))
         case ir.Reduce(_, of, _):
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
-            return apply(op, tuple(_value(a, at) for a in args))
-        case ir.Source() | ir.FrameDiff():
+            return OPERATIONS[op].value(*(_value(a, at) for a in args))
+        case ir.SourceRef() | ir.FrameDiff():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
             assert_never(expr)
 
 
-def _number(expr: ir.Expr, at: Moment) -> np.float32:
+def _number(expr: ir.Expr, at: StaticMoment) -> np.float32:
     return np.float32(_value(expr, at))
 
 
-def _grid(at: Moment) -> Grid:
+def _grid(at: StaticMoment) -> Grid:
     if at.grid is None:
         raise ValueError("the clock is not known here: only parameters and constants may stand here")
     return at.grid
@@ -131,47 +149,24 @@ def table_value(table: ir.Table, step: int, steps: int) -> np.float32:
     return np.float32(table.values[step if steps == last + 1 else index])
 
 
+def cumulative_value(of: ir.Cumulative, step: int, grid: Grid) -> np.float32:
+    """The running sum or product up to the chunk's own step, each operation rounded to float32."""
+    earlier = [_number(of.of, StaticMoment({}, {}, grid, s, {}, None)) for s in range(step + 1)]
+    whole = np.add if of.how == "sum" else np.multiply
+    return np.float32(whole.accumulate(np.array(earlier, np.float32))[-1])
+
+
+def clock_row(of: ir.Table | ir.Cumulative, step: int, grid: Grid) -> np.float32:
+    """A number that the chunk's own step alone settles, as the host tells it to the decision graph."""
+    return table_value(of, step, grid.steps) if isinstance(of, ir.Table) else cumulative_value(of, step, grid)
+
+
 def horner(x: np.float32, coefficients: tuple[float, ...]) -> np.float32:
     """Polynomial, highest power first: ((c0 x + c1) x + c2) ..., each operation rounded to float32."""
     value = np.float32(x * ZERO + np.float32(coefficients[0]))
     for c in coefficients[1:]:
         value = np.float32(np.float32(value * x) + np.float32(c))
     return value
-
-
-def apply(op: ir.Unary | ir.Binary, args: tuple[Value, ...]) -> Value:
-    """One arithmetic, comparison or logical operation on float32 numbers or truth values."""
-    a = args[0]
-    if op == "not":
-        return not a
-    if op in ("neg", "abs"):
-        return np.float32({"neg": np.negative, "abs": np.abs}[op](np.float32(a)))
-    if op == "sqrt":
-        return _power(np.float32(a), np.float32(0.5))
-    b = args[1]
-    match op:
-        case "and":
-            return bool(a) and bool(b)
-        case "or":
-            return bool(a) or bool(b)
-        case "lt" | "le" | "gt" | "ge":
-            return bool({"lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b}[op])
-        case "min":
-            return a if a < b else b
-        case "max":
-            return a if a > b else b
-        case "pow":
-            return _power(np.float32(a), np.float32(b))
-        case "add" | "sub" | "mul" | "div":
-            fn = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[op]
-            return np.float32(fn(np.float32(a), np.float32(b)))
-        case _:
-            raise ValueError(f"`{op}` takes one argument")
-
-
-def _power(a: np.float32, b: np.float32) -> np.float32:
-    """a ** b, computed in float64 and rounded once, as in the graph."""
-    return np.float32(np.power(np.float64(a), np.float64(b)))
 
 
 def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float32) -> np.float32:
@@ -181,7 +176,7 @@ def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float3
             weight = np.float32(m / np.float32(m + EPS))
         case "min_max":
             scaled = np.float32(np.float32(m - m) / np.float32(np.float32(m - m) + EPS))
-            weight = np.float32(floor + np.float32(np.float32(ONE - floor) * _power(scaled, power)))
+            weight = np.float32(floor + np.float32(np.float32(ONE - floor) * power_of(scaled, power)))
         case _:
             assert_never(norm)
     return ONE if math.isnan(weight) else weight
@@ -197,9 +192,11 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
 
     def static(e: ir.Expr) -> bool:
         match e:
+            case ir.Cumulative():
+                return True
             case ir.Change(_, of, since, _):
                 return since == "step" and of.name in static_sources - _NEVER_STATIC
-            case ir.FrameDiff() | ir.Source():
+            case ir.FrameDiff() | ir.SourceRef():
                 return False
             case ir.SignalRef(name):
                 return not signals[name].late and static(signals[name].expr)
@@ -209,9 +206,7 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
     return static(expr)
 
 
-def static_changes(
-    policy: ir.PolicyIR, static_sources: frozenset[str] = TIMESTEP_SOURCES
-) -> tuple[ir.Change, ...]:
+def static_changes(policy: ir.PolicyIR, static_sources: frozenset[str] = TIMESTEP_SOURCES) -> tuple[ir.Change, ...]:
     """The distinct static changes that the rules read, in order of first use: the tables a plan needs."""
     signals = {s.name: s for s in policy.signals}
     found = (e for p in policy.phases for x in rule_expressions(p.rule) for e in walk(x, signals))

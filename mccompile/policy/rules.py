@@ -13,9 +13,10 @@ from typing import Literal, assert_never
 import numpy as np
 
 from mccompile import ir
+from mccompile.arithmetic.operations import StaticValue
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static
+from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
 
 Why = Literal["nothing kept yet", "refresh", "phase"]
@@ -26,7 +27,7 @@ class Situation:
     """Where a chunk is before a step, as far as it is known. None = data decides it.
 
     kept: something is kept of it. since: own steps since all of its tokens were computed. account: of the chunk.
-    total: its reuses in the run.
+    total: its reuses in the run. computed: its own steps that computed it, the latest first, as many as rules read.
     """
 
     state: ChunkState
@@ -34,6 +35,7 @@ class Situation:
     since: int | None
     account: np.float32 | None
     total: int | None
+    computed: tuple[int, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,12 @@ class Decision:
     compute: bool | None
     account: np.float32 | None
     why: Why
+
+
+def looks_back(rule: ir.Rule, signals: Mapping[str, ir.Signal]) -> int:
+    """How many of the cell's last computations the rule looks back at."""
+    found = (e for x in rule_expressions(rule) for e in walk(x, signals))
+    return max((e.n for e in found if isinstance(e, ir.Kept)), default=0)
 
 
 def forced(bound: BoundPolicy, grid: Grid, at: Situation) -> Decision:
@@ -115,6 +123,8 @@ class _Folded:
         sums = [e for e in walk(rule.condition, signals) if isinstance(e, ir.Accumulate)]
         if sums and at.account is None:
             return None, None
+        if at.computed is None and looks_back(rule, signals):
+            return None, None
         compute = not self._value(rule.condition)
         grown = at.account if not sums else np.float32(self._value(sums[0]))
         compute = self._shares(rule, compute)
@@ -135,14 +145,16 @@ class _Folded:
             compute = compute and not self._value(rule.hold_below) > 1
         return compute or (rule.all_above is not None and bool(self._value(rule.all_above) < 0))
 
-    def _value(self, expr: ir.Expr) -> Value:
+    def _value(self, expr: ir.Expr) -> StaticValue:
         step = self.at.state.step
-        moment = Moment(
+        moment = StaticMoment(
             params={name: np.float32(v) for name, v in self.bound.values.items()},
             signals={s.name: s for s in self.bound.ir.signals},
             grid=self.grid,
             step=step,
             changes={c: np.float32(t[step]) for c, t in self.static.tables.items()},
             account=self.at.account,
+            tables=self.static.tables,
+            kept=self.at.computed,
         )
         return evaluate(expr, moment)

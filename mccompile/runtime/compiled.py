@@ -34,7 +34,7 @@ from mccompile.runtime.trace import Event
 LOG = logging.getLogger("mccompile")
 
 
-class Journal(Protocol):
+class KeepsCalls(Protocol):
     """Keeps calls while they are made, and makes those again that another process has made and kept."""
 
     def call(self, runner: Runner, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
@@ -56,7 +56,7 @@ class CompiledModel(StandIn):
     ) -> None:
         super().__init__(model)
         self.clock: Clock | None = None
-        self.journal: Journal | None = None
+        self.journal: KeepsCalls | None = None
         self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"

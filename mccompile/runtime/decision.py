@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
 import torch
 
+from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Now, Params, Tail
+from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import clock_value, table_value
+from mccompile.policy.evaluate import clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
@@ -21,7 +22,6 @@ from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
 
-Call = Callable[..., tuple[Value, ...]]
 OUTPUT = Tail("block_output")
 
 
@@ -31,9 +31,12 @@ def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -
 
 
 def host_rows(
-    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan
+    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan, kept: np.ndarray
 ) -> np.ndarray:
-    """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing."""
+    """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing.
+
+    kept: of which chunks of the video something is kept, bool [B, chunks].
+    """
     host = np.zeros((len(actions), len(spec.host), len(moment.chunks)), np.float32)
     row = {name: i for i, name in enumerate(spec.host)}
     for b, of_sample in enumerate(actions):
@@ -44,6 +47,8 @@ def host_rows(
             at[row["reused"]] = action.kind == "reuse"
             at[row["phase"]] = action.phase
             at[row["first"]] = time.chunk == 0
+            if "fresh" in row:
+                at[row["fresh"]] = not kept[b, time.chunk]
             sees = {t.chunk for t, a in zip(moment.chunks[:g], of_sample, strict=False) if a.runs}  # in this very call
             at[row["tail"]] = (b, time.chunk - 1) in states.seen or time.chunk - 1 in sees
             if action.account is not None:
@@ -54,7 +59,7 @@ def host_rows(
             for clock in CLOCKS:
                 at[row[clock]] = clock_value(clock, time.step, moment.grid)
             for i, table in enumerate(spec.tables):
-                at[row[f"table:{i}"]] = table_value(table, time.step, moment.grid.steps)
+                at[row[f"table:{i}"]] = clock_row(table, time.step, moment.grid)
             for i, change in enumerate(spec.changes):
                 at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
     return host
@@ -73,11 +78,12 @@ def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | No
 class Decide:
     """The decision graph with its states in the store."""
 
-    def __init__(self, spec: DecideSpec, call: Call) -> None:
+    def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
-        self.sees_every_step = any(isinstance(s, Before | Tail) for s in spec.inputs) or len(spec.counts) > 1
-        self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, Kept))
+        measures = any(isinstance(slot, SourceBefore | Past | Tail) for slot in spec.inputs)
+        self.sees_every_step = measures or len(spec.counts) > 1
+        self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, KeptSlot))
         self._call = call
 
     def run(
@@ -129,22 +135,22 @@ class Decide:
     ) -> None:  # fmt: skip
         """All states of the graph, as its first run makes them."""
         for slot in self.spec.inputs:
-            if isinstance(slot, Kept):
+            if isinstance(slot, KeptSlot):
                 self._state(slot, sources, states, layout, moment, device)
 
     def _state(
-        self, slot: Kept, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
+        self, slot: KeptSlot, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
         device: torch.device,
     ) -> torch.Tensor:  # fmt: skip
         if slot not in states.tensors:
             b, _, f, p = layout.cells
             shape: tuple[int, ...] = (b, moment.total, f, p)
             match slot:
-                case Before(source):
+                case SourceBefore(source):
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
                     shape = (b, moment.total + 1, *self._cells_of(source, sources, layout)[3:])
-                case Count() | Late():
+                case Count() | Late() | Past():
                     pass
                 case _:
                     assert_never(slot)
@@ -161,11 +167,11 @@ class Decide:
 class Observe:
     """The graph of late signals with its states in the store."""
 
-    def __init__(self, spec: ObserveSpec, call: Call) -> None:
+    def __init__(self, spec: ObserveSpec, call: GraphCall) -> None:
         self.spec = spec
         self._call = call
         self._late = tuple(Late(name) for name in spec.signals)
-        self._kept: tuple[Kept, ...] = (OUTPUT, *self._late)
+        self._kept: tuple[KeptSlot, ...] = (OUTPUT, *self._late)
 
     def run(
         self, want: np.ndarray, params: torch.Tensor, output: torch.Tensor, states: States, layout: Layout,
@@ -200,7 +206,7 @@ class Observe:
             states.tensors[OUTPUT] = torch.zeros(b, moment.total + 1, p, output.size(-1), device=output.device)
 
 
-def keep_state(states: States, slot: Kept, first: int, value: Value) -> None:
+def keep_state(states: States, slot: KeptSlot, first: int, value: Value) -> None:
     """Takes over what a graph made of a state from the chunk `first` on; the graphs' results are their own tensors."""
     assert isinstance(value, torch.Tensor)
     state = states.tensors[slot]

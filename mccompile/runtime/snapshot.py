@@ -6,31 +6,30 @@ plans, prelude values, what blocks make of the prompt, memory that is only writt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
 
-from mccompile import ir
-from mccompile.lowering.slots import Before, Count, Kept, Late, Tail
+from mccompile.lowering.slots import KeptSlot, Late
 from mccompile.policy.phases import ChunkState
 from mccompile.runtime.clock import Moment
+from mccompile.runtime.decision import OUTPUT
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import BranchStore, History, Memory, States, Window
 
 Cells = tuple[tuple[bool, ...], ...]
 Pairs = tuple[tuple[int, int], ...]
-Place = tuple[str, ...]  # of a tensor: buffer, block, number; kept, segment, stream; state, slot; or selection
+StoredAt = tuple[str, ...]  # of a tensor: buffer, block, number; kept, segment, stream; state, slot; or selection
 
 
 @dataclass(frozen=True, slots=True)
 class Lying:
     """A tensor of a branch: where it belongs, and how it lies in memory. host: beside the accelerator."""
 
-    place: Place
+    place: StoredAt
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     host: bool
@@ -102,7 +101,7 @@ def take(runner: Runner, moment: Moment) -> Snapshot | None:
 
 def restore(runner: Runner, moment: Moment, snapshot: Snapshot, device: torch.device) -> None:
     """The request as it was when the snapshot was taken. Raises ValueError where the snapshot is none of `take`."""
-    left, staging = iter(snapshot.tensors), runner.engine.blocks.staging
+    left, staging, slots = iter(snapshot.tensors), runner.engine.blocks.staging, _slots(runner)
     stores = {}
     for facts in snapshot.facts.branches:
         store = _store(facts)
@@ -110,12 +109,12 @@ def restore(runner: Runner, moment: Moment, snapshot: Snapshot, device: torch.de
             tensor = next(left, None)
             if tensor is None:
                 raise ValueError("it has fewer tensors than it names")
-            _put(store, lying.place, _laid(tensor, lying, device, staging))
+            _put(store, slots, lying.place, _laid(tensor, lying, device, staging))
         stores[facts.name] = store
     runner.resume(moment, stores, snapshot.facts.trusted)
 
 
-def _tensors(store: BranchStore) -> Iterator[tuple[Place, torch.Tensor]]:
+def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
     for block, buffers in store.memory.buffers.items():
         for number, buffer in enumerate(buffers):
             yield ("buffer", str(block), str(number)), buffer
@@ -127,7 +126,7 @@ def _tensors(store: BranchStore) -> Iterator[tuple[Place, torch.Tensor]]:
         yield ("selection",), torch.from_numpy(np.ascontiguousarray(store.states.selection))
 
 
-def _lying(place: Place, tensor: torch.Tensor) -> Lying:
+def _lying(place: StoredAt, tensor: torch.Tensor) -> Lying:
     return Lying(place, tuple(tensor.shape), tuple(tensor.stride()), tensor.device.type == "cpu")
 
 
@@ -178,7 +177,18 @@ def _laid(tensor: torch.Tensor, lying: Lying, device: torch.device, staging: Sta
     return made.to(device)
 
 
-def _put(store: BranchStore, place: Place, tensor: torch.Tensor) -> None:
+def _slots(runner: Runner) -> dict[str, KeptSlot]:
+    """The states that the decision and observe graphs keep, by name."""
+    decide, observe = runner.engine.decide, runner.engine.observe
+    found: list[KeptSlot] = []
+    if decide is not None:
+        found += [s for s in (*decide.spec.inputs, *decide.spec.outputs) if isinstance(s, KeptSlot)]
+    if observe is not None:
+        found += [OUTPUT, *(Late(name) for name in observe.spec.signals)]
+    return {slot.name: slot for slot in found}
+
+
+def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, tensor: torch.Tensor) -> None:
     match place:
         case ("buffer", block, number):
             before = store.memory.buffers.get(int(block), ())
@@ -187,23 +197,9 @@ def _put(store: BranchStore, place: Place, tensor: torch.Tensor) -> None:
             store.memory.buffers[int(block)] = (*before, tensor)
         case ("kept", segment, stream):
             store.memory.kept[int(segment), stream] = tensor
-        case ("state", name):
-            store.states.tensors[slot_of(name)] = tensor
+        case ("state", name) if name in slots:
+            store.states.tensors[slots[name]] = tensor
         case ("selection",):
             store.states.selection = tensor.cpu().numpy()
         case _:
             raise ValueError(f"it has no place {place}")
-
-
-def slot_of(name: str) -> Kept:
-    """The kept slot of that name. Raises ValueError for another."""
-    match name.split(":"):
-        case ["state", ("account" | "streak" | "total") as of]:
-            return Count(of)
-        case ["before", source, ("step" | "compute") as since] if source in get_args(ir.SourceName):
-            return Before(source, since)  # type: ignore[arg-type]
-        case ["tail", source] if source in get_args(ir.SourceName):
-            return Tail(source)  # type: ignore[arg-type]
-        case ["late", signal]:
-            return Late(signal)
-    raise ValueError(f"`{name}` is no state of a decision")

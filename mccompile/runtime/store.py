@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mccompile.lowering.slots import Count, Kept
+from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
@@ -197,7 +197,7 @@ class Deciding:
 
     host: np.ndarray
     first: int
-    states: Mapping[Kept, torch.Tensor]
+    states: Mapping[KeptSlot, torch.Tensor]
     mask: torch.Tensor
     copied: torch.cuda.Event | None
 
@@ -210,7 +210,7 @@ class States:
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
     """
 
-    tensors: dict[Kept, torch.Tensor] = field(default_factory=dict)
+    tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
     seen: set[tuple[int, int]] = field(default_factory=set)
     observed: set[tuple[int, int]] = field(default_factory=set)
     ahead: Deciding | None = None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mccompile.capture import CallError, capture, capture_batched, flat_inputs, run_full
+from mccompile.capture.batch import _MIXED, _assignments, _mixes
 from mccompile.capture.errors import IdentityError
 from tests.zoo import zoo
 
@@ -54,6 +55,36 @@ def test_a_model_of_one_number_of_samples_refuses_another(mixes: bool, why: str)
     flat_inputs(captured, family.call(family.sizes[2]))
     with pytest.raises(CallError, match="has 2 samples, but the model was captured for 1"):
         flat_inputs(captured, family.call(family.sizes[2], batch=2))
+
+
+class _Odd(nn.Module):
+    """What it returns for several samples has another form than what it returns for each."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        alone = x.size(0) == 1
+        match self.form:
+            case "two rows for one sample":
+                return (x.expand(2, -1),) if alone else (x,)
+            case "a row of another length":
+                return (x[:, :1],) if alone else (x,)
+            case "one more result":
+                return (x,) if alone else (x, x)
+            case "another dtype":
+                return (x.double(),) if alone else (x,)
+        return (x.sum(),)
+
+
+@pytest.mark.parametrize(
+    "form", ["two rows for one sample", "a row of another length", "one more result", "another dtype", "one number"]
+)
+def test_results_of_another_form_are_not_those_of_each_sample_alone(form: str) -> None:
+    call = {"x": torch.ones(1, 3)}
+    sampled = next(_assignments(call))
+    assert _mixes(_Odd(form), sampled, 2) == _MIXED
 
 
 def test_a_list_of_equal_numbers_may_be_as_long_as_there_are_samples() -> None:

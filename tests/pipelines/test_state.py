@@ -8,10 +8,12 @@ from functools import partial
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
+from peft import LoraConfig
 from torch import nn
 
 from mccompile import api
 from mccompile.runtime.errors import ModelChanged, ModelTreated
+from mccompile.runtime.state import ModelState
 from tests.pipelines.conftest import Wan, distance, generate, text, wan, wan_transformer
 
 IN_PLACE: dict[str, Callable[[WanTransformer3DModel], object]] = {
@@ -71,6 +73,40 @@ def test_another_structure_is_refused_before_the_first_step(name: str) -> None:
     with pytest.raises(ModelChanged, match=words):
         generate(pipe)
     assert compiled.events == []
+
+
+def add_adapter(model: WanTransformer3DModel) -> None:
+    model.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q"]), "one")
+    model.eval()
+
+
+ADAPTED: dict[str, tuple[Callable[[WanTransformer3DModel], object], str]] = {
+    "added": (lambda m: None, r"module `blocks\.0\.attn1\.to_q\.base_layer` was added"),
+    "scaled": (lambda m: m.set_adapters("one", 0.25), r"other adapters \(`scaling`\)"),
+    "disabled": (lambda m: m.disable_lora(), r"other adapters \(`_disable_adapters`\)"),
+    "fused": (lambda m: m.fuse_lora(), "has other"),
+    "deleted": (lambda m: m.delete_adapters("one"), r"lora_A\.one` is gone"),
+    "trained": (lambda m: [p.mul_(2) for n, p in m.named_parameters() if "lora_B" in n], ""),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_an_adapter_is_part_of_what_was_compiled(name: str) -> None:
+    """One that comes, changes or goes after the compile is refused; only its values may change, and are followed."""
+    change, words = ADAPTED[name]
+    model = wan_transformer(layers=1)
+    if name != "added":
+        add_adapter(model)
+    with torch.no_grad():
+        state = ModelState(model, model)
+        if name == "added":
+            add_adapter(model)
+        change(model)
+    if not words:
+        assert state.changed()
+        return
+    with pytest.raises(ModelChanged, match=words):
+        state.changed()
 
 
 @pytest.mark.parametrize("treat", [add_hook, STRUCTURE["cache"][0], STRUCTURE["forward"][0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -25,42 +26,59 @@ from policy_cases import (
 )
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
-from mccompile.policy.evaluate import Grid, Moment, evaluate, is_static, static_changes, table_value
+from mccompile.policy.evaluate import Grid, StaticMoment, clock_row, evaluate, is_static, static_changes, table_value
 
 C = ir.Const
 GRID = grid_of(12)
-MOTION_ONLY = (ir.Source("latent"), ir.FrameDiff(ir.Source("latent"), True))
+MOTION_ONLY = (ir.SourceRef("latent"), ir.FrameDiff(ir.SourceRef("latent"), True))
 TABLE = ir.Table((0.3, 1.7, -0.25))
+TOTAL = ir.Cumulative("product", ir.Apply("add", (TABLE, ir.ClockRef("sigma"))))
+PASTS: dict[ir.Kept | ir.Before, float] = {  # of a cell that steps 3 and 1 computed last
+    ir.Kept(ir.ClockRef("sigma"), 1): GRID.sigmas[3],
+    ir.Kept(ir.ClockRef("sigma"), 2): GRID.sigmas[1],
+}
 singles = st.floats(-4, 4, width=32)
-clocks = [ir.Clock("step"), ir.Clock("fraction"), ir.Clock("timestep"), ir.Clock("sigma")]
+clocks = [ir.ClockRef("step"), ir.ClockRef("fraction"), ir.ClockRef("timestep"), ir.ClockRef("sigma")]
 leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
 constants = st.floats(-3, 3).map(C)
-operations = st.sampled_from(["add", "sub", "mul", "div", "min", "max"])
+rows = {n: r for n, r in OPERATIONS.items() if n != "pow"}  # its exponents are few: see `_numeric`
+NUMERIC, TRUTHS = ([n for n, r in rows.items() if r.truth is truth] for truth in (False, True))
+
+
+def _applied(names: Iterable[str], inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
+    """Each operation of the table on as many operands as it has."""
+    each = (st.tuples(st.just(name), st.tuples(*[inner] * len(rows[name].operands))) for name in names)
+    return st.one_of(*each).map(lambda drawn: ir.Apply(*drawn))  # type: ignore[arg-type]
+
+
+literals = st.recursive(st.one_of(constants, st.sampled_from([0.1, 0.2, 0.3]).map(C)), lambda c: _applied(NUMERIC, c))
 
 
 def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
     return st.one_of(
-        st.builds(lambda op, a, b: ir.Apply(op, (a, b)), operations, inner, inner),
-        st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, constants),
-        st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(["neg", "abs", "sqrt"]), inner),
+        _applied(NUMERIC, inner),
+        st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, literals),
+        st.builds(ir.Polynomial, literals, st.just(WAN)),
         st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 1.7, 2.0, 3.0])),
         st.builds(ir.Polynomial, inner, st.just(WAN)),
         st.builds(ir.Accumulate, inner),
         st.builds(ir.SignalRef, st.just("drift")),
+        st.builds(ir.Kept, st.just(ir.ClockRef("sigma")), st.integers(1, 2)),
+        st.just(ir.Before(ir.ClockRef("timestep"))),
+        st.just(TOTAL),
     )
 
 
 numbers = st.recursive(leaves, _numeric, max_leaves=6)
-comparisons = st.builds(
-    lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["lt", "le", "gt", "ge"]), numbers, numbers | constants
+LOGIC = ["and", "or", "not"]
+compared = sorted(set(TRUTHS) - set(LOGIC))
+comparisons = _applied(compared, numbers) | st.builds(
+    lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(compared), numbers, literals
 )
-truths = st.one_of(
-    comparisons,
-    st.builds(lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["and", "or"]), comparisons, comparisons),
-    st.builds(lambda a: ir.Apply("not", (a,)), comparisons),
-)
+truths = st.one_of(comparisons, _applied(LOGIC, comparisons), _applied(LOGIC, _applied(compared, literals)))
 
 
 @example(ir.Apply("sqrt", (ir.SignalRef("drift"),)), 0.0, 0.0, 0.0546875, 0.0, 0)  # torch.sqrt is one bit off on AVX2
@@ -71,19 +89,22 @@ def test_the_planner_computes_what_the_graph_computes(
 ) -> None:
     signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
     params = {"a": np.float32(a), "b": np.float32(b)}
-    ours = evaluate(expr, Moment(params, signals, GRID, step, {MODULATION: np.float32(change)}, np.float32(account)))
+    changes = {MODULATION: np.float32(change)}
+    ours = evaluate(expr, StaticMoment(params, signals, GRID, step, changes, np.float32(account), {}, (3, 1)))
     clock = {"step": step, "fraction": step / 12, "timestep": GRID.timesteps[step], "sigma": GRID.sigmas[step]}
     given_ = Leaves(
         params={n: torch.tensor(v.item()) for n, v in params.items()},
         clock={n: torch.tensor(float(v)) for n, v in clock.items()},
-        tables={TABLE: torch.tensor(table_value(TABLE, step, 12).item())},
+        tables={t: torch.tensor(clock_row(t, step, GRID).item()) for t in (TABLE, TOTAL)},
         changes={MODULATION: torch.tensor(change)},
         motions={},
         late={},
         signals=signals,
         account=torch.tensor(account),
+        pasts={p: torch.tensor(v) for p, v in PASTS.items()}
+        | {ir.Before(ir.ClockRef("timestep")): torch.tensor(GRID.timesteps[max(step - 1, 0)])},
     )
-    theirs = evaluate_tensor(expr, given_)
+    theirs = torch.as_tensor(evaluate_tensor(expr, given_))
     assert theirs.dtype in (torch.float32, torch.bool)
     assert np.array_equal(np.asarray(ours), theirs.numpy(), equal_nan=True)
 
@@ -105,7 +126,7 @@ def test_what_is_static() -> None:
     assert not is_static(PROBE, made, everything)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
-    assert not is_static(ir.FrameDiff(ir.Source("latent"), True), made, everything)
+    assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
 
 
 def test_the_changes_a_plan_needs() -> None:
@@ -118,10 +139,22 @@ def test_the_changes_a_plan_needs() -> None:
     assert static_changes(both, frozenset({"latent", "modulation"})) == (MOTION, MODULATION)
 
 
-@pytest.mark.parametrize("expr", [MODULATION, *MOTION_ONLY, ir.Accumulate(C(1.0))])
+def test_earlier_values() -> None:
+    """At step 6 of a cell that steps 4, 3 and 1 computed: of a change, of the clock, and running totals."""
+    table = tuple(float(s) for s in range(12))
+    at = StaticMoment({}, {}, GRID, 6, {MODULATION: np.float32(6)}, np.float32(9), {MODULATION: table}, (4, 3, 1))
+    pasts = [ir.Kept(MODULATION, 1), ir.Kept(MODULATION, 3), ir.Kept(MODULATION, 8), ir.Before(MODULATION)]
+    assert [evaluate(p, at) for p in pasts] == [4, 1, 1, 5]
+    assert evaluate(ir.Cumulative("sum", ir.ClockRef("step")), at) == 21
+    assert evaluate(ir.Before(ir.ClockRef("step")), StaticMoment({}, {}, GRID, 0, {}, None)) == 0
+
+
+@pytest.mark.parametrize(
+    "expr", [MODULATION, *MOTION_ONLY, ir.Accumulate(C(1.0)), ir.Kept(ir.ClockRef("step"), 1), ir.Kept(MODULATION, 1)]
+)
 def test_what_is_not_known_has_no_value(expr: ir.Expr) -> None:
     with pytest.raises(ValueError, match=r"known|depends on data"):
-        evaluate(expr, Moment({}, {}, GRID, 1, {}, None))
+        evaluate(expr, StaticMoment({}, {}, GRID, 1, {}, None))
 
 
 def test_a_grid_has_a_timestep_and_a_sigma_for_each_step() -> None:
