@@ -1,4 +1,4 @@
-"""Kills runs with SIGKILL at random points and resumes them: `make kills`, or `python -m tests.generate.kills [POINTS]`.
+"""Kills runs with SIGKILL at random points and resumes them: `make kills`, or `python -m tests.generate.kills 50`.
 
 The embedded model is captured once. Each run and each resumption is a forked process of its own. The child of a
 resumption tells the digest of its video, which must be that of a run that nobody killed.
@@ -61,9 +61,9 @@ def child(work: Callable[[], object]) -> tuple[int, int]:
     try:
         os.write(write, repr(work()).encode())
         status = 0
-    except Exception:  # noqa: BLE001  # whatever it is, the parent hears of it
-        traceback.print_exc()
     finally:
+        if status:
+            traceback.print_exc()
         os._exit(status)
 
 
