@@ -19,7 +19,8 @@ from mccompile.cli.options import (
     positive,
 )
 from mccompile.cli.progress import display
-from mccompile.cli.recording import journal_of, record_comparison, record_single, resumed
+from mccompile.cli.recording import record_comparison, record_single
+from mccompile.cli.resuming import journal_of, resumed
 from mccompile.cli.table import table
 from mccompile.cli.terminal import say
 
