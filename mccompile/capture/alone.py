@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import CaptureError, first_line
 from mccompile.capture.export import Pair, paired
-from mccompile.capture.opaque import OpaquePrelude, Shape, Stack
-from mccompile.capture.opaque_graph import OWN, OpaqueGraph, Plan, assembled_of, located
+from mccompile.capture.opaque import OpaquePrelude, OpaqueShape, Stack
+from mccompile.capture.opaque_graph import OWN, OpaqueGraph, WholeGraphPlan, assembled_of, located
 from mccompile.capture.stacks import CHILD
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import prove
@@ -151,7 +151,7 @@ def _made(blocks: Sequence[_Seen], index: int) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _shape(model: nn.Module, blocks: Sequence[_Seen], index: int) -> Shape:
+def _shape(model: nn.Module, blocks: Sequence[_Seen], index: int) -> OpaqueShape:
     """How a block is called. Raises NotAlone."""
     block = blocks[index]
     path = block.one.path
@@ -175,10 +175,10 @@ def _shape(model: nn.Module, blocks: Sequence[_Seen], index: int) -> Shape:
     others = {i: x for i, x in enumerate(block.one.results) if i not in tensors}
     spec, out_spec = block.one.spec, block.one.out_spec
     module = model.get_submodule(path)
-    return Shape(module, spec, fixed, streams, tuple(shared), out_spec, tensors, others, passed)
+    return OpaqueShape(module, spec, fixed, streams, tuple(shared), out_spec, tensors, others, passed)
 
 
-def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[object]]) -> Plan:
+def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[object]]) -> WholeGraphPlan:
     """What the blocks share is what they are given when all blocks before them are passed by: numbers decide."""
     first: dict[tuple[int, int], tuple[int, int]] = {}
     owner = {
@@ -199,7 +199,7 @@ def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[objec
     paths = tuple(block.one.path for block in blocks)
     made = tuple(_origins(stack, blocks, i) for i in range(len(blocks)))
     continues = tuple(_continues(stack, blocks, i, at[i] is not None) for i in range(len(blocks)))
-    return Plan(tuple(given), paths, tuple(at), made, continues)
+    return WholeGraphPlan(tuple(given), paths, tuple(at), made, continues)
 
 
 def _continues(stack: Stack, blocks: Sequence[_Seen], index: int, direct: bool) -> tuple[int | None, ...]:

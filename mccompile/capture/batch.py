@@ -119,7 +119,7 @@ def _latent(probe: Arguments, second: Arguments) -> str:
         one, two = probe[name], second.get(name)
         if not isinstance(one, torch.Tensor) or not isinstance(two, torch.Tensor) or not one.dim():
             return -1
-        return sum(a != b for a, b in zip(one.shape, two.shape, strict=False))
+        return sum(a != b for a, b in zip(one.shape, two.shape, strict=True)) if one.dim() == two.dim() else -1
 
     return max(probe, key=varying, default="")
 
@@ -149,8 +149,10 @@ def _how_many(one: Arguments, small: Arguments) -> int:
 
     Two samples of five frames and one of ten would make `samples * frames` look like a constant.
     """
-    pairs = zip(*(_leaves(call) for call in (one, small)), strict=False)
-    sizes = {(a, b) for x, y in pairs for a, b in zip(x.shape, y.shape, strict=False)}
+    first, second = _leaves(one), _leaves(small)
+    both = min(len(first), len(second))  # calls of different forms are refused later, with a reason
+    pairs = [(x, y) for x, y in zip(first[:both], second[:both], strict=True) if x.dim() == y.dim()]
+    sizes = {(a, b) for x, y in pairs for a, b in zip(x.shape, y.shape, strict=True)}
     return next((n for n in _COUNTS if all(n * a != b and a != n * b for a, b in sizes)), _COUNTS[0])
 
 

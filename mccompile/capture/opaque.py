@@ -19,7 +19,7 @@ from mccompile.capture.watched import Act, Stopped, instead
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class OpaqueShape:
     """How one block is called and what it returns, as flat leaves.
 
     spec, out_spec: of (args, kwargs) and of the result. fixed: the arguments that are always the same, by place.
@@ -64,7 +64,7 @@ class Stack:
     """
 
     model: nn.Module
-    blocks: tuple[Shape, ...]
+    blocks: tuple[OpaqueShape, ...]
     spec: pytree.TreeSpec
     inputs: tuple[int, ...]
     fixed: Mapping[int, object]
@@ -87,7 +87,7 @@ class Stack:
     def passing(self, count: int, last: Sequence[object] | None) -> dict[nn.Module, Act]:
         """Acts that pass the first `count` blocks by; the last of them returns the tensors `last`, where given."""
 
-        def act(shape: Shape, values: Sequence[object] | None) -> Act:
+        def act(shape: OpaqueShape, values: Sequence[object] | None) -> Act:
             def run(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
                 leaves = pytree.tree_leaves((args, kwargs))
                 return shape.returned([leaves[i] for i in shape.passed] if values is None else values)
@@ -134,7 +134,7 @@ def _alone(value: object) -> object:
 class OpaqueBlock(nn.Module):
     """A block that directly follows the one before it: takes streams and shared values, gives streams."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: OpaqueShape) -> None:
         super().__init__()
         self._own = (shape,)
 

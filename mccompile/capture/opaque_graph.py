@@ -28,7 +28,7 @@ OWN = "its blocks run as the model's own code, uncompiled"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WholeGraphPlan:
     """Which values the prelude gives, and which blocks directly follow the one before.
 
     wanted: (block, place) of the values. paths: of the blocks. at: for each block the number among `wanted` of each of
@@ -47,7 +47,7 @@ class Plan:
 class OpaqueGraph:
     """Writes the captured graph: placeholders, the prelude, one call a block, the postlude."""
 
-    def __init__(self, stack: Stack, plan: Plan, pair: Pair) -> None:
+    def __init__(self, stack: Stack, plan: WholeGraphPlan, pair: Pair) -> None:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.stack, self.plan = stack, plan
         named = [self.graph.placeholder(re.sub(r"\W+", "_", path).strip("_")) for path in pair.paths]
