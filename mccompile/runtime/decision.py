@@ -13,7 +13,6 @@ from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
-from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
@@ -21,15 +20,19 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
+from mccompile.runtime.upload import upload
 
 OUTPUT = Tail("block_output")
 
 
+<<<<<<< HEAD
 def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -> torch.Tensor:
     """Returns the values of the parameters as one vector, in the order of `names`."""
     return torch.tensor([float(bound.values[n]) for n in names], dtype=torch.float32, device=device)
 
 
+=======
+>>>>>>> main
 def host_rows(
     spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan, kept: np.ndarray
 ) -> np.ndarray:
@@ -104,7 +107,7 @@ class Decide:
         for slot in self.spec.inputs:
             match slot:
                 case Host():
-                    arguments.append(torch.from_numpy(host).to(device, non_blocking=True))
+                    arguments.append(upload(host, device))
                 case Params():
                     arguments.append(params)
                 case Now(source):
@@ -192,7 +195,7 @@ class Observe:
                 host[sample, 2, g] = (sample, time.chunk - 1) in states.observed
         tail = states.tensors[OUTPUT][:, first : first + layout.chunks + 1]
         late = [states.tensors[slot][:, span] for slot in self._late]
-        made = self._call(torch.from_numpy(host).to(device), params, output, tail, *late)
+        made = self._call(upload(host, device), params, output, tail, *late)
         for slot, value in zip(self._kept, made, strict=True):
             keep_state(states, slot, first, value)
 

@@ -14,12 +14,13 @@ from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
-from mccompile.runtime.decision import host_rows, parameters
+from mccompile.runtime.decision import host_rows
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Memory
+from mccompile.runtime.upload import parameters
 
 
 @dataclass(frozen=True, slots=True)
