@@ -25,14 +25,6 @@ from mccompile.runtime.upload import upload
 OUTPUT = Tail("block_output")
 
 
-<<<<<<< HEAD
-def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -> torch.Tensor:
-    """Returns the values of the parameters as one vector, in the order of `names`."""
-    return torch.tensor([float(bound.values[n]) for n in names], dtype=torch.float32, device=device)
-
-
-=======
->>>>>>> main
 def host_rows(
     spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan, kept: np.ndarray
 ) -> np.ndarray:
