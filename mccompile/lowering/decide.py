@@ -1,7 +1,7 @@
-"""The decision as a graph: which tokens of which chunks are computed in this call (policy rules, lowered).
+"""Lowers the rules of a policy to a graph that decides which tokens of which chunks are computed in a call.
 
-The graph is built by tracing the functions below over the policy's expressions, then compiled with the rest.
-Everything that only the clock knows arrives in one small tensor, `host` [B, K, G]; parameters in one vector.
+The functions below are traced over the policy's expressions, and the graph is compiled with the others. What only the
+clock knows arrives in one small tensor, `host` [B, K, G]. The parameters arrive in one vector.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class DecideSpec:
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
-    """Phases whose rule needs the graph, by index."""
+    """Returns the phases whose rule needs the graph, each with its index."""
     return tuple((i, p.rule) for i, p in enumerate(policy.phases) if isinstance(p.rule, ir.Reuse | ir.Top))
 
 
 def build_decide(
     policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
 ) -> DecideSpec | None:
-    """The decision graph of `policy`, or None where the clock decides everything.
+    """Builds the decision graph of `policy`. Returns None if the clock decides everything.
 
     supplied: changes whose values the host knows (folded). Raises KeyError for a source not located.
     """
@@ -95,7 +95,7 @@ def build_decide(
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """The traced function, with what it needs to know at trace time."""
+    """The function that is traced, and what it needs to know while it is traced."""
 
     policy: ir.PolicyIR
     spec: DecideSpec
@@ -157,7 +157,7 @@ class _Decision:
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
+        """Returns (tokens that fire, accounts with what this step adds) under the rule of each chunk's phase."""
         fired = held = None
         for index, rule in self.rules.items():
             f, a = fire(rule, replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get)), get)
@@ -170,7 +170,7 @@ class _Decision:
 
 
 def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which cells a rule computes [B, G, F, P], and the accounts after this step's addition."""
+    """Returns which cells a rule computes, [B, G, F, P], and the accounts with what this step adds."""
     account = leaves.account
     assert account is not None
     if isinstance(rule, ir.Top):
@@ -197,12 +197,12 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
 
 
 def _share(fired: torch.Tensor) -> torch.Tensor:
-    """The computed share of each chunk's tokens, [B, G, 1, 1]."""
+    """Returns the share of each chunk's tokens that is computed, [B, G, 1, 1]."""
     return fired.float().mean((2, 3), keepdim=True)
 
 
 def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
-    """What the rule adds to the account in this step: the argument of its `accumulate`, 0 without one."""
+    """Returns what the rule adds to the account in this step: the argument of its `accumulate`, or 0 without one."""
     for e in walk(condition, leaves.signals, late=False):
         if isinstance(e, ir.Accumulate):
             return evaluate(e.of, leaves)
@@ -210,7 +210,7 @@ def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
 
 
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The `share` of a chunk's tokens with the highest score (rounded up; ties by position)."""
+    """Selects the `share` of a chunk's tokens with the highest score, rounded up. Ties go by position."""
     flat = score.flatten(2)
     order = flat.argsort(dim=-1, descending=True, stable=True)
     rank = torch.zeros_like(order).scatter(-1, order, (torch.ones_like(order).cumsum(-1) - 1))

@@ -1,4 +1,4 @@
-"""Feeds the decision and observe graphs, and reads the mask back: the one host read of a call."""
+"""Feeds the decision and observe graphs, and reads the mask back. No other tensor of a call is read on the host."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def host_rows(
 
 
 def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """The mask on the host, and what to wait for before it is read: copies from a GPU end behind the host's back."""
+    """Starts the copy of the mask to the host. Returns it, and what to wait for before it is read."""
     if mask.device.type != "cuda":
         return mask.cpu(), None
     copied = torch.cuda.Event()
@@ -71,7 +71,7 @@ def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | No
 
 
 class Decide:
-    """The decision graph with its states in the store."""
+    """The decision graph. Its states lie in the store."""
 
     def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
@@ -85,14 +85,14 @@ class Decide:
         self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], states: States,
         layout: Layout, moment: Moment,
     ) -> np.ndarray:
-        """Mask [B, G, F, P] (True = compute); updates the states of the call's chunks."""  # fmt: skip
+        """Returns the mask [B, G, F, P] (True = compute), and updates the states of the call's chunks."""  # fmt: skip
         return self.finish(self.start(host, params, sources, states, layout, moment), states)
 
     def start(
         self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], states: States,
         layout: Layout, moment: Moment,
     ) -> Deciding:  # fmt: skip
-        """Puts the graph on the device's queue, and the copy of its mask to the host; changes nothing kept."""
+        """Puts the graph and the copy of its mask to the host on the device's queue. Nothing kept is changed."""
         device = params.device
         first = moment.chunks[0].chunk
         arguments: list[torch.Tensor] = []
@@ -115,7 +115,7 @@ class Decide:
         return Deciding(host, first, dict(zip(self._kept, made, strict=True)), *_on_its_way(mask))
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
-        """The mask of a decision, once it is there; its states are taken over, and the chunks it saw are noted."""
+        """Waits for the mask of a decision. The store takes over its states, and notes the chunks that it saw."""
         active = decision.host[:, self.spec.host.index("active")]
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
@@ -128,7 +128,7 @@ class Decide:
         self, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
         device: torch.device,
     ) -> None:  # fmt: skip
-        """All states of the graph, as its first run makes them."""
+        """Makes all states of the graph, as its first run makes them."""
         for slot in self.spec.inputs:
             if isinstance(slot, KeptSlot):
                 self._state(slot, sources, states, layout, moment, device)
@@ -154,13 +154,13 @@ class Decide:
         return states.tensors[slot]
 
     def _cells_of(self, source: str, sources: Mapping[str, torch.Tensor], layout: Layout) -> torch.Size:
-        """The sizes of a source as [B, G, F, P, C], 1 where it does not vary."""
+        """Returns the sizes of a source as [B, G, F, P, C], 1 where it does not vary."""
         where = next(s for s in self.spec.sources if s.source == source)
         return to_cells(sources[source], where, torch.empty(layout.cells, device="meta")).shape
 
 
 class Observe:
-    """The graph of late signals with its states in the store."""
+    """The graph of late signals. Its states lie in the store."""
 
     def __init__(self, spec: ObserveSpec, call: GraphCall) -> None:
         self.spec = spec
@@ -172,7 +172,7 @@ class Observe:
         self, want: np.ndarray, params: torch.Tensor, output: torch.Tensor, states: States, layout: Layout,
         moment: Moment,
     ) -> None:
-        """Refreshes the late signals of the chunks wanted, bool [B, G]; the others keep theirs."""  # fmt: skip
+        """Refreshes the late signals of the chunks in `want`, bool [B, G]. The others keep theirs."""  # fmt: skip
         first = moment.chunks[0].chunk
         span = slice(first, first + layout.chunks)
         device = output.device
@@ -192,7 +192,7 @@ class Observe:
             keep_state(states, slot, first, value)
 
     def states(self, output: torch.Tensor, states: States, layout: Layout, moment: Moment) -> None:
-        """All states of the graph, made where they are missing."""
+        """Makes the states of the graph that are missing."""
         b, _, f, p = layout.cells
         for slot in self._late:
             if slot not in states.tensors:
@@ -202,7 +202,7 @@ class Observe:
 
 
 def keep_state(states: States, slot: KeptSlot, first: int, value: Value) -> None:
-    """Takes over what a graph made of a state from the chunk `first` on; the graphs' results are their own tensors."""
+    """Puts into the store what a graph made of a state, from the chunk `first` on."""
     assert isinstance(value, torch.Tensor)
     state = states.tensors[slot]
     if state.shape == value.shape:
