@@ -8,20 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Literal, assert_never
 
 import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
-from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Now, Params, Slot, Tail, identifier
+from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Measured, Now, Params, Slot, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
 Get = Callable[[Slot], torch.Tensor]
+Guard = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
+Acted = Mapping[str, torch.Tensor]  # by the name of a guard: whether it changed the decision of a cell, or a chunk
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of what is measured, [B, G]. A signal's is the mean over the chunk; a guard's is 1 where it acted.
+
+    highest, lowest: of the accounts of the chunk's cells after the step's addition.
+    """
+
+    what: Literal["highest", "lowest", "signal", "guard"]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +43,8 @@ class DecideSpec:
     """A decision graph and how to feed it.
 
     inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
-    output is the mask (True = compute).
+    outputs are the mask (True = compute) and what it was made by.
+    measured: names of the rows of `Measured`: ACCOUNTS, signals by name, guards by GUARDS.
     host: names of the rows of `host`. params: names of the entries of `params`.
     changes: the changes that the host supplies (static ones, folded) as rows "change:i".
     """
@@ -43,6 +58,7 @@ class DecideSpec:
     sources: tuple[Located, ...]
     changes: tuple[ir.Change, ...]
     tables: tuple[ir.Table, ...]
+    measured: tuple[Row, ...]
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
@@ -79,11 +95,14 @@ def build_decide(
     host = (*FLAGS, *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
     host += tuple(f"change:{i}" for i in range(len(folded)))
     inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *(Late(n) for n in late))
-    outputs = (Mask(), *counts, *kept)
+    outputs = (Mask(), Measured(), *counts, *kept)
+    named = dict.fromkeys(e.name for e in found if isinstance(e, ir.SignalRef))
+    guards = dict.fromkeys(name for r in reuse for name, value in guards_of(r).items() if value is not None)
+    rows = (Row("highest"), Row("lowest"), *(Row("signal", n) for n in named), *(Row("guard", n) for n in guards))
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
-        sources=tuple(located[n] for n in names), changes=folded, tables=tables,
+        sources=tuple(located[n] for n in names), changes=folded, tables=tables, measured=rows,
     )  # fmt: skip
     todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late))
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
@@ -129,11 +148,12 @@ class _Decision:
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
         late = {n: get(Late(n)) for n in self.late}
         leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
-        mask, held = self._mask(leaves, row("phase"), get)
+        mask, held, acted = self._mask(leaves, row("phase"), get)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
         grown = torch.where(moving, held, account)
         out[Mask()] = compute
+        out[Measured()] = torch.stack([self._measured(r, leaves, grown, acted) for r in self.spec.measured], 1)
         out[Count("account")] = torch.where(compute, torch.zeros_like(grown), grown)
         for count in self.spec.counts[1:]:
             kept = get(count)
@@ -145,44 +165,98 @@ class _Decision:
                 out[slot] = torch.where(refresh.unsqueeze(-1), cells[slot.source].float(), get(slot))
         return {identifier(slot): value for slot, value in out.items()}
 
-    def _mask(self, leaves: Leaves, phase: torch.Tensor, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
-        """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
+    def _mask(self, leaves: Leaves, phase: torch.Tensor, get: Get) -> tuple[torch.Tensor, torch.Tensor, Acted]:
+        """(tokens that fire, accounts as grown by this step, guards that acted) under the rule of each chunk's phase."""
         fired = held = None
+        acted: dict[str, torch.Tensor] = {}
         for index, rule in self.rules.items():
-            f, a = fire(rule, leaves, get)
+            f, a, by = fire(rule, leaves, get)
             here = phase == float(index)
             fired = f if fired is None else torch.where(here, f, fired)
             held = a if held is None else torch.where(here, a, held)
+            for name, changed in by.items():
+                mine = (changed & here).any(-1).any(-1)
+                acted[name] = acted[name] | mine if name in acted else mine
         assert fired is not None
         assert held is not None
-        return fired, held
+        return fired, held, acted
+
+    def _measured(self, row: Row, leaves: Leaves, grown: torch.Tensor, acted: Acted) -> torch.Tensor:
+        """One row of what is measured, [B, G] float32."""
+        match row.what:
+            case "highest":
+                return grown.amax((2, 3))
+            case "lowest":
+                return grown.amin((2, 3))
+            case "signal":
+                return (torch.zeros_like(grown) + evaluate(ir.SignalRef(row.name), leaves)).mean((2, 3))
+            case "guard":
+                return acted[row.name].float()
+            case _:
+                assert_never(row.what)
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which cells a rule computes [B, G, F, P], and the accounts after this step's addition."""
+def guards_of(rule: ir.Reuse) -> dict[Guard, ir.Expr | None]:
+    """The guards of a rule by name, in the order in which they apply."""
+    return {
+        "vote": rule.vote, "hold": rule.hold_below, "compute all": rule.all_above,
+        "at most in a row": rule.max_consecutive, "at most in total": rule.max_total,
+        "at most of tokens": rule.max_reused,
+    }  # fmt: skip
+
+
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor, Acted]:
+    """Which cells a rule computes [B, G, F, P], the accounts after this step's addition, and which guards acted.
+
+    A cell whose signals are not finite is computed, whatever the condition and the guards say.
+    """
     account = leaves.account
     assert account is not None
     if isinstance(rule, ir.Top):
-        return _ranked(evaluate(rule.by, leaves) + account * 0.0, evaluate(rule.share, leaves)), account
+        score = torch.zeros_like(account) + evaluate(rule.by, leaves)
+        return _ranked(score, evaluate(rule.share, leaves)) | ~torch.isfinite(score), account, {}
     if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
         account = account.amax((2, 3), keepdim=True) + account * 0.0
         leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
     grown = account + _added(rule.condition, leaves)
     fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
-    if rule.vote is not None:
-        fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
-    if rule.hold_below is not None:
-        share = _share(fired)
-        fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
-    if rule.all_above is not None:  # of what is left: a chunk that was held computes nothing
-        fired = fired | (_share(fired) > evaluate(rule.all_above, leaves))
-    for count, limit in ((Count("streak"), rule.max_consecutive), (Count("total"), rule.max_total)):
+    acted: dict[str, torch.Tensor] = {}
+    for name, limit in guards_of(rule).items():
         if limit is not None:
-            fired = fired | (get(count) >= evaluate(limit, leaves))
-    if rule.max_reused is not None:  # what is computed anyway counts first: the guard adds only what is missing
-        first = torch.where(fired, float("inf"), grown)
-        fired = fired | _ranked(first, 1.0 - evaluate(rule.max_reused, leaves))
-    return fired, grown
+            guarded = _guarded(name, fired, evaluate(limit, leaves), grown, get)
+            acted[name], fired = guarded != fired, guarded
+    return fired | _undefined(rule.condition, leaves, grown), grown, acted
+
+
+def _guarded(
+    name: Guard, fired: torch.Tensor, limit: torch.Tensor | float, grown: torch.Tensor, get: Get
+) -> torch.Tensor:
+    """What a guard makes of the cells that fire, [B, G, F, P]."""
+    match name:
+        case "vote":
+            return (fired.float().mean(2, keepdim=True) > limit) | (fired & ~fired)
+        case "hold":
+            share = _share(fired)
+            return fired & ~((share > 0.0) & (share < limit))
+        case "compute all":  # of what is left: a chunk that was held computes nothing
+            return fired | (_share(fired) > limit)
+        case "at most in a row":
+            return fired | (get(Count("streak")) >= limit)
+        case "at most in total":
+            return fired | (get(Count("total")) >= limit)
+        case "at most of tokens":  # what is computed anyway counts first: the guard adds only what is missing
+            return fired | _ranked(torch.where(fired, float("inf"), grown), 1.0 - limit)
+        case _:
+            assert_never(name)
+
+
+def _undefined(condition: ir.Expr, leaves: Leaves, grown: torch.Tensor) -> torch.Tensor:
+    """The cells whose decision would rest on what is no finite number."""
+    undefined = ~torch.isfinite(grown)
+    for e in deciding(condition, leaves.signals):
+        if not isinstance(e, ir.Accumulate):
+            undefined = undefined | ~torch.isfinite(torch.zeros_like(grown) + evaluate(e, leaves))
+    return undefined
 
 
 def _share(fired: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,14 @@ import torch
 
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Now, Params, Tail
+from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Measured, Now, Params, Tail
 from mccompile.lowering.sources import to_cells
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import clock_value, table_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
+from mccompile.runtime.finite import OnItsWay
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
@@ -60,16 +61,6 @@ def host_rows(
     return host
 
 
-def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """The mask on the host, and what to wait for before it is read: copies from a GPU end behind the host's back."""
-    if mask.device.type != "cuda":
-        return mask.cpu(), None
-    copied = torch.cuda.Event()
-    target = torch.empty(mask.shape, dtype=mask.dtype, pin_memory=True).copy_(mask, non_blocking=True)
-    copied.record(torch.cuda.current_stream(mask.device))
-    return target, copied
-
-
 class Decide:
     """The decision graph with its states in the store."""
 
@@ -103,15 +94,17 @@ class Decide:
                     arguments.append(params)
                 case Now(source):
                     arguments.append(sources[source])
-                case Mask():
-                    raise AssertionError("a mask is no input of a decision")
+                case Mask() | Measured():
+                    raise AssertionError("results are no inputs of a decision")
                 case _:
                     full = self._state(slot, sources, states, layout, moment, device)
                     more = 1 if isinstance(slot, Tail) else 0
                     arguments.append(full[:, first : first + layout.chunks + more])
-        mask, *made = self._call(*arguments)
+        mask, measured, *made = self._call(*arguments)
         assert isinstance(mask, torch.Tensor)
-        return Deciding(host, first, dict(zip(self._kept, made, strict=True)), *_on_its_way(mask))
+        assert isinstance(measured, torch.Tensor)
+        kept = dict(zip(self._kept, made, strict=True))
+        return Deciding(host, first, kept, OnItsWay.of(mask), OnItsWay.of(measured))
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
         """The mask of a decision, once it is there; its states are taken over, and the chunks it saw are noted."""
@@ -119,9 +112,8 @@ class Decide:
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
             keep_state(states, slot, decision.first, value)
-        if decision.copied is not None:
-            decision.copied.synchronize()
-        return decision.mask.numpy()
+        states.measured = decision.measured.arrived().numpy()
+        return decision.mask.arrived().numpy()
 
     def states(
         self, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,

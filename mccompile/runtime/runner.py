@@ -19,6 +19,7 @@ from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.finite import finite
 from mccompile.runtime.fresh import made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
@@ -102,7 +103,9 @@ class Runner:
     def finish(self, step: Step, env: Env, mask: np.ndarray) -> tuple[Value, ...]:
         """The outputs of a call from the streams after its blocks; its store, phases and events follow."""
         self._after(step, env, mask)
-        return self.engine.postlude.run(env, step.shared, step.inputs)
+        results = self.engine.postlude.run(env, step.shared, step.inputs)
+        step.store.finite = finite(results)
+        return results
 
     def store_of(self, moment: Moment) -> BranchStore | None:
         """What the branch of a moment keeps, if it was called before."""
