@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from mccompile.arithmetic.operations import Operator
 from mccompile.diagnostics.source import Span
 
 
@@ -44,8 +45,6 @@ SourceName = Literal[
 ]
 ClockName = Literal["step", "fraction", "timestep", "sigma"]
 Distance = Literal["rel_l1", "l1", "l2", "cosine"]  # against the value at the previous step or computation
-Unary = Literal["neg", "abs", "sqrt", "not"]
-Binary = Literal["add", "sub", "mul", "div", "pow", "min", "max", "lt", "le", "gt", "ge", "and", "or"]
 Norm = Literal["mean", "max", "min_max"]
 Reduction = Literal["mean", "max", "min"]
 
@@ -136,7 +135,9 @@ class Reduce(Node):
 
 @dataclass(frozen=True, slots=True)
 class Apply(Node):
-    op: Unary | Binary
+    """One operation of the table in arithmetic/operations.py, which says what each means."""
+
+    op: Operator
     args: tuple[Expr, ...]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,14 @@ _TO = Parameter("to", "word", None, ("step", "chunk", "frame"))
 DISTANCES: dict[str, ir.Distance] = {"rel_l1": "rel_l1", "l1": "l1", "l2": "l2", "cosine": "cosine"}
 REDUCTIONS: dict[str, ir.Reduction] = {"mean": "mean", "largest": "max", "smallest": "min"}
 
+
+def _of_operations() -> Iterator[Function]:
+    """The functions that are one operation each."""
+    for name, operation in OPERATIONS.items():
+        if operation.duty:
+            yield Function(name, tuple(Parameter(of, "number") for of in operation.operands), operation.duty)
+
+
 FUNCTIONS = {
     function.name: function
     for function in (
@@ -96,13 +106,8 @@ FUNCTIONS = {
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),
         Function("smallest", (_OF, _TO), "the smallest over each step, chunk or frame"),
-        Function("max", (_OF, Parameter("other", "number")), "the larger of two"),
-        Function("min", (_OF, Parameter("other", "number")), "the smaller of two"),
-        Function(
-            "clamp", (_OF, Parameter("low", "number"), Parameter("high", "number")), "held within low and high"
-        ),
-        Function("abs", (_OF,), "without its sign"),
-        Function("sqrt", (_OF,), "the square root"),
+        *_of_operations(),
+        Function("clamp", (_OF, Parameter("low", "number"), Parameter("high", "number")), "held within low and high"),
     )
 }
 

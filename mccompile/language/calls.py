@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from mccompile import ir
+from mccompile.arithmetic.operations import LARGEST_POWER, Operator
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
 from mccompile.language import ast
@@ -14,7 +15,7 @@ from mccompile.language.arguments import BoundCall
 from mccompile.language.builtins import DISTANCES, REDUCTIONS, SOURCES, Parameter
 from mccompile.language.coefficients import SetKind, coefficient_sets, set_names
 from mccompile.language.combine import Combining
-from mccompile.language.defined import LARGEST_POWER, no_clamp, no_root
+from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
 from mccompile.language.errors import names, values
 from mccompile.language.types import (
@@ -63,20 +64,16 @@ class CallRules:
             return self._per_frame(call, of, numbers)
         if name in REDUCTIONS:
             return self._reduced(call, of, REDUCTIONS[name])
-        if name in ("max", "min"):
-            return self._combining.arithmetic(cast("Literal['max', 'min']", name), of, numbers["other"], call.span)
         if name == "clamp":
             if not self._combining.defined(no_clamp(numbers["low"], numbers["high"], self._demands.ranges), call.span):
                 return POISON
-            above = self._combining.arithmetic("max", of, numbers["low"], call.span)
-            return self._combining.arithmetic("min", above, numbers["high"], call.span)
+            above = self._combining.arithmetic("max", (of, numbers["low"]), call.span)
+            return self._combining.arithmetic("min", (above, numbers["high"]), call.span)
         if name == "polynomial":
             expr = ir.Polynomial(of.expr, _numbers(call, "polynomial", "coefficients"), at=call.span)
             return replace(of, expr=expr, unit="", whole=False)
-        op = cast("Literal['abs', 'sqrt']", name)
-        if op == "sqrt" and not self._combining.defined(no_root(of, self._demands.ranges), call.span):
-            return POISON
-        return replace(of, expr=ir.Apply(op, (of.expr,), at=call.span), whole=of.whole and name == "abs")
+        operands = [numbers[parameter.name] for parameter in call.function.parameters]
+        return self._combining.arithmetic(cast(Operator, name), operands, call.span)
 
     def _number(self, found: Typed) -> TypedNumber | Poison:
         if isinstance(found, TypedNumber | Poison):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS, Operator
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
@@ -15,10 +16,8 @@ from mccompile.language.errors import values
 from mccompile.language.intervals import Ranges
 from mccompile.language.types import POISON, Poison, TypedCondition, TypedNumber, described, place
 
-ARITHMETIC: dict[ast.ArithOp, ir.Binary] = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
-COMPARISONS: dict[ast.CompareOp, ir.Binary] = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-COMPARED: frozenset[ir.Binary] = frozenset(COMPARISONS.values())
-_ONE_UNIT: frozenset[ir.Binary] = frozenset({"add", "sub", "min", "max", "lt", "le", "gt", "ge"})
+ARITHMETIC: dict[ast.ArithOp, Operator] = {"+": "add", "-": "sub", "*": "mul", "/": "div", "^": "pow"}
+COMPARISONS: dict[ast.CompareOp, Operator] = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 
 
 class Combining:
@@ -35,25 +34,24 @@ class Combining:
         expr = ir.Const(-of.expr.value, at=at) if isinstance(of.expr, ir.Const) else ir.Apply("neg", (of.expr,), at=at)
         return replace(of, expr=expr)
 
-    def arithmetic(
-        self, op: ir.Binary, left: TypedNumber | Poison, right: TypedNumber | Poison, at: Span
-    ) -> TypedNumber | Poison:
-        """Two numbers under one operator or function; reports units or times that do not fit."""
-        if isinstance(left, Poison) or isinstance(right, Poison) or not self._fit(op, left, right):
+    def arithmetic(self, op: Operator, operands: Sequence[TypedNumber | Poison], at: Span) -> TypedNumber | Poison:
+        """Numbers under one operator or function; reports units or times that do not fit."""
+        sound = [operand for operand in operands if isinstance(operand, TypedNumber)]
+        if len(sound) < len(operands) or not self._fit(op, sound):
             return POISON
-        if not self.defined(no_value(op, left, right, self._ranges), at):
+        if not self.defined(no_value(op, sound, self._ranges), at):
             return POISON
-        unit = left.unit or right.unit
-        if op not in _ONE_UNIT and left.unit and right.unit:
-            unit = "" if op != "mul" or "%" not in (left.unit, right.unit) else unit
+        row = OPERATIONS[op]
+        units = [operand.unit for operand in sound if operand.unit]
+        cancel = row.units != "alike" and len(units) > 1 and not (row.units == "scaled" and "%" in units)
         return TypedNumber(
-            ir.Apply(op, (left.expr, right.expr), at=at),
-            max(left.granularity, right.granularity),
-            unit=unit,
-            whole=left.whole and right.whole and op not in ("div", "pow"),
-            constant=left.constant and right.constant,
-            late=left.late or right.late,
-            measured=left.measured or right.measured,
+            ir.Apply(op, tuple(operand.expr for operand in sound), at=at),
+            max(operand.granularity for operand in sound),
+            unit="" if cancel or not units else units[0],
+            whole=row.whole and all(operand.whole for operand in sound),
+            constant=all(operand.constant for operand in sound),
+            late=any(operand.late for operand in sound),
+            measured=any(operand.measured for operand in sound),
         )
 
     def defined(self, why: str, at: Span) -> bool:
@@ -63,10 +61,10 @@ class Combining:
         return not why
 
     def comparison(
-        self, op: ir.Binary, left: TypedNumber | Poison, right: TypedNumber | Poison, at: Span
+        self, op: Operator, left: TypedNumber | Poison, right: TypedNumber | Poison, at: Span
     ) -> TypedCondition | Poison:
         """`a < b` and its like."""
-        found = self.arithmetic(op, left, right, at)
+        found = self.arithmetic(op, (left, right), at)
         if isinstance(found, Poison):
             return found
         return TypedCondition(found.expr, found.granularity, constant=found.constant, late=found.late)
@@ -85,16 +83,20 @@ class Combining:
             late=any(part.late for part in sound),
         )
 
-    def _fit(self, op: ir.Binary, left: TypedNumber, right: TypedNumber) -> bool:
-        units = {left.unit, right.unit}
-        plain = any(side.measured and not side.unit for side in (left, right))
-        if (len(units - {""}) == 2 and op in _ONE_UNIT) or (plain and units & {"steps", "frames"} and op in COMPARED):
+    def _fit(self, op: Operator, operands: Sequence[TypedNumber]) -> bool:
+        row, units = OPERATIONS[op], {operand.unit for operand in operands}
+        plain = any(operand.measured and not operand.unit for operand in operands)
+        counted = row.truth and plain and units & {"steps", "frames"}
+        if (row.units == "alike" and len(units - {""}) > 1) or counted:
+            left, *others = operands
+            right = next(operand for operand in others if operand.unit != left.unit)
             error = values.UnitMismatch(place(right.expr), described(left), described(right), place(left.expr))
             self._report(error)
             return False
-        if left.late == right.late or left.constant or right.constant:
+        late = [operand for operand in operands if operand.late and not operand.constant]
+        early = [operand for operand in operands if not operand.late and not operand.constant]
+        if not late or not early:
             return True
-        late, other = (left, right) if left.late else (right, left)
-        which = f"known before, while `{place(late.expr).text}` is known after"
-        self._report(values.LateMixture(place(other.expr), which))
+        which = f"known before, while `{place(late[0].expr).text}` is known after"
+        self._report(values.LateMixture(place(early[0].expr), which))
         return False

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 from mccompile import ir
-from mccompile.language.intervals import Interval, Ranges, reach
+from mccompile.arithmetic.interval import Interval
+from mccompile.language.intervals import Ranges, reach
 
 _MOST = 4096  # assignments that are tried; a larger formula is taken to decide something
 _SIGNS = {"lt": (-1,), "le": (-1, 0), "gt": (1,), "ge": (0, 1)}

@@ -131,7 +131,7 @@ class Elaborator:
                 return self._combining.negative(self.number(of), expr.span)
             case ast.Arithmetic(op=op, left=left, right=right):
                 sides = self.number(left), self.number(right)
-                return self._combining.arithmetic(ARITHMETIC[op], *sides, expr.span)
+                return self._combining.arithmetic(ARITHMETIC[op], sides, expr.span)
             case ast.Compare(op=op, left=left, right=right):
                 side: Callable[[ast.Expr], TypedNumber | Poison] = self._account if accumulates else self.number
                 return self._combining.comparison(COMPARISONS[op], side(left), side(right), expr.span)

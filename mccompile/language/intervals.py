@@ -1,34 +1,19 @@
 """Which values an expression can take, known before any run: interval arithmetic over the IR.
 
 The bounds are safe but not tight: an expression never takes a value outside of them. A value that may be undefined
-(NaN) is neither inside nor outside. `undefined` says where a value is undefined, whatever is measured.
+(NaN) is neither inside nor outside.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
-from operator import truediv
 from typing import assert_never
 
 from mccompile import ir
+from mccompile.arithmetic.interval import ANY, AT_LEAST_0, INFINITE, Interval, corners, times
+from mccompile.arithmetic.operations import OPERATIONS
 
-INFINITE = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """All values from low to high, both included."""
-
-    low: float
-    high: float
-
-
-ANY = Interval(-INFINITE, INFINITE)
-_AT_LEAST_0 = Interval(0.0, INFINITE)
-_TRUTH = Interval(0.0, 1.0)
 MOST_STEPS = 1000
 """The most steps that a run has: a schedule takes each of the 1000 training timesteps once at most."""
 
@@ -78,13 +63,13 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
         case ir.Table(numbers):
             return Interval(min(numbers), max(numbers))
         case ir.Change(distance):
-            return Interval(0.0, 2.0) if distance == "cosine" else _AT_LEAST_0
+            return Interval(0.0, 2.0) if distance == "cosine" else AT_LEAST_0
         case ir.FrameDiff():
-            return _AT_LEAST_0
+            return AT_LEAST_0
         case ir.Normalise(norm, of, floor, _):
             if norm == "min_max":
                 return Interval(min(reach(floor, ranges).low, 1.0), 1.0)
-            return _AT_LEAST_0 if reach(of, ranges).low >= 0 else ANY
+            return AT_LEAST_0 if reach(of, ranges).low >= 0 else ANY
         case ir.Polynomial(of, coefficients):
             return _horner(reach(of, ranges), coefficients)
         case ir.Accumulate(of):
@@ -93,7 +78,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
         case ir.Reduce(_, of, _):
             return reach(of, ranges)
         case ir.Apply(op, args):
-            return _apply(op, [reach(arg, ranges) for arg in args])
+            return OPERATIONS[op].bounds(*(reach(arg, ranges) for arg in args))
         case ir.Source():
             return ANY
         case _:
@@ -103,84 +88,6 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
 def _horner(x: Interval, coefficients: tuple[float, ...]) -> Interval:
     value = Interval(coefficients[0], coefficients[0])
     for c in coefficients[1:]:
-        grown = _corners(value, x, _times)
+        grown = corners(value, x, times)
         value = Interval(grown.low + c, grown.high + c)
     return value
-
-
-def _corners(a: Interval, b: Interval, fn: Callable[[float, float], float]) -> Interval:
-    """Bounds of an operation that is monotone in each operand; anything where a corner is undefined."""
-    try:
-        found = [fn(x, y) for x, y in product((a.low, a.high), (b.low, b.high))]
-    except (ZeroDivisionError, OverflowError, ValueError):
-        return ANY
-    return ANY if any(math.isnan(value) for value in found) else Interval(min(found), max(found))
-
-
-def _times(x: float, y: float) -> float:
-    """The product; a bound of 0 is one that is reached, an infinite bound is not, so that theirs is 0."""
-    return 0.0 if 0.0 in (x, y) else x * y
-
-
-def _power_of(x: float, y: float) -> float:
-    return float(x**y)
-
-
-def _apply(op: ir.Unary | ir.Binary, args: list[Interval]) -> Interval:
-    a = args[0]
-    match op:
-        case "neg":
-            return Interval(-a.high, -a.low)
-        case "abs":
-            return Interval(0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), max(abs(a.low), abs(a.high)))
-        case "sqrt":
-            return Interval(math.sqrt(max(a.low, 0.0)), math.sqrt(max(a.high, 0.0)))
-        case "not":
-            return Interval(1.0 - a.high, 1.0 - a.low)
-        case _:
-            return _binary(op, a, args[1])
-
-
-def _binary(op: ir.Binary, a: Interval, b: Interval) -> Interval:
-    match op:
-        case "add":
-            return Interval(a.low + b.low, a.high + b.high)
-        case "sub":
-            return Interval(a.low - b.high, a.high - b.low)
-        case "mul":
-            return _corners(a, b, _times)
-        case "div":
-            return ANY if b.low <= 0 <= b.high else _corners(a, b, truediv)
-        case "pow":
-            return _power(a, b)
-        case "min":
-            return Interval(min(a.low, b.low), min(a.high, b.high))
-        case "max":
-            return Interval(max(a.low, b.low), max(a.high, b.high))
-        case "lt" | "le" | "gt" | "ge":
-            return _compared(op, a, b)
-        case "and":
-            return Interval(min(a.low, b.low), min(a.high, b.high))
-        case "or":
-            return Interval(max(a.low, b.low), max(a.high, b.high))
-        case _:
-            assert_never(op)
-
-
-def _power(a: Interval, b: Interval) -> Interval:
-    if a.low >= 0 and (a.low > 0 or b.low >= 0):
-        return _corners(a, b, _power_of)
-    whole = b.low == b.high and float(b.low).is_integer() and b.low >= 0
-    if not whole:
-        return ANY
-    ends = _corners(a, b, _power_of)
-    even = int(b.low) % 2 == 0
-    return Interval(0.0, ends.high) if even and a.low <= 0 <= a.high else ends
-
-
-def _compared(op: ir.Binary, a: Interval, b: Interval) -> Interval:
-    if op in ("gt", "ge"):
-        return _compared("lt" if op == "gt" else "le", b, a)
-    holds = a.high < b.low if op == "lt" else a.high <= b.low
-    fails = a.low >= b.high if op == "lt" else a.low > b.high
-    return Interval(1.0, 1.0) if holds else Interval(0.0, 0.0) if fails else _TRUTH

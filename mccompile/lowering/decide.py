@@ -16,6 +16,7 @@ from torch import fx
 from mccompile import ir
 from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
+from mccompile.lowering.operations import apply
 from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Measured, Now, Params, Slot, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
@@ -219,7 +220,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
         account = account.amax((2, 3), keepdim=True) + account * 0.0
         leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
     grown = account + _added(rule.condition, leaves)
-    fired = ~evaluate(rule.condition, leaves) | (account < float("-inf"))
+    fired = apply("not", [evaluate(rule.condition, leaves)]) | (account < float("-inf"))
     acted: dict[str, torch.Tensor] = {}
     for name, limit in guards_of(rule).items():
         if limit is not None:

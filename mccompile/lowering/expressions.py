@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from mccompile import ir
+from mccompile.lowering.operations import apply
+from mccompile.policy.evaluate import horner as horner_of_number
 
 EPS = 1e-8  # of the official MotionCache and TeaCache ratios
 
@@ -52,9 +54,7 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return one_where_undefined(leaves.motions[expr])
         case ir.Normalise(norm, of, floor, power):
             raw = leaves.motions[of] if isinstance(of, ir.FrameDiff) else evaluate(of, leaves)
-            return one_where_undefined(
-                normalise(norm, raw, evaluate(floor, leaves), evaluate(power, leaves))
-            )
+            return one_where_undefined(normalise(norm, raw, evaluate(floor, leaves), evaluate(power, leaves)))
         case ir.Polynomial(of, coefficients):
             return horner(evaluate(of, leaves), coefficients)
         case ir.Accumulate(of):
@@ -72,7 +72,10 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
 
 
 def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
-    """Polynomial, highest power first: ((c0 x + c1) x + c2) ..."""
+    """Polynomial, highest power first: ((c0 x + c1) x + c2) ... Of a literal it is a literal, as the planner has it."""
+    if isinstance(x, int | float):
+        with np.errstate(all="ignore"):
+            return float(horner_of_number(np.float32(x), coefficients))
     value: torch.Tensor = x * 0.0 + coefficients[0]
     for c in coefficients[1:]:
         value = value * x + c
@@ -117,37 +120,6 @@ def reduce_to(how: ir.Reduction, value: torch.Tensor, to: ir.Granularity) -> tor
             return value.amin(dims, keepdim=True)
         case _:
             assert_never(how)
-
-
-def apply(op: ir.Unary | ir.Binary, args: list[torch.Tensor]) -> torch.Tensor:
-    """One arithmetic, comparison or logical operation."""
-    a = args[0]
-    if op in ("neg", "abs", "sqrt", "not"):
-        return {"neg": lambda: -a, "abs": lambda: abs(a), "sqrt": lambda: power(a, 0.5), "not": lambda: ~a}[op]()
-    b = args[1]
-    if op in ("min", "max") and not any(isinstance(x, torch.Tensor) for x in args):
-        return {"min": min, "max": max}[op](a, b)  # two literals: Python numbers, which broadcast like a tensor
-    table = {
-        "add": lambda: a + b, "sub": lambda: a - b, "mul": lambda: a * b, "div": lambda: a / b,
-        "pow": lambda: power(a, b), "lt": lambda: a < b, "le": lambda: a <= b, "gt": lambda: a > b,
-        "ge": lambda: a >= b, "and": lambda: a & b, "or": lambda: a | b,
-        "min": lambda: torch.where(a < b, a, b), "max": lambda: torch.where(a > b, a, b),
-    }  # fmt: skip
-    return table[op]()
-
-
-def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor | float:
-    """a ** b of float32 numbers, computed in float64 and rounded once.
-
-    float32 roots and powers of torch differ in the last bit from one CPU library to another, so a plan that was folded
-    ahead of time could decide otherwise than the graph.
-    """
-    value = _wide(a) ** _wide(b)
-    return value.float() if isinstance(value, torch.Tensor) else value
-
-
-def _wide(x: torch.Tensor | float) -> torch.Tensor | float:
-    return x.double() if isinstance(x, torch.Tensor) else float(np.float32(x))
 
 
 def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.Granularity) -> torch.Tensor:

@@ -14,9 +14,10 @@ from typing import assert_never
 import numpy as np
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS, Number
+from mccompile.arithmetic.operations import power as power_of
 from mccompile.language.walk import children, rule_expressions, walk
 
-Value = np.float32 | bool
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
 
@@ -56,7 +57,7 @@ class Moment:
     account: np.float32 | None
 
 
-def evaluate(expr: ir.Expr, moment: Moment) -> Value:
+def evaluate(expr: ir.Expr, moment: Moment) -> Number:
     """The float32 (or, of comparisons, bool) value of a static expression.
 
     Raises ValueError where the expression needs what the moment does not have.
@@ -65,7 +66,7 @@ def evaluate(expr: ir.Expr, moment: Moment) -> Value:
         return _value(expr, moment)
 
 
-def _value(expr: ir.Expr, at: Moment) -> Value:
+def _value(expr: ir.Expr, at: Moment) -> Number:
     match expr:
         case ir.Const(value):
             return np.float32(value)
@@ -92,7 +93,7 @@ def _value(expr: ir.Expr, at: Moment) -> Value:
         case ir.Reduce(_, of, _):
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
-            return apply(op, tuple(_value(a, at) for a in args))
+            return OPERATIONS[op].value(*(_value(a, at) for a in args))
         case ir.Source() | ir.FrameDiff():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
@@ -139,41 +140,6 @@ def horner(x: np.float32, coefficients: tuple[float, ...]) -> np.float32:
     return value
 
 
-def apply(op: ir.Unary | ir.Binary, args: tuple[Value, ...]) -> Value:
-    """One arithmetic, comparison or logical operation on float32 numbers or truth values."""
-    a = args[0]
-    if op == "not":
-        return not a
-    if op in ("neg", "abs"):
-        return np.float32({"neg": np.negative, "abs": np.abs}[op](np.float32(a)))
-    if op == "sqrt":
-        return _power(np.float32(a), np.float32(0.5))
-    b = args[1]
-    match op:
-        case "and":
-            return bool(a) and bool(b)
-        case "or":
-            return bool(a) or bool(b)
-        case "lt" | "le" | "gt" | "ge":
-            return bool({"lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b}[op])
-        case "min":
-            return a if a < b else b
-        case "max":
-            return a if a > b else b
-        case "pow":
-            return _power(np.float32(a), np.float32(b))
-        case "add" | "sub" | "mul" | "div":
-            fn = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[op]
-            return np.float32(fn(np.float32(a), np.float32(b)))
-        case _:
-            raise ValueError(f"`{op}` takes one argument")
-
-
-def _power(a: np.float32, b: np.float32) -> np.float32:
-    """a ** b, computed in float64 and rounded once, as in the graph."""
-    return np.float32(np.power(np.float64(a), np.float64(b)))
-
-
 def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float32) -> np.float32:
     """ir.Normalise of a frame whose tokens all have the value m; undefined weights are 1, as in the graph."""
     match norm:
@@ -181,7 +147,7 @@ def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float3
             weight = np.float32(m / np.float32(m + EPS))
         case "min_max":
             scaled = np.float32(np.float32(m - m) / np.float32(np.float32(m - m) + EPS))
-            weight = np.float32(floor + np.float32(np.float32(ONE - floor) * _power(scaled, power)))
+            weight = np.float32(floor + np.float32(np.float32(ONE - floor) * power_of(scaled, power)))
         case _:
             assert_never(norm)
     return ONE if math.isnan(weight) else weight
@@ -209,9 +175,7 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
     return static(expr)
 
 
-def static_changes(
-    policy: ir.PolicyIR, static_sources: frozenset[str] = TIMESTEP_SOURCES
-) -> tuple[ir.Change, ...]:
+def static_changes(policy: ir.PolicyIR, static_sources: frozenset[str] = TIMESTEP_SOURCES) -> tuple[ir.Change, ...]:
     """The distinct static changes that the rules read, in order of first use: the tables a plan needs."""
     signals = {s.name: s for s in policy.signals}
     found = (e for p in policy.phases for x in rule_expressions(p.rule) for e in walk(x, signals))

@@ -13,9 +13,10 @@ from typing import Literal, assert_never
 import numpy as np
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.arithmetic.operations import Number
+from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import ZERO, Grid, Moment, Value, evaluate, is_static
+from mccompile.policy.evaluate import ZERO, Grid, Moment, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
 
 Why = Literal["nothing kept yet", "refresh", "phase"]
@@ -117,6 +118,9 @@ class _Folded:
             return None, None
         compute = not self._value(rule.condition)
         grown = at.account if not sums else np.float32(self._value(sums[0]))
+        rests_on = (grown, *(self._value(e) for e in deciding(rule.condition, signals)))
+        if not all(v is None or np.isfinite(v) for v in rests_on):
+            return True, ZERO  # whatever the condition and the guards say
         compute = self._shares(rule, compute)
         for limit, count in ((rule.max_consecutive, at.since), (rule.max_total, at.total)):
             if limit is not None and not compute:
@@ -135,7 +139,7 @@ class _Folded:
             compute = compute and not self._value(rule.hold_below) > 1
         return compute or (rule.all_above is not None and bool(self._value(rule.all_above) < 0))
 
-    def _value(self, expr: ir.Expr) -> Value:
+    def _value(self, expr: ir.Expr) -> Number:
         step = self.at.state.step
         moment = Moment(
             params={name: np.float32(v) for name, v in self.bound.values.items()},

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source, Span
 from mccompile.policy.errors import TextMalformed
@@ -25,7 +26,6 @@ _TOKEN = re.compile(r'\s*(?P<token>[()\[\]=]|"(?:[^"\\]|\\.)*"|[^\s()\[\]="]+)')
 _BARE = re.compile(r"[A-Za-z_][\w.\-]*\Z")
 _WORDS = frozenset({"none", "true", "false", "inf", "nan"})
 _SHORT = 2
-_OPERATIONS: frozenset[str] = frozenset(get_args(ir.Unary)) | frozenset(get_args(ir.Binary))
 _RENAMED: dict[type[object], str] = {ir.ParamRef: "param", ir.SignalRef: "signal"}
 
 
@@ -197,7 +197,7 @@ class Reader:
         if tree.opened != "(" or not tree.items or not isinstance(tree.items[0].value, Atom):
             raise self.error(tree.span, "a node in parentheses is expected")
         head = tree.items[0].value
-        if head.text in _OPERATIONS and ir.Apply in kinds:
+        if head.text in OPERATIONS and ir.Apply in kinds:
             args = tuple(self.value(ir.Expr, item.value) for item in tree.items[1:])
             return ir.Apply(self._operation(head, len(args)), args)  # type: ignore[arg-type]
         for kind in kinds:
@@ -206,7 +206,7 @@ class Reader:
         raise self.error(head.span, f"`{head.text}` cannot stand here")
 
     def _operation(self, head: Atom, given: int) -> str:
-        wanted = 1 if head.text in get_args(ir.Unary) else 2
+        wanted = len(OPERATIONS[head.text].operands)
         if given != wanted:
             raise self.error(head.span, f"`{head.text}` takes {wanted} arguments, not {given}")
         return head.text

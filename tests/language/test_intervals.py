@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mccompile import ir
+from mccompile.arithmetic.interval import Interval
+from mccompile.arithmetic.operations import OPERATIONS, Operator
 from mccompile.language.decided import decided_parts
-from mccompile.language.intervals import CLOCKS, Interval, Ranges, reach
+from mccompile.language.intervals import CLOCKS, Ranges, reach
 from mccompile.policy.evaluate import Grid, Moment, evaluate
 
 PARAMS = {
@@ -34,10 +36,10 @@ leaves = st.one_of(
 
 
 def _larger(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
-    binary = st.sampled_from(("add", "sub", "mul", "div", "min", "max", "pow"))
+    numeric = {name: row for name, row in OPERATIONS.items() if not row.truth}
+    each = (st.tuples(st.just(n), st.tuples(*[inner] * len(row.operands))) for n, row in numeric.items())
     return st.one_of(
-        st.builds(lambda op, a, b: ir.Apply(op, (a, b)), binary, inner, inner),
-        st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(("neg", "abs", "sqrt")), inner),
+        st.one_of(*each).map(lambda drawn: ir.Apply(*drawn)),
         st.builds(ir.Polynomial, inner, st.sampled_from(((1.0,), (2.0, -1.0), (1.0, 0.0, -0.5)))),
         st.builds(ir.Accumulate, inner),
     )
@@ -93,7 +95,7 @@ def test_a_decided_part_is_so_at_every_step(condition: ir.Expr, moment: Moment) 
 
 def compare(op: str, left: ir.Expr, right: float | ir.Expr) -> ir.Expr:
     other = right if isinstance(right, ir.Expr) else ir.Const(right)
-    return ir.Apply(cast(ir.Binary, op), (left, other))
+    return ir.Apply(cast(Operator, op), (left, other))
 
 
 def both(left: ir.Expr, right: ir.Expr) -> ir.Expr:

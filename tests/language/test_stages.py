@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 
 from mccompile import ir
+from mccompile.arithmetic.operations import Operator
 from mccompile.diagnostics.source import Source
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_policy
@@ -92,7 +93,7 @@ def test_the_language_says_all_that_the_ir_can() -> None:
     declared = {thing for thing in vars(ir).values() if isinstance(thing, type) and issubclass(thing, ir.Node)}
     assert declared - {ir.Node} <= kinds
     plain = {node for node in said if isinstance(node, str)}
-    for words in (ir.SourceName, ir.Distance, ir.Unary, ir.Binary, ir.Norm, ir.Reduction):
+    for words in (ir.SourceName, ir.Distance, Operator, ir.Norm, ir.Reduction):
         assert set(get_args(words)) <= plain
     assert set(ir.Granularity) <= {node for node in said if isinstance(node, ir.Granularity)}
     guards = [node for node in said if isinstance(node, ir.Reuse)]

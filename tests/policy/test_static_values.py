@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from policy_cases import (
 )
 
 from mccompile import ir
+from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
 from mccompile.policy.evaluate import Grid, Moment, evaluate, is_static, static_changes, table_value
@@ -37,14 +39,24 @@ singles = st.floats(-4, 4, width=32)
 clocks = [ir.Clock("step"), ir.Clock("fraction"), ir.Clock("timestep"), ir.Clock("sigma")]
 leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
 constants = st.floats(-3, 3).map(C)
-operations = st.sampled_from(["add", "sub", "mul", "div", "min", "max"])
+rows = {n: r for n, r in OPERATIONS.items() if n != "pow"}  # its exponents are few: see `_numeric`
+NUMERIC, TRUTHS = ([n for n, r in rows.items() if r.truth is truth] for truth in (False, True))
+
+
+def _applied(names: Iterable[str], inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
+    """Each operation of the table on as many operands as it has."""
+    each = (st.tuples(st.just(name), st.tuples(*[inner] * len(rows[name].operands))) for name in names)
+    return st.one_of(*each).map(lambda drawn: ir.Apply(*drawn))  # type: ignore[arg-type]
+
+
+literals = st.recursive(st.one_of(constants, st.sampled_from([0.1, 0.2, 0.3]).map(C)), lambda c: _applied(NUMERIC, c))
 
 
 def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
     return st.one_of(
-        st.builds(lambda op, a, b: ir.Apply(op, (a, b)), operations, inner, inner),
-        st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, constants),
-        st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(["neg", "abs", "sqrt"]), inner),
+        _applied(NUMERIC, inner),
+        st.builds(lambda op, a, c: ir.Apply(op, (a, c)), st.sampled_from(["add", "mul", "div"]), inner, literals),
+        st.builds(ir.Polynomial, literals, st.just(WAN)),
         st.builds(lambda a, n: ir.Apply("pow", (a, C(n))), inner, st.sampled_from([0.5, 1.7, 2.0, 3.0])),
         st.builds(ir.Polynomial, inner, st.just(WAN)),
         st.builds(ir.Accumulate, inner),
@@ -53,14 +65,12 @@ def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
 
 
 numbers = st.recursive(leaves, _numeric, max_leaves=6)
-comparisons = st.builds(
-    lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["lt", "le", "gt", "ge"]), numbers, numbers | constants
+LOGIC = ["and", "or", "not"]
+compared = sorted(set(TRUTHS) - set(LOGIC))
+comparisons = _applied(compared, numbers) | st.builds(
+    lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(compared), numbers, literals
 )
-truths = st.one_of(
-    comparisons,
-    st.builds(lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["and", "or"]), comparisons, comparisons),
-    st.builds(lambda a: ir.Apply("not", (a,)), comparisons),
-)
+truths = st.one_of(comparisons, _applied(LOGIC, comparisons), _applied(LOGIC, _applied(compared, literals)))
 
 
 @example(ir.Apply("sqrt", (ir.SignalRef("drift"),)), 0.0, 0.0, 0.0546875, 0.0, 0)  # torch.sqrt is one bit off on AVX2
@@ -83,7 +93,7 @@ def test_the_planner_computes_what_the_graph_computes(
         signals=signals,
         account=torch.tensor(account),
     )
-    theirs = evaluate_tensor(expr, given_)
+    theirs = torch.as_tensor(evaluate_tensor(expr, given_))
     assert theirs.dtype in (torch.float32, torch.bool)
     assert np.array_equal(np.asarray(ours), theirs.numpy(), equal_nan=True)
 

@@ -1,0 +1,1 @@
+"""The operations of the language: on numbers, and on intervals of numbers."""

@@ -1,0 +1,54 @@
+"""What each operation of the language means on tensors, in the order and rounding of arithmetic/operations.py."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from mccompile.arithmetic.operations import OPERATIONS, Operator
+
+
+def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
+    """a ** b of float32 numbers, computed in float64 and rounded once. One of them is a tensor.
+
+    float32 roots and powers of torch differ in the last bit from one CPU library to another, so a plan that was folded
+    ahead of time could decide otherwise than the graph.
+    """
+    return (_wide(a) ** _wide(b)).float()
+
+
+def _wide(x: torch.Tensor | float) -> torch.Tensor:
+    return float(np.float32(x)) if isinstance(x, int | float) else x.double()
+
+
+TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": power,
+    "max": lambda a, b: torch.where(a > b, a, b),
+    "min": lambda a, b: torch.where(a < b, a, b),
+    "neg": operator.neg,
+    "abs": abs,
+    "sqrt": lambda a: power(a, 0.5),
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": operator.invert,
+}
+
+
+def apply(op: Operator, args: list[torch.Tensor]) -> torch.Tensor:
+    """One operation on tensors and literals. Literals alone give a literal, rounded to float32 as the planner does."""
+    if not all(isinstance(arg, int | float) for arg in args):
+        return TENSORS[op](*args)
+    with np.errstate(all="ignore"):
+        found = OPERATIONS[op].value(*(arg if isinstance(arg, bool) else np.float32(arg) for arg in args))
+    return found if isinstance(found, bool) else float(found)
