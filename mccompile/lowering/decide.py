@@ -167,7 +167,7 @@ class _Decision:
         return {identifier(slot): value for slot, value in out.items()}
 
     def _mask(self, leaves: Leaves, phase: torch.Tensor, get: Get) -> tuple[torch.Tensor, torch.Tensor, Acted]:
-        """(tokens that fire, accounts as grown by this step, guards that acted) under the rule of each chunk's phase."""
+        """(tokens that fire, accounts as grown, guards that acted) in this step, by the rule of each chunk's phase."""
         fired = held = None
         acted: dict[str, torch.Tensor] = {}
         for index, rule in self.rules.items():
