@@ -127,6 +127,29 @@ class Accumulate(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Kept(Node):
+    """`of` at the step when the cell was last computed; n-th last. With fewer computations, at the first of them."""
+
+    of: Expr
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Before(Node):
+    """`of` one step ago; at a chunk's first step, its value there."""
+
+    of: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Cumulative(Node):
+    """The sum or the product of `of` over the chunk's own steps up to this one. Only the clock and tables are in it."""
+
+    how: Literal["sum", "product"]
+    of: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Reduce(Node):
     how: Reduction
     of: Expr
@@ -143,7 +166,7 @@ class Apply(Node):
 
 Expr = (
     Const | ParamRef | SignalRef | Clock | Table | Source | Change | FrameDiff | Normalise | Polynomial
-    | Accumulate | Reduce | Apply
+    | Accumulate | Kept | Before | Cumulative | Reduce | Apply
 )
 
 

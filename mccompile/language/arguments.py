@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.builtins import FUNCTIONS, Function, Parameter
+from mccompile.language.builtins import DISTANCES, FUNCTIONS, Function, Parameter
 from mccompile.language.errors import names
 
 
 @dataclass(frozen=True, slots=True)
 class BoundCall:
-    """A call with an expression for every parameter; `complete` is False if errors left some out."""
+    """A call with an expression for every parameter but a "past" that is left out.
+
+    `complete` is False if errors left some out.
+    """
 
     function: Function
     values: dict[str, ast.Expr]
@@ -56,6 +59,8 @@ def bind(
     for parameter in function.parameters:
         if parameter.name in given:
             continue
+        if parameter.kind == "past":
+            continue  # left out, it is the value of the step before
         if parameter.default is None:
             missing = names.MissingArgument(span, function.name, parameter.name, function.signature())
             errors.append(missing)
@@ -82,7 +87,10 @@ def _by_name(
         if argument.name is None:
             continue
         name = argument.name
-        if name.text not in known:
+        if name.text == "since" and function.name in DISTANCES:
+            source = call.arguments[0].value.span.text if call.arguments[0].name is None else "x"
+            errors.append(names.OldForm(argument.span, "since", f"kept({source})", f"before({source})"))
+        elif name.text not in known:
             errors.append(names.UnknownOption(name.span, name.text, function.name, known))
         elif name.text in given:
             errors.append(names.DefinedTwice(name.span, "argument", name.text, given[name.text].span))

@@ -32,7 +32,7 @@ SOURCES: dict[str, SourceFacts] = {
     )
 }
 
-ArgumentKind = Literal["source", "number", "share", "word", "flag", "polynomial", "table"]
+ArgumentKind = Literal["source", "past", "number", "share", "count", "word", "flag", "polynomial", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ _OF = Parameter("of", "number")
 _SOURCE = Parameter("of", "source")
 _CHANGE = (
     _SOURCE,
-    Parameter("since", "word", "step", ("step", "compute")),
+    Parameter("then", "past", "before(of)"),
     Parameter("over", "word", "chunk", ("step", "chunk", "frame", "token")),
 )
 _TO = Parameter("to", "word", None, ("step", "chunk", "frame"))
@@ -79,7 +79,7 @@ def _of_operations() -> Iterator[Function]:
 FUNCTIONS = {
     function.name: function
     for function in (
-        Function("rel_l1", _CHANGE, "mean|a - b| / mean|b|, a now and b then"),
+        Function("rel_l1", _CHANGE, "mean|a - b| / mean|b|, a now and b at an earlier step"),
         Function("l1", _CHANGE, "mean|a - b|"),
         Function("l2", _CHANGE, "root of the mean of (a - b)^2"),
         Function("cosine", _CHANGE, "1 - cosine of the angle between a and b"),
@@ -103,6 +103,17 @@ FUNCTIONS = {
         ),
         Function("table", (Parameter("values", "table"),), "the entry of the chunk's own step"),
         Function("accumulate", (_OF,), "the sum over the steps since the cell was last computed"),
+        Function(
+            "kept",
+            (_OF, Parameter("n", "count", "1")),
+            "the value when the cell was last computed, or the n-th last time",
+        ),
+        Function("before", (_OF,), "the value one step ago"),
+        Function(
+            "cumulative",
+            (_OF, Parameter("by", "word", None, ("sum", "product"))),
+            "the sum or product over the chunk's own steps so far",
+        ),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),
         Function("smallest", (_OF, _TO), "the smallest over each step, chunk or frame"),

@@ -18,6 +18,7 @@ from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
 from mccompile.language.errors import names, values
+from mccompile.language.pasts import MOST_KEPT, clocked, no_past
 from mccompile.language.types import (
     GRANULARITIES,
     POISON,
@@ -50,7 +51,9 @@ class CallRules:
             return POISON
         name = call.function.name
         if name in DISTANCES:
-            return self._change(call, given["of"], DISTANCES[name])
+            return self._change(call, given["of"], given.get("then"), DISTANCES[name])
+        if name in ("kept", "before"):
+            return self._past(call, given["of"])
         if name == "frame_diff":
             return self._motion(call, given["of"])
         if name == "table":
@@ -62,6 +65,8 @@ class CallRules:
             return POISON
         if name in ("normalise", "min_max"):
             return self._per_frame(call, of, numbers)
+        if name == "cumulative":
+            return self._cumulative(call, of)
         if name in REDUCTIONS:
             return self._reduced(call, of, REDUCTIONS[name])
         if name == "clamp":
@@ -84,17 +89,32 @@ class CallRules:
     # ---- options ----
     def _option(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
         """Whether the argument is one of the words, or a share, or the numbers that its parameter asks for."""
-        value = call.values[parameter.name]
+        value = call.values.get(parameter.name)
+        if value is None:
+            return True
         choices = ("yes", "no") if parameter.kind == "flag" else parameter.words
         if choices and call.word(parameter.name) not in choices:
             self._report(names.InvalidWord(value.span, parameter.name, value.span.text, choices))
             return False
+        if parameter.kind == "count":
+            return self._count(call, parameter)
         if parameter.kind == "share":
             what = f"`{parameter.name}` of `{call.function.name}`"
             found = self._demands.share(self._number(given[parameter.name]), what, value.span)
             return not isinstance(found, Poison)
         if parameter.kind in ("polynomial", "table"):
             return self._list(call, parameter, given)
+        return True
+
+    def _count(self, call: BoundCall, parameter: Parameter) -> bool:
+        """A literal: how much is kept is settled before any parameter has a value."""
+        value, what = call.values[parameter.name], f"`{parameter.name}` of `{call.function.name}`"
+        if not isinstance(value, ast.Number) or value.unit:
+            self._report(values.WrongType(value.span, "a number that is written out", "another expression", ""))
+            return False
+        if not value.value.is_integer() or not 1 <= value.value <= MOST_KEPT:
+            self._report(values.OutOfBounds(value.span, f"{what}, a whole number,", "1", str(MOST_KEPT)))
+            return False
         return True
 
     def _list(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
@@ -126,17 +146,58 @@ class CallRules:
         advice = f"`{call.function.name}` compares tensors: `latent`, `modulation`, ..."
         return self._report(values.WrongType(place(found.expr), "a tensor", described(found), advice))
 
-    def _change(self, call: BoundCall, of: Typed, distance: ir.Distance) -> Typed:
-        source = self._source(call, of)
-        if isinstance(source, Poison):
+    def _past(self, call: BoundCall, of: Typed) -> Typed:
+        """`kept` or `before`, of a tensor that a distance reads or of a number."""
+        if isinstance(of, Poison):
             return POISON
+        function = cast("Literal['kept', 'before']", call.function.name)
+        count = call.values["n"] if function == "kept" else None
+        n = int(count.value) if isinstance(count, ast.Number) else 1
+        if isinstance(of, TypedTensor):
+            if of.since or n > 1:
+                why = "of a tensor, one earlier value is kept: that of the last computation"
+                return self._report(values.NoPast(call.span, function, why))
+            if of.late and function == "kept":
+                why = "a block output differs from that of its last computation only while it is not computed"
+                return self._report(values.NoPast(call.span, function, why))
+            return replace(of, since="step" if function == "before" else "compute")
+        number = self._number(of)
+        if isinstance(number, Poison):
+            return POISON
+        why = no_past(number, self._demands.ranges.signals)
+        if why:
+            return self._report(values.NoPast(call.span, function, why))
+        expr = ir.Before(number.expr, at=call.span) if function == "before" else ir.Kept(number.expr, n, at=call.span)
+        return replace(number, expr=expr)
+
+    def _cumulative(self, call: BoundCall, of: TypedNumber) -> Typed:
+        signal = self._demands.ranges.signals.get(of.expr.name) if isinstance(of.expr, ir.SignalRef) else None
+        inner = of.expr if signal is None else signal.expr
+        if not clocked(inner):
+            return self._report(values.NotClocked(place(of.expr)))
+        how = cast("Literal['sum', 'product']", call.word("by"))
+        return replace(of, expr=ir.Cumulative(how, inner, at=call.span), whole=False)
+
+    def _change(self, call: BoundCall, of: Typed, then: Typed | None, distance: ir.Distance) -> Typed:
+        source = self._source(call, of)
+        if isinstance(source, Poison) or isinstance(then, Poison):
+            return POISON
+        if source.since:
+            return self._report(values.PastFirst(place(source.expr), call.function.name))
         over = GRANULARITIES[call.word("over")]
         if over > Granularity.CHUNK and not source.per_token:
             return self._no_tokens(source, f"`over = {word(over)}`")
-        since = cast("Literal['step', 'compute']", call.word("since"))
-        if source.late and since == "compute":
-            why = "a block output differs from that of its last computation only while it is not computed"
-            return self._report(names.InvalidWord(call.values["since"].span, "since", "compute", ("step",), why))
+        since: Literal["step", "compute"] = "step"
+        if then is not None:
+            other = self._source(call, then)
+            if isinstance(other, Poison):
+                return POISON
+            if not other.since or other.expr != source.expr:
+                name = source.expr.name
+                advice = " or ".join(f"`{call.function.name}({name}, {past}({name}))`" for past in ("kept", "before"))
+                expected = f"an earlier `{name}`"
+                return self._report(values.WrongType(call.values["then"].span, expected, described(other), advice))
+            since = other.since
         change = ir.Change(distance, source.expr, since, over, at=call.span)
         return TypedNumber(change, over, late=source.late, measured=True)
 
@@ -144,6 +205,8 @@ class CallRules:
         source = self._source(call, of)
         if isinstance(source, Poison):
             return POISON
+        if source.since:
+            return self._report(values.PastFirst(place(source.expr), "frame_diff"))
         if not source.per_token:
             return self._no_tokens(source, "`frame_diff`")
         expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", at=call.span)

@@ -207,7 +207,9 @@ class Elaborator:
         """The arguments that are expressions, elaborated; words and lists of numbers are no expressions."""
         given: dict[str, Typed] = {}
         for parameter in call.function.parameters:
-            value = call.values[parameter.name]
+            value = call.values.get(parameter.name)
+            if value is None or parameter.kind == "count":
+                continue
             listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
             if not listed and parameter.kind not in ("word", "flag"):
                 given[parameter.name] = self.infer(value)

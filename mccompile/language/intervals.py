@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import Literal, assert_never
 
 from mccompile import ir
 from mccompile.arithmetic.interval import ANY, AT_LEAST_0, INFINITE, Interval, corners, times
@@ -75,6 +75,10 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
         case ir.Accumulate(of):
             one = reach(of, ranges)
             return Interval(one.low if one.low >= 0 else -INFINITE, one.high if one.high <= 0 else INFINITE)
+        case ir.Kept(of, _) | ir.Before(of):
+            return reach(of, ranges)
+        case ir.Cumulative(how, of):
+            return _cumulative(how, reach(of, ranges))
         case ir.Reduce(_, of, _):
             return reach(of, ranges)
         case ir.Apply(op, args):
@@ -83,6 +87,13 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return ANY
         case _:
             assert_never(expr)
+
+
+def _cumulative(how: Literal["sum", "product"], one: Interval) -> Interval:
+    """Bounds of a running sum or product of values within `one`, at least one of them."""
+    if how == "sum":
+        return Interval(one.low if one.low >= 0 else -INFINITE, one.high if one.high <= 0 else INFINITE)
+    return ANY if one.low < 0 else Interval(one.low if one.low >= 1 else 0.0, one.high if one.high <= 1 else INFINITE)
 
 
 def _horner(x: Interval, coefficients: tuple[float, ...]) -> Interval:

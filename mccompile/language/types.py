@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mccompile import ir
 from mccompile.diagnostics.source import Span
@@ -46,11 +47,12 @@ class TypedCondition:
 
 @dataclass(frozen=True, slots=True)
 class TypedTensor:
-    """A tensor of the model, no number yet; `per_token` if it has a token axis."""
+    """A tensor of the model, no number yet; `per_token` if it has a token axis. `since`: of which earlier moment."""
 
     expr: ir.Source
     per_token: bool
     late: bool
+    since: Literal["", "step", "compute"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,9 @@ POISON = Poison()
 def described(found: Typed) -> str:
     """The expression's type as a message names it."""
     match found:
-        case TypedTensor(expr=source):
-            return f"the tensor `{source.name}`"
+        case TypedTensor(expr=source, since=since):
+            past = {"": "", "step": " of the step before", "compute": " of the last computation"}[since]
+            return f"the tensor `{source.name}`{past}"
         case TypedCondition():
             return "a condition"
         case TypedNumber(unit=unit):

@@ -7,7 +7,7 @@ policy/evaluate.py uses, so that a folded plan and the compiled graph agree bit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
@@ -26,12 +26,13 @@ class Leaves:
 
     params: Mapping[str, torch.Tensor]
     clock: Mapping[str, torch.Tensor]
-    tables: Mapping[ir.Table, torch.Tensor]
+    tables: Mapping[ir.Table | ir.Cumulative, torch.Tensor]
     changes: Mapping[ir.Change, torch.Tensor]
     motions: Mapping[ir.FrameDiff, torch.Tensor]
     late: Mapping[str, torch.Tensor]  # late signals, as the previous step left them
     signals: Mapping[str, ir.Signal]
     account: torch.Tensor | None  # the account before this step
+    pasts: Mapping[ir.Kept | ir.Before, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
 
 
 def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
@@ -46,8 +47,10 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return leaves.late[name] if signal.late else evaluate(signal.expr, leaves)
         case ir.Clock(what):
             return leaves.clock[what]
-        case ir.Table():
+        case ir.Table() | ir.Cumulative():
             return leaves.tables[expr]
+        case ir.Kept() | ir.Before():
+            return leaves.pasts[expr]
         case ir.Change():
             return leaves.changes[expr]
         case ir.FrameDiff():

@@ -74,6 +74,22 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """A number of the rules at an earlier step, [B, G, F, P]: entry `number` of those that the graph looks back at.
+
+    back: 0 for the step before, n for the n-th last step that computed the cell. cell: what counts as a cell.
+    """
+
+    number: int
+    back: int
+    cell: ir.Granularity
+
+    @property
+    def name(self) -> str:
+        return f"past:{self.number}:{self.back}:{self.cell.name.lower()}"
+
+
+@dataclass(frozen=True, slots=True)
 class Tail:
     """The last frame of each chunk of a source, that of the chunk before the first in front; [B, G + 1, P, C]."""
 
@@ -95,7 +111,7 @@ class Late:
         return f"late:{self.signal}"
 
 
-Kept = Count | Before | Tail | Late
+Kept = Count | Before | Past | Tail | Late
 Slot = Host | Params | Now | Mask | Measured | Kept
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
@@ -46,7 +46,9 @@ class Grid:
 class Moment:
     """What a static expression may look at: parameters, the chunk's own step, the values of changes there.
 
-    account: of the cell before this step; None where it is not known or there is none.
+    account: of the cell before this step; None where it is not known or there is none. tables: the values of changes at
+    every own step, for earlier values. kept: the own steps at which the cell was last computed, the latest first; None
+    where they are not known.
     """
 
     params: Mapping[str, np.float32]
@@ -55,6 +57,13 @@ class Moment:
     step: int
     changes: Mapping[ir.Change, np.float32]
     account: np.float32 | None
+    tables: Mapping[ir.Change, tuple[float, ...]] = field(default_factory=dict)
+    kept: tuple[int, ...] | None = None
+
+    def back_at(self, step: int) -> Moment:
+        """The same cell at an earlier own step of the chunk."""
+        changes = {c: np.float32(values[step] if step else 0.0) for c, values in self.tables.items()}
+        return replace(self, step=step, changes=changes, account=None)
 
 
 def evaluate(expr: ir.Expr, moment: Moment) -> Number:
@@ -88,6 +97,14 @@ def _value(expr: ir.Expr, at: Moment) -> Number:
             if at.account is None:
                 raise ValueError("`accumulate` outside a rule, or its account is not known")
             return np.float32(at.account + _number(of, at))
+        case ir.Kept(of, n):
+            if not at.kept:
+                raise ValueError("when the cell was last computed is not known here")
+            return _value(of, at.back_at(at.kept[min(n, len(at.kept)) - 1]))
+        case ir.Before(of):
+            return _value(of, at.back_at(max(at.step - 1, 0)))
+        case ir.Cumulative():
+            return cumulative_value(expr, at.step, _grid(at))
         case ir.Normalise(norm, of, floor, power):
             return _normalise(norm, _number(of, at), _number(floor, at), _number(power, at))
         case ir.Reduce(_, of, _):
@@ -132,6 +149,18 @@ def table_value(table: ir.Table, step: int, steps: int) -> np.float32:
     return np.float32(table.values[step if steps == last + 1 else index])
 
 
+def cumulative_value(of: ir.Cumulative, step: int, grid: Grid) -> np.float32:
+    """The running sum or product up to the chunk's own step, each operation rounded to float32."""
+    earlier = [_number(of.of, Moment({}, {}, grid, s, {}, None)) for s in range(step + 1)]
+    whole = np.add if of.how == "sum" else np.multiply
+    return np.float32(whole.accumulate(np.array(earlier, np.float32))[-1])
+
+
+def clock_row(of: ir.Table | ir.Cumulative, step: int, grid: Grid) -> np.float32:
+    """A number that the chunk's own step alone settles, as the host tells it to the decision graph."""
+    return table_value(of, step, grid.steps) if isinstance(of, ir.Table) else cumulative_value(of, step, grid)
+
+
 def horner(x: np.float32, coefficients: tuple[float, ...]) -> np.float32:
     """Polynomial, highest power first: ((c0 x + c1) x + c2) ..., each operation rounded to float32."""
     value = np.float32(x * ZERO + np.float32(coefficients[0]))
@@ -163,6 +192,8 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
 
     def static(e: ir.Expr) -> bool:
         match e:
+            case ir.Cumulative():
+                return True
             case ir.Change(_, of, since, _):
                 return since == "step" and of.name in static_sources - _NEVER_STATIC
             case ir.FrameDiff() | ir.Source():

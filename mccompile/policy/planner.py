@@ -22,7 +22,7 @@ from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
 from mccompile.policy.influence import static_notes
 from mccompile.policy.phases import ChunkState, advance, overriding, start
 from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
-from mccompile.policy.rules import Decision, Situation, Static, decide, forced
+from mccompile.policy.rules import Decision, Situation, Static, decide, forced, looks_back
 
 __all__ = ["Cell", "Plan", "diff_plans", "plan", "predicted_share", "read_plan", "show_plan"]
 
@@ -50,6 +50,8 @@ def plan(
             raise ValueError(f"the table of the change of {change.of.name} must have {grid.steps} entries")
     static = Static({c: tables[c] for c in changes}, static_sources)
     situations = frozenset({Situation(start(bound), kept=False, since=0, account=ZERO, total=0)})
+    signals = {s.name: s for s in bound.ir.signals}
+    back = max(looks_back(p.rule, signals) for p in bound.ir.phases)
     cells: list[Cell] = []
     seen: list[frozenset[int]] = []
     for step in range(grid.steps):
@@ -57,7 +59,7 @@ def plan(
         values = tuple(float(np.float32(tables[c][step])) if step else 0.0 for c in changes)
         cells.append(_cell(step, decided, values))
         seen.append(frozenset(d.phase for d in decided.values()))
-        situations = frozenset(t for s, d in decided.items() for t in _after(bound, grid, s, d))
+        situations = frozenset(t for s, d in decided.items() for t in _after(bound, grid, s, d, back))
     return Plan(
         policy=bound.ir.name,
         grid=Grid(grid.steps, _float32(grid.timesteps), _float32(grid.sigmas)),
@@ -88,19 +90,22 @@ def _action(decided: Mapping[Situation, Decision]) -> Action:
     return "reuse" if agree else "dynamic"
 
 
-def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision) -> Iterable[Situation]:
-    """The situations that can follow."""
+def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision, back: int) -> Iterable[Situation]:
+    """The situations that can follow. back: how many of the last computations matter to some rule."""
+    known = before.computed
     if decision.compute is None:
         for computed in (False, True):
             state = advance(bound, before.state, grid, computed)
-            yield Situation(_forget(bound, state), kept=True, since=None, account=None, total=None)
+            unknown = None if back else ()
+            yield Situation(_forget(bound, state), kept=True, since=None, account=None, total=None, computed=unknown)
         return
     state = advance(bound, before.state, grid, decision.compute)
     if decision.compute:
-        yield Situation(state, kept=True, since=0, account=ZERO, total=before.total)
+        steps = (before.state.step, *(known or ()))[:back] if known is not None or back <= 1 else None
+        yield Situation(state, kept=True, since=0, account=ZERO, total=before.total, computed=steps)
     else:
         since, total = (None if n is None else n + 1 for n in (before.since, before.total))
-        yield Situation(state, kept=True, since=since, account=decision.account, total=total)
+        yield Situation(state, kept=True, since=since, account=decision.account, total=total, computed=known)
 
 
 def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:

@@ -27,7 +27,7 @@ class Situation:
     """Where a chunk is before a step, as far as it is known. None = data decides it.
 
     kept: something is kept of it. since: own steps since all of its tokens were computed. account: of the chunk.
-    total: its reuses in the run.
+    total: its reuses in the run. computed: its own steps that computed it, the latest first, as many as rules read.
     """
 
     state: ChunkState
@@ -35,6 +35,7 @@ class Situation:
     since: int | None
     account: np.float32 | None
     total: int | None
+    computed: tuple[int, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ class Decision:
     compute: bool | None
     account: np.float32 | None
     why: Why
+
+
+def looks_back(rule: ir.Rule, signals: Mapping[str, ir.Signal]) -> int:
+    """How many of the cell's last computations the rule looks back at."""
+    found = (e for x in rule_expressions(rule) for e in walk(x, signals))
+    return max((e.n for e in found if isinstance(e, ir.Kept)), default=0)
 
 
 def forced(bound: BoundPolicy, grid: Grid, at: Situation) -> Decision:
@@ -116,6 +123,8 @@ class _Folded:
         sums = [e for e in walk(rule.condition, signals) if isinstance(e, ir.Accumulate)]
         if sums and at.account is None:
             return None, None
+        if at.computed is None and looks_back(rule, signals):
+            return None, None
         compute = not self._value(rule.condition)
         grown = at.account if not sums else np.float32(self._value(sums[0]))
         rests_on = (grown, *(self._value(e) for e in deciding(rule.condition, signals)))
@@ -148,5 +157,7 @@ class _Folded:
             step=step,
             changes={c: np.float32(t[step]) for c, t in self.static.tables.items()},
             account=self.at.account,
+            tables=self.static.tables,
+            kept=self.at.computed,
         )
         return evaluate(expr, moment)

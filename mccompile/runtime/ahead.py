@@ -36,5 +36,5 @@ def decide_ahead(
     actions = resolve_all(now, store.history, bound, plan, layout.batch)
     if fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
         return None
-    host = host_rows(decide.spec, now, actions, store.states, plan)
+    host = host_rows(decide.spec, now, actions, store.states, plan, store.history.computed)
     return decide.start(host, parameters(decide.spec.params, bound, device), {}, store.states, layout, now)

@@ -10,10 +10,10 @@ import torch
 
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Measured, Now, Params, Tail
+from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Measured, Now, Params, Past, Tail
 from mccompile.lowering.sources import to_cells
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import clock_value, table_value
+from mccompile.policy.evaluate import clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
@@ -32,9 +32,12 @@ def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -
 
 
 def host_rows(
-    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan
+    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan, kept: np.ndarray
 ) -> np.ndarray:
-    """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing."""
+    """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing.
+
+    kept: of which chunks of the video something is kept, bool [B, chunks].
+    """
     host = np.zeros((len(actions), len(spec.host), len(moment.chunks)), np.float32)
     row = {name: i for i, name in enumerate(spec.host)}
     for b, of_sample in enumerate(actions):
@@ -45,6 +48,8 @@ def host_rows(
             at[row["reused"]] = action.kind == "reuse"
             at[row["phase"]] = action.phase
             at[row["first"]] = time.chunk == 0
+            if "fresh" in row:
+                at[row["fresh"]] = not kept[b, time.chunk]
             sees = {t.chunk for t, a in zip(moment.chunks[:g], of_sample, strict=False) if a.runs}  # in this very call
             at[row["tail"]] = (b, time.chunk - 1) in states.seen or time.chunk - 1 in sees
             if action.account is not None:
@@ -55,7 +60,7 @@ def host_rows(
             for clock in CLOCKS:
                 at[row[clock]] = clock_value(clock, time.step, moment.grid)
             for i, table in enumerate(spec.tables):
-                at[row[f"table:{i}"]] = table_value(table, time.step, moment.grid.steps)
+                at[row[f"table:{i}"]] = clock_row(table, time.step, moment.grid)
             for i, change in enumerate(spec.changes):
                 at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
     return host
@@ -67,7 +72,7 @@ class Decide:
     def __init__(self, spec: DecideSpec, call: Call) -> None:
         self.spec = spec
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
-        self.sees_every_step = any(isinstance(s, Before | Tail) for s in spec.inputs) or len(spec.counts) > 1
+        self.sees_every_step = any(isinstance(s, Before | Past | Tail) for s in spec.inputs) or len(spec.counts) > 1
         self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, Kept))
         self._call = call
 
@@ -136,7 +141,7 @@ class Decide:
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
                     shape = (b, moment.total + 1, *self._cells_of(source, sources, layout)[3:])
-                case Count() | Late():
+                case Count() | Late() | Past():
                     pass
                 case _:
                     assert_never(slot)

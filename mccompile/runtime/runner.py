@@ -17,6 +17,7 @@ from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
+from mccompile.runtime.decided import ODD, Decided
 from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.finite import finite
@@ -57,6 +58,7 @@ class Runner:
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
+        self.decided: list[Decided] = []  # by the graph, in the latest request
         self.last_step = 0  # of the latest request's schedule
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
@@ -70,6 +72,7 @@ class Runner:
     def clear(self) -> None:
         """Frees events, stores, plans and prelude values of all requests."""
         self.events.clear()
+        self.decided.clear()
         self.weights_changed()
 
     def weights_changed(self) -> None:
@@ -143,6 +146,7 @@ class Runner:
         request = self.requests.pop(moment.request, None)
         if request is None:
             request, self.notes = Request(), ()
+            self.decided.clear()
             self.last_step = moment.first + moment.grid.steps - 1
             del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request
@@ -186,16 +190,27 @@ class Runner:
     def _wants(self, phase: int | None) -> bool:
         return phase is not None and bool(late_signals(self.lowered.policy, self.lowered.policy.phases[phase].rule))
 
+    def _by_graph(self, step: Step, b: int, g: int) -> Decided | None:
+        """What the graph decided a chunk by; None where it was not asked, or the answer was known."""
+        measured, decide = step.store.states.measured, self.lowered.decide
+        if measured is None or decide is None or step.actions[b][g].kind != "dynamic":
+            return None
+        return Decided(step.moment.first + step.moment.chunks[g].step, decide.measured, measured[b, :, g])
+
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
         none: Action = "skip" if action.kind == "skip" else "reuse"
         kind: Action = "full" if count == tokens else "partial" if count else none
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
+        decided, why = self._by_graph(step, b, g), action.why
+        if decided is not None:
+            self.decided.append(decided)
+            why = why if decided.finite else ODD
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
             phase=phase, action=kind, computed=count, tokens=tokens,
-            why=action.why,
+            why=why,
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mccompile.lowering.slots import Count
 from mccompile.lowering.types import Segment
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
@@ -113,8 +114,8 @@ class Step:
         states.measured = None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
-        elif decide is not None and (dynamic or not self.fold or decide.sees_every_step):
-            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan)
+        elif decide is not None and (dynamic or not self.fold or (decide.sees_every_step and not self._settled())):
+            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan, self.store.history.computed)
             ready, states.ahead = states.ahead, None
             if ready is None or not np.array_equal(ready.host, host):
                 params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
@@ -124,6 +125,15 @@ class Step:
         mask = self._with_copies(mask)
         states.selection = mask
         return mask
+
+    def _settled(self) -> bool:
+        """Whether no step of the run is left to data. What the graph keeps is set anew where that turns out otherwise.
+
+        The reuses in the whole run are counted all along.
+        """
+        known = self.fold and all(cell.action != "dynamic" for cell in self.plan.cells)
+        counted = self.engine.decide is not None and Count("total") in self.engine.decide.spec.counts
+        return known and not counted and bool(self.store.history.planned.all())
 
     def _with_copies(self, mask: np.ndarray) -> np.ndarray:
         """A copy is computed where its chunk is; all of it the first time, for it has no keys and values yet.

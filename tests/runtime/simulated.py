@@ -53,6 +53,8 @@ class Simulated:
     touched: int = 0  # the last own step that computed some token
     steps: Counter[str] = field(default_factory=Counter)  # of each phase
     refreshed: Counter[str] = field(default_factory=Counter)
+    done: list[np.ndarray] = field(default_factory=list)  # what each step computed
+    cell: ir.Granularity = ir.Granularity.TOKEN  # of the rule in force
 
     def masks(self) -> list[np.ndarray]:
         """What it computes at each of its own steps."""
@@ -84,10 +86,24 @@ class Simulated:
                 return self.run.late[step + self.chunk * self.run.lag, self.sample, self.chunk]
             case ir.Apply("mul", (a, b)):
                 return self.value(a, step) * self.value(b, step)
+            case ir.Before(of):
+                return self.value(of, step - 1) if step > 1 else ones * 0  # nothing moved into the first step
+            case ir.Kept(of, n):
+                return self.kept(of, n)
             case ir.Accumulate(of):
                 return self.account + self.value(of, step)
             case _:
                 raise NotImplementedError(e)
+
+    def kept(self, of: ir.Expr, n: int) -> np.ndarray:
+        """The number at the n-th last step that computed something of each cell."""
+        found = np.zeros((FRAMES, PLACES), F32)
+        for place in np.ndindex(FRAMES, PLACES):
+            wide = place[: {ir.Granularity.TOKEN: 2, ir.Granularity.FRAME: 1}.get(self.cell, 0)]
+            steps = [s for s, mask in enumerate(self.done) if mask[wide].any()]
+            at = steps[-min(n, len(steps))]
+            found[place] = 0 if at == 0 else self.value(of, at)[place]
+        return found
 
     def motion(self, step: int) -> np.ndarray:
         """Each frame against the one before it; the first frame of the video has no motion to weigh by."""
@@ -134,6 +150,7 @@ class Simulated:
         self.total = np.where(fired, self.total, self.total + 1)
         self.full = step if fired.all() else self.full
         self.touched = step if fired.any() else self.touched
+        self.done.append(fired)
         self.steps[phase.name] += 1
         self.refreshed[phase.name] += int(fired.any())
         return fired
@@ -157,6 +174,7 @@ class Simulated:
                 raise NotImplementedError(phase.rule)
 
     def reuse(self, rule: ir.Reuse, step: int) -> tuple[np.ndarray, np.ndarray]:
+        self.cell = rule.granularity
         if rule.granularity <= ir.Granularity.CHUNK:
             self.account = np.full((FRAMES, PLACES), self.account.max())
         value, limit = (a for a in rule.condition.args)  # type: ignore[union-attr]

@@ -64,7 +64,8 @@ def amounts(finest: ir.Granularity) -> st.SearchStrategy[ir.Expr]:
     fit = [DRIFT, *(c for (_, over), c in MOVED.items() if over <= finest)]
     fine: list[ir.Expr] = [MOTION, ir.SignalRef("late")] if finest == ir.Granularity.TOKEN else []
     plain = st.sampled_from([*fit, *fine])
-    return st.one_of(plain, st.builds(lambda a, b: ir.Apply("mul", (a, b)), plain, tenths))
+    past = st.one_of(st.builds(ir.Kept, st.sampled_from(fit), st.integers(1, 3)), st.just(ir.Before(DRIFT)))
+    return st.one_of(plain, past, st.builds(lambda a, b: ir.Apply("mul", (a, b)), plain, tenths))
 
 
 @st.composite
@@ -241,6 +242,15 @@ EACH: Mapping[str, ir.Rule] = {
     "reuse frame": per(ir.Granularity.FRAME),
     "reuse chunk": per(ir.Granularity.CHUNK),
     "since compute": replace(TOKEN, condition=ir.Apply("lt", (MOVED["compute", ir.Granularity.TOKEN], C(0.4)))),
+    "kept": replace(
+        TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.Kept(MOVED["step", ir.Granularity.TOKEN], 1)), C(0.9)))
+    ),
+    "kept twice": replace(
+        TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.Kept(MOVED["step", ir.Granularity.TOKEN], 2)), C(0.9)))
+    ),
+    "before": replace(
+        TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.Before(MOVED["step", ir.Granularity.TOKEN])), C(0.9)))
+    ),
     "late": replace(TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.SignalRef("late")), C(0.9)))),
     "frame_diff": replace(TOKEN, condition=ir.Apply("lt", (ir.Accumulate(MOTION), C(0.9)))),
     "vote": replace(TOKEN, vote=C(0.5)),

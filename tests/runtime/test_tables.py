@@ -55,7 +55,7 @@ def test_a_folded_table_decides_as_the_graph_does(size: int) -> None:
             bound = bind(policy, {"limit": limit})
             folded, unfolded = (plan(bound, grid, {}, frozenset(), fold) for fold in (True, False))
             states = States()
-            host = host_rows(spec, moment, actions, states, unfolded)
+            host = host_rows(spec, moment, actions, states, unfolded, np.ones((1, steps), bool))
             entries = [table_value(spec.tables[0], k, steps) for k in range(steps)]
             assert (host[0, spec.host.index("table:0")] == entries).all(), (size, steps)
             params = parameters(spec.params, bound, torch.device("cpu"))

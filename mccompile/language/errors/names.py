@@ -60,6 +60,25 @@ class UnknownOption(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class OldForm(Diagnostic):
+    """An option that the language had once."""
+
+    code = "MC0256"
+    title = "`{option}` has become a value"
+    label = "say which value is meant"
+    option: str
+    kept: str
+    before: str
+
+    def helps(self) -> tuple[Help, ...]:
+        assert self.span is not None
+        return (
+            Help("for `since = compute`", Edit(self.span, self.kept)),
+            Help(f"`since = step` is `{self.before}`, and what is meant where nothing is said"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidWord(Diagnostic):
     """A value that is not one of the words an option knows."""
 

@@ -254,3 +254,40 @@ class Unused(Diagnostic):
 
     def helps(self) -> tuple[Help, ...]:
         return (Help("use it in a phase, or take it out"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NoPast(Diagnostic):
+    """An earlier value of something that has none."""
+
+    code = "MC0253"
+    title = "`{function}` has no earlier value to give"
+    label = "{why}"
+    function: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotClocked(Diagnostic):
+    """A running sum or product of something that the clock does not settle."""
+
+    code = "MC0254"
+    title = "`cumulative` adds up what the clock alone settles"
+    label = "more than numbers, tables and clock values"
+    note = "it runs over all of the chunk's steps, whether they were computed or not"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("what is measured is added up by `accumulate(x)`, since the cell was last computed"),)
+
+
+@dataclass(frozen=True, slots=True)
+class PastFirst(Diagnostic):
+    """An earlier tensor where the one of the running step belongs."""
+
+    code = "MC0255"
+    title = "`{function}` measures the tensor of the running step"
+    label = "a tensor of an earlier step"
+    function: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("the earlier one comes second: `rel_l1(x, kept(x))`"),)
