@@ -87,12 +87,11 @@ def build_decide(
     host += tuple(f"change:{i}" for i in range(len(folded)))
     inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
     outputs = (Mask(), Measured(), *counts, *kept, *pasts.slots)
-    told = dict.fromkeys(row for _, rule in rules for row in rows_of(rule, signals))
-    rows = (Row("highest"), Row("lowest"), *told)
+    told = tuple(dict.fromkeys(row for _, rule in rules for row in rows_of(rule, signals)))
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
-        sources=tuple(located[n] for n in names), changes=folded, tables=tables, measured=rows,
+        sources=tuple(located[n] for n in names), changes=folded, tables=tables, measured=told,
     )  # fmt: skip
     todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
@@ -147,8 +146,8 @@ class _Decision:
         moving = active & ~forced & ~reused
         grown = torch.where(moving, held, account)
         out[Mask()] = compute
-        told |= {Row("highest"): grown.amax((2, 3)), Row("lowest"): grown.amin((2, 3))}
-        out[Measured()] = torch.stack([told[r] for r in self.spec.measured], 1)
+        nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything
+        out[Measured()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
         out[Count("account")] = torch.where(compute, torch.zeros_like(grown), grown)
         for count in self.spec.counts[1:]:
             kept = get(count)

@@ -16,7 +16,7 @@ from mccompile.lowering.slots import Count, Slot
 
 Get = Callable[[Slot], torch.Tensor]
 Guard = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
-Acted = Mapping[Guard, torch.Tensor]  # whether a guard changed the decision of a cell
+Acted = Mapping[str, torch.Tensor]  # by name, whether a guard changed the decision of a cell
 
 
 def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:

@@ -11,7 +11,7 @@ import torch
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, evaluate
-from mccompile.lowering.fire import Acted, Guard, guards_of
+from mccompile.lowering.fire import Acted, guards_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,23 @@ class Row:
 
 
 def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[Row, ...]:
-    """What is told of a rule's decisions: the signals that it reads, its fits, its guards."""
+    """What is told of a rule's decisions: its account, the signals that it reads, its fits, its guards."""
     read = tuple(dict.fromkeys(e for x in rule_expressions(rule) for e in walk(x, signals, late=False)))
+    sums = any(isinstance(e, ir.Accumulate) for e in read)
     named = (Row("signal", e.name) for e in read if isinstance(e, ir.SignalRef))
     fits = (Row(what, "", e) for e in read if isinstance(e, ir.Polynomial) for what in ("fit", "fitted"))
     guards = (Row("guard", name) for name, limit in guards_of(rule).items() if limit is not None)
-    return (*named, *fits, *guards)
+    return (*((Row("highest"), Row("lowest")) if sums else ()), *named, *fits, *guards)
 
 
 def told_by(row: Row, leaves: Leaves, account: torch.Tensor, acted: Acted) -> torch.Tensor:
     """One row of what a rule's decision was made by, [B, G] float32."""
     nothing = torch.zeros_like(account)
     match row.what:
+        case "highest":
+            return (nothing + account).amax((2, 3))
+        case "lowest":
+            return (nothing + account).amin((2, 3))
         case "signal":
             return (nothing + evaluate(ir.SignalRef(row.name), leaves)).mean((2, 3))
         case "fit":
@@ -50,8 +55,6 @@ def told_by(row: Row, leaves: Leaves, account: torch.Tensor, acted: Acted) -> to
             return (nothing + evaluate(row.of.of, leaves)).mean((2, 3))
         case "guard":
             return (nothing + acted[row.name].float()).amax((2, 3))
-        case "highest" | "lowest":
-            raise AssertionError("accounts are not of one rule")
         case _:
             assert_never(row.what)
 

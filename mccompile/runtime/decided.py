@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mccompile import ir
 from mccompile.lowering.measured import Row
 from mccompile.policy.influence import negative_fit
 
@@ -16,16 +15,15 @@ ODD = "a signal is not finite"  # why a chunk is computed
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """One chunk's decision by the graph. step: its own. values: of the rows of `DecideSpec.measured`."""
+    """One chunk's decision by the graph. step: its own. values: what is told of the rule of its phase."""
 
     step: int
-    rows: Sequence[Row]
-    values: np.ndarray
+    values: Mapping[Row, float]
 
     @property
     def finite(self) -> bool:
         """Whether all that it was made by are numbers."""
-        return bool(np.isfinite(self.values).all())
+        return all(np.isfinite(v) for v in self.values.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +48,9 @@ class Spread:
 def spreads(decided: Iterable[Decided]) -> dict[str, Spread]:
     """By the name of each signal, and of the account where there is one, its spread over the decisions."""
     found: dict[str, list[float]] = {}
-    for one in decided:
-        for row, value in zip(one.rows, one.values, strict=True):
-            if row.what == "signal":
-                found.setdefault(row.name, []).append(float(value))
-            elif row.what == "highest":
-                found.setdefault("account", []).append(float(value))
+    for row, value in _rows(decided):
+        if row.what in ("signal", "highest"):
+            found.setdefault(row.name or "account", []).append(value)
     made = ((name, Spread.of(values)) for name, values in found.items())
     return {name: spread for name, spread in made if spread is not None}
 
@@ -63,29 +58,27 @@ def spreads(decided: Iterable[Decided]) -> dict[str, Spread]:
 def guards(decided: Iterable[Decided]) -> dict[str, int]:
     """By the name of each guard that the decisions were under, how many of them it changed."""
     found: dict[str, int] = {}
-    for one in decided:
-        for row, value in zip(one.rows, one.values, strict=True):
-            if row.what == "guard":
-                found[row.name] = found.get(row.name, 0) + int(value > 0)
+    for row, value in _rows(decided):
+        if row.what == "guard":
+            found[row.name] = found.get(row.name, 0) + int(value > 0)
     return found
+
+
+def _rows(decided: Iterable[Decided]) -> Iterator[tuple[Row, float]]:
+    return (found for one in decided for found in one.values.items())
 
 
 def fits_outside(decided: Sequence[Decided]) -> Iterator[str]:
     """What to tell of fits that gave negative distances, and of accounts that were negative."""
-    asked: dict[ir.Polynomial, list[tuple[str, float, float]]] = {}
-    counts: dict[ir.Polynomial, int] = {}
-    for one in decided:
-        found: Mapping[Row, float] = dict(zip(one.rows, map(float, one.values), strict=True))
-        for row, value in found.items():
-            if row.what == "fit" and row.of is not None and found[Row("fitted", "", row.of)] != 0:
-                counts[row.of] = counts.get(row.of, 0) + 1
-                if value < 0:
-                    asked.setdefault(row.of, []).append((f"step {one.step}", found[Row("fitted", "", row.of)], value))
-    for fit, values in asked.items():
-        yield negative_fit(fit, values, f"{counts[fit]} decisions")
-    low = [v for one in decided for row, v in zip(one.rows, one.values, strict=True) if row.what == "lowest" and v < 0]
-    if low:
+    for fit in dict.fromkeys(row.of for row, _ in _rows(decided) if row.of is not None):
+        gave, of = Row("fit", "", fit), Row("fitted", "", fit)
+        asked = [one for one in decided if gave in one.values]
+        below = [(f"step {one.step}", one.values[of], one.values[gave]) for one in asked if one.values[gave] < 0]
+        if below:
+            yield negative_fit(fit, below, f"{len(asked)} decisions")
+    accounts = [value for row, value in _rows(decided) if row.what == "lowest"]
+    if any(value < 0 for value in accounts):
         yield (
-            f"the account was negative at {len(low)} of {len(decided)} decisions (down to {min(low):.3g}): "
-            "such steps are reused whatever the threshold is"
+            f"the account was negative at {sum(v < 0 for v in accounts)} of {len(accounts)} decisions "
+            f"(down to {min(accounts):.3g}): such a step is reused whatever the threshold is"
         )

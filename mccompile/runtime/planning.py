@@ -45,8 +45,8 @@ def make_plan(
     sources = {c.of.name: _StaticSource(lowered, lowered.located[c.of.name]) for c in changes}
     tables = {c: sources[c.of.name].table(c, timesteps, inputs) for c in changes}
     made = plan(bound, grid, tables, lowered.static, fold)
-    told = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
-    return replace(made, notes=(*made.notes, *told))
+    idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
+    return replace(made, notes=(*made.notes, *idle))
 
 
 class _StaticSource:

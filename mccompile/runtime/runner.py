@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mccompile import ir
+from mccompile.lowering.measured import rows_of
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
@@ -74,6 +76,11 @@ class Runner:
         self.events.clear()
         self.decided.clear()
         self.weights_changed()
+
+    def not_finite(self) -> int:
+        """How many branches of the latest request ended on results that were not finite."""
+        latest = next(reversed(self.requests.values()), None)
+        return 0 if latest is None else sum(not store.is_finite() for store in latest.branches.values())
 
     def weights_changed(self) -> None:
         """Everything that was derived from the weights is derived anew. Nothing is compiled."""
@@ -192,10 +199,15 @@ class Runner:
 
     def _by_graph(self, step: Step, b: int, g: int) -> Decided | None:
         """What the graph decided a chunk by; None where it was not asked, or the answer was known."""
-        measured, decide = step.store.states.measured, self.lowered.decide
-        if measured is None or decide is None or step.actions[b][g].kind != "dynamic":
+        measured, decide, action = step.store.states.measured, self.lowered.decide, step.actions[b][g]
+        if measured is None or decide is None or action.kind != "dynamic":
             return None
-        return Decided(step.moment.first + step.moment.chunks[g].step, decide.measured, measured[b, :, g])
+        policy = self.lowered.policy
+        rule = policy.phases[action.phase].rule
+        assert isinstance(rule, ir.Reuse | ir.Top)
+        told = rows_of(rule, {s.name: s for s in policy.signals})
+        values = {row: float(v) for row, v in zip(decide.measured, measured[b, :, g], strict=False) if row in told}
+        return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
