@@ -12,7 +12,7 @@ from mccompile.language.coefficients import CoefficientSet, fit_of
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan
-from mccompile.policy.evaluate import Grid, Moment, evaluate, is_static
+from mccompile.policy.evaluate import Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.rules import Static
 
 REMEDY = "fit it for this model and number of steps, bound it (`max(..., 0)`), or use another signal"
@@ -60,7 +60,7 @@ def static_notes(bound: BoundPolicy, grid: Grid, static: Static, cells: Sequence
         for step in asked:
             changes = {c: np.float32(t[step]) for c, t in static.tables.items()}
             params = {name: np.float32(v) for name, v in bound.values.items()}
-            at = Moment(params, signals, grid, step, changes, None)
+            at = StaticMoment(params, signals, grid, step, changes, None)
             value = float(evaluate(fit, at))
             if value < 0:
                 found.append((f"step {step}", float(evaluate(fit.of, at)), value))

@@ -10,7 +10,7 @@ import torch
 from mccompile.backend.role import Role
 from mccompile.capture.part import Input, Operand, Shared, Stream
 from mccompile.lowering.types import LoweredModel, Segment
-from mccompile.runtime.blocks import Backend, Blocks, Env, Rows
+from mccompile.runtime.blocks import Backend, BlockCalls, Env, Rows
 from mccompile.runtime.operands import Misplaced
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory
@@ -43,7 +43,7 @@ class Postlude:
 
 
 def selected(
-    blocks: Blocks, mask: np.ndarray, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
+    blocks: BlockCalls, mask: np.ndarray, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
 ) -> tuple[Rows, ...]:
     """The tokens that a mask, bool [B, L], selects: once where all samples select the same, else sample by sample."""
     if (mask == mask[0]).all():
@@ -54,7 +54,7 @@ def selected(
 
 
 def merge(
-    blocks: Blocks, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
+    blocks: BlockCalls, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
     store: Memory,
 ) -> Env:
     """One segment under a selection: selected rows computed, the others from what is kept.
@@ -88,7 +88,7 @@ def merge(
 
 
 def _unselected(
-    blocks: Blocks, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory
+    blocks: BlockCalls, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory
 ) -> torch.Tensor:
     """All rows of a stream as they are without computing any, in memory of the store."""
     stored, source = store.kept.get(key), env.get(before)

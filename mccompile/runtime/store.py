@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mccompile.lowering.slots import Count, Kept
+from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
@@ -198,7 +198,7 @@ class Deciding:
 
     host: np.ndarray
     first: int
-    states: Mapping[Kept, torch.Tensor]
+    states: Mapping[KeptSlot, torch.Tensor]
     mask: OnItsWay
     measured: OnItsWay
 
@@ -212,7 +212,7 @@ class States:
     measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked.
     """
 
-    tensors: dict[Kept, torch.Tensor] = field(default_factory=dict)
+    tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
     seen: set[tuple[int, int]] = field(default_factory=set)
     observed: set[tuple[int, int]] = field(default_factory=set)
     ahead: Deciding | None = None
