@@ -61,6 +61,8 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
             return Located(name, Input(grid.source), "latent", 2, patch)
         case "modulation" | "time_embedding":
             port = _timed(captured, in_blocks=name == "modulation")
+            if captured.opaque:
+                raise missing("its blocks run as the model's own code, which does not tell what the timestep makes")
             if port is None:
                 where = "the blocks" if name == "modulation" else "the final layer"
                 raise missing(f"no value that {where} read depends on the timestep and not on the latents")

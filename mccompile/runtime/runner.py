@@ -94,6 +94,18 @@ class Runner:
         step = self.begin(inputs, moment)
         return self.finish(step, *step.run())
 
+    def made_before(self, inputs: Mapping[str, Value], moment: Moment) -> None:
+        """Notes a call whose outputs another process has made: later calls are foreseen by it."""
+        request = self._request(moment)
+        if self.pairing is not None:
+            request.foresight.last[moment.branch] = (inputs, moment)
+
+    def resume(self, moment: Moment, branches: Mapping[str, BranchStore], trusted: bool) -> None:
+        """Gives the request of a moment the stores that another process has left. trusted: see pair.Foresight."""
+        request = self._request(moment)
+        request.branches.update(branches)
+        request.foresight.trusted = trusted
+
     def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
         """The step of one call: its store laid out for it, and what clock and plan know of its chunks."""
         shared = self.engine.values.get(inputs)
