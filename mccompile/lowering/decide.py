@@ -1,7 +1,7 @@
-"""The decision as a graph: which tokens of which chunks are computed in this call (policy rules, lowered).
+"""Lowers the rules of a policy to a graph that decides which tokens of which chunks are computed in a call.
 
-The graph is built by tracing the functions below over the policy's expressions, then compiled with the rest.
-Everything that only the clock knows arrives in one small tensor, `host` [B, K, G]; parameters in one vector.
+The functions below are traced over the policy's expressions, and the graph is compiled with the others. What only the
+clock knows arrives in one small tensor, `host` [B, K, G]. The parameters arrive in one vector.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class DecideSpec:
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
-    """Phases whose rule needs the graph, by index."""
+    """Returns the phases whose rule needs the graph, each with its index."""
     return tuple((i, p.rule) for i, p in enumerate(policy.phases) if isinstance(p.rule, ir.Reuse | ir.Top))
 
 
 def build_decide(
     policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
 ) -> DecideSpec | None:
-    """The decision graph of `policy`, or None where the clock decides everything.
+    """Builds the decision graph of `policy`. Returns None if the clock decides everything.
 
     supplied: changes whose values the host knows (folded). Raises KeyError for a source not located.
     """
@@ -111,7 +111,7 @@ def build_decide(
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """The traced function, with what it needs to know at trace time."""
+    """The function that is traced, and what it needs to know while it is traced."""
 
     policy: ir.PolicyIR
     spec: DecideSpec
@@ -175,7 +175,7 @@ class _Decision:
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, dict[Row, torch.Tensor]]:
-        """(tokens that fire, accounts as grown, what both were made by) in this step, by the rule of each chunk."""
+        """Returns (tokens that fire, accounts with what this step adds, what both were made by) under each rule."""
         fired = held = None
         told: dict[Row, torch.Tensor] = {}
         for index, rule in self.rules.items():

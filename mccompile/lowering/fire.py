@@ -20,7 +20,7 @@ Acted = Mapping[str, torch.Tensor]  # by name, whether a guard changed the decis
 
 
 def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
-    """The guards of a rule by name, in the order in which they apply."""
+    """Returns the guards of a rule by name, in the order in which they apply."""
     if isinstance(rule, ir.Top):
         return {}
     return {
@@ -31,7 +31,7 @@ def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
 
 
 def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor, Acted]:
-    """Which cells a rule computes [B, G, F, P], the accounts after this step's addition, and which guards acted.
+    """Returns which cells a rule computes, [B, G, F, P], the accounts with what this step adds, and which guards acted.
 
     A cell whose signals are not finite is computed, whatever the condition and the guards say.
     """
@@ -56,7 +56,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
 def _guarded(
     name: Guard, fired: torch.Tensor, limit: torch.Tensor | float, grown: torch.Tensor, get: Get
 ) -> torch.Tensor:
-    """What a guard makes of the cells that fire, [B, G, F, P]."""
+    """Returns what a guard makes of the cells that fire, [B, G, F, P]."""
     match name:
         case "vote":
             return (fired.float().mean(2, keepdim=True) > limit) | (fired & ~fired)
@@ -76,7 +76,7 @@ def _guarded(
 
 
 def _undefined(condition: ir.Expr, leaves: Leaves, grown: torch.Tensor) -> torch.Tensor:
-    """The cells whose decision would rest on what is no finite number."""
+    """Returns the cells whose decision would rest on what is no finite number."""
     undefined = ~torch.isfinite(grown)
     for e in deciding(condition, leaves.signals):
         if not isinstance(e, ir.Accumulate):
@@ -85,12 +85,12 @@ def _undefined(condition: ir.Expr, leaves: Leaves, grown: torch.Tensor) -> torch
 
 
 def _share(fired: torch.Tensor) -> torch.Tensor:
-    """The computed share of each chunk's tokens, [B, G, 1, 1]."""
+    """Returns the share of each chunk's tokens that is computed, [B, G, 1, 1]."""
     return fired.float().mean((2, 3), keepdim=True)
 
 
 def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
-    """What the rule adds to the account in this step: the argument of its `accumulate`, 0 without one."""
+    """Returns what the rule adds to the account in this step: the argument of its `accumulate`, or 0 without one."""
     for e in walk(condition, leaves.signals, late=False):
         if isinstance(e, ir.Accumulate):
             return evaluate(e.of, leaves)
@@ -98,7 +98,7 @@ def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
 
 
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The `share` of a chunk's tokens with the highest score (rounded up; ties by position)."""
+    """Selects the `share` of a chunk's tokens with the highest score, rounded up. Ties go by position."""
     flat = score.flatten(2)
     order = flat.argsort(dim=-1, descending=True, stable=True)
     rank = torch.zeros_like(order).scatter(-1, order, (torch.ones_like(order).cumsum(-1) - 1))

@@ -20,7 +20,6 @@ from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
 from mccompile.runtime.decided import ODD, Decided
-from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.finite import finite
 from mccompile.runtime.fresh import made_of, renew
@@ -31,6 +30,7 @@ from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
 from mccompile.runtime.store import BranchStore
 from mccompile.runtime.trace import Event, EventAction
+from mccompile.runtime.upload import parameters
 from mccompile.runtime.window import KeptKeyValues, leading_key_values, move_window, window_of
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
@@ -108,6 +108,7 @@ class Runner:
 
     def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
         """The step of one call: its store laid out for it, and what clock and plan know of its chunks."""
+        self.engine.blocks.settle()
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
