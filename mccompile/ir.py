@@ -294,11 +294,22 @@ class Integration(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast(Node):
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
+
+    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
+    """
+
+    weights: tuple[tuple[Expr, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse."""
+    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in."""
 
     where: Blocks | Integration
     keep: Literal["residual", "output", "increment"] | None
+    forecast: Forecast | None = None  # None: the kept result itself
 
 
 @dataclass(frozen=True, slots=True)

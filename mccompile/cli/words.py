@@ -71,6 +71,9 @@ def _regions(policy: ir.PolicyIR) -> Iterator[str]:
             case ir.Integration():
                 place = "the whole model with the sampler's step"
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
+        if region.forecast is not None and region.forecast.at is not None:
+            depth = max(map(len, region.forecast.weights))
+            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
 
 
 def _chunks(policy: ir.PolicyIR) -> Iterator[str]:

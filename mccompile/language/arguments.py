@@ -28,6 +28,12 @@ class BoundCall:
         value = self.values[parameter]
         return tuple(item.value for item in value.items) if isinstance(value, ast.NumberList) else None
 
+    def count(self, parameter: str) -> int:
+        """The whole number that is written out as an argument."""
+        value = self.values[parameter]
+        assert isinstance(value, ast.Number)
+        return int(value.value)
+
     def word(self, parameter: str) -> str:
         """The word given for an option; the empty string if something else stands there."""
         value = self.values.get(parameter)

@@ -302,10 +302,14 @@ class BlockRange:
 
 @dataclass(frozen=True, slots=True)
 class LayersDecl:
-    """`layers blocks[0..7] { keep residual }`; where=None is `integration`, keep=None is `compute`."""
+    """`layers blocks[0..7] { keep residual  reuse as VALUE }`.
+
+    where=None is `integration`, keep=None is `compute`, stand_in=None is the kept result itself.
+    """
 
     where: BlockRange | None
     keep: Name | None
+    stand_in: Expr | None
     span: Span = field(compare=False, repr=False)
 
 

@@ -32,7 +32,7 @@ SOURCES: dict[str, SourceFacts] = {
     )
 }
 
-ArgumentKind = Literal["source", "past", "number", "share", "count", "word", "flag", "polynomial", "table"]
+ArgumentKind = Literal["source", "past", "number", "share", "count", "word", "flag", "result", "polynomial", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,15 @@ FUNCTIONS = {
             "cumulative",
             (_OF, Parameter("by", "word", None, ("sum", "product"))),
             "the sum or product over the chunk's own steps so far",
+        ),
+        Function(
+            "taylor",
+            (
+                Parameter("of", "result"),
+                Parameter("order", "count", "1"),
+                Parameter("along", "word", "step", ("step", "timestep", "sigma")),
+            ),
+            "what a kept result has become, by its last differences",
         ),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),

@@ -194,6 +194,13 @@ class Elaborator:
             return of
         return replace(of, expr=ir.Accumulate(of.expr, at=expr.span), constant=False)
 
+    def options(self, expr: ast.Call | ast.Pipe) -> BoundCall | None:
+        """A call whose arguments are words and counts, but for what it is a function of; None after an error."""
+        call = self._bound(expr)
+        if call is None or not call.complete or not self._calls.options(call):
+            return None
+        return call
+
     def _bound(self, expr: ast.Expr) -> BoundCall | None:
         found = as_call(expr)
         assert found is not None
@@ -208,7 +215,7 @@ class Elaborator:
         given: dict[str, Typed] = {}
         for parameter in call.function.parameters:
             value = call.values.get(parameter.name)
-            if value is None or parameter.kind == "count":
+            if value is None or parameter.kind in ("count", "result"):
                 continue
             listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
             if not listed and parameter.kind not in ("word", "flag"):

@@ -102,8 +102,8 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
             return [_Line(f"{head} = {spell(expr)}", start)]
         case ast.PhaseDecl():
             return _phase(item, head)
-        case ast.LayersDecl(keep=keep):
-            return [_Line(f"{head} {{ {layer_rule(keep)} }}", start)]
+        case ast.LayersDecl(keep=keep, stand_in=stand_in):
+            return [_Line(f"{head} {{ {layer_rule(keep, stand_in)} }}", start)]
         case ast.OptionsDecl(options=options):
             inner = "  ".join(option(one) for one in options)
             return [_Line(f"{head} {{ {inner} }}" if inner else f"{head} {{ }}", start)]

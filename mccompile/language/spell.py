@@ -165,8 +165,10 @@ def where(first: int, last: int) -> str:
     return f"{first}.." if last == -1 else f"{first}..{last}"
 
 
-def layer_rule(keep: ast.Name | None) -> str:
-    return "compute" if keep is None else f"keep {keep.text}"
+def layer_rule(keep: ast.Name | None, stand_in: ast.Expr | None) -> str:
+    """`compute`, `keep residual`, `keep residual  reuse as taylor(residual)`."""
+    as_ = "" if stand_in is None else f"  reuse as {spell(stand_in)}"
+    return "compute" if keep is None else f"keep {keep.text}{as_}"
 
 
 def option(one: ast.Option) -> str:

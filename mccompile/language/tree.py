@@ -243,17 +243,19 @@ class AstBuilder(_Phases):
     def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
         return ast.BlockRange(int(first.value), int(last.value), self._at(meta))
 
-    def keep(self, meta: Meta, name: Token) -> ast.Name:
-        return self._name(name)
+    def keep(self, meta: Meta, name: Token, stand_in: ast.Expr | None) -> tuple[ast.Name | None, ast.Expr | None]:
+        return self._name(name), stand_in
 
-    def no_keep(self, meta: Meta) -> None:
-        return None
+    def no_keep(self, meta: Meta) -> tuple[ast.Name | None, ast.Expr | None]:
+        return None, None
 
-    def layers(self, meta: Meta, where: ast.BlockRange, keep: ast.Name | None) -> ast.LayersDecl:
-        return ast.LayersDecl(where, keep, self._at(meta))
+    def layers(
+        self, meta: Meta, where: ast.BlockRange, rule: tuple[ast.Name | None, ast.Expr | None]
+    ) -> ast.LayersDecl:
+        return ast.LayersDecl(where, *rule, self._at(meta))
 
-    def integration(self, meta: Meta, keep: ast.Name | None) -> ast.LayersDecl:
-        return ast.LayersDecl(None, keep, self._at(meta))
+    def integration(self, meta: Meta, rule: tuple[ast.Name | None, ast.Expr | None]) -> ast.LayersDecl:
+        return ast.LayersDecl(None, *rule, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
         read: ast.Name | ast.Number | ast.Size

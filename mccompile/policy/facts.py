@@ -48,3 +48,9 @@ def selects_within_chunks(policy: ir.PolicyIR) -> bool:
 def keeps_increment(policy: ir.PolicyIR) -> bool:
     """The policy's region is the integration step."""
     return any(region.keep == "increment" for region in policy.regions)
+
+
+def results_kept(policy: ir.PolicyIR) -> int:
+    """How many of its last results a region keeps at most: more than one where a forecast needs them."""
+    forecasts = (region.forecast for region in policy.regions if region.forecast is not None)
+    return max((len(weights) for forecast in forecasts for weights in forecast.weights), default=1)

@@ -13,6 +13,7 @@ import torch
 
 from mccompile.lowering.slots import Count, Kept
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.facts import results_kept
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
 
@@ -80,7 +81,8 @@ class Memory:
 
     buffers: per block, keys and values in the order of its kind, allocated at first use.
     once: per block, keys and values of the text and whatever else the prompt alone determines.
-    kept: per (region, stream), the residual or output of the last computation. merged: per (region, stream), the
+    kept: per (region, stream), the residual or output of the last computation. older: the same of the computations
+    before it, the latest first, where a forecast needs them. merged: per (region, stream), the
     stream that left the region in the last call: memory to write the next one into. increments: per chunk, the last
     latent increment.
     """
@@ -88,6 +90,7 @@ class Memory:
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     once: dict[int, Once] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    older: dict[tuple[int, str], tuple[torch.Tensor, ...]] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     increments: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ class Memory:
         """Bytes of all tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
         tensors += [t for known in self.once.values() for t in known.values]
+        tensors += [t for older in self.older.values() for t in older]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]
         return sum(t.nbytes for t in tensors)
 
@@ -115,12 +119,24 @@ class ChunkRecord:
     lost: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The own steps that computed each token of a chunk last, int64 [n, F, P], the latest first; -1 where none did."""
+
+    steps: np.ndarray
+
+    def after(self, step: int, mask: np.ndarray) -> Recent:
+        """A step has computed the tokens of `mask`, bool [F, P]."""
+        moved = np.concatenate([np.full((1, *mask.shape), step), self.steps[:-1]])
+        return Recent(np.where(mask, moved, self.steps))
+
+
 @dataclass(slots=True)
 class History:
     """What has happened to the chunks of the video, on the host.
 
     phases: per sample, per chunk. computed, cleaned, since, planned, lost: see ChunkRecord. copies: (sample, chunk)
-    whose copy has been computed.
+    whose copy has been computed. recent: of (sample, chunk, whether it is a copy), where a forecast reads it.
     """
 
     phases: list[list[ChunkState]]
@@ -130,6 +146,7 @@ class History:
     planned: np.ndarray  # [B, G] bool
     lost: dict[tuple[int, int], str] = field(default_factory=dict)
     copies: set[tuple[int, int]] = field(default_factory=set)
+    recent: dict[tuple[int, int, bool], Recent] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> History:
@@ -174,6 +191,7 @@ class History:
     def note(self, sample: int, time: ChunkTime, bound: BoundPolicy, grid: Grid, mask: np.ndarray) -> None:
         """A chunk was run; mask: which of its tokens were computed. The phase of an active chunk advances."""
         all_computed = bool(mask.all())
+        self._note_recent(sample, time, bound, mask)
         if time.copy_of is not None:
             self.copies |= {(sample, time.copy_of)} if all_computed else set()
             return
@@ -186,6 +204,18 @@ class History:
             self.since[at] = 0 if all_computed else self.since[at] + 1
             state = self.phases[sample][time.chunk]
             self.phases[sample][time.chunk] = advance(bound, state, grid, bool(mask.any()))
+
+
+    def _note_recent(self, sample: int, time: ChunkTime, bound: BoundPolicy, mask: np.ndarray) -> None:
+        """Where a forecast reads them: the steps that computed each token since something is kept of the chunk."""
+        back = results_kept(bound.ir)
+        if back == 1 or time.state != "active":
+            return
+        chunk = time.chunk if time.copy_of is None else time.copy_of
+        at = sample, chunk, time.copy_of is not None
+        kept = (sample, chunk) in self.copies if at[2] else bool(self.computed[sample, chunk])
+        known = self.recent.get(at) if kept else None
+        self.recent[at] = (known or Recent(np.full((back, *mask.shape), -1))).after(time.step, mask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,15 @@ items = st.one_of(
     st.builds(
         ast.LayersDecl,
         st.none() | st.builds(ast.BlockRange, blocks, blocks, st.just(SPAN)),
-        st.none() | names,
+        st.just(None),
+        st.just(None),
+        st.just(SPAN),
+    ),
+    st.builds(
+        ast.LayersDecl,
+        st.none() | st.builds(ast.BlockRange, blocks, blocks, st.just(SPAN)),
+        names,
+        st.none() | exprs,
         st.just(SPAN),
     ),
     st.builds(ast.OptionsDecl, st.sampled_from(("chunks", "cache")), options, st.just(SPAN)),

@@ -139,6 +139,10 @@ spans = st.one_of(
     st.builds(ir.Rest),
 )
 wheres = st.builds(ir.Blocks, st.integers(-9, 9), st.integers(-9, 9)) | st.builds(ir.Integration)
+keeps = st.sampled_from(["residual", "output", "increment", None])
+forecasts = st.none() | st.builds(
+    ir.Forecast, st.lists(st.lists(expressions, max_size=2).map(tuple), max_size=2).map(tuple)
+)
 counts = st.none() | st.integers(0, 10**12)
 
 
@@ -157,7 +161,7 @@ policies = st.builds(
     ),
     signals=_several(st.builds(ir.Signal, names, expressions, granularities, st.booleans())),
     phases=_several(st.builds(ir.Phase, names, spans, rules)),
-    regions=_several(st.builds(ir.Region, wheres, st.sampled_from(["residual", "output", "increment", None]))),
+    regions=_several(st.builds(ir.Region, wheres, keeps, forecasts)),
     chunks=st.builds(
         ir.Chunks, counts, st.sampled_from(["skip", "compute"]), st.sampled_from(["keep", "refresh", "compute"])
     ),
