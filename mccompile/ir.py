@@ -65,7 +65,7 @@ class SignalRef(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Clock(Node):
+class ClockRef(Node):
     """A property of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)."""
 
     what: ClockName
@@ -79,7 +79,7 @@ class Table(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Source(Node):
+class SourceRef(Node):
     name: SourceName
 
 
@@ -88,7 +88,7 @@ class Change(Node):
     """How far a source moved, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
 
     distance: Distance
-    of: Source
+    of: SourceRef
     since: Literal["step", "compute"]  # against the previous step's value, or the last computation's
     over: Granularity
 
@@ -97,7 +97,7 @@ class Change(Node):
 class FrameDiff(Node):
     """Motion of a source per token: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) (MotionCache)."""
 
-    of: Source
+    of: SourceRef
     relative: bool  # False: the plain difference, as MAGI-1's variant on latents
 
 
@@ -165,7 +165,7 @@ class Apply(Node):
 
 
 Expr = (
-    Const | ParamRef | SignalRef | Clock | Table | Source | Change | FrameDiff | Normalise | Polynomial
+    Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Change | FrameDiff | Normalise | Polynomial
     | Accumulate | Kept | Before | Cumulative | Reduce | Apply
 )
 
@@ -252,7 +252,7 @@ class UntilRefreshes(Node):
 class Between(Node):
     """While low <= value < high of the chunk's own clock."""
 
-    clock: Clock
+    clock: ClockRef
     low: Expr
     high: Expr
 

@@ -20,12 +20,12 @@ Operator = Literal[
     "neg", "abs", "sqrt", "add", "sub", "mul", "div", "pow", "min", "max",
     "lt", "le", "gt", "ge", "and", "or", "not",
 ]  # fmt: skip
-Number = np.float32 | bool
+StaticValue = np.float32 | bool
 LARGEST_POWER = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
+class KnownOperand:
     """What is known of an operand before any run.
 
     within: its values. constant: parameters and literals alone decide it. whole: it is an integer.
@@ -48,7 +48,7 @@ class Operation:
     """
 
     operands: tuple[str, ...]
-    value: Callable[..., Number]
+    value: Callable[..., StaticValue]
     bounds: Callable[..., Interval]
     units: Literal["alike", "scaled", "free"] = "alike"
     truth: bool = False
@@ -73,14 +73,14 @@ def power(a: np.float32, b: np.float32) -> np.float32:
 
 
 # ---- where there is no value -------------------------------------------------------------------------------
-def _no_quotient(_: Operand, divisor: Operand) -> str:
+def _no_quotient(_: KnownOperand, divisor: KnownOperand) -> str:
     b = divisor.within
     if not b.low <= 0 <= b.high or not (divisor.constant or b.low == b.high):
         return ""
     return "divides by 0" if b.low == b.high else f"may divide by 0: the divisor is {b.low:g} to {b.high:g}"
 
 
-def _no_power(base: Operand, exponent: Operand) -> str:
+def _no_power(base: KnownOperand, exponent: KnownOperand) -> str:
     a, b = base.within, exponent.within
     if exponent.constant and max(abs(b.low), abs(b.high)) > LARGEST_POWER:
         return f"the exponent lies between -{LARGEST_POWER} and {LARGEST_POWER}"
@@ -92,7 +92,7 @@ def _no_power(base: Operand, exponent: Operand) -> str:
     return ""
 
 
-def _no_root(of: Operand) -> str:
+def _no_root(of: KnownOperand) -> str:
     negative = of.within.high < 0 or (of.constant and of.within.low < 0)
     return "a negative number has no root" if negative else ""
 

@@ -15,8 +15,8 @@ from torch._inductor.package import package_aoti
 from torch.export import Dim, ExportedProgram
 
 from mccompile.backend.native import use_native
-from mccompile.backend.package import Contract, Size, TensorInput
-from mccompile.backend.record import DYNAMIC, Recording, Scalar, TensorSpec, axis_order
+from mccompile.backend.package import Contract, SymbolicSize, TensorInput
+from mccompile.backend.record import DYNAMIC, RoleRecording, ScalarArgument, TensorSpec, axis_order
 from mccompile.capture.part import attribute
 
 OPTIONS = {
@@ -42,11 +42,11 @@ class Lifted:
     module: fx.GraphModule
     inputs: tuple[int, ...]
     shape_only: frozenset[int]
-    constants: tuple[tuple[int, Scalar], ...]
+    constants: tuple[tuple[int, ScalarArgument], ...]
     weights: tuple[str, ...]
 
 
-def lift(recording: Recording) -> Lifted:
+def lift(recording: RoleRecording) -> Lifted:
     """Numbers that vary become sizes of empty tensors, other numbers become constants, and attributes become inputs.
 
     Only tensor outputs are kept. Raises CannotCompile for an attribute that is no tensor.
@@ -100,7 +100,7 @@ def _is_impure(node: fx.Node) -> bool:
     return node.op in ("placeholder", "output") or (schema is not None and bool(schema.is_mutable))
 
 
-def _replace_by_constant(graph: fx.Graph, node: fx.Node, value: Scalar) -> None:
+def _replace_by_constant(graph: fx.Graph, node: fx.Node, value: ScalarArgument) -> None:
     for user in list(node.users):
         user.args, user.kwargs = fx.node.map_arg(
             (user.args, user.kwargs), lambda n: value if n is node else n
@@ -124,7 +124,7 @@ def _lift_attributes(module: fx.GraphModule, holders: list[fx.Node]) -> tuple[st
     return tuple(lifted)
 
 
-def export_role(recording: Recording) -> tuple[ExportedProgram, Contract]:
+def export_role(recording: RoleRecording) -> tuple[ExportedProgram, Contract]:
     """The role as an exported program over tensors, and what its inputs must be. Raises CannotCompile."""
     lifted = lift(recording)
     call = recording.varied()
@@ -196,14 +196,14 @@ def _is_opaque(node: fx.Node) -> bool:
 
 
 def _contract(
-    recording: Recording, lifted: Lifted, program: ExportedProgram, examples: list[torch.Tensor]
+    recording: RoleRecording, lifted: Lifted, program: ExportedProgram, examples: list[torch.Tensor]
 ) -> Contract:
     holders = program.graph.find_nodes(op="placeholder")
     written = _written(lifted.module)
     free = [_is_opaque(n) for n in lifted.module.graph.find_nodes(op="placeholder")]
     specs = []
     for i, (node, example) in enumerate(zip(holders, examples, strict=True)):
-        sizes: tuple[Size, ...] = tuple(_size(s) for s in node.meta["val"].shape)
+        sizes: tuple[SymbolicSize, ...] = tuple(_size(s) for s in node.meta["val"].shape)
         if free[i]:
             sizes = tuple(f"any{i}_{axis}" if isinstance(s, str) else s for axis, s in enumerate(sizes))
         carried = i < len(lifted.inputs) and lifted.inputs[i] in lifted.shape_only
@@ -229,7 +229,7 @@ def _ranges(program: ExportedProgram) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def _size(size: int | torch.SymInt) -> Size:
+def _size(size: int | torch.SymInt) -> SymbolicSize:
     return size if isinstance(size, int) else str(size.node.expr)
 
 

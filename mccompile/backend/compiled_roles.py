@@ -19,7 +19,7 @@ from mccompile.backend.role import GraphCall, Role, Value
 from mccompile.capture.part import attribute
 from mccompile.capture.types import Refusal
 
-Form = Literal["package", "torch.compile", "eager"]
+CompiledForm = Literal["package", "torch.compile", "eager"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class CompiledRole:
     """
 
     role: Role
-    form: Form
+    form: CompiledForm
     reason: str
     tensors: tuple[bool, ...]
     package: Path | None = None

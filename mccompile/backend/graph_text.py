@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 
 from mccompile.capture.part import attribute
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+GraphJson: TypeAlias = "bool | int | float | str | list[GraphJson] | dict[str, GraphJson] | None"
 MODULES = ("math", "operator", "torch", "torch.nn.functional")  # where plain functions of a graph may come from
 
 
@@ -25,21 +25,21 @@ class UnwritableGraph(TypeError):
     """A graph holds something that has no text form; the backend or bundle that asked says where."""
 
 
-def write_graph(graph: fx.Graph) -> list[Json]:
+def write_graph(graph: fx.Graph) -> list[GraphJson]:
     """One entry per node: [op, name, target, args, kwargs]. Raises UnwritableGraph."""
     number = {node: i for i, node in enumerate(graph.nodes)}
-    entries: list[Json] = []
+    entries: list[GraphJson] = []
     for node in graph.nodes:
         target = _write_target(node.target) if node.op == "call_function" else str(node.target)
         args = [_write(a, number) for a in node.args]
-        kwargs: dict[str, Json] = {k: _write(v, number) for k, v in node.kwargs.items()}
+        kwargs: dict[str, GraphJson] = {k: _write(v, number) for k, v in node.kwargs.items()}
         entries.append([node.op, node.name, target, args, kwargs])
     return entries
 
 
 def fingerprint(module: fx.GraphModule) -> str:
     """32 hex digits that are equal for equal graphs (names aside) over attributes of equal shape and dtype."""
-    lines: list[Json] = []
+    lines: list[GraphJson] = []
     place = 0
     for entry in write_graph(module.graph):
         assert isinstance(entry, list)
@@ -54,7 +54,7 @@ def fingerprint(module: fx.GraphModule) -> str:
     return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def write_value(value: object) -> Json:
+def write_value(value: object) -> GraphJson:
     """A constant of a graph or of a call as JSON. Raises UnwritableGraph."""
     return _write(value, {})
 
@@ -70,7 +70,7 @@ def _write_target(target: object) -> str:
     raise UnwritableGraph(f"the function {target!r}")
 
 
-def _write(value: object, number: dict[fx.Node, int]) -> Json:
+def _write(value: object, number: dict[fx.Node, int]) -> GraphJson:
     match value:
         case None | bool() | int() | str():
             return value

@@ -26,7 +26,7 @@ from mccompile.backend.jit import compile_in_place
 from mccompile.backend.package import Contract, PackageFolder
 from mccompile.backend.package_cache import find, keep, key_of
 from mccompile.backend.pool import Pool
-from mccompile.backend.record import Key, Recorder, Recording
+from mccompile.backend.record import Key, Recorder, RoleRecording
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.types import LoweredModel
 
@@ -62,9 +62,9 @@ def inductor(
     return CompiledRoles({k: roles[k] for k in order}, len(made.roles), _jit=jit, _folder=folder)
 
 
-def _distinct(recordings: Mapping[Key, Recording]) -> dict[str, Recording]:
+def _distinct(recordings: Mapping[Key, RoleRecording]) -> dict[str, RoleRecording]:
     """One recording per graph, with the calls of all roles that share it."""
-    found: dict[str, Recording] = {}
+    found: dict[str, RoleRecording] = {}
     for (_, graph), recording in recordings.items():
         if graph in found:
             calls = [*found[graph].calls, *recording.calls]
@@ -78,7 +78,7 @@ class _Build:
     """One round of compiles."""
 
     folder: Path
-    todo: Mapping[str, Recording]  # by the fingerprint of the graph
+    todo: Mapping[str, RoleRecording]  # by the fingerprint of the graph
     progress: Progress
     roles: dict[str, CompiledRole] = field(default_factory=dict)
     _known_as: dict[str, str] = field(default_factory=dict)  # in the cache of packages
@@ -156,7 +156,7 @@ class _Build:
         self.progress(str(recording.role), len(self.roles), len(self.todo), time.perf_counter() - self._started)
 
 
-def _why_eager(recording: Recording, changing: frozenset[str]) -> str:
+def _why_eager(recording: RoleRecording, changing: frozenset[str]) -> str:
     """Why compiling a role would not pay; "" where it does.
 
     A prelude group (runtime/shared.py) whose inputs stay the same runs once per request, as does what blocks take

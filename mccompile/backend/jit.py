@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from mccompile.backend.package_errors import NotCompiled
-from mccompile.backend.record import Recording, TensorSpec
+from mccompile.backend.record import RoleRecording, TensorSpec
 from mccompile.backend.role import GraphCall
 
 
-def compile_in_place(recording: Recording) -> GraphCall:
+def compile_in_place(recording: RoleRecording) -> GraphCall:
     """The recorded graph under torch.compile(fullgraph=True), already compiled for all recorded axes.
 
     Raises NotCompiled where that fails too.

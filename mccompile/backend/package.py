@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from mccompile.backend.package_errors import UnfitCall
-from mccompile.backend.record import Scalar
+from mccompile.backend.record import ScalarArgument
 from mccompile.backend.role import Role, Value
 
 ALIGNMENT = 16  # bytes
-Size = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"
+SymbolicSize = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TensorInput:
     shape_only: made from an int argument n as an empty [n, 0] tensor: packages take no numbers.
     """
 
-    sizes: tuple[Size, ...]
+    sizes: tuple[SymbolicSize, ...]
     dtype: torch.dtype
     device: str
     order: tuple[int, ...]
@@ -49,7 +49,7 @@ class Contract:
 
     role: Role
     inputs: tuple[tuple[int, TensorInput], ...]
-    constants: tuple[tuple[int, Scalar], ...]
+    constants: tuple[tuple[int, ScalarArgument], ...]
     weights: tuple[tuple[str, TensorInput], ...]
     ranges: tuple[tuple[str, int, int], ...]
 

@@ -20,14 +20,14 @@ from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.isa import cpu_features
 from mccompile.backend.native.kernel import kernel
 from mccompile.backend.package import Contract
-from mccompile.backend.record import Recording, axis_order
+from mccompile.backend.record import RoleRecording, axis_order
 from mccompile.backend.records import read_record, write_record
 from mccompile.capture.part import attribute
 
 KEPT = 256  # packages, of about 2 MB each
 
 
-def key_of(recording: Recording, options: object) -> str:
+def key_of(recording: RoleRecording, options: object) -> str:
     """64 hex digits; options: what the compiler is told."""
     names = [str(n.target) for n in recording.module.graph.nodes if n.op == "get_attr"]
     values = [attribute(recording.module, n) for n in dict.fromkeys(names)]

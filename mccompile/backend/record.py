@@ -13,7 +13,7 @@ from torch import fx
 from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.role import GraphCall, Role, Value
 
-Scalar: TypeAlias = int | float | bool | None
+ScalarArgument: TypeAlias = int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class TensorSpec:
     order: tuple[int, ...]
 
 
-ArgumentSpec: TypeAlias = TensorSpec | Scalar
+ArgumentSpec: TypeAlias = TensorSpec | ScalarArgument
 Key: TypeAlias = tuple[Role, str]  # role, fingerprint of its graph
 DYNAMIC = "dynamic"
 BATCHED = "+batch"  # behind a graph's fingerprint: the same graph for calls of several samples
 
 
 @dataclass(slots=True)
-class Recording:
+class RoleRecording:
     """The graph of one role and the distinct calls that were seen of it, in order.
 
     tensors: for each output whether it is a tensor (else a number); empty until the first call.
@@ -55,7 +55,7 @@ class Recording:
         first = next(iter(orders))
         return first if len(orders) == 1 else tuple(range(len(first)))
 
-    def number(self, place: int) -> Scalar | str:
+    def number(self, place: int) -> ScalarArgument | str:
         """The value of argument `place` (a number) if all calls agree, else DYNAMIC."""
         values = {spec for spec in (c[place] for c in self.calls) if not isinstance(spec, TensorSpec)}
         return next(iter(values)) if len(values) == 1 else DYNAMIC
@@ -77,13 +77,13 @@ class Recording:
 class Recorder:
     """A backend (backend/role.py) that compiles nothing and records every role it is asked for."""
 
-    recordings: dict[Key, Recording] = field(default_factory=dict)
+    recordings: dict[Key, RoleRecording] = field(default_factory=dict)
     _wanted: Callable[[Role], bool] | None = None  # calls are of several samples; roles that are then recorded
 
     def __call__(self, module: fx.GraphModule, role: Role) -> GraphCall:
         graph = fingerprint(module)
-        one = self.recordings.setdefault((role, graph), Recording(role, module))
-        several = Recording(role, module)
+        one = self.recordings.setdefault((role, graph), RoleRecording(role, module))
+        several = RoleRecording(role, module)
 
         def run(*arguments: Value) -> tuple[Value, ...]:
             results = module.forward(*arguments)

@@ -8,12 +8,12 @@ from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from mccompile.backend.graph_text import Json
+from mccompile.backend.graph_text import GraphJson
 
 T = TypeVar("T")
 
 
-def write_record(value: object) -> Json:
+def write_record(value: object) -> GraphJson:
     """A dataclass of numbers, strings, tuples, sets, dtypes and further dataclasses. Raises TypeError for others."""
     match value:
         case None | bool() | int() | float() | str():
@@ -29,12 +29,12 @@ def write_record(value: object) -> Json:
     raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
-def read_record(kind: type[T], value: Json) -> T:
+def read_record(kind: type[T], value: GraphJson) -> T:
     """A `kind` from what `write_record` wrote. Raises ValueError where it does not fit."""
     return read_any(kind, value)  # type: ignore[return-value]
 
 
-def read_any(kind: object, value: Json) -> object:
+def read_any(kind: object, value: GraphJson) -> object:
     """As `read_record`, for a type that is known at run time only."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is tuple and isinstance(value, list):
@@ -60,7 +60,7 @@ def read_any(kind: object, value: Json) -> object:
     raise ValueError(f"{value!r:.200} is no {kind}")
 
 
-def _first(kinds: tuple[object, ...], value: Json) -> object:
+def _first(kinds: tuple[object, ...], value: GraphJson) -> object:
     for kind in kinds:
         try:
             return read_any(kind, value)

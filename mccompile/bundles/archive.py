@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mccompile.backend.graph_text import Json
+from mccompile.backend.graph_text import GraphJson
 from mccompile.bundles.bundle_errors import AlteredBundle, NewerBundle, UnreadableBundle
 
 FORMAT = 2
@@ -25,9 +25,9 @@ ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]{0,99}")  # plain names: no folde
 MOST = 10_000  # entries
 
 
-def write_archive(path: Path, manifest: Mapping[str, Json], entries: Mapping[str, bytes]) -> None:
+def write_archive(path: Path, manifest: Mapping[str, GraphJson], entries: Mapping[str, bytes]) -> None:
     """Writes the bundle at `path`, whole or not at all."""
-    sums: dict[str, Json] = {name: _digest(data) for name, data in entries.items()}
+    sums: dict[str, GraphJson] = {name: _digest(data) for name, data in entries.items()}
     text = json.dumps({"format": FORMAT, **manifest, "entries": sums}, indent=1).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
@@ -48,7 +48,7 @@ def write_archive(path: Path, manifest: Mapping[str, Json], entries: Mapping[str
     draft.replace(path)
 
 
-def read_archive(path: Path) -> tuple[dict[str, Json], dict[str, bytes]]:
+def read_archive(path: Path) -> tuple[dict[str, GraphJson], dict[str, bytes]]:
     """(manifest, entries), every byte checked, nothing unpacked that is not stored as it is.
 
     Raises UnreadableBundle (MC0811), AlteredBundle (MC0812), NewerBundle (MC0813).
@@ -82,7 +82,7 @@ def read_archive(path: Path) -> tuple[dict[str, Json], dict[str, bytes]]:
     return manifest, found
 
 
-def read_json(path: Path, entry: str, text: bytes) -> Json:
+def read_json(path: Path, entry: str, text: bytes) -> GraphJson:
     """An entry's JSON value. Raises AlteredBundle (MC0812)."""
     try:
         return json.loads(text)
@@ -104,7 +104,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo], size: int) -> Non
         raise UnreadableBundle(path, "its entries are together larger than the file")
 
 
-def _compare(path: Path, sums: Mapping[str, Json], found: Mapping[str, bytes]) -> None:
+def _compare(path: Path, sums: Mapping[str, GraphJson], found: Mapping[str, bytes]) -> None:
     for name in sorted({*sums, *found}):
         if name not in found:
             raise AlteredBundle(path, name, "is missing")

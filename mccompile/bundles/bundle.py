@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import fx, nn
 
-from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles, Form
+from mccompile.backend.compiled_roles import CompiledForm, CompiledRole, CompiledRoles
 from mccompile.backend.folders import loadable
-from mccompile.backend.graph_text import Json, UnwritableGraph, fingerprint
+from mccompile.backend.graph_text import GraphJson, UnwritableGraph, fingerprint
 from mccompile.backend.package import Contract, PackageFolder, check_contract
 from mccompile.backend.record import BATCHED, Key
 from mccompile.backend.records import read_record, write_record
@@ -59,7 +59,7 @@ class _StoredRole:
 
     role: Role
     graph: str
-    form: Form
+    form: CompiledForm
     reason: str
     tensors: tuple[bool, ...]
     package: str
@@ -219,7 +219,7 @@ def load_bundle(path: Path, native: bool = True) -> Bundle:
     return bundle
 
 
-def _read_manifest(path: Path, manifest: Mapping[str, Json], entries: dict[str, bytes], native: bool) -> Bundle:
+def _read_manifest(path: Path, manifest: Mapping[str, GraphJson], entries: dict[str, bytes], native: bool) -> Bundle:
     """Raises AlteredBundle where it is not what `save_bundle` writes."""
     try:
         made_for = read_record(Environment, manifest["made_for"])
@@ -248,7 +248,7 @@ def _read_manifest(path: Path, manifest: Mapping[str, Json], entries: dict[str, 
     return bundle
 
 
-def _manifest(bundle: Bundle) -> dict[str, Json]:
+def _manifest(bundle: Bundle) -> dict[str, GraphJson]:
     data = {
         f.name: write_record(getattr(bundle, f.name))
         for f in dataclasses.fields(bundle)

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mccompile.backend.graph_text import Json, UnwritableGraph, write_graph, write_value
+from mccompile.backend.graph_text import GraphJson, UnwritableGraph, write_graph, write_value
 from mccompile.backend.records import read_any, read_record, write_record
 from mccompile.bundles.allowed import refused_calls
 from mccompile.bundles.graph_reading import is_path, read_graph, read_value
@@ -52,7 +52,7 @@ _PARTS = ("prelude", "gather", "postlude")
 _ENTRIES: dict[str, type[Operand | Result]] = {c.__name__: c for c in (*get_args(Operand), *get_args(Result))}
 
 
-def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str, Json], dict[str, torch.Tensor]]:
+def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str, GraphJson], dict[str, torch.Tensor]]:
     """The captured `model` as (JSON, constants that the model does not have itself).
 
     Raises UnwritableGraph where a graph or a constant of the call has no text form.
@@ -78,7 +78,7 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
     return data, constants
 
 
-def read_captured(data: Json, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> CapturedModel:
+def read_captured(data: GraphJson, model: nn.Module, constants: Mapping[str, torch.Tensor]) -> CapturedModel:
     """What `write_captured` wrote, over the weights of `model`. Raises ValueError for other data."""
     home = _Home(model, constants)
     if not isinstance(data, dict):
@@ -102,7 +102,7 @@ def read_captured(data: Json, model: nn.Module, constants: Mapping[str, torch.Te
     return CapturedModel(**parts)  # type: ignore[arg-type]
 
 
-def _read_kind(data: Json, part: Callable[[Json], Part | None]) -> BlockKind:
+def _read_kind(data: GraphJson, part: Callable[[GraphJson], Part | None]) -> BlockKind:
     data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers", "modulated")
     full, allocate = part(data["full"]), part(data["allocate"])
     if full is None or allocate is None:
@@ -117,11 +117,11 @@ def _read_kind(data: Json, part: Callable[[Json], Part | None]) -> BlockKind:
     )
 
 
-def _read_modulated(data: Json) -> ModulatedInput | str:
+def _read_modulated(data: GraphJson) -> ModulatedInput | str:
     return data if isinstance(data, str) else read_record(ModulatedInput, data)
 
 
-def _write_part(part: Part | None) -> Json:
+def _write_part(part: Part | None) -> GraphJson:
     """The graph with what it takes and gives."""
     if part is None:
         return None
@@ -133,7 +133,7 @@ def _write_part(part: Part | None) -> Json:
     }
 
 
-def _write_graph(graph: fx.Graph) -> Json:
+def _write_graph(graph: fx.Graph) -> GraphJson:
     """Raises UnwritableGraph where the graph calls what no bundle may hold: it could not be read back."""
     refused = refused_calls(graph)
     if refused:
@@ -141,12 +141,12 @@ def _write_graph(graph: fx.Graph) -> Json:
     return write_graph(graph)
 
 
-def _write_entry(entry: Operand | Result) -> Json:
+def _write_entry(entry: Operand | Result) -> GraphJson:
     """The class by its name, and its fields."""
     return [type(entry).__name__, write_record(entry)]
 
 
-def _read_entry(entry: Json) -> Operand | Result:
+def _read_entry(entry: GraphJson) -> Operand | Result:
     """What `_write_entry` wrote. Raises ValueError for another entry."""
     match entry:
         case [str(name), fields] if name in _ENTRIES:
@@ -182,7 +182,7 @@ class _Home:
         else:
             owner.register_buffer(leaf, value, persistent=False)
 
-    def part(self, data: Json) -> Part | None:
+    def part(self, data: GraphJson) -> Part | None:
         """A part as it was written. Raises ValueError where it is none."""
         if data is None:
             return None
@@ -194,7 +194,7 @@ class _Home:
             read_record(tuple[AttentionSite, ...], parts["attentions"]),
         )
 
-    def module(self, entries: Json) -> fx.GraphModule:
+    def module(self, entries: GraphJson) -> fx.GraphModule:
         """A graph over the tensors that it names. Raises ValueError where it is none."""
         graph = read_graph(entries)
         for node in graph.nodes:
@@ -203,13 +203,13 @@ class _Home:
         return fx.GraphModule(self.root, graph)
 
 
-def _list(value: Json) -> list[Json]:
+def _list(value: GraphJson) -> list[GraphJson]:
     if not isinstance(value, list):
         raise ValueError(f"no list: {value!r:.100}")
     return value
 
 
-def _dict(value: Json, *names: str) -> dict[str, Json]:
+def _dict(value: GraphJson, *names: str) -> dict[str, GraphJson]:
     if not isinstance(value, dict) or set(value) != set(names):
         raise ValueError(f"not {', '.join(names)}: {value!r:.100}")
     return value

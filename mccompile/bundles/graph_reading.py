@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from mccompile.backend.graph_text import Json
+from mccompile.backend.graph_text import GraphJson
 from mccompile.bundles.allowed import function_named, is_method
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
@@ -22,7 +22,7 @@ _TYPES = (torch.dtype, torch.layout, torch.memory_format)
 _DEEPEST = 20  # lists in lists
 
 
-def read_graph(entries: Json) -> fx.Graph:
+def read_graph(entries: GraphJson) -> fx.Graph:
     """The graph that `write_graph` wrote, names included. Raises ValueError for text that it never writes."""
     graph = fx.Graph()
     nodes: list[fx.Node] = []
@@ -48,7 +48,7 @@ def read_graph(entries: Json) -> fx.Graph:
     return graph
 
 
-def read_value(value: Json) -> object:
+def read_value(value: GraphJson) -> object:
     """The constant that `write_value` wrote. Raises ValueError."""
     return _read(value, (), 0)
 
@@ -82,7 +82,7 @@ def _node(
     raise ValueError(f"no node: {op!r:.80} of {target!r:.80}")
 
 
-def _read(value: Json, nodes: Sequence[fx.Node], depth: int) -> fx.node.Argument:
+def _read(value: GraphJson, nodes: Sequence[fx.Node], depth: int) -> fx.node.Argument:
     if depth > _DEEPEST:
         raise ValueError("an argument of too many lists in lists")
     if isinstance(value, list):

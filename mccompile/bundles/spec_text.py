@@ -9,14 +9,14 @@ import json
 
 from torch.utils import _pytree as pytree
 
-from mccompile.backend.graph_text import Json
+from mccompile.backend.graph_text import GraphJson
 
 _BUILT_IN = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 _OUTPUTS = ("diffusers.", "mccompile.")  # classes of outputs, registered when they were imported
 _DEEPEST = 20
 
 
-def read_spec(text: Json) -> pytree.TreeSpec:
+def read_spec(text: GraphJson) -> pytree.TreeSpec:
     """What `treespec_dumps` wrote. Raises ValueError for other text."""
     if not isinstance(text, str):
         raise ValueError(f"no structure: {text!r:.100}")
@@ -35,7 +35,7 @@ def read_spec(text: Json) -> pytree.TreeSpec:
         raise ValueError(f"no structure: {error!s:.100}") from error
 
 
-def _check(tree: Json, depth: int) -> None:
+def _check(tree: GraphJson, depth: int) -> None:
     match tree:
         case {"type": None, "context": None, "children_spec": []}:
             return
@@ -48,7 +48,7 @@ def _check(tree: Json, depth: int) -> None:
     raise ValueError(f"no structure: {tree!r:.100}")
 
 
-def _is_plain(context: Json, children: int) -> bool:
+def _is_plain(context: GraphJson, children: int) -> bool:
     """One name for each child, or nothing."""
     if context is None:
         return True

@@ -16,7 +16,7 @@ from torch import fx, nn
 from mccompile.capture.facts import Extent, Facts, is_dynamic
 from mccompile.capture.moves import sizes_listed
 from mccompile.capture.normalise import drop_dead
-from mccompile.capture.part import Index, Part, Positions, Result, Shared, Source
+from mccompile.capture.part import Index, Part, Positions, Result, RowSource, Shared
 from mccompile.capture.rows import RowSpan, RowSpans, has_cut, key
 from mccompile.capture.scope import Refused
 from mccompile.capture.sink import GraphSize, Replay, Sunk
@@ -184,4 +184,4 @@ def gather_form(
     module, sources = fx.GraphModule(nn.Module(), gather.graph, class_name="Gather"), list(gather.built)
     gives: list[Result] = [Shared(want.value.name) for want in wanted]
     gives += [Positions(key(rows)) for rows in row_keys]
-    return Part(module, (Index(), *(Source(s.name) for s in sources)), tuple(gives)), sources
+    return Part(module, (Index(), *(RowSource(s.name) for s in sources)), tuple(gives)), sources

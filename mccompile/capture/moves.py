@@ -20,14 +20,14 @@ Shape: TypeAlias = tuple[Extent, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class AxisGroup:
     """Old axes that together become new axes. None old: the axes are new. None new: the axes end here."""
 
     old: tuple[int, ...]
     new: tuple[int, ...]
 
 
-AxisMap: TypeAlias = tuple[Group, ...]
+AxisMap: TypeAlias = tuple[AxisGroup, ...]
 
 
 class Unmapped(Exception):
@@ -70,7 +70,7 @@ class LayoutOperator:
 
 
 def _order(order: Sequence[int]) -> AxisMap:
-    return tuple(Group((old,), (new,)) for new, old in enumerate(order))
+    return tuple(AxisGroup((old,), (new,)) for new, old in enumerate(order))
 
 
 def _permute(call: Moved) -> AxisMap:
@@ -100,12 +100,12 @@ def _matrix_transpose(call: Moved) -> AxisMap:
 
 def _new_axis(call: Moved) -> AxisMap:
     at = call.axis(1, len(call.new))
-    return (*_order_around(range(len(call.old)), at), Group((), (at,)))
+    return (*_order_around(range(len(call.old)), at), AxisGroup((), (at,)))
 
 
 def _order_around(old: Sequence[int], new: int) -> AxisMap:
     """The axes `old` in order, around a new axis."""
-    return tuple(Group((a,), (i + (i >= new),)) for i, a in enumerate(old))
+    return tuple(AxisGroup((a,), (i + (i >= new),)) for i, a in enumerate(old))
 
 
 def _squeeze(call: Moved) -> AxisMap:
@@ -116,7 +116,7 @@ def _squeeze(call: Moved) -> AxisMap:
 
 def _without(gone: Sequence[int], rank: int) -> AxisMap:
     left = [a for a in range(rank) if a not in gone]
-    return (*_order(left), *(Group((a,), ()) for a in gone))
+    return (*_order(left), *(AxisGroup((a,), ()) for a in gone))
 
 
 def _pick_one(call: Moved) -> AxisMap:
@@ -129,8 +129,8 @@ def _pick_some(position: int) -> Callable[[Moved], AxisMap]:
 
     def axes(call: Moved) -> AxisMap:
         at = call.axis(position, len(call.old))
-        kept = tuple(Group((a,), (a,)) for a in range(len(call.old)) if a != at)
-        return (*kept, Group((at,), ()), Group((), (at,)))
+        kept = tuple(AxisGroup((a,), (a,)) for a in range(len(call.old)) if a != at)
+        return (*kept, AxisGroup((at,), ()), AxisGroup((), (at,)))
 
     return axes
 
@@ -138,14 +138,14 @@ def _pick_some(position: int) -> Callable[[Moved], AxisMap]:
 def _repeat(call: Moved) -> AxisMap:
     """expand and repeat: new axes in front, others as long or longer."""
     shift = len(call.new) - len(call.old)
-    fresh = tuple(Group((), (a,)) for a in range(shift))
-    return (*fresh, *(Group((a,), (a + shift,)) for a in range(len(call.old))))
+    fresh = tuple(AxisGroup((), (a,)) for a in range(shift))
+    return (*fresh, *(AxisGroup((a,), (a + shift,)) for a in range(len(call.old))))
 
 
 def _reshape(call: Moved) -> AxisMap:
     """Smallest runs of old and new axes with equal products, from the front; a remainder of ones goes last."""
     old, new = call.old, call.new
-    found: list[Group] = []
+    found: list[AxisGroup] = []
     i = j = 0
     while i < len(old) or j < len(new):
         left = [i] if i < len(old) else []
@@ -162,7 +162,7 @@ def _reshape(call: Moved) -> AxisMap:
                 size_right = _times(size_right, new[j])
                 right.append(j)
                 j += 1
-        found.append(Group(tuple(left), tuple(right)))
+        found.append(AxisGroup(tuple(left), tuple(right)))
     return tuple(found)
 
 

@@ -45,7 +45,7 @@ class Additive:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowSource:
     """A prelude value, whole, from which rows are picked."""
 
     name: str
@@ -117,9 +117,9 @@ class Output:
 
 
 Operand: TypeAlias = (
-    Input | Stream | Shared | Additive | Source | Index | Positions | Buffer | Weight | PerSelection | Pick | Hoisted
+    Input | Stream | Shared | Additive | RowSource | Index | Positions | Buffer | Weight | PerSelection | Pick | Hoisted
 )
-Result: TypeAlias = Stream | Shared | Source | Positions | Pick | Buffer | Hoisted | Modulated | Output
+Result: TypeAlias = Stream | Shared | RowSource | Positions | Pick | Buffer | Hoisted | Modulated | Output
 
 
 @dataclass(frozen=True, slots=True)

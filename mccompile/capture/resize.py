@@ -20,12 +20,12 @@ from mccompile.capture.rules import segment
 from mccompile.capture.scope import Scope
 
 aten = torch.ops.aten
-Count: TypeAlias = Callable[[RowSpans], fx.Node | int]
+CountRows: TypeAlias = Callable[[RowSpans], fx.Node | int]
 
 SPLITS, CATS = frozenset(segment.SPLITS), frozenset(segment.CATS)
 
 
-def resized(scope: Scope, node: fx.Node, count: Count) -> tuple[object, ...] | None:
+def resized(scope: Scope, node: fx.Node, count: CountRows) -> tuple[object, ...] | None:
     """The arguments after the first with sizes rewritten; None where the node names no size of a token axis.
 
     count: emits the number of rows present.
@@ -43,12 +43,12 @@ def resized(scope: Scope, node: fx.Node, count: Count) -> tuple[object, ...] | N
     return None
 
 
-def _with_counts(sizes: object, labels: tuple[RowSpans | None, ...], count: Count) -> list[object]:
+def _with_counts(sizes: object, labels: tuple[RowSpans | None, ...], count: CountRows) -> list[object]:
     assert isinstance(sizes, list | tuple)
     return [count(r) if r is not None and has_video(r) else s for s, r in zip(sizes, labels, strict=True)]
 
 
-def _present(rows: RowSpans, start: Extent, stop: Extent, count: Count) -> tuple[fx.Node | int, fx.Node | int]:
+def _present(rows: RowSpans, start: Extent, stop: Extent, count: CountRows) -> tuple[fx.Node | int, fx.Node | int]:
     """Where rows `start` to `stop` lie among the rows present; a cut inside the video tokens keeps them all."""
     before = between(rows, (0, 0), start)
     if before and before[-1].video and before[-1] not in rows:
@@ -62,7 +62,7 @@ class Cutting:
 
     scope: Scope
     graph: fx.Graph
-    count: Count
+    count: CountRows
     size: Callable[[Extent], fx.Node | int]
     index: fx.Node | None
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.facts import Extent, Facts, ScalarFact, TensorFact
-from mccompile.capture.types import Along, Batch, Count, Tangled
+from mccompile.capture.types import Along, Batch, SampleCount, Tangled
 
 
 def samples_of(graph: fx.Graph, facts: Facts) -> Extent | None:
@@ -28,7 +28,7 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
     if samples is None:
         return None
     if fact == ScalarFact(samples):
-        return Count()
+        return SampleCount()
     shape = fact.shape if isinstance(fact, TensorFact) else ()
     others = [i for i, e in enumerate(shape) if e != samples]
     if shape.count(samples) == 1 and not _symbols(value, shape.index(samples)) & _symbols(value, *others):

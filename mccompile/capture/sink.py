@@ -21,7 +21,7 @@ from torch import fx
 
 from mccompile.capture.errors import CaptureBug
 from mccompile.capture.facts import Extent, Facts, TensorFact
-from mccompile.capture.moves import LAYOUTS, AxisMap, Group, Unmapped, axis_map
+from mccompile.capture.moves import LAYOUTS, AxisGroup, AxisMap, Unmapped, axis_map
 from mccompile.capture.rules.pointwise import CASTS, POINTWISE
 from mccompile.capture.sizes import Holder, find_size
 
@@ -39,7 +39,7 @@ class GraphSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class TokenIndex:
     """token index // product(`over`) % `modulo`."""
 
     over: tuple[GraphSize, ...]
@@ -61,7 +61,7 @@ class Sunk:
 
     leaf: fx.Node
     axis: int
-    index: Index
+    index: TokenIndex
     replay: tuple[Replay, ...]  # in order of execution
 
     @property
@@ -97,7 +97,9 @@ class _Walk:
             raise _Stop
         return GraphSize(extent, found.node)
 
-    def back(self, node: fx.Node, rows: Mapping[int, Index | None]) -> tuple[fx.Node, dict[int, Index | None]]:
+    def back(
+        self, node: fx.Node, rows: Mapping[int, TokenIndex | None]
+    ) -> tuple[fx.Node, dict[int, TokenIndex | None]]:
         """The operand of `node` and its row axes; an axis without an index (None) has size 1 there."""
         source = node.args[0] if node.args else None
         tensors = [a for a in node.all_input_nodes if isinstance(self.facts[a], TensorFact)]
@@ -109,7 +111,7 @@ class _Walk:
         """The axes of `source` that become axes of `node`. Raises _Stop where that is not all that happens."""
         rank = len(self.shape(node))
         if node.target in _ELEMENTWISE and len(self.shape(source)) == rank:
-            return tuple(Group((a,), (a,)) for a in range(rank))
+            return tuple(AxisGroup((a,), (a,)) for a in range(rank))
         try:
             found = axis_map(node, self.facts)
         except Unmapped:
@@ -119,11 +121,11 @@ class _Walk:
         return found
 
     def _before(
-        self, node: fx.Node, source: fx.Node, rows: Mapping[int, Index | None]
-    ) -> dict[int, Index | None]:
+        self, node: fx.Node, source: fx.Node, rows: Mapping[int, TokenIndex | None]
+    ) -> dict[int, TokenIndex | None]:
         """The row axes of the operand, from those of the result."""
         old, new = self.shape(source), self.shape(node)
-        found: dict[int, Index | None] = {}
+        found: dict[int, TokenIndex | None] = {}
         for group in self.groups(node, source):
             if len(group.old) == len(group.new) == 1:
                 (before,), (after,) = group.old, group.new
@@ -136,10 +138,10 @@ class _Walk:
         return found
 
     def _parted(
-        self, source: fx.Node, group: Group, new: tuple[Extent, ...], rows: Mapping[int, Index | None]
-    ) -> dict[int, Index | None]:
+        self, source: fx.Node, group: AxisGroup, new: tuple[Extent, ...], rows: Mapping[int, TokenIndex | None]
+    ) -> dict[int, TokenIndex | None]:
         """As `_before`, for several axes that become one, or one that becomes several."""
-        old, found = self.shape(source), dict[int, Index | None]()
+        old, found = self.shape(source), dict[int, TokenIndex | None]()
         inside = [a for a in group.new if rows.get(a) is not None]
         if not inside:
             return found
@@ -151,7 +153,7 @@ class _Walk:
         for i, axis in enumerate(wide):
             over = tuple(self.size(source, a) for a in wide[i + 1 :])
             modulo = self.size(source, axis) if i > 0 else index.modulo
-            found[axis] = Index((*index.over, *over), modulo)
+            found[axis] = TokenIndex((*index.over, *over), modulo)
         return found | dict.fromkeys((a for a in group.old if old[a] == (1, 1)), None)
 
 
@@ -165,7 +167,7 @@ def sink_gather(facts: Facts, scalars: list[fx.Node], value: fx.Node, axis: int)
     scalars: nodes of the prelude that are numbers.
     """
     walk = _Walk(facts, scalars)
-    states: list[tuple[fx.Node, dict[int, Index | None]]] = [(value, {axis: Index((), None)})]
+    states: list[tuple[fx.Node, dict[int, TokenIndex | None]]] = [(value, {axis: TokenIndex((), None)})]
     best: Sunk | None = None
     while True:
         try:
@@ -182,7 +184,7 @@ def sink_gather(facts: Facts, scalars: list[fx.Node], value: fx.Node, axis: int)
 
 
 def _replay(
-    walk: _Walk, states: list[tuple[fx.Node, dict[int, Index | None]]], carrier: int
+    walk: _Walk, states: list[tuple[fx.Node, dict[int, TokenIndex | None]]], carrier: int
 ) -> tuple[Replay, ...]:
     """The operators from the leaf (last state) to the value (first), with the axis that carries the rows."""
     steps = []
@@ -192,7 +194,7 @@ def _replay(
     return tuple(steps)
 
 
-def _forward(walk: _Walk, node: fx.Node, source: fx.Node, rows: Mapping[int, Index | None], carrier: int) -> int:
+def _forward(walk: _Walk, node: fx.Node, source: fx.Node, rows: Mapping[int, TokenIndex | None], carrier: int) -> int:
     """The axis of `node` that an axis of its operand becomes."""
     for group in walk.groups(node, source):
         for axis in group.new if carrier in group.old else ():

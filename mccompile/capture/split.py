@@ -8,7 +8,7 @@ from torch import fx
 
 from mccompile.capture.dependence import flow_graph, needed_for
 from mccompile.capture.errors import CaptureBug
-from mccompile.capture.part import Input, Part, Shared, Source, Stream
+from mccompile.capture.part import Input, Part, RowSource, Shared, Stream
 from mccompile.capture.types import Assembled
 
 
@@ -55,5 +55,5 @@ def split_prelude(captured: Assembled, names: Sequence[str]) -> Part:
     operands = nodes_by_name(captured.module, captured.inputs)
     module = subgraph(captured.module, operands, nodes_by_name(captured.module, names), "Prelude")
     shared = {p.name for p in captured.shared}
-    gives = (Stream(n) if n in captured.entry else Shared(n) if n in shared else Source(n) for n in names)
+    gives = (Stream(n) if n in captured.entry else Shared(n) if n in shared else RowSource(n) for n in names)
     return Part(module, tuple(Input(n) for n in captured.inputs), tuple(gives))

@@ -37,7 +37,7 @@ class Along:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class SampleCount:
     """A value that is the number of samples."""
 
 
@@ -48,7 +48,7 @@ class Tangled:
     size: str  # the symbolic size, as torch writes it
 
 
-Batch: TypeAlias = Along | Count | Tangled
+Batch: TypeAlias = Along | SampleCount | Tangled
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.bundled import write_bundle
     from mccompile.generate.compare import capture_for
     from mccompile.generate.errors import OutputRefused
-    from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
     from mccompile.generate.outputs import prepare_place
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
     from mccompile.language.load import load_policy
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = find_folder(arguments.model)
     prepare_place(arguments.out.with_suffix(arguments.out.suffix or ".bundle"))
     with display() as shown:
-        pipe = load_pipeline(folder, Place.of(arguments.device, arguments.dtype, False))
+        pipe = load_pipeline(folder, Placement.of(arguments.device, arguments.dtype, False))
         settings = EMBEDDED_SETTINGS if arguments.model == EMBEDDED else Settings()  # a budget is met at their size
         call = call_arguments(pipe, replace(settings, causal_block_size=arguments.causal_block_size, ar_step=None))
         deny = arguments.deny == "refusals"

@@ -86,7 +86,7 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
 
 def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     """What a run needs, where there is a formula for all of it; else what the policy keeps."""
-    from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
     from mccompile.generate.memory import has_formula, predict_kept, predict_memory, show_kept, show_memory
     from mccompile.models.embedded import DEFAULTS
 
@@ -95,7 +95,7 @@ def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
         size = DEFAULTS.height, DEFAULTS.width, DEFAULTS.num_frames
     if has_formula(folder):
         return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
-    pipe = load_pipeline(folder, Place.of("cpu", None, False))
+    pipe = load_pipeline(folder, Placement.of("cpu", None, False))
     return show_kept(predict_kept(pipe, policy, size, dict(arguments.parameters)))
 
 
@@ -149,9 +149,9 @@ def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]
     """The policy on the model, nothing compiled; one recorded call; the pipeline."""
     from mccompile import api
-    from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
 
-    pipe = load_pipeline(find_folder(arguments.model or EMBEDDED), Place.of("cpu", None, False))
+    pipe = load_pipeline(find_folder(arguments.model or EMBEDDED), Placement.of("cpu", None, False))
     captured = api.prepare(pipe)
     compiled = api.compile(
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)

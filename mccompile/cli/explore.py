@@ -88,7 +88,7 @@ def goals_of(texts: Sequence[str]) -> tuple[Goal, ...]:
 def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[Goal, ...], trials: int) -> Job:
     """The search that a command line asks for."""
     from mccompile.generate.errors import OptionRefused
-    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
     from mccompile.studio.explore import prompts
     from mccompile.studio.explore.job import Job
@@ -110,7 +110,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
         fixed=dict(arguments.parameters),
         model=arguments.model,
         folder=find_folder(arguments.model),
-        place=Place.of(arguments.device, arguments.dtype, False),
+        place=Placement.of(arguments.device, arguments.dtype, False),
         settings=Settings(**{**own, **given, "prompt": chosen.seen[0]}),  # type: ignore[arg-type]
         seed=arguments.seed,
         prompts=chosen,

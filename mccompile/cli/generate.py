@@ -25,7 +25,7 @@ from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
     from mccompile.bundles.bundle import Bundle
-    from mccompile.generate.load import Place
+    from mccompile.generate.load import Placement
     from mccompile.generate.run import Generation, Settings
     from mccompile.ir import PolicyIR
     from mccompile.runtime.compiled import CompiledModel
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 class _Job:
     model: str
     folder: Path
-    place: Place
+    place: Placement
     settings: Settings
     fps: int
     judged: str | None
@@ -109,7 +109,7 @@ class _Job:
 
 def _job(arguments: argparse.Namespace, model: str) -> _Job:
     from mccompile.generate.compare import can_judge
-    from mccompile.generate.load import EMBEDDED, Place, find_folder
+    from mccompile.generate.load import EMBEDDED, Placement, find_folder
     from mccompile.models.embedded import DEFAULTS
 
     folder = find_folder(model)
@@ -118,7 +118,7 @@ def _job(arguments: argparse.Namespace, model: str) -> _Job:
     return _Job(
         model=model,
         folder=folder,
-        place=Place.of(arguments.device, arguments.dtype, arguments.cpu_offload),
+        place=Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload),
         settings=settings,
         fps=arguments.fps or (DEFAULTS.fps if embedded else DEFAULT_FPS),
         judged=settings.prompt if embedded and can_judge(settings.prompt) else None,

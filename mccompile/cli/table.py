@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mccompile.cli.terminal import aligned
 
 if TYPE_CHECKING:
-    from mccompile.generate.compare import Comparison, Row
+    from mccompile.generate.compare import Comparison, ComparisonRow
     from mccompile.models.embedded.judge import Verdict
 
 _HEADS = ("", "policy", "seconds", "speed-up", "tokens", "FLOPs", "PSNR", "SSIM")
@@ -36,7 +36,7 @@ def table(found: Comparison) -> list[str]:
     return aligned(rows, _RIGHT)
 
 
-def _against_vanilla(row: Row, vanilla: Row) -> tuple[str, str]:
+def _against_vanilla(row: ComparisonRow, vanilla: ComparisonRow) -> tuple[str, str]:
     if row is vanilla:
         return "-", "-"
     return ("equal" if math.isinf(row.psnr) else f"{row.psnr:.2f}"), f"{row.ssim:.4f}"

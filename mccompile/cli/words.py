@@ -56,9 +56,9 @@ def _when(phase: ast.PhaseDecl) -> str:
     return "to the end" if phase.when is None else when(phase.when)
 
 
-def _does(what: ast.Rule) -> str:
-    if not isinstance(what, ast.Reuse):
-        return "computes everything" if isinstance(what, ast.Compute) else rule(what)
+def _does(what: ast.WrittenRule) -> str:
+    if not isinstance(what, ast.ReuseRule):
+        return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what)
     guards = "".join(f"; {guard(g)}" for g in what.guards)
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 

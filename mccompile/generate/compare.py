@@ -35,7 +35,7 @@ Announce = Callable[[str], OnStep]  # the name of the run that begins; returns w
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One way. seconds: of each timed run. tokens, flops: shares of vanilla's, 0..1. psnr, ssim: against vanilla."""
 
     name: str
@@ -56,11 +56,11 @@ class Row:
 class Comparison:
     """Rows in the order vanilla, exact, policy, with their videos and the decisions of their last runs."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     videos: Mapping[str, Video]
     events: Mapping[str, tuple[Event, ...]]
 
-    def speed_up(self, row: Row) -> float:
+    def speed_up(self, row: ComparisonRow) -> float:
         """How many times faster than vanilla."""
         return self.rows[0].median / row.median
 
@@ -214,13 +214,13 @@ def _rows(
     events: Mapping[str, tuple[Event, ...]],
     call: Mapping[str, object],
     judged: str | None,
-) -> tuple[Row, ...]:
+) -> tuple[ComparisonRow, ...]:
     reference, rows = next(iter(models)), []
     prices = prices_of(models[reference], call)
     whole = count(models[reference], events[reference], prices)
     for name, model in models.items():
         rows.append(
-            Row(
+            ComparisonRow(
                 name=name,
                 policy=model.runner.lowered.policy.name,
                 seconds=tuple(g.seconds for g in runs[name]),

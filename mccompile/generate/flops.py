@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from mccompile.capture import flat_inputs
 from mccompile.lowering.locate import TIMESTEP, latent_inputs
 from mccompile.lowering.types import LoweredModel, Segment
-from mccompile.runtime.blocks import Blocks, Env, eager
+from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.layout import Layout
@@ -124,8 +124,8 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
 
 def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tuple[list[BlockPrice], Env]:
     """The price of every block (one measurement per kind), and the streams after the last one."""
-    plain = Blocks(lowered, eager, False)
-    partial = Blocks(lowered, eager, True) if lowered.rows is not None else None
+    plain = BlockCalls(lowered, eager, False)
+    partial = BlockCalls(lowered, eager, True) if lowered.rows is not None else None
     memory = Memory()
     by_kind: dict[int, BlockPrice] = {}
     found = []
@@ -140,7 +140,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
 
 
 def _block(
-    partial: Blocks | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float, memory: Memory
+    partial: BlockCalls | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float, memory: Memory
 ) -> BlockPrice:
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)

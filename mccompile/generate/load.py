@@ -27,7 +27,7 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Where a pipeline runs and how. cpu_offload: text encoder and VAE wait on the CPU while they are not needed."""
 
     device: str
@@ -35,7 +35,7 @@ class Place:
     cpu_offload: bool
 
     @staticmethod
-    def of(device: str | None, dtype: DtypeName | None, cpu_offload: bool) -> Place:
+    def of(device: str | None, dtype: DtypeName | None, cpu_offload: bool) -> Placement:
         """The accelerator where there is one; float32 on CPUs, bfloat16 elsewhere. Raises OptionRefused."""
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         kind = chosen.partition(":")[0]
@@ -45,7 +45,7 @@ class Place:
             raise OptionRefused(f"--device {chosen}", "torch sees no CUDA device", "run with --device cpu")
         if kind == "cpu" and cpu_offload:
             raise OptionRefused("--cpu-offload", "the model runs on the CPU already", "leave the option out")
-        return Place(chosen, dtype or ("float32" if kind == "cpu" else "bfloat16"), cpu_offload)
+        return Placement(chosen, dtype or ("float32" if kind == "cpu" else "bfloat16"), cpu_offload)
 
 
 def find_folder(name: str) -> Path:
@@ -84,7 +84,7 @@ def cached_pipelines() -> tuple[str, ...]:
     )
 
 
-def load_pipeline(folder: Path, place: Place) -> DiffusionPipeline:
+def load_pipeline(folder: Path, place: Placement) -> DiffusionPipeline:
     """The pipeline of a folder by its model_index.json; the VAE stays in float32. Raises UnknownModel."""
     kind = _pipeline_class(folder)
     dtypes = {"default": DTYPES[place.dtype], "vae": torch.float32}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mccompile.generate.compare import Comparison, Row
+from mccompile.generate.compare import Comparison, ComparisonRow
 from mccompile.generate.errors import OutputRefused
 from mccompile.generate.run import Video
 from mccompile.generate.video import write_contact_sheet, write_mp4
@@ -66,7 +66,7 @@ def write_trace(path: Path, events: Sequence[Event]) -> None:
         raise OutputRefused(str(path), (error.strerror or str(error)).lower()) from None
 
 
-def _numbers(found: Comparison, row: Row) -> dict[str, object]:
+def _numbers(found: Comparison, row: ComparisonRow) -> dict[str, object]:
     """A row for JSON: equal videos have no finite PSNR, which JSON cannot say: null."""
     own = asdict(row) | {"median": row.median, "speed_up": found.speed_up(row)}
     own["psnr"] = row.psnr if np.isfinite(row.psnr) else None

@@ -39,7 +39,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReplayVerdict:
     """A whole replay: masks that agree of all (one per call, branch and active chunk), and the largest error."""
 
     agree: int
@@ -236,9 +236,9 @@ def _nan_last(error: float) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def verdict(agreements: list[Agreement]) -> Verdict:
+def verdict(agreements: list[Agreement]) -> ReplayVerdict:
     """The sum of all branches of all calls."""
-    return Verdict(
+    return ReplayVerdict(
         agree=sum(sum(a.agree) for a in agreements),
         masks=sum(len(a.agree) for a in agreements),
         error=max((a.error for a in agreements), default=0.0, key=_nan_last),

@@ -19,7 +19,7 @@ class BoundCall:
     """
 
     function: Function
-    values: dict[str, ast.Expr]
+    values: dict[str, ast.WrittenExpr]
     complete: bool
     span: Span
 
@@ -40,7 +40,7 @@ class BoundCall:
         return value.name if isinstance(value, ast.Ref) else ""
 
 
-def as_call(expr: ast.Expr) -> tuple[ast.Call, ast.Expr | None] | None:
+def as_call(expr: ast.WrittenExpr) -> tuple[ast.Call, ast.WrittenExpr | None] | None:
     """`f(a)` as (f(a), None) and `x | f(a)` as (f(a), x)."""
     match expr:
         case ast.Call():
@@ -52,7 +52,7 @@ def as_call(expr: ast.Expr) -> tuple[ast.Call, ast.Expr | None] | None:
 
 
 def bind(
-    call: ast.Call, piped: ast.Expr | None, span: Span, errors: list[Diagnostic]
+    call: ast.Call, piped: ast.WrittenExpr | None, span: Span, errors: list[Diagnostic]
 ) -> BoundCall | None:
     """The call with its defaults filled in; None if the function is unknown. Appends what is wrong."""
     function = FUNCTIONS.get(call.function.text)
@@ -76,8 +76,8 @@ def bind(
 
 
 def _positional(
-    function: Function, call: ast.Call, piped: ast.Expr | None, errors: list[Diagnostic]
-) -> dict[str, ast.Expr]:
+    function: Function, call: ast.Call, piped: ast.WrittenExpr | None, errors: list[Diagnostic]
+) -> dict[str, ast.WrittenExpr]:
     values = [argument.value for argument in call.arguments if argument.name is None]
     values = values if piped is None else [piped, *values]
     for value in values[len(function.parameters) :]:
@@ -86,7 +86,7 @@ def _positional(
 
 
 def _by_name(
-    function: Function, call: ast.Call, given: dict[str, ast.Expr], errors: list[Diagnostic]
+    function: Function, call: ast.Call, given: dict[str, ast.WrittenExpr], errors: list[Diagnostic]
 ) -> None:
     known = tuple(parameter.name for parameter in function.parameters)
     for argument in call.arguments:
@@ -104,7 +104,7 @@ def _by_name(
             given[name.text] = argument.value
 
 
-def _default(parameter: Parameter, span: Span) -> ast.Expr:
+def _default(parameter: Parameter, span: Span) -> ast.WrittenExpr:
     spelling = parameter.default or ""
     if parameter.kind in ("word", "flag"):
         return ast.Ref(spelling, span)

@@ -57,7 +57,7 @@ class NumberList:
 @dataclass(frozen=True, slots=True)
 class Argument:
     name: Name | None
-    value: Expr
+    value: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
@@ -72,51 +72,51 @@ class Call:
 class Pipe:
     """`value | f(a)`, which is `f(value, a)`."""
 
-    value: Expr
+    value: WrittenExpr
     call: Call
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Negative:
-    of: Expr
+    of: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    of: Expr
+    of: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     op: ArithOp
-    left: Expr
-    right: Expr
+    left: WrittenExpr
+    right: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
     op: CompareOp
-    left: Expr
-    right: Expr
+    left: WrittenExpr
+    right: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Logic:
     op: LogicOp
-    left: Expr
-    right: Expr
+    left: WrittenExpr
+    right: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
-Expr = Number | Ref | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
+WrittenExpr = Number | Ref | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
 
 
-def names_in(expr: Expr) -> list[str]:
+def names_in(expr: WrittenExpr) -> list[str]:
     """Every name that an expression refers to, in the order of the text."""
     match expr:
         case Ref(name=name):
@@ -137,20 +137,20 @@ def names_in(expr: Expr) -> list[str]:
 
 # ---- phases ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class ForSteps:
-    n: Expr
+class WhenForSteps:
+    n: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class LastSteps:
-    n: Expr
+class WhenLastSteps:
+    n: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class UntilRefreshes:
-    n: Expr
+class WhenUntilRefreshes:
+    n: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
@@ -158,29 +158,29 @@ class UntilRefreshes:
 class While:
     """`low <= clock < high`, `clock < high` or `clock >= low`: operands and the signs between them."""
 
-    operands: tuple[Expr, ...]
+    operands: tuple[WrittenExpr, ...]
     ops: tuple[CompareOp, ...]
     span: Span = field(compare=False, repr=False)
 
 
-When = ForSteps | LastSteps | UntilRefreshes | While
+When = WhenForSteps | WhenLastSteps | WhenUntilRefreshes | While
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    share: Expr
+    share: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class HoldWhen:
-    below: Expr
+    below: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeAllWhen:
-    above: Expr
+    above: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
@@ -188,7 +188,7 @@ class ComputeAllWhen:
 class AtMost:
     """A cap on reuse: `n` reuses in a row or in total, or a share of the tokens."""
 
-    n: Expr
+    n: WrittenExpr
     of: Literal["row", "total", "tokens"]
     span: Span = field(compare=False, repr=False)
 
@@ -197,13 +197,13 @@ Guard = Vote | HoldWhen | ComputeAllWhen | AtMost
 
 
 @dataclass(frozen=True, slots=True)
-class Compute:
+class ComputeRule:
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ComputeEvery:
-    n: Expr
+    n: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
@@ -242,20 +242,20 @@ class ComputeBins:
 
 @dataclass(frozen=True, slots=True)
 class ComputeTop:
-    share: Expr
-    by: Expr
+    share: WrittenExpr
+    by: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
+class ReuseRule:
     granularity: Name
-    condition: Expr
+    condition: WrittenExpr
     guards: tuple[Guard, ...]
     span: Span = field(compare=False, repr=False)
 
 
-Rule = Compute | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | Reuse
+WrittenRule = ComputeRule | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | ReuseRule
 
 
 # ---- declarations ----------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class ParamDecl:
 @dataclass(frozen=True, slots=True)
 class SignalDecl:
     name: Name
-    expr: Expr
+    expr: WrittenExpr
     span: Span = field(compare=False, repr=False)
 
 
@@ -287,7 +287,7 @@ class PhaseDecl:
 
     name: Name
     when: When | None
-    rule: Rule
+    rule: WrittenRule
     span: Span = field(compare=False, repr=False)
 
 
@@ -309,7 +309,7 @@ class LayersDecl:
 
     where: BlockRange | None
     keep: Name | None
-    stand_in: Expr | None
+    stand_in: WrittenExpr | None
     span: Span = field(compare=False, repr=False)
 
 

@@ -63,7 +63,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
 def _reuses(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> bool:
     """Whether the phase reuses something at some step, as far as an error in it leaves that open."""
     if made is None:
-        return not isinstance(written.rule, ast.Compute)
+        return not isinstance(written.rule, ast.ComputeRule)
     return not always_computes(made.rule, within.ranges)
 
 

@@ -23,18 +23,18 @@ Variable = tuple[ir.Expr, ...]  # an expression against numbers, or two against 
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DecidedPart:
     """A part of a condition that is `always` true or never."""
 
     expr: ir.Expr
     always: bool
 
 
-def decided_parts(condition: ir.Expr, ranges: Ranges) -> Iterator[Part]:
+def decided_parts(condition: ir.Expr, ranges: Ranges) -> Iterator[DecidedPart]:
     """The largest parts of a condition that are the same at every step."""
     found = _decided(condition, ranges)
     if found is not None:
-        yield Part(condition, found)
+        yield DecidedPart(condition, found)
     elif isinstance(condition, ir.Apply) and condition.op in ("and", "or", "not"):
         for arg in condition.args:
             yield from decided_parts(arg, ranges)

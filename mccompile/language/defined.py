@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mccompile import ir
 from mccompile.arithmetic.interval import Interval
-from mccompile.arithmetic.operations import OPERATIONS, Operand, Operator
+from mccompile.arithmetic.operations import OPERATIONS, KnownOperand, Operator
 from mccompile.language.intervals import Ranges, reach
 from mccompile.language.types import Poison, TypedNumber
 
@@ -19,7 +19,7 @@ _LARGEST = 3.4e38  # of float32
 
 def no_value(op: Operator, operands: Sequence[TypedNumber], ranges: Ranges) -> str:
     """Why an operation has no value; "" where it has one."""
-    known = [Operand(_values(number, ranges), number.constant, number.whole) for number in operands]
+    known = [KnownOperand(_values(number, ranges), number.constant, number.whole) for number in operands]
     return OPERATIONS[op].undefined(*known) or _too_large(op, operands, ranges)
 
 

@@ -61,7 +61,7 @@ class Elaborator:
         self.errors.append(error)
         return POISON
 
-    def mention(self, expr: ast.Expr) -> None:
+    def mention(self, expr: ast.WrittenExpr) -> None:
         """Counts the names in an expression that was refused as used, so that no follow-up error arises."""
         for name in ast.names_in(expr):
             if name in self.signals and name not in self.used and name not in self._open:
@@ -69,11 +69,11 @@ class Elaborator:
             self.used.add(name)
 
     # ---- what a place demands ----
-    def number(self, expr: ast.Expr) -> TypedNumber | Poison:
+    def number(self, expr: ast.WrittenExpr) -> TypedNumber | Poison:
         """An expression that must be a number."""
         return self._as_number(self.infer(expr))
 
-    def condition(self, expr: ast.Expr) -> TypedCondition | Poison:
+    def condition(self, expr: ast.WrittenExpr) -> TypedCondition | Poison:
         """A rule's condition, in which comparisons may accumulate."""
         return self._as_condition(self._infer(expr, accumulates=True), "compare it: `accumulate(x) < threshold`")
 
@@ -113,11 +113,11 @@ class Elaborator:
         return self.report(values.WrongType(place(found.expr), "a condition", described(found), advice))
 
     # ---- inference ----
-    def infer(self, expr: ast.Expr) -> Typed:
+    def infer(self, expr: ast.WrittenExpr) -> Typed:
         """The expression as IR, with its type."""
         return self._infer(expr, accumulates=False)
 
-    def _infer(self, expr: ast.Expr, accumulates: bool) -> Typed:
+    def _infer(self, expr: ast.WrittenExpr, accumulates: bool) -> Typed:
         """accumulates: the expression stands in a rule's condition, whose comparisons may read an account."""
         match expr:
             case ast.Number(value=value, unit=unit):
@@ -133,7 +133,7 @@ class Elaborator:
                 sides = self.number(left), self.number(right)
                 return self._combining.arithmetic(ARITHMETIC[op], sides, expr.span)
             case ast.Compare(op=op, left=left, right=right):
-                side: Callable[[ast.Expr], TypedNumber | Poison] = self._account if accumulates else self.number
+                side: Callable[[ast.WrittenExpr], TypedNumber | Poison] = self._account if accumulates else self.number
                 return self._combining.comparison(COMPARISONS[op], side(left), side(right), expr.span)
             case ast.Logic(op=op, left=left, right=right):
                 parts = (self._as_condition(self._infer(part, accumulates)) for part in (left, right))
@@ -162,10 +162,10 @@ class Elaborator:
             return replace(self._types[name], expr=ir.SignalRef(name, at=at), late=False)
         if name in SOURCES:
             source = SOURCES[name]
-            return TypedTensor(ir.Source(source.name, at=at), source.per_token, source.late)
+            return TypedTensor(ir.SourceRef(source.name, at=at), source.per_token, source.late)
         if name in CLOCKS:
             step = name == "step"
-            clock = ir.Clock(CLOCKS[name], at=at)
+            clock = ir.ClockRef(CLOCKS[name], at=at)
             return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step, measured=True)
         known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
         return self.report(names.UnknownName(at, name, known))
@@ -180,7 +180,7 @@ class Elaborator:
             return self.report(values.MisplacedAccumulate(expr.span))
         return self._calls.call(call, self._given(call))
 
-    def _account(self, expr: ast.Expr) -> TypedNumber | Poison:
+    def _account(self, expr: ast.WrittenExpr) -> TypedNumber | Poison:
         """An operand of a rule's comparison: the one place of `accumulate`."""
         found = as_call(expr)
         if found is None or found[0].function.text != "accumulate":
@@ -201,7 +201,7 @@ class Elaborator:
             return None
         return call
 
-    def _bound(self, expr: ast.Expr) -> BoundCall | None:
+    def _bound(self, expr: ast.WrittenExpr) -> BoundCall | None:
         found = as_call(expr)
         assert found is not None
         call, piped = found

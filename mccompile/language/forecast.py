@@ -20,7 +20,8 @@ HIGHEST_ORDER = 4
 
 _ONE = ir.Const(1.0)
 _CLOCKED = (
-    ir.Const, ir.ParamRef, ir.SignalRef, ir.Clock, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative, ir.Apply,
+    ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative,
+    ir.Apply,
 )  # fmt: skip
 Weights = Mapping[int, ir.Expr]
 """By how many computations ago, from 1, what the kept result is multiplied with."""
@@ -37,7 +38,7 @@ class _Sum:
         return self.by_count[min(count, len(self.by_count)) - 1]
 
 
-def elaborate_forecast(value: ast.Expr, keep: ast.Name, within: Elaborator) -> ir.Forecast | None:
+def elaborate_forecast(value: ast.WrittenExpr, keep: ast.Name, within: Elaborator) -> ir.Forecast | None:
     """The weights of a stand-in. While fewer results are kept than it names, the kept result itself stands in."""
     if keep.text not in ("residual", "output"):
         within.report(layers.NotAStandIn(value.span, f"of an {keep.text} only the last one is kept"))
@@ -63,7 +64,7 @@ class _StandIn:
         self._kept = kept
         self._within = within
 
-    def sum(self, expr: ast.Expr) -> _Sum | Poison:
+    def sum(self, expr: ast.WrittenExpr) -> _Sum | Poison:
         """The weighted sum that an expression of kept results is."""
         match expr:
             case ast.Call() | ast.Pipe():
@@ -84,11 +85,11 @@ class _StandIn:
             case _:
                 return self._refuse(expr, f"no kept result: these layers keep `{self._kept}`")
 
-    def _refuse(self, expr: ast.Expr, why: str) -> Poison:
+    def _refuse(self, expr: ast.WrittenExpr, why: str) -> Poison:
         self._within.mention(expr)
         return self._within.report(layers.NotAStandIn(expr.span, why))
 
-    def _has(self, expr: ast.Expr) -> bool:
+    def _has(self, expr: ast.WrittenExpr) -> bool:
         return self._kept in ast.names_in(expr)
 
     def _call(self, expr: ast.Call | ast.Pipe) -> _Sum | Poison:
@@ -105,7 +106,7 @@ class _StandIn:
         if not isinstance(of, ast.Ref) or of.name != self._kept:
             return self._refuse(of, f"these layers keep `{self._kept}`")
         if call.function.name == "taylor":
-            clock = ir.Clock(CLOCKS[call.word("along")], at=call.span)
+            clock = ir.ClockRef(CLOCKS[call.word("along")], at=call.span)
             if call.count("order") > HIGHEST_ORDER:
                 return self._refuse(call.values["order"], f"an order is at most {HIGHEST_ORDER}")
             orders = range(call.count("order") + 1)
@@ -113,13 +114,13 @@ class _StandIn:
         n = call.count("n")
         return _Sum(n, ({n: _ONE},) * n)
 
-    def _scaled(self, of: ast.Expr, scale: Callable[[ir.Expr], ir.Expr]) -> _Sum | Poison:
+    def _scaled(self, of: ast.WrittenExpr, scale: Callable[[ir.Expr], ir.Expr]) -> _Sum | Poison:
         found = self.sum(of)
         if isinstance(found, Poison):
             return found
         return _Sum(found.needs, tuple({n: scale(w) for n, w in weights.items()} for weights in found.by_count))
 
-    def _times(self, of: ast.Expr, by: ast.Expr, at: Span, divide: bool = False) -> _Sum | Poison:
+    def _times(self, of: ast.WrittenExpr, by: ast.WrittenExpr, at: Span, divide: bool = False) -> _Sum | Poison:
         factor = self._within.number(by)
         if isinstance(factor, TypedNumber) and not _clocked(factor.expr, self._within):
             factor = self._within.report(layers.NotAStandIn(by.span, "this number is known only when it is measured"))
@@ -158,7 +159,7 @@ def _negated(number: ir.Expr, at: Span) -> ir.Expr:
     return ir.Const(-number.value, at=at) if isinstance(number, ir.Const) else ir.Apply("neg", (number,), at=at)
 
 
-def _taylor(order: int, clock: ir.Clock, at: Span) -> Weights:
+def _taylor(order: int, clock: ir.ClockRef, at: Span) -> Weights:
     """Finite differences at the last computations, and their Taylor series from there to the step now (TaylorSeer)."""
     times = [ir.Kept(clock, n + 1, at=at) for n in range(order + 1)]
     ahead = ir.Apply("sub", (clock, times[0]), at=at)

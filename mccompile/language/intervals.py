@@ -58,7 +58,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return Interval(value, value)
         case ir.ParamRef(name) | ir.SignalRef(name):
             return ranges.of(name)
-        case ir.Clock(what):
+        case ir.ClockRef(what):
             return CLOCKS[what]
         case ir.Table(numbers):
             return Interval(min(numbers), max(numbers))
@@ -83,7 +83,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return reach(of, ranges)
         case ir.Apply(op, args):
             return OPERATIONS[op].bounds(*(reach(arg, ranges) for arg in args))
-        case ir.Source():
+        case ir.SourceRef():
             return ANY
         case _:
             assert_never(expr)

@@ -29,5 +29,5 @@ def no_past(of: TypedNumber, signals: Mapping[str, ir.Signal]) -> str:
 
 def clocked(of: ir.Expr) -> bool:
     """Whether the chunk's own step alone determines `of`: it consists of clock values, tables and numbers."""
-    kinds = ir.Const | ir.Clock | ir.Table | ir.Polynomial | ir.Apply
+    kinds = ir.Const | ir.ClockRef | ir.Table | ir.Polynomial | ir.Apply
     return all(isinstance(e, kinds) for e in walk(of, {}))

@@ -73,7 +73,7 @@ def check_use(
         errors.append(layers.NeverReused(kept[0].at))
     looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)
     read = (node for rule in rules for expr in rule_expressions(rule) for node in walk(expr, signals))
-    probe = next((node for node in read if isinstance(node, ir.Source) and node.name == "probe"), None)
+    probe = next((node for node in read if isinstance(node, ir.SourceRef) and node.name == "probe"), None)
     if probe is not None and not looked_at:
         errors.append(layers.NoProbe(probe.at))
 

@@ -60,7 +60,7 @@ def _phase(phase: ast.PhaseDecl, within: Elaborator) -> ir.Phase | None:
 
 
 def _check_order(declared: list[ast.PhaseDecl], within: Elaborator) -> None:
-    in_turn = [phase for phase in declared if not isinstance(phase.when, ast.LastSteps | ast.While)]
+    in_turn = [phase for phase in declared if not isinstance(phase.when, ast.WhenLastSteps | ast.While)]
     if in_turn and isinstance(in_turn[0].rule, ast.ComputeSteps | ast.ComputeBins):
         check_mask(in_turn[0].rule, within.errors, begins_run=True)
     endless = next((phase for phase in in_turn if phase.when is None), None)
@@ -78,16 +78,16 @@ def _when(phase: ast.PhaseDecl, when: ast.When, within: Elaborator) -> ir.PhaseS
     match when:
         case ast.While():
             return _clock_range(phase, when, within)
-        case ast.ForSteps(n=n) | ast.LastSteps(n=n) | ast.UntilRefreshes(n=n):
-            what = "the number of refreshes" if isinstance(when, ast.UntilRefreshes) else "the number of steps"
+        case ast.WhenForSteps(n=n) | ast.WhenLastSteps(n=n) | ast.WhenUntilRefreshes(n=n):
+            what = "the number of refreshes" if isinstance(when, ast.WhenUntilRefreshes) else "the number of steps"
             count = within.demands.whole(within.number(n), what, 0)
             if isinstance(count, Poison):
                 return None
             if reach(count.expr, within.ranges).high == 0:
                 within.report(phases.EmptyPhase(n.span, phase.name.text, "no step at all"))
-            if isinstance(when, ast.UntilRefreshes):
+            if isinstance(when, ast.WhenUntilRefreshes):
                 return ir.UntilRefreshes(count.expr, at=when.span)
-            kind = ir.ForSteps if isinstance(when, ast.ForSteps) else ir.LastSteps
+            kind = ir.ForSteps if isinstance(when, ast.WhenForSteps) else ir.LastSteps
             return kind(count.expr, at=when.span)
         case _:
             assert_never(when)
@@ -110,10 +110,10 @@ def _clock_range(phase: ast.PhaseDecl, when: ast.While, within: Elaborator) -> i
     lowest, highest = lower or ir.Const(0.0), upper or ir.Const(UNREACHED)
     if reach(lowest, within.ranges).low >= reach(highest, within.ranges).high:
         within.report(phases.EmptyPhase(when.span, phase.name.text, f"no `{name}` lies in this range"))
-    return ir.Between(ir.Clock(name, at=clock.span), lowest, highest, at=when.span)
+    return ir.Between(ir.ClockRef(name, at=clock.span), lowest, highest, at=when.span)
 
 
-def _clock_bound(clock: ast.Ref, end: ast.Expr, within: Elaborator) -> TypedNumber | Poison:
+def _clock_bound(clock: ast.Ref, end: ast.WrittenExpr, within: Elaborator) -> TypedNumber | Poison:
     what = f"a bound of `{clock.name}`"
     found = within.demands.constant(within.number(end), what)
     if isinstance(found, Poison):
@@ -127,7 +127,7 @@ def _clock_bound(clock: ast.Ref, end: ast.Expr, within: Elaborator) -> TypedNumb
     return within.demands.bounded(found, what, low, high, (f"{low:g}", f"{high:g}"))
 
 
-def _range_parts(when: ast.While) -> tuple[ast.Ref, ast.Expr | None, ast.Expr | None] | None:
+def _range_parts(when: ast.While) -> tuple[ast.Ref, ast.WrittenExpr | None, ast.WrittenExpr | None] | None:
     """Clock, low and high of a `while`, None for an open end; None if it is no such range."""
     match when.operands, when.ops:
         case (low, ast.Ref() as clock, high), ("<=", "<") if clock.name in CLOCKS:
@@ -141,9 +141,9 @@ def _range_parts(when: ast.While) -> tuple[ast.Ref, ast.Expr | None, ast.Expr | 
 
 
 # ---- rules -------------------------------------------------------------------------------------------------
-def _rule(rule: ast.Rule, within: Elaborator) -> ir.Rule | None:
+def _rule(rule: ast.WrittenRule, within: Elaborator) -> ir.Rule | None:
     match rule:
-        case ast.Compute():
+        case ast.ComputeRule():
             return ir.Compute(at=rule.span)
         case ast.ComputeEvery(n=n):
             count = within.demands.whole(within.number(n), "the number of steps", 1)
@@ -154,7 +154,7 @@ def _rule(rule: ast.Rule, within: Elaborator) -> ir.Rule | None:
             return None if len(within.errors) > before else ir.StepMask(mask_steps(rule), at=rule.span)
         case ast.ComputeTop():
             return _top(rule, within)
-        case ast.Reuse():
+        case ast.ReuseRule():
             return _reuse(rule, within)
         case _:
             assert_never(rule)
@@ -174,7 +174,7 @@ def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
     return ir.Top(share.expr, by.expr, at=rule.span)
 
 
-def _reuse(rule: ast.Reuse, within: Elaborator) -> ir.Reuse | None:
+def _reuse(rule: ast.ReuseRule, within: Elaborator) -> ir.Reuse | None:
     granularity = GRANULARITIES[rule.granularity.text]
     condition = within.condition(rule.condition)
     _refuse_late(condition, within)
@@ -224,7 +224,7 @@ def _refuse_late(found: TypedNumber | TypedCondition | Poison, within: Elaborato
 
 
 def _guard(
-    guard: ast.Guard, rule: ast.Reuse, condition: TypedCondition | Poison, within: Elaborator
+    guard: ast.Guard, rule: ast.ReuseRule, condition: TypedCondition | Poison, within: Elaborator
 ) -> tuple[str, TypedNumber | Poison]:
     """The field of ir.Reuse that the guard sets, and its number."""
     granularity = GRANULARITIES[rule.granularity.text]

@@ -37,7 +37,7 @@ def shadows(phases: tuple[ir.Phase, ...], ranges: Ranges) -> Iterator[Shadow]:
         how = f"is every step of a run: none has more than {MOST_STEPS}"
         yield from (Shadow(phase, whole, how) for phase in (*clocked, *in_turn))
         return
-    taken = Taken(ranges)
+    taken = TakenClocks(ranges)
     for phase in clocked:
         by = taken.by(phase)
         if by is not None:
@@ -58,7 +58,7 @@ def _steps(phase: ir.Phase, ranges: Ranges) -> tuple[float, float]:
     return found.low, found.high
 
 
-class Taken:
+class TakenClocks:
     """The values of each clock that earlier phases take, whatever the parameters are."""
 
     def __init__(self, ranges: Ranges) -> None:

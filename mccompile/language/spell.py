@@ -10,7 +10,7 @@ from mccompile.language import ast
 _PIPE, _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _SIGNED, _POWER, _ATOM = range(10)
 
 
-def spell(expr: ast.Expr) -> str:
+def spell(expr: ast.WrittenExpr) -> str:
     """The expression as text."""
     match expr:
         case ast.Number():
@@ -43,7 +43,7 @@ def spell(expr: ast.Expr) -> str:
             assert_never(expr)
 
 
-def _binding(expr: ast.Expr) -> int:
+def _binding(expr: ast.WrittenExpr) -> int:
     match expr:
         case ast.Pipe():
             return _PIPE
@@ -63,7 +63,7 @@ def _binding(expr: ast.Expr) -> int:
             assert_never(expr)
 
 
-def _within(expr: ast.Expr, place: int) -> str:
+def _within(expr: ast.WrittenExpr, place: int) -> str:
     return spell(expr) if _binding(expr) >= place else f"({spell(expr)})"
 
 
@@ -71,7 +71,7 @@ def _argument(argument: ast.Argument) -> str:
     return spell(argument.value) if argument.name is None else f"{argument.name.text} = {spell(argument.value)}"
 
 
-def operand(expr: ast.Expr) -> str:
+def operand(expr: ast.WrittenExpr) -> str:
     """An expression where the grammar asks for a sum: looser ones in parentheses."""
     return _within(expr, _SUM)
 
@@ -88,7 +88,7 @@ def quantity(value: ast.Number) -> str:
     return f"{value.spelling} {word}"
 
 
-def _steps(n: ast.Expr) -> str:
+def _steps(n: ast.WrittenExpr) -> str:
     one = isinstance(n, ast.Number) and n.value == 1
     return f"{operand(n)} {'step' if one else 'steps'}"
 
@@ -96,11 +96,11 @@ def _steps(n: ast.Expr) -> str:
 def when(span: ast.When) -> str:
     """`for 5 steps`, `until n refreshes`, `while 100 <= timestep < 800`."""
     match span:
-        case ast.ForSteps(n=n):
+        case ast.WhenForSteps(n=n):
             return f"for {_steps(n)}"
-        case ast.LastSteps(n=n):
+        case ast.WhenLastSteps(n=n):
             return f"for last {_steps(n)}"
-        case ast.UntilRefreshes(n=n):
+        case ast.WhenUntilRefreshes(n=n):
             one = isinstance(n, ast.Number) and n.value == 1
             return f"until {operand(n)} {'refresh' if one else 'refreshes'}"
         case ast.While(operands=operands, ops=ops):
@@ -110,10 +110,10 @@ def when(span: ast.When) -> str:
             assert_never(span)
 
 
-def rule(what: ast.Rule) -> str:
+def rule(what: ast.WrittenRule) -> str:
     """The rule without the guards of a `reuse`."""
     match what:
-        case ast.Compute():
+        case ast.ComputeRule():
             return "compute"
         case ast.ComputeEvery(n=n):
             return f"compute every {_steps(n)}"
@@ -124,7 +124,7 @@ def rule(what: ast.Rule) -> str:
             return " ".join(f"{'compute' if one.compute else 'reuse'} {number(one.n)}" for one in bins)
         case ast.ComputeTop(share=share, by=by):
             return f"compute top {operand(share)} of tokens by {spell(by)}"
-        case ast.Reuse(granularity=granularity, condition=condition):
+        case ast.ReuseRule(granularity=granularity, condition=condition):
             return f"reuse {granularity.text} while {spell(condition)}"
         case _:
             assert_never(what)
@@ -165,7 +165,7 @@ def where(first: int, last: int) -> str:
     return f"{first}.." if last == -1 else f"{first}..{last}"
 
 
-def layer_rule(keep: ast.Name | None, stand_in: ast.Expr | None) -> str:
+def layer_rule(keep: ast.Name | None, stand_in: ast.WrittenExpr | None) -> str:
     """`compute`, `keep residual`, `keep residual  reuse as taylor(residual)`."""
     as_ = "" if stand_in is None else f"  reuse as {spell(stand_in)}"
     return "compute" if keep is None else f"keep {keep.text}{as_}"

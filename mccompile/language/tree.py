@@ -15,6 +15,7 @@ from mccompile.language.errors.syntax import InvalidNumber
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 
+_LayerRule = tuple[ast.Name | None, ast.WrittenExpr | None]  # what is kept, and what stands in for it
 _LARGEST = 3.4e38  # of float32, in which all of a policy is computed
 
 
@@ -75,72 +76,72 @@ class _Expressions(_Words):
     def text(self, meta: Meta, token: Token) -> ast.Text:
         return self._text(token)
 
-    def group(self, meta: Meta, inner: ast.Expr) -> ast.Expr:
+    def group(self, meta: Meta, inner: ast.WrittenExpr) -> ast.WrittenExpr:
         return inner
 
     def number_list(self, meta: Meta, *items: ast.Number | None) -> ast.NumberList:
         return ast.NumberList(tuple(item for item in items if item is not None), self._at(meta))
 
-    def argument(self, meta: Meta, name: Token | None, value: ast.Expr) -> ast.Argument:
+    def argument(self, meta: Meta, name: Token | None, value: ast.WrittenExpr) -> ast.Argument:
         return ast.Argument(None if name is None else self._name(name), value, self._at(meta))
 
     def call(self, meta: Meta, function: Token, *arguments: ast.Argument | None) -> ast.Call:
         given = tuple(argument for argument in arguments if argument is not None)
         return ast.Call(self._name(function), given, self._at(meta))
 
-    def piped(self, meta: Meta, value: ast.Expr, call: ast.Call) -> ast.Pipe:
+    def piped(self, meta: Meta, value: ast.WrittenExpr, call: ast.Call) -> ast.Pipe:
         return ast.Pipe(value, call, self._at(meta))
 
-    def negative(self, meta: Meta, sign: Token, of: ast.Expr) -> ast.Negative:
+    def negative(self, meta: Meta, sign: Token, of: ast.WrittenExpr) -> ast.Negative:
         return ast.Negative(of, self._at(meta))
 
-    def logic_not(self, meta: Meta, of: ast.Expr) -> ast.Not:
+    def logic_not(self, meta: Meta, of: ast.WrittenExpr) -> ast.Not:
         return ast.Not(of, self._at(meta))
 
-    def arithmetic(self, meta: Meta, left: ast.Expr, op: Token, right: ast.Expr) -> ast.Arithmetic:
+    def arithmetic(self, meta: Meta, left: ast.WrittenExpr, op: Token, right: ast.WrittenExpr) -> ast.Arithmetic:
         return ast.Arithmetic(cast("ast.ArithOp", str(op)), left, right, self._at(meta))
 
     def compare_op(self, meta: Meta, op: Token) -> ast.CompareOp:
         return cast("ast.CompareOp", str(op))
 
-    def compare(self, meta: Meta, left: ast.Expr, op: ast.CompareOp, right: ast.Expr) -> ast.Compare:
+    def compare(self, meta: Meta, left: ast.WrittenExpr, op: ast.CompareOp, right: ast.WrittenExpr) -> ast.Compare:
         return ast.Compare(op, left, right, self._at(meta))
 
-    def either(self, meta: Meta, left: ast.Expr, right: ast.Expr) -> ast.Logic:
+    def either(self, meta: Meta, left: ast.WrittenExpr, right: ast.WrittenExpr) -> ast.Logic:
         return ast.Logic("or", left, right, self._at(meta))
 
-    def both(self, meta: Meta, left: ast.Expr, right: ast.Expr) -> ast.Logic:
+    def both(self, meta: Meta, left: ast.WrittenExpr, right: ast.WrittenExpr) -> ast.Logic:
         return ast.Logic("and", left, right, self._at(meta))
 
 
 @v_args(inline=True, meta=True)
 class _Phases(_Expressions):
-    def for_steps(self, meta: Meta, n: ast.Expr) -> ast.ForSteps:
-        return ast.ForSteps(n, self._at(meta))
+    def for_steps(self, meta: Meta, n: ast.WrittenExpr) -> ast.WhenForSteps:
+        return ast.WhenForSteps(n, self._at(meta))
 
-    def last_steps(self, meta: Meta, n: ast.Expr) -> ast.LastSteps:
-        return ast.LastSteps(n, self._at(meta))
+    def last_steps(self, meta: Meta, n: ast.WrittenExpr) -> ast.WhenLastSteps:
+        return ast.WhenLastSteps(n, self._at(meta))
 
-    def until_refreshes(self, meta: Meta, n: ast.Expr) -> ast.UntilRefreshes:
-        return ast.UntilRefreshes(n, self._at(meta))
+    def until_refreshes(self, meta: Meta, n: ast.WrittenExpr) -> ast.WhenUntilRefreshes:
+        return ast.WhenUntilRefreshes(n, self._at(meta))
 
     def while_clock(
         self,
         meta: Meta,
-        left: ast.Expr,
+        left: ast.WrittenExpr,
         op: ast.CompareOp,
-        middle: ast.Expr,
+        middle: ast.WrittenExpr,
         op_right: ast.CompareOp | None,
-        right: ast.Expr | None,
+        right: ast.WrittenExpr | None,
     ) -> ast.While:
         if op_right is None or right is None:
             return ast.While((left, middle), (op,), self._at(meta))
         return ast.While((left, middle, right), (op, op_right), self._at(meta))
 
-    def compute(self, meta: Meta) -> ast.Compute:
-        return ast.Compute(self._at(meta))
+    def compute(self, meta: Meta) -> ast.ComputeRule:
+        return ast.ComputeRule(self._at(meta))
 
-    def compute_every(self, meta: Meta, n: ast.Expr) -> ast.ComputeEvery:
+    def compute_every(self, meta: Meta, n: ast.WrittenExpr) -> ast.ComputeEvery:
         return ast.ComputeEvery(n, self._at(meta))
 
     def one_step(self, meta: Meta, step: Token) -> ast.StepRange:
@@ -167,31 +168,31 @@ class _Phases(_Expressions):
     def compute_bins(self, meta: Meta, *bins: ast.Bin) -> ast.ComputeBins:
         return ast.ComputeBins(bins, self._at(meta))
 
-    def compute_top(self, meta: Meta, share: ast.Expr, by: ast.Expr) -> ast.ComputeTop:
+    def compute_top(self, meta: Meta, share: ast.WrittenExpr, by: ast.WrittenExpr) -> ast.ComputeTop:
         return ast.ComputeTop(share, by, self._at(meta))
 
-    def reuse(self, meta: Meta, granularity: Token, condition: ast.Expr, *guards: ast.Guard) -> ast.Reuse:
-        return ast.Reuse(self._name(granularity), condition, guards, self._at(meta))
+    def reuse(self, meta: Meta, granularity: Token, condition: ast.WrittenExpr, *guards: ast.Guard) -> ast.ReuseRule:
+        return ast.ReuseRule(self._name(granularity), condition, guards, self._at(meta))
 
-    def vote(self, meta: Meta, share: ast.Expr) -> ast.Vote:
+    def vote(self, meta: Meta, share: ast.WrittenExpr) -> ast.Vote:
         return ast.Vote(share, self._at(meta))
 
-    def hold_when(self, meta: Meta, sign: Token, below: ast.Expr) -> ast.HoldWhen:
+    def hold_when(self, meta: Meta, sign: Token, below: ast.WrittenExpr) -> ast.HoldWhen:
         return ast.HoldWhen(below, self._at(meta))
 
-    def compute_all_when(self, meta: Meta, sign: Token, above: ast.Expr) -> ast.ComputeAllWhen:
+    def compute_all_when(self, meta: Meta, sign: Token, above: ast.WrittenExpr) -> ast.ComputeAllWhen:
         return ast.ComputeAllWhen(above, self._at(meta))
 
-    def _at_most(self, meta: Meta, n: ast.Expr, of: Literal["row", "total", "tokens"]) -> ast.AtMost:
+    def _at_most(self, meta: Meta, n: ast.WrittenExpr, of: Literal["row", "total", "tokens"]) -> ast.AtMost:
         return ast.AtMost(n, of, self._at(meta))
 
-    def at_most_in_a_row(self, meta: Meta, n: ast.Expr) -> ast.AtMost:
+    def at_most_in_a_row(self, meta: Meta, n: ast.WrittenExpr) -> ast.AtMost:
         return self._at_most(meta, n, "row")
 
-    def at_most_in_total(self, meta: Meta, n: ast.Expr) -> ast.AtMost:
+    def at_most_in_total(self, meta: Meta, n: ast.WrittenExpr) -> ast.AtMost:
         return self._at_most(meta, n, "total")
 
-    def at_most_of_tokens(self, meta: Meta, n: ast.Expr) -> ast.AtMost:
+    def at_most_of_tokens(self, meta: Meta, n: ast.WrittenExpr) -> ast.AtMost:
         return self._at_most(meta, n, "tokens")
 
 
@@ -219,10 +220,10 @@ class AstBuilder(_Phases):
     ) -> ast.ParamDecl:
         return ast.ParamDecl(self._name(name), default, range_, self._at(meta))
 
-    def signal(self, meta: Meta, name: Token, expr: ast.Expr) -> ast.SignalDecl:
+    def signal(self, meta: Meta, name: Token, expr: ast.WrittenExpr) -> ast.SignalDecl:
         return ast.SignalDecl(self._name(name), expr, self._at(meta))
 
-    def phase(self, meta: Meta, name: Token, when: ast.When | None, rule: ast.Rule) -> ast.PhaseDecl:
+    def phase(self, meta: Meta, name: Token, when: ast.When | None, rule: ast.WrittenRule) -> ast.PhaseDecl:
         return ast.PhaseDecl(self._name(name), when, rule, self._at(meta))
 
     def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
@@ -243,18 +244,16 @@ class AstBuilder(_Phases):
     def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
         return ast.BlockRange(int(first.value), int(last.value), self._at(meta))
 
-    def keep(self, meta: Meta, name: Token, stand_in: ast.Expr | None) -> tuple[ast.Name | None, ast.Expr | None]:
+    def keep(self, meta: Meta, name: Token, stand_in: ast.WrittenExpr | None) -> _LayerRule:
         return self._name(name), stand_in
 
-    def no_keep(self, meta: Meta) -> tuple[ast.Name | None, ast.Expr | None]:
+    def no_keep(self, meta: Meta) -> _LayerRule:
         return None, None
 
-    def layers(
-        self, meta: Meta, where: ast.BlockRange, rule: tuple[ast.Name | None, ast.Expr | None]
-    ) -> ast.LayersDecl:
+    def layers(self, meta: Meta, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
         return ast.LayersDecl(where, *rule, self._at(meta))
 
-    def integration(self, meta: Meta, rule: tuple[ast.Name | None, ast.Expr | None]) -> ast.LayersDecl:
+    def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:
         return ast.LayersDecl(None, *rule, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:

@@ -49,7 +49,7 @@ class TypedCondition:
 class TypedTensor:
     """A tensor of the model, no number yet; `per_token` if it has a token axis. `since`: of which earlier moment."""
 
-    expr: ir.Source
+    expr: ir.SourceRef
     per_token: bool
     late: bool
     since: Literal["", "step", "compute"] = ""

@@ -12,7 +12,7 @@ from mccompile.diagnostics.diagnostic import nearest
 from mccompile.lowering.emit import function, shown_operator
 from mccompile.lowering.errors import UnknownPass
 from mccompile.lowering.passes import APPROXIMATE, EXACT
-from mccompile.lowering.pipeline import Pieces, Step, run_passes
+from mccompile.lowering.pipeline import PassStep, Pieces, run_passes
 
 PASSES = (*EXACT, *APPROXIMATE)
 
@@ -25,19 +25,19 @@ def place_of(name: str) -> int:
     return names.index(name)
 
 
-def steps_of(name: str, captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str]) -> tuple[Step, ...]:
+def steps_of(name: str, captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str]) -> tuple[PassStep, ...]:
     """What the pass did to each part of its forms, after the passes before it. Raises UnknownPass (MC0506)."""
     upto = PASSES[: place_of(name) + 1]
     return tuple(s for s in run_passes(upto, Pieces.of(captured, policy, proved)) if s.name == name)
 
 
-def show_steps(name: str, policy: str, steps: Iterable[Step]) -> str:
+def show_steps(name: str, policy: str, steps: Iterable[PassStep]) -> str:
     """The steps of a pass as text: for each part the differences, then the graphs; or why it refused."""
     lines = [line for step in steps for line in _step(step)]
     return "\n".join(lines or [f"pass {name}: policy {policy} does not ask for it"]) + "\n"
 
 
-def _step(step: Step) -> Iterator[str]:
+def _step(step: PassStep) -> Iterator[str]:
     title = f"pass {step.name}, part {step.place[0]} {step.place[1]}"
     if step.refusal is not None:
         yield f"{title}: refused, {step.refusal.site}: {step.refusal.reason}"

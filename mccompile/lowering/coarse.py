@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.part import Shared
-from mccompile.capture.types import BlockSite, CapturedModel, Count, Port
+from mccompile.capture.types import BlockSite, CapturedModel, Port, SampleCount
 
 aten = torch.ops.aten
 SIZED = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
@@ -91,7 +91,7 @@ def _keeps_batch(node: fx.Node, sources: Mapping[str, Port]) -> bool:
 def _is_batch(value: object, sources: Mapping[str, Port]) -> bool:
     """Whether a value of the gather is the number of samples."""
     port = sources.get(value.name) if isinstance(value, fx.Node) and value.op == "placeholder" else None
-    return port is not None and port.token_axis is None and port.batch == Count()
+    return port is not None and port.token_axis is None and port.batch == SampleCount()
 
 
 def _counts_rows(positions: object, index: fx.Node) -> bool:

@@ -6,7 +6,7 @@ Everything that only the clock knows arrives in one small tensor, `host` [B, K, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -16,14 +16,13 @@ from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
 from mccompile.lowering.operations import apply
-from mccompile.lowering.pasts import Pasts
-from mccompile.lowering.slots import Before, Count, Host, Late, Mask, Now, Params, Slot, Tail, identifier
+from mccompile.lowering.pasts import Get, Pasts
+from mccompile.lowering.slots import Count, Host, Late, Mask, Now, Params, Slot, SourceBefore, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
 from mccompile.policy.facts import cell_of
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
-Get = Callable[[Slot], torch.Tensor]
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
 
 
@@ -78,7 +77,7 @@ def build_decide(
     counts += [Count("streak")] if any(r.max_consecutive is not None for r in reuse) else []
     counts += [Count("total")] if any(r.max_total is not None for r in reuse) else []
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
-    kept: list[Before | Tail] = list(dict.fromkeys(Before(e.of.name, e.since) for e in measured))
+    kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
     host = (*FLAGS, *(("fresh",) if pasts.slots else ()), *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
     host += tuple(f"change:{i}" for i in range(len(folded)))
@@ -121,7 +120,7 @@ class _Decision:
         out: dict[Slot, torch.Tensor] = {}
         changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
         for c in self.measured:
-            changes[c] = change(c.distance, cells[c.of.name], get(Before(c.of.name, c.since)), c.over)
+            changes[c] = change(c.distance, cells[c.of.name], get(SourceBefore(c.of.name, c.since)), c.over)
         if self.pasts.slots:  # a chunk's first step has none before it
             changes = {c: torch.where(row("step") > 0.0, v, v * 0.0) for c, v in changes.items()}
         motions = {}
@@ -148,7 +147,7 @@ class _Decision:
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
         for slot in self.spec.outputs:
-            if isinstance(slot, Before):
+            if isinstance(slot, SourceBefore):
                 refresh = active if slot.since == "step" else compute.any(-1, True).any(-2, True)
                 out[slot] = torch.where(refresh.unsqueeze(-1), cells[slot.source].float(), get(slot))
         fresh = row("fresh") > 0 if self.pasts.slots else None

@@ -31,7 +31,7 @@ _INLINE = 48  # longest text of a value, used once, that is written where it is 
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class EmittedFunction:
     """One graph: its name, what it is, its parameters, and its lines."""
 
     name: str
@@ -83,7 +83,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     yield "postlude", lowered.postlude.module, "Streams to the model's outputs."
 
 
-def function(name: str, about: str, module: fx.GraphModule) -> Function:
+def function(name: str, about: str, module: fx.GraphModule) -> EmittedFunction:
     """One graph as a function of its placeholders (and of `weights`, the tensors that it owns, by name)."""
     nodes = list(module.graph.nodes)
     pure = not any(mutates(n) for n in nodes)
@@ -102,7 +102,7 @@ def function(name: str, about: str, module: fx.GraphModule) -> Function:
             written[node] = node.name
             lines.append(f"{node.name} = {text}" if node.users else text)
     parameters = tuple(n.name for n in nodes if n.op == "placeholder")
-    return Function(name, about, parameters, any(n.op == "get_attr" for n in nodes), tuple(lines), result)
+    return EmittedFunction(name, about, parameters, any(n.op == "get_attr" for n in nodes), tuple(lines), result)
 
 
 def _expression(node: fx.Node, written: dict[fx.Node, str]) -> str:

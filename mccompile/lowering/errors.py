@@ -59,7 +59,7 @@ class SourceNotFound(LoweringError):
 
     code = "MC0502"
 
-    def __init__(self, policy: str, model: str, source: ir.Source, reason: str) -> None:
+    def __init__(self, policy: str, model: str, source: ir.SourceRef, reason: str) -> None:
         super().__init__(
             f"policy `{policy}` reads `{source.name}`, which was not found in {model}: {reason}",
             "read another source, or use a policy written for this kind of model",

@@ -45,7 +45,7 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
         case ir.SignalRef(name):
             signal = leaves.signals[name]
             return leaves.late[name] if signal.late else evaluate(signal.expr, leaves)
-        case ir.Clock(what):
+        case ir.ClockRef(what):
             return leaves.clock[what]
         case ir.Table() | ir.Cumulative():
             return leaves.tables[expr]
@@ -68,7 +68,7 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return reduce_to(how, evaluate(of, leaves), to)
         case ir.Apply(op, args):
             return apply(op, [evaluate(a, leaves) for a in args])
-        case ir.Source():
+        case ir.SourceRef():
             raise KeyError(f"source {expr.name} outside a change or a frame difference")
         case _:
             assert_never(expr)

@@ -16,7 +16,7 @@ from mccompile.lowering.types import Segment
 TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
 
 
-def sources_read(policy: ir.PolicyIR) -> tuple[ir.Source, ...]:
+def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
     """The sources that some rule reads, in order of first use, each where it is read first; late signals included."""
     signals = {s.name: s for s in policy.signals}
     expressions = (x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule))
@@ -45,7 +45,7 @@ def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Loca
     return frozenset(name for name, where in located.items() if where.value in fixed)
 
 
-def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.Source) -> Located:
+def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.SourceRef) -> Located:
     name = source.name
     grid = captured.grid
     patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)

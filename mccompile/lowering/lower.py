@@ -9,7 +9,7 @@ from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.passes import APPROXIMATE, EXACT
-from mccompile.lowering.pipeline import Form, Pieces, Watch, run_passes
+from mccompile.lowering.pipeline import Form, Pieces, WatchPasses, run_passes
 from mccompile.lowering.segments import partition
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
@@ -21,7 +21,7 @@ def lower(
     policy: ir.PolicyIR,
     proved: frozenset[str] = frozenset(),
     fold: bool = True,
-    watch: Watch | None = None,
+    watch: WatchPasses | None = None,
 ) -> LoweredModel:
     """Rewrites the captured graph under the policy.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from mccompile.capture.part import Part, Pick, Shared, Source
+from mccompile.capture.part import Part, Pick, RowSource, Shared
 from mccompile.capture.types import Refusal
 from mccompile.lowering.coarse import SIZED, Coarse
 from mccompile.lowering.draft import Draft, Rewritten
@@ -48,9 +48,9 @@ def _inline(draft: Draft, coarse: Coarse) -> None:
     """Makes the rows of a coarse value from its source, behind all placeholders."""
     rows = draft.takes[Shared(coarse.name)]
     users = list(rows.users)
-    known = draft.takes.get(Source(coarse.source))
+    known = draft.takes.get(RowSource(coarse.source))
     if known is None:
-        draft.rename({Shared(coarse.name): Source(coarse.source)})
+        draft.rename({Shared(coarse.name): RowSource(coarse.source)})
     source, graph = known or rows, draft.graph
     index, last = draft.takes[Pick(coarse.name)], graph.find_nodes(op="placeholder")[-1]
     with graph.inserting_after(last):

@@ -80,7 +80,7 @@ class Pass(Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PassStep:
     """What a pass did to one part. after: the parts that it rewrote and made, by place; none where it refused."""
 
     name: str  # of the pass
@@ -90,10 +90,10 @@ class Step:
     refusal: Refusal | None
 
 
-Watch: TypeAlias = Callable[[Step, Pieces], None]
+WatchPasses: TypeAlias = Callable[[PassStep, Pieces], None]
 
 
-def run_passes(passes: tuple[Pass[Any], ...], pieces: Pieces) -> Iterator[Step]:
+def run_passes(passes: tuple[Pass[Any], ...], pieces: Pieces) -> Iterator[PassStep]:
     """Runs the passes that the policy asks for in order, each over all parts of its forms; yields what each did."""
     for one in passes:
         places = [p for p in pieces.parts if p[0] in one.on] if one.asked(pieces.policy) else []
@@ -101,10 +101,10 @@ def run_passes(passes: tuple[Pass[Any], ...], pieces: Pieces) -> Iterator[Step]:
             before = pieces.parts[place]
             match one.rewrite(before, one.setting(pieces, place)):
                 case Refusal() as refusal:
-                    yield Step(one.name, place, before, {}, refusal)
+                    yield PassStep(one.name, place, before, {}, refusal)
                 case Rewritten(part, made):
                     after = {place: part}
                     if made and one.makes is not None:
                         (after[one.makes, place[1]],) = made
                     pieces.parts.update(after)
-                    yield Step(one.name, place, before, after, None)
+                    yield PassStep(one.name, place, before, after, None)

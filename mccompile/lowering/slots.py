@@ -1,6 +1,6 @@
 """What goes into and comes out of the decision and observe graphs: each place is a value, not a text to be parsed.
 
-A slot that is kept between calls (`Kept`) is also the key of its tensor in a store.
+A slot that is kept between calls (`KeptSlot`) is also the key of its tensor in a store.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class SourceBefore:
     """A source as it was at the step before, or at the chunk's last computation; [B, G, F, P, C]."""
 
     source: ir.SourceName
@@ -104,8 +104,8 @@ class Late:
         return f"late:{self.signal}"
 
 
-Kept = Count | Before | Past | Tail | Late
-Slot = Host | Params | Now | Mask | Kept
+KeptSlot = Count | SourceBefore | Past | Tail | Late
+Slot = Host | Params | Now | Mask | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -10,7 +10,7 @@ import torch
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
 
-Layout = Literal["tokens", "constant", "latent"]
+SourceLayout = Literal["tokens", "constant", "latent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Located:
 
     source: ir.SourceName
     value: SourceValue
-    layout: Layout
+    layout: SourceLayout
     axis: int
     patch: tuple[int, int, int]
 

@@ -29,20 +29,20 @@ from mccompile.capture.part import (
     Pick,
     Positions,
     Result,
+    RowSource,
     Shared,
-    Source,
     Stream,
     Weight,
 )  # fmt: skip
 from mccompile.lowering.draft import mutates
 from mccompile.lowering.hoist import is_attention
-from mccompile.lowering.pipeline import OF_BLOCKS, Form, Pieces, Place, Step
+from mccompile.lowering.pipeline import OF_BLOCKS, Form, PassStep, Pieces, Place
 
 _TAKES: dict[Form, tuple[type[Operand], ...]] = {
-    Form.GATHER: (Index, Source),
+    Form.GATHER: (Index, RowSource),
     Form.MODULATED: (Stream, Shared, Weight),
     Form.PLAIN: (Stream, Shared, Additive, Buffer, Weight),
-    Form.ROWS: (Stream, Shared, Source, Positions, Buffer, Weight, PerSelection, Pick, Hoisted),
+    Form.ROWS: (Stream, Shared, RowSource, Positions, Buffer, Weight, PerSelection, Pick, Hoisted),
     Form.ONCE: (Shared, Weight),
     Form.ALLOCATE: (Stream, Shared),
     Form.POSTLUDE: (Stream, Shared, Input),
@@ -67,7 +67,7 @@ class BrokenPart(Exception):
         self.rule = rule
 
 
-def verifying(step: Step, pieces: Pieces) -> None:
+def verifying(step: PassStep, pieces: Pieces) -> None:
     """Holds what a pass made against the spec: a watch for lowering. Raises BrokenPart."""
     for place, part in step.after.items():
         for node, rule in broken(place, part, pieces):
@@ -109,7 +109,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
             return operand in kind.full.takes if kind else name in captured.exit
         case Shared(name) | Additive(name):
             return Shared(name) in kind.full.takes if kind else name in {p.name for p in captured.shared}
-        case Source(name):
+        case RowSource(name):
             return name in {p.name for p in captured.sources}
         case Positions(rows):
             return rows == "video" or rows in captured.row_keys

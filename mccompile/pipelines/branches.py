@@ -11,7 +11,7 @@ from mccompile.runtime.errors import UnknownStep
 MOST = 16  # calls of one step under one name; more, and the step does not move on
 
 
-class Branches:
+class BranchNames:
     """Names for the calls of each step of one request: no two calls of a step have the same one.
 
     A call whose fixed inputs (the prompt's, the image's) are those of an earlier call has that one's name; else calls

@@ -19,10 +19,10 @@ def grid_of(scheduler: object) -> Grid:
     return Grid(len(timesteps), tuple(timesteps), tuple(values[: len(timesteps)]))
 
 
-Form = tuple[float, ...]  # the timesteps that the model may be given, one a step
+ToldForm = tuple[float, ...]  # the timesteps that the model may be given, one a step
 
 
-def forms_told(grid: Grid, step: int, told: object) -> tuple[Form, ...] | Untold:
+def forms_told(grid: Grid, step: int, told: object) -> tuple[ToldForm, ...] | Untold:
     """All ways in which a pipeline may tell the steps of `grid`, that agree with the model's timestep in one of them.
 
     Pipelines scale timesteps (FLUX: a thousandth), count them from the other end (Mochi), or give sigmas. The grid's
@@ -42,7 +42,7 @@ def forms_told(grid: Grid, step: int, told: object) -> tuple[Form, ...] | Untold
     return fitting or Untold(f"the model is given {low:g} where the scheduler's timestep is {grid.timesteps[step]:g}")
 
 
-def as_told(grid: Grid, forms: tuple[Form, ...] | Untold) -> Told | Untold | None:
+def as_told(grid: Grid, forms: tuple[ToldForm, ...] | Untold) -> Told | Untold | None:
     """The first of the forms; None where it is the grid's own."""
     if isinstance(forms, Untold):
         return forms

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mccompile.pipelines.branches import Branches
+from mccompile.pipelines.branches import BranchNames
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import NoSchedule
-from mccompile.pipelines.grids import Form, as_told, forms_told, grid_of
+from mccompile.pipelines.grids import ToldForm, as_told, forms_told, grid_of
 from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment, Untold
@@ -37,8 +37,8 @@ class Schedule:
     timesteps: torch.Tensor
     first: int
     grid: Grid
-    forms: tuple[Form, ...] | Untold  # how the model may be told the steps, by the calls so far
-    branches: Branches
+    forms: tuple[ToldForm, ...] | Untold  # how the model may be told the steps, by the calls so far
+    branches: BranchNames
 
 
 class StepClock:
@@ -93,7 +93,7 @@ class StepClock:
         whole = grid_of(self._pipe.scheduler)  # type: ignore[attr-defined]
         grid = Grid(whole.steps - row, whole.timesteps[row:], whole.sigmas[row:])
         forms = forms_told(grid, 0, inputs.get(TIMESTEP))
-        return Schedule(next(_requests), generation, timesteps, row, grid, forms, Branches())
+        return Schedule(next(_requests), generation, timesteps, row, grid, forms, BranchNames())
 
     def _place(self, inputs: Mapping[str, object], place: int | None, known: Schedule | None) -> int:
         """The row of the scheduler's timesteps that a call is at."""
@@ -113,7 +113,7 @@ class StepClock:
         return int(begun) if known is None else self._row
 
 
-def _agreeing(known: Schedule, now: tuple[Form, ...] | Untold) -> tuple[Form, ...] | Untold:
+def _agreeing(known: Schedule, now: tuple[ToldForm, ...] | Untold) -> tuple[ToldForm, ...] | Untold:
     """The forms that agree with the first call and with the one now; one of them from here on."""
     if isinstance(now, Untold) or isinstance(known.forms, Untold):
         return now

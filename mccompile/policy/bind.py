@@ -19,7 +19,7 @@ from mccompile.policy.errors import (
     ParameterUnit,
     UnknownParameter,
 )
-from mccompile.policy.evaluate import Moment, evaluate
+from mccompile.policy.evaluate import StaticMoment, evaluate
 
 
 class Quantity(float):
@@ -51,7 +51,7 @@ class BoundPolicy:
         """The value of an expression of parameters and constants. Raises ValueError for any other."""
         params = {name: np.float32(v) for name, v in self.values.items()}
         signals = {s.name: s for s in self.ir.signals}
-        return np.float32(evaluate(expr, Moment(params, signals, None, 0, {}, None)))
+        return np.float32(evaluate(expr, StaticMoment(params, signals, None, 0, {}, None)))
 
     def whole(self, expr: Expr) -> int:
         """A count: the value of an expression that `bind` has found to be whole."""

@@ -8,7 +8,7 @@ from typing import Literal
 from mccompile import ir
 from mccompile.policy.evaluate import Grid
 
-Action = Literal["compute", "reuse", "dynamic"]
+PlannedAction = Literal["compute", "reuse", "dynamic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Cell:
 
     step: int
     phase: int | None
-    action: Action
+    action: PlannedAction
     values: tuple[float, ...]
     account: float | None
 

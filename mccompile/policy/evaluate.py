@@ -14,7 +14,7 @@ from typing import assert_never
 import numpy as np
 
 from mccompile import ir
-from mccompile.arithmetic.operations import OPERATIONS, Number
+from mccompile.arithmetic.operations import OPERATIONS, StaticValue
 from mccompile.arithmetic.operations import power as power_of
 from mccompile.language.walk import children, rule_expressions, walk
 
@@ -43,7 +43,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StaticMoment:
     """What a static expression may look at: parameters, the chunk's own step, the values of changes there.
 
     account: of the cell before this step; None where it is not known or there is none. tables: the values of changes at
@@ -60,13 +60,13 @@ class Moment:
     tables: Mapping[ir.Change, tuple[float, ...]] = field(default_factory=dict)
     kept: tuple[int, ...] | None = None
 
-    def back_at(self, step: int) -> Moment:
+    def back_at(self, step: int) -> StaticMoment:
         """The same cell at an earlier own step of the chunk."""
         changes = {c: np.float32(values[step] if step else 0.0) for c, values in self.tables.items()}
         return replace(self, step=step, changes=changes, account=None)
 
 
-def evaluate(expr: ir.Expr, moment: Moment) -> Number:
+def evaluate(expr: ir.Expr, moment: StaticMoment) -> StaticValue:
     """The float32 (or, of comparisons, bool) value of a static expression.
 
     Raises ValueError where the expression needs what the moment does not have.
@@ -75,7 +75,7 @@ def evaluate(expr: ir.Expr, moment: Moment) -> Number:
         return _value(expr, moment)
 
 
-def _value(expr: ir.Expr, at: Moment) -> Number:
+def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
     match expr:
         case ir.Const(value):
             return np.float32(value)
@@ -83,7 +83,7 @@ def _value(expr: ir.Expr, at: Moment) -> Number:
             return at.params[name]
         case ir.SignalRef(name):
             return _value(at.signals[name].expr, at)
-        case ir.Clock(what):
+        case ir.ClockRef(what):
             return clock_value(what, at.step, _grid(at))
         case ir.Table():
             return table_value(expr, at.step, _grid(at).steps)
@@ -111,17 +111,17 @@ def _value(expr: ir.Expr, at: Moment) -> Number:
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
             return OPERATIONS[op].value(*(_value(a, at) for a in args))
-        case ir.Source() | ir.FrameDiff():
+        case ir.SourceRef() | ir.FrameDiff():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
             assert_never(expr)
 
 
-def _number(expr: ir.Expr, at: Moment) -> np.float32:
+def _number(expr: ir.Expr, at: StaticMoment) -> np.float32:
     return np.float32(_value(expr, at))
 
 
-def _grid(at: Moment) -> Grid:
+def _grid(at: StaticMoment) -> Grid:
     if at.grid is None:
         raise ValueError("the clock is not known here: only parameters and constants may stand here")
     return at.grid
@@ -151,7 +151,7 @@ def table_value(table: ir.Table, step: int, steps: int) -> np.float32:
 
 def cumulative_value(of: ir.Cumulative, step: int, grid: Grid) -> np.float32:
     """The running sum or product up to the chunk's own step, each operation rounded to float32."""
-    earlier = [_number(of.of, Moment({}, {}, grid, s, {}, None)) for s in range(step + 1)]
+    earlier = [_number(of.of, StaticMoment({}, {}, grid, s, {}, None)) for s in range(step + 1)]
     whole = np.add if of.how == "sum" else np.multiply
     return np.float32(whole.accumulate(np.array(earlier, np.float32))[-1])
 
@@ -196,7 +196,7 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
                 return True
             case ir.Change(_, of, since, _):
                 return since == "step" and of.name in static_sources - _NEVER_STATIC
-            case ir.FrameDiff() | ir.Source():
+            case ir.FrameDiff() | ir.SourceRef():
                 return False
             case ir.SignalRef(name):
                 return not signals[name].late and static(signals[name].expr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
+from mccompile.language.walk import walk
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
@@ -50,7 +51,10 @@ def keeps_increment(policy: ir.PolicyIR) -> bool:
     return any(region.keep == "increment" for region in policy.regions)
 
 
-def results_kept(policy: ir.PolicyIR) -> int:
-    """How many of its last results a region keeps at most: more than one where a forecast needs them."""
-    forecasts = (region.forecast for region in policy.regions if region.forecast is not None)
-    return max((len(weights) for forecast in forecasts for weights in forecast.weights), default=1)
+def steps_read(policy: ir.PolicyIR) -> int:
+    """At how many of the last steps that computed a token its forecast looks; 0 where there is no forecast."""
+    signals = {s.name: s for s in policy.signals}
+    forecasts = [region.forecast for region in policy.regions if region.forecast is not None]
+    rows = [weights for forecast in forecasts for weights in forecast.weights]
+    read = (e.n for weights in rows for w in weights for e in walk(w, signals) if isinstance(e, ir.Kept))
+    return max((*map(len, rows), *read), default=0)

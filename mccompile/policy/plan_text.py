@@ -8,9 +8,9 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.diagnostics.source import Source
-from mccompile.policy.cells import Action, Cell, Plan
+from mccompile.policy.cells import Cell, Plan, PlannedAction
 from mccompile.policy.evaluate import Grid
-from mccompile.policy.sexpr import Atom, Item, Reader, Tree, write
+from mccompile.policy.sexpr import Atom, Reader, Tree, TreeItem, write
 
 _UNKNOWN = "?"
 _COLUMNS = ("step", "timestep", "sigma", "phase", "action", "account")
@@ -68,7 +68,7 @@ def read_plan(text: str) -> Plan:
     """
     source = Source.of_text(text, "<plan>")
     reader = Reader(source, _WHAT)
-    lines: list[tuple[Item, ...]] = []
+    lines: list[tuple[TreeItem, ...]] = []
     start = 0
     for line in source.text.split("\n"):
         if line.strip():
@@ -88,7 +88,7 @@ class _Lines:
 
     __slots__ = ("at", "lines", "reader")
 
-    def __init__(self, reader: Reader, lines: Sequence[tuple[Item, ...]]) -> None:
+    def __init__(self, reader: Reader, lines: Sequence[tuple[TreeItem, ...]]) -> None:
         self.reader = reader
         self.lines = lines
         self.at = 0
@@ -125,7 +125,7 @@ class _Lines:
         first = self.lines[self.at][0].value if self.at < len(self.lines) else None
         return first.text if isinstance(first, Atom) else ""
 
-    def _take(self, keyword: str) -> tuple[Item, ...]:
+    def _take(self, keyword: str) -> tuple[TreeItem, ...]:
         found = self.lines[min(self.at, len(self.lines) - 1)]
         if self._head() != keyword:
             raise self.reader.error(found[0].value.span, f"a line beginning with `{keyword}` is expected")
@@ -155,7 +155,7 @@ class _Lines:
         )
         return cell, self._float32(timestep), self._float32(sigma)
 
-    def _action(self, tree: Tree) -> Action:
+    def _action(self, tree: Tree) -> PlannedAction:
         match _text(tree):
             case ("compute" | "reuse" | "dynamic") as action:
                 return action

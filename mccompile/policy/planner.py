@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.cells import Action, Cell, Plan, predicted_share
+from mccompile.policy.cells import Cell, Plan, PlannedAction, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
 from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
 from mccompile.policy.phases import ChunkState, advance, overriding, start
@@ -80,7 +80,7 @@ def _cell(step: int, decided: Mapping[Situation, Decision], values: tuple[float,
     return Cell(step, phases.pop() if len(phases) == 1 else None, _action(decided), values, account)
 
 
-def _action(decided: Mapping[Situation, Decision]) -> Action:
+def _action(decided: Mapping[Situation, Decision]) -> PlannedAction:
     """What all situations agree on; a reuse also needs one phase and one account, which the run takes over."""
     decisions = set(decided.values())
     if all(d.compute for d in decisions):

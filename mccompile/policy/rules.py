@@ -13,10 +13,10 @@ from typing import Literal, assert_never
 import numpy as np
 
 from mccompile import ir
-from mccompile.arithmetic.operations import Number
+from mccompile.arithmetic.operations import StaticValue
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import ZERO, Grid, Moment, evaluate, is_static
+from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
 
 Why = Literal["nothing kept yet", "refresh", "phase"]
@@ -145,9 +145,9 @@ class _Folded:
             compute = compute and not self._value(rule.hold_below) > 1
         return compute or (rule.all_above is not None and bool(self._value(rule.all_above) < 0))
 
-    def _value(self, expr: ir.Expr) -> Number:
+    def _value(self, expr: ir.Expr) -> StaticValue:
         step = self.at.state.step
-        moment = Moment(
+        moment = StaticMoment(
             params={name: np.float32(v) for name, v in self.bound.values.items()},
             signals={s.name: s for s in self.bound.ir.signals},
             grid=self.grid,

@@ -26,7 +26,12 @@ _TOKEN = re.compile(r'\s*(?P<token>[()\[\]=]|"(?:[^"\\]|\\.)*"|[^\s()\[\]="]+)')
 _BARE = re.compile(r"[A-Za-z_][\w.\-]*\Z")
 _WORDS = frozenset({"none", "true", "false", "inf", "nan"})
 _SHORT = 2
-_RENAMED: dict[type[object], str] = {ir.ParamRef: "param", ir.SignalRef: "signal"}
+_RENAMED: dict[type[object], str] = {
+    ir.ParamRef: "param",
+    ir.SignalRef: "signal",
+    ir.SourceRef: "source",
+    ir.ClockRef: "clock",
+}
 
 
 # ---- writing -----------------------------------------------------------------------------------------------
@@ -81,7 +86,7 @@ class Atom:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class TreeItem:
     key: Atom | None
     value: Tree
 
@@ -90,7 +95,7 @@ class Item:
 class Group:
     span: Span
     opened: str
-    items: tuple[Item, ...]
+    items: tuple[TreeItem, ...]
 
 
 Tree = Atom | Group
@@ -109,7 +114,7 @@ class Reader:
     def error(self, span: Span, cause: str) -> PolicyError:
         return PolicyError([TextMalformed(span, self.what, cause)])
 
-    def items(self, start: int, end: int) -> tuple[Item, ...]:
+    def items(self, start: int, end: int) -> tuple[TreeItem, ...]:
         """The items between two offsets of the text."""
         tokens = list(self._tokens(start, end))
         tokens.append(Atom(self.source.span(end, end), ""))
@@ -127,12 +132,12 @@ class Reader:
             yield Atom(self.source.span(match.start("token"), match.end("token")), match["token"])
             at = match.end()
 
-    def _sequence(self, tokens: list[Atom], at: int, opened: str) -> tuple[tuple[Item, ...], int]:
-        found: list[Item] = []
+    def _sequence(self, tokens: list[Atom], at: int, opened: str) -> tuple[tuple[TreeItem, ...], int]:
+        found: list[TreeItem] = []
         while tokens[at].text not in (")", "]", ""):
             key = tokens[at] if tokens[at + 1].text == "=" else None
             value, at = self._tree(tokens, at + (2 if key else 0))
-            found.append(Item(key, value))
+            found.append(TreeItem(key, value))
         return tuple(found), at
 
     def _tree(self, tokens: list[Atom], at: int) -> tuple[Tree, int]:
@@ -211,7 +216,7 @@ class Reader:
             raise self.error(head.span, f"`{head.text}` takes {wanted} arguments, not {given}")
         return head.text
 
-    def node(self, kind: type, items: tuple[Item, ...], span: Span) -> object:
+    def node(self, kind: type, items: tuple[TreeItem, ...], span: Span) -> object:
         """The dataclass `kind` with the fields that the items give."""
         hints = _hints(kind)
         named = len(hints) > _SHORT

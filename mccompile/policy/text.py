@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mccompile import ir
 from mccompile.diagnostics.source import Source
-from mccompile.policy.sexpr import Atom, Item, Reader, write, write_fields
+from mccompile.policy.sexpr import Atom, Reader, TreeItem, write, write_fields
 
 _LISTS: dict[str, tuple[str, type]] = {
     "param": ("params", ir.Param),
@@ -57,7 +57,7 @@ def read(text: str) -> ir.PolicyIR:
     return ir.PolicyIR(name=found["policy"][0], models=found["models"][0], **lists, **singles)  # type: ignore[arg-type]
 
 
-def _declaration(reader: Reader, items: tuple[Item, ...]) -> tuple[str, object]:
+def _declaration(reader: Reader, items: tuple[TreeItem, ...]) -> tuple[str, object]:
     """One line: its keyword and its value."""
     head, rest = items[0].value, items[1:]
     span = head.span.to(items[-1].value.span)

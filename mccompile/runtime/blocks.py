@@ -22,11 +22,11 @@ from mccompile.capture.part import (
     Pick,
     Positions,
     Result,
+    RowSource,
     Shared,
-    Source,
     Stream,
 )  # fmt: skip
-from mccompile.capture.types import Along, Count
+from mccompile.capture.types import Along, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.masks import AdditiveMasks
@@ -63,7 +63,7 @@ class Rows:
     picks: Mapping[str, Value]
 
 
-class Blocks:
+class BlockCalls:
     """The transformer blocks of a lowered model as callables, with their weights."""
 
     def __init__(self, lowered: LoweredModel, backend: Backend, by_rows: bool) -> None:
@@ -75,7 +75,7 @@ class Blocks:
         ports = (*captured.shared, *captured.sources)
         first = {p.name for p in ports if p.depends and p.token_axis != 0}  # of one number of samples: the usual place
         self._batched = {p.name for p in ports if p.batch == Along(0)} if captured.samples else first
-        self._counts = {p.name: 1 for p in ports if p.batch == Count()}
+        self._counts = {p.name: 1 for p in ports if p.batch == SampleCount()}
         if forms is None:
             self._plain = self._at_blocks(lowered.plain, backend, "block")
         else:
@@ -89,8 +89,8 @@ class Blocks:
             )
             takes = [o for part in self._partial.values() for o in part.takes]
             self._per_selection = tuple(dict.fromkeys(o for o in takes if isinstance(o, PerSelection)))
-            self._picked = tuple(dict.fromkeys(o.name for o in takes if isinstance(o, Source)))
-            gathered = {o.name for o in forms.gather.takes if isinstance(o, Source)}
+            self._picked = tuple(dict.fromkeys(o.name for o in takes if isinstance(o, RowSource)))
+            gathered = {o.name for o in forms.gather.takes if isinstance(o, RowSource)}
             held = (n for b in captured.blocks for n in self.lasting(b.index))
             own = (p.name for p in captured.sources if p.name in gathered or p.name in self._picked)
             self.sources = tuple(dict.fromkeys((*own, *held)))
@@ -160,7 +160,7 @@ class Blocks:
             match operand:
                 case Index():
                     arguments.append(index)
-                case Source(name):
+                case RowSource(name):
                     arguments.append(shared[name])
                 case _:
                     raise Misplaced("gather", operand)
@@ -198,7 +198,7 @@ class Blocks:
                     return made[name]
                 case Shared(name):
                     return rows.values[name]
-                case Source(name):
+                case RowSource(name):
                     return rows.sources[name]
                 case Pick(name):
                     return rows.picks[name]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import numpy as np
 import torch
 
+from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Before, Count, Host, Kept, Late, Mask, Now, Params, Past, Tail
+from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import clock_row, clock_value
@@ -21,7 +22,6 @@ from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
 
-Call = Callable[..., tuple[Value, ...]]
 OUTPUT = Tail("block_output")
 
 
@@ -78,11 +78,12 @@ def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | No
 class Decide:
     """The decision graph with its states in the store."""
 
-    def __init__(self, spec: DecideSpec, call: Call) -> None:
+    def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
-        self.sees_every_step = any(isinstance(s, Before | Past | Tail) for s in spec.inputs) or len(spec.counts) > 1
-        self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, Kept))
+        measures = any(isinstance(slot, SourceBefore | Past | Tail) for slot in spec.inputs)
+        self.sees_every_step = measures or len(spec.counts) > 1
+        self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, KeptSlot))
         self._call = call
 
     def run(
@@ -134,18 +135,18 @@ class Decide:
     ) -> None:  # fmt: skip
         """All states of the graph, as its first run makes them."""
         for slot in self.spec.inputs:
-            if isinstance(slot, Kept):
+            if isinstance(slot, KeptSlot):
                 self._state(slot, sources, states, layout, moment, device)
 
     def _state(
-        self, slot: Kept, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
+        self, slot: KeptSlot, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
         device: torch.device,
     ) -> torch.Tensor:  # fmt: skip
         if slot not in states.tensors:
             b, _, f, p = layout.cells
             shape: tuple[int, ...] = (b, moment.total, f, p)
             match slot:
-                case Before(source):
+                case SourceBefore(source):
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
                     shape = (b, moment.total + 1, *self._cells_of(source, sources, layout)[3:])
@@ -166,11 +167,11 @@ class Decide:
 class Observe:
     """The graph of late signals with its states in the store."""
 
-    def __init__(self, spec: ObserveSpec, call: Call) -> None:
+    def __init__(self, spec: ObserveSpec, call: GraphCall) -> None:
         self.spec = spec
         self._call = call
         self._late = tuple(Late(name) for name in spec.signals)
-        self._kept: tuple[Kept, ...] = (OUTPUT, *self._late)
+        self._kept: tuple[KeptSlot, ...] = (OUTPUT, *self._late)
 
     def run(
         self, want: np.ndarray, params: torch.Tensor, output: torch.Tensor, states: States, layout: Layout,
@@ -205,7 +206,7 @@ class Observe:
             states.tensors[OUTPUT] = torch.zeros(b, moment.total + 1, p, output.size(-1), device=output.device)
 
 
-def keep_state(states: States, slot: Kept, first: int, value: Value) -> None:
+def keep_state(states: States, slot: KeptSlot, first: int, value: Value) -> None:
     """Takes over what a graph made of a state from the chunk `first` on; the graphs' results are their own tensors."""
     assert isinstance(value, torch.Tensor)
     state = states.tensors[slot]

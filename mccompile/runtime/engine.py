@@ -15,7 +15,7 @@ from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
 from mccompile.lowering.sources import Probe, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
-from mccompile.runtime.blocks import Backend, Blocks, Env
+from mccompile.runtime.blocks import Backend, BlockCalls, Env
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.execute import Postlude
@@ -42,7 +42,7 @@ class Engine:
         self.prompt = () if masked_by_input(lowered.captured) else prompt_inputs(lowered.captured)
         self._check_forecasts()
         self.postlude = Postlude(lowered, backend)
-        self.blocks = Blocks(lowered, backend, self.uses_rows)
+        self.blocks = BlockCalls(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
         decide, observe = lowered.decide, lowered.observe
         self.decide = Decide(decide, self._by_chunks(backend, decide.module, Role("decide"))) if decide else None

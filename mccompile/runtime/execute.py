@@ -10,7 +10,7 @@ import torch
 from mccompile.backend.role import Role
 from mccompile.capture.part import Input, Operand, Shared, Stream
 from mccompile.lowering.types import LoweredModel, Segment
-from mccompile.runtime.blocks import Backend, Blocks, Env, Rows
+from mccompile.runtime.blocks import Backend, BlockCalls, Env, Rows
 from mccompile.runtime.forecast import Weights
 from mccompile.runtime.operands import Misplaced
 from mccompile.runtime.shared import Value
@@ -44,7 +44,7 @@ class Postlude:
 
 
 def selected(
-    blocks: Blocks, mask: np.ndarray, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
+    blocks: BlockCalls, mask: np.ndarray, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
 ) -> tuple[Rows, ...]:
     """The tokens that a mask, bool [B, L], selects: once where all samples select the same, else sample by sample."""
     if (mask == mask[0]).all():
@@ -55,7 +55,7 @@ def selected(
 
 
 def merge(
-    blocks: Blocks, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
+    blocks: BlockCalls, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
     store: Memory, weights: Weights | None = None,
 ) -> Env:
     """One segment under a selection: selected rows computed, the others from what is kept.
@@ -93,7 +93,7 @@ def merge(
 
 
 def keep_whole(
-    blocks: Blocks, segment: Segment, number: int, before: Env, after: Env, store: Memory
+    blocks: BlockCalls, segment: Segment, number: int, before: Env, after: Env, store: Memory
 ) -> None:
     """Keeps all rows of what a segment has made; the results before it move back by one place."""
     made = blocks.kept_of(segment, number, before, after)
@@ -104,7 +104,7 @@ def keep_whole(
 
 
 def _make_room(
-    blocks: Blocks, segment: Segment, key: tuple[int, str], rows: Rows, store: Memory
+    blocks: BlockCalls, segment: Segment, key: tuple[int, str], rows: Rows, store: Memory
 ) -> torch.Tensor:
     """Where the rows' next result is kept: those before it move back by one place, and the oldest is forgotten."""
     kept = store.kept[key]
@@ -119,14 +119,16 @@ def _make_room(
     return kept
 
 
-def forecast(blocks: Blocks, key: tuple[int, str], like: torch.Tensor, store: Memory, weights: Weights) -> torch.Tensor:
+def forecast(
+    blocks: BlockCalls, key: tuple[int, str], like: torch.Tensor, store: Memory, weights: Weights
+) -> torch.Tensor:
     """The weighted sum of the last kept results of a stream, on the device and in the dtype of `like`."""
     tensors = (store.kept[key], *store.older.get(key, ()))
     return weights.sum([blocks.kept_values(t, like) for t in tensors], blocks.token_axis(key[1]))
 
 
 def _unselected(
-    blocks: Blocks, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory,
+    blocks: BlockCalls, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory,
     weights: Weights | None,
 ) -> torch.Tensor:  # fmt: skip
     """All rows of a stream as they are without computing any, in memory of the store."""

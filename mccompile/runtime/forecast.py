@@ -14,7 +14,7 @@ import torch
 
 from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.evaluate import Grid, Moment, evaluate
+from mccompile.policy.evaluate import Grid, StaticMoment, evaluate
 from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.store import Recent
 
@@ -63,7 +63,7 @@ class Weighing:
         depth = max(map(len, self.forecast.weights))
         if recent is None:
             return np.eye(depth, 1, dtype=np.float32).reshape(depth, 1, 1)
-        flat = recent.steps[:depth].reshape(depth, -1)
+        flat = recent.steps.reshape(len(recent.steps), -1)
         distinct, place = np.unique(flat, axis=1, return_inverse=True)
         found = np.zeros((depth, distinct.shape[1]), np.float32)
         for i, steps in enumerate(distinct.T):
@@ -80,7 +80,7 @@ class Weighing:
         rows = self.forecast.weights
         params: Mapping[str, np.float32] = {n: np.float32(v) for n, v in self.bound.values.items()}
         signals = {s.name: s for s in self.bound.ir.signals}
-        at = Moment(params, signals, self.grid, step, {}, None, {}, computed)
+        at = StaticMoment(params, signals, self.grid, step, {}, None, {}, computed)
         found = tuple(np.float32(evaluate(w, at)) for w in rows[min(len(computed), len(rows)) - 1])
         if not all(map(np.isfinite, found)):
             said = ", ".join(f"{weight:g}" for weight in found)

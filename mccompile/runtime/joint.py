@@ -8,7 +8,7 @@ from typing import assert_never
 
 import torch
 
-from mccompile.capture.types import Along, CapturedModel, Count, Port, Tangled
+from mccompile.capture.types import Along, CapturedModel, Port, SampleCount, Tangled
 from mccompile.lowering.types import Segment
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.shared import Value
@@ -99,7 +99,7 @@ class Joint:
             case None:
                 alike = one is two if isinstance(one, torch.Tensor) else one == two
                 return one if alike else None
-            case Count() | Tangled():  # of both samples together it is another value, which nothing here computes
+            case SampleCount() | Tangled():  # of both samples together it is another value, which nothing here computes
                 return None
             case Along(axis):
                 assert isinstance(one, torch.Tensor)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mccompile import ir
-from mccompile.capture.part import Part, Shared, Source
+from mccompile.capture.part import Part, RowSource, Shared
 from mccompile.lowering.expressions import change
 from mccompile.lowering.locate import TIMESTEP
 from mccompile.lowering.sources import Located, to_cells
@@ -57,7 +57,7 @@ class _StaticSource:
         names: tuple[str, ...] = (name,)
         if captured.gather is not None and name in captured.gathered:  # a few rows, not all that it expands to
             self._gather = stripped(captured.gather, frozenset((where.value,)))
-            names = tuple(o.name for o in self._gather.takes if isinstance(o, Source))
+            names = tuple(o.name for o in self._gather.takes if isinstance(o, RowSource))
         self._names = names
         self._values = SharedValues(captured, names, lambda module, _: module.forward)
 
@@ -79,7 +79,7 @@ class _StaticSource:
         value = found[self._names[0]]
         if self._gather is not None:
             index = torch.arange(ROWS, device=told.device)
-            value = self._gather(*(found[o.name] if isinstance(o, Source) else index for o in self._gather.takes))[0]
+            value = self._gather(*(found[o.name] if isinstance(o, RowSource) else index for o in self._gather.takes))[0]
         assert isinstance(value, torch.Tensor)
         rows = value.size(self._where.axis) if self._where.layout != "constant" else 1
         return to_cells(value, self._where, torch.empty((value.size(0), 1, 1, rows), device="meta"))

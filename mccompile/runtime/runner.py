@@ -26,8 +26,8 @@ from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
 from mccompile.runtime.store import BranchStore
-from mccompile.runtime.trace import Action, Event
-from mccompile.runtime.window import KeyValues, leading_key_values, move_window, window_of
+from mccompile.runtime.trace import Event, EventAction
+from mccompile.runtime.window import KeptKeyValues, leading_key_values, move_window, window_of
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
 
@@ -108,7 +108,7 @@ class Runner:
         """What the branch of a moment keeps, if it was called before."""
         return self._request(moment).branches.get(moment.branch)
 
-    def leading_key_values(self, moment: Moment, chunks: int) -> KeyValues:
+    def leading_key_values(self, moment: Moment, chunks: int) -> KeptKeyValues:
         """K and V of the first chunks of the call just made, per block [B, rows, heads, head_dim]."""
         store = self.requests[moment.request].branches[moment.branch]
         return leading_key_values(store, self.lowered.captured, chunks, self.engine.blocks)
@@ -185,8 +185,8 @@ class Runner:
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
-        none: Action = "skip" if action.kind == "skip" else "reuse"
-        kind: Action = "full" if count == tokens else "partial" if count else none
+        none: EventAction = "skip" if action.kind == "skip" else "reuse"
+        kind: EventAction = "full" if count == tokens else "partial" if count else none
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,

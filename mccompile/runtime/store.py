@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mccompile.lowering.slots import Count, Kept
+from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.facts import results_kept
+from mccompile.policy.facts import steps_read
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
 
@@ -208,8 +208,8 @@ class History:
 
     def _note_recent(self, sample: int, time: ChunkTime, bound: BoundPolicy, mask: np.ndarray) -> None:
         """Where a forecast reads them: the steps that computed each token since something is kept of the chunk."""
-        back = results_kept(bound.ir)
-        if back == 1 or time.state != "active":
+        back = steps_read(bound.ir)
+        if back == 0 or time.state != "active":
             return
         chunk = time.chunk if time.copy_of is None else time.copy_of
         at = sample, chunk, time.copy_of is not None
@@ -227,7 +227,7 @@ class Deciding:
 
     host: np.ndarray
     first: int
-    states: Mapping[Kept, torch.Tensor]
+    states: Mapping[KeptSlot, torch.Tensor]
     mask: torch.Tensor
     copied: torch.cuda.Event | None
 
@@ -240,7 +240,7 @@ class States:
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
     """
 
-    tensors: dict[Kept, torch.Tensor] = field(default_factory=dict)
+    tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
     seen: set[tuple[int, int]] = field(default_factory=set)
     observed: set[tuple[int, int]] = field(default_factory=set)
     ahead: Deciding | None = None

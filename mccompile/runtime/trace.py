@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Action = Literal["skip", "reuse", "partial", "full"]
+EventAction = Literal["skip", "reuse", "partial", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Event:
     chunk: int
     step: int
     phase: str
-    action: Action
+    action: EventAction
     computed: int
     tokens: int
     why: str

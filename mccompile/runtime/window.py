@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import torch
 
 from mccompile.capture.types import BufferSpec, CapturedModel
-from mccompile.runtime.blocks import Blocks, Env
+from mccompile.runtime.blocks import BlockCalls, Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.errors import WindowMoved
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, History, Window
 
-KeyValues = tuple[tuple[torch.Tensor, ...], ...]
+KeptKeyValues = tuple[tuple[torch.Tensor, ...], ...]
 
 
 def window_of(moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> Window:
@@ -29,7 +29,7 @@ def window_of(moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> Wi
 
 
 def move_window(
-    store: BranchStore, now: Window, captured: CapturedModel, blocks: Blocks, env: Env, shared: Mapping[str, Value]
+    store: BranchStore, now: Window, captured: CapturedModel, blocks: BlockCalls, env: Env, shared: Mapping[str, Value]
 ) -> None:
     """Lays `store` out for a call with the window `now`. Chunks that are no longer in it are forgotten.
 
@@ -99,7 +99,7 @@ def _forget(history: History, before: Window, now: Window) -> None:
             history.cleaned[:, chunk] = False
 
 
-def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int, blocks: Blocks) -> KeyValues:
+def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int, blocks: BlockCalls) -> KeptKeyValues:
     """K and V of the first chunks of the last call, per block [B, rows, heads, head_dim], as copies.
 
     They are on the model's device and in its dtype, however they are kept.

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
-from mccompile.backend.graph_text import Json
+from mccompile.backend.graph_text import GraphJson
 from mccompile.backend.package_errors import ForeignFile
 from mccompile.backend.record import Recorder
 from mccompile.bundles.archive import read_archive, write_archive
@@ -31,7 +31,7 @@ from mccompile.runtime.exercise import exercise
 from tests.backend import toy
 from tests.backend.conftest import Tiny, transformer
 
-Parts = tuple[dict[str, Json], dict[str, bytes]]
+Parts = tuple[dict[str, GraphJson], dict[str, bytes]]
 FUZZED = settings(
     max_examples=25, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -56,7 +56,7 @@ def changed(saved: Path, tmp_path: Path, change: Callable[[Parts], None]) -> Pat
     return path
 
 
-def places(value: Json, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+def places(value: GraphJson, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Where the values of a JSON value lie, itself left out."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place for key, v in inner for place in ((*at, key), *places(v, (*at, key)))]
@@ -66,11 +66,11 @@ ODD = st.sampled_from([None, True, -1, 0, 7, 1e308, "", "x", "__class__", "s0 //
                        [[]], {"node": 99}, {"tuple": None}, 2**70])  # fmt: skip
 
 
-def mutated(data: st.DataObject, value: Json) -> Json:
+def mutated(data: st.DataObject, value: GraphJson) -> GraphJson:
     """`value` with one of its parts exchanged, left out or doubled."""
     found = places(value)
     *path, last = data.draw(st.sampled_from(found), label="place")
-    owner: Json = value
+    owner: GraphJson = value
     for key in path:
         owner = owner[key]  # type: ignore[index, call-overload]
     match data.draw(st.sampled_from(["exchange", "leave out", "double"]), label="how"):

@@ -14,7 +14,7 @@ from mccompile.backend.aot import CannotCompile
 from mccompile.backend.inductor import inductor
 from mccompile.backend.jit import compile_in_place
 from mccompile.backend.package_errors import NotCompiled
-from mccompile.backend.record import Recorder, Recording
+from mccompile.backend.record import Recorder, RoleRecording
 from mccompile.backend.role import Role
 from tests.backend.conftest import Tiny
 
@@ -69,7 +69,7 @@ def test_the_fallback_has_its_reason_and_is_not_compiled_again(recorder: Recorde
 def test_what_torch_compile_does_not_take_either_is_an_error(recorder: Recorder) -> None:
     (recording,) = recorder.recordings.values()
     with pytest.raises(NotCompiled, match="block3:plain") as caught:
-        compile_in_place(Recording(ROLE, scaled(bad=True), recording.calls, recording.tensors))
+        compile_in_place(RoleRecording(ROLE, scaled(bad=True), recording.calls, recording.tensors))
     assert caught.value.code == "MC0802"
 
 

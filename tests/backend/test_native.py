@@ -19,7 +19,7 @@ from torch.nn import functional as nnf
 
 from mccompile.backend import native
 from mccompile.backend.native import choice, use_native
-from mccompile.backend.native.choice import KEYS, QUERIES, Table, table_for
+from mccompile.backend.native.choice import KEYS, QUERIES, TimingTable, table_for
 from mccompile.backend.native.kernel import FLAGS, INSTRUCTIONS, SOURCE, attend_natively, covers, kernel
 
 OP = torch.ops.mccompile.prefix_attention_native
@@ -91,10 +91,10 @@ def test_what_the_kernel_does_not_cover_runs_on_torch(dim: int, dtype: torch.dty
 TORCH, OWN = 1.0, 0.5  # seconds of a class in which the kernel is faster
 
 
-def table(faster_from: int) -> Table:
+def table(faster_from: int) -> TimingTable:
     """The kernel is faster from so many queries on, whatever the keys."""
     own = tuple((OWN if q >= faster_from else 2 * TORCH,) * len(KEYS) for q in QUERIES)
-    return Table(64, 1, ((TORCH,) * len(KEYS),) * len(QUERIES), own)
+    return TimingTable(64, 1, ((TORCH,) * len(KEYS),) * len(QUERIES), own)
 
 
 @needs_kernel
@@ -119,7 +119,7 @@ def test_each_group_goes_to_what_was_faster_for_its_class(
 def test_a_class_begins_at_its_fewest_and_asks_for_a_margin() -> None:
     assert not table(8).own_is_faster(7, 1)
     assert table(8).own_is_faster(8, 10**6)
-    near = Table(64, 1, table(1).torch_seconds, ((TORCH / 1.01,) * len(KEYS),) * len(QUERIES))
+    near = TimingTable(64, 1, table(1).torch_seconds, ((TORCH / 1.01,) * len(KEYS),) * len(QUERIES))
     assert not near.own_is_faster(100, 100)  # within the noise
 
 

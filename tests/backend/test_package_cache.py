@@ -13,7 +13,7 @@ from torch._inductor import config
 from mccompile.backend import inductor, package_cache
 from mccompile.backend.aot import OPTIONS, export_role
 from mccompile.backend.package_cache import find, keep, key_of
-from mccompile.backend.record import Recording
+from mccompile.backend.record import RoleRecording
 from mccompile.backend.role import Role
 from tests.backend import toy
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def stored(tmp_path: Path, recording: Recording) -> tuple[str, bytes]:
+def stored(tmp_path: Path, recording: RoleRecording) -> tuple[str, bytes]:
     """A made-up package with the contract of the toy graph."""
     _, contract = export_role(recording)
     package = tmp_path / "made.pt2"
@@ -58,26 +58,26 @@ def test_torchs_switch_is_heeded(folder: Path, tmp_path: Path) -> None:
         assert find(key, tmp_path / "again.pt2") is None
 
 
-def other_graph(recording: Recording) -> None:
+def other_graph(recording: RoleRecording) -> None:
     node = next(n for n in recording.module.graph.nodes if n.target is torch.ops.aten.mul.Tensor)
     node.target = torch.ops.aten.sub.Tensor
 
 
-def other_calls(recording: Recording) -> None:
+def other_calls(recording: RoleRecording) -> None:
     recording.calls = recording.calls[:1]
 
 
-def other_role(recording: Recording) -> None:
+def other_role(recording: RoleRecording) -> None:
     recording.role = Role("decide")
 
 
-def other_weights(recording: Recording) -> None:
+def other_weights(recording: RoleRecording) -> None:
     weight = recording.module.inner.weight
     weight.data = weight.data.t().contiguous().t()
 
 
 @pytest.mark.parametrize("change", [other_graph, other_calls, other_role, other_weights])
-def test_what_a_package_depends_on_is_in_its_key(change: Callable[[Recording], None]) -> None:
+def test_what_a_package_depends_on_is_in_its_key(change: Callable[[RoleRecording], None]) -> None:
     recording = toy.recording()
     before = key_of(recording, OPTIONS)
     assert key_of(toy.recording(), OPTIONS) == before

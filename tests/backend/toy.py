@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from mccompile.backend.record import Recorder, Recording
+from mccompile.backend.record import Recorder, RoleRecording
 from mccompile.backend.role import Role
 
 LIBRARY = torch.library.Library("toybackend", "DEF")
@@ -47,7 +47,7 @@ def call(n: int, length: int, count: int, groups: int = 1) -> tuple[object, ...]
     return x, 2, count, torch.ones(length, 8), rows, torch.arange(3 * groups).view(groups, 3)
 
 
-def recording() -> Recording:
+def recording() -> RoleRecording:
     recorder = Recorder()
     run = recorder(module(), ROLE)
     for arguments in (call(5, 11, 3), call(7, 13, 4), call(7, 11, 9)):

@@ -11,7 +11,7 @@ from torch import nn
 from mccompile.capture import moves
 from mccompile.capture.facts import measure
 from mccompile.capture.labels import label
-from mccompile.capture.moves import Group, LayoutOperator, Moved, axis_map
+from mccompile.capture.moves import AxisGroup, LayoutOperator, Moved, axis_map
 from mccompile.capture.normalise import drop_checks
 from mccompile.capture.rows import key, video
 from mccompile.capture.scope import Demand, Refused
@@ -34,7 +34,7 @@ def upend() -> Iterator[torch._ops.OpOverload]:
 
 def _reversed(call: Moved) -> moves.AxisMap:
     last = len(call.old) - 1
-    return tuple(Group((a,), (last - a,)) for a in range(last + 1))
+    return tuple(AxisGroup((a,), (last - a,)) for a in range(last + 1))
 
 
 class _Adds(nn.Module):
@@ -115,4 +115,4 @@ def test_maps_of_axes(function: object, shape: tuple[int, ...], groups: tuple[ob
 
     module, facts = _exported(Whole(), (shape, shape))
     (node,) = [n for n in module.graph.nodes if n.op == "call_function"]
-    assert axis_map(node, facts) == tuple(Group(*g) for g in groups)
+    assert axis_map(node, facts) == tuple(AxisGroup(*g) for g in groups)

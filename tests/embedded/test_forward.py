@@ -5,7 +5,7 @@ import torch
 from diffusers import SkyReelsV2Transformer3DModel
 
 from mccompile.models.embedded.build import build_transformer
-from mccompile.models.embedded.forward import Text, training_forward
+from mccompile.models.embedded.forward import PromptText, training_forward
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_equals_diffusers(model: SkyReelsV2Transformer3DModel, frames: int, heig
     """Two sizes, prompts of different lengths, chunks at different noise levels."""
     latents, timestep, text = inputs(frames, height, (3, 11), length)
     expected = model(latents, timestep, text, enable_diffusion_forcing=True, return_dict=False)[0]
-    short = Text(text[:, :16], torch.full((2,), float(length - 16)))
+    short = PromptText(text[:, :16], torch.full((2,), float(length - 16)))
     actual = training_forward(model, latents, timestep, short)
     assert expected.std() > 0.1
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=2e-5)
@@ -50,8 +50,8 @@ def test_comparison_can_fail(model: SkyReelsV2Transformer3DModel) -> None:
     """A padding count that is wrong, or a chunk at another level, shows."""
     latents, timestep, text = inputs(8, 4, (3, 11), 40)
     expected = model(latents, timestep, text, enable_diffusion_forcing=True, return_dict=False)[0]
-    other_padding = training_forward(model, latents, timestep, Text(text[:, :16], torch.ones(2)))
-    other_level = training_forward(model, latents, timestep.flip(1), Text(text[:, :16], torch.full((2,), 24.0)))
+    other_padding = training_forward(model, latents, timestep, PromptText(text[:, :16], torch.ones(2)))
+    other_level = training_forward(model, latents, timestep.flip(1), PromptText(text[:, :16], torch.full((2,), 24.0)))
     assert (other_padding - expected).abs().max() > 1e-3
     assert (other_level - expected).abs().max() > 1e-3
 
@@ -60,7 +60,7 @@ def test_comparison_can_fail(model: SkyReelsV2Transformer3DModel) -> None:
 def test_later_chunks_are_not_seen(model: SkyReelsV2Transformer3DModel) -> None:
     """Block-causal: what happens in the second chunk leaves the first alone, not the other way round."""
     latents, timestep, text = inputs(8, 4, (5,), 40)
-    short = Text(text[:, :16], torch.full((1,), 24.0))
+    short = PromptText(text[:, :16], torch.full((1,), 24.0))
     before = training_forward(model, latents, timestep, short)
     changed = latents.clone()
     changed[:, :, 4:] += 1

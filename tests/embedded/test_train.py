@@ -8,22 +8,22 @@ import torch
 from diffusers import SkyReelsV2Transformer3DModel
 
 from mccompile.models.embedded import build
-from mccompile.models.embedded.train import Run, State, rate, train
+from mccompile.models.embedded.train import State, TrainingRun, rate, train
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
     """Two steps of one sample, not compiled, with a codec fitted on little data."""
     monkeypatch.setattr(build, "CODEC_SCENES", 4)
-    return Run(tmp_path, steps=2, batch=1, threads=1, minutes=None, compiled=False, seed=3)
+    return TrainingRun(tmp_path, steps=2, batch=1, threads=1, minutes=None, compiled=False, seed=3)
 
 
-def losses(run: Run, resume: bool = False) -> list[float]:
+def losses(run: TrainingRun, resume: bool = False) -> list[float]:
     """Train to the end."""
     return [loss for _, loss in train(run, resume)]
 
 
-def test_two_steps(run: Run) -> None:
+def test_two_steps(run: TrainingRun) -> None:
     """Losses near that of predicting nothing, moved weights, and a folder with the averaged weights in it."""
     seen = losses(run)
     assert len(seen) == 2
@@ -38,7 +38,7 @@ def test_two_steps(run: Run) -> None:
     assert (run.out / "loss.csv").read_text().count("\n") == 2
 
 
-def test_resumed_is_uninterrupted(run: Run) -> None:
+def test_resumed_is_uninterrupted(run: TrainingRun) -> None:
     """One step and one more equal two, in the constant part of the schedule: state and data go on where they were."""
     whole = replace(run, out=run.out / "whole", minutes=1e6)
     halves = replace(run, out=run.out / "halves", minutes=1e6)
@@ -48,7 +48,7 @@ def test_resumed_is_uninterrupted(run: Run) -> None:
     assert losses(replace(halves, steps=1)) + losses(halves, resume=True) == expected
 
 
-def test_resuming_nothing_is_refused(run: Run) -> None:
+def test_resuming_nothing_is_refused(run: TrainingRun) -> None:
     """There must be a checkpoint."""
     with pytest.raises(FileNotFoundError):
         losses(run, resume=True)

@@ -12,13 +12,13 @@ from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.phases import Grid
 from mccompile.studio.explore.outcome import Outcome
 from mccompile.studio.explore.search import search
-from mccompile.studio.explore.space import Point, Range, ranges_of
+from mccompile.studio.explore.space import Point, SearchedRange, ranges_of
 from mccompile.studio.explore.study import Study
 
 GRID = Grid(4, (4.0, 3.0, 2.0, 1.0), (1.0, 0.7, 0.5, 0.2))
 
 
-def spaces(*names: str) -> dict[str, tuple[Range, ...]]:
+def spaces(*names: str) -> dict[str, tuple[SearchedRange, ...]]:
     fixed = {"updates": 6.0, "floor": 0.6, "warmup": 2.0}
     return {name: ranges_of(load_policy(name), fixed, 4) for name in names or ("motioncache",)}
 

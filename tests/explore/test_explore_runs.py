@@ -9,7 +9,7 @@ import pytest
 
 import mccompile.api
 import mccompile.generate.compare
-from mccompile.generate.load import EMBEDDED, Place, find_folder
+from mccompile.generate.load import EMBEDDED, Placement, find_folder
 from mccompile.generate.run import EMBEDDED_SETTINGS
 from mccompile.language.load import load_policy
 from mccompile.studio.explore.goals import parse_goal
@@ -29,7 +29,7 @@ def job(tmp_path: Path) -> Job:
         fixed={"warmup": 1.0},
         model="embedded",
         folder=find_folder(EMBEDDED),
-        place=Place.of("cpu", None, False),
+        place=Placement.of("cpu", None, False),
         settings=replace(EMBEDDED_SETTINGS, **SMALL),
         seed=0,
         prompts=split(EMBEDDED_PROMPTS),

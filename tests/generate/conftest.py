@@ -8,7 +8,7 @@ import pytest
 
 from mccompile import api
 from mccompile.generate.compare import capture_for
-from mccompile.generate.load import Place, find_folder, load_pipeline
+from mccompile.generate.load import Placement, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
 
 SMALL = {"num_inference_steps": 4, "num_frames": 15, "height": 32, "width": 32, "ar_step": 2}
@@ -25,6 +25,6 @@ class Small:
 
 @pytest.fixture(scope="session")
 def small() -> Small:
-    pipe = load_pipeline(find_folder("embedded"), Place.of("cpu", None, False))
+    pipe = load_pipeline(find_folder("embedded"), Placement.of("cpu", None, False))
     call = call_arguments(pipe, Settings(**(EMBEDDED_SETTINGS.given() | SMALL)))
     return Small(pipe, capture_for(pipe, call), call)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from mccompile.generate.errors import TraceSettings, TraceTensors, TraceUnreadable
 from mccompile.generate.recording import Recording, read_recording, rules_of
 from mccompile.generate.replay import (
-    Verdict,
+    ReplayVerdict,
     build_model,
     compile_recorded,
     policy_text,
@@ -53,7 +53,7 @@ def captured_like(frames: int, heads: int, shapes: tuple[tuple[str, tuple[int, .
     return model, prepare_recorded(recording, model)
 
 
-def run(recording: Recording, text: str, fold: bool = True, **parameters: float) -> Verdict:
+def run(recording: Recording, text: str, fold: bool = True, **parameters: float) -> ReplayVerdict:
     shapes = tuple((k, tuple(v.shape)) for k, v in recording.weights.items())
     model, captured = captured_like(recording.frames, recording.heads, shapes, _first_of(recording, shapes))
     own = model.state_dict()

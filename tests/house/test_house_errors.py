@@ -104,10 +104,10 @@ def blocks_of(policy: ir.PolicyIR) -> list[ir.Blocks]:
     return [region.where for region in policy.regions if isinstance(region.where, ir.Blocks)]
 
 
-def first_source(policy: ir.PolicyIR) -> ir.Source:
+def first_source(policy: ir.PolicyIR) -> ir.SourceRef:
     signals = {signal.name: signal for signal in policy.signals}
     rules = (found for phase in policy.phases for found in rule_expressions(phase.rule))
-    return next(node for rule in rules for node in walk(rule, signals) if isinstance(node, ir.Source))
+    return next(node for rule in rules for node in walk(rule, signals) if isinstance(node, ir.SourceRef))
 
 
 SHOWN = (

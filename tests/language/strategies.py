@@ -45,13 +45,13 @@ texts = st.sampled_from(("flux", "a b", "../x.policy", "# no comment")).map(lamb
 refs = words.map(lambda word: ast.Ref(word, SPAN))
 
 
-def _calls(inner: st.SearchStrategy[ast.Expr]) -> st.SearchStrategy[ast.Call]:
+def _calls(inner: st.SearchStrategy[ast.WrittenExpr]) -> st.SearchStrategy[ast.Call]:
     values = st.one_of(inner, number_lists, texts)
     arguments = st.builds(ast.Argument, st.none() | names, values, st.just(SPAN))
     return st.builds(ast.Call, names, st.lists(arguments, max_size=3).map(tuple), st.just(SPAN))
 
 
-def _larger(inner: st.SearchStrategy[ast.Expr]) -> st.SearchStrategy[ast.Expr]:
+def _larger(inner: st.SearchStrategy[ast.WrittenExpr]) -> st.SearchStrategy[ast.WrittenExpr]:
     at = st.just(SPAN)
     return st.one_of(
         _calls(inner),
@@ -64,7 +64,7 @@ def _larger(inner: st.SearchStrategy[ast.Expr]) -> st.SearchStrategy[ast.Expr]:
     )
 
 
-exprs: st.SearchStrategy[ast.Expr] = st.recursive(
+exprs: st.SearchStrategy[ast.WrittenExpr] = st.recursive(
     st.one_of(plain_numbers, percents, refs), _larger, max_leaves=6
 )
 
@@ -79,9 +79,9 @@ def clock_ranges(draw: st.DrawFn) -> ast.While:
 
 whens = st.one_of(
     st.none(),
-    st.builds(ast.ForSteps, exprs, st.just(SPAN)),
-    st.builds(ast.LastSteps, exprs, st.just(SPAN)),
-    st.builds(ast.UntilRefreshes, exprs, st.just(SPAN)),
+    st.builds(ast.WhenForSteps, exprs, st.just(SPAN)),
+    st.builds(ast.WhenLastSteps, exprs, st.just(SPAN)),
+    st.builds(ast.WhenUntilRefreshes, exprs, st.just(SPAN)),
     clock_ranges(),
 )
 caps: tuple[Literal["row", "total", "tokens"], ...] = ("row", "total", "tokens")
@@ -95,7 +95,7 @@ granularities = st.sampled_from(("step", "chunk", "frame", "token")).map(lambda 
 step_ranges = st.builds(ast.StepRange, counts, st.none() | counts, st.just(SPAN))
 bins = st.builds(ast.Bin, st.booleans(), counts, st.just(SPAN))
 rules = st.one_of(
-    st.just(ast.Compute(SPAN)),
+    st.just(ast.ComputeRule(SPAN)),
     st.builds(ast.ComputeEvery, exprs, st.just(SPAN)),
     st.builds(
         ast.ComputeSteps,
@@ -105,7 +105,7 @@ rules = st.one_of(
     ),
     st.builds(ast.ComputeBins, st.lists(bins, min_size=1, max_size=4).map(tuple), st.just(SPAN)),
     st.builds(ast.ComputeTop, exprs, exprs, st.just(SPAN)),
-    st.builds(ast.Reuse, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
+    st.builds(ast.ReuseRule, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
 )
 blocks = st.integers(-9, 9)
 sizes = st.sampled_from((ast.Size(2 * 10**9, "2GB", SPAN), ast.Size(512 * 2**20, "512MiB", SPAN)))

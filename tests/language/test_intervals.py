@@ -15,14 +15,14 @@ from mccompile.arithmetic.interval import Interval
 from mccompile.arithmetic.operations import OPERATIONS, Operator
 from mccompile.language.decided import decided_parts
 from mccompile.language.intervals import CLOCKS, Ranges, reach
-from mccompile.policy.evaluate import Grid, Moment, evaluate
+from mccompile.policy.evaluate import Grid, StaticMoment, evaluate
 
 PARAMS = {
     "p": ir.Param("p", 0.5, 0.0, 2.0, False, ""),
     "q": ir.Param("q", -1.0, -4.0, 3.0, False, ""),
 }
-MOVED = ir.Change("rel_l1", ir.Source("modulation"), "step", ir.Granularity.CHUNK)
-TURNED = ir.Change("cosine", ir.Source("latent"), "step", ir.Granularity.CHUNK)
+MOVED = ir.Change("rel_l1", ir.SourceRef("modulation"), "step", ir.Granularity.CHUNK)
+TURNED = ir.Change("cosine", ir.SourceRef("latent"), "step", ir.Granularity.CHUNK)
 SIGNAL = ir.Signal("s", ir.Apply("sub", (MOVED, ir.Const(1.0))), ir.Granularity.CHUNK, False)
 RANGES = Ranges(PARAMS, {"s": SIGNAL})
 
@@ -30,7 +30,7 @@ numbers = st.sampled_from((-3.0, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0, 10.0)).ma
 leaves = st.one_of(
     numbers,
     st.sampled_from((ir.ParamRef("p"), ir.ParamRef("q"), ir.SignalRef("s"), MOVED, TURNED)),
-    st.sampled_from([ir.Clock(name) for name in CLOCKS]),
+    st.sampled_from([ir.ClockRef(name) for name in CLOCKS]),
     st.just(ir.Table((0.5, 3.0, 1.0))),
 )
 
@@ -62,7 +62,7 @@ conditions: st.SearchStrategy[ir.Expr] = st.recursive(comparisons, _joined, max_
 
 
 @st.composite
-def moments(draw: st.DrawFn) -> Moment:
+def moments(draw: st.DrawFn) -> StaticMoment:
     """A step of some run: every value within what its leaf can be."""
     steps = draw(st.sampled_from((1, 7, 50, 1000)))
     step = draw(st.integers(0, steps - 1))
@@ -71,7 +71,7 @@ def moments(draw: st.DrawFn) -> Moment:
     moved, turned = (np.float32(draw(st.floats(0, most, width=32))) for most in (100, 2))
     changes = {MOVED: moved, TURNED: turned}
     grid = Grid(steps, (1000 * sigma,) * steps, (sigma,) * steps)
-    return Moment(params, {"s": SIGNAL}, grid, step, changes, np.float32(0))
+    return StaticMoment(params, {"s": SIGNAL}, grid, step, changes, np.float32(0))
 
 
 def near(value: float, within: Interval) -> bool:
@@ -81,14 +81,14 @@ def near(value: float, within: Interval) -> bool:
 
 
 @given(expressions, moments())
-def test_no_value_lies_outside_of_its_bounds(expr: ir.Expr, moment: Moment) -> None:
+def test_no_value_lies_outside_of_its_bounds(expr: ir.Expr, moment: StaticMoment) -> None:
     value = float(evaluate(expr, moment))
     if math.isfinite(value):
         assert near(value, reach(expr, RANGES))
 
 
 @given(conditions, moments())
-def test_a_decided_part_is_so_at_every_step(condition: ir.Expr, moment: Moment) -> None:
+def test_a_decided_part_is_so_at_every_step(condition: ir.Expr, moment: StaticMoment) -> None:
     for part in decided_parts(condition, RANGES):
         assert bool(evaluate(part.expr, moment)) is part.always
 
@@ -115,8 +115,8 @@ def both(left: ir.Expr, right: ir.Expr) -> ir.Expr:
         (both(compare("lt", MOVED, ir.ParamRef("p")), compare("lt", ir.ParamRef("p"), MOVED)), [False]),
         (both(compare("lt", MOVED, 0.1), compare("gt", MOVED, 0.5)), [False]),
         (both(compare("lt", MOVED, 0.5), compare("gt", MOVED, 0.1)), []),
-        (both(compare("lt", MOVED, 0.5), compare("lt", ir.Clock("step"), 1000.0)), [True]),
-        (ir.Apply("not", (compare("lt", ir.Clock("sigma"), 2.0),)), [False]),
+        (both(compare("lt", MOVED, 0.5), compare("lt", ir.ClockRef("step"), 1000.0)), [True]),
+        (ir.Apply("not", (compare("lt", ir.ClockRef("sigma"), 2.0),)), [False]),
     ],
 )
 def test_conditions_that_decide_nothing(condition: ir.Expr, found: list[bool]) -> None:

@@ -62,7 +62,7 @@ def test_every_node_of_the_ir_points_at_words_of_a_policy(name: str) -> None:
     unsaid = (policy.chunks, policy.branches, policy.cache, ir.Const(0.0), ir.Const(1.0))
     for node in _placed(policy):
         assert node.at is not None or node in unsaid, node
-    for source in (node for node in _placed(policy) if isinstance(node, ir.Source)):
+    for source in (node for node in _placed(policy) if isinstance(node, ir.SourceRef)):
         assert source.at is not None
         assert source.at.text == source.name
 

@@ -23,7 +23,7 @@ TEXTS = [find_policy(name).text for name in shipped_policies()]
 TEXTS += [path.read_text(encoding="utf-8") for path in CASES]
 
 
-def expression(text: str) -> ast.Expr:
+def expression(text: str) -> ast.WrittenExpr:
     item = parse(Source.of_text(f"policy p {{ signal s = {text} }}")).items[0]
     assert isinstance(item, ast.SignalDecl)
     return item.expr
@@ -89,8 +89,8 @@ def test_spans_are_the_words() -> None:
     text = "policy p {\n  phase warm for 2 * n steps { reuse token while a < b  vote 50% of frames }\n}"
     found = parse(Source.of_text(text)).items[0]
     assert isinstance(found, ast.PhaseDecl)
-    assert isinstance(found.when, ast.ForSteps)
-    assert isinstance(found.rule, ast.Reuse)
+    assert isinstance(found.when, ast.WhenForSteps)
+    assert isinstance(found.rule, ast.ReuseRule)
     assert found.name.span.text == "warm"
     assert found.when.span.text == "for 2 * n steps"
     assert found.when.n.span.text == "2 * n"

@@ -20,7 +20,7 @@ from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
 from mccompile.lowering.operations import TENSORS
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.evaluate import Moment, evaluate
+from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.text import read, show
 
 C = ir.Const
@@ -67,7 +67,7 @@ def test_a_new_operation_is_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(rule.condition, ir.Apply)
     value = rule.condition.args[0]
     assert isinstance(value, ir.Apply)
-    moment = Moment({"limit": np.float32(2)}, {}, None, 0, {}, None)
+    moment = StaticMoment({"limit": np.float32(2)}, {}, None, 0, {}, None)
     assert evaluate(ir.Apply(value.op, (ir.ParamRef("limit"),)), moment) == 1
     with pytest.raises(PolicyError, match="MC0238"):
         load_policy(Source("p.policy", POLICY.replace("0.5 }", "1.5 }")))
@@ -92,7 +92,7 @@ def number(expr: ir.Expr) -> float | bool:
 )
 def test_literals_alone_are_rounded_as_the_planner_rounds_them(expr: ir.Expr) -> None:
     """0.1 + 0.6 is 0.70000005 in float32 and 0.7 in float64: a threshold of literals must be one number in both."""
-    ours = evaluate(expr, Moment({}, {}, None, 0, {}, None))
+    ours = evaluate(expr, StaticMoment({}, {}, None, 0, {}, None))
     theirs = number(expr)
     assert np.float32(theirs) == np.float32(ours)
     assert isinstance(theirs, bool) == isinstance(ours, bool)

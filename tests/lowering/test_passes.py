@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from mccompile import ir
-from mccompile.capture.part import Buffer, Output, Part, Shared, Source, Stream, Weight
+from mccompile.capture.part import Buffer, Output, Part, RowSource, Shared, Stream, Weight
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.language.load import load_policy
 from mccompile.lowering.after import PASSES, show_steps, steps_of, written
@@ -145,7 +145,7 @@ def with_a_value_of_another_model(part: Part) -> Part:
 
 def with_a_source(part: Part) -> Part:
     draft = Draft(part)
-    draft.rename({next(o for o in draft.takes if isinstance(o, Shared)): Source("elsewhere")})
+    draft.rename({next(o for o in draft.takes if isinstance(o, Shared)): RowSource("elsewhere")})
     return draft.part()
 
 

@@ -22,7 +22,7 @@ from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.pipelines.probe import ExampleCall
-from mccompile.runtime.blocks import Blocks, Env, eager
+from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.shared import SharedValues, Value
 from mccompile.runtime.store import Memory
 from mccompile.studio.bench.subjects import TINY
@@ -61,7 +61,7 @@ class Both:
 
     def __init__(self, lowered: LoweredModel, arguments: ExampleCall) -> None:
         self.lowered, captured = lowered, lowered.captured
-        self.blocks = Blocks(lowered, eager, True)
+        self.blocks = BlockCalls(lowered, eager, True)
         self.store = Memory()
         self.captured_buffers: dict[int, tuple[torch.Tensor, ...]] = {}
         self.call(arguments)

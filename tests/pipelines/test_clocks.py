@@ -13,7 +13,7 @@ from diffusers import (
     WanVideoToVideoPipeline,
 )
 
-from mccompile.pipelines.branches import MOST, Branches
+from mccompile.pipelines.branches import MOST, BranchNames
 from mccompile.pipelines.errors import NoSchedule
 from mccompile.pipelines.grids import as_told, forms_told
 from mccompile.pipelines.steps import StepClock
@@ -121,14 +121,14 @@ def test_a_call_outside_of_the_pipelines_own_is_refused(tiny_wan: Wan) -> None:
 
 def test_branches_keep_their_names_where_guidance_is_left_out() -> None:
     one, two, image = (torch.zeros(1) for _ in range(3))
-    found = Branches()
+    found = BranchNames()
     calls = [(0, two), (0, one), (1, two), (1, one), (2, one), (3, one), (4, two), (4, one)]
     names = [found.name("cond", row, {"text": text, "image": image, "x": torch.zeros(2)}) for row, text in calls]
     assert names == ["cond", "cond:2", "cond", "cond:2", "cond:2", "cond:2", "cond", "cond:2"]
 
 
 def test_so_many_calls_of_a_step_are_no_branches() -> None:
-    found = Branches()
+    found = BranchNames()
     for _ in range(MOST):
         found.name("cond", 0, {})
     with pytest.raises(UnknownStep, match="16 calls of the step"):

@@ -54,7 +54,7 @@ class Chunk:
                 return ones * F32(self.bound.values[name])
             case ir.Change():
                 return ones * self.data[expr][step]
-            case ir.Clock("step"):
+            case ir.ClockRef("step"):
                 return ones * F32(step)
             case ir.Accumulate(of):
                 return self.account + self.value(of, step)
@@ -75,7 +75,7 @@ class Chunk:
                 return p
         for p in self.bound.ir.phases:
             if isinstance(p.span, ir.Between):
-                assert p.span.clock == ir.Clock("step")
+                assert p.span.clock == ir.ClockRef("step")
                 if self.one(p.span.low, step) <= step < self.one(p.span.high, step):
                     return p
         for p in self.bound.ir.phases:

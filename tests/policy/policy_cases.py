@@ -11,9 +11,9 @@ from mccompile import ir
 from mccompile.policy.phases import Grid
 
 WAN = (-5.21862437e4, 9.23041404e3, -5.28275948e2, 1.36987616e1, -4.99875664e-2)
-MODULATION = ir.Change("rel_l1", ir.Source("modulation"), "step", ir.Granularity.CHUNK)
-PROBE = ir.Change("rel_l1", ir.Source("probe"), "compute", ir.Granularity.CHUNK)
-MOTION = ir.Change("l1", ir.Source("latent"), "step", ir.Granularity.TOKEN)
+MODULATION = ir.Change("rel_l1", ir.SourceRef("modulation"), "step", ir.Granularity.CHUNK)
+PROBE = ir.Change("rel_l1", ir.SourceRef("probe"), "compute", ir.Granularity.CHUNK)
+MOTION = ir.Change("l1", ir.SourceRef("latent"), "step", ir.Granularity.TOKEN)
 STATIC = frozenset({"modulation", "time_embedding"})
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 PLAIN_CACHE = ir.Cache("auto", "auto", "auto", None, None, False)
@@ -60,7 +60,7 @@ def motioncache() -> ir.PolicyIR:
     """MotionCache on SkyReels-V2, the settings of the paper."""
     drift = ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)
     weight = ir.Normalise(
-        "min_max", ir.FrameDiff(ir.Source("block_output"), True), ir.ParamRef("floor"), ir.Const(1.0)
+        "min_max", ir.FrameDiff(ir.SourceRef("block_output"), True), ir.ParamRef("floor"), ir.Const(1.0)
     )
     motion = ir.Signal("motion", weight, ir.Granularity.TOKEN, True)
     threshold = ir.ParamRef("threshold")
@@ -91,7 +91,7 @@ names = st.sampled_from(["drift", "a", "none", "true", "x-1", "", "two words", '
     max_size=4
 )
 granularities = st.sampled_from(list(ir.Granularity))
-sources = st.builds(ir.Source, st.sampled_from(["modulation", "latent", "block_output", "probe"]))
+sources = st.builds(ir.SourceRef, st.sampled_from(["modulation", "latent", "block_output", "probe"]))
 changes = st.builds(
     ir.Change, st.sampled_from(["rel_l1", "cosine"]), sources, st.sampled_from(["step", "compute"]), granularities
 )
@@ -99,7 +99,7 @@ leaves = st.one_of(
     st.builds(ir.Const, numbers),
     st.builds(ir.ParamRef, names),
     st.builds(ir.SignalRef, names),
-    st.builds(ir.Clock, st.sampled_from(["step", "fraction", "timestep", "sigma"])),
+    st.builds(ir.ClockRef, st.sampled_from(["step", "fraction", "timestep", "sigma"])),
     st.builds(ir.Table, st.lists(numbers, max_size=3).map(tuple)),
     sources,
     changes,
@@ -130,7 +130,7 @@ rules = st.one_of(
     st.builds(ir.StepMask, st.lists(st.booleans(), max_size=4).map(tuple)),
     st.builds(ir.Top, expressions, expressions),
 )
-clocks = st.builds(ir.Clock, st.sampled_from(["step", "fraction", "timestep", "sigma"]))
+clocks = st.builds(ir.ClockRef, st.sampled_from(["step", "fraction", "timestep", "sigma"]))
 spans = st.one_of(
     st.builds(ir.ForSteps, expressions),
     st.builds(ir.UntilRefreshes, expressions),

@@ -43,7 +43,7 @@ def teacache(threshold: float) -> ir.PolicyIR:
 
 
 def between(what: Literal["step", "sigma", "timestep"], low: float, high: float, rule: ir.Rule) -> ir.Phase:
-    return ir.Phase("between", ir.Between(ir.Clock(what), C(low), C(high)), rule)
+    return ir.Phase("between", ir.Between(ir.ClockRef(what), C(low), C(high)), rule)
 
 
 def test_teacache() -> None:

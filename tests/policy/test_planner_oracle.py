@@ -64,7 +64,7 @@ spans = st.one_of(
     st.builds(ir.UntilRefreshes, few),
     st.builds(ir.LastSteps, few),
     st.builds(
-        lambda a, n: ir.Between(ir.Clock("step"), C(float(a)), C(float(a + n))), st.integers(0, 9), st.integers(1, 5)
+        lambda a, n: ir.Between(ir.ClockRef("step"), C(float(a)), C(float(a + n))), st.integers(0, 9), st.integers(1, 5)
     ),
 )
 

@@ -58,7 +58,7 @@ def test_numbers_are_float32() -> None:
 
 def test_only_parameters_and_constants_have_a_number() -> None:
     with pytest.raises(ValueError, match="clock"):
-        bind(motioncache(), {}).number(ir.Clock("step"))
+        bind(motioncache(), {}).number(ir.ClockRef("step"))
 
 
 def test_counts_must_be_counts() -> None:

@@ -29,19 +29,19 @@ from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
-from mccompile.policy.evaluate import Grid, Moment, clock_row, evaluate, is_static, static_changes, table_value
+from mccompile.policy.evaluate import Grid, StaticMoment, clock_row, evaluate, is_static, static_changes, table_value
 
 C = ir.Const
 GRID = grid_of(12)
-MOTION_ONLY = (ir.Source("latent"), ir.FrameDiff(ir.Source("latent"), True))
+MOTION_ONLY = (ir.SourceRef("latent"), ir.FrameDiff(ir.SourceRef("latent"), True))
 TABLE = ir.Table((0.3, 1.7, -0.25))
-TOTAL = ir.Cumulative("product", ir.Apply("add", (TABLE, ir.Clock("sigma"))))
+TOTAL = ir.Cumulative("product", ir.Apply("add", (TABLE, ir.ClockRef("sigma"))))
 PASTS: dict[ir.Kept | ir.Before, float] = {  # of a cell that steps 3 and 1 computed last
-    ir.Kept(ir.Clock("sigma"), 1): GRID.sigmas[3],
-    ir.Kept(ir.Clock("sigma"), 2): GRID.sigmas[1],
+    ir.Kept(ir.ClockRef("sigma"), 1): GRID.sigmas[3],
+    ir.Kept(ir.ClockRef("sigma"), 2): GRID.sigmas[1],
 }
 singles = st.floats(-4, 4, width=32)
-clocks = [ir.Clock("step"), ir.Clock("fraction"), ir.Clock("timestep"), ir.Clock("sigma")]
+clocks = [ir.ClockRef("step"), ir.ClockRef("fraction"), ir.ClockRef("timestep"), ir.ClockRef("sigma")]
 leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
 constants = st.floats(-3, 3).map(C)
 rows = {n: r for n, r in OPERATIONS.items() if n != "pow"}  # its exponents are few: see `_numeric`
@@ -66,8 +66,8 @@ def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
         st.builds(ir.Polynomial, inner, st.just(WAN)),
         st.builds(ir.Accumulate, inner),
         st.builds(ir.SignalRef, st.just("drift")),
-        st.builds(ir.Kept, st.just(ir.Clock("sigma")), st.integers(1, 2)),
-        st.just(ir.Before(ir.Clock("timestep"))),
+        st.builds(ir.Kept, st.just(ir.ClockRef("sigma")), st.integers(1, 2)),
+        st.just(ir.Before(ir.ClockRef("timestep"))),
         st.just(TOTAL),
     )
 
@@ -90,7 +90,7 @@ def test_the_planner_computes_what_the_graph_computes(
     signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
     params = {"a": np.float32(a), "b": np.float32(b)}
     changes = {MODULATION: np.float32(change)}
-    ours = evaluate(expr, Moment(params, signals, GRID, step, changes, np.float32(account), {}, (3, 1)))
+    ours = evaluate(expr, StaticMoment(params, signals, GRID, step, changes, np.float32(account), {}, (3, 1)))
     clock = {"step": step, "fraction": step / 12, "timestep": GRID.timesteps[step], "sigma": GRID.sigmas[step]}
     given_ = Leaves(
         params={n: torch.tensor(v.item()) for n, v in params.items()},
@@ -102,7 +102,7 @@ def test_the_planner_computes_what_the_graph_computes(
         signals=signals,
         account=torch.tensor(account),
         pasts={p: torch.tensor(v) for p, v in PASTS.items()}
-        | {ir.Before(ir.Clock("timestep")): torch.tensor(GRID.timesteps[max(step - 1, 0)])},
+        | {ir.Before(ir.ClockRef("timestep")): torch.tensor(GRID.timesteps[max(step - 1, 0)])},
     )
     theirs = torch.as_tensor(evaluate_tensor(expr, given_))
     assert theirs.dtype in (torch.float32, torch.bool)
@@ -126,7 +126,7 @@ def test_what_is_static() -> None:
     assert not is_static(PROBE, made, everything)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
-    assert not is_static(ir.FrameDiff(ir.Source("latent"), True), made, everything)
+    assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
 
 
 def test_the_changes_a_plan_needs() -> None:
@@ -142,19 +142,19 @@ def test_the_changes_a_plan_needs() -> None:
 def test_earlier_values() -> None:
     """At step 6 of a cell that steps 4, 3 and 1 computed: of a change, of the clock, and running totals."""
     table = tuple(float(s) for s in range(12))
-    at = Moment({}, {}, GRID, 6, {MODULATION: np.float32(6)}, np.float32(9), {MODULATION: table}, (4, 3, 1))
+    at = StaticMoment({}, {}, GRID, 6, {MODULATION: np.float32(6)}, np.float32(9), {MODULATION: table}, (4, 3, 1))
     pasts = [ir.Kept(MODULATION, 1), ir.Kept(MODULATION, 3), ir.Kept(MODULATION, 8), ir.Before(MODULATION)]
     assert [evaluate(p, at) for p in pasts] == [4, 1, 1, 5]
-    assert evaluate(ir.Cumulative("sum", ir.Clock("step")), at) == 21
-    assert evaluate(ir.Before(ir.Clock("step")), Moment({}, {}, GRID, 0, {}, None)) == 0
+    assert evaluate(ir.Cumulative("sum", ir.ClockRef("step")), at) == 21
+    assert evaluate(ir.Before(ir.ClockRef("step")), StaticMoment({}, {}, GRID, 0, {}, None)) == 0
 
 
 @pytest.mark.parametrize(
-    "expr", [MODULATION, *MOTION_ONLY, ir.Accumulate(C(1.0)), ir.Kept(ir.Clock("step"), 1), ir.Kept(MODULATION, 1)]
+    "expr", [MODULATION, *MOTION_ONLY, ir.Accumulate(C(1.0)), ir.Kept(ir.ClockRef("step"), 1), ir.Kept(MODULATION, 1)]
 )
 def test_what_is_not_known_has_no_value(expr: ir.Expr) -> None:
     with pytest.raises(ValueError, match=r"known|depends on data"):
-        evaluate(expr, Moment({}, {}, GRID, 1, {}, None))
+        evaluate(expr, StaticMoment({}, {}, GRID, 1, {}, None))
 
 
 def test_a_grid_has_a_timestep_and_a_sigma_for_each_step() -> None:

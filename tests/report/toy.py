@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from mccompile.runtime.trace import Action, Event
+from mccompile.runtime.trace import Event, EventAction
 from mccompile.studio.report.record import Record, Way
 
 CHUNKS, STEPS, LAG, FRAMES, HIGH, WIDE = 3, 5, 2, 4, 4, 6  # latent frames of a chunk, places of a frame
 TOKENS = FRAMES * HIGH * WIDE
 
 
-def action_of(step: int) -> Action:
+def action_of(step: int) -> EventAction:
     return "full" if step < 2 else "partial" if step % 2 else "reuse"
 
 
@@ -42,7 +42,7 @@ def toy(refusals: tuple[str, ...] = ("conv3d_1: convolution mixes tokens",)) -> 
             step = row - LAG * chunk
             active = 0 <= step < STEPS
             mask = mask_of(step) if active else np.zeros(TOKENS, np.bool_)
-            action: Action = action_of(step) if active else "skip"
+            action: EventAction = action_of(step) if active else "skip"
             call.append(mask)
             phase = ("warmup" if step < 2 else "fine") if active else ""
             place = (chunk, max(0, min(step, STEPS - 1)))

@@ -70,9 +70,9 @@ class Simulated:
         match e:
             case ir.Const(number):
                 return ones * F32(number)
-            case ir.Change(_, ir.Source("modulation")):
+            case ir.Change(_, ir.SourceRef("modulation")):
                 return ones * np.abs(self.run.drift[step] - self.run.drift[step - 1]).mean()
-            case ir.Change(_, ir.Source("latent"), since, over):
+            case ir.Change(_, ir.SourceRef("latent"), since, over):
                 if over == ir.Granularity.STEP:
                     whole = self.run.latent[:, self.sample]
                     return ones * np.abs(whole[step] - whole[step - 1]).mean()

@@ -39,14 +39,14 @@ from tests.runtime.simulated import CHUNKS, F32, FRAMES, PLACES, SAMPLES, Run, S
 
 C = ir.Const
 LAYOUT = Layout(SAMPLES, CHUNKS, FRAMES, PLACES)
-DRIFT = ir.Change("l1", ir.Source("modulation"), "step", ir.Granularity.CHUNK)
+DRIFT = ir.Change("l1", ir.SourceRef("modulation"), "step", ir.Granularity.CHUNK)
 MOVED = {
-    (since, over): ir.Change("l1", ir.Source("latent"), since, over)
+    (since, over): ir.Change("l1", ir.SourceRef("latent"), since, over)
     for since in ("step", "compute")
     for over in (ir.Granularity.CHUNK, ir.Granularity.FRAME, ir.Granularity.TOKEN)
 }
-MOTION = ir.FrameDiff(ir.Source("latent"), False)
-LATE = ir.Signal("late", ir.FrameDiff(ir.Source("block_output"), True), ir.Granularity.TOKEN, True)
+MOTION = ir.FrameDiff(ir.SourceRef("latent"), False)
+LATE = ir.Signal("late", ir.FrameDiff(ir.SourceRef("block_output"), True), ir.Granularity.TOKEN, True)
 LOCATED = {
     "latent": Located("latent", Input("x"), "tokens", 1, (1, 1, 1)),
     "modulation": Located("modulation", Shared("m"), "tokens", 1, (1, 1, 1)),
@@ -92,7 +92,7 @@ spans = st.one_of(
     st.builds(ir.UntilRefreshes, few),
     st.builds(ir.LastSteps, few),
     st.builds(
-        lambda a, n: ir.Between(ir.Clock("step"), C(float(a)), C(float(a + n))), st.integers(0, 6), st.integers(1, 4)
+        lambda a, n: ir.Between(ir.ClockRef("step"), C(float(a)), C(float(a + n))), st.integers(0, 6), st.integers(1, 4)
     ),
 )
 
@@ -232,7 +232,7 @@ TOKEN = ir.Reuse(
 
 def per(grain: ir.Granularity) -> ir.Reuse:
     """TOKEN at another granularity."""
-    moved = ir.Change("l1", ir.Source("latent"), "step", grain)
+    moved = ir.Change("l1", ir.SourceRef("latent"), "step", grain)
     return replace(TOKEN, granularity=grain, condition=ir.Apply("lt", (ir.Accumulate(moved), C(0.9))))
 
 

@@ -11,7 +11,7 @@ import torch
 import mccompile.api as api
 from mccompile import ir
 from mccompile.diagnostics.source import Source
-from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import BudgetUnmet
 from mccompile.pipelines.budgets import keeping_for
@@ -157,7 +157,7 @@ def test_bytes_are_predicted_on_the_embedded_model(embedded: tuple[object, api.P
 
 @pytest.fixture(scope="module")
 def embedded() -> tuple[object, api.Prepared]:
-    pipe = load_pipeline(find_folder(EMBEDDED), Place("cpu", "float32", False))
+    pipe = load_pipeline(find_folder(EMBEDDED), Placement("cpu", "float32", False))
     return pipe, api.prepare(pipe)
 
 

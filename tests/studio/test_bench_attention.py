@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mccompile.backend.native.choice import KEYS, QUERIES, Table
+from mccompile.backend.native.choice import KEYS, QUERIES, TimingTable
 from mccompile.generate.errors import OptionRefused
 from mccompile.studio.bench import attention, commands
 from mccompile.studio.bench.attention import Sweep
@@ -15,10 +15,10 @@ SWEEP = Sweep((64,), (1, 12), (64, 4096), rounds=1, largest=12 * 64)
 SLOW, FAST = 2.0, 1.0
 
 
-def table(width: int, threads: int) -> Table:
+def table(width: int, threads: int) -> TimingTable:
     """The kernel is faster from 8 queries on."""
     own = tuple((FAST if q >= 8 else SLOW,) * len(KEYS) for q in QUERIES)
-    return Table(width, threads, ((1.5,) * len(KEYS),) * len(QUERIES), own)
+    return TimingTable(width, threads, ((1.5,) * len(KEYS),) * len(QUERIES), own)
 
 
 def test_a_row_for_each_shape_with_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mccompile.generate.load import Place
+from mccompile.generate.load import Placement
 from mccompile.generate.run import Generation, Settings
 from mccompile.studio.bench import generations, ladder, peers, verdict, wan
-from mccompile.studio.bench.generations import EXACT, VANILLA, Job, take_turns
+from mccompile.studio.bench.generations import EXACT, VANILLA, GenerationJob, take_turns
 from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard
 from mccompile.studio.bench.report import Report
-from mccompile.studio.bench.timing import Clock
+from mccompile.studio.bench.timing import CallTimer
 
-CLOCK = Clock(torch.device("cpu"), "cpu")
+CLOCK = CallTimer(torch.device("cpu"), "cpu")
 SMALL = Settings(num_inference_steps=6, num_frames=15, height=32, width=32, ar_step=2)
 TINY_WAN = {"num_inference_steps": 8, "num_frames": 7, "height": 32, "width": 32}
 ON_WAN = ("TaylorSeer", "PyramidAttentionBroadcast", "FasterCache")
@@ -30,12 +30,12 @@ def silent(name: str):
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
-    return generations.load("embedded", Place.of("cpu", None, False), SMALL)
+def job() -> GenerationJob:
+    return generations.load("embedded", Placement.of("cpu", None, False), SMALL)
 
 
 @pytest.fixture(scope="module")
-def made(job: Job) -> Report:
+def made(job: GenerationJob) -> Report:
     return ladder.report(job, generations.contenders(POLICIES), "eager", 2, CLOCK, silent)
 
 
@@ -64,7 +64,7 @@ def test_vanilla_equals_itself_and_exact_is_near(made: Report) -> None:
     assert made.rows[3]["psnr"] < 60
 
 
-def test_a_way_that_fails_is_left_out_and_says_why(job: Job) -> None:
+def test_a_way_that_fails_is_left_out_and_says_why(job: GenerationJob) -> None:
     calls: list[str] = []
 
     def well(stop: int | None) -> Generation:
@@ -81,7 +81,7 @@ def test_a_way_that_fails_is_left_out_and_says_why(job: Job) -> None:
     assert len(laps["well"].seconds) == 2
 
 
-def test_a_peer_leaves_the_pipeline_as_it_was(job: Job) -> None:
+def test_a_peer_leaves_the_pipeline_as_it_was(job: GenerationJob) -> None:
     stock = peers.Stock(job, "eager", silent)
     own, forward = job.pipe.transformer, type(job.pipe.transformer.blocks[0]).forward
     before = stock.run(None).video
@@ -94,7 +94,7 @@ def test_a_peer_leaves_the_pipeline_as_it_was(job: Job) -> None:
     assert all(block.forward.__func__ is forward for block in own.blocks)
 
 
-def test_magcache_is_calibrated_above_compiled_blocks(wan_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_magcache_is_calibrated_above_compiled_blocks(wan_job: GenerationJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled block takes its module's forward: the hook must lie over it, not under it."""
     called: list[int] = []
 
@@ -110,7 +110,7 @@ def test_magcache_is_calibrated_above_compiled_blocks(wan_job: Job, monkeypatch:
     assert len(called) == rows * len(wan_job.pipe.transformer.blocks)
 
 
-def test_the_schedule_has_its_rows(job: Job) -> None:
+def test_the_schedule_has_its_rows(job: GenerationJob) -> None:
     assert peers.Stock(job, "eager", silent).rows_of_schedule() == 6 + 2 * (4 // 4)
 
 
@@ -135,11 +135,11 @@ def test_what_hooks_warn_of_is_a_remark() -> None:
 
 
 @pytest.fixture(scope="module")
-def wan_job() -> Job:
-    return wan.load(Place.of("cpu", None, False), replace(wan.SETTINGS, **TINY_WAN))
+def wan_job() -> GenerationJob:
+    return wan.load(Placement.of("cpu", None, False), replace(wan.SETTINGS, **TINY_WAN))
 
 
-def test_the_wan_model_is_the_embedded_one(job: Job, wan_job: Job) -> None:
+def test_the_wan_model_is_the_embedded_one(job: GenerationJob, wan_job: GenerationJob) -> None:
     """Equal timesteps for all frames and one chunk that sees itself: the two transformers compute the same."""
     ours, theirs = job.pipe.transformer, wan_job.pipe.transformer
     generator = torch.Generator().manual_seed(0)
@@ -151,7 +151,7 @@ def test_the_wan_model_is_the_embedded_one(job: Job, wan_job: Job) -> None:
     assert torch.allclose(made, wanted, atol=1e-5)
 
 
-def test_peers_on_wan_run_beside_ours(wan_job: Job) -> None:
+def test_peers_on_wan_run_beside_ours(wan_job: GenerationJob) -> None:
     chosen = [next(p for p in WAN if p.kind == kind) for kind in ON_WAN]
     ours = {"fixed_interval": ({"interval": 2, "warmup": 1},)}
     made = peers.report("peers_wan", wan_job, ours, chosen, "eager", 1, CLOCK, silent, None)

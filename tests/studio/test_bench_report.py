@@ -13,7 +13,7 @@ from mccompile.generate.errors import OptionRefused, OutputRefused
 from mccompile.studio.bench import commands, peers
 from mccompile.studio.bench.plot import Axis, draw
 from mccompile.studio.bench.report import SCHEMA, Column, Plot, Report, cell
-from mccompile.studio.bench.timing import Clock, interleaved, ratio
+from mccompile.studio.bench.timing import CallTimer, interleaved, ratio
 from tests.house.readme import table
 
 REPORT = Report(
@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_ways_take_turns() -> None:
     order: list[str] = []
     ways = {name: lambda name=name: order.append(name) for name in "ab"}  # type: ignore[misc]
-    found = interleaved(ways, 3, Clock(torch.device("cpu")))
+    found = interleaved(ways, 3, CallTimer(torch.device("cpu")))
     assert order == list("ab" * 4)
     assert {name: len(times) for name, times in found.items()} == {"a": 3, "b": 3}
     assert ratio((2.0, 4.0, 9.0), (1.0, 2.0, 1.0)) == 2.0

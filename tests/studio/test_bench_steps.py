@@ -95,7 +95,7 @@ def test_a_case_is_read_back_and_timed(what: compile_case.What) -> None:
 def test_compile_times_are_against_one_block(eager: Conditions) -> None:
     asked: list[tuple[str, int, str]] = []
 
-    def run(case: compile_case.Case) -> compile_case.Found:
+    def run(case: compile_case.Case) -> compile_case.SecondsByName:
         asked.append((case.what, case.subject.layers, case.bundle))
         return {"block": {"first": 2.0}, "model": {"compile": 3.0}, "bundle": {"load": 0.5}}[case.what] | {
             "seconds": {"block": 2.0, "model": 3.0, "bundle": 0.5}[case.what]
@@ -113,7 +113,7 @@ def test_compile_times_are_against_one_block(eager: Conditions) -> None:
 
 def test_scaling_varies_one_axis_at_a_time(eager: Conditions) -> None:
     subject = dataclasses.replace(TINY, causal=False)
-    axes = scaling.Axes(tokens=(2, 8), layers=(1,), shares=(0.1, 1.0), chunks=(1, 3))
+    axes = scaling.TriedSizes(tokens=(2, 8), layers=(1,), shares=(0.1, 1.0), chunks=(1, 3))
     made = scaling.report(subject, axes, eager)
     rows = made.rows
     assert [r["axis"] for r in rows] == ["layers", "tokens", "tokens", "share", "share", "chunks", "chunks"]

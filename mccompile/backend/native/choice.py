@@ -34,7 +34,7 @@ LEAST = 0.02  # seconds that both are timed for at each point: short calls need 
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TimingTable:
     """For heads of one width, by class of queries, then of keys: seconds of torch's attention and of the kernel."""
 
     width: int
@@ -57,7 +57,7 @@ class Table:
 
 
 @functools.cache
-def table_for(width: int, threads: int) -> Table | None:
+def table_for(width: int, threads: int) -> TimingTable | None:
     """The table of this machine, measured now where it is not yet known; None where there is no kernel."""
     if kernel() is None:
         return None
@@ -73,11 +73,11 @@ def table_for(width: int, threads: int) -> Table | None:
     return found
 
 
-def measure(width: int, threads: int) -> Table:
+def measure(width: int, threads: int) -> TimingTable:
     """Times both on every class, one head per thread."""
     times = [[seconds(_worst(q), k, width, threads) for k in MEASURED_AT] for q in QUERIES]
     theirs, ours = (tuple(tuple(pair[i] for pair in row) for row in times) for i in (0, 1))
-    return Table(width, threads, theirs, ours)
+    return TimingTable(width, threads, theirs, ours)
 
 
 def seconds(queries: int, keys: int, width: int, heads: int, rounds: int = ROUNDS) -> tuple[float, float]:
@@ -114,12 +114,12 @@ def _facts(width: int, threads: int) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _read(path: Path) -> Table | None:
+def _read(path: Path) -> TimingTable | None:
     """None for a file that is missing or damaged: then it is measured again."""
     if not path.exists():
         return None
     try:
-        found = read_record(Table, json.loads(path.read_text()))
+        found = read_record(TimingTable, json.loads(path.read_text()))
     except (ValueError, OSError):
         return None
     return found if found.whole else None

@@ -11,13 +11,13 @@ from typing import Final
 # diffusers instantiates a folder's own component classes only from modules that are imported already.
 from mccompile.models.embedded.codec import BlockCodec
 
-__all__ = ["DEFAULTS", "EMBEDDED_FOLDER", "BlockCodec", "Settings"]
+__all__ = ["DEFAULTS", "EMBEDDED_FOLDER", "BlockCodec", "CallSettings"]
 
 EMBEDDED_FOLDER: Final = Path(__file__).parent / "pipeline"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class CallSettings:
     """One call of the pipeline, by the names that diffusers gives its arguments; `seed` feeds the generator."""
 
     prompt: str
@@ -32,7 +32,7 @@ class Settings:
     """Frame rate of the written file."""
 
 
-DEFAULTS: Final = Settings(
+DEFAULTS: Final = CallSettings(
     prompt="a red circle moving right over a slate texture",
     num_frames=31,
     height=64,

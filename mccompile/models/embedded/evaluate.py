@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mccompile.models.embedded import DEFAULTS, EMBEDDED_FOLDER
-from mccompile.models.embedded.forward import Text, training_forward
+from mccompile.models.embedded.forward import PromptText, training_forward
 from mccompile.models.embedded.judge import Verdict, judge
 from mccompile.models.embedded.prompts import ROWS
 from mccompile.models.embedded.scenes import COLOURS, MOTIONS, describe, sample_scene
@@ -80,7 +80,7 @@ def use_training_forward(pipe: SkyReelsV2DiffusionForcingPipeline) -> None:
         rows = encoder_hidden_states[:, :ROWS]
         padding = torch.full((len(rows),), float(encoder_hidden_states.shape[1] - ROWS))
         with torch.autocast("cpu", torch.bfloat16):
-            return (compiled(model, hidden_states, timestep.float(), Text(rows, padding)).float(),)
+            return (compiled(model, hidden_states, timestep.float(), PromptText(rows, padding)).float(),)
 
     model.forward = forward
 

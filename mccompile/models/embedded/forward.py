@@ -16,14 +16,16 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class PromptText:
     """Text rows [B, L, text_dim], zero where padded, and how many more zero rows follow them ([B], at least 1)."""
 
     rows: Tensor
     padding: Tensor
 
 
-def training_forward(model: SkyReelsV2Transformer3DModel, latents: Tensor, timestep: Tensor, text: Text) -> Tensor:
+def training_forward(
+    model: SkyReelsV2Transformer3DModel, latents: Tensor, timestep: Tensor, text: PromptText
+) -> Tensor:
     """Velocity [B, C, F, H, W] of `latents` [B, C, F, H, W] at `timestep` [B, F] (0..1000).
 
     F must be a multiple of the model's `num_frame_per_block`, the patch must be one latent pixel.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mccompile.models.embedded.build import FLOW_SHIFT, build_transformer, write_folder
 from mccompile.models.embedded.codec import BlockCodec
-from mccompile.models.embedded.forward import Text, training_forward
+from mccompile.models.embedded.forward import PromptText, training_forward
 from mccompile.models.embedded.noise import sample_levels
 from mccompile.models.embedded.prompts import PromptEncoder
 from mccompile.models.embedded.scenes import FRAMES, describe, render, sample_scene
@@ -42,18 +42,18 @@ a chunk following a chunk) is in it at less than half the cost."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Clean latents [B, C, F, H, W], their prompts' text, noise of the same shape, level and loss weight [B, F]."""
 
     latents: Tensor
     noise: Tensor
     sigma: Tensor
     counted: Tensor
-    text: Text
+    text: PromptText
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """What the command line asks for."""
 
     out: Path
@@ -65,7 +65,7 @@ class Run:
     seed: int
 
 
-class Sampler:
+class BatchSampler:
     """Draws batches; everything follows from (seed, step), so a resumed run sees the data that it would have seen."""
 
     def __init__(self, folder: Path, seed: int, batch: int, frames_per_chunk: int) -> None:
@@ -76,7 +76,7 @@ class Sampler:
         self.mean = torch.tensor(self.codec.config.latents_mean).view(1, -1, 1, 1, 1)
 
     @torch.no_grad()
-    def draw(self, step: int) -> Batch:
+    def draw(self, step: int) -> TrainingBatch:
         """The batch of `step`."""
         rng = np.random.default_rng((self.seed, step))
         scenes = [sample_scene(rng) for _ in range(self.batch)]
@@ -89,16 +89,16 @@ class Sampler:
         levels = sample_levels(rng, self.batch, chunks, FLOW_SHIFT)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         padding = np.exp(rng.uniform(0.0, np.log(MAX_PADDING), self.batch))
-        return Batch(
+        return TrainingBatch(
             latents=latents,
             noise=torch.randn(latents.shape, generator=generator),
             sigma=torch.from_numpy(levels.sigma).repeat_interleave(self.frames_per_chunk, 1),
             counted=torch.from_numpy(levels.counted).repeat_interleave(self.frames_per_chunk, 1).float(),
-            text=Text(self.prompts.rows(texts), torch.from_numpy(padding).float()),
+            text=PromptText(self.prompts.rows(texts), torch.from_numpy(padding).float()),
         )
 
 
-def flow_loss(model: SkyReelsV2Transformer3DModel, batch: Batch) -> Tensor:
+def flow_loss(model: SkyReelsV2Transformer3DModel, batch: TrainingBatch) -> Tensor:
     """Mean squared error of the velocity over the counted frames (a scalar)."""
     sigma = batch.sigma[:, None, :, None, None]
     noisy = (1.0 - sigma) * batch.latents + sigma * batch.noise
@@ -166,7 +166,7 @@ class State:
         return state
 
 
-def train(run: Run, resume: bool = False) -> Iterator[tuple[int, float]]:
+def train(run: TrainingRun, resume: bool = False) -> Iterator[tuple[int, float]]:
     """Train and yield (step, loss) after every step; writes `state.pt`, `loss.csv` and the folder `pipeline`.
 
     Raises FileNotFoundError where `resume` is asked and `run.out` holds no `state.pt`.
@@ -176,7 +176,7 @@ def train(run: Run, resume: bool = False) -> Iterator[tuple[int, float]]:
     if not resume:
         write_folder(folder)
     state = State.load(checkpoint) if resume else State.fresh()
-    sampler = Sampler(folder, run.seed, run.batch, state.model.config.num_frame_per_block)
+    sampler = BatchSampler(folder, run.seed, run.batch, state.model.config.num_frame_per_block)
     step_loss = torch.compile(flow_loss, dynamic=False) if run.compiled else flow_loss
     before, started, saved = state.seconds, time.monotonic(), time.monotonic()
     with (run.out / "loss.csv").open("a", newline="") as log:
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    run = Run(args.out, args.steps, args.batch, args.threads, args.minutes, True, args.seed)
+    run = TrainingRun(args.out, args.steps, args.batch, args.threads, args.minutes, True, args.seed)
     run.out.mkdir(parents=True, exist_ok=True)
     (run.out / "run.json").write_text(json.dumps({k: str(v) for k, v in vars(args).items()}, indent=2) + "\n")
     for step, loss in train(run, args.resume):

@@ -13,14 +13,14 @@ from mccompile.models.magi.config import JOINT_GROUPS, MagiModelConfig
 from mccompile.models.magi.embeddings import linear_float32
 from mccompile.models.magi.rotary import rotate
 
-Ranges: TypeAlias = tuple[tuple[int, int], ...]
+RowRanges: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkRanges:
     """Key rows per chunk, known on the host: one unmasked attention per chunk (flash where present)."""
 
-    ranges: Ranges
+    ranges: RowRanges
     text_mask: Tensor  # bool [B, n, L]
 
 

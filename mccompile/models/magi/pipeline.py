@@ -26,7 +26,7 @@ from mccompile.models.magi.inputs import (
 )
 from mccompile.models.magi.media import Frames, MagiPipelineOutput, OutputType, to_frames, to_output
 from mccompile.models.magi.official import official_components
-from mccompile.models.magi.predict import CallText, Pass, VelocityPredictor
+from mccompile.models.magi.predict import CallText, GuidancePass, VelocityPredictor
 from mccompile.models.magi.schedule import MagiCall, magi_schedule, oldest_needed
 from mccompile.models.magi.scheduler import MagiScheduler
 from mccompile.models.magi.text import (
@@ -115,7 +115,7 @@ class MagiPipeline(DiffusionPipeline):
         return self._run
 
     @property
-    def guidance_passes(self) -> tuple[Pass, ...]:
+    def guidance_passes(self) -> tuple[GuidancePass, ...]:
         """The passes of the transformer that make up one velocity, by the names of their cache contexts."""
         return ("full",) if self.scheduler.settings.distilled else ("full", "prev", "uncond")
 

@@ -16,7 +16,7 @@ from mccompile.models.magi.schedule import MagiCall
 from mccompile.models.magi.text import ChunkCaptions
 from mccompile.models.magi.transformer import KeyValues, MagiTransformer3DModel
 
-Pass = Literal["full", "prev", "uncond"]
+GuidancePass = Literal["full", "prev", "uncond"]
 # Compiled graphs take sizes 0 and 1 for constants: a compiled transformer gets two keys that nothing attends to.
 UNSEEN_ROWS = 2
 
@@ -164,7 +164,7 @@ class VelocityPredictor:
         )
 
     def _forward(
-        self, name: Pass, inputs: _Inputs, cached: KeyValues | None, kv_chunks: int, interval: int = 1
+        self, name: GuidancePass, inputs: _Inputs, cached: KeyValues | None, kv_chunks: int, interval: int = 1
     ) -> tuple[Tensor, KeyValues]:
         device = inputs.latents.device
         row = self.transformer.config.caption_max_length + (ADALN_KEPT if name == "full" else ADALN_DROPPED)

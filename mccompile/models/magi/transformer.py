@@ -13,7 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mccompile.models.magi.attention import ChunkRanges, Ranges, Visibility, ZeroCentredLayerNorm, dense_masks
+from mccompile.models.magi.attention import ChunkRanges, RowRanges, Visibility, ZeroCentredLayerNorm, dense_masks
 from mccompile.models.magi.config import MagiModelConfig
 from mccompile.models.magi.embeddings import CaptionEmbedder, TimestepEmbedder, linear_float32
 from mccompile.models.magi.layers import TransformerLayer
@@ -114,7 +114,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor,
         adaln_row: Tensor,
-        kv_ranges: Tensor | Ranges,
+        kv_ranges: Tensor | RowRanges,
         frame_offset: Tensor,
         distill_span: Tensor | None = None,
         cached_key_values: Sequence[tuple[Tensor, Tensor]] | None = None,
@@ -188,7 +188,7 @@ class MagiTransformer3DModel(ModelMixin, ConfigMixin, CacheMixin):
         return video[:, : self.shape.latent_channels] / self.shape.x_rescale_factor
 
 
-def _visibility(kv_ranges: Tensor | Ranges, token_chunk: Tensor, keys: int, text_mask: Tensor) -> Visibility:
+def _visibility(kv_ranges: Tensor | RowRanges, token_chunk: Tensor, keys: int, text_mask: Tensor) -> Visibility:
     if not isinstance(kv_ranges, Tensor):
         return ChunkRanges(kv_ranges, text_mask)
     if torch.compiler.is_compiling():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.backend.native.choice import Table, seconds, table_for
+from mccompile.backend.native.choice import TimingTable, seconds, table_for
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
 
 COLUMNS = (
@@ -52,7 +52,7 @@ def _rows(sweep: Sweep, width: int, threads: int) -> Sequence[Row]:
     return [_row(table, q, k, width, threads, sweep.rounds) for q, k in shapes]
 
 
-def _row(table: Table | None, queries: int, keys: int, width: int, threads: int, rounds: int) -> Row:
+def _row(table: TimingTable | None, queries: int, keys: int, width: int, threads: int, rounds: int) -> Row:
     about: dict[str, Json] = {"width": width, "queries": queries, "keys": keys, "series": f"width {width}, {keys} keys"}
     if table is None:
         return {**about, "chosen": "torch", "speed_up": 1.0}

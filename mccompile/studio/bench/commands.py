@@ -12,7 +12,7 @@ import torch
 from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce
 from mccompile.generate.errors import OptionRefused
-from mccompile.generate.load import EMBEDDED, Place
+from mccompile.generate.load import EMBEDDED, Placement
 from mccompile.generate.run import Settings
 from mccompile.studio.bench import (
     attention,
@@ -34,9 +34,9 @@ from mccompile.studio.bench.report import Json, Report
 from mccompile.studio.bench.rig import half_in_place
 from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
-from mccompile.studio.bench.timing import Clock, Kind
+from mccompile.studio.bench.timing import CallTimer, TimeKind
 
-What = Literal["ladder", "peers", "scaling", "overhead", "attention"]
+BenchName = Literal["ladder", "peers", "scaling", "overhead", "attention"]
 QUICK_SHARES = (0.05, 0.25, 1.0)
 QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
 
@@ -45,19 +45,19 @@ QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
 class Options:
     """A benchmark and its conditions. repeat: timed rounds, None for the benchmark's own number."""
 
-    what: What
+    what: BenchName
     model: str
-    place: Place
+    place: Placement
     backend: str
     repeat: int | None
     quick: bool
     real: bool
-    clock: Kind
+    clock: TimeKind
 
     @staticmethod
     def of(
-        what: What, model: str, device: str | None, backend: str, repeat: int | None, quick: bool, real: bool,
-        clock: Kind,
+        what: BenchName, model: str, device: str | None, backend: str, repeat: int | None, quick: bool, real: bool,
+        clock: TimeKind,
     ) -> Options:  # fmt: skip
         """Checked options. Raises OptionRefused."""
         if real and what != "ladder":
@@ -74,7 +74,7 @@ class Options:
         if what in ("scaling", "overhead", "attention") and model != EMBEDDED:
             why = "it measures at sizes of its own, with random numbers"
             raise OptionRefused(f"bench {what} --model", why, "leave --model out")
-        return Options(what, model, Place.of(device, None, False), backend, repeat, quick, real, clock)
+        return Options(what, model, Placement.of(device, None, False), backend, repeat, quick, real, clock)
 
     def conditions(self, rounds: int) -> Conditions:
         dtype = torch.float32 if self.place.device == "cpu" else torch.bfloat16
@@ -106,7 +106,7 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
 
 def _peers(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
     """On the model, and where that is the embedded one and not quick also on its weights in Wan's transformer."""
-    how = (options.backend, options.repeat or 1, Clock(torch.device(options.place.device), options.clock))
+    how = (options.backend, options.repeat or 1, CallTimer(torch.device(options.place.device), options.clock))
     job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
     policies = peers.QUICK if options.quick else peers.POLICIES
     ways = [p for p in peer_ways.SKYREELS if p.first or not options.quick]
@@ -128,7 +128,7 @@ def _ladder(options: Options, announce: Announce, progress: Progress) -> tuple[R
     steps = ladder_steps.report(deep, ladder_steps.SHARES, options.conditions(4), "ladder_steps", progress)
     job = generations.load(options.model, options.place)
     ways = generations.contenders(generations.LADDER)
-    clock = Clock(torch.device(options.place.device), options.clock)
+    clock = CallTimer(torch.device(options.place.device), options.clock)
     whole = ladder.report(job, ways, options.backend, options.repeat or 1, clock, announce, progress)
     return whole, steps
 

@@ -28,7 +28,7 @@ from mccompile.pipelines.probe import ExampleCall
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.studio.bench.subjects import Subject, grid
-from mccompile.studio.bench.timing import Kind
+from mccompile.studio.bench.timing import TimeKind
 
 What = Literal["block", "model", "bundle"]
 
@@ -43,7 +43,7 @@ class Case:
     backend: str
     device: str
     dtype: str
-    kind: Kind
+    kind: TimeKind
     bundle: str = ""
 
     def json(self) -> str:
@@ -55,12 +55,12 @@ class Case:
         return Case(**{**values, "subject": Subject(**values["subject"])})
 
 
-Found = dict[str, float]
+SecondsByName = dict[str, float]
 T = TypeVar("T")
 
 
 @torch.no_grad()
-def measure(case: Case) -> Found:
+def measure(case: Case) -> SecondsByName:
     """Seconds by name, their sum as `seconds`, and for a model how many `graphs` were compiled.
 
     block: torch.compile of the first block, its compile and first call. model: `capture`, `compile` and `first` call
@@ -108,8 +108,8 @@ def _step(compiled: CompiledModel, call: ExampleCall, chunks: int) -> None:
 class _Stopwatch:
     """Seconds by name: of the wall, or of the processor in this process and those that it waited for."""
 
-    def __init__(self, kind: Kind) -> None:
-        self.found: Found = {}
+    def __init__(self, kind: TimeKind) -> None:
+        self.found: SecondsByName = {}
         self._now = time.perf_counter if kind == "wall" else _processor_time
         if kind == "cpu":
             config.compile_threads = 1  # torch's own worker processes are never waited for

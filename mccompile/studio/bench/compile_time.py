@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mccompile.backend.inductor import Progress
-from mccompile.studio.bench.compile_case import Case, Found
+from mccompile.studio.bench.compile_case import Case, SecondsByName
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row
 from mccompile.studio.bench.subjects import Subject
@@ -31,14 +31,14 @@ COLUMNS = (
     Column("blocks", "of one block", ".2f"),
 )  # fmt: skip
 PLOT = Plot("layers", "seconds", "layers", "seconds until the first call is done", "name", log_x=True)
-Measure = Callable[[Case], Found]
+MeasureCase = Callable[[Case], SecondsByName]
 
 
 class CaseFailed(RuntimeError):
     """A process that measured a case ended without a result; the message is the end of what it said."""
 
 
-def cold(case: Case) -> Found:
+def cold(case: Case) -> SecondsByName:
     """The case in a process of its own, its Inductor cache empty. Raises CaseFailed."""
     with tempfile.TemporaryDirectory(prefix="mccompile-cold-") as cache:
         command = [sys.executable, "-W", "ignore", "-m", "mccompile.studio.bench.compile_case", case.json()]
@@ -47,12 +47,12 @@ def cold(case: Case) -> Found:
         done = subprocess.run(command, env=os.environ | here, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CaseFailed(f"{case.what} of {case.subject.layers} layers: {done.stderr.strip()[-2000:]}")
-    found: Found = json.loads(done.stdout.strip().splitlines()[-1])
+    found: SecondsByName = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
 def measure(
-    subject: Subject, layers: Sequence[int], under: Conditions, progress: Progress | None, run: Measure = cold
+    subject: Subject, layers: Sequence[int], under: Conditions, progress: Progress | None, run: MeasureCase = cold
 ) -> tuple[Row, ...]:
     """One block first, then the whole model at so many layers, each with the start of its bundle where it has one."""
     dtype = str(under.dtype).removeprefix("torch.")

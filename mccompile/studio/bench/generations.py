@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from mccompile import api
 from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
 from mccompile.generate.flops import Prices, count, prices_of
-from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
 from mccompile.language.load import load_policy
 from mccompile.metrics.pixels import psnr, ssim
@@ -23,7 +23,7 @@ from mccompile.pipelines.errors import PipelineFailed
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
 from mccompile.studio.bench.report import Json, Row
-from mccompile.studio.bench.timing import Clock, ratio
+from mccompile.studio.bench.timing import CallTimer, ratio
 
 VANILLA, EAGER, EXACT = "vanilla", "vanilla, eager", "exact"
 Policies: TypeAlias = Mapping[str, Sequence[Mapping[str, float]]]  # settings of each policy
@@ -40,7 +40,7 @@ FALLBACK_PROMPT = "a red circle moving right over a slate texture"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerationJob:
     """A pipeline, captured, and the call that every way makes. judged: the prompt for the embedded model's judge."""
 
     pipe: DiffusionPipeline
@@ -49,14 +49,14 @@ class Job:
     judged: str | None
 
 
-def load(model: str, place: Place, changes: Settings | None = None) -> Job:
+def load(model: str, place: Placement, changes: Settings | None = None) -> GenerationJob:
     """The pipeline of a name or folder. changes: settings that differ from the model's own. Raises UnknownModel."""
     embedded = model == EMBEDDED
     base = EMBEDDED_SETTINGS if embedded else Settings(prompt=FALLBACK_PROMPT)
     settings = dataclasses.replace(base, **(changes or Settings()).given())  # type: ignore[arg-type]
     pipe = load_pipeline(find_folder(model), place)
     call = call_arguments(pipe, settings)
-    return Job(pipe, call, capture_for(pipe, call), settings.prompt if embedded else None)
+    return GenerationJob(pipe, call, capture_for(pipe, call), settings.prompt if embedded else None)
 
 
 def contenders(policies: Policies) -> tuple[Contender, ...]:
@@ -81,7 +81,7 @@ class Lap:
 Run = Callable[[int | None], Generation]  # None, or after how many steps to stop
 
 
-def take_turns(runs: Mapping[str, Run], repeat: int, clock: Clock) -> dict[str, Lap]:
+def take_turns(runs: Mapping[str, Run], repeat: int, clock: CallTimer) -> dict[str, Lap]:
     """A short untimed run of each way, then `repeat` rounds; a way that fails is left out from then on."""
     laps = {name: Lap() for name in runs}
     for run in (None, *range(repeat)):
@@ -91,7 +91,7 @@ def take_turns(runs: Mapping[str, Run], repeat: int, clock: Clock) -> dict[str, 
     return laps
 
 
-def _one(lap: Lap, way: Run, whole: bool, clock: Clock) -> None:
+def _one(lap: Lap, way: Run, whole: bool, clock: CallTimer) -> None:
     made: list[Generation] = []
     try:
         spent = clock.seconds(lambda: made.append(way(None if whole else WARM_UP_STEPS)))
@@ -102,7 +102,7 @@ def _one(lap: Lap, way: Run, whole: bool, clock: Clock) -> None:
         lap.video = made[0].video
 
 
-def runs_of(job: Job, models: Mapping[str, CompiledModel], announce: Announce) -> dict[str, Run]:
+def runs_of(job: GenerationJob, models: Mapping[str, CompiledModel], announce: Announce) -> dict[str, Run]:
     """Every model in the pipeline's transformer's place."""
     return {
         name: lambda stop, n=name, m=model: run_with(job.pipe, m, job.call, 0, announce(n), stop)  # type: ignore[misc]
@@ -111,8 +111,8 @@ def runs_of(job: Job, models: Mapping[str, CompiledModel], announce: Announce) -
 
 
 def measure(
-    job: Job, models: Mapping[str, CompiledModel], others: Mapping[str, Run], repeat: int, announce: Announce,
-    clock: Clock,
+    job: GenerationJob, models: Mapping[str, CompiledModel], others: Mapping[str, Run], repeat: int, announce: Announce,
+    clock: CallTimer,
 ) -> tuple[Row, ...]:  # fmt: skip
     """Our models, vanilla the first of them, then other ways, all in turn; one row each, near to vanilla or not."""
     reference = models[VANILLA]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mccompile.backend.inductor import Progress
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row
-from mccompile.studio.bench.rig import Way, compile_ways, repeaters, steps_of
+from mccompile.studio.bench.rig import StepWay, compile_ways, repeaters, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import interleaved, ratio
 
@@ -26,7 +26,7 @@ def report(
     """A step (two calls) at each share of the tokens; both ways decide alike, for the second call follows the first."""
     model = subject.model(under.device, under.dtype)
     prepared = subject.prepared(model)
-    ways = {s: tuple(Way(f"{p} {s}", p, s) for p in ("apart", "together")) for s in shares}
+    ways = {s: tuple(StepWay(f"{p} {s}", p, s) for p in ("apart", "together")) for s in shares}
     tried = [way for pair in ways.values() for way in pair]
     backend = compile_ways(prepared, tried, under.backend, progress)
     call = subject.call(under.device, under.dtype)

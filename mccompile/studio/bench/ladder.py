@@ -8,7 +8,7 @@ from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce, Contender, compile_contenders
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.report import Column, Json, Plot, Report
-from mccompile.studio.bench.timing import Clock
+from mccompile.studio.bench.timing import CallTimer
 
 COLUMNS = (
     Column("name", "run"), Column("median", "s", ".2f"), Column("ms", "ms per call", ".1f"),
@@ -20,11 +20,11 @@ PLOT = Plot("flops", "speed_up", "share of vanilla's FLOPs", "speed-up over vani
 
 
 def report(
-    job: generations.Job,
+    job: generations.GenerationJob,
     ways: Sequence[Contender],
     backend: str,
     repeat: int,
-    clock: Clock,
+    clock: CallTimer,
     announce: Announce,
     progress: Progress | None = None,
 ) -> Report:
@@ -38,7 +38,7 @@ def report(
     return Report("ladder", title, COLUMNS, rows, PLOT, settings(job, backend, repeat, clock))
 
 
-def settings(job: generations.Job, backend: str, repeat: int, clock: Clock) -> dict[str, Json]:
+def settings(job: generations.GenerationJob, backend: str, repeat: int, clock: CallTimer) -> dict[str, Json]:
     """What every way was called with."""
     call = {n: v for n, v in job.call.items() if isinstance(v, str | int | float)}
     return {"backend": backend, "repeat": repeat, "clock": clock.kind, "call": call}

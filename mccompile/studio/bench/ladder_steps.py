@@ -11,9 +11,9 @@ import torch
 from mccompile.backend.inductor import Progress
 from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
-from mccompile.studio.bench.rig import BASELINE, EXACT, Way, as_it_is, compile_ways, repeaters, step_flops, steps_of
+from mccompile.studio.bench.rig import BASELINE, EXACT, StepWay, as_it_is, compile_ways, repeaters, step_flops, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
-from mccompile.studio.bench.timing import Clock, Kind, interleaved, ratio
+from mccompile.studio.bench.timing import CallTimer, TimeKind, interleaved, ratio
 
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.75, 1.0)
 QUICKLY_WARM = 0.25  # shares up to which a step costs next to nothing
@@ -36,18 +36,18 @@ class Conditions:
     dtype: torch.dtype
     backend: str
     rounds: int
-    kind: Kind = "wall"
+    kind: TimeKind = "wall"
     warm_up: int = 1
 
     @property
-    def clock(self) -> Clock:
-        return Clock(self.device, self.kind)
+    def clock(self) -> CallTimer:
+        return CallTimer(self.device, self.kind)
 
 
-def ways(shares: Sequence[float], exact: bool) -> tuple[Way, ...]:
+def ways(shares: Sequence[float], exact: bool) -> tuple[StepWay, ...]:
     """The vanilla step first, then exact if wanted, then the shares."""
-    base = (Way(BASE, BASELINE), Way("exact", EXACT)) if exact else (Way(BASE, BASELINE),)
-    return (*base, *(Way(f"{s:.0%} of tokens", "share", s) for s in shares))
+    base = (StepWay(BASE, BASELINE), StepWay("exact", EXACT)) if exact else (StepWay(BASE, BASELINE),)
+    return (*base, *(StepWay(f"{s:.0%} of tokens", "share", s) for s in shares))
 
 
 def measure(
@@ -76,7 +76,7 @@ def measure(
 
 
 def step_row(
-    way: Way, seconds: Mapping[str, Sequence[float]], flops: Mapping[str, float], tokens: Mapping[str, int]
+    way: StepWay, seconds: Mapping[str, Sequence[float]], flops: Mapping[str, float], tokens: Mapping[str, int]
 ) -> Row:
     """realised: time of the vanilla step by this one's. ideal: its FLOPs by this one's."""
     realised = ratio(seconds[BASE], seconds[way.name])

@@ -13,7 +13,7 @@ from mccompile.backend.inductor import Progress
 from mccompile.pipelines.probe import ExampleCall
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Plot, Report, Row
-from mccompile.studio.bench.rig import VANILLA, Way, compile_ways, repeaters
+from mccompile.studio.bench.rig import VANILLA, StepWay, compile_ways, repeaters
 from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import interleaved, ratio
 
@@ -29,7 +29,7 @@ def report(subject: Subject, chunks: Sequence[int], under: Conditions, progress:
     """A step (two calls) of videos of so many chunks, three ways each; graphs of ours are compiled for all of them."""
     model = subject.model(under.device, under.dtype)
     prepared = subject.prepared(model)
-    way = Way(OURS, VANILLA)
+    way = StepWay(OURS, VANILLA)
     backend = compile_ways(prepared, (way,), under.backend, progress)
     rows: list[Row] = []
     for count in chunks:

@@ -21,7 +21,7 @@ from mccompile.studio.bench import generations
 from mccompile.studio.bench.ladder import settings
 from mccompile.studio.bench.peer_ways import Peer, Setup, calibrated_ratios, heard, register_blocks
 from mccompile.studio.bench.report import Column, Plot, Report, Row
-from mccompile.studio.bench.timing import Clock
+from mccompile.studio.bench.timing import CallTimer
 from mccompile.studio.bench.verdict import OURS, PEERS, with_plane
 
 STOCK = "diffusers, blocks compiled"
@@ -52,12 +52,12 @@ def installed() -> bool:
 
 def report(
     name: str,
-    job: generations.Job,
+    job: generations.GenerationJob,
     policies: generations.Policies,
     peers: Sequence[Peer],
     backend: str,
     repeat: int,
-    clock: Clock,
+    clock: CallTimer,
     announce: Announce,
     progress: Progress | None,
 ) -> Report:
@@ -92,7 +92,7 @@ class Stock:
     said: what a peer warned of while it ran, by its name.
     """
 
-    def __init__(self, job: generations.Job, backend: str, announce: Announce) -> None:
+    def __init__(self, job: generations.GenerationJob, backend: str, announce: Announce) -> None:
         self._job, self._announce = job, announce
         self.said: dict[str, str] = {}
         blocks = job.pipe.transformer.blocks

@@ -71,7 +71,7 @@ POLICIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class StepWay:
     """What a step runs under. policy: a key of POLICIES. share: of the tokens of active chunks, where it selects."""
 
     name: str
@@ -150,7 +150,7 @@ class _Rows(Sequence[Pattern]):
 def repeaters(
     model: nn.Module,
     prepared: api.Prepared,
-    ways: Sequence[Way],
+    ways: Sequence[StepWay],
     call: ExampleCall,
     pattern: Pattern,
     backend: Backend,
@@ -183,7 +183,7 @@ def as_it_is(backend: Backend) -> Backend:
     return backend
 
 
-def lowered_for(way: Way, prepared: api.Prepared) -> LoweredModel:
+def lowered_for(way: StepWay, prepared: api.Prepared) -> LoweredModel:
     """The model under a way's policy."""
     lowered = lower(prepared.model, POLICIES[way.policy], prepared.prefixes)
     return replace(lowered, plain=tuple(map(_boolean, lowered.plain))) if way.policy == BASELINE else lowered
@@ -212,7 +212,7 @@ def half_in_place(backend: Backend) -> Backend:
 
 def compile_ways(
     prepared: api.Prepared,
-    ways: Sequence[Way],
+    ways: Sequence[StepWay],
     name: str,
     progress: Progress | None = None,
     instead: Callable[[Backend], Backend] = as_it_is,

@@ -21,7 +21,7 @@ from mccompile.backend.role import GraphCall, Role
 from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
-from mccompile.studio.bench.rig import BASELINE, Way, compile_ways, repeaters, steps_of
+from mccompile.studio.bench.rig import BASELINE, StepWay, compile_ways, repeaters, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import interleaved
 
@@ -37,7 +37,7 @@ TERMS = ("constant", "per layer", "per 1000 tokens", "per 1000 selected tokens",
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Axes:
+class TriedSizes:
     """The sizes that are tried, one axis at a time around the subject's own."""
 
     tokens: tuple[int, ...]  # in frames of the subject's height and width, all in its chunks
@@ -46,8 +46,8 @@ class Axes:
     chunks: tuple[int, ...]
 
 
-FULL = Axes((4, 16, 64, 256, 800), (1, 6, 30, 60), (0.01, 0.05, 0.25, 0.5, 1.0), (1, 2, 4, 8, 16, 32))
-SMALL = Axes((4, 16, 64), (1, 6), (0.01, 0.1, 1.0), (1, 4, 16))
+FULL = TriedSizes((4, 16, 64, 256, 800), (1, 6, 30, 60), (0.01, 0.05, 0.25, 0.5, 1.0), (1, 2, 4, 8, 16, 32))
+SMALL = TriedSizes((4, 16, 64), (1, 6), (0.01, 0.1, 1.0), (1, 4, 16))
 
 
 def identity_blocks(backend: Backend) -> Backend:
@@ -63,14 +63,14 @@ def identity_blocks(backend: Backend) -> Backend:
     return chosen
 
 
-def report(subject: Subject, axes: Axes, under: Conditions, progress: Progress | None = None) -> Report:
+def report(subject: Subject, axes: TriedSizes, under: Conditions, progress: Progress | None = None) -> Report:
     """One row per size. subject: without a mask (causal=False), so that 200 k tokens need no [L, L] tensor."""
     rows: list[Row] = []
     for layers in sorted({subject.layers, *axes.layers}):
         deep = dataclasses.replace(subject, layers=layers)
         model = deep.model(under.device, under.dtype)
         prepared = deep.prepared(model)
-        ways = (Way(BASE, BASELINE), Way(OURS, "share"))
+        ways = (StepWay(BASE, BASELINE), StepWay(OURS, "share"))
         backend = compile_ways(prepared, ways, under.backend, progress, identity_blocks)
         for axis, sized, share in _cases(deep, axes, subject):
             rows.append(_row(axis, sized, share, model, prepared, backend, under))
@@ -79,7 +79,7 @@ def report(subject: Subject, axes: Axes, under: Conditions, progress: Progress |
     return Report("scaling", title, COLUMNS, tuple(rows), PLOT, about)
 
 
-def _cases(deep: Subject, axes: Axes, subject: Subject) -> Sequence[tuple[str, Subject, float]]:
+def _cases(deep: Subject, axes: TriedSizes, subject: Subject) -> Sequence[tuple[str, Subject, float]]:
     """Axis, sizes and share of every measurement at one depth."""
     found = [("layers", deep, 0.25)] if deep.layers in axes.layers else []
     if deep.layers != subject.layers:
@@ -95,7 +95,7 @@ def _row(
     axis: str, sized: Subject, share: float, model: torch.nn.Module, prepared: api.Prepared, backend: Backend,
     under: Conditions,
 ) -> Row:  # fmt: skip
-    ways = (Way(BASE, BASELINE), Way(OURS, "share", share))
+    ways = (StepWay(BASE, BASELINE), StepWay(OURS, "share", share))
     call = sized.call(under.device, under.dtype)
     found = repeaters(model, prepared, ways, call, all_active(sized.chunks), backend)
     seconds = interleaved(steps_of(found), under.rounds, under.clock)

@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 
-Kind = Literal["wall", "cpu"]
+TimeKind = Literal["wall", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class CallTimer:
     """Seconds of one call, the device's queue empty before and after.
 
     kind: "wall", or "cpu" for the processor time of this process: on a CPU that others use too, the nearest thing to
@@ -22,7 +22,7 @@ class Clock:
     """
 
     device: torch.device
-    kind: Kind = "wall"
+    kind: TimeKind = "wall"
 
     def seconds(self, call: Callable[[], object]) -> float:
         now = time.perf_counter if self.kind == "wall" else time.process_time
@@ -38,7 +38,7 @@ class Clock:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Clock, warm_up: int = 1
+    ways: Mapping[str, Callable[[], object]], rounds: int, clock: CallTimer, warm_up: int = 1
 ) -> dict[str, tuple[float, ...]]:
     """Seconds of each call of each way: `warm_up` untimed rounds, then `rounds` timed ones."""
     for _ in range(warm_up):

@@ -12,9 +12,9 @@ import inspect
 from diffusers import WanPipeline, WanTransformer3DModel
 
 from mccompile.generate.compare import capture_for
-from mccompile.generate.load import EMBEDDED, Place, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
-from mccompile.studio.bench.generations import Job, Policies
+from mccompile.studio.bench.generations import GenerationJob, Policies
 
 SETTINGS = Settings(
     prompt=EMBEDDED_SETTINGS.prompt,
@@ -33,7 +33,7 @@ POLICIES: Policies = {
 }
 
 
-def pipeline(place: Place) -> WanPipeline:
+def pipeline(place: Placement) -> WanPipeline:
     """The embedded model as a Wan pipeline."""
     source = load_pipeline(find_folder(EMBEDDED), place)
     accepted = inspect.signature(WanTransformer3DModel.__init__).parameters
@@ -50,8 +50,8 @@ def pipeline(place: Place) -> WanPipeline:
     return pipe
 
 
-def load(place: Place, settings: Settings = SETTINGS) -> Job:
+def load(place: Placement, settings: Settings = SETTINGS) -> GenerationJob:
     """The pipeline, captured. It is not judged: the judge asks for motion."""
     pipe = pipeline(place)
     call = call_arguments(pipe, settings)
-    return Job(pipe, call, capture_for(pipe, call), None)
+    return GenerationJob(pipe, call, capture_for(pipe, call), None)

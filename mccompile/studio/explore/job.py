@@ -12,7 +12,7 @@ import torch
 
 from mccompile.backend.inductor import Progress
 from mccompile.generate.errors import OptionRefused
-from mccompile.generate.load import EMBEDDED, Place, load_pipeline
+from mccompile.generate.load import EMBEDDED, Placement, load_pipeline
 from mccompile.generate.run import Settings
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
@@ -43,7 +43,7 @@ class Job:
     fixed: Mapping[str, float]
     model: str
     folder: Path
-    place: Place
+    place: Placement
     settings: Settings
     seed: int
     prompts: Prompts

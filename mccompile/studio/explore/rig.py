@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from torch import nn
 
 from mccompile.backend.inductor import Progress
 from mccompile.capture import flat_inputs
-from mccompile.generate.compare import Contender, can_judge, capture_for, compile_contenders, run_with
+from mccompile.generate.compare import Announce, Contender, can_judge, capture_for, compile_contenders, run_with
 from mccompile.generate.flops import Prices, count, prices_of
-from mccompile.generate.run import OnStep, Settings, Video, call_arguments
+from mccompile.generate.run import Settings, Video, call_arguments
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
@@ -32,7 +32,6 @@ from mccompile.runtime.trace import Event
 from mccompile.studio.explore.outcome import Outcome, capped
 from mccompile.studio.explore.space import Point
 
-Announce = Callable[[str], OnStep]
 _VANILLA = "vanilla (reference)"  # no policy has such a name
 
 
@@ -56,7 +55,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class RunOutline:
     """What predicts a policy before it runs: its step grid, a call's inputs, and the events of one run of it."""
 
     grid: Grid
@@ -92,7 +91,7 @@ class Rig:
         self._models = compile_contenders(pipe, captured, ways, backend, progress)
         self.work.compiled += len(ways)
         self._prices: Prices | None = None
-        self._schedules: dict[str, Schedule] = {}
+        self._schedules: dict[str, RunOutline] = {}
 
     def run(self, point: Point, prompts: Sequence[str]) -> Outcome:
         """The point on every prompt, against vanilla. Raises what the pipeline and the policy raise."""
@@ -197,7 +196,7 @@ class Rig:
         captured = model.runner.lowered.captured
         asked = {**call, "return_dict": False} if "return_dict" in call else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
-        self._schedules.setdefault(name, Schedule(plan.grid, inputs, tuple(model.events)))
+        self._schedules.setdefault(name, RunOutline(plan.grid, inputs, tuple(model.events)))
 
 
 def _at_least(event: Event, plan: Plan) -> Event:

@@ -14,7 +14,7 @@ DIGITS = 3  # significant digits of a searched number: what is written into a po
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class SearchedRange:
     """A searched parameter: low and high as its policy declares them, steps no further than the run has."""
 
     name: str
@@ -32,7 +32,7 @@ class Point:
     values: Mapping[str, float]
 
 
-def ranges_of(policy: ir.PolicyIR, fixed: Mapping[str, float], steps: int | None) -> tuple[Range, ...]:
+def ranges_of(policy: ir.PolicyIR, fixed: Mapping[str, float], steps: int | None) -> tuple[SearchedRange, ...]:
     """The parameters that are searched: all but the fixed ones."""
     found = []
     for param in policy.params:
@@ -40,16 +40,16 @@ def ranges_of(policy: ir.PolicyIR, fixed: Mapping[str, float], steps: int | None
             continue
         high = min(param.high, float(steps)) if param.unit == "steps" and steps is not None else param.high
         if param.low < high:
-            found.append(Range(param.name, param.low, high, param.whole, min(param.default, high)))
+            found.append(SearchedRange(param.name, param.low, high, param.whole, min(param.default, high)))
     return tuple(found)
 
 
-def default(policy: str, ranges: Sequence[Range]) -> Point:
+def default(policy: str, ranges: Sequence[SearchedRange]) -> Point:
     """The point of the declared defaults."""
     return Point(policy, {r.name: r.default for r in ranges})
 
 
-def suggest(trial: optuna.Trial, spaces: Mapping[str, Sequence[Range]]) -> Point:
+def suggest(trial: optuna.Trial, spaces: Mapping[str, Sequence[SearchedRange]]) -> Point:
     """The point that a trial asks for."""
     policy = str(trial.suggest_categorical("policy", list(spaces)))
     values = {}
@@ -67,12 +67,12 @@ def asked(point: Point) -> dict[str, object]:
     return {"policy": point.policy, **{f"{point.policy}.{k}": v for k, v in point.values.items()}}
 
 
-def rounded(value: float, r: Range) -> float:
+def rounded(value: float, r: SearchedRange) -> float:
     """The value in three significant digits, within its range."""
     return min(max(float(f"{value:.{DIGITS}g}"), r.low), r.high)
 
 
-def grid(spaces: Mapping[str, Sequence[Range]], each: int) -> Iterator[Point]:
+def grid(spaces: Mapping[str, Sequence[SearchedRange]], each: int) -> Iterator[Point]:
     """Every combination of `each` evenly spaced values of each parameter, ends included, policy after policy."""
     for policy, ranges in spaces.items():
         axes = [_axis(r, each) for r in ranges]
@@ -80,6 +80,6 @@ def grid(spaces: Mapping[str, Sequence[Range]], each: int) -> Iterator[Point]:
             yield Point(policy, {r.name: v for r, v in zip(ranges, values, strict=True)})
 
 
-def _axis(r: Range, each: int) -> list[float]:
+def _axis(r: SearchedRange, each: int) -> list[float]:
     steps = [r.low + (r.high - r.low) * i / max(1, each - 1) for i in range(each)]
     return list(dict.fromkeys(float(round(v)) if r.whole else rounded(v, r) for v in steps))

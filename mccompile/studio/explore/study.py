@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from mccompile.studio.explore.errors import StudyDiffers
 from mccompile.studio.explore.outcome import Outcome, Trial
-from mccompile.studio.explore.space import Point, Range, asked, default, grid, suggest
+from mccompile.studio.explore.space import Point, SearchedRange, asked, default, grid, suggest
 
 Sampler = Literal["tpe", "nsga2", "random", "grid"]
 DATABASE = "study.db"
@@ -47,7 +47,7 @@ class Study:
     def __init__(
         self,
         folder: Path,
-        spaces: Mapping[str, Sequence[Range]],
+        spaces: Mapping[str, Sequence[SearchedRange]],
         about: Mapping[str, object],
         sampler: Sampler,
         seed: int,
