@@ -57,9 +57,9 @@ def _when(phase: ast.PhaseDecl) -> str:
 
 
 def _does(what: ast.WrittenRule) -> str:
+    guards = "".join(f"; {guard(g)}" for g in what.guards) if isinstance(what, ast.ReuseRule | ast.ComputeTop) else ""
     if not isinstance(what, ast.ReuseRule):
-        return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what)
-    guards = "".join(f"; {guard(g)}" for g in what.guards)
+        return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what) + guards
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 
 

@@ -32,7 +32,9 @@ SOURCES: dict[str, SourceFacts] = {
     )
 }
 
-ArgumentKind = Literal["source", "past", "number", "share", "count", "word", "flag", "result", "polynomial", "table"]
+ArgumentKind = Literal[
+    "source", "past", "number", "share", "count", "name", "word", "flag", "result", "polynomial", "table",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,11 @@ FUNCTIONS = {
             "a polynomial, highest power first or by the name of a fitted one",
         ),
         Function("table", (Parameter("values", "table"),), "the entry of the chunk's own step"),
-        Function("accumulate", (_OF,), "the sum over the steps since the cell was last computed"),
+        Function(
+            "accumulate",
+            (_OF, Parameter("into", "name", "account")),
+            "the sum over the steps since the cell was last computed",
+        ),
         Function(
             "kept",
             (_OF, Parameter("n", "count", "1")),

@@ -115,9 +115,9 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
 
 
 def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
-    """The rule behind the head; each guard of a `reuse` on a line of its own, below the rule."""
+    """The rule behind the head; each guard on a line of its own, below the rule."""
     lines = [_Line(f"{head} {{ {rule(item.rule)}", item.span.start)]
-    if isinstance(item.rule, ast.ReuseRule):
+    if isinstance(item.rule, ast.ReuseRule | ast.ComputeTop):
         pad = " " * (len(head) + len(" { "))
         lines += [_Line(f"{pad}{guard(one)}", one.span.start) for one in item.rule.guards]
     lines[-1].text += " }"

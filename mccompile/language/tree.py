@@ -168,8 +168,10 @@ class _Phases(_Expressions):
     def compute_bins(self, meta: Meta, *bins: ast.Bin) -> ast.ComputeBins:
         return ast.ComputeBins(bins, self._at(meta))
 
-    def compute_top(self, meta: Meta, share: ast.WrittenExpr, by: ast.WrittenExpr) -> ast.ComputeTop:
-        return ast.ComputeTop(share, by, self._at(meta))
+    def compute_top(
+        self, meta: Meta, share: ast.WrittenExpr, by: ast.WrittenExpr, *guards: ast.Guard
+    ) -> ast.ComputeTop:
+        return ast.ComputeTop(share, by, guards, self._at(meta))
 
     def reuse(self, meta: Meta, granularity: Token, condition: ast.WrittenExpr, *guards: ast.Guard) -> ast.ReuseRule:
         return ast.ReuseRule(self._name(granularity), condition, guards, self._at(meta))
@@ -182,6 +184,12 @@ class _Phases(_Expressions):
 
     def compute_all_when(self, meta: Meta, sign: Token, above: ast.WrittenExpr) -> ast.ComputeAllWhen:
         return ast.ComputeAllWhen(above, self._at(meta))
+
+    def compute_all_every(self, meta: Meta, n: ast.WrittenExpr) -> ast.ComputeAllEvery:
+        return ast.ComputeAllEvery(n, self._at(meta))
+
+    def compute_all_steps(self, meta: Meta, *ranges: ast.StepRange) -> ast.ComputeAllSteps:
+        return ast.ComputeAllSteps(ranges, self._at(meta))
 
     def _at_most(self, meta: Meta, n: ast.WrittenExpr, of: Literal["row", "total", "tokens"]) -> ast.AtMost:
         return ast.AtMost(n, of, self._at(meta))

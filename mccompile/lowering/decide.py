@@ -20,7 +20,7 @@ from mccompile.lowering.pasts import Get, Pasts
 from mccompile.lowering.slots import Count, Host, Late, Mask, Now, Params, Slot, SourceBefore, Tail, identifier
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.facts import cell_of
+from mccompile.policy.facts import account_names, cell_of
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
@@ -72,14 +72,15 @@ def build_decide(
     pasts = Pasts.of(rules, signals)
     folded = tuple(e for e in changes if e in supplied)
     late = sorted({e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late})
-    reuse = [r for _, r in rules if isinstance(r, ir.Reuse)]
-    counts = [Count("account")]
-    counts += [Count("streak")] if any(r.max_consecutive is not None for r in reuse) else []
-    counts += [Count("total")] if any(r.max_total is not None for r in reuse) else []
+    accounts = account_names(policy)
+    counts = [Count("account", name) for name in accounts]
+    counts += [Count("streak")] if any(r.max_consecutive is not None for _, r in rules) else []
+    counts += [Count("total")] if any(r.max_total is not None for _, r in rules) else []
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
     kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    host = (*FLAGS, *(("fresh",) if pasts.slots else ()), *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
+    host = (*FLAGS, *map(account_row, accounts[1:]), *(("fresh",) if pasts.slots else ()), *CLOCKS)
+    host += tuple(f"table:{i}" for i in range(len(tables)))
     host += tuple(f"change:{i}" for i in range(len(folded)))
     inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
     outputs = (Mask(), *counts, *kept, *pasts.slots)
@@ -115,7 +116,10 @@ class _Decision:
             return host[:, self.spec.host.index(name)].unsqueeze(-1).unsqueeze(-1)
 
         active, forced, reused = row("active") > 0, row("forced") > 0, row("reused") > 0
-        account = torch.where(row("known") > 0, row("account"), get(Count("account")))
+        held = [count for count in self.spec.counts if count.of == "account"]
+        known = row("known") > 0
+        accounts = {c.into: torch.where(known, row(account_row(c.into)), get(c)) for c in held}
+        account = accounts["account"]
         cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
         out: dict[Slot, torch.Tensor] = {}
         changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
@@ -134,15 +138,16 @@ class _Decision:
         clock = {c: row(c) for c in CLOCKS}
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
         late = {n: get(Late(n)) for n in self.late}
-        leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
+        leaves = Leaves(params, clock, tables, changes, motions, late, signals, accounts)
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
-        mask, held = self._mask(leaves, row("phase"), get, numbers)
+        mask, grown = self._mask(leaves, row("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
-        grown = torch.where(moving, held, account)
         out[Mask()] = compute
-        out[Count("account")] = torch.where(compute, torch.zeros_like(grown), grown)
-        for count in self.spec.counts[1:]:
+        for count in held:
+            moved = torch.where(moving, grown[count.into], accounts[count.into])
+            out[count] = torch.where(compute, torch.zeros_like(moved), moved)
+        for count in self.spec.counts[len(held) :]:
             kept = get(count)
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
@@ -156,30 +161,34 @@ class _Decision:
 
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
-        fired = held = None
+        fired, held = None, dict[str, torch.Tensor]()
         for index, rule in self.rules.items():
             f, a = fire(rule, replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get)), get)
             here = phase == float(index)
             fired = f if fired is None else torch.where(here, f, fired)
-            held = a if held is None else torch.where(here, a, held)
+            held = {n: torch.where(here, v, held[n]) if held else v for n, v in a.items()}
         assert fired is not None
-        assert held is not None
         return fired, held
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
+def account_row(name: str) -> str:
+    """The row of the host that tells an account."""
+    return name if name == "account" else f"account:{name}"
+
+
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Which cells a rule computes [B, G, F, P], and the accounts after this step's addition."""
-    account = leaves.account
-    assert account is not None
+    account = leaves.accounts["account"]
     if isinstance(rule, ir.Top):
-        return _ranked(evaluate(rule.by, leaves) + account * 0.0, evaluate(rule.share, leaves)), account
+        chosen = _ranked(evaluate(rule.by, leaves) + account * 0.0, evaluate(rule.share, leaves))
+        return _limited(chosen, rule, leaves, get), _grown(rule.by, leaves)
     if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
-        account = account.amax((2, 3), keepdim=True) + account * 0.0
-        leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
-    grown = account + _added(rule.condition, leaves)
-    fired = apply("not", [evaluate(rule.condition, leaves)]) | (account < float("-inf"))
+        alike = {n: a.amax((2, 3), keepdim=True) + a * 0.0 for n, a in leaves.accounts.items()}
+        leaves = replace(leaves, accounts=alike)
+    grown = _grown(rule.condition, leaves)
+    fired = apply("not", [evaluate(rule.condition, leaves)]) | (leaves.accounts["account"] < float("-inf"))
     if rule.vote is not None:
         fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
     if rule.hold_below is not None:
@@ -187,13 +196,20 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
         fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
     if rule.all_above is not None:  # of what is left: a chunk that was held computes nothing
         fired = fired | (_share(fired) > evaluate(rule.all_above, leaves))
+    fired = _limited(fired, rule, leaves, get)
+    if rule.max_reused is not None:  # what is computed anyway counts first: the guard adds only what is missing
+        read = (e.into for e in walk(rule.condition, leaves.signals) if isinstance(e, ir.Accumulate))
+        first = torch.where(fired, float("inf"), grown[next(read, "account")])
+        fired = fired | _ranked(first, 1.0 - evaluate(rule.max_reused, leaves))
+    return fired, grown
+
+
+def _limited(fired: torch.Tensor, rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> torch.Tensor:
+    """The cells that a rule computes, and those that were reused as often as they may be."""
     for count, limit in ((Count("streak"), rule.max_consecutive), (Count("total"), rule.max_total)):
         if limit is not None:
             fired = fired | (get(count) >= evaluate(limit, leaves))
-    if rule.max_reused is not None:  # what is computed anyway counts first: the guard adds only what is missing
-        first = torch.where(fired, float("inf"), grown)
-        fired = fired | _ranked(first, 1.0 - evaluate(rule.max_reused, leaves))
-    return fired, grown
+    return fired
 
 
 def _share(fired: torch.Tensor) -> torch.Tensor:
@@ -201,12 +217,11 @@ def _share(fired: torch.Tensor) -> torch.Tensor:
     return fired.float().mean((2, 3), keepdim=True)
 
 
-def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
-    """What the rule adds to the account in this step: the argument of its `accumulate`, 0 without one."""
-    for e in walk(condition, leaves.signals, late=False):
-        if isinstance(e, ir.Accumulate):
-            return evaluate(e.of, leaves)
-    return 0.0
+def _grown(read: ir.Expr, leaves: Leaves) -> dict[str, torch.Tensor]:
+    """The accounts with what the rule adds to those that it reads: the arguments of its `accumulate`."""
+    sums = (e for e in walk(read, leaves.signals, late=False) if isinstance(e, ir.Accumulate))
+    added = {e.into: evaluate(e.of, leaves) for e in sums}
+    return {n: a + added.get(n, 0.0) for n, a in leaves.accounts.items()}
 
 
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -248,9 +248,9 @@ class States:
 
     def clear_accounts(self) -> None:
         """Everything was computed, whatever asked for it."""
-        account = self.tensors.get(Count("account"))
-        if account is not None:
-            account.zero_()
+        for slot, tensor in self.tensors.items():
+            if isinstance(slot, Count) and slot.of == "account":
+                tensor.zero_()
 
     def nbytes(self) -> int:
         """Bytes of all tensors."""

@@ -123,12 +123,13 @@ def _above(below_: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
 
 expressions = st.recursive(leaves, _above, max_leaves=4)
 maybe = st.none() | expressions
+all_at = st.none() | st.builds(ir.AllAt, maybe, st.lists(st.integers(0, 40), max_size=3).map(tuple))
 rules = st.one_of(
     st.builds(ir.Compute),
-    st.builds(ir.Reuse, granularities, expressions, maybe, maybe, maybe, maybe, maybe, maybe),
+    st.builds(ir.Reuse, granularities, expressions, maybe, maybe, maybe, maybe, maybe, maybe, all_at),
     st.builds(ir.Every, expressions),
     st.builds(ir.StepMask, st.lists(st.booleans(), max_size=4).map(tuple)),
-    st.builds(ir.Top, expressions, expressions),
+    st.builds(ir.Top, expressions, expressions, maybe, maybe, all_at),
 )
 clocks = st.builds(ir.ClockRef, st.sampled_from(["step", "fraction", "timestep", "sigma"]))
 spans = st.one_of(
