@@ -9,7 +9,7 @@ JOBS ?= 2
 DEMO ?= out/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest site readme clean
+.PHONY: demo test lint types pytest site readme kills clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -44,6 +44,9 @@ site: $(VENV)/.test  ## the documentation as a web site in site/; a warning is a
 
 readme: $(VENV)/.test  ## rewrites the measured tables of README.md and docs/ from docs/benchmarks/*.json
 	$(BIN)/python -m tests.house.readme
+
+kills: $(VENV)/.test  ## kills fifty runs with SIGKILL at random points and resumes them; each video must be the same
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.generate.kills 50
 
 clean:
 	rm -rf out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -160,13 +160,16 @@ def _backend(
     progress: Progress | None,
     batches: bool,
 ) -> Backend:
-    """The backend of that name; "inductor" records what the two example calls ask for and compiles it."""  # fmt: skip
+    """The backend of that name; "inductor" records what the two example calls ask for and compiles it.
+
+    Blocks that are the model's own code are not compiled: a refusal of `lowered` says so.
+    """
     if callable(wanted):
         return wanted
-    if wanted == "eager":
-        return eager
-    if wanted != "inductor":
+    if wanted not in ("eager", "inductor"):
         raise ValueError(f"backend must be 'inductor', 'eager' or a callable, not {wanted!r}")
+    if wanted == "eager" or lowered.captured.opaque:
+        return eager
     recorder = Recorder()
     record_roles(recorder, lowered, bound, calls, several=batches)
     return inductor(recorder, lowered, progress=progress)

@@ -131,7 +131,8 @@ def export_role(recording: RoleRecording) -> tuple[ExportedProgram, Contract]:
     examples: list[torch.Tensor] = []
     shapes: list[dict[int, object] | None] = []
     holders = lifted.module.graph.find_nodes(op="placeholder")
-    for node, place in zip(holders, lifted.inputs, strict=False):
+    of_inputs = holders[: len(lifted.inputs)]  # behind them stand the weights
+    for node, place in zip(of_inputs, lifted.inputs, strict=True):
         spec = call[place]
         if not isinstance(spec, TensorSpec):
             examples.append(torch.empty(int(spec or 0), 0))
@@ -242,7 +243,8 @@ def _written(module: fx.GraphModule) -> frozenset[int]:
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None:
             continue
-        for argument, value in zip(schema.arguments, node.args, strict=False):
+        given = schema.arguments[: len(node.args)]  # the others have their defaults, or are given by name
+        for argument, value in zip(given, node.args, strict=True):
             alias = argument.alias_info
             if alias is None or not isinstance(value, fx.Node) or value not in base:
                 continue

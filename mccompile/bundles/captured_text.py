@@ -57,6 +57,8 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
 
     Raises UnwritableGraph where a graph or a constant of the call has no text form.
     """
+    if captured.opaque:
+        raise UnwritableGraph(f"{captured.model_class}.forward, whose blocks are its own code,")
     data = {name: write_record(getattr(captured, name)) for name in _RECORDS}
     data["constants"] = [[name, write_value(value)] for name, value in captured.constants]
     data["specs"] = [pytree.treespec_dumps(captured.in_spec), pytree.treespec_dumps(captured.out_spec)]
@@ -94,7 +96,7 @@ def read_captured(data: GraphJson, model: nn.Module, constants: Mapping[str, tor
         raise ValueError("a block of a kind that is not there")
     for name in dict.fromkeys(w for site in blocks for w in site.weights):
         home.add(name)
-    parts: dict[str, object] = {**records, **{name: home.part(data[name]) for name in _PARTS}}
+    parts: dict[str, object] = {"opaque": "", **records, **{name: home.part(data[name]) for name in _PARTS}}
     parts["module"] = home.module(data["module"])
     parts["constants"] = tuple((read_record(str, name), read_value(value)) for name, value in map(_list, pairs))
     parts["in_spec"], parts["out_spec"] = (read_spec(s) for s in specs)

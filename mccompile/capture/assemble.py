@@ -262,4 +262,5 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
         blocks=sites,
         refusals=tuple(refusals),
         samples=tuple(n.name for n in inputs if holds_samples(n, parts.facts)),
+        opaque="",
     )

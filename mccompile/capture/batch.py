@@ -18,8 +18,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.alone import NotAlone, capture_alone
 from mccompile.capture.capture import capture
-from mccompile.capture.errors import CaptureError, first_line
+from mccompile.capture.errors import CaptureError, ExportError, IdentityError, NoBlocksError, first_line
 from mccompile.capture.export import without_defaults
 from mccompile.capture.run import one_for_all
 from mccompile.capture.types import CapturedModel
@@ -72,8 +73,24 @@ def capture_batched(
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
     """The captured model, and both calls as calls of one sample (unchanged if `unbatched` gives a reason).
 
-    probe, second: as for `capture`, whose errors are raised.
+    A model that cannot be captured whole is captured with its blocks as its own code (`opaque` says why), for any
+    number of samples. probe, second: as for `capture`, whose errors are raised where that fails too.
     """
+    try:
+        return _captured(model, probe, second)
+    except (ExportError, IdentityError, NoBlocksError) as whole:
+        given = without_defaults(model, probe), without_defaults(model, second)
+        try:
+            return capture_alone(model, *given, why=f"{whole.title}: {whole.cause}"), given
+        except NotAlone as alone:
+            besides = f"its blocks alone cannot be captured either: {alone}"
+            raise type(whole)(whole.place, whole.cause, whole.remedy, besides) from whole
+
+
+def _captured(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
+) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
+    """As `capture_batched`, of the whole model."""
     given = without_defaults(model, probe), without_defaults(model, second)
     latent = _latent(*given)
     count = _samples(given[0].get(latent))
@@ -102,7 +119,7 @@ def _latent(probe: Arguments, second: Arguments) -> str:
         one, two = probe[name], second.get(name)
         if not isinstance(one, torch.Tensor) or not isinstance(two, torch.Tensor) or not one.dim():
             return -1
-        return sum(a != b for a, b in zip(one.shape, two.shape, strict=False))
+        return sum(a != b for a, b in zip(one.shape, two.shape, strict=True)) if one.dim() == two.dim() else -1
 
     return max(probe, key=varying, default="")
 
@@ -132,8 +149,10 @@ def _how_many(one: Arguments, small: Arguments) -> int:
 
     Two samples of five frames and one of ten would make `samples * frames` look like a constant.
     """
-    pairs = zip(*(_leaves(call) for call in (one, small)), strict=False)
-    sizes = {(a, b) for x, y in pairs for a, b in zip(x.shape, y.shape, strict=False)}
+    first, second = _leaves(one), _leaves(small)
+    both = min(len(first), len(second))  # calls of different forms are refused later, with a reason
+    pairs = [(x, y) for x, y in zip(first[:both], second[:both], strict=True) if x.dim() == y.dim()]
+    sizes = {(a, b) for x, y in pairs for a, b in zip(x.shape, y.shape, strict=True)}
     return next((n for n in _COUNTS if all(n * a != b and a != n * b for a, b in sizes)), _COUNTS[0])
 
 
@@ -185,7 +204,7 @@ def _mixes(model: nn.Module, sampled: _Sampled, count: int) -> str:
         with torch.no_grad():
             together = _tensors(model(**sampled.several(count)))
             alone = [_tensors(model(**sampled.sample(i))) for i in range(count)]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:
         return f"it fails on two samples at once: {first_line(error)}"
     if any(len(parts) != len(together) for parts in alone):
         return _MIXED

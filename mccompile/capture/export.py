@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -68,6 +70,41 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
     probe, second: keyword arguments of `model.forward` at two sizes; every derived count should be at least 2.
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
+    pair = paired(model, probe, second)
+    module = _export(model, pair.call, pytree.tree_unflatten(list(pair.shapes), pair.spec))
+    placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
+    return Exported(module, pair.probe, pair.second, pair.dynamic, placeholders[pair.source])
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two calls of a model as flat lists of the same arguments. spec: of the keyword arguments, by name.
+
+    paths: where each leaf stands, for people. shapes: for each leaf its dynamic axes, as torch.export wants them.
+    """
+
+    call: dict[str, object]  # the first
+    spec: pytree.TreeSpec
+    paths: tuple[str, ...]
+    probe: tuple[object, ...]
+    second: tuple[object, ...]
+    shapes: tuple[object, ...]
+
+    @property
+    def dynamic(self) -> tuple[bool, ...]:
+        """Which leaves vary: tensors, and ints that differ."""
+        leaves = zip(self.probe, self.shapes, strict=True)
+        return tuple(isinstance(x, torch.Tensor) or s is not None for x, s in leaves)
+
+    @property
+    def source(self) -> int:
+        """The place of the latent: the tensor with most dynamic axes, the first of these."""
+        axes = [len(s) if isinstance(s, dict) else 0 for s in self.shapes]
+        return axes.index(max(axes))
+
+
+def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> Pair:
+    """The two calls side by side. Raises ProbeError (MC0402) where they do not fit together, ExportError (MC0401)."""
     name = type(model).__name__
     if model.training:
         raise ExportError(name, "the model is in training mode", "call model.eval() first")
@@ -89,18 +126,13 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
             "no tensor changes its size between the two calls",
             "record the second call with other frames, height and width",
         )
-    module = _export(model, first_call, pytree.tree_unflatten(shapes, spec))
-    placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-    axes = [len(s) if isinstance(s, dict) else 0 for s in shapes]
-    source = placeholders[axes.index(max(axes))]
-    dynamic = tuple(isinstance(x, torch.Tensor) or s is not None for x, s in zip(flat, shapes, strict=True))
-    return Exported(module, tuple(flat), tuple(other), dynamic, source)
+    return Pair(first_call, spec, tuple(paths), tuple(flat), tuple(other), tuple(shapes))
 
 
 def _export(model: nn.Module, call: dict[str, object], shapes: object) -> fx.GraphModule:
     name = type(model).__name__
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # torch prints the graph so far
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(

@@ -76,8 +76,9 @@ def full_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
     for node in template.graph.nodes:
         if node.op == "placeholder":
             continue
-        for spec, operand in zip(pairs.get(node, ()), node.args[1:3], strict=False):
-            form.graph.call_function(aten.copy_.default, (buffers[spec.name], form.built[operand]))
+        if node in pairs:
+            for spec, operand in zip(pairs[node], node.args[1:3], strict=True):
+                form.graph.call_function(aten.copy_.default, (buffers[spec.name], form.built[operand]))
         new = form.copy(node)
         if node in pairs:
             form.attentions.append(_site(new, template, node, pairs[node]))

@@ -35,7 +35,8 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
         return Along(shape.index(samples))
     found = value.meta.get("val")
     sizes = found.shape if isinstance(found, torch.Tensor) else (found,)
-    several = (str(n) for n, e in zip(sizes, shape, strict=False) if is_several(e, samples))
+    of_axes = zip(sizes, shape, strict=True) if shape else ()  # a number has no shape
+    several = (str(n) for n, e in of_axes if is_several(e, samples))
     counts = _counts(value.graph, facts, samples)
     mixed = (s for s in sizes if isinstance(s, torch.SymInt) and _names(s) & counts)
     return next((Tangled(s) for s in (*several, *map(str, mixed))), None)

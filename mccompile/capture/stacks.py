@@ -19,7 +19,7 @@ from mccompile.capture.errors import NoBlocksError
 from mccompile.capture.facts import Facts, ScalarFact, extents, is_dynamic
 
 PRELUDE = -1
-_CHILD = re.compile(r"^((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)\.(\d+)$")
+CHILD = re.compile(r"^((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)\.(\d+)$")
 _SDPA = torch.ops.aten.scaled_dot_product_attention.default
 
 
@@ -45,7 +45,7 @@ def module_path(node: fx.Node) -> str:
 def _outermost_child(node: fx.Node) -> tuple[str, int, str] | None:
     """(list path, index, class) of the outermost indexed module around a node."""
     for path, cls in (node.meta.get("nn_module_stack") or {}).values():
-        found = _CHILD.match(path)
+        found = CHILD.match(path)
         if found:
             return found[1], int(found[2]), cls if isinstance(cls, str) else cls.__name__
     return None

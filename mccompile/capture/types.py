@@ -236,6 +236,7 @@ class Assembled:
     blocks: tuple[BlockSite, ...]
     refusals: tuple[Refusal, ...]
     samples: tuple[str, ...]  # inputs with entries for each sample along their first axis, if their number may vary
+    opaque: str  # why the parts run the model's own code, without a row form; "" where they are graphs of its operators
 
 
 @dataclass(frozen=True, slots=True)

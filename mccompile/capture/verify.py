@@ -209,6 +209,7 @@ def _captured(
         blocks=proved.blocks,
         refusals=proved.refusals,
         samples=proved.samples,
+        opaque=proved.opaque,
         grid=grid,
         unbatched=unbatched,
         fixed=fixed if unbatched else (),

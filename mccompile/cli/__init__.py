@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 
 from mccompile.cli.failures import SETUP_FAILED
@@ -18,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: the policy or the model was refused, or a comparison failed. 2: the command line, or a file or a
     model that it names, is no good.
     """
-    arguments = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = build_parser().parse_args(words, argparse.Namespace(words=tuple(words)))
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:

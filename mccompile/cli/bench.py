@@ -6,10 +6,9 @@ import argparse
 import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import positive
+from mccompile.cli.options import location, positive
 from mccompile.cli.progress import display
 from mccompile.cli.terminal import aligned, say
 
@@ -31,7 +30,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--backend", choices=("eager", "inductor"), default="inductor", help="default: %(default)s")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time of this process")
     parser.add_argument("--threads", type=positive, metavar="N", help="of torch on the CPU; default: torch's own")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write JSON and SVG there")
+    parser.add_argument("--out", type=location, metavar="DIR", help="write JSON and SVG there")
     parser.set_defaults(run=run)
 
 
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         from mccompile.backend.pool import start_early
 
         start_early()
-    from mccompile.generate.outputs import prepare_place
+    from mccompile.generate.places import prepare_place
     from mccompile.studio.bench.commands import Options, measure, summary
 
     if arguments.out is not None:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from mccompile.cli.options import POLICY_HELP, add_deny, add_parameters, add_place, positive
+from mccompile.cli.options import POLICY_HELP, add_deny, add_parameters, add_place, location, positive
 from mccompile.cli.progress import display
 from mccompile.cli.terminal import say
 
@@ -16,7 +16,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("compile", help="compile a policy into a model, as a bundle", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="`embedded` or a diffusers folder")
     parser.add_argument("policy", metavar="POLICY", help=POLICY_HELP)
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="BUNDLE", help="the file to write")
+    parser.add_argument("-o", "--out", type=location, required=True, metavar="BUNDLE", help="the file to write")
     add_parameters(parser)
     parser.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
     add_place(parser)
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.compare import capture_for
     from mccompile.generate.errors import OutputRefused
     from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
-    from mccompile.generate.outputs import prepare_place
+    from mccompile.generate.places import Use, check_places
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
     from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = dict(arguments.parameters)
     bind(load_policy(arguments.policy), parameters)
     folder = find_folder(arguments.model)
-    prepare_place(arguments.out.with_suffix(arguments.out.suffix or ".bundle"))
+    check_places([Use(f"--out {arguments.out}", arguments.out)], [Use(arguments.policy, Path(arguments.policy))])
     with display() as shown:
         pipe = load_pipeline(folder, Placement.of(arguments.device, arguments.dtype, False))
         settings = EMBEDDED_SETTINGS if arguments.model == EMBEDDED else Settings()  # a budget is met at their size

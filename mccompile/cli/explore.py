@@ -14,6 +14,8 @@ from mccompile.cli.options import (
     add_parameters,
     add_place,
     add_video,
+    check_video,
+    location,
     positive,
     video_settings,
 )
@@ -50,11 +52,11 @@ GOAL_HELP = "write a policy: `fastest above 30 dB`, `best above 4x`, `fastest ab
 def add_search(parser: argparse.ArgumentParser) -> None:
     """What `explore` and `tune` have in common."""
     parser.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a folder")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt a line; default: the embedded model's")
-    parser.add_argument("--held-out", type=Path, metavar="FILE", help="default: the last quarter of the prompts")
+    parser.add_argument("--prompts", type=location, metavar="FILE", help="a prompt a line; default: the model's own")
+    parser.add_argument("--held-out", type=location, metavar="FILE", help="default: the last quarter of the prompts")
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="default: %(default)s")
     parser.add_argument("--each", type=positive, default=4, metavar="N", help="values of each parameter in a grid")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/explore; the study goes on from there")
+    parser.add_argument("--out", type=location, metavar="DIR", help="default: out/explore; the study goes on there")
     add_parameters(parser)
     add_video(parser.add_argument_group("the video (what is left out is the model's own)"))
     how = parser.add_argument_group("how")
@@ -93,6 +95,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
     from mccompile.studio.explore import prompts
     from mccompile.studio.explore.job import Job
 
+    check_video(arguments)
     embedded = arguments.model == EMBEDDED
     given = video_settings(arguments).given()
     if arguments.prompts is None and not embedded:
@@ -125,7 +128,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
 
 def carry_out(job: Job, target: Path | None) -> tuple[Found, list[Emitted]]:
     """The search and what it emits, told on stdout as it goes. target: where a single goal's policy is written."""
-    from mccompile.generate.outputs import prepare_place
+    from mccompile.generate.places import prepare_place
     from mccompile.studio.explore.job import Session
 
     prepare_place(job.out)

@@ -44,5 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
         elif differs:
             say(f"{name}: {'would change' if arguments.check else 'formatted'}")
         if differs and not arguments.check and name != STDIN:
-            Path(name).write_text(text, encoding="utf-8")
+            _replace(Path(name), text)
     return REFUSED if refused or (changed and arguments.check) else 0
+
+
+def _replace(path: Path, text: str) -> None:
+    from mccompile.generate.errors import OutputRefused
+    from mccompile.generate.places import put, reason
+
+    try:
+        put(path, lambda draft: draft.write_bytes(text.encode()))
+    except OSError as error:
+        raise OutputRefused(str(path), reason(error)) from None

@@ -6,9 +6,9 @@ import argparse
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccompile.cli.options import location
 from mccompile.cli.terminal import aligned, say
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("metrics", help="compare a video with vanilla's", description=__doc__)
-    parser.add_argument("reference", type=Path, metavar="VANILLA", help="video file, or folder of frames")
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="video file, or folder of frames")
+    parser.add_argument("reference", type=location, metavar="VANILLA", help="video file, or folder of frames")
+    parser.add_argument("video", type=location, metavar="VIDEO", help="video file, or folder of frames")
     parser.add_argument("--lpips", action="store_true", help="also LPIPS; needs torchvision and its AlexNet weights")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mccompile.policy.bind import Quantity
@@ -67,6 +68,39 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
     return int(text)
+
+
+MOST_FPS = 1000  # what the containers and players of videos count with
+SEEDS = range(-(2**63), 2**64)  # what torch takes
+
+
+def check_video(arguments: argparse.Namespace) -> None:
+    """Raises OptionRefused (MC0705) for numbers of `add_video` that mean nothing."""
+    from mccompile.generate.errors import OptionRefused
+
+    scale, lag, seed = arguments.guidance_scale, arguments.ar_step, arguments.seed
+    if scale is not None and not math.isfinite(scale):
+        raise OptionRefused(f"--guidance-scale {scale}", "it is no finite number", "give a number such as 6")
+    if lag is not None and lag < 0:
+        why = "no chunk lags behind the one before by less than no step"
+        raise OptionRefused(f"--ar-step {lag}", why, "give a whole number of at least 0")
+    if seed not in SEEDS:
+        raise OptionRefused(f"--seed {seed}", "a seed has 64 bits", "give a number from 0 to 2^64 - 1")
+
+
+def check_fps(fps: int | None) -> None:
+    """Raises OptionRefused (MC0705) for a rate that no video file has."""
+    from mccompile.generate.errors import OptionRefused
+
+    if fps is not None and fps > MOST_FPS:
+        raise OptionRefused(f"--fps {fps}", f"a video has at most {MOST_FPS} frames a second", "give a rate such as 24")
+
+
+def location(text: str) -> Path:
+    """The place of a file or a folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give the name of a file or of a folder")
+    return Path(text)
 
 
 def add_video(video: argparse._ActionsContainer) -> None:

@@ -1,12 +1,10 @@
-"""`generate --record`: what a run must keep while it runs, and the folder that is written of it."""
+"""`generate --record`: the folder that is written of a run, and its page."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from mccompile.cli.terminal import say
 
 PAGE = "report.html"
 
@@ -15,13 +13,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mccompile.generate.compare import Comparison
+    from mccompile.generate.places import Results
     from mccompile.generate.run import Generation
     from mccompile.runtime.compiled import CompiledModel
     from mccompile.studio.report.record import Stopwatch, Way
 
 
 def record_single(
-    folder: Path, model: CompiledModel, done: Generation, watch: Stopwatch, about: Mapping[str, object], fps: int
+    results: Results,
+    folder: Path,
+    model: CompiledModel,
+    done: Generation,
+    watch: Stopwatch,
+    about: Mapping[str, object],
+    fps: int,
 ) -> None:
     """Writes the record of one generation."""
     from mccompile.runtime.trace import share_computed
@@ -29,10 +34,11 @@ def record_single(
 
     name = model.runner.lowered.policy.name
     way = Way(name, name, done.seconds, share_computed(model.events), None, watch.of(name))
-    _write(folder, model, (way,), as_bytes([done.video]), about, fps)
+    _write(results, folder, model, (way,), as_bytes([done.video]), about, fps)
 
 
 def record_comparison(
+    results: Results,
     folder: Path,
     models: Mapping[str, CompiledModel],
     found: Comparison,
@@ -45,11 +51,11 @@ def record_comparison(
 
     ways = tuple(Way(r.name, r.policy, r.median, r.tokens, r.flops, watch.of(r.name)) for r in found.rows)
     videos = as_bytes([found.videos[way.name] for way in ways])
-    _write(folder, models[ways[-1].name], ways, videos, about, fps)
+    _write(results, folder, models[ways[-1].name], ways, videos, about, fps)
 
 
 def _write(
-    folder: Path, model: CompiledModel, ways: Sequence[Way], videos: tuple[NDArray[np.uint8], ...],
+    results: Results, folder: Path, model: CompiledModel, ways: Sequence[Way], videos: tuple[NDArray[np.uint8], ...],
     about: Mapping[str, object], fps: int,
 ) -> None:  # fmt: skip
     from mccompile.generate.compare import announce
@@ -66,6 +72,6 @@ def _write(
         events=tuple(model.events),
         masks=masks_of(model.events, model.runner.masks or ()),
     )
-    record.write(folder)
-    write_page(record, folder / PAGE)
-    say(f"wrote {folder / PAGE}")
+    for name, write in record.files().items():
+        results.put(folder / name, write)
+    results.put(folder / PAGE, lambda path: write_page(record, path))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mccompile.cli.failures import REFUSED
-from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters
+from mccompile.cli.options import POLICY_HELP, add_backend, add_parameters, location
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description=__doc__,
         epilog="Exit status 1 if any mask of computed tokens differs or an output is off by more than 1e-4.",
     )
-    parser.add_argument("trace", type=Path, metavar="TRACE", help=".safetensors file, settings in the .json beside it")
+    parser.add_argument("trace", type=location, metavar="TRACE", help=".safetensors file with its .json beside it")
     parser.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}; default: MotionCache as recorded")
     add_parameters(parser)
     add_backend(parser, "eager")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from mccompile.cli.options import location
 from mccompile.cli.recording import PAGE
 from mccompile.cli.terminal import say
 
@@ -12,26 +12,30 @@ from mccompile.cli.terminal import say
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("report", help="show a recorded run as one HTML page", description=__doc__)
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what `mccompile generate --record` wrote")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the folder")
+    parser.add_argument("run_folder", type=location, metavar="RUN", help="what `mccompile generate --record` wrote")
+    parser.add_argument("--out", type=location, metavar="FILE", help="default: report.html in the folder")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page; says in lines what it shows in pictures."""
+    from mccompile.generate.places import Results, Use, check_places
     from mccompile.studio.report.page import page_data, write_page
-    from mccompile.studio.report.record import read_record
+    from mccompile.studio.report.record import FILES, read_record
 
     record = read_record(arguments.run_folder)
     target = arguments.out or arguments.run_folder / PAGE
-    write_page(record, target)
+    kept = [Use("RUN", arguments.run_folder / name) for name in FILES]
+    check_places([Use(f"--out {target}", target)], kept)
+    results = Results(say)
     data = page_data(record)
     counts = {action: sum(e.action == action for e in record.events) for action in ("full", "partial", "reuse", "skip")}
     say(record.said)
     say("chunks of all calls: " + ", ".join(f"{count} {_WORDS[action]}" for action, count in counts.items()))
     if data["psnr"]:
         say(f"worst frame {data['worst']}; {len(record.refusals)} parts of the policy were refused")
-    say(f"wrote {target}")
+    results.put(target, lambda path: write_page(record, path))
+    results.finish()
     return 0
 
 

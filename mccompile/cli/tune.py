@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mccompile.cli.explore import INTERRUPTED, add_search, carry_out, goals_of, job_of
-from mccompile.cli.options import POLICY_HELP, positive
+from mccompile.cli.options import POLICY_HELP, location, positive
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,13 +15,17 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("goal", metavar="GOAL", help="`4x`, `psnr >= 30`, or in the words of `explore --emit`")
     parser.add_argument("--policy", default="motioncache", metavar="POLICY", help=POLICY_HELP)
     parser.add_argument("--trials", type=positive, default=12, metavar="N", help="of the study; default: %(default)s")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the policy file; default: in the study's folder")
+    parser.add_argument("--to", type=location, metavar="FILE", help="the policy file; default: in the study's folder")
     add_search(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """A search for one goal, and its policy."""
+    from mccompile.generate.places import Use, check_places
+
     job = job_of(arguments, (arguments.policy,), goals_of([arguments.goal]), arguments.trials)
+    if arguments.to is not None:
+        check_places([Use(f"--to {arguments.to}", arguments.to)], [Use("--policy", Path(arguments.policy))])
     found, _ = carry_out(job, arguments.to)
     return INTERRUPTED if found.interrupted else 0

@@ -90,15 +90,15 @@ class StatedFailure(Failure):
 
 
 class PlacedFailure(Failure):
-    """A failure with one diagnostic: a title of its class, and place, cause and remedy of the case."""
+    """A failure with one diagnostic: a title of its class, and place, cause, remedy and further causes of the case."""
 
     code: ClassVar[str]
     title: ClassVar[str]
 
-    def __init__(self, place: str, cause: str, remedy: str) -> None:
+    def __init__(self, place: str, cause: str, remedy: str, *further: str) -> None:
         self.place, self.cause, self.remedy = place, cause, remedy
         what = Stated(
-            code=self.code, span=None, stated=self.title, marked="", others=(), place=place, causes=(cause,),
+            code=self.code, span=None, stated=self.title, marked="", others=(), place=place, causes=(cause, *further),
             remedies=(remedy,),
         )  # fmt: skip
         super().__init__([what])

@@ -108,12 +108,16 @@ def can_judge(prompt: str | None) -> bool:
 
 def contenders(policy: PolicyIR, parameters: Mapping[str, float]) -> tuple[Contender, ...]:
     """Vanilla (policy `compute`), exact, and the policy under its own name."""
-    name = policy.name if policy.name not in (VANILLA, EXACT) else f"{policy.name} (policy)"
     return (
         Contender(VANILLA, load_policy("compute"), {}),
         Contender(EXACT, load_policy("exact"), {}),
-        Contender(name, policy, parameters),
+        Contender(named_apart(policy.name), policy, parameters),
     )
+
+
+def named_apart(policy: str) -> str:
+    """The name of a policy's row in a comparison."""
+    return policy if policy not in (VANILLA, EXACT) else f"{policy} (policy)"
 
 
 def compile_contenders(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from mccompile.pipelines.errors import PipelineError
 
 
@@ -69,3 +71,54 @@ class OutputRefused(PipelineError):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"cannot write `{path}`: {why}", "choose a folder, or a file, that can be written")
+
+
+class OutputSaved(PipelineError):
+    """Results that could not be written to their place, and lie in another one. saved: the other place by the place."""
+
+    code = "MC0715"
+
+    def __init__(self, saved: Mapping[str, str], why: str) -> None:
+        path, place = next(iter(saved.items()))
+        super().__init__(
+            f"cannot write `{path}`: {why}; it was saved as `{place}`",
+            "move it to where it belongs, or make room and run again",
+            causes=tuple(f"`{path}` was saved as `{place}`" for path, place in list(saved.items())[1:]),
+        )
+
+
+class NotFinite(PipelineError):
+    """A generation whose video is not made of numbers."""
+
+    code = "MC0716"
+
+    def __init__(self, kind: str, share: float) -> None:
+        super().__init__(
+            f"the video of {kind} is not made of numbers: {share:.1%} of its values are infinite or not a number",
+            "use another --dtype, or a smaller --guidance-scale; if `--policy compute` gives a video, report a bug",
+        )
+
+
+class NothingToResume(PipelineError):
+    """A folder without a run that was stopped, or with one that cannot be read."""
+
+    code = "MC0718"
+
+    def __init__(self, folder: str, why: str) -> None:
+        super().__init__(
+            f"no run can go on from `{folder}`: {why}",
+            "give the folder of `mccompile generate --record` whose run was stopped, or run it anew",
+        )
+
+
+class RunDiffers(PipelineError):
+    """A run that would go on another way than it was begun."""
+
+    code = "MC0719"
+
+    def __init__(self, folder: str, differences: Sequence[str]) -> None:
+        super().__init__(
+            f"the run in `{folder}` would go on another way than it was begun: {differences[0]}",
+            "go on with it as it was begun, or run it anew",
+            causes=tuple(differences[1:]),
+        )

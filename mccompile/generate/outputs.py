@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mccompile.generate.compare import Comparison, ComparisonRow
-from mccompile.generate.errors import OutputRefused
+from mccompile.generate.compare import VANILLA, Comparison, ComparisonRow
+from mccompile.generate.places import Results
 from mccompile.generate.run import Video
 from mccompile.generate.video import write_contact_sheet, write_mp4
 from mccompile.runtime.trace import Event, write_jsonl
@@ -18,52 +18,44 @@ from mccompile.runtime.trace import Event, write_jsonl
 _SHOWN = 256  # pixels: smaller videos are enlarged, or nobody could see them
 
 
-def prepare_place(path: Path) -> None:
-    """Makes the folder that `path` is (or, with a suffix, lies in). Raises OutputRefused."""
-    folder = path.parent if path.suffix else path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputRefused(str(path), (error.strerror or str(error)).lower()) from None
-
-
-def write_video(out: Path, name: str, video: Video, fps: int) -> tuple[Path, ...]:
-    """The video as mp4 and as contact sheet: at `out` if that is a file name, else in the folder `out`."""
+def single_files(out: Path, name: str) -> tuple[Path, Path]:
+    """The video and its contact sheet: at `out` if that is a file name, else in the folder `out`."""
     movie = out if out.suffix else out / f"{name}.mp4"
-    sheet = movie.with_suffix(".png")
-    try:
-        write_mp4(movie, video, fps, _enlarged(video))
-        write_contact_sheet(sheet, {name: video})
-    except OSError as error:
-        raise OutputRefused(str(movie), str(error)) from None
-    return movie, sheet
+    return movie, movie.with_suffix(".png")
 
 
-def write_comparison(out: Path, found: Comparison, fps: int, about: Mapping[str, object]) -> tuple[Path, ...]:
+def write_video(results: Results, out: Path, name: str, video: Video, fps: int) -> None:
+    """The video as mp4 and as contact sheet."""
+    movie, sheet = single_files(out, name)
+    results.put(movie, lambda path: write_mp4(path, video, fps, _enlarged(video)))
+    results.put(sheet, lambda path: write_contact_sheet(path, {name: video}))
+
+
+def comparison_files(out: Path, name: str) -> tuple[Path, ...]:
+    """What `write_comparison` writes of vanilla and the policy `name`."""
+    videos = (out / f"{n.replace(' ', '_')}.mp4" for n in (VANILLA, name))
+    return (*videos, out / "side_by_side.mp4", out / "contact.png", out / "comparison.json")
+
+
+def write_comparison(results: Results, out: Path, found: Comparison, fps: int, about: Mapping[str, object]) -> None:
     """Each way's video, vanilla and policy side by side, one contact sheet, and the numbers as JSON."""
-    sheet, side, numbers = out / "contact.png", out / "side_by_side.mp4", out / "comparison.json"
-    names = tuple(found.videos)
-    written = []
-    try:
-        for name in (names[0], names[-1]):
-            written.append(out / f"{name.replace(' ', '_')}.mp4")
-            write_mp4(written[-1], found.videos[name], fps, _enlarged(found.videos[name]))
-        pair = np.concatenate([found.videos[names[0]], found.videos[names[-1]]], axis=2)
-        write_mp4(side, pair, fps, _enlarged(found.videos[names[0]]))
-        write_contact_sheet(sheet, found.videos)
-        rows = [_numbers(found, row) for row in found.rows]
-        numbers.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputRefused(str(out), str(error)) from None
-    return (*written, side, sheet, numbers)
+    reference, policy = (found.videos[row.name] for row in (found.rows[0], found.rows[-1]))
+    one, other, side, sheet, numbers = comparison_files(out, found.rows[-1].name)
+    pair, scale = np.concatenate([reference, policy], axis=2), _enlarged(reference)
+    for path, video in ((one, reference), (other, policy), (side, pair)):
+        results.put(path, lambda path, video=video: write_mp4(path, video, fps, scale))  # type: ignore[misc]
+    results.put(sheet, lambda path: write_contact_sheet(path, found.videos))
+    text = json.dumps({**about, "rows": [_numbers(found, row) for row in found.rows]}, indent=1) + "\n"
+    results.put(numbers, lambda path: _write_text(path, text))
 
 
-def write_trace(path: Path, events: Sequence[Event]) -> None:
-    """Every decision as JSON lines. Raises OutputRefused."""
-    try:
-        write_jsonl(path, events)
-    except OSError as error:
-        raise OutputRefused(str(path), (error.strerror or str(error)).lower()) from None
+def write_trace(results: Results, path: Path, events: Sequence[Event]) -> None:
+    """Every decision as JSON lines."""
+    results.put(path, lambda place: write_jsonl(place, events))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _numbers(found: Comparison, row: ComparisonRow) -> dict[str, object]:

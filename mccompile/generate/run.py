@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mccompile.generate.errors import OptionRefused
+from mccompile.generate.errors import NotFinite, OptionRefused
 from mccompile.models.embedded import DEFAULTS
 from mccompile.pipelines.errors import PipelineFailed
 from mccompile.pipelines.finding import driver_for
@@ -78,7 +78,7 @@ def generate(
     """Runs the pipeline once from `seed`.
 
     stop_after: interrupt the denoising after so many steps (a warm-up); the video is then of no use.
-    Raises PipelineFailed where the pipeline refuses its arguments.
+    Raises PipelineFailed (MC0706) where the pipeline refuses its arguments, NotFinite (MC0716) for a broken video.
     """
     device = torch.device(str(getattr(pipe, "_execution_device", "cpu")))
 
@@ -100,7 +100,11 @@ def generate(
     except (ValueError, TypeError) as error:
         raise PipelineFailed(type(pipe).__name__, error) from error
     _wait(device)
-    return Generation(np.asarray(result.frames[0], dtype=np.float32), time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    video = np.asarray(result.frames[0], dtype=np.float32)
+    if stop_after is None and not np.isfinite(video).all():
+        raise NotFinite(type(pipe).__name__, float(1.0 - np.isfinite(video).mean()))
+    return Generation(video, seconds)
 
 
 def _wait(device: torch.device) -> None:

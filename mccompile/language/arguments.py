@@ -82,7 +82,9 @@ def _positional(
     values = values if piped is None else [piped, *values]
     for value in values[len(function.parameters) :]:
         errors.append(names.TooManyArguments(value.span, function.name, function.signature()))
-    return {parameter.name: value for parameter, value in zip(function.parameters, values, strict=False)}
+    known = values[: len(function.parameters)]
+    given = function.parameters[: len(known)]  # the others are given by name, or have their defaults
+    return {parameter.name: value for parameter, value in zip(given, known, strict=True)}
 
 
 def _by_name(

@@ -39,7 +39,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     _check_signals(merged, within)
     made = tuple(phase for phase in phases if phase is not None)
     signals = {name: signal for name, signal in within.order.items() if signal is not None}
-    reusing = [phase.rule.span for phase, made in zip(declared, phases, strict=False) if _reuses(phase, made, within)]
+    reusing = [phase.rule.span for phase, made in zip(declared, phases, strict=True) if _reuses(phase, made, within)]
     check_use(regions, [phase.rule for phase in made], reusing, signals, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)

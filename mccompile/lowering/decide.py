@@ -1,7 +1,7 @@
-"""The decision as a graph: which tokens of which chunks are computed in this call (policy rules, lowered).
+"""Lowers the rules of a policy to a graph that decides which tokens of which chunks are computed in a call.
 
-The graph is built by tracing the functions below over the policy's expressions, then compiled with the rest.
-Everything that only the clock knows arrives in one small tensor, `host` [B, K, G]; parameters in one vector.
+The functions below are traced over the policy's expressions, and the graph is compiled with the others. What only the
+clock knows arrives in one small tensor, `host` [B, K, G]. The parameters arrive in one vector.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class DecideSpec:
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
-    """Phases whose rule needs the graph, by index."""
+    """Returns the phases whose rule needs the graph, each with its index."""
     return tuple((i, p.rule) for i, p in enumerate(policy.phases) if isinstance(p.rule, ir.Reuse | ir.Top))
 
 
 def build_decide(
     policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
 ) -> DecideSpec | None:
-    """The decision graph of `policy`, or None where the clock decides everything.
+    """Builds the decision graph of `policy`. Returns None if the clock decides everything.
 
     supplied: changes whose values the host knows (folded). Raises KeyError for a source not located.
     """
@@ -96,7 +96,7 @@ def build_decide(
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """The traced function, with what it needs to know at trace time."""
+    """The function that is traced, and what it needs to know while it is traced."""
 
     policy: ir.PolicyIR
     spec: DecideSpec
@@ -162,7 +162,7 @@ class _Decision:
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """(tokens that fire, accounts as grown by this step) under the rule of each chunk's phase."""
+        """Returns (tokens that fire, accounts with what this step adds) under the rule of each chunk's phase."""
         fired, held = None, dict[str, torch.Tensor]()
         for index, rule in self.rules.items():
             f, a = fire(rule, replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get)), get)
@@ -174,12 +174,12 @@ class _Decision:
 
 
 def account_row(name: str) -> str:
-    """The row of the host that tells an account."""
+    """Returns the name of the host's row that tells an account."""
     return name if name == "account" else f"account:{name}"
 
 
 def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Which cells a rule computes [B, G, F, P], and the accounts after this step's addition."""
+    """Returns which cells a rule computes, [B, G, F, P], and the accounts with what this step adds."""
     account = leaves.accounts["account"]
     if isinstance(rule, ir.Top):
         chosen = _ranked(evaluate(rule.by, leaves) + account * 0.0, evaluate(rule.share, leaves))
@@ -205,7 +205,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
 
 
 def _limited(fired: torch.Tensor, rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> torch.Tensor:
-    """The cells that a rule computes, and those that were reused as often as they may be."""
+    """Returns the cells that a rule computes, and those that were reused as often as they may be."""
     for count, limit in ((Count("streak"), rule.max_consecutive), (Count("total"), rule.max_total)):
         if limit is not None:
             fired = fired | (get(count) >= evaluate(limit, leaves))
@@ -213,19 +213,19 @@ def _limited(fired: torch.Tensor, rule: ir.Reuse | ir.Top, leaves: Leaves, get: 
 
 
 def _share(fired: torch.Tensor) -> torch.Tensor:
-    """The computed share of each chunk's tokens, [B, G, 1, 1]."""
+    """Returns the share of each chunk's tokens that is computed, [B, G, 1, 1]."""
     return fired.float().mean((2, 3), keepdim=True)
 
 
 def _grown(read: ir.Expr, leaves: Leaves) -> dict[str, torch.Tensor]:
-    """The accounts with what the rule adds to those that it reads: the arguments of its `accumulate`."""
+    """Returns the accounts with what the rule adds to those that it reads: the arguments of its `accumulate`."""
     sums = (e for e in walk(read, leaves.signals, late=False) if isinstance(e, ir.Accumulate))
     added = {e.into: evaluate(e.of, leaves) for e in sums}
     return {n: a + added.get(n, 0.0) for n, a in leaves.accounts.items()}
 
 
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The `share` of a chunk's tokens with the highest score (rounded up; ties by position)."""
+    """Selects the `share` of a chunk's tokens with the highest score, rounded up. Ties go by position."""
     flat = score.flatten(2)
     order = flat.argsort(dim=-1, descending=True, stable=True)
     rank = torch.zeros_like(order).scatter(-1, order, (torch.ones_like(order).cumsum(-1) - 1))

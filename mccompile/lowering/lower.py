@@ -1,4 +1,4 @@
-"""CapturedModel and PolicyIR to LoweredModel: regions, branches, decision and motion nodes, and the passes' parts."""
+"""Lowers a CapturedModel under a PolicyIR: finds regions and branches, builds decision graphs, and runs the passes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def lower(
     """Rewrites the captured graph under the policy.
 
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
-    fold: changes of static sources come from the planner's table; otherwise from graph nodes (same decisions).
-    watch: sees every step of every pass, such as `spec.verifying`.
+    fold: changes of static sources come from the planner's table. Without it the graph measures them, and the
+    decisions are the same. watch: sees every step of every pass; `spec.verifying` is one.
     Raises LayersNotFound, LayersOverlap and SourceNotFound, and whatever `watch` raises.
     """  # fmt: skip
     segments = partition(captured, policy)
@@ -66,7 +66,7 @@ def _row_forms(pieces: Pieces) -> RowForms | None:
 
 
 def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[Refusal, ...]:
-    """What the policy asks for and cannot have on this model."""
+    """Returns what the policy asks for and cannot have on this model."""
     finer = [p.name for p in policy.phases if cell_of(p.rule) > ir.Granularity.STEP]
     apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
@@ -78,7 +78,7 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
 
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
-    """Why two guidance branches cannot run as one batch; "" where they can."""
+    """Says why two guidance branches cannot run as one batch, or "" if they can."""
     if any(region.forecast is not None for region in policy.regions):
         return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
     if policy.cache.budget is not None:

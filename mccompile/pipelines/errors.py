@@ -82,3 +82,15 @@ class SecondTransformer(PipelineError):
             f"{kind} runs `{names}` beside `transformer`, and those steps or branches would not be under the policy",
             "use a pipeline with one transformer, or compile a transformer alone and set its clock (docs/runtime.md)",
         )
+
+
+class TooFewFrames(PipelineError):
+    """A video that is shorter than one chunk."""
+
+    code = "MC0717"
+
+    def __init__(self, kind: str, frames: int, latent: int, chunk: int, least: int) -> None:
+        super().__init__(
+            f"{kind} cannot generate {frames} frames: they are {latent} latent, and a chunk has {chunk}",
+            f"ask for at least {least} frames, or for a smaller causal block",
+        )

@@ -26,13 +26,14 @@ from mccompile.capture.part import (
     Shared,
     Stream,
 )  # fmt: skip
-from mccompile.capture.types import Along, SampleCount
+from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.masks import AdditiveMasks
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
+from mccompile.runtime.upload import upload
 
 Env = dict[str, torch.Tensor]
 
@@ -132,7 +133,7 @@ class BlockCalls:
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
         like = next(iter(env.values()))
         batch = max(t.size(0) for t in env.values())
-        index = torch.from_numpy(positions).to(like.device, non_blocking=True)
+        index = upload(positions, like.device)
         values: dict[str, Value] = dict(shared)
         vectors: dict[str, torch.Tensor] = {"video": index}
         picks: dict[str, Value] = {}
@@ -261,14 +262,15 @@ class BlockCalls:
         return () if part is None else tuple(o.name for o in part.takes if isinstance(o, Shared))
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i, as kept. Another stream of the same shape stands for one inside the segment."""
+        """Zeroed K and V of block i, as kept. Another stream stands for one inside the segment, in the same shape."""
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
 
         def resolve(operand: Operand) -> Value:
             match operand:
                 case Stream(name):
                     port = self._ports[name]
-                    return env[name] if name in env else like[port.rows, port.token_axis]
+                    known = env[name] if name in env else like.get((port.rows, port.token_axis))
+                    return self._shaped(port, env) if known is None else known
                 case Shared(name):
                     return shared[name]
                 case _:
@@ -276,6 +278,19 @@ class BlockCalls:
 
         made = self._allocate[i](resolve)
         return tuple(self.staging.home(t) for t in made) if self.staging else made
+
+    def _shaped(self, port: Port, env: Env) -> torch.Tensor:
+        """A tensor with the rows of a stream that only a later block makes: video tokens, and others beside them."""
+        for name, stream in env.items():
+            own = self._ports[name].beside if name in self._ports else None
+            axis = self._ports[name].token_axis if own is not None else None
+            if own is None or axis is None or axis != port.token_axis or port.beside is None:
+                continue
+            count = own.tokens(stream.size(axis))
+            if count is not None:
+                rows = count + sum(n for n in (port.beside.before, port.beside.after) if n is not None)
+                return stream.narrow(axis, 0, 1).expand(*stream.shape[:axis], rows, *stream.shape[axis + 1 :])
+        raise Misplaced("allocate", Stream(port.name))
 
     def kept_values(self, kept: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A kept residual or output on the device and in the dtype of `like`."""
@@ -296,6 +311,11 @@ class BlockCalls:
             kept = encode(after[made] - before[source] if difference else after[made], self.cache.residual)
             found[number, made] = self.staging.home(kept) if self.staging else kept
         return found
+
+    def settle(self) -> None:
+        """Kept tensors in host memory are complete: from now on the host may read them."""
+        if self.staging is not None:
+            self.staging.settle()
 
     def keep_nothing(self, like: torch.Tensor) -> torch.Tensor:
         """Zeros in the form in which a residual or output like `like` is kept."""

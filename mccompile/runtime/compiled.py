@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -33,11 +34,21 @@ from mccompile.runtime.trace import Event
 LOG = logging.getLogger("mccompile")
 
 
+class KeepsCalls(Protocol):
+    """Keeps calls while they are made, and makes those again that another process has made and kept."""
+
+    def call(self, runner: Runner, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
+        """The model's flat outputs for one call, by the runner or as they were kept."""
+
+    def end(self) -> None:
+        """The run is over."""
+
+
 class CompiledModel(StandIn):
     """A model under a policy. Everything but `forward` and `cache_context` is the model's own.
 
     clock: says which step a call is. The driver of the pipeline sets it, or the user (runtime.clock.Timeline).
-    keeping: how kept tensors are kept, and what the budget required.
+    keeping: how kept tensors are kept, and what the budget required. journal: keeps the calls of a run, or None.
     """
 
     def __init__(
@@ -45,6 +56,7 @@ class CompiledModel(StandIn):
     ) -> None:
         super().__init__(model)
         self.clock: Clock | None = None
+        self.journal: KeepsCalls | None = None
         self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
         self.runner = Runner(lowered, bound, backend, fold)
         self._branch = "cond"
@@ -205,6 +217,8 @@ class CompiledModel(StandIn):
     def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""
         try:
+            if self.journal is not None:
+                return self.journal.call(self.runner, inputs, moment)
             return self.runner.call(inputs, moment)
         except torch.OutOfMemoryError:
             raise

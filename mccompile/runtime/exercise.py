@@ -19,12 +19,12 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.clock import ChunkTime, Moment
-from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Memory
+from mccompile.runtime.upload import parameters
 
 
 def record_roles(

@@ -63,13 +63,13 @@ class _StaticSource:
 
     def table(self, of: ir.Change, timesteps: Sequence[float], inputs: Mapping[str, Value]) -> tuple[float, ...]:
         """How far the source moves into each step; entry 0 is 0 (nothing came before)."""
-        moved = [0.0]
+        moved = []
         before = self._at(timesteps[0], inputs)
         for timestep in timesteps[1:]:
             now = self._at(timestep, inputs)
-            moved.append(float(change(of.distance, now, before, of.over).flatten()[0]))
+            moved.append(change(of.distance, now, before, of.over).flatten()[0])
             before = now
-        return tuple(moved)
+        return (0.0, *(torch.stack(moved).tolist() if moved else ()))  # one read of the device for all steps
 
     def _at(self, timestep: float, inputs: Mapping[str, Value]) -> torch.Tensor:
         """The source at one timestep as [B, 1, F, P, C]."""

@@ -17,7 +17,6 @@ from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
-from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.fresh import made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
@@ -27,6 +26,7 @@ from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
 from mccompile.runtime.store import BranchStore
 from mccompile.runtime.trace import Event, EventAction
+from mccompile.runtime.upload import parameters
 from mccompile.runtime.window import KeptKeyValues, leading_key_values, move_window, window_of
 
 REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns with one compiled model
@@ -83,8 +83,21 @@ class Runner:
         step = self.begin(inputs, moment)
         return self.finish(step, *step.run())
 
+    def made_before(self, inputs: Mapping[str, Value], moment: Moment) -> None:
+        """Notes a call whose outputs another process has made: later calls are foreseen by it."""
+        request = self._request(moment)
+        if self.pairing is not None:
+            request.foresight.last[moment.branch] = (inputs, moment)
+
+    def resume(self, moment: Moment, branches: Mapping[str, BranchStore], trusted: bool) -> None:
+        """Gives the request of a moment the stores that another process has left. trusted: see pair.Foresight."""
+        request = self._request(moment)
+        request.branches.update(branches)
+        request.foresight.trusted = trusted
+
     def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
         """The step of one call: its store laid out for it, and what clock and plan know of its chunks."""
+        self.engine.blocks.settle()
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))

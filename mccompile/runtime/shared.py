@@ -41,7 +41,7 @@ class SharedValues:
         by_inputs: dict[frozenset[str], list[str]] = {}
         for name in dict.fromkeys(names):
             by_inputs.setdefault(ports[name].depends, []).append(name)
-        self._entry = frozenset(captured.entry)
+        self._entry = frozenset[str]() if captured.opaque else frozenset(captured.entry)  # a model's own code: as it is
         self._groups = []
         for depends, members in by_inputs.items():
             part = stripped(split_prelude(captured, tuple(members)))

@@ -68,7 +68,8 @@ def test_as_a_module() -> None:
 @pytest.mark.parametrize(
     "words",
     [(), ("chek",), ("replay",), ("generate", "--set", "threshold"), ("generate", "--set", "threshold=high"),
-     ("generate", "--steps", "0"), ("generate", "--step", "3"), ("explain", "exact", "--stage", "asm")],
+     ("generate", "--steps", "0"), ("generate", "--out", ""),
+     ("report", ""), ("generate", "--step", "3"), ("explain", "exact", "--stage", "asm")],
 )  # fmt: skip
 def test_usage_errors(words: tuple[str, ...], shell: Shell) -> None:
     result = shell(*words)

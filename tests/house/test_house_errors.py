@@ -134,6 +134,11 @@ SHOWN = (
     pipelines.NoSchedule("OmniGenPipeline", "it has no `scheduler` with `set_timesteps`"),
     pipelines.NotAPipeline("StableAudioEncoder"),
     pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
+    pipelines.TooFewFrames("SkyReelsV2DiffusionForcingPipeline", 2, 1, 4, 7),
+    generate.NothingToResume("out/record", "no run was stopped there"),
+    generate.RunDiffers("out/record", ["torch has 4 threads, and had 2"]),
+    generate.NotFinite("WanPipeline", 0.125),
+    generate.OutputSaved({"out/exact.mp4": "/tmp/mccompile-1f3k/exact.mp4"}, "no space left on device"),
     generate.UnknownModel("skyreels", "there is no such folder"),
 )
 

@@ -27,7 +27,8 @@ PATH = re.compile(r"(?<![\w./-])(?:[\w.-]+/)+[\w.-]*")
 
 # Proper names and terms of other projects, of papers and of formats: nothing of ours answers to them.
 FOREIGN = (
-    "AlexNet", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "MagCache", "MotionCache",
+    "AlexNet", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "FoCa",
+    "MagCache", "MotionCache",
     "NaNs", "NumPy", "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
     "TeaCache",
 )  # fmt: skip

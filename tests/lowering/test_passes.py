@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import fx, nn
 
 from mccompile import ir
-from mccompile.capture.part import Buffer, Output, Part, RowSource, Shared, Stream, Weight
+from mccompile.capture.part import Buffer, Output, Part, RowSource, Shared, Stream
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.language.load import load_policy
 from mccompile.lowering.after import PASSES, show_steps, steps_of, written
@@ -23,6 +22,7 @@ from mccompile.lowering.pipeline import Form, Pass, Pieces, run_passes
 from mccompile.lowering.prefixes import BOUNDS
 from mccompile.lowering.spec import BrokenPart, verifying
 from mccompile.studio.bench.subjects import TINY
+from tests.lowering.refusing import REFUSED, Refused
 
 aten = torch.ops.aten
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,27 +78,23 @@ def test_passes_have_names_of_their_own_and_say_when_they_refuse() -> None:
         assert all(f"\n{word}" in text for word in ("before:", "after:", "refuses when:")), one.name
 
 
-def doubling() -> Part:
-    """A model without attention, prompt, mask or buffer."""
-    graph = fx.Graph()
-    x, w = graph.placeholder("x"), graph.placeholder("w")
-    graph.output((graph.call_function(aten.mul.Tensor, (x, w)),))
-    return Part(fx.GraphModule(nn.Module(), graph), (Stream("x"), Weight("w")), (Stream("made"),))
+CASES = [(name, case) for name, cases in REFUSED.items() for case in cases]
 
 
-SETTINGS: dict[str, object] = {
-    "drop_buffers": None, "modulated_input": Stream("x"), "use_prefixes": frozenset({"mask"}), "pick_inside": (),
-    "interleave": None, "hoist": frozenset({Shared("text")}), "expose_picks": (), "strip_unused": None,
-    "additive_masks": None, "keep_encoded": "bfloat16",
-}  # fmt: skip
+def test_every_pass_has_a_model_on_which_it_refuses() -> None:
+    assert set(REFUSED) == {p.name for p in PASSES}
 
 
-@pytest.mark.parametrize("one", PASSES, ids=lambda p: p.name)
-def test_a_pass_refuses_a_model_that_has_nothing_for_it(one: Pass[object]) -> None:
-    refused = one.rewrite(doubling(), SETTINGS[one.name])
+@pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}: {case.why}" for name, case in CASES])
+def test_a_pass_refuses_its_model_and_rewrites_the_mended_one(name: str, case: Refused) -> None:
+    one = next(p for p in PASSES if p.name == name)
+    text = str(case.part.graph)
+    refused = one.rewrite(case.part, case.setting)
     assert isinstance(refused, Refusal)
     assert refused.site
-    assert refused.reason
+    assert case.reason in refused.reason
+    assert str(case.part.graph) == text
+    assert isinstance(one.rewrite(case.mended, case.mended_setting), Rewritten)
 
 
 def test_an_unknown_pass_gets_a_suggestion(captured: CapturedModel, policy: ir.PolicyIR) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from mccompile import ir
 from mccompile.pipelines.driver import Driver
+from mccompile.pipelines.errors import TooFewFrames
 from mccompile.pipelines.grids import grid_of
 from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
@@ -141,12 +142,17 @@ class ForcingDriver(Driver):
         return {} if frames is None else {"causal_block_size": frames}
 
     def completed(self, pipe: object, arguments: Mapping[str, object]) -> dict[str, object]:
-        """Chunks have a length where they lag behind each other, and the window is as long as the video."""
+        """Chunks have a length where they lag behind each other, and the window is as long as the video.
+
+        Raises TooFewFrames (MC0717).
+        """
         found = dict(arguments)
         config = pipe.transformer.config  # type: ignore[attr-defined]
         if found.get("ar_step") and config.get("num_frame_per_block") == 1:
             found.setdefault("causal_block_size", CAUSAL_BLOCK)
         frames = found.get("num_frames")
+        if isinstance(frames, int):
+            _check_frames(pipe, frames, found.get("causal_block_size"))
         accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
         if isinstance(frames, int) and frames > BASE_FRAMES and "base_num_frames" in accepted:
             found["base_num_frames"] = frames
@@ -156,6 +162,15 @@ class ForcingDriver(Driver):
         """The transformer's chunk length, as the pipeline's call will set it."""
         if "causal_block_size" in arguments:
             pipe.transformer._set_ar_attention(arguments["causal_block_size"])  # type: ignore[attr-defined]
+
+
+def _check_frames(pipe: object, frames: int, block: object) -> None:
+    config = pipe.transformer.config  # type: ignore[attr-defined]
+    chunk = block if isinstance(block, int) else int(config.get("num_frame_per_block") or 1)
+    factor = int(pipe.vae_scale_factor_temporal)  # type: ignore[attr-defined]
+    latent = (frames - 1) // factor + 1
+    if latent < chunk:
+        raise TooFewFrames(type(pipe).__name__, frames, latent, chunk, (chunk - 1) * factor + 1)
 
 
 DRIVER = ForcingDriver()

@@ -124,8 +124,9 @@ class Stock:
 
     @contextlib.contextmanager
     def _compiled_parts(self, inside: bool) -> Iterator[None]:
-        for part, compiled in zip(self._parts[inside], self._compiled[inside], strict=False):
-            part.forward = compiled
+        if self._compiled[inside]:
+            for part, compiled in zip(self._parts[inside], self._compiled[inside], strict=True):
+                part.forward = compiled
         try:
             yield
         finally:

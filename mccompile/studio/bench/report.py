@@ -18,6 +18,7 @@ from typing import TypeAlias
 import torch
 
 from mccompile.generate.errors import OutputRefused
+from mccompile.generate.places import put, reason
 
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 Row: TypeAlias = Mapping[str, Json]
@@ -85,10 +86,11 @@ class Report:
         text, picture = out / f"{self.name}.json", out / f"{self.name}.svg"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            text.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            picture.write_text(draw(json.loads(text.read_text(encoding="utf-8"))), encoding="utf-8")
+            put(text, lambda path: path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8"))
+            drawn = draw(json.loads(text.read_text(encoding="utf-8")))
+            put(picture, lambda path: path.write_text(drawn, encoding="utf-8"))
         except OSError as error:
-            raise OutputRefused(str(out), (error.strerror or str(error)).lower()) from None
+            raise OutputRefused(str(out), reason(error)) from None
         return text, picture
 
 

@@ -13,6 +13,7 @@ import torch
 from mccompile.backend.inductor import Progress
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import EMBEDDED, Placement, load_pipeline
+from mccompile.generate.places import prepare_place, put
 from mccompile.generate.run import Settings
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
@@ -120,8 +121,7 @@ class Session:
             held = self.rig.run(trial.point, self.job.prompts.held_out)
             if _holds(goal, held):
                 path = target or self.job.out / f"{self._policies[trial.point.policy].name}_{goal.slug}.policy"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(self._text(goal, trial, held, found, path), encoding="utf-8")
+                _write(path, self._text(goal, trial, held, found, path))
                 return Emitted(goal, path, trial, held)
             tried.append(f"trial {trial.number} has {said(held)} on the held-out prompts")
         raise GoalUnmet(goal.text, "; ".join(tried) or _nearest(goal, found.trials))
@@ -166,3 +166,8 @@ def _nearest(goal: Goal, trials: Sequence[Trial]) -> str:
         return "no trial has finished"
     nearest = best[0] if goal.measure == "x" else best[-1]
     return f"the nearest, trial {nearest.number}, has {said(nearest.outcome)}"
+
+
+def _write(path: Path, text: str) -> None:
+    prepare_place(path)
+    put(path, lambda draft: draft.write_text(text, encoding="utf-8"))

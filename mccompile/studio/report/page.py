@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from mccompile.generate.errors import OutputRefused
 from mccompile.metrics.pixels import psnr_per_frame
 from mccompile.runtime.trace import Event
 from mccompile.studio.report.record import Record
@@ -42,11 +41,8 @@ def render(record: Record) -> str:
 
 
 def write_page(record: Record, path: Path) -> None:
-    """Writes the page. Raises OutputRefused (MC0707)."""
-    try:
-        path.write_text(render(record), encoding="utf-8")
-    except OSError as error:
-        raise OutputRefused(str(path), (error.strerror or str(error)).lower()) from None
+    """Writes the page. Raises OSError as the file system does."""
+    path.write_text(render(record), encoding="utf-8")
 
 
 def page_data(record: Record) -> dict[str, object]:

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mccompile.generate.errors import OutputRefused
+from mccompile.generate.places import Write
 from mccompile.generate.run import OnStep
 from mccompile.generate.video import to_bytes
 from mccompile.runtime.trace import Event, read_jsonl, write_jsonl
 from mccompile.studio.report.errors import NoRecord
 
-RUN, VIDEOS, MASKS = "run.json", "videos.npz", "masks.npz"
+RUN, EVENTS, VIDEOS, MASKS = "run.json", "events.jsonl", "videos.npz", "masks.npz"
+FILES = (RUN, EVENTS, VIDEOS, MASKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,31 @@ class Record:
     events: tuple[Event, ...]
     masks: Mapping[tuple[int, str], NDArray[np.bool_]]
 
-    def write(self, folder: Path) -> None:
-        """Writes the folder. Raises OutputRefused (MC0707)."""
+    def files(self) -> dict[str, Write]:
+        """What writes each file of the folder, by its name."""
         numbers = {
             "about": dict(self.about), "said": self.said, "refusals": self.refusals, "fps": self.fps,
             "ways": [asdict(way) for way in self.ways],
+            "mask_tokens": next((mask.shape[-1] for mask in self.masks.values()), 0),
         }  # fmt: skip
-        kept = {f"{row} {branch}": np.packbits(mask, axis=-1) for (row, branch), mask in self.masks.items()}
-        tokens = next((mask.shape[-1] for mask in self.masks.values()), 0)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / RUN).write_text(json.dumps({**numbers, "mask_tokens": tokens}, indent=1) + "\n", encoding="utf-8")
-            write_jsonl(folder / "events.jsonl", self.events)
-            np.savez_compressed(folder / MASKS, **kept)  # type: ignore[arg-type]
-            np.savez_compressed(folder / VIDEOS, **{str(i): v for i, v in enumerate(self.videos)})  # type: ignore[arg-type]
-        except OSError as error:
-            raise OutputRefused(str(folder), (error.strerror or str(error)).lower()) from None
+        text = json.dumps(numbers, indent=1) + "\n"
+        masks = {f"{row} {branch}": np.packbits(mask, axis=-1) for (row, branch), mask in self.masks.items()}
+        videos = {str(i): video for i, video in enumerate(self.videos)}
+        return {
+            EVENTS: lambda path: write_jsonl(path, self.events),
+            MASKS: lambda path: _write_arrays(path, masks),
+            VIDEOS: lambda path: _write_arrays(path, videos),
+            RUN: lambda path: _write_text(path, text),  # last: with it the folder is whole
+        }
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[np.uint8]]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def read_record(folder: Path) -> Record:
@@ -82,7 +92,7 @@ def read_record(folder: Path) -> Record:
                 _called(name): np.unpackbits(kept[name], axis=-1, count=numbers["mask_tokens"]).astype(np.bool_)
                 for name in kept.files
             }
-        events = read_jsonl(folder / "events.jsonl")
+        events = read_jsonl(folder / EVENTS)
         ways = tuple(Way(**{**way, "steps": tuple(way["steps"])}) for way in numbers["ways"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NoRecord(str(folder), str(error).splitlines()[0] if str(error) else type(error).__name__) from error

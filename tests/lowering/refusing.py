@@ -1,0 +1,217 @@
+"""For each pass the models on which it refuses, each beside the same model mended, which the pass rewrites.
+
+The graphs are written by hand. A refused model differs from its mended one in the one thing that the pass asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+from torch import fx, nn
+
+from mccompile.capture.part import (
+    AttentionSite,
+    Buffer,
+    Hoisted,
+    Index,
+    Operand,
+    Part,
+    Positions,
+    Result,
+    RowSource,
+    Shared,
+    Stream,
+    Weight,
+)
+from mccompile.capture.types import CapturedModel
+from mccompile.lowering.coarse import Coarse, find_coarse
+
+aten = torch.ops.aten
+sdpa = aten.scaled_dot_product_attention.default
+Built = Mapping[Result, fx.Node]
+Call = Callable[..., fx.Node]
+X, TEXT, MASK, MODULATION, K, V = Stream("x"), Shared("text"), Shared("mask"), Shared("m"), Buffer("k"), Buffer("v")
+MADE, END = Stream("made"), 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A model that a pass refuses under a setting, for a reason, and one that it rewrites."""
+
+    why: str
+    part: Part
+    setting: object
+    reason: str
+    mended: Part
+    mended_setting: object
+
+
+def part_of(
+    takes: Mapping[Operand, str], body: Callable[[Call, dict[str, fx.Node]], Built], mask: Shared | None = None
+) -> Part:
+    """A part of the operands `takes`, by placeholder. body: calls operators on them, and says what is given."""
+    graph = fx.Graph()
+    values = {name: graph.placeholder(name) for name in takes.values()}
+    gives = body(graph.call_function, values)
+    graph.output(tuple(gives.values()))
+    attends = [n.name for n in graph.nodes if n.target is sdpa]
+    sites = tuple(AttentionSite(name, "attn", K, V, mask) for name in attends)
+    return Part(fx.GraphModule(nn.Module(), graph), tuple(takes), tuple(gives), sites)
+
+
+def attending(buffers: bool) -> Part:
+    """A block on all rows whose attention keeps its keys and values, or does not."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        for name in ("k", "v") if buffers else ():
+            call(aten.copy_.default, (at[name], at["x"]))
+        return {MADE: call(sdpa, (at["x"], at["x"], at["x"]))}
+
+    return part_of({X: "x", K: "k", V: "v"} if buffers else {X: "x"}, body)
+
+
+def projecting(video: bool) -> Part:
+    """A block whose queries are projected from the video stream, or from the text alone."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        q = call(aten.linear.default, (at["x" if video else "text"], at["w"]))
+        return {MADE: call(sdpa, (q, at["x"], at["x"]))}
+
+    return part_of({X: "x", TEXT: "text", Weight("w"): "w"}, body)
+
+
+def masked(read_as_number: bool = False) -> Part:
+    """A block whose attention has a mask; the mask may also be read as a number."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        x = call(aten.mul.Tensor, (at["x"], at["mask"])) if read_as_number else at["x"]
+        return {MADE: call(sdpa, (x, at["x"], at["x"], at["mask"]))}
+
+    return part_of({X: "x", MASK: "mask"}, body, MASK)
+
+
+def unmasked() -> Part:
+    """A block that takes a mask which no attention reads."""
+    return part_of(
+        {X: "x", MASK: "mask"}, lambda call, at: {MADE: call(sdpa, (at["x"], at["x"], at["x"])), MASK: at["mask"]}
+    )
+
+
+def gathering(axis: int) -> Part:
+    """A gather that picks rows of a smaller value along its frames (1), or along its samples (0)."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        frame = call(aten.floor_divide.default, (at["index"], 4))
+        rows = call(aten.index_select.default, (at["per_frame"], axis, frame))
+        return {MODULATION: call(aten.contiguous.default, (rows,))}
+
+    return part_of({RowSource("per_frame"): "per_frame", Index(): "index"}, body)
+
+
+def coarse_of(gather: Part) -> tuple[Coarse, ...]:
+    """What a model with this gather lets blocks pick for themselves."""
+    sources = (SimpleNamespace(name="per_frame", token_axis=None, batch=None),)
+    return find_coarse(cast(CapturedModel, SimpleNamespace(gather=gather, sources=sources, blocks=())))
+
+
+def reading(shared: Shared) -> Part:
+    """A row form that scales by a shared value."""
+    return part_of({X: "x", shared: "by"}, lambda call, at: {MADE: call(aten.mul.Tensor, (at["x"], at["by"]))})
+
+
+def halves(odd_from: int = 1, step: int = 2, early: bool = False) -> Part:
+    """A value written in two halves of its last axis. early: it is read before both are there."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        whole = call(aten.empty_like.default, (at["x"],))
+        read = call(aten.neg.default, (whole,)) if early else None
+        for start in (0, odd_from):
+            half = call(aten.slice.Tensor, (whole, 1, start, END, step))
+            call(aten.copy_.default, (half, at["text"]))
+        return {MADE: read or call(aten.neg.default, (whole,))}
+
+    return part_of({X: "x", TEXT: "text"}, body)
+
+
+def prompting(projected: bool) -> Part:
+    """A row form whose keys are projected from the prompt, or are a view of it; weights alone make a bias."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        bias = call(aten.neg.default, (at["w"],))
+        k = call(aten.linear.default, (at["text"], at["w"])) if projected else call(aten.t.default, (at["text"],))
+        return {MADE: call(sdpa, (call(aten.add.Tensor, (at["x"], bias)), k, k))}
+
+    return part_of({X: "x", TEXT: "text", Weight("w"): "w"}, body)
+
+
+def scaling(unread: bool = False) -> Part:
+    """A model that reads all that it takes, or leaves one of its values unread."""
+    takes: dict[Operand, str] = {X: "x", Weight("w"): "w"} | ({TEXT: "text"} if unread else {})
+    return part_of(takes, lambda call, at: {MADE: call(aten.mul.Tensor, (at["x"], at["w"]))})
+
+
+def keeping(kept: bool) -> Part:
+    """A row form that attends to the keys and values of its buffers, or that attends to nothing kept."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        if not kept:
+            return {MADE: call(aten.mul.Tensor, (at["x"], at["once"]))}
+        k, v = (call(aten.index_copy_.default, (at[n], 1, at["rows"], at["x"])) for n in ("k", "v"))
+        return {MADE: call(sdpa, (at["x"], k, v))}
+
+    if kept:
+        return part_of({X: "x", K: "k", V: "v", Positions("video"): "rows"}, body)
+    return part_of({X: "x", Hoisted(0, False): "once"}, body)
+
+
+_FRAME_PICKS, _SAMPLE_PICKS = gathering(1), gathering(0)
+_FRAMES, _SAMPLES = coarse_of(_FRAME_PICKS), coarse_of(_SAMPLE_PICKS)
+_BY_FRAME, _BY_OTHER = reading(MODULATION), reading(Shared("other"))
+_LASTING = frozenset({TEXT})
+_NOTHING, _AS_COMPUTED = "nothing is computed from it alone", "keeps none in another dtype"
+_NO_PREFIX, _NO_MASK = "none of them was proved to be prefixes", "read as a mask and as nothing else"
+
+REFUSED: Mapping[str, tuple[Refused, ...]] = {
+    "drop_buffers": (
+        Refused("no buffers", attending(False), None, "keeps no keys and values", attending(True), None),
+    ),
+    "modulated_input": (
+        Refused("queries of text", projecting(False), X, "come from no linear layer", projecting(True), X),
+        Refused("no projection", attending(False), X, "come from no linear layer", projecting(True), X),
+    ),
+    "use_prefixes": (
+        Refused("a mask not proved", masked(), frozenset(), _NO_PREFIX, masked(), frozenset({"mask"})),
+        Refused("no mask", unmasked(), frozenset({"mask"}), _NO_PREFIX, masked(), frozenset({"mask"})),
+    ),
+    "pick_inside": (
+        Refused("another value", _BY_OTHER, _FRAMES, "the block reads none", _BY_FRAME, _FRAMES),
+    ),
+    "interleave": (
+        Refused("overlapping halves", halves(0), None, "two halves of one axis", halves(), None),
+        Refused("thirds", halves(step=3), None, "two halves of one axis", halves(), None),
+        Refused("read too early", halves(early=True), None, "two halves of one axis", halves(), None),
+    ),
+    "hoist": (
+        Refused("weights and views", prompting(False), _LASTING, _NOTHING, prompting(True), _LASTING),
+        Refused("another text each call", prompting(True), frozenset(), _NOTHING, prompting(True), _LASTING),
+    ),
+    "expose_picks": (
+        Refused("picks of samples", _SAMPLE_PICKS, _SAMPLES, "from a smaller value alone", _FRAME_PICKS, _FRAMES),
+    ),
+    "strip_unused": (
+        Refused("all is used", scaling(), None, "all of them are used", scaling(unread=True), None),
+        Refused("all is wanted", scaling(), frozenset({MADE}), "all of them are used", unmasked(), frozenset({MADE})),
+    ),
+    "additive_masks": (
+        Refused("the mask is a number too", masked(read_as_number=True), None, _NO_MASK, masked(), None),
+        Refused("no attention reads it", unmasked(), None, _NO_MASK, masked(), None),
+    ),
+    "keep_encoded": (
+        Refused("nothing is kept", keeping(False), "bfloat16", _AS_COMPUTED, keeping(True), "bfloat16"),
+        Refused("the model's dtype", keeping(True), "model", _AS_COMPUTED, keeping(True), "float8"),
+    ),
+}  # fmt: skip
