@@ -20,6 +20,7 @@ from mccompile.policy.cells import Cell, Plan, PlannedAction, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
 from mccompile.policy.evaluate import Grid, clock_value, static_changes
 from mccompile.policy.facts import account_names
+from mccompile.policy.influence import static_notes
 from mccompile.policy.phases import ChunkState, advance, overriding, start
 from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
 from mccompile.policy.rules import Decision, Situation, Static, decide, forced, looks_back, no_accounts
@@ -67,7 +68,7 @@ def plan(
         changes=changes,
         cells=tuple(cells),
         accounts=account_names(bound.ir)[1:],
-        notes=tuple(_notes(bound, cells, frozenset().union(*seen))),
+        notes=(*_notes(bound, cells, frozenset().union(*seen)), *static_notes(bound, grid, static, cells)),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.arithmetic.operations import StaticValue
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.facts import account_names
@@ -144,6 +144,9 @@ class _Folded:
             return None, None
         compute = not self._value(rule.condition)
         grown = self._grown(sums)
+        rests_on = (*(grown or ()), *(self._value(e) for e in deciding(rule.condition, signals)))
+        if not all(np.isfinite(v) for v in rests_on):
+            return True, no_accounts(policy)  # whatever the condition and the guards say
         compute = self._shares(rule, compute)
         for limit, count in ((rule.max_consecutive, at.since), (rule.max_total, at.total)):
             if limit is not None and not compute:
