@@ -148,3 +148,15 @@ class ModelTreated(RunError):
             f"{model} cannot be compiled as it stands: {where} has {treated}, which a captured graph would not run",
             "disable the other cache, the offloading or the casting first, and remove hooks",
         )
+
+
+class TraceMalformed(RunError):
+    """A file that is no trace of decisions. line: the first that is no event, 0 where no line could be read."""
+
+    code = "MC0640"
+
+    def __init__(self, path: str, line: int, why: str) -> None:
+        super().__init__(
+            f"`{path}`{f', line {line},' if line else ''} is no trace of decisions: {why}",
+            "give a file that `mccompile generate --trace` or `--record` wrote",
+        )
