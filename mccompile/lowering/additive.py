@@ -1,4 +1,4 @@
-"""Boolean masks as what attention makes of them, 0 or -inf, made once and not in every block.
+"""Makes boolean masks additive, 0 or -inf, as attention does: once for all blocks, and not in every block.
 
 before: takes the shared mask; sdpa(q, k, v, %mask)
 after:  the same graph; takes the mask in its additive form
@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 def additive_masks(part: Part, setting: None) -> Rewritten | Refusal:
-    """A block on all rows that takes its masks in the form that attention adds."""
+    """Lets a block on all rows take its masks in the form that attention adds."""
     draft = Draft(part)
     masks: dict[Operand, Operand] = {
         o: Additive(o.name)
@@ -33,7 +33,7 @@ def additive_masks(part: Part, setting: None) -> Rewritten | Refusal:
 
 
 def _only_masks(user: fx.Node, value: fx.Node) -> bool:
-    """Whether `user` reads `value` as a mask, or is a view that is read so."""
+    """Says whether `user` reads `value` as a mask, or is a view of it that is only read as a mask."""
     if user.target is aten.scaled_dot_product_attention.default:
         return value in user.args[3:4] and value not in user.args[:3]
     view = isinstance(user.target, torch._ops.OpOverload) and user.target.is_view

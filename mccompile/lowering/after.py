@@ -1,4 +1,4 @@
-"""What one pass did: the graphs as it left them, what their argument lists gained and lost, and so their operators."""
+"""Shows what one pass did: the graphs that it left, and the arguments and operators that they gained and lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PASSES = (*EXACT, *APPROXIMATE)
 
 
 def place_of(name: str) -> int:
-    """Where a pass stands among all passes. Raises UnknownPass (MC0506)."""
+    """Returns the place of a pass among all passes. Raises UnknownPass (MC0506)."""
     names = [p.name for p in PASSES]
     if name not in names:
         raise UnknownPass(name, nearest(name, names), names)
@@ -26,13 +26,13 @@ def place_of(name: str) -> int:
 
 
 def steps_of(name: str, captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str]) -> tuple[PassStep, ...]:
-    """What the pass did to each part of its forms, after the passes before it. Raises UnknownPass (MC0506)."""
+    """Runs all passes up to this one, and returns what it did to each part. Raises UnknownPass (MC0506)."""
     upto = PASSES[: place_of(name) + 1]
     return tuple(s for s in run_passes(upto, Pieces.of(captured, policy, proved)) if s.name == name)
 
 
 def show_steps(name: str, policy: str, steps: Iterable[PassStep]) -> str:
-    """The steps of a pass as text: for each part the differences, then the graphs; or why it refused."""
+    """Writes the steps of a pass: for each part the differences and the graphs, or why the pass refused it."""
     lines = [line for step in steps for line in _step(step)]
     return "\n".join(lines or [f"pass {name}: policy {policy} does not ask for it"]) + "\n"
 
@@ -55,7 +55,7 @@ def _step(step: PassStep) -> Iterator[str]:
 
 
 def _changes(what: str, before: Iterable[object], after: Iterable[object]) -> Iterator[str]:
-    """What is there more and less often than before, one kind a line."""
+    """Yields one line for each kind of thing that there is more or less of than before."""
     old, new = Counter(map(str, before)), Counter(map(str, after))
     for sign, more in (("-", old - new), ("+", new - old)):
         for name, count in more.items():
@@ -63,12 +63,12 @@ def _changes(what: str, before: Iterable[object], after: Iterable[object]) -> It
 
 
 def operators(part: Part) -> list[str]:
-    """The operators of a part's graph, in order."""
+    """Returns the operators of a part's graph, in order."""
     return [shown_operator(n) for n in part.graph.nodes if n.op in ("call_function", "call_method")]
 
 
 def written(name: str, part: Part) -> Iterator[str]:
-    """The part as a Python function whose parameters say what they take."""
+    """Writes the part as a Python function. Its parameters say what they take."""
     found = function(name, "", part.module)
     yield f"def {name}("
     for parameter, operand in zip(found.parameters, part.takes, strict=True):

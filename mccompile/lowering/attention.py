@@ -1,8 +1,8 @@
-"""The operator for attention over prefixes of the keys, and the proof that a mask is one (per shape, on its values).
+"""The operator for attention over prefixes of the keys, and the proof, for each shape, that a mask selects prefixes.
 
-`bounds` int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to keys 0 to bounds[i, 2].
-Flash kernels then apply (a mask disqualifies them), and masked keys are never read: about half of the keys on
-average over a causal run.
+`bounds` is int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to keys 0 to bounds[i, 2].
+Without a dense mask, flash kernels apply. Masked keys are never read; over a causal run they are about half of all
+keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, fl
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
-    """Attention of q [B, H, n, D]; k, v [B, H, L, D] -> [B, H, n, D], a view of [B, n, H, D].
+    """Attends from q [B, H, n, D] to k and v [B, H, L, D]. Returns [B, H, n, D], a view of [B, n, H, D].
 
     Heads are grouped as in SDPA. The layout is part of the contract: compiled code reads the result by the strides of
     `shape_only`.
@@ -40,7 +40,7 @@ def attend_groups(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, groups: Sequence[Sequence[int]], scale: float | None,
     out: torch.Tensor,
 ) -> None:
-    """Writes the rows of `out` [B, H, n, D] that the groups (first row, last row, keys) name, one after the other."""
+    """Writes the rows of `out` [B, H, n, D], group by group. A group is (first row, last row, keys)."""
     gqa = q.size(1) != k.size(1)
     for first, end, stop in groups:
         keys, values = k[:, :, :stop], v[:, :, :stop]
@@ -52,7 +52,7 @@ def attend_groups(
 def shape_only(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
-    """An empty tensor laid out as `attend` lays its result out."""
+    """Returns an empty tensor with the strides of the result of `attend`."""
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
@@ -61,9 +61,9 @@ torch.library.register_fake("mccompile::prefix_attention", shape_only, lib=LIBRA
 
 
 def prefix_lengths(mask: torch.Tensor) -> np.ndarray | None:
-    """Per query row, how many keys it may see, if these are always the first ones; None if not.
+    """Returns how many keys each query row sees, or None if a row sees others than the first ones.
 
-    mask: bool [..., L, K] (True = attend) or additive float (0 = attend, large negative = not), one mask for
+    mask: bool [..., L, K] (True = attend) or additive float (0 = attend, large negative = not). It is the same for
     all samples and heads.
     """
     if mask.numel() != mask.size(-1) * mask.size(-2):
@@ -86,7 +86,7 @@ def prefix_lengths(mask: torch.Tensor) -> np.ndarray | None:
 
 
 def bounds_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
-    """The groups of neighbouring selected rows that see equally many keys; int64 [groups, 3]."""
+    """Groups neighbouring selected rows that see equally many keys. Returns int64 [groups, 3]."""
     seen = lengths[positions]
     edges = np.flatnonzero(np.diff(seen)) + 1
     starts = np.concatenate(([0], edges))

@@ -1,8 +1,8 @@
 """Finds shared values whose rows are picked from a smaller value, so that blocks can pick them for themselves.
 
-A value is none of them where its rows are not picked from a smaller value alone, where blocks of one kind read
-different values at its place, or where the batch, the first axis of the source, does not stay the first axis all along
-(blocks may be given a single sample of it). The passes expose_picks and pick_inside make use of what is found.
+Three things rule a value out. Its rows are not picked from a smaller value alone. Or blocks of one kind read different
+values at its place. Or the first axis of the source, the batch, does not stay the first axis all along, although blocks
+may be given a single sample of it. The passes expose_picks and pick_inside use what is found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ON_AXES = (
 
 @dataclass(frozen=True, slots=True)
 class Coarse:
-    """A shared value whose rows are picked from a smaller one. chain: from the pick to the rows, in order."""
+    """A shared value whose rows are picked from a smaller one. chain: the operators from the pick to the rows."""
 
     name: str
     source: str
@@ -35,14 +35,14 @@ class Coarse:
 
     @property
     def index(self) -> fx.Node:
-        """For each selected token, the row of the source."""
+        """The row of the source for each selected token."""
         index = self.pick.args[2]
         assert isinstance(index, fx.Node)
         return index
 
 
 def find_coarse(captured: CapturedModel) -> tuple[Coarse, ...]:
-    """The shared values of `captured` that blocks can pick for themselves."""
+    """Returns the shared values of `captured` that blocks can pick for themselves."""
     if captured.gather is None:
         return ()
     sources = {p.name: p for p in captured.sources}
@@ -74,7 +74,7 @@ def _coarse(name: str, result: fx.Node, sources: Mapping[str, Port]) -> Coarse |
 
 
 def _keeps_batch(node: fx.Node, sources: Mapping[str, Port]) -> bool:
-    """Whether the first axis stays as it is, at whatever size."""
+    """Says whether an operator leaves the first axis as it is, at any size."""
     if node.target in SIZED:
         sizes = node.args[1]
         if not isinstance(sizes, list | tuple) or any(_is_batch(s, sources) for s in sizes[1:]):
@@ -89,13 +89,13 @@ def _keeps_batch(node: fx.Node, sources: Mapping[str, Port]) -> bool:
 
 
 def _is_batch(value: object, sources: Mapping[str, Port]) -> bool:
-    """Whether a value of the gather is the number of samples."""
+    """Says whether a value of the gather is the number of samples."""
     port = sources.get(value.name) if isinstance(value, fx.Node) and value.op == "placeholder" else None
     return port is not None and port.token_axis is None and port.batch == SampleCount()
 
 
 def _counts_rows(positions: object, index: fx.Node) -> bool:
-    """Whether a vector has one entry per entry of `index`, which is made from it entry by entry."""
+    """Says whether `index` is made from this vector entry by entry, so that both have equally many entries."""
     at: object = index
     while isinstance(at, fx.Node):
         if at is positions:
@@ -105,7 +105,7 @@ def _counts_rows(positions: object, index: fx.Node) -> bool:
 
 
 def _everywhere(name: str, sites: Sequence[BlockSite]) -> bool:
-    """Blocks of one kind that read the value all read it at the same places."""
+    """Says whether all blocks of one kind that read the value read it at the same places."""
     places: dict[int, set[tuple[int, ...]]] = {}
     for site in sites:
         places.setdefault(site.kind, set()).add(tuple(i for i, s in enumerate(site.shared) if s == name))

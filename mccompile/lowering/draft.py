@@ -1,4 +1,4 @@
-"""How a pass works on a part: on a copy whose placeholders and results are found by what they are, then closed."""
+"""How a pass works on a part: it changes a copy, and finds placeholders and results by what they take and give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mccompile.capture.part import AttentionSite, Operand, Part, Result
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What a pass returns where it applies: the part in its new form, and the parts that it made beside it.
+    """What a pass returns if it applies: the part in its new form, and the parts that it made beside it.
 
     A pass that does not apply returns a Refusal with the reason; the part then stays as it is.
     """
@@ -24,8 +24,8 @@ class Rewritten:
 class Draft:
     """A copy of a part that a pass may change.
 
-    takes, gives: the placeholder of each operand and the value of each result, in order; a pass adds, removes and
-    renames entries. attentions: by their nodes. copies: from nodes of the part to those of the copy.
+    takes, gives: the placeholder of each operand and the value of each result, in order. A pass adds, removes and
+    renames entries. attentions: the site of each node that attends. copies: for each node of the part its copy.
     """
 
     def __init__(self, part: Part) -> None:
@@ -41,14 +41,14 @@ class Draft:
         self._root = part.module
 
     def take(self, operand: Operand, name: str) -> fx.Node:
-        """A new placeholder behind the others."""
+        """Adds a placeholder behind the others."""
         holders = self.graph.find_nodes(op="placeholder")
         with self.graph.inserting_after(holders[-1]):
             self.takes[operand] = self.graph.placeholder(name)
         return self.takes[operand]
 
     def rename(self, operands: Mapping[Operand, Operand]) -> None:
-        """Placeholders stay where they are and take something else from now on."""
+        """Lets placeholders take something else from now on. They stay where they are."""
         self.takes = {operands.get(o, o): n for o, n in self.takes.items()}
 
     def drop(self, operand: Operand) -> None:
@@ -56,7 +56,7 @@ class Draft:
         self.graph.erase_node(self.takes.pop(operand))
 
     def part(self) -> Part:
-        """The part, without operators whose results nothing reads. Operators that write to an argument stay."""
+        """Closes the copy, without operators whose results nothing reads. Operators that write to an argument stay."""
         self.graph.output(tuple(self.gives.values()))
         for node in reversed(list(self.graph.nodes)):
             if node.op in ("call_function", "get_attr") and not node.users and not mutates(node):
@@ -70,7 +70,7 @@ class Draft:
 
 
 def inputs_of(node: fx.Node) -> set[fx.Node]:
-    """The placeholders that a value is made from."""
+    """Returns the placeholders that a value is made from."""
     found, todo = set(), [node]
     while todo:
         at = todo.pop()
@@ -81,6 +81,6 @@ def inputs_of(node: fx.Node) -> set[fx.Node]:
 
 
 def mutates(node: fx.Node) -> bool:
-    """Whether an operator writes to an argument."""
+    """Says whether an operator writes to an argument."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)

@@ -1,4 +1,4 @@
-"""The block without its key and value buffers: for runs that never select rows.
+"""Removes the key and value buffers of a block, for runs that never select rows.
 
 before: takes buffers; copy_(%buffer, %k)
 after:  neither
@@ -15,7 +15,7 @@ from mccompile.lowering.draft import Draft, Rewritten
 
 
 def drop_buffers(part: Part, setting: None) -> Rewritten | Refusal:
-    """A kind's full form without what it keeps."""
+    """Returns a kind's full form without what it keeps."""
     draft = Draft(part)
     buffers = [o for o in part.takes if isinstance(o, Buffer)]
     if not buffers:

@@ -1,6 +1,6 @@
-"""A lowered model as readable Python: every graph that can run, block kinds once, rendered with Jinja2.
+"""Writes a lowered model as readable Python: every graph that can run, and each kind of block once.
 
-The text is for reading and for reports; it also runs: each function computes what its graph computes.
+The text is for reading and for reports. It also runs: each function computes what its graph computes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EmittedFunction:
 
 
 def emit(lowered: LoweredModel) -> str:
-    """The Python text of all graphs of `lowered`; the same text for the same lowering."""
+    """Returns the Python text of all graphs of `lowered`. The same lowering gives the same text."""
     return _template().render(
         policy=lowered.policy.name,
         model=lowered.captured.model_class,
@@ -57,7 +57,7 @@ def emit(lowered: LoweredModel) -> str:
 
 
 def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
-    """Every graph of the lowered model with its name and what it is, in the order in which a call meets them."""
+    """Returns every graph of the lowered model with its name and what it is, in the order of a call."""
     captured, rows = lowered.captured, lowered.rows
     values = ", ".join((*captured.entry, *(p.name for p in captured.shared)))
     yield "prelude", captured.prelude.module, f"User inputs to {values}."
@@ -84,7 +84,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
 
 
 def function(name: str, about: str, module: fx.GraphModule) -> EmittedFunction:
-    """One graph as a function of its placeholders (and of `weights`, the tensors that it owns, by name)."""
+    """Writes one graph as a function of its placeholders, and of `weights`: the tensors that it owns, by name."""
     nodes = list(module.graph.nodes)
     pure = not any(mutates(n) for n in nodes)
     written: dict[fx.Node, str] = {}
@@ -126,12 +126,12 @@ def _expression(node: fx.Node, written: dict[fx.Node, str]) -> str:
 
 
 def shown_operator(node: fx.Node) -> str:
-    """The name of what a node calls."""
+    """Returns the name of what a node calls."""
     return _short(node.target if isinstance(node.target, str) else _get_qualified_name(node.target))
 
 
 def _operand(text: str) -> str:
-    """`text` where an operator follows or precedes it."""
+    """Returns `text` as it stands beside an operator."""
     return text if re.fullmatch(r"[\w.]+(\[[^\[\]]*\])?(\.\w+\([^()]*\))*", text) else f"({text})"
 
 

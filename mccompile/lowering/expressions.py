@@ -1,7 +1,7 @@
-"""Meaning of policy expressions on tensors, in the layout [B, G, F, P]: sample, chunk, frame, position.
+"""What the expressions of a policy mean on tensors of the layout [B, G, F, P]: sample, chunk, frame, position.
 
-A coarser value has size 1 in the finer axes and broadcasts. All arithmetic is float32 and in the order that
-policy/evaluate.py uses, so that a folded plan and the compiled graph agree bit for bit.
+A coarser value has size 1 in the finer axes and broadcasts. All arithmetic is in float32 and in the order of
+policy/evaluate.py, so a folded plan and the compiled graph agree bit for bit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Leaves:
 
 
 def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
-    """The value of `expr`. Raises KeyError for a leaf that the call does not supply (an internal error)."""
+    """Returns the value of `expr`. Raises KeyError for a leaf that the call lacks, which is an error of ours."""
     match expr:
         case ir.Const(value):
             return value  # a Python number broadcasts like a tensor
@@ -75,7 +75,7 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
 
 
 def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
-    """Polynomial, highest power first: ((c0 x + c1) x + c2) ... Of a literal it is a literal, as the planner has it."""
+    """Returns a polynomial, highest power first: ((c0 x + c1) x + c2) ... A literal gives a literal."""
     if isinstance(x, int | float):
         with np.errstate(all="ignore"):
             return float(horner_of_number(np.float32(x), coefficients))
@@ -86,7 +86,7 @@ def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
 
 
 def normalise(norm: ir.Norm, m: torch.Tensor, floor: torch.Tensor, power: torch.Tensor) -> torch.Tensor:
-    """Per-frame normalisation of a motion map [B, G, F, P] (MotionCache, eq. of the motion weight)."""
+    """Normalises a motion map [B, G, F, P] per frame, as MotionCache does for its motion weights."""
     match norm:
         case "mean":
             return m / (m.mean(-1, keepdim=True) + EPS)
@@ -103,12 +103,12 @@ def normalise(norm: ir.Norm, m: torch.Tensor, floor: torch.Tensor, power: torch.
 
 
 def one_where_undefined(weight: torch.Tensor) -> torch.Tensor:
-    """A frame without a predecessor has no motion to weigh by: its tokens weigh 1."""
+    """Replaces undefined weights by 1: a frame without a predecessor has no motion to weigh by."""
     return torch.where(torch.isnan(weight), torch.ones_like(weight), weight)
 
 
 def reduce_to(how: ir.Reduction, value: torch.Tensor, to: ir.Granularity) -> torch.Tensor:
-    """Reduction over the axes finer than `to`; they keep size 1."""
+    """Reduces over the axes finer than `to`, which keep size 1."""
     dims = {
         ir.Granularity.STEP: (1, 2, 3),
         ir.Granularity.CHUNK: (2, 3),
@@ -126,9 +126,9 @@ def reduce_to(how: ir.Reduction, value: torch.Tensor, to: ir.Granularity) -> tor
 
 
 def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.Granularity) -> torch.Tensor:
-    """Distance of a source from its former value, both [B, G, F, P, C] (sizes 1 where constant).
+    """Measures how far a source is from its former value. Both are [B, G, F, P, C], with size 1 where they do not vary.
 
-    Returns [B, G, F, P] with size 1 in the axes finer than `over`; the mean runs over these and the channels.
+    Returns [B, G, F, P] with size 1 in the axes finer than `over`. The mean runs over these axes and the channels.
     """
     dims = {
         ir.Granularity.STEP: (1, 2, 3, 4),
@@ -157,12 +157,12 @@ def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.
 def frame_difference(
     h: torch.Tensor, tail: torch.Tensor, has_tail: torch.Tensor, first: torch.Tensor, relative: bool
 ) -> torch.Tensor:
-    """Motion per token: each frame against the one before (MotionCache, motion map).
+    """Measures each token's motion against the frame before (MotionCache's map). Returns [B, G, F, P] float32.
 
-    h [B, G, F, P, C]; tail [B, G, P, C] last frame of the chunk before; has_tail, first [B, G, 1, 1] bool.
-    The first frame of the video copies the map of its second (1 where there is none); with relative=False, as
-    in MAGI-1's variant, it is undefined (NaN), and so weighs 1 however it is normalised. A chunk whose
-    predecessor was never seen gets 1. Returns [B, G, F, P] float32.
+    h: [B, G, F, P, C]. tail: the last frame of the chunk before, [B, G, P, C]. has_tail, first: [B, G, 1, 1] bool.
+    The first frame of the video copies the map of its second, or is 1 if there is none. With relative=False, as in
+    MAGI-1's variant, it is undefined (NaN), so it weighs 1 however it is normalised. A chunk whose predecessor was
+    never seen gets 1.
     """
     h, last = h.float(), tail.float().unsqueeze(2)
     head = _moved(h[:, :, :1], last, relative)  # apart from the rest: joined first, each element would be looked up
@@ -179,6 +179,6 @@ def _moved(now: torch.Tensor, before: torch.Tensor, relative: bool) -> torch.Ten
 
 
 def last_frames(h: torch.Tensor, tail: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    """The last frame of each chunk, refreshed where `update` [B, G, 1, 1]; tail [B, G + 1, P, C] float32."""
+    """Returns the last frame of each chunk, new where `update` [B, G, 1, 1] holds. tail: [B, G + 1, P, C] float32."""
     fresh = torch.where(update, h[:, :, -1].float(), tail[:, 1:])
     return torch.cat([tail[:, :1], fresh], 1)

@@ -1,4 +1,4 @@
-"""What a block computes from the prompt alone is computed once: keys and values of the text, out of every call.
+"""Computes once, and not in every call, what a block makes of the prompt alone: keys and values of the text.
 
 before: rows: %k = linear(%text, %w), %q = linear(%x_rows, ...), sdpa(%q, %k, ...)
 after:  once: takes text and w, gives %k;  rows: takes %once_0; sdpa(%q, %once_0, ...)
@@ -22,7 +22,7 @@ _ATTENTIONS = ("scaled_dot_product_attention", "prefix_attention")
 
 
 def hoist(part: Part, lasting: frozenset[Operand]) -> Rewritten | Refusal:
-    """Splits a row form by what weights and the operands `lasting`, the same through a request, determine."""
+    """Splits off what weights and `lasting` alone determine: the operands that stay the same through a request."""
     front = _front(part, lasting)
     if not front:
         return Refusal("the prompt", "nothing is computed from it alone")
@@ -41,7 +41,7 @@ def hoist(part: Part, lasting: frozenset[Operand]) -> Rewritten | Refusal:
 
 
 def _front(part: Part, lasting: frozenset[Operand]) -> list[fx.Node]:
-    """The values to compute once: made of what lasts, worth it, and read by what does not last."""
+    """Returns the values to compute once: made of what lasts, worth keeping, and read by what does not last."""
     operands = {n: o for o, n in part.holders().items()}
     constant: dict[fx.Node, bool] = {}  # constant nodes: whether it pays to keep the value
     for node in part.graph.nodes:
@@ -55,12 +55,12 @@ def _front(part: Part, lasting: frozenset[Operand]) -> list[fx.Node]:
 
 
 def _attended(holder: fx.Node) -> bool:
-    """Whether attention reads a value as keys or values, and nothing else reads it."""
+    """Says whether attention reads a value as keys or values, and nothing else reads it."""
     return all(is_attention(u) and holder in u.args[1:3] for u in holder.users)
 
 
 def is_attention(node: fx.Node) -> bool:
-    """Whether an operator is one of those that attend."""
+    """Says whether an operator attends."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._opname in _ATTENTIONS
 
 
@@ -72,7 +72,7 @@ def _repeatable(node: fx.Node) -> bool:
 
 
 def _aliases(node: fx.Node) -> Iterable[fx.Node]:
-    """Readers of a value, and of its views: what may write into it."""
+    """Yields what may write into a value: its readers, and the readers of its views."""
     for user in node.users:
         yield user
         if getattr(user.target, "is_view", False):
@@ -84,7 +84,7 @@ def _computes(node: fx.Node) -> bool:
 
 
 def _is_number(node: fx.Node) -> bool:
-    """Sizes and arithmetic of sizes; what is taken from a tuple counts as its tuple does."""
+    """Says whether a node gives a size or arithmetic of sizes. An entry of a tuple is none."""
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:

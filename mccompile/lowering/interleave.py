@@ -1,4 +1,4 @@
-"""Rotary embeddings written half by half become one expression, which Inductor turns into vector code.
+"""Joins rotary embeddings that are written half by half into one expression, which Inductor turns into vector code.
 
 before: %e = empty_like(%x); copy_(%e[..., 0::2], %even); copy_(%e[..., 1::2], %odd)
 after:  %e = flatten(stack([%even, %odd], -1), -2) in the dtype of %x
@@ -20,7 +20,7 @@ _END = 2**62  # slices that run to the end are written with any number from here
 
 
 def interleave(part: Part, setting: None) -> Rewritten | Refusal:
-    """The part with every pair of halves joined in one expression."""
+    """Returns the part with every pair of halves joined in one expression."""
     draft = Draft(part)
     graph, joined = draft.graph, 0
     order = {n: i for i, n in enumerate(graph.nodes)}

@@ -1,4 +1,4 @@
-"""Keys, values and residuals are kept in the policy's dtype; graphs compute in the model's.
+"""Keeps keys, values and residuals in the policy's dtype, while graphs compute in the model's.
 
 before: rows:     %b = index_copy_(%buffer, axis, rows, %k); sdpa(%q, %b, ...), sdpa(%q, %once_0, ...)
         once:     gives %k
@@ -9,12 +9,12 @@ after:  rows:     %b = index_copy_(%buffer, axis, rows, encode(%k)); sdpa(%q, de
 refuses when: the part has nothing to do with kept keys and values, or they are kept as they are computed. What a block
               takes once from the prompt and does not read as keys or values (masks, ...) stays as it is.
 
-`float8` is e4m3 (3 bits of mantissa, at most 448) with one scale for each row of the last axis: of K and V a token's
-head, of residuals a token. A scale per head alone would have to be known before its tokens are, and a token of large
-keys would cost all others their precision. The scale is a power of two, so that scaling itself rounds nothing, and is
-the last byte of the row (as e8m0 in OCP's MX formats: exponent + 127): a kept tensor stays one tensor of bytes whose
-rows are written, moved and staged together. Rounding is at most 2**-4 of a value, or 2**-17 of its row's largest.
-A row with an infinity or a NaN reads back as infinities and NaNs: nothing saturates silently.
+`float8` is e4m3: 3 bits of mantissa, and at most 448. Each row of the last axis has one scale. A row is a token's head
+in keys and values, and a token in residuals. A scale for a whole head would have to be known before its tokens are, and
+a token of large keys would cost all others their precision. The scale is a power of two, so scaling itself rounds
+nothing. It is the last byte of the row, exponent + 127, as e8m0 in OCP's MX formats. So a kept tensor stays one tensor
+of bytes, whose rows are written, moved and staged together. Rounding is at most 2**-4 of a value, or 2**-17 of its
+row's largest. A row with an infinity or a NaN reads back as infinities and NaNs: nothing saturates silently.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _BIAS, _NOT_FINITE = 127.0, 128.0  # of the exponent byte
 
 
 def as_computed(kept: ir.KeptDtype) -> bool:
-    """Whether tensors are kept in the dtype in which they are computed."""
+    """Says whether tensors are kept in the dtype in which they are computed."""
     return kept in ("auto", "model")
 
 
 def kept_form(shape: torch.Size, dtype: torch.dtype, kept: ir.KeptDtype) -> tuple[torch.Size, torch.dtype]:
-    """Shape and dtype of the tensor that keeps one of `shape` and `dtype`."""
+    """Returns the shape and dtype of the tensor that keeps one of `shape` and `dtype`."""
     if kept == "float8":
         return torch.Size((*shape[:-1], shape[-1] + 1)), torch.uint8
     return shape, _DTYPES.get(kept, dtype)
 
 
 def encode(value: torch.Tensor, kept: ir.KeptDtype) -> torch.Tensor:
-    """A floating tensor as it is kept; see `kept_form`. Also traces."""
+    """Returns a floating tensor as it is kept (see `kept_form`). It can also be traced."""
     if as_computed(kept):
         return value
     if kept != "float8":
@@ -66,7 +66,7 @@ def encode(value: torch.Tensor, kept: ir.KeptDtype) -> torch.Tensor:
 
 
 def decode(stored: torch.Tensor, kept: ir.KeptDtype, like: torch.Tensor) -> torch.Tensor:
-    """The values of `encode`, in the dtype of `like`."""
+    """Returns the values that `encode` was given, in the dtype of `like`."""
     if as_computed(kept):
         return stored
     if kept != "float8":
@@ -78,7 +78,7 @@ def decode(stored: torch.Tensor, kept: ir.KeptDtype, like: torch.Tensor) -> torc
 
 
 def keep_encoded(part: Part, kept: ir.KeptDtype) -> Rewritten | Refusal:
-    """A part that writes, reads, gives or allocates keys and values, with them kept as `kept`."""
+    """Lets a part keep as `kept` the keys and values that it writes, reads, gives or allocates."""
     draft = Draft(part)
     if as_computed(kept) or not (_attend_kept(draft, kept) | _give_kept(draft, kept)):
         return Refusal("keys and values", "the part keeps none in another dtype than it computes in")

@@ -1,4 +1,4 @@
-"""Finds a policy's sources in a captured model, from what each value depends on; no model is known by name."""
+"""Finds a policy's sources in a captured model by what each value depends on. No model is known by name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import Segment
 
-TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
+TIMESTEPS = ("timestep", "timesteps", "t", "time")  # what models call the input that tells them the step
 
 
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
-    """The sources that some rule reads, in order of first use, each where it is read first; late signals included."""
+    """Returns the sources that some rule reads, late signals included, in the order of their first use."""
     signals = {s.name: s for s in policy.signals}
     expressions = (x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule))
     found = (e.of for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
@@ -27,19 +27,24 @@ def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
 def locate(
     captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...]
 ) -> Mapping[ir.SourceName, Located]:
-    """Where each source that the policy reads lies. Raises SourceNotFound with the reason."""
+    """Says where each source that the policy reads lies. Raises SourceNotFound (MC0502) with the reason."""
     return {source.name: _one(captured, policy, segments, source) for source in sources_read(policy)}
 
 
+def timestep_of(captured: CapturedModel) -> str:
+    """The input that tells the model its step; the usual name where there is none."""
+    return next((name for name in TIMESTEPS if name in captured.inputs), TIMESTEPS[0])
+
+
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
-    """The user inputs that change with the latents: all that the entry streams of tokens depend on."""
+    """Returns the user inputs that change with the latents: all that the entry streams of tokens depend on."""
     ports = {p.name: p for p in captured.streams}
     entry = [ports[n] for n in captured.entry if ports[n].beside is not None]
-    return frozenset().union(*(p.depends for p in entry)) - {TIMESTEP}
+    return frozenset().union(*(p.depends for p in entry)) - {timestep_of(captured)}
 
 
 def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Located]) -> frozenset[str]:
-    """Sources that do not depend on latents: the clock and the request's constants determine them."""
+    """Returns the sources that do not depend on latents. The clock and the request's constants determine them."""
     latents = latent_inputs(captured)
     fixed = {Shared(p.name) for p in (*captured.shared, *captured.sources) if not p.depends & latents}
     return frozenset(name for name, where in located.items() if where.value in fixed)
@@ -92,14 +97,14 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
 
 
 def _leaves(captured: CapturedModel, segments: tuple[Segment, ...]) -> bool:
-    """Whether the last cached region passes the video tokens on, along one axis."""
+    """Says whether the last cached region passes the video tokens on, along one axis."""
     ports = {p.name: p for p in captured.streams}
     kept = [s for s in segments if s.keep]
     return bool(kept) and any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
 
 
 def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:
-    """Whether a run can tell the video tokens of a value from the rows beside them."""
+    """Says whether a run can tell the video tokens of a value from the rows beside them."""
     if beside is None:
         return False
     counted = beside.before is not None and beside.after is not None
@@ -107,18 +112,18 @@ def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:
 
 
 def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
-    """The value derived from the timestep that the blocks read, or that only the postlude reads."""
+    """Returns the value derived from the timestep that the blocks read, or the one that only the postlude reads."""
     latents = latent_inputs(captured)
     read = {s for b in captured.blocks for s in b.shared}
     for port in captured.shared:
-        timed = TIMESTEP in port.depends and not port.depends & latents
+        timed = timestep_of(captured) in port.depends and not port.depends & latents
         if timed and (port.name in read) == in_blocks:
             return port
     return None
 
 
 def _located(captured: CapturedModel, name: ir.SourceName, port: Port, patch: tuple[int, int, int]) -> Located:
-    """A shared value as a source: with an entry for each token, or one for all of them."""
+    """Returns a shared value as a source. It has an entry for each token, or one for all tokens."""
     if port.token_axis is None:
         return Located(name, Shared(port.name), "constant", 0, patch)
     return Located(name, Shared(port.name), "tokens", port.token_axis, patch)

@@ -1,4 +1,4 @@
-"""CapturedModel and PolicyIR to LoweredModel: regions, branches, decision and motion nodes, and the passes' parts."""
+"""Lowers a CapturedModel under a PolicyIR: finds regions and branches, builds decision graphs, and runs the passes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
 
+ONLY_COMPUTES = (
+    "computes every step of this model and reuses nothing: `compute top` always picks some tokens, and a step that "
+    "computes some of them computes all"
+)
+
 
 def lower(
     captured: CapturedModel,
@@ -26,8 +31,8 @@ def lower(
     """Rewrites the captured graph under the policy.
 
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
-    fold: changes of static sources come from the planner's table; otherwise from graph nodes (same decisions).
-    watch: sees every step of every pass, such as `spec.verifying`.
+    fold: changes of static sources come from the planner's table. Without it the graph measures them, and the
+    decisions are the same. watch: sees every step of every pass; `spec.verifying` is one.
     Raises LayersNotFound, LayersOverlap and SourceNotFound, and whatever `watch` raises.
     """  # fmt: skip
     segments = partition(captured, policy)
@@ -66,7 +71,7 @@ def _row_forms(pieces: Pieces) -> RowForms | None:
 
 
 def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[Refusal, ...]:
-    """What the policy asks for and cannot have on this model."""
+    """Returns what the policy asks for and cannot have on this model."""
     finer = [p.name for p in policy.phases if cell_of(p.rule) > ir.Granularity.STEP]
     apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
@@ -74,11 +79,18 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
         return found
     why = "; ".join(f"{r.site}: {r.reason}" for r in captured.refusals) or "the model's token grid is not known"
     site = f"phase {', '.join(finer)} of {policy.name}"
-    return (*found, Refusal(site, f"decided per step instead of per cell: {why}"))
+    found = (*found, Refusal(site, f"decided per step instead of per cell: {why}"))
+    return (*found, Refusal(f"policy {policy.name}", ONLY_COMPUTES)) if _only_computes(policy) else found
+
+
+def _only_computes(policy: ir.PolicyIR) -> bool:
+    """Whether a policy that decides per step computes every step, though it is not meant to."""
+    rules = [phase.rule for phase in policy.phases]
+    return all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
 
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
-    """Why two guidance branches cannot run as one batch; "" where they can."""
+    """Says why two guidance branches cannot run as one batch, or "" if they can."""
     if policy.cache.budget is not None:
         return "under a byte budget there is no room for the rows of the other branch, which are saved meanwhile"
     if not captured.samples:

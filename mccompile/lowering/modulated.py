@@ -1,4 +1,4 @@
-"""The modulated input: what enters the first self-attention's query projection (TeaCache's indicator).
+"""Cuts out the modulated input: what enters the query projection of the first self-attention (TeaCache's indicator).
 
 before: block 0: x -> norm, scale, shift -> %m -> linear -> ... -> sdpa
 after:  the same block, and beside it a part that gives %m
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 def modulated_input(part: Part, video: Stream) -> Rewritten | Refusal:
-    """The first block on all rows, cut at its modulated input. video: its stream of video tokens."""
+    """Cuts the first block on all rows at its modulated input. video: the block's stream of video tokens."""
     stream = part.holders()[video]
     attention = next((n for n in part.graph.nodes if n.target is aten.scaled_dot_product_attention.default), None)
     todo = [attention.args[0]] if attention is not None else []

@@ -1,4 +1,4 @@
-"""Late signals as a graph: what the region's output says about the next step (motion weights)."""
+"""Lowers late signals to a graph: what a region's output says about the next step, such as motion weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mccompile.lowering.trace_fx import build_graph
 
 @dataclass(frozen=True, slots=True)
 class ObserveSpec:
-    """A graph run after the region, when the next step of some chunk wants it.
+    """A graph that runs after the region, if the next step of some chunk wants it.
 
     inputs: "host" [B, 3, G] (rows want, first, tail), "params", "output" (the region's, [B, L, C]), "tail"
     [B, G + 1, P, C], then one [B, G, F, P] per late signal. Outputs: "tail" and the signals.
@@ -33,14 +33,14 @@ HOST = ("want", "first", "tail")
 
 
 def late_signals(policy: ir.PolicyIR, rule: ir.Rule) -> frozenset[str]:
-    """Names of the late signals that a rule reads."""
+    """Returns the names of the late signals that a rule reads."""
     signals = {s.name: s for s in policy.signals}
     found = (e for x in rule_expressions(rule) for e in walk(x, signals))
     return frozenset(e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late)
 
 
 def build_observe(policy: ir.PolicyIR, output: Located) -> ObserveSpec | None:
-    """The graph of all late signals that some rule reads, or None where there is none."""
+    """Builds the graph of all late signals that some rule reads. Returns None if there is none."""
     wanted = sorted(frozenset().union(*(late_signals(policy, p.rule) for p in policy.phases)))
     if not wanted:
         return None

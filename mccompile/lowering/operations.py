@@ -12,7 +12,7 @@ from mccompile.arithmetic.operations import OPERATIONS, Operator
 
 
 def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
-    """a ** b of float32 numbers, computed in float64 and rounded once. One of them is a tensor.
+    """Computes a ** b of float32 numbers in float64, and rounds it once. One of the two is a tensor.
 
     float32 roots and powers of torch differ in the last bit from one CPU library to another, so a plan that was folded
     ahead of time could decide otherwise than the graph.
@@ -46,7 +46,7 @@ TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
 
 
 def apply(op: Operator, args: list[torch.Tensor]) -> torch.Tensor:
-    """One operation on tensors and literals. Literals alone give a literal, rounded to float32 as the planner does."""
+    """Applies one operation. Literals alone give a literal, rounded to float32 as the planner rounds it."""
     if not all(isinstance(arg, int | float) for arg in args):
         return TENSORS[op](*args)
     with np.errstate(all="ignore"):

@@ -17,7 +17,7 @@ from mccompile.lowering.drop_buffers import drop_buffers
 from mccompile.lowering.hoist import hoist
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import as_computed, keep_encoded
-from mccompile.lowering.locate import TIMESTEP, latent_inputs, sources_read
+from mccompile.lowering.locate import latent_inputs, sources_read, timestep_of
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.picks import expose_picks, pick_inside
 from mccompile.lowering.pipeline import Form, Pass, Pieces, Place
@@ -38,28 +38,28 @@ def _coarse(pieces: Pieces, place: Place) -> tuple[Coarse, ...]:
 
 
 def _video(pieces: Pieces, place: Place) -> Stream:
-    """The stream that holds the video tokens as it enters blocks of a kind: the first one where none is known to."""
+    """Returns the stream of video tokens that enters blocks of a kind, or the first one if none is known to."""
     streams = [o for o in pieces.captured.kinds[place[1]].full.takes if isinstance(o, Stream)]
     holding = {p.name for p in pieces.captured.streams if p.beside is not None}
     return next((s for s in streams if s.name in holding), streams[0])
 
 
 def _lasting(pieces: Pieces, place: Place) -> frozenset[Operand]:
-    """The shared values that stay the same through a request, in every block of the kind."""
+    """Returns the shared values that stay the same through a request, in every block of the kind."""
     captured, kind = pieces.captured, pieces.captured.kinds[place[1]]
-    changing = latent_inputs(captured) | {TIMESTEP}
+    changing = latent_inputs(captured) | {timestep_of(captured)}
     lasting = {p.name for p in captured.shared if p.token_axis is None and not p.depends & changing}
     names = [names_at(kind, b) for b in captured.blocks if b.kind == place[1]]
     return frozenset(o for o in kind.full.takes if isinstance(o, Shared) and all(n[o] in lasting for n in names))
 
 
 def _kept(pieces: Pieces, place: Place) -> ir.KeptDtype:
-    """The dtype of keys and values between calls."""
+    """Returns the dtype of keys and values between calls."""
     return pieces.policy.cache.dtype
 
 
 def _wanted(pieces: Pieces, place: Place) -> frozenset[Result] | None:
-    """Of a gather, the rows that some block still reads, positions and picks; of another part all results."""
+    """Returns the results of a gather that are still needed: rows that blocks read, positions, picks."""
     if place[0] is not Form.GATHER:
         return None
     captured, rows = pieces.captured, pieces.per_kind(Form.ROWS)

@@ -1,4 +1,4 @@
-"""Modulation stays as coarse as the model makes it: blocks pick each row's frame, no [6, tokens, C] is made for them.
+"""Keeps modulation as coarse as the model makes it: blocks pick each row's frame, and no [6, tokens, C] is made.
 
 before: gather: %m = view(index_select(%per_frame, 1, %index // tokens_per_frame), ...)
         rows:   takes the rows %m
@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 def expose_picks(part: Part, coarse: Sequence[Coarse]) -> Rewritten | Refusal:
-    """The gather with the index of every coarse value as a further result."""
+    """Lets the gather give the index of every coarse value too."""
     if not coarse:
         return Refusal("gather", "no rows are picked from a smaller value alone")
     draft = Draft(part)
@@ -32,7 +32,7 @@ def expose_picks(part: Part, coarse: Sequence[Coarse]) -> Rewritten | Refusal:
 
 
 def pick_inside(part: Part, coarse: Sequence[Coarse]) -> Rewritten | Refusal:
-    """A kind's row form that takes sources and picks in place of the coarse values."""
+    """Lets a kind's row form take sources and picks in place of the coarse values."""
     read = [c for c in coarse if Shared(c.name) in part.takes]
     if not read:
         return Refusal("shared values", "the block reads none whose rows are picked from a smaller value alone")

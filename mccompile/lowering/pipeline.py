@@ -1,4 +1,4 @@
-"""Runs passes over the parts of a model: what is being rewritten, what a pass is, and the steps that it made."""
+"""Runs passes over the parts of a model, and says what each pass did."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Pieces:
 
     @classmethod
     def of(cls, captured: CapturedModel, policy: ir.PolicyIR, proved: frozenset[str]) -> Pieces:
-        """The parts as captured. Row forms are among them where every kind of block has one."""
+        """Returns the parts as captured. Row forms are among them if every kind of block has one."""
         pieces = cls(captured, policy, proved, find_coarse(captured))
         partials = [k.partial for k in captured.kinds if k.partial is not None]
         by_rows = captured.gather is not None and captured.grid is not None and len(partials) == len(captured.kinds)
@@ -60,15 +60,16 @@ class Pieces:
         return pieces
 
     def per_kind(self, form: Form) -> tuple[Part, ...]:
-        """The parts of a form, one for each kind of block."""
+        """Returns the parts of a form, one for each kind of block."""
         return tuple(self.parts[form, i] for i in range(len(self.captured.kinds)))
 
 
 @dataclass(frozen=True, slots=True)
 class Pass(Generic[S]):
-    """One rewrite of the parts of some forms. makes: the form of the part that it makes beside the one it rewrites.
+    """One rewrite of the parts of some forms.
 
-    setting: of the pieces and the place of the part. asked: whether the policy brings the pass in.
+    setting: makes the setting from the pieces and the place of the part. makes: the form of the part that the pass
+    makes beside the one that it rewrites. asked: says whether the policy brings the pass in.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Pass(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class PassStep:
-    """What a pass did to one part. after: the parts that it rewrote and made, by place; none where it refused."""
+    """What a pass did to one part. after: the parts that it rewrote and made, by place. There is none if it refused."""
 
     name: str  # of the pass
     place: Place
@@ -94,7 +95,7 @@ WatchPasses: TypeAlias = Callable[[PassStep, Pieces], None]
 
 
 def run_passes(passes: tuple[Pass[Any], ...], pieces: Pieces) -> Iterator[PassStep]:
-    """Runs the passes that the policy asks for in order, each over all parts of its forms; yields what each did."""
+    """Runs in order the passes that the policy asks for, each over all parts of its forms. Yields what each one did."""
     for one in passes:
         places = [p for p in pieces.parts if p[0] in one.on] if one.asked(pieces.policy) else []
         for place in places:

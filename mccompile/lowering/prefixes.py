@@ -1,4 +1,4 @@
-"""Attention of selected queries without a dense mask, where the mask is block-causal.
+"""Attends from selected queries without a dense mask, if the mask is block-causal.
 
 before: sdpa(q_rows, k_buffer, v_buffer, mask_rows)
 after:  takes the bounds too; mccompile::prefix_attention(q_rows, k_buffer, v_buffer, bounds)
@@ -19,7 +19,7 @@ BOUNDS = PerSelection("bounds", bounds_of)  # int64 [groups, 3] on the host
 
 
 def use_prefixes(part: Part, proved: frozenset[str]) -> Rewritten | Refusal:
-    """A kind's row form with attention over prefixes. proved: shared values that are prefixes at every row."""
+    """Lets a kind's row form attend over prefixes. proved: the shared values that are prefixes at every row."""
     draft = Draft(part)
     masked = {n: s for n, s in draft.attentions.items() if s.mask is not None and s.mask.name in proved}
     masked = {n: s for n, s in masked.items() if n.target is aten.scaled_dot_product_attention.default}

@@ -46,7 +46,7 @@ class Located:
 
 
 def to_cells(value: torch.Tensor, where: Located, account: torch.Tensor) -> torch.Tensor:
-    """`value` as [B, G, F, P, C], sizes 1 where it does not vary; account [B, G, F, P] gives the sizes."""
+    """Returns `value` as [B, G, F, P, C], size 1 where it does not vary. account: gives the sizes [B, G, F, P]."""
     g, f, p = account.size(1), account.size(2), account.size(3)
     match where.layout:
         case "tokens":  # channels keep their size, which is a constant: loops over it need no division
@@ -61,7 +61,7 @@ def to_cells(value: torch.Tensor, where: Located, account: torch.Tensor) -> torc
 
 
 def shown(value: SourceValue) -> str:
-    """The value in words, for texts of a lowered model."""
+    """Names the value, for texts of a lowered model."""
     match value:
         case Input(name):
             return f"input:{name}"

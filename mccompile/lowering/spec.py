@@ -1,4 +1,4 @@
-"""What holds for every part, whatever passes have made of it; a part for which it does not is an error of ours.
+"""What holds for every part, whatever passes have made of it. A part that breaks a rule is an error of ours.
 
 placeholders  are the operands that the part takes, one each
 outputs       are the results that it gives, one each
@@ -59,7 +59,7 @@ _GIVES: dict[Form, tuple[type[Result], ...]] = {
 
 
 class BrokenPart(Exception):
-    """A pass has broken the spec: an error of ours. It names the pass, the part, the node and the rule."""
+    """A pass has broken the spec, which is an error of ours. It names the pass, the part, the node and the rule."""
 
     def __init__(self, name: str, place: Place, node: str, rule: str) -> None:
         super().__init__(f"pass {name} broke the part {place[0]} {place[1]} at `{node}`: {rule}")
@@ -68,14 +68,14 @@ class BrokenPart(Exception):
 
 
 def verifying(step: PassStep, pieces: Pieces) -> None:
-    """Holds what a pass made against the spec: a watch for lowering. Raises BrokenPart."""
+    """Holds what a pass made against the spec, as a watch for lowering. Raises BrokenPart."""
     for place, part in step.after.items():
         for node, rule in broken(place, part, pieces):
             raise BrokenPart(step.name, place, node, rule)
 
 
 def broken(place: Place, part: Part, pieces: Pieces) -> Iterator[tuple[str, str]]:
-    """The rules that a part breaks, each with the node."""
+    """Yields the rules that a part breaks, each with the node."""
     form = place[0]
     holders = part.graph.find_nodes(op="placeholder")
     returned = part.graph.output_node().args[0]
@@ -99,7 +99,7 @@ def broken(place: Place, part: Part, pieces: Pieces) -> Iterator[tuple[str, str]
 
 
 def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
-    """Whether a part at this place can be given the operand."""
+    """Says whether a part at this place can be given the operand."""
     captured = pieces.captured
     kind = captured.kinds[place[1]] if place[0] in OF_BLOCKS else None
     match operand:
@@ -129,7 +129,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
 
 
 def _writes(part: Part) -> Iterator[tuple[str, str]]:
-    """Operators that write to an operand which is no buffer."""
+    """Yields the operators that write to an operand other than a buffer."""
     others = {n for o, n in part.holders().items() if not isinstance(o, Buffer)}
     for node in part.graph.nodes:
         if node.op == "call_function" and mutates(node):
@@ -143,7 +143,7 @@ def _writes(part: Part) -> Iterator[tuple[str, str]]:
 
 
 def _attentions(part: Part) -> Iterator[tuple[str, str]]:
-    """Sites that are not there, or do not attend."""
+    """Yields the sites whose node is not there, or does not attend."""
     named = {n.name: n for n in part.graph.nodes}
     for site in part.attentions:
         if site.node not in named or not is_attention(named[site.node]):

@@ -1,4 +1,4 @@
-"""Inputs that nothing reads are not passed, results that nothing wants are not computed.
+"""Drops inputs that nothing reads and results that nothing wants.
 
 before: takes a, b, c; gives a + c and b; wanted are all but b
 after:  takes a, c; gives a + c
@@ -17,7 +17,7 @@ from mccompile.lowering.draft import Draft, Rewritten
 
 
 def strip_unused(part: Part, wanted: frozenset[Result] | None) -> Rewritten | Refusal:
-    """The part with the results `wanted` only (None: all), without dead operators and unread inputs."""
+    """Leaves the results `wanted` alone (None: all), without dead operators and unread inputs."""
     draft = Draft(part)
     if wanted is not None:
         draft.gives = {r: v for r, v in draft.gives.items() if r in wanted}
@@ -32,7 +32,7 @@ def strip_unused(part: Part, wanted: frozenset[Result] | None) -> Rewritten | Re
 
 
 def stripped(part: Part, wanted: frozenset[Result] | None = None) -> Part:
-    """The part without what is unused; itself where all is used."""
+    """Returns the part without what is unused, or the part itself if all is used."""
     match strip_unused(part, wanted):
         case Rewritten(slim):
             return slim
@@ -41,9 +41,9 @@ def stripped(part: Part, wanted: frozenset[Result] | None = None) -> Part:
 
 
 def cut(part: Part, gives: Mapping[Result, fx.Node], writes: bool = True) -> Part:
-    """The part of `part` that gives these values of its graph alone.
+    """Cuts out the part of `part` that gives these values of its graph alone.
 
-    writes: keep operators that write to arguments; without them where nothing wanted is made of what they write to.
+    writes: operators that write to arguments are kept. They may go if nothing wanted is made of what they write to.
     """
     draft = Draft(part)
     draft.gives = {r: draft.copies[n] for r, n in gives.items()}

@@ -13,10 +13,10 @@ def build_graph(
     function: Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]],
     outputs: Sequence[str],
 ) -> fx.GraphModule:
-    """The graph of `function`: placeholders named and ordered as `inputs`, a tuple ordered as `outputs`.
+    """Traces `function` to a graph with the placeholders `inputs` that returns a tuple ordered as `outputs`.
 
-    `function` sees proxies in place of tensors, so the same text is the graph's source and its reference:
-    called with real tensors it computes what the graph computes.
+    `function` sees proxies in place of tensors. Called with tensors, it computes what the graph computes: one text is
+    the graph's source and its reference.
     """
     graph = fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)

@@ -30,7 +30,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RowForms:
-    """What computes selected rows. The last four are one for each kind of block.
+    """What computes selected rows. partial, once and allocate hold one part for each kind of block.
 
     gather: takes the index and sources; gives the rows of shared values, positions, and picks (lowering/picks.py).
     partial: takes the selected rows of streams and shared values, positions, buffers, weights, and what passes have

@@ -15,10 +15,11 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.clock import Moment
-from mccompile.runtime.decision import host_rows, parameters
+from mccompile.runtime.decision import host_rows
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.store import BranchStore, Deciding
+from mccompile.runtime.upload import parameters
 
 
 def decide_ahead(

@@ -33,6 +33,7 @@ from mccompile.runtime.masks import AdditiveMasks
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
+from mccompile.runtime.upload import upload
 
 Env = dict[str, torch.Tensor]
 
@@ -132,7 +133,7 @@ class BlockCalls:
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
         like = next(iter(env.values()))
         batch = max(t.size(0) for t in env.values())
-        index = torch.from_numpy(positions).to(like.device, non_blocking=True)
+        index = upload(positions, like.device)
         values: dict[str, Value] = dict(shared)
         vectors: dict[str, torch.Tensor] = {"video": index}
         picks: dict[str, Value] = {}
@@ -310,6 +311,11 @@ class BlockCalls:
             kept = encode(after[made] - before[source] if difference else after[made], self.cache.residual)
             found[number, made] = self.staging.home(kept) if self.staging else kept
         return found
+
+    def settle(self) -> None:
+        """Kept tensors in host memory are complete: from now on the host may read them."""
+        if self.staging is not None:
+            self.staging.settle()
 
     def keep_nothing(self, like: torch.Tensor) -> torch.Tensor:
         """Zeros in the form in which a residual or output like `like` is kept."""

@@ -1,4 +1,4 @@
-"""Feeds the decision and observe graphs, and reads the mask back: the one host read of a call."""
+"""Feeds the decision and observe graphs, and reads the mask back. No other tensor of a call is read on the host."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ import torch
 from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import CLOCKS, DecideSpec
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
+from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Measured, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
-from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
+from mccompile.runtime.finite import OnItsWay
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
+from mccompile.runtime.upload import upload
 
 OUTPUT = Tail("block_output")
-
-
-def parameters(names: Sequence[str], bound: BoundPolicy, device: torch.device) -> torch.Tensor:
-    """The vector of parameter values, in the order of `names`."""
-    return torch.tensor([float(bound.values[n]) for n in names], dtype=torch.float32, device=device)
 
 
 def host_rows(
@@ -65,18 +61,8 @@ def host_rows(
     return host
 
 
-def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """The mask on the host, and what to wait for before it is read: copies from a GPU end behind the host's back."""
-    if mask.device.type != "cuda":
-        return mask.cpu(), None
-    copied = torch.cuda.Event()
-    target = torch.empty(mask.shape, dtype=mask.dtype, pin_memory=True).copy_(mask, non_blocking=True)
-    copied.record(torch.cuda.current_stream(mask.device))
-    return target, copied
-
-
 class Decide:
-    """The decision graph with its states in the store."""
+    """The decision graph. Its states lie in the store."""
 
     def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
@@ -90,50 +76,51 @@ class Decide:
         self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], states: States,
         layout: Layout, moment: Moment,
     ) -> np.ndarray:
-        """Mask [B, G, F, P] (True = compute); updates the states of the call's chunks."""  # fmt: skip
+        """Returns the mask [B, G, F, P] (True = compute), and updates the states of the call's chunks."""  # fmt: skip
         return self.finish(self.start(host, params, sources, states, layout, moment), states)
 
     def start(
         self, host: np.ndarray, params: torch.Tensor, sources: Mapping[str, torch.Tensor], states: States,
         layout: Layout, moment: Moment,
     ) -> Deciding:  # fmt: skip
-        """Puts the graph on the device's queue, and the copy of its mask to the host; changes nothing kept."""
+        """Puts the graph and the copy of its mask to the host on the device's queue. Nothing kept is changed."""
         device = params.device
         first = moment.chunks[0].chunk
         arguments: list[torch.Tensor] = []
         for slot in self.spec.inputs:
             match slot:
                 case Host():
-                    arguments.append(torch.from_numpy(host).to(device, non_blocking=True))
+                    arguments.append(upload(host, device))
                 case Params():
                     arguments.append(params)
                 case Now(source):
                     arguments.append(sources[source])
-                case Mask():
-                    raise AssertionError("a mask is no input of a decision")
+                case Mask() | Measured():
+                    raise AssertionError("results are no inputs of a decision")
                 case _:
                     full = self._state(slot, sources, states, layout, moment, device)
                     more = 1 if isinstance(slot, Tail) else 0
                     arguments.append(full[:, first : first + layout.chunks + more])
-        mask, *made = self._call(*arguments)
+        mask, measured, *made = self._call(*arguments)
         assert isinstance(mask, torch.Tensor)
-        return Deciding(host, first, dict(zip(self._kept, made, strict=True)), *_on_its_way(mask))
+        assert isinstance(measured, torch.Tensor)
+        kept = dict(zip(self._kept, made, strict=True))
+        return Deciding(host, first, kept, OnItsWay.of(mask), OnItsWay.of(measured))
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
-        """The mask of a decision, once it is there; its states are taken over, and the chunks it saw are noted."""
+        """Waits for the mask of a decision. The store takes over its states, and notes the chunks that it saw."""
         active = decision.host[:, self.spec.host.index("active")]
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
             keep_state(states, slot, decision.first, value)
-        if decision.copied is not None:
-            decision.copied.synchronize()
-        return decision.mask.numpy()
+        states.measured = decision.measured.arrived().numpy()
+        return decision.mask.arrived().numpy()
 
     def states(
         self, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,
         device: torch.device,
     ) -> None:  # fmt: skip
-        """All states of the graph, as its first run makes them."""
+        """Makes all states of the graph, as its first run makes them."""
         for slot in self.spec.inputs:
             if isinstance(slot, KeptSlot):
                 self._state(slot, sources, states, layout, moment, device)
@@ -159,13 +146,13 @@ class Decide:
         return states.tensors[slot]
 
     def _cells_of(self, source: str, sources: Mapping[str, torch.Tensor], layout: Layout) -> torch.Size:
-        """The sizes of a source as [B, G, F, P, C], 1 where it does not vary."""
+        """Returns the sizes of a source as [B, G, F, P, C], 1 where it does not vary."""
         where = next(s for s in self.spec.sources if s.source == source)
         return to_cells(sources[source], where, torch.empty(layout.cells, device="meta")).shape
 
 
 class Observe:
-    """The graph of late signals with its states in the store."""
+    """The graph of late signals. Its states lie in the store."""
 
     def __init__(self, spec: ObserveSpec, call: GraphCall) -> None:
         self.spec = spec
@@ -177,7 +164,7 @@ class Observe:
         self, want: np.ndarray, params: torch.Tensor, output: torch.Tensor, states: States, layout: Layout,
         moment: Moment,
     ) -> None:
-        """Refreshes the late signals of the chunks wanted, bool [B, G]; the others keep theirs."""  # fmt: skip
+        """Refreshes the late signals of the chunks in `want`, bool [B, G]. The others keep theirs."""  # fmt: skip
         first = moment.chunks[0].chunk
         span = slice(first, first + layout.chunks)
         device = output.device
@@ -192,12 +179,12 @@ class Observe:
                 host[sample, 2, g] = (sample, time.chunk - 1) in states.observed
         tail = states.tensors[OUTPUT][:, first : first + layout.chunks + 1]
         late = [states.tensors[slot][:, span] for slot in self._late]
-        made = self._call(torch.from_numpy(host).to(device), params, output, tail, *late)
+        made = self._call(upload(host, device), params, output, tail, *late)
         for slot, value in zip(self._kept, made, strict=True):
             keep_state(states, slot, first, value)
 
     def states(self, output: torch.Tensor, states: States, layout: Layout, moment: Moment) -> None:
-        """All states of the graph, made where they are missing."""
+        """Makes the states of the graph that are missing."""
         b, _, f, p = layout.cells
         for slot in self._late:
             if slot not in states.tensors:
@@ -207,7 +194,7 @@ class Observe:
 
 
 def keep_state(states: States, slot: KeptSlot, first: int, value: Value) -> None:
-    """Takes over what a graph made of a state from the chunk `first` on; the graphs' results are their own tensors."""
+    """Puts into the store what a graph made of a state, from the chunk `first` on."""
     assert isinstance(value, torch.Tensor)
     state = states.tensors[slot]
     if state.shape == value.shape:

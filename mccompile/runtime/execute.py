@@ -82,8 +82,6 @@ def merge(
                 out[made] = fresh
             else:
                 blocks.put(made, out[made], fresh, rows)
-    if blocks.staging is not None:
-        blocks.staging.settle()
     return out
 
 

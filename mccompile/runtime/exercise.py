@@ -13,18 +13,18 @@ import torch
 from mccompile.backend.record import Recorder
 from mccompile.capture.errors import CallError
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.locate import TIMESTEP
+from mccompile.lowering.locate import timestep_of
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.clock import ChunkTime, Moment
-from mccompile.runtime.decision import parameters
 from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Memory
+from mccompile.runtime.upload import parameters
 
 
 def record_roles(
@@ -101,7 +101,7 @@ def _segments(
 
 def first_moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
     """A first step of as many chunks as attention tells apart, at least one; or as have timesteps of their own."""
-    grid, told = engine.lowered.captured.grid, inputs.get(TIMESTEP)
+    grid, told = engine.lowered.captured.grid, inputs.get(timestep_of(engine.lowered.captured))
     chunks = 1
     if masked_by_input(engine.lowered.captured) and isinstance(told, torch.Tensor) and told.dim() > 1:
         chunks = told.size(1)

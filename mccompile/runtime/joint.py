@@ -1,4 +1,4 @@
-"""The memory of two guidance branches that run as one batch: joined, halved, saved and put back."""
+"""Joins the memory of two guidance branches that run as one batch, and halves, saves and puts it back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mccompile.runtime.store import BranchStore, Memory, Once
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """Rows of a view along `axis` (all of it where `rows` is None) as they were."""
+    """Rows of a view along `axis`, as they were. rows: None means all of them."""
 
     view: torch.Tensor
     axis: int
@@ -34,25 +34,25 @@ class _Saved:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What the follower's half of a run replaced. publish: gives a store the follower's halves."""
+    """What the follower's half of a run replaced. publish: puts the follower's halves into a store."""
 
     saved: tuple[_Saved, ...]
     publish: Callable[[BranchStore, int], None]
 
     def back(self) -> None:
-        """Nothing of the run remains in the follower's store."""
+        """Puts everything back that the run replaced in the follower's store."""
         for one in reversed(self.saved):
             one.back()
 
     def keep(self, store: BranchStore) -> None:
-        """The run stands."""
+        """Lets the run stand, and forgets what it replaced."""
         self.publish(store, 1)
 
 
 class Joint:
-    """Keys, values and residuals of two branches of `batch` samples each, the leader's first.
+    """Keys, values and residuals of two branches of `batch` samples each. The leader's stand first.
 
-    memory: what a run of both reads and writes; of a branch's own store only its memory is shared with it.
+    memory: what a run of both reads and writes. A branch's own store shares its memory with it, and nothing else.
     """
 
     def __init__(self, batch: int) -> None:
@@ -63,9 +63,9 @@ class Joint:
         self._log: list[_Saved] = []
 
     def combine(self, first: Step, second: Step) -> tuple[dict[str, Value], Env] | None:
-        """(shared values, entry streams) of both, their memory joined.
+        """Joins the memory of both, and returns their (shared values, entry streams).
 
-        None where a value that is no batch is not the same for both, or one of them has kept less than the other.
+        Returns None if a value that is no batch differs between them, or if one has kept less than the other.
         """
         captured = first.engine.lowered.captured
         ports = {p.name: p for p in (*captured.shared, *captured.sources, *captured.streams)}
@@ -85,7 +85,7 @@ class Joint:
         return shared, entry
 
     def _shaped(self, captured: CapturedModel, inputs: Mapping[str, Value]) -> dict[str, Value]:
-        """Inputs of the sizes that those of both have; their data is of no use."""
+        """Returns inputs of the sizes that those of both have. Their data means nothing."""
         shaped = dict(inputs)
         for name in captured.samples:
             value = inputs[name]
@@ -94,7 +94,7 @@ class Joint:
         return shaped
 
     def _together(self, port: Port, one: Value, two: Value) -> Value | None:
-        """One value of both; None where that cannot be."""
+        """Makes one value of both. Returns None if that is not possible."""
         match port.batch:
             case None:
                 alike = one is two if isinstance(one, torch.Tensor) else one == two
@@ -112,7 +112,7 @@ class Joint:
                 assert_never(port.batch)
 
     def _join(self, first: Step, second: Step, entry: Env, shared: Mapping[str, Value]) -> bool:
-        """Lays the kept tensors of both side by side, where they do not lie so already."""
+        """Lays the kept tensors of both side by side, unless they lie so already."""
         one, two = first.store.memory, second.store.memory
         if one.buffers.keys() != two.buffers.keys() or one.kept.keys() != two.kept.keys():
             return False
@@ -139,7 +139,7 @@ class Joint:
         return known is not None and known[1] is one and known[2] is two
 
     def _join_once(self, first: Step, second: Step, shared: Mapping[str, Value]) -> None:
-        """What blocks take from the prompt, from what each branch has made of its own."""
+        """Joins what blocks take from the prompt, from what each branch has made of its own prompt."""
         for block, one in first.store.memory.once.items():
             two = second.store.memory.once.get(block)
             names = first.engine.blocks.lasting(block)
@@ -156,7 +156,7 @@ class Joint:
                 self.memory.once[block] = Once(held, values)
 
     def halves(self, env: Env) -> tuple[Env, Env]:
-        """Each branch's own samples of streams."""
+        """Returns the streams of each branch, of its own samples."""
         one, two = ({n: self._half(t, i) for n, t in env.items()} for i in (0, 1))
         return one, two
 
@@ -164,7 +164,7 @@ class Joint:
         return tensor.narrow(0, which * self.batch, self.batch)
 
     def save(self, captured: CapturedModel, number: int, segment: Segment, rows: Rows) -> None:
-        """Remembers the follower's rows that a segment is about to replace."""
+        """Remembers the rows of the follower that a region is about to replace."""
         ports = {p.name: p for p in captured.streams}
         for block in range(segment.first, segment.last + 1):
             specs = captured.kinds[captured.blocks[block].kind].buffers
@@ -184,12 +184,12 @@ class Joint:
         self._log.append(_Saved(view, axis, vector, values))
 
     def taken(self) -> Taken:
-        """What the run just made can give back, once."""
+        """Returns what the last run replaced, so that it can be put back. It does so once for each run."""
         saved, self._log = tuple(self._log), []
         return Taken(saved, self.publish)
 
     def publish(self, store: BranchStore, which: int) -> None:
-        """Residuals that a run of both has made anew (whole steps do), to one branch's own store."""
+        """Puts into one branch's own store the residuals that a run of both has made anew, as whole steps do."""
         for key, both in self.memory.kept.items():
             known = self._joined.get(key)
             if known is None or known[0] is not both:
@@ -199,7 +199,7 @@ class Joint:
 
 
 def _fill(made: Sequence[torch.Tensor], one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> bool:
-    """Copies the buffers of both into one; False where samples do not lie along the first axis."""
+    """Copies the buffers of both into one. Returns False if samples do not lie along the first axis."""
     for into, a, b in zip(made, one, two, strict=True):
         if into.shape != (a.size(0) + b.size(0), *a.shape[1:]) or a.shape != b.shape:
             return False

@@ -40,33 +40,35 @@ class Staging:
         self._cuda = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if self._cuda else None
         self._sent: deque[_Sent] = deque()
+        self._written: torch.cuda.Event | None = None  # after the last tensor that goes whole into host memory
 
     def home(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of `tensor` in host memory, pinned where there is CUDA."""
         host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=self._cuda)
-        return host.copy_(tensor)
+        self._write(host, tensor)
+        return host
 
     def bring(self, host: torch.Tensor) -> torch.Tensor:
         """A working copy on the device, for work that is queued from now on."""
-        self.settle()
+        self._arrive()
         working = torch.empty(host.shape, dtype=host.dtype, device=self.device)
         return working.copy_(host, non_blocking=True)
 
     def through(self, blocks: Sequence[Tensors]) -> Iterator[Tensors]:
         """Working copies of each block's tensors in turn; while one is used, the next one's are being copied."""
-        self.settle()
+        self._arrive()
         coming = self._begin(blocks[0]) if blocks else ()
         for i in range(len(blocks)):
             self._wait()
             working = coming
             coming = self._begin(blocks[i + 1]) if i + 1 < len(blocks) else ()
             yield working
-        self.settle()
 
     def put(self, host: torch.Tensor, axis: int | None, rows: torch.Tensor | None, values: torch.Tensor) -> None:
         """Writes rows (all of it where there are none) into `host`; `settle` before the host reads it."""
         if axis is None or rows is None:
-            host.copy_(values, non_blocking=True)
+            self._arrive()
+            self._write(host, values)
             return
         index, sent = self._send(rows), self._send(values.movedim(axis, 0))
         arrived = torch.cuda.current_stream(self.device).record_event() if self._cuda else None
@@ -75,11 +77,21 @@ class Staging:
             self._sent.popleft().arrive()
 
     def settle(self) -> None:
-        """All that was put is in host memory."""
+        """All that was put is in host memory; the host waits for what is still on its way, and for nothing else."""
+        self._arrive()
+        if self._written is not None:
+            self._written.synchronize()
+            self._written = None
+
+    def _arrive(self) -> None:
+        """All rows that were put are in host memory. Tensors that go whole are ordered by the device's stream."""
         while self._sent:
             self._sent.popleft().arrive()
+
+    def _write(self, host: torch.Tensor, values: torch.Tensor) -> None:
+        host.copy_(values, non_blocking=True)
         if self._cuda:
-            torch.cuda.current_stream(self.device).synchronize()
+            self._written = torch.cuda.current_stream(self.device).record_event()
 
     def _begin(self, hosts: Tensors) -> Tensors:
         """Memory is taken from the stream that will use it, so that it is free again when that stream says so."""

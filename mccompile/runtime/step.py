@@ -14,17 +14,18 @@ from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
-from mccompile.runtime.decision import host_rows, parameters
+from mccompile.runtime.decision import host_rows
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Memory
+from mccompile.runtime.upload import parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is known when a call begins. actions: [B][G]. leader: the store whose decision is followed, if any."""
+    """What is known when a call begins. actions: [B][G]. leader: the store whose decision this call follows, if any."""
 
     engine: Engine
     bound: BoundPolicy
@@ -45,7 +46,7 @@ class Step:
         return self.store.memory
 
     def run(self) -> tuple[Env, np.ndarray]:
-        """The streams after the last block, and which tokens were computed, bool [B, G, F, P]."""
+        """Returns the streams after the last block, and which tokens were computed, bool [B, G, F, P]."""
         return self._rows() if self.engine.uses_rows else self._whole()
 
     def _rows(self) -> tuple[Env, np.ndarray]:
@@ -103,7 +104,7 @@ class Step:
         return out
 
     def decide(self, env: Env) -> np.ndarray:
-        """Mask [B, G, F, P]: from clock and plan where they know, else from the decision graph."""
+        """Returns the mask [B, G, F, P]. Clock and plan give it if they know it, and otherwise the decision graph."""
         mask = np.zeros(self.layout.cells, bool)
         dynamic, planned = False, self.store.history.planned
         for b, of_sample in enumerate(self.actions):
@@ -111,6 +112,7 @@ class Step:
                 mask[b, g] = action.kind == "compute"
                 dynamic |= action.kind == "dynamic" or (action.runs and not planned[b, self.moment.chunks[g].chunk])
         decide, states = self.engine.decide, self.store.states
+        states.measured = None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
         elif decide is not None and (dynamic or not self.fold or (decide.sees_every_step and not self._settled())):
@@ -126,18 +128,19 @@ class Step:
         return mask
 
     def _settled(self) -> bool:
-        """Whether no step of the run is left to data. What the graph keeps is set anew where that turns out otherwise.
+        """Says whether no step of the run depends on data. If one does after all, what the graph keeps is set anew.
 
-        The reuses in the whole run are counted all along.
+        Only the reuses in the whole run are counted all along.
         """
         known = self.fold and all(cell.action != "dynamic" for cell in self.plan.cells)
         counted = self.engine.decide is not None and Count("total") in self.engine.decide.spec.counts
         return known and not counted and bool(self.store.history.planned.all())
 
     def _with_copies(self, mask: np.ndarray) -> np.ndarray:
-        """A copy is computed where its chunk is; all of it the first time, for it has no keys and values yet.
+        """Adds the copies of chunks to the mask. A copy is computed where its chunk is.
 
-        Where only increments are kept, its output counts at computed tokens alone: it may wait for the first of them.
+        The first time all of it is computed, for it has no keys and values yet. If only increments are kept, its output
+        counts at computed tokens alone, so it may wait for the first of them.
         """
         mask = mask.copy()
         waits = all(s.keep in (None, "increment") for s in self.engine.lowered.segments)

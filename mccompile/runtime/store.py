@@ -15,11 +15,12 @@ from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
+from mccompile.runtime.finite import OnItsWay
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The chunks of a call by place, (chunk, whether it is a copy), its tokens per chunk, and its input shapes."""
+    """The chunks of a call by place, as (chunk, whether it is a copy); its tokens per chunk and its input shapes."""
 
     places: tuple[tuple[int, bool], ...]
     tokens: int
@@ -28,30 +29,30 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What a block makes of the prompt alone: `values`, of the very tensors `held`."""
+    """What a block makes of the prompt alone. values: the results. held: the very tensors that they were made from."""
 
     held: tuple[object, ...]
     values: tuple[torch.Tensor, ...]
 
     def made_of(self, held: Sequence[object]) -> bool:
-        """Whether it is made of these very values."""
+        """Says whether it is made of these very values."""
         return len(self.held) == len(held) and all(a is b for a, b in zip(self.held, held, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An input as it was at a call. value: the tensor itself, or a copy where its changes could not be noticed."""
+    """An input as it was at a call. value: the tensor itself, or a copy if nobody could notice that it changes."""
 
     value: torch.Tensor
     version: int
 
     @classmethod
     def of(cls, value: torch.Tensor) -> Held:
-        """In inference mode tensors count no versions, so that a copy is kept."""
+        """Holds a value. In inference mode tensors count no versions, so a copy is held."""
         return cls(value.clone(), -1) if value.is_inference() else cls(value, value._version)
 
     def same(self, other: Held) -> bool:
-        """Whether both are the same values: one tensor, unmodified, or equal tensors, none of them modified since."""
+        """Says whether both are the same values: one unmodified tensor, or equal tensors not modified since."""
         if any(h.version >= 0 and h.value._version != h.version for h in (self, other)):
             return False
         one, two = self.value, other.value
@@ -69,7 +70,7 @@ class Made:
     prompt: Mapping[str, Held]
 
     def same_prompt(self, other: Made) -> bool:
-        """Whether both are made of the same inputs."""
+        """Says whether both are made of the same inputs."""
         names = self.prompt.keys()
         return names == other.prompt.keys() and all(self.prompt[n].same(other.prompt[n]) for n in names)
 
@@ -92,7 +93,7 @@ class Memory:
     increments: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Returns the bytes of all tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
         tensors += [t for known in self.once.values() for t in known.values]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]
@@ -117,7 +118,7 @@ class ChunkRecord:
 
 @dataclass(slots=True)
 class History:
-    """What has happened to the chunks of the video, on the host.
+    """What has happened to the chunks of the video. It lies on the host.
 
     phases: per sample, per chunk. computed, cleaned, since, planned, lost: see ChunkRecord. copies: (sample, chunk)
     whose copy has been computed.
@@ -133,20 +134,20 @@ class History:
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> History:
-        """Nothing has happened yet, to a video of so many chunks."""
+        """Returns the history of a video of so many chunks to which nothing has happened yet."""
         phases = [[start(bound) for _ in range(chunks)] for _ in range(batch)]
         computed, cleaned = (np.zeros((batch, chunks), bool) for _ in range(2))
         return cls(phases, computed, cleaned, np.zeros((batch, chunks), np.int64), np.ones((batch, chunks), bool))
 
     def chunk(self, sample: int, chunk: int) -> ChunkRecord:
-        """What is known of one chunk of one sample."""
+        """Returns what is known of one chunk of one sample."""
         flags = (bool(self.computed[sample, chunk]), bool(self.cleaned[sample, chunk]))
         at = sample, chunk
         planned, lost = bool(self.planned[at]), self.lost.get(at, "")
         return ChunkRecord(self.phases[sample][chunk], *flags, int(self.since[at]), planned, lost)
 
     def lose(self, why: str, but_clean: bool = False) -> None:
-        """What is kept counts as nothing; but_clean: of chunks that were computed on their final input it stays."""
+        """Forgets what is kept. but_clean: chunks that were computed on their final input keep theirs."""
         kept = self.cleaned if but_clean else np.zeros_like(self.cleaned)
         self.computed, self.cleaned = kept.copy(), kept.copy()
         self.copies.clear()
@@ -156,7 +157,7 @@ class History:
                 self.planned[at], self.lost[at] = False, why
 
     def follow(self, time: ChunkTime, bound: BoundPolicy, grid: Grid) -> None:
-        """Brings the phases of an active chunk to its own step of now: steps that were left out computed nothing."""
+        """Brings the phases of an active chunk to its present step. Steps that were left out computed nothing."""
         for sample, phases in enumerate(self.phases):
             state = phases[time.chunk]
             if state.step == time.step:
@@ -172,7 +173,7 @@ class History:
             phases[time.chunk] = state
 
     def note(self, sample: int, time: ChunkTime, bound: BoundPolicy, grid: Grid, mask: np.ndarray) -> None:
-        """A chunk was run; mask: which of its tokens were computed. The phase of an active chunk advances."""
+        """Notes that a chunk was run. mask: its tokens that were computed. The phase of an active chunk advances."""
         all_computed = bool(mask.all())
         if time.copy_of is not None:
             self.copies |= {(sample, time.copy_of)} if all_computed else set()
@@ -190,16 +191,16 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """A decision under way: what it was made from, the chunk it begins with, what becomes of the states, the mask.
+    """A decision under way: what it was made from, the chunk that it begins with, the new states, and the mask.
 
-    host: see runtime/decision.py. mask: [B, G, F, P] bool on the host, valid once `copied` has happened.
+    host: see runtime/decision.py. mask: [B, G, F, P] bool. measured: [B, K, G] float32, what the decision was made by.
     """
 
     host: np.ndarray
     first: int
     states: Mapping[KeptSlot, torch.Tensor]
-    mask: torch.Tensor
-    copied: torch.cuda.Event | None
+    mask: OnItsWay
+    measured: OnItsWay
 
 
 @dataclass(slots=True)
@@ -208,6 +209,7 @@ class States:
 
     seen, observed: (sample, chunk) whose last frame the decision graph, or the observe graph, has kept.
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
+    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked.
     """
 
     tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
@@ -215,15 +217,16 @@ class States:
     observed: set[tuple[int, int]] = field(default_factory=set)
     ahead: Deciding | None = None
     selection: np.ndarray | None = None
+    measured: np.ndarray | None = None
 
     def clear_accounts(self) -> None:
-        """Everything was computed, whatever asked for it."""
+        """Clears the accounts, because everything was computed."""
         account = self.tensors.get(Count("account"))
         if account is not None:
             account.zero_()
 
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Returns the bytes of all tensors."""
         return sum(t.nbytes for t in self.tensors.values())
 
 
@@ -232,7 +235,7 @@ class BranchStore:
     """What one guidance branch of one request keeps.
 
     window: what the rows of `memory` are. made: what its tensors are made of. row: the last row of the schedule that it
-    was called in.
+    was called in. finite: whether the results of that call were.
     """
 
     history: History
@@ -241,12 +244,17 @@ class BranchStore:
     window: Window | None = None
     made: Made | None = None
     row: int = -1
+    finite: OnItsWay | None = None
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
-        """Nothing kept yet, of a video of so many chunks."""
+        """Returns the store of a video of so many chunks, of which nothing is kept yet."""
         return cls(History.empty(bound, batch, chunks))
 
+    def is_finite(self) -> bool:
+        """Whether the results of its last call were finite. Waits for that call."""
+        return self.finite is None or bool(self.finite.arrived())
+
     def nbytes(self) -> int:
-        """Bytes of all kept tensors."""
+        """Returns the bytes of all kept tensors."""
         return self.memory.nbytes() + self.states.nbytes()

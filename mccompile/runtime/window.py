@@ -97,6 +97,7 @@ def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int,
     """
     window = store.window
     assert window is not None
+    blocks.settle()
     return tuple(
         tuple(
             blocks.given_out(_leading(buffer, spec, window, chunks), site.kind)

@@ -16,9 +16,10 @@ from mccompile.policy.phases import Grid
 from mccompile.policy.planner import plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import ChunkTime, Moment
-from mccompile.runtime.decision import Decide, host_rows, parameters
+from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.store import States
+from mccompile.runtime.upload import parameters
 
 STEPS = (1, 2, 3, 5, 7, 8, 11, 12, 16, 19, 23, 28, 37, 50, 64, 97)
 POLICY = """policy p {
