@@ -29,7 +29,8 @@ in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = toy()
-    record.write(tmp_path)
+    for name, write in record.files().items():
+        write(tmp_path / name)
     found = read_run(tmp_path)
     assert (found.about, found.said, found.refusals, found.fps) == (
         record.about, record.said, record.refusals, record.fps,
