@@ -163,3 +163,15 @@ class NoForecast(RunError):
             "reuse the last kept result (`keep residual` alone), or decide per step",
             span=at, marked="the forecast",
         )  # fmt: skip
+
+
+class TraceMalformed(RunError):
+    """A file that is no trace of decisions. line: the first that is no event, 0 where no line could be read."""
+
+    code = "MC0640"
+
+    def __init__(self, path: str, line: int, why: str) -> None:
+        super().__init__(
+            f"`{path}`{f', line {line},' if line else ''} is no trace of decisions: {why}",
+            "give a file that `mccompile generate --trace` or `--record` wrote",
+        )
