@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.layout import Layout
@@ -20,7 +20,7 @@ from mccompile.runtime.store import BranchStore, Held, Made, Memory
 
 def prompt_inputs(captured: CapturedModel) -> tuple[str, ...]:
     """The user inputs that hold for a whole request, by what is made of them: neither latents nor timestep reach it."""
-    changing = latent_inputs(captured) | {TIMESTEP}
+    changing = latent_inputs(captured) | {timestep_of(captured)}
     entry = [p for p in captured.streams if p.name in captured.entry and p.rows != "video"]
     lasting = [p.depends - changing for p in entry]
     lasting += [p.depends for p in captured.shared if p.token_axis is None and not p.depends & changing]

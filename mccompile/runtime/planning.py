@@ -9,7 +9,7 @@ import torch
 from mccompile import ir
 from mccompile.capture.part import Part, RowSource, Shared
 from mccompile.lowering.expressions import change
-from mccompile.lowering.locate import TIMESTEP
+from mccompile.lowering.locate import timestep_of
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
@@ -53,6 +53,7 @@ class _StaticSource:
         assert isinstance(where.value, Shared)
         name = where.value.name
         self._where = where
+        self._timestep = timestep_of(lowered.captured)
         self._gather: Part | None = None
         names: tuple[str, ...] = (name,)
         if captured.gather is not None and name in captured.gathered:  # a few rows, not all that it expands to
@@ -73,9 +74,9 @@ class _StaticSource:
 
     def _at(self, timestep: float, inputs: Mapping[str, Value]) -> torch.Tensor:
         """The source at one timestep as [B, 1, F, P, C]."""
-        told = inputs[TIMESTEP]
+        told = inputs[self._timestep]
         assert isinstance(told, torch.Tensor)
-        found = self._values.get({**inputs, TIMESTEP: torch.full_like(told, timestep)})
+        found = self._values.get({**inputs, self._timestep: torch.full_like(told, timestep)})
         value = found[self._names[0]]
         if self._gather is not None:
             index = torch.arange(ROWS, device=told.device)
