@@ -33,6 +33,15 @@ def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> 
         yield from walk(child, signals, late)
 
 
+def deciding(condition: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
+    """What a condition rests on: changes of sources, and both sides of every comparison."""
+    for e in walk(condition, signals, late=False):
+        if isinstance(e, ir.Change):
+            yield e
+        elif isinstance(e, ir.Apply) and e.op in ("lt", "le", "gt", "ge"):
+            yield from e.args
+
+
 def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
     """The expressions that a rule evaluates, its condition first."""
     match rule:

@@ -44,6 +44,13 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What each chunk is decided by, [B, K, G] float32: its accounts and signals, and which guards acted."""
+
+    name = "measured"
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """A number per cell, [B, G, F, P]: its account, its reuses in a row, its reuses in the run."""
 
@@ -105,7 +112,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Tail | Late
-Slot = Host | Params | Now | Mask | KeptSlot
+Slot = Host | Params | Now | Mask | Measured | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -19,6 +19,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan, PlannedAction, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
 from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
+from mccompile.policy.influence import static_notes
 from mccompile.policy.phases import ChunkState, advance, overriding, start
 from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
 from mccompile.policy.rules import Decision, Situation, Static, decide, forced, looks_back
@@ -65,7 +66,7 @@ def plan(
         phases=tuple(p.name for p in bound.ir.phases),
         changes=changes,
         cells=tuple(cells),
-        notes=tuple(_notes(bound, cells, frozenset().union(*seen))),
+        notes=(*_notes(bound, cells, frozenset().union(*seen)), *static_notes(bound, grid, static, cells)),
     )
 
 

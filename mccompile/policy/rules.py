@@ -14,7 +14,7 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.arithmetic.operations import StaticValue
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.phases import ChunkState, current, phase_step
@@ -127,6 +127,9 @@ class _Folded:
             return None, None
         compute = not self._value(rule.condition)
         grown = at.account if not sums else np.float32(self._value(sums[0]))
+        rests_on = (grown, *(self._value(e) for e in deciding(rule.condition, signals)))
+        if not all(v is None or np.isfinite(v) for v in rests_on):
+            return True, ZERO  # whatever the condition and the guards say
         compute = self._shares(rule, compute)
         for limit, count in ((rule.max_consecutive, at.since), (rule.max_total, at.total)):
             if limit is not None and not compute:

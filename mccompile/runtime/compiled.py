@@ -112,8 +112,8 @@ class CompiledModel(StandIn):
         """A generation is over, whatever ended it."""
         self._branch, self._place = "cond", None
         told = self.summary()
-        if told.complete and told.inert:
-            LOG.warning(told.inert)
+        for warning in told.warnings if told.complete else ():
+            LOG.warning(warning)
 
     @contextlib.contextmanager
     def cache_context(self, name: str, *, step_index: int | None = None, **_: object) -> Iterator[None]:
@@ -143,7 +143,9 @@ class CompiledModel(StandIn):
     def summary(self) -> Summary:
         """What the latest generation came to; `str` of it is for people."""
         runner = self.runner
-        return summarise(runner.lowered.policy, runner.events, runner.notes, runner.last_step)
+        return summarise(
+            runner.lowered.policy, runner.events, runner.notes, runner.last_step, runner.decided, runner.not_finite()
+        )
 
     def clear(self) -> None:
         """Frees what finished generations left: their events, what was kept for them, and values of their inputs."""

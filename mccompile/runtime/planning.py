@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,6 +16,7 @@ from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.influence import without_influence
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan
 from mccompile.runtime.clock import Told, Untold
@@ -42,7 +44,9 @@ def make_plan(
             raise UnknownTimesteps(lowered.policy.name, told.why)
     sources = {c.of.name: _StaticSource(lowered, lowered.located[c.of.name]) for c in changes}
     tables = {c: sources[c.of.name].table(c, timesteps, inputs) for c in changes}
-    return plan(bound, grid, tables, lowered.static, fold)
+    made = plan(bound, grid, tables, lowered.static, fold)
+    idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
+    return replace(made, notes=(*made.notes, *idle))
 
 
 class _StaticSource:

@@ -81,13 +81,15 @@ def size_of(runner: Runner, moment: Moment) -> int:
 def take(runner: Runner, moment: Moment) -> Snapshot | None:
     """The request of a moment whose row is about to begin; None where there is no state to go on from.
 
-    That is so before the first row, for policies that keep increments (they are the pipeline's part of a step), and
-    where a branch was run ahead of its call.
+    That is so before the first row, for policies that keep increments (they are the pipeline's part of a step), where a
+    branch was run ahead of its call, and where its last results were not finite.
     """
     request = runner.requests.get(moment.request)
     if request is None or not request.branches or request.foresight.pending is not None:
         return None
     if any(store.memory.increments or store.window is None for store in request.branches.values()):
+        return None
+    if not all(store.is_finite() for store in request.branches.values()):
         return None
     if runner.engine.blocks.staging is not None:
         runner.engine.blocks.staging.settle()

@@ -112,6 +112,7 @@ class Step:
                 mask[b, g] = action.kind == "compute"
                 dynamic |= action.kind == "dynamic" or (action.runs and not planned[b, self.moment.chunks[g].chunk])
         decide, states = self.engine.decide, self.store.states
+        states.measured = None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
         elif decide is not None and (dynamic or not self.fold or (decide.sees_every_step and not self._settled())):

@@ -15,6 +15,7 @@ from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
+from mccompile.runtime.finite import OnItsWay
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +193,14 @@ class History:
 class Deciding:
     """A decision under way: what it was made from, the chunk that it begins with, the new states, and the mask.
 
-    host: see runtime/decision.py. mask: [B, G, F, P] bool on the host, valid once `copied` has happened.
+    host: see runtime/decision.py. mask: [B, G, F, P] bool. measured: [B, K, G] float32, what the decision was made by.
     """
 
     host: np.ndarray
     first: int
     states: Mapping[KeptSlot, torch.Tensor]
-    mask: torch.Tensor
-    copied: torch.cuda.Event | None
+    mask: OnItsWay
+    measured: OnItsWay
 
 
 @dataclass(slots=True)
@@ -208,6 +209,7 @@ class States:
 
     seen, observed: (sample, chunk) whose last frame the decision graph, or the observe graph, has kept.
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
+    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked.
     """
 
     tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
@@ -215,6 +217,7 @@ class States:
     observed: set[tuple[int, int]] = field(default_factory=set)
     ahead: Deciding | None = None
     selection: np.ndarray | None = None
+    measured: np.ndarray | None = None
 
     def clear_accounts(self) -> None:
         """Clears the accounts, because everything was computed."""
@@ -232,7 +235,7 @@ class BranchStore:
     """What one guidance branch of one request keeps.
 
     window: what the rows of `memory` are. made: what its tensors are made of. row: the last row of the schedule that it
-    was called in.
+    was called in. finite: whether the results of that call were.
     """
 
     history: History
@@ -241,11 +244,16 @@ class BranchStore:
     window: Window | None = None
     made: Made | None = None
     row: int = -1
+    finite: OnItsWay | None = None
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
         """Returns the store of a video of so many chunks, of which nothing is kept yet."""
         return cls(History.empty(bound, batch, chunks))
+
+    def is_finite(self) -> bool:
+        """Whether the results of its last call were finite. Waits for that call."""
+        return self.finite is None or bool(self.finite.arrived())
 
     def nbytes(self) -> int:
         """Returns the bytes of all kept tensors."""
