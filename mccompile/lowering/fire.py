@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Literal, assert_never
 
@@ -12,14 +12,14 @@ from mccompile import ir
 from mccompile.language.walk import deciding, walk
 from mccompile.lowering.expressions import Leaves, evaluate
 from mccompile.lowering.operations import apply
-from mccompile.lowering.slots import Count, Slot
+from mccompile.lowering.pasts import Get
+from mccompile.lowering.slots import Count
 
-Get = Callable[[Slot], torch.Tensor]
-Guard = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
+GuardName = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
 Acted = Mapping[str, torch.Tensor]  # by name, whether a guard changed the decision of a cell
 
 
-def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
+def guards_of(rule: ir.Reuse | ir.Top) -> dict[GuardName, ir.Expr | None]:
     """Returns the guards of a rule by name, in the order in which they apply."""
     if isinstance(rule, ir.Top):
         return {}
@@ -54,7 +54,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
 
 
 def _guarded(
-    name: Guard, fired: torch.Tensor, limit: torch.Tensor | float, grown: torch.Tensor, get: Get
+    name: GuardName, fired: torch.Tensor, limit: torch.Tensor | float, grown: torch.Tensor, get: Get
 ) -> torch.Tensor:
     """Returns what a guard makes of the cells that fire, [B, G, F, P]."""
     match name:

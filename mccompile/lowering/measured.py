@@ -15,7 +15,7 @@ from mccompile.lowering.fire import Acted, guards_of
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredRow:
     """One row of what is measured, [B, G].
 
     what: the highest and the lowest account of the chunk's cells after the step's addition; a signal's mean; the lowest
@@ -27,17 +27,17 @@ class Row:
     of: ir.Polynomial | None = None
 
 
-def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[Row, ...]:
+def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[MeasuredRow, ...]:
     """What is told of a rule's decisions: its account, the signals that it reads, its fits, its guards."""
     read = tuple(dict.fromkeys(e for x in rule_expressions(rule) for e in walk(x, signals, late=False)))
     sums = any(isinstance(e, ir.Accumulate) for e in read)
-    named = (Row("signal", e.name) for e in read if isinstance(e, ir.SignalRef))
-    fits = (Row(what, "", e) for e in read if isinstance(e, ir.Polynomial) for what in ("fit", "fitted"))
-    guards = (Row("guard", name) for name, limit in guards_of(rule).items() if limit is not None)
-    return (*((Row("highest"), Row("lowest")) if sums else ()), *named, *fits, *guards)
+    named = (MeasuredRow("signal", e.name) for e in read if isinstance(e, ir.SignalRef))
+    fits = (MeasuredRow(what, "", e) for e in read if isinstance(e, ir.Polynomial) for what in ("fit", "fitted"))
+    guards = (MeasuredRow("guard", name) for name, limit in guards_of(rule).items() if limit is not None)
+    return (*((MeasuredRow("highest"), MeasuredRow("lowest")) if sums else ()), *named, *fits, *guards)
 
 
-def told_by(row: Row, leaves: Leaves, account: torch.Tensor, acted: Acted) -> torch.Tensor:
+def told_by(row: MeasuredRow, leaves: Leaves, account: torch.Tensor, acted: Acted) -> torch.Tensor:
     """One row of what a rule's decision was made by, [B, G] float32."""
     nothing = torch.zeros_like(account)
     match row.what:
