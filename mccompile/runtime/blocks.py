@@ -254,7 +254,21 @@ class BlockCalls:
             known = store.once[i] = Once(tuple(held), tuple(values))
         if rows.sample is None or not self._batched.intersection(names):
             return known.values
-        return [one_sample(v, rows.sample, rows.batch) for v in known.values]
+        if all(v.size(0) == rows.batch for v in known.values):
+            return [one_sample(v, rows.sample, rows.batch) for v in known.values]
+        return self._lasting_of(i, rows.sample, rows.batch, tuple(held), shared, store)
+
+    def _lasting_of(
+        self, i: int, sample: int, batch: int, held: tuple[Value, ...], shared: Mapping[str, Value], store: Memory
+    ) -> Sequence[torch.Tensor]:
+        """As `_lasting`, made for one sample alone: its values, such as a mask for every head, cannot be cut apart."""
+        known = store.apart.get((i, sample))
+        if known is None or not known.made_of(held):
+            own = self._of_sample({n: shared[n] for n in self.lasting(i)}, sample, batch)
+            values = self._once[i](_of_shared(own))
+            values = tuple(self.staging.home(v) for v in values) if self.staging else values
+            known = store.apart[i, sample] = Once(held, tuple(values))
+        return known.values
 
     def lasting(self, i: int) -> tuple[str, ...]:
         """The shared values of which block i takes what it computes once per prompt."""

@@ -80,7 +80,8 @@ class Memory:
     """Kept tensors of blocks, by rows.
 
     buffers: per block, keys and values in the order of its kind, allocated at first use.
-    once: per block, keys and values of the text and whatever else the prompt alone determines.
+    once: per block, keys and values of the text and whatever else the prompt alone determines. apart: per (block,
+    sample), the same for one sample, where the values of all cannot be cut.
     kept: per (region, stream), the residual or output of the last computation. merged: per (region, stream), the
     stream that left the region in the last call: memory to write the next one into. increments: per chunk, the last
     latent increment.
@@ -88,6 +89,7 @@ class Memory:
 
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     once: dict[int, Once] = field(default_factory=dict)
+    apart: dict[tuple[int, int], Once] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     increments: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Memory:
     def nbytes(self) -> int:
         """Returns the bytes of all tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
-        tensors += [t for known in self.once.values() for t in known.values]
+        tensors += [t for known in (*self.once.values(), *self.apart.values()) for t in known.values]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]
         return sum(t.nbytes for t in tensors)
 
