@@ -13,8 +13,7 @@ FlagName = Literal[
     "forced",  # all of it is computed, whatever the rule says
     "reused",  # nothing of it is computed, whatever the rule says
     "phase",  # the index of the phase in force
-    "known",  # the plan knows the account
-    "account",  # the account that the plan knows
+    "known",  # the plan knows the accounts
     "first",  # the chunk is the first of the video
     "tail",  # the last frame of the chunk before it has been seen
     "fresh",  # nothing is kept of the chunk
@@ -26,6 +25,13 @@ class Flag:
     """What is decided about a chunk ahead of the graph."""
 
     what: FlagName
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account of the chunk's cells before this step, where the plan knows it."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class ChangeRow:
     change: ir.Change
 
 
-HostRow: TypeAlias = Flag | ClockRow | TableRow | ChangeRow
+HostRow: TypeAlias = Flag | AccountRow | ClockRow | TableRow | ChangeRow
 
 
 def named(rows: Sequence[HostRow]) -> tuple[str, ...]:
@@ -61,6 +67,8 @@ def named(rows: Sequence[HostRow]) -> tuple[str, ...]:
         match row:
             case Flag(what):
                 return what
+            case AccountRow(account):
+                return account if account == "account" else f"account:{account}"
             case ClockRow(clock):
                 return clock
             case TableRow():

@@ -10,7 +10,7 @@ import torch
 
 from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import DecideSpec
-from mccompile.lowering.host import ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import Count, DecidedBy, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
@@ -45,22 +45,27 @@ def host_rows(
                 "reused": action.kind == "reuse",
                 "phase": action.phase,
                 "known": action.account is not None,
-                "account": action.account or 0.0,
                 "first": time.chunk == 0,
                 "tail": seen,
                 "fresh": not kept[b, time.chunk],
             }
-            host[b, :, g] = [_told(row, flags, time, moment.grid, plan) for row in spec.host]
+            host[b, :, g] = [_told(row, flags, action, time, moment.grid, plan) for row in spec.host]
     return host
 
 
-def _told(row: HostRow, flags: Mapping[FlagName, float], time: ChunkTime, grid: Grid, plan: Plan) -> float | np.float32:
+def _told(
+    row: HostRow, flags: Mapping[FlagName, float], action: Action, time: ChunkTime, grid: Grid, plan: Plan
+) -> float | np.float32:
     """Returns the entry of a row for one chunk. Outside of a chunk's own steps clock and plan say nothing: 0."""
     match row:
         case Flag(what):
             return flags[what]
         case _ if time.state != "active":
             return 0.0
+        case AccountRow(name):
+            if action.account is None:
+                return 0.0
+            return action.account if name == "account" else plan.cells[time.step].others[plan.accounts.index(name)]
         case ClockRow(clock):
             return clock_value(clock, time.step, grid)
         case TableRow(table):
