@@ -348,6 +348,26 @@ class BlockCalls:
         whole = port.token_axis is None or self._all(name, local, rows)
         self.staging.put(local, port.token_axis, None if whole else rows.vectors[port.rows], kept)
 
+    def token_axis(self, name: str) -> int | None:
+        """The token axis of a stream; None where it has none."""
+        return self._ports[name].token_axis
+
+    def replaces(self, name: str, kept: torch.Tensor, rows: Rows) -> bool:
+        """Whether the rows are all that is kept of a stream, of all samples."""
+        return rows.sample is None and (self._ports[name].token_axis is None or self._all(name, kept, rows))
+
+    def move_rows(self, name: str, source: torch.Tensor, target: torch.Tensor, rows: Rows) -> None:
+        """Copies the selected rows of one kept tensor of a stream to another, wherever both are kept."""
+        if self.staging is not None:
+            self.staging.settle()
+        port = self._ports[name]
+        one, two = (one_sample(t, rows.sample, rows.batch) for t in (source, target))
+        if port.token_axis is None or self._all(name, one, rows):
+            two.copy_(one)
+            return
+        index = rows.vectors[port.rows].to(one.device)
+        two.index_copy_(port.token_axis, index, one.index_select(port.token_axis, index))
+
     def put(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
         """Writes the selected rows of a stream back, in place; a stream without tokens is replaced whole."""
         port = self._ports[name]

@@ -127,6 +127,7 @@ SHOWN = (
     runtime.OverBudget("motioncache_2gb", written(MOTION_2GB).cache, 2_734_686_208, 2),
     runtime.UnknownTimesteps("teacache", "its tokens are at timesteps from 0 to 999 in one call"),
     runtime.ModelChanged("WanTransformer3DModel", "module `blocks.0.attn1.to_q` has other type"),
+    runtime.NoForecast(load_policy("compute"), "at step 4 its weights are inf, 0"),
     runtime.ModelTreated("WanTransformer3DModel", "module `blocks.0`", "hooks"),
     runtime.TraceMalformed("out/trace.jsonl", 3, "Expecting value: line 1 column 1 (char 0)"),
     pipelines.CopyRefused("WanPipeline"),
