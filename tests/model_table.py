@@ -108,7 +108,7 @@ def row(family: Family) -> str:
         runs.says(BY_CHUNK, "reuse"),
         runs.says(TOKENS, "rows", exact=True),
         runs.says("compute", "full", samples=2, exact=True),
-        _short(captured.refusals[0].reason if captured.refusals else captured.unbatched) or "–",
+        _short(_reason(captured)) or "–",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -122,6 +122,13 @@ def _grid(captured: CapturedModel) -> str:
         case ToldGrid():
             return "told"
     return "found"
+
+
+def _reason(captured: CapturedModel) -> str:
+    """The first refusal; of a model whose blocks are its own code without torch's own words."""
+    if captured.opaque:
+        return captured.opaque.partition(":")[0]
+    return captured.refusals[0].reason if captured.refusals else captured.unbatched
 
 
 def _short(text: str) -> str:
