@@ -1,7 +1,7 @@
 """What a graph demands of the sizes of a call: the guards of torch.export, as text that a small reader evaluates.
 
-A forward may branch on a size (`if frames > 4`). The graph has the branch of the recorded calls, and export's guard says
-at which sizes that is the right one. A guard that cannot be read counts as broken, so nothing is assumed of it.
+A forward may branch on a size (`if frames > 4`). The graph has the branch of the recorded calls. Export's guard says at
+which sizes that is the right one. A guard that cannot be read counts as broken, so nothing is assumed of it.
 """
 
 from __future__ import annotations
