@@ -49,10 +49,18 @@ def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
             return ()
         case ir.Reuse():
             guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
-            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
+            return (rule.condition, *_given(*guards, rule.max_reused, _every(rule.all_at)))
         case ir.Every(n):
             return (n,)
         case ir.Top(share, by):
-            return (share, by)
+            return (share, by, *_given(rule.max_consecutive, rule.max_total, _every(rule.all_at)))
         case _:
             assert_never(rule)
+
+
+def _every(all_at: ir.AllAt | None) -> ir.Expr | None:
+    return None if all_at is None else all_at.every
+
+
+def _given(*expressions: ir.Expr | None) -> tuple[ir.Expr, ...]:
+    return tuple(e for e in expressions if e is not None)

@@ -33,7 +33,7 @@ from mccompile.lowering.slots import (
 )
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.facts import cell_of
+from mccompile.policy.facts import account_names, cell_of
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
@@ -87,14 +87,15 @@ def build_decide(
     pasts = Pasts.of(rules, signals)
     folded = tuple(e for e in changes if e in supplied)
     late = sorted({e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late})
-    reuse = [r for _, r in rules if isinstance(r, ir.Reuse)]
-    counts = [Count("account")]
-    counts += [Count("streak")] if any(r.max_consecutive is not None for r in reuse) else []
-    counts += [Count("total")] if any(r.max_total is not None for r in reuse) else []
+    accounts = account_names(policy)
+    counts = [Count("account", name) for name in accounts]
+    counts += [Count("streak")] if any(r.max_consecutive is not None for _, r in rules) else []
+    counts += [Count("total")] if any(r.max_total is not None for _, r in rules) else []
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
     kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    host = (*FLAGS, *(("fresh",) if pasts.slots else ()), *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
+    host = (*FLAGS, *map(account_row, accounts[1:]), *(("fresh",) if pasts.slots else ()), *CLOCKS)
+    host += tuple(f"table:{i}" for i in range(len(tables)))
     host += tuple(f"change:{i}" for i in range(len(folded)))
     inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
     outputs = (Mask(), Measured(), *counts, *kept, *pasts.slots)
@@ -131,7 +132,10 @@ class _Decision:
             return host[:, self.spec.host.index(name)].unsqueeze(-1).unsqueeze(-1)
 
         active, forced, reused = row("active") > 0, row("forced") > 0, row("reused") > 0
-        account = torch.where(row("known") > 0, row("account"), get(Count("account")))
+        held = [count for count in self.spec.counts if count.of == "account"]
+        known = row("known") > 0
+        accounts = {c.into: torch.where(known, row(account_row(c.into)), get(c)) for c in held}
+        account = accounts["account"]
         cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
         out: dict[Slot, torch.Tensor] = {}
         changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
@@ -150,17 +154,18 @@ class _Decision:
         clock = {c: row(c) for c in CLOCKS}
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
         late = {n: get(Late(n)) for n in self.late}
-        leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
+        leaves = Leaves(params, clock, tables, changes, motions, late, signals, accounts)
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
-        mask, held, told = self._mask(leaves, row("phase"), get, numbers)
+        mask, grown, told = self._mask(leaves, row("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
-        grown = torch.where(moving, held, account)
         out[Mask()] = compute
         nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything
         out[Measured()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
-        out[Count("account")] = torch.where(compute, torch.zeros_like(grown), grown)
-        for count in self.spec.counts[1:]:
+        for count in held:
+            moved = torch.where(moving, grown[count.into], accounts[count.into])
+            out[count] = torch.where(compute, torch.zeros_like(moved), moved)
+        for count in self.spec.counts[len(held) :]:
             kept = get(count)
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
@@ -174,19 +179,23 @@ class _Decision:
 
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, dict[Row, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[Row, torch.Tensor]]:
         """Returns (tokens that fire, accounts with what this step adds, what both were made by) under each rule."""
-        fired = held = None
+        fired, held = None, dict[str, torch.Tensor]()
         told: dict[Row, torch.Tensor] = {}
         for index, rule in self.rules.items():
             own = replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get))
             f, a, acted = fire(rule, own, get)
             here = phase == float(index)
             fired = f if fired is None else torch.where(here, f, fired)
-            held = a if held is None else torch.where(here, a, held)
+            held = {n: torch.where(here, v, held[n]) if held else v for n, v in a.items()}
             for row in rows_of(rule, leaves.signals):
                 value = told_by(row, own, a, acted)
                 told[row] = torch.where(here.squeeze(-1).squeeze(-1), value, told.get(row, torch.zeros_like(value)))
         assert fired is not None
-        assert held is not None
         return fired, held, told
+
+
+def account_row(name: str) -> str:
+    """Returns the name of the host's row that tells an account."""
+    return name if name == "account" else f"account:{name}"

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import replace
 from typing import Literal, assert_never
 
 import torch
 
 from mccompile import ir
-from mccompile.language.walk import deciding, walk
+from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, evaluate
 from mccompile.lowering.operations import apply
 from mccompile.lowering.slots import Count, Slot
 
 Get = Callable[[Slot], torch.Tensor]
 Guard = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
+Accounts = Mapping[str, torch.Tensor]  # by name, [B, G, F, P]
 Acted = Mapping[str, torch.Tensor]  # by name, whether a guard changed the decision of a cell
 
 
 def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
     """Returns the guards of a rule by name, in the order in which they apply."""
     if isinstance(rule, ir.Top):
-        return {}
+        return {"at most in a row": rule.max_consecutive, "at most in total": rule.max_total}
     return {
         "vote": rule.vote, "hold": rule.hold_below, "compute all": rule.all_above,
         "at most in a row": rule.max_consecutive, "at most in total": rule.max_total,
@@ -30,31 +31,33 @@ def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
     }  # fmt: skip
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor, Acted]:
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, Accounts, Acted]:
     """Returns which cells a rule computes, [B, G, F, P], the accounts with what this step adds, and which guards acted.
 
     A cell whose signals are not finite is computed, whatever the condition and the guards say.
     """
-    account = leaves.account
-    assert account is not None
     if isinstance(rule, ir.Top):
-        score = torch.zeros_like(account) + evaluate(rule.by, leaves)
-        return _ranked(score, evaluate(rule.share, leaves)) | ~torch.isfinite(score), account, {}
-    if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
-        account = account.amax((2, 3), keepdim=True) + account * 0.0
-        leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
-    grown = account + _added(rule.condition, leaves)
-    fired = apply("not", [evaluate(rule.condition, leaves)]) | (account < float("-inf"))
+        grown = _grown(rule.by, leaves)
+        score = torch.zeros_like(grown["account"]) + evaluate(rule.by, leaves)
+        fired, undefined = _ranked(score, evaluate(rule.share, leaves)), ~torch.isfinite(score)
+    else:
+        if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
+            alike = {n: a.amax((2, 3), keepdim=True) + a * 0.0 for n, a in leaves.accounts.items()}
+            leaves = replace(leaves, accounts=alike)
+        grown = _grown(rule.condition, leaves)
+        fired = apply("not", [evaluate(rule.condition, leaves)]) | (leaves.accounts["account"] < float("-inf"))
+        undefined = _undefined(rule.condition, leaves, grown)
+    account = grown[account_of(rule, leaves.signals)]
     acted: dict[str, torch.Tensor] = {}
     for name, limit in guards_of(rule).items():
         if limit is not None:
-            guarded = _guarded(name, fired, evaluate(limit, leaves), grown, get)
+            guarded = _guarded(name, fired, evaluate(limit, leaves), account, get)
             acted[name], fired = guarded != fired, guarded
-    return fired | _undefined(rule.condition, leaves, grown), grown, acted
+    return fired | undefined, grown, acted
 
 
 def _guarded(
-    name: Guard, fired: torch.Tensor, limit: torch.Tensor | float, grown: torch.Tensor, get: Get
+    name: Guard, fired: torch.Tensor, limit: torch.Tensor | float, account: torch.Tensor, get: Get
 ) -> torch.Tensor:
     """Returns what a guard makes of the cells that fire, [B, G, F, P]."""
     match name:
@@ -70,17 +73,20 @@ def _guarded(
         case "at most in total":
             return fired | (get(Count("total")) >= limit)
         case "at most of tokens":  # what is computed anyway counts first: the guard adds only what is missing
-            return fired | _ranked(torch.where(fired, float("inf"), grown), 1.0 - limit)
+            return fired | _ranked(torch.where(fired, float("inf"), account), 1.0 - limit)
         case _:
             assert_never(name)
 
 
-def _undefined(condition: ir.Expr, leaves: Leaves, grown: torch.Tensor) -> torch.Tensor:
+def _undefined(condition: ir.Expr, leaves: Leaves, grown: Accounts) -> torch.Tensor:
     """Returns the cells whose decision would rest on what is no finite number."""
-    undefined = ~torch.isfinite(grown)
+    account = grown["account"]
+    undefined = ~torch.isfinite(account)
+    for other in grown.values():
+        undefined = undefined | ~torch.isfinite(other)
     for e in deciding(condition, leaves.signals):
         if not isinstance(e, ir.Accumulate):
-            undefined = undefined | ~torch.isfinite(torch.zeros_like(grown) + evaluate(e, leaves))
+            undefined = undefined | ~torch.isfinite(torch.zeros_like(account) + evaluate(e, leaves))
     return undefined
 
 
@@ -89,12 +95,17 @@ def _share(fired: torch.Tensor) -> torch.Tensor:
     return fired.float().mean((2, 3), keepdim=True)
 
 
-def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
-    """Returns what the rule adds to the account in this step: the argument of its `accumulate`, or 0 without one."""
-    for e in walk(condition, leaves.signals, late=False):
-        if isinstance(e, ir.Accumulate):
-            return evaluate(e.of, leaves)
-    return 0.0
+def _grown(read: ir.Expr, leaves: Leaves) -> dict[str, torch.Tensor]:
+    """Returns the accounts with what the rule adds to those that it reads: the arguments of its `accumulate`."""
+    sums = (e for e in walk(read, leaves.signals, late=False) if isinstance(e, ir.Accumulate))
+    added = {e.into: evaluate(e.of, leaves) for e in sums}
+    return {n: a + added.get(n, 0.0) for n, a in leaves.accounts.items()}
+
+
+def account_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> str:
+    """Returns the name of the account that a rule reads first."""
+    read = (e for x in rule_expressions(rule) for e in walk(x, signals, late=False))
+    return next((e.into for e in read if isinstance(e, ir.Accumulate)), "account")
 
 
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -91,6 +91,8 @@ def _only_computes(policy: ir.PolicyIR) -> bool:
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Says why two guidance branches cannot run as one batch, or "" if they can."""
+    if any(region.forecast is not None for region in policy.regions):
+        return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
     if policy.cache.budget is not None:
         return "under a byte budget there is no room for the rows of the other branch, which are saved meanwhile"
     if not captured.samples:

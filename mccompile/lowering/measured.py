@@ -11,14 +11,15 @@ import torch
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, evaluate
-from mccompile.lowering.fire import Acted, guards_of
+from mccompile.lowering.fire import Accounts, Acted, guards_of
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of what is measured, [B, G].
 
-    what: the highest and the lowest account of the chunk's cells after the step's addition; a signal's mean; the lowest
+    what: the highest and the lowest account of the chunk's cells after the step's addition (`name` of those with a name
+    of their own); a signal's mean; the lowest
     value of a fit (polynomial `of`) and the mean of what it is fitted to; 1 where a guard acted.
     """
 
@@ -30,21 +31,22 @@ class Row:
 def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[Row, ...]:
     """What is told of a rule's decisions: its account, the signals that it reads, its fits, its guards."""
     read = tuple(dict.fromkeys(e for x in rule_expressions(rule) for e in walk(x, signals, late=False)))
-    sums = any(isinstance(e, ir.Accumulate) for e in read)
+    sums = dict.fromkeys("" if e.into == "account" else e.into for e in read if isinstance(e, ir.Accumulate))
+    ends = (row for name in sums for row in (Row("highest", name), Row("lowest", name)))
     named = (Row("signal", e.name) for e in read if isinstance(e, ir.SignalRef))
     fits = (Row(what, "", e) for e in read if isinstance(e, ir.Polynomial) for what in ("fit", "fitted"))
     guards = (Row("guard", name) for name, limit in guards_of(rule).items() if limit is not None)
-    return (*((Row("highest"), Row("lowest")) if sums else ()), *named, *fits, *guards)
+    return (*ends, *named, *fits, *guards)
 
 
-def told_by(row: Row, leaves: Leaves, account: torch.Tensor, acted: Acted) -> torch.Tensor:
+def told_by(row: Row, leaves: Leaves, accounts: Accounts, acted: Acted) -> torch.Tensor:
     """One row of what a rule's decision was made by, [B, G] float32."""
-    nothing = torch.zeros_like(account)
+    nothing = torch.zeros_like(accounts["account"])
     match row.what:
         case "highest":
-            return (nothing + account).amax((2, 3))
+            return (nothing + accounts[row.name or "account"]).amax((2, 3))
         case "lowest":
-            return (nothing + account).amin((2, 3))
+            return (nothing + accounts[row.name or "account"]).amin((2, 3))
         case "signal":
             return (nothing + evaluate(ir.SignalRef(row.name), leaves)).mean((2, 3))
         case "fit":

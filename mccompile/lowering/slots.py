@@ -52,13 +52,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A number per cell, [B, G, F, P]: its account, its reuses in a row, its reuses in the run."""
+    """A number per cell, [B, G, F, P]: one of its accounts, its reuses in a row, its reuses in the run."""
 
     of: Literal["account", "streak", "total"]
+    into: str = "account"  # which account
 
     @property
     def name(self) -> str:
-        return f"state:{self.of}"
+        return f"state:{self.of}" if self.into == "account" else f"state:{self.of}:{self.into}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,14 +53,15 @@ def static_notes(bound: BoundPolicy, grid: Grid, static: Static, cells: Sequence
             yield f"the change of {change.of.name} is not finite at step {', '.join(odd)}: computed there"
     signals = {s.name: s for s in bound.ir.signals}
     for fit in fits_of(bound.ir):
-        if not is_static(fit.of, bound.ir, static.sources):
-            continue
+        past = any(isinstance(e, ir.Kept | ir.Accumulate) for e in walk(fit.of, signals))
+        if past or not is_static(fit.of, bound.ir, static.sources):
+            continue  # what was computed when is not known of a fit alone
         asked = [c.step for c in cells if c.step and (c.phase is None or _reads(bound, c.phase, fit))]
         found = []
         for step in asked:
             changes = {c: np.float32(t[step]) for c, t in static.tables.items()}
             params = {name: np.float32(v) for name, v in bound.values.items()}
-            at = StaticMoment(params, signals, grid, step, changes, None)
+            at = StaticMoment(params, signals, grid, step, changes, None, static.tables)
             value = float(evaluate(fit, at))
             if value < 0:
                 found.append((f"step {step}", float(evaluate(fit.of, at)), value))

@@ -46,11 +46,12 @@ class Spread:
 
 
 def spreads(decided: Iterable[Decided]) -> dict[str, Spread]:
-    """By the name of each signal, and of the account where there is one, its spread over the decisions."""
+    """By the name of each signal, and of each account, its spread over the decisions."""
     found: dict[str, list[float]] = {}
     for row, value in _rows(decided):
         if row.what in ("signal", "highest"):
-            found.setdefault(row.name or "account", []).append(value)
+            account = f"account {row.name}" if row.name else "account"
+            found.setdefault(row.name if row.what == "signal" else account, []).append(value)
     made = ((name, Spread.of(values)) for name, values in found.items())
     return {name: spread for name, spread in made if spread is not None}
 

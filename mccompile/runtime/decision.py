@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mccompile.backend.role import GraphCall
-from mccompile.lowering.decide import CLOCKS, DecideSpec
+from mccompile.lowering.decide import CLOCKS, DecideSpec, account_row
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Measured, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
@@ -49,6 +49,8 @@ def host_rows(
             at[row["tail"]] = (b, time.chunk - 1) in states.seen or time.chunk - 1 in sees
             if action.account is not None:
                 at[row["known"]], at[row["account"]] = 1.0, action.account
+                for name, value in zip(plan.accounts, plan.cells[time.step].others, strict=True):
+                    at[row[account_row(name)]] = value
             if time.state != "active":
                 continue
             cell = plan.cells[time.step]

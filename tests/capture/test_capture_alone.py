@@ -16,7 +16,7 @@ from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.bundles.bundle import save_bundle
 from mccompile.bundles.bundle_errors import UnbundledRole
 from mccompile.capture import CaptureError, TokenGrid
-from mccompile.language.source import Source
+from mccompile.diagnostics.source import Source
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order

@@ -12,7 +12,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from mccompile import CompiledModel, compile
-from mccompile.language.source import Source
+from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 
