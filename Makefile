@@ -9,7 +9,7 @@ JOBS ?= 2
 DEMO ?= out/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest site readme kills clean
+.PHONY: demo test lint types pytest site readme kills fuzz clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -47,6 +47,9 @@ readme: $(VENV)/.test  ## rewrites the measured tables of README.md and docs/ fr
 
 kills: $(VENV)/.test  ## kills fifty runs with SIGKILL at random points and resumes them; each video must be the same
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.generate.kills 50
+
+fuzz: $(VENV)/.test  ## changes every kind of file that is read, a minute each: read, or refused by a code
+	$(BIN)/python -m tests.readers.fuzz 60
 
 clean:
 	rm -rf out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

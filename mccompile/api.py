@@ -16,7 +16,7 @@ from mccompile.capture.types import CapturedModel
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
-from mccompile.lowering.lower import lower
+from mccompile.lowering.lower import ONLY_COMPUTES, lower
 from mccompile.lowering.spec import verifying
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.budgets import keeping_for
@@ -28,12 +28,12 @@ from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock
-from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
-from mccompile.runtime.stand_in import unwrapped
+from mccompile.runtime.stand_in import transformer_of, unwrapped
 from mccompile.runtime.state import check_untreated, uncompiled
 
 
@@ -105,6 +105,9 @@ def compile(
     lowered = lower(captured.model, ir, captured.prefixes, fold, verifying if verify else None)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
+    for refusal in lowered.refusals:
+        if refusal.reason == ONLY_COMPUTES:
+            LOG.warning("%s %s", refusal.site, refusal.reason)
     chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)
     compiled = CompiledModel(transformer, lowered, bound, chosen, fold)
     compiled.clock, compiled.keeping = clock, keeping
@@ -141,7 +144,9 @@ def own_transformer(model: object) -> nn.Module:
     if isinstance(model, nn.Module):
         return unwrapped(model)
     driver_for(model)
-    return unwrapped(model.transformer)  # type: ignore[attr-defined]
+    found = transformer_of(model)
+    assert found is not None
+    return unwrapped(found)
 
 
 def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: Mapping[str, float]) -> Keeping:

@@ -121,9 +121,13 @@ class Polynomial(Node):
 
 @dataclass(frozen=True, slots=True)
 class Accumulate(Node):
-    """The account of a cell: the sum of `of` over the steps since the cell was last computed, including this step."""
+    """An account of a cell: the sum of `of` over the steps since the cell was last computed, including this step.
+
+    into: its name. A rule that reads it adds to it; all rules share the accounts of one name.
+    """
 
     of: Expr
+    into: str = "account"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,14 @@ class Compute(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class AllAt(Node):
+    """Steps at which a rule computes all: the phase's first and every n-th after it, or own steps of the chunk."""
+
+    every: Expr | None
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reuse(Node):
     """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
 
@@ -209,6 +221,7 @@ class Reuse(Node):
     max_consecutive: Expr | None  # reuses in a row of one cell before it must be computed
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
+    all_at: AllAt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +240,13 @@ class StepMask(Node):
 
 @dataclass(frozen=True, slots=True)
 class Top(Node):
-    """Compute the top `share` of the tokens of a chunk by `by`, reuse the others."""
+    """Compute the top `share` of the tokens of a chunk by `by`, reuse the others. Guards as those of Reuse."""
 
     share: Expr
     by: Expr
+    max_consecutive: Expr | None = None
+    max_total: Expr | None = None
+    all_at: AllAt | None = None
 
 
 Rule = Compute | Reuse | Every | StepMask | Top
@@ -294,11 +310,22 @@ class Integration(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast(Node):
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
+
+    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
+    """
+
+    weights: tuple[tuple[Expr, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse."""
+    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in."""
 
     where: Blocks | Integration
     keep: Literal["residual", "output", "increment"] | None
+    forecast: Forecast | None = None  # None: the kept result itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from mccompile.backend.package import Contract, PackageFolder
 from mccompile.backend.package_cache import find, keep, key_of
 from mccompile.backend.pool import Pool
 from mccompile.backend.record import Key, Recorder, RoleRecording
-from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel
 
 Progress = Callable[[str, int, int, float], None]  # role just done, roles done, roles in all, seconds so far
@@ -43,7 +43,7 @@ def inductor(
     workers: processes that compile beside this one (default: as many in all as CPUs, never more than graphs); 0
     compiles in this process alone. Prelude values that stay the same through a request are left eager: they run once.
     """
-    changing = latent_inputs(lowered.captured) | {TIMESTEP}
+    changing = latent_inputs(lowered.captured) | {timestep_of(lowered.captured)}
     todo = {k: r for k, r in recorder.recordings.items() if r.calls}
     roles: dict[Key, CompiledRole] = {}
     for key, recording in list(todo.items()):

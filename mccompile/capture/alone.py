@@ -8,6 +8,7 @@ writes in place, or the parts do not give what the model gives
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def capture_alone(
 
 
 def _seen(model: nn.Module, calls: Sequence[Mapping[str, object]], pair: Pair) -> list[_Seen]:
-    """Every module of a list that is called once, at both calls, in the order of the calls."""
+    """Every module of a list whose modules are called once each, at both calls, in the order of the calls."""
     found = ((CHILD.match(path), path, module) for path, module in model.named_modules())
     listed = [path for match, path, module in found if match and next(module.children(), None) is not None]
     outer = [p for p in listed if not any(p.startswith(f"{q}.") for q in listed)]
@@ -75,18 +76,26 @@ def _seen(model: nn.Module, calls: Sequence[Mapping[str, object]], pair: Pair) -
         raise NotAlone(f"its forward fails: {type(error).__name__}: {first_line(error)}") from error
     if versions(state) != before:
         raise NotAlone("its forward writes in place into its arguments or its own buffers")
+    counts = Counter(m.path for m in one), Counter(m.path for m in two)
+    looped = {_list_of(path) for count in counts for path, times in count.items() if times > 1}
+    one, two = ([m for m in run if _list_of(m.path) not in looped] for run in (one, two))
     if [m.path for m in one] != [m.path for m in two]:
         raise NotAlone("its two calls run other blocks")
     return [_Seen(a, b) for a, b in zip(one, two, strict=True)]
+
+
+def _list_of(path: str) -> str:
+    """The module list that a block at this path is in."""
+    return path.rpartition(".")[0]
 
 
 def _choices(seen: Sequence[_Seen]) -> Iterator[list[_Seen]]:
     """The lists of blocks together, then each alone, the longest first."""
     lists: dict[str, list[_Seen]] = {}
     for block in seen:
-        lists.setdefault(block.one.path.rpartition(".")[0], []).append(block)
+        lists.setdefault(_list_of(block.one.path), []).append(block)
     fit = {name: blocks for name, blocks in lists.items() if _fits(blocks)}
-    together = [block for block in seen if block.one.path.rpartition(".")[0] in fit]
+    together = [block for block in seen if _list_of(block.one.path) in fit]
     if together:
         yield together
     if len(fit) > 1:
@@ -94,10 +103,9 @@ def _choices(seen: Sequence[_Seen]) -> Iterator[list[_Seen]]:
 
 
 def _fits(blocks: Sequence[_Seen]) -> bool:
-    """Whether these are blocks: each called once, on a size that varies, and what they return they were given."""
-    paths = [b.one.path for b in blocks]
+    """Whether these are blocks: they work on a size that varies, and what they return they were given."""
     varies = any(a.shape != b.shape for block in blocks for a, b in _results(block))
-    return varies and len(set(paths)) == len(paths) and all(_passed(block, ()) is not None for block in blocks)
+    return varies and all(_passed(block, ()) is not None for block in blocks)
 
 
 def _results(block: _Seen) -> list[tuple[torch.Tensor, torch.Tensor]]:

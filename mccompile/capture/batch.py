@@ -96,7 +96,7 @@ def _captured(
     count = _samples(given[0].get(latent))
     one, small = (_first(call, count) for call in given)
     number = _how_many(one, small)
-    held, reason = _held(model, one, number, latent)
+    held, reason = _held(model, one, number, latent, _marked(given[0], count))
     if held is not None:
         both = held.several(number)
         try:
@@ -160,11 +160,23 @@ def _leaves(call: Arguments) -> list[torch.Tensor]:
     return [x for x in pytree.tree_flatten(call)[0] if isinstance(x, torch.Tensor)]
 
 
-def _held(model: nn.Module, one: Arguments, count: int, latent: str) -> tuple[_Sampled | None, str]:
-    """Which arguments hold samples, and "" or why none do: numbers decide."""
+def _marked(call: Arguments, count: int) -> list[bool]:
+    """For each leaf of the first sample alone, whether the call of `count` samples has one entry for each of them.
+
+    In a call of one sample every first size of 1 may be that of its samples.
+    """
+    counted = {k for k, v in call.items() if isinstance(v, list | tuple) and len(v) == count}
+    cut = {k: one_for_all(v) if k in counted else v for k, v in call.items()}
+    return [_holds_samples(x, count) for x in pytree.tree_leaves(cut)]
+
+
+def _held(
+    model: nn.Module, one: Arguments, count: int, latent: str, marked: Sequence[bool]
+) -> tuple[_Sampled | None, str]:
+    """Which arguments hold samples, and "" or why none do: numbers decide. marked: those that may be one a sample."""
     reason = ""
     at = [path[0] == pytree.MappingKey(latent) for path, _ in pytree.tree_flatten_with_path(one)[0]]
-    for sampled in _assignments(one):
+    for sampled in _assignments(one, marked):
         why = _mixes(model, sampled, count)
         if why == _MIXED:
             sampled = _less_varied(model, sampled, count)
@@ -186,10 +198,10 @@ def _less_varied(model: nn.Module, sampled: _Sampled, count: int) -> _Sampled:
     return replace(sampled, varied=tuple(reads))
 
 
-def _assignments(one: Arguments) -> Iterator[_Sampled]:
-    """All tensors of one row; all but one of them; these and one tensor of several rows."""
+def _assignments(one: Arguments, marked: Sequence[bool]) -> Iterator[_Sampled]:
+    """All tensors of one row that are marked; all but one of them; these and one tensor of several rows."""
     leaves, spec = pytree.tree_flatten(one)
-    first = [_holds_samples(x, 1) for x in leaves]
+    first = [_holds_samples(x, 1) and m for x, m in zip(leaves, marked, strict=True)]
     yield _Sampled(tuple(leaves), spec, tuple(first), tuple(first))
     tensors = [i for i, x in enumerate(leaves) if isinstance(x, torch.Tensor) and x.dim() > 0]
     for changed in sorted(tensors, key=lambda i: not first[i]):

@@ -28,7 +28,10 @@ class Exported:
 
 
 def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
-    """The call in the order of forward's signature, without arguments that have the default None."""
+    """The call in the order of forward's signature, without arguments that have the default None.
+
+    A forward that can return a tuple or an output object is captured with the tuple, whatever the call asks for.
+    """
     parameters = inspect.signature(model.forward).parameters
     unknown = [k for k in call if k not in parameters]
     if unknown:
@@ -37,6 +40,7 @@ def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, 
             f"it has no argument {', '.join(map(repr, unknown))}",
             f"its arguments are {', '.join(parameters)}",
         )
+    call = {**call, "return_dict": False} if "return_dict" in parameters else call
     return {k: call[k] for k in parameters if k in call and not (call[k] is None and parameters[k].default is None)}
 
 

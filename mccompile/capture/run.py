@@ -31,6 +31,7 @@ def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object
     count = captured.in_spec.num_leaves
     _, recorded = pytree.tree_unflatten(list(range(count)), captured.in_spec)
     given = {k: v for k, v in call.items() if v is not None or k in recorded}
+    given |= {"return_dict": False} if "return_dict" in recorded else {}  # the caller wraps what the graph returns
     if captured.samples:
         lists = {k for k, v in recorded.items() if isinstance(v, list | tuple) and len(v) == 1}
         given = {k: one_for_all(v) if k in lists else v for k, v in given.items()}

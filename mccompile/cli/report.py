@@ -21,9 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the page; says in lines what it shows in pictures."""
     from mccompile.generate.places import Results, Use, check_places
     from mccompile.studio.report.page import page_data, write_page
-    from mccompile.studio.report.record import FILES, read_record
+    from mccompile.studio.report.record import FILES, read_run
 
-    record = read_record(arguments.run_folder)
+    record = read_run(arguments.run_folder)
     target = arguments.out or arguments.run_folder / PAGE
     kept = [Use("RUN", arguments.run_folder / name) for name in FILES]
     check_places([Use(f"--out {target}", target)], kept)

@@ -57,9 +57,9 @@ def _when(phase: ast.PhaseDecl) -> str:
 
 
 def _does(what: ast.WrittenRule) -> str:
+    guards = "".join(f"; {guard(g)}" for g in what.guards) if isinstance(what, ast.ReuseRule | ast.ComputeTop) else ""
     if not isinstance(what, ast.ReuseRule):
-        return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what)
-    guards = "".join(f"; {guard(g)}" for g in what.guards)
+        return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what) + guards
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 
 
@@ -71,6 +71,9 @@ def _regions(policy: ir.PolicyIR) -> Iterator[str]:
             case ir.Integration():
                 place = "the whole model with the sampler's step"
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
+        if region.forecast is not None and region.forecast.at is not None:
+            depth = max(map(len, region.forecast.weights))
+            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
 
 
 def _chunks(policy: ir.PolicyIR) -> Iterator[str]:

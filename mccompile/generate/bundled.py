@@ -64,7 +64,7 @@ def open_bundle(
     A bundle that was read without its packages is compiled here, by the backend "inductor" or "eager".
     Raises WrongModel, AlteredBundle, and PolicyError for parameters that the policy does not have.
     """
-    transformer = pipe.transformer  # type: ignore[attr-defined]
+    transformer = api.own_transformer(pipe)
 
     def here(lowered: LoweredModel, bound: BoundPolicy) -> Backend:
         if backend == "eager":

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile.capture import flat_inputs
-from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
@@ -102,7 +102,7 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
     captured = lowered.captured
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = {n: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
-    changing = latent_inputs(captured) | {TIMESTEP}
+    changing = latent_inputs(captured) | {timestep_of(captured)}
     ports = {p.name: p for p in (*captured.shared, *(p for p in captured.streams if p.name in captured.entry))}
     text = [n for n, p in ports.items() if not p.depends & changing]
     latents = [n for n, p in ports.items() if p.depends and p.depends <= changing]

@@ -64,7 +64,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class KeptCall:
     """A call that was made. outputs: how many tensors. masked: whether the mask of computed tokens was kept."""
 
     row: int
@@ -120,6 +120,13 @@ class Journal:
         self._keep_call(number, runner, moment, runner.events[events:], made)
         return made
 
+    def kept(self, number: int) -> tuple[KeptCall, tuple[torch.Tensor, ...]]:
+        """A call that was kept, its outputs, and last its mask if that was kept. Raises NothingToResume (MC0718)."""
+        try:
+            return _read_call(self.folder / _call_name(number))
+        except MALFORMED as error:
+            raise NothingToResume(str(self.folder), f"call {number} cannot be read: {error}") from error
+
     def end(self) -> None:
         """The run is over, and its results are written: what was kept to go on with it is removed."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -127,10 +134,7 @@ class Journal:
     def _again(
         self, number: int, runner: Runner, inputs: Mapping[str, Value], moment: Moment, device: torch.device
     ) -> tuple[Value, ...]:
-        try:
-            call, tensors = _read_call(self.folder / _call_name(number))
-        except MALFORMED as error:
-            raise NothingToResume(str(self.folder), f"call {number} cannot be read: {error}") from error
+        call, tensors = self.kept(number)
         if (call.row, call.branch) != (moment.row, moment.branch):
             raise RunDiffers(str(self.folder.parent), [f"call {number} is of row {moment.row}, and was of {call.row}"])
         runner.made_before(inputs, moment)
@@ -149,7 +153,7 @@ class Journal:
             return
         if runner.masks:
             tensors["mask"] = torch.from_numpy(np.ascontiguousarray(runner.masks[-1]))
-        call = _Call(moment.row, moment.branch, len(made), bool(runner.masks), tuple(events))
+        call = KeptCall(moment.row, moment.branch, len(made), bool(runner.masks), tuple(events))
         self._write(_call_name(number), tensors, "call", call)
 
     def _keep_state(self, number: int, runner: Runner, moment: Moment) -> None:
@@ -220,9 +224,9 @@ def _read(path: Path, key: str) -> tuple[object, tuple[torch.Tensor, ...]]:
         return json.loads((file.metadata() or {})[key]), tensors
 
 
-def _read_call(path: Path) -> tuple[_Call, tuple[torch.Tensor, ...]]:
+def _read_call(path: Path) -> tuple[KeptCall, tuple[torch.Tensor, ...]]:
     facts, tensors = _read(path, "call")
-    call = read_record(_Call, facts)  # type: ignore[arg-type]
+    call = read_record(KeptCall, facts)  # type: ignore[arg-type]
     if len(tensors) != call.outputs + call.masked:
         raise ValueError(f"it has {len(tensors)} tensors in place of {call.outputs + call.masked}")
     return call, tensors

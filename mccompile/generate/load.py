@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import scan_cache_dir, snapshot_download
 from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from mccompile.generate.errors import OptionRefused, UnknownModel
@@ -22,7 +23,13 @@ from mccompile.models.embedded import EMBEDDED_FOLDER
 from mccompile.models.magi import MagiPipeline
 
 EMBEDDED = "embedded"
+OWN_MODELS = "mccompile.models."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MALFORMED = (
+    OSError, ValueError, LookupError, AttributeError, ImportError, TypeError, ArithmeticError, RuntimeError,
+    SafetensorError,
+)  # fmt: skip
+"""What loaders run into where the files of a folder are not what its model_index.json says."""
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 
@@ -100,7 +107,7 @@ def load_pipeline(folder: Path, place: Placement) -> DiffusionPipeline:
     try:
         with _quiet():
             pipe = kind.from_pretrained(folder, dtype=dtypes, local_files_only=True)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except MALFORMED as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnknownModel(str(folder), f"diffusers cannot load it ({first})") from error
     pipe.set_progress_bar_config(disable=True)
@@ -117,13 +124,16 @@ def _pipeline_class(folder: Path) -> type[DiffusionPipeline]:
     """Our own class where the index names one, else diffusers finds it; our component classes are imported for it."""
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnknownModel(str(folder), f"its model_index.json cannot be read ({error})") from None
     if not isinstance(index, dict):
         raise UnknownModel(str(folder), "its model_index.json is not an object")
     for value in index.values():
-        if isinstance(value, list) and value and str(value[0]).startswith("mccompile."):
-            importlib.import_module(value[0])
+        if isinstance(value, list) and value and str(value[0]).startswith(OWN_MODELS):
+            try:
+                importlib.import_module(value[0])
+            except ImportError as error:
+                raise UnknownModel(str(folder), f"its model_index.json names no module of ours ({error})") from None
     return MagiPipeline if index.get("_class_name") == MagiPipeline.__name__ else DiffusionPipeline
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -116,7 +117,7 @@ def _read_settings(path: Path) -> Mapping[str, object]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TraceUnreadable(str(path), (error.strerror or "no file").lower()) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TraceSettings(str(path), f"it is not JSON ({error})") from None
     if not isinstance(found, dict):
         raise TraceSettings(str(path), "a JSON object is expected")
@@ -145,7 +146,7 @@ def _check_sizes(r: Recording) -> None:
         why = f"trace.latents has {frames} frames, the settings say {r.chunks} groups of {r.frames}"
         raise TraceTensors(str(r.path), why)
     patch = r.weights.get("patch_embedding.weight")
-    if patch is None or patch.dim() != 5:
+    if patch is None or patch.dim() != 5 or not patch.numel():
         raise TraceTensors(str(r.path), "weights.patch_embedding.weight is missing or has not five axes")
     tokens = math.prod((r.frames, height, width)) // math.prod(patch.shape[2:])
     wanted: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {
@@ -172,12 +173,19 @@ def _entry(settings: Mapping[str, object], key: str, path: str) -> object:
 
 def _number(settings: Mapping[str, object], key: str, kind: type[_Number], least: float, path: str) -> _Number:
     value = _entry(settings, key, path)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if _finite(value):
         fits = value >= least and (kind is float or float(value).is_integer())
         if fits:
             return kind(value)
     what = "a whole number" if kind is int else "a number"
     raise TraceSettings(path, f"`{key}` is {json.dumps(value)}; {what} of at least {least} is expected")
+
+
+def _finite(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number that a float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < sys.float_info.max
 
 
 def _share(settings: Mapping[str, object], key: str, path: str) -> float:
@@ -196,7 +204,7 @@ def _word(settings: Mapping[str, object], key: str, known: tuple[str, ...], path
 
 def _coefficients(settings: Mapping[str, object], path: str) -> tuple[float, ...]:
     value = _entry(settings, "coef", path)
-    numbers = isinstance(value, list) and all(isinstance(c, int | float) and math.isfinite(c) for c in value)
+    numbers = isinstance(value, list) and all(_finite(c) for c in value)
     if not numbers or not value:
         raise TraceSettings(path, "`coef` is not a list of numbers, highest power first")
     return tuple(float(c) for c in value)  # type: ignore[attr-defined]

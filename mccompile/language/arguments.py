@@ -28,6 +28,12 @@ class BoundCall:
         value = self.values[parameter]
         return tuple(item.value for item in value.items) if isinstance(value, ast.NumberList) else None
 
+    def count(self, parameter: str) -> int:
+        """The whole number that is written out as an argument."""
+        value = self.values[parameter]
+        assert isinstance(value, ast.Number)
+        return int(value.value)
+
     def word(self, parameter: str) -> str:
         """The word given for an option; the empty string if something else stands there."""
         value = self.values.get(parameter)
@@ -102,7 +108,7 @@ def _by_name(
 
 def _default(parameter: Parameter, span: Span) -> ast.WrittenExpr:
     spelling = parameter.default or ""
-    if parameter.kind in ("word", "flag"):
+    if parameter.kind in ("name", "word", "flag"):
         return ast.Ref(spelling, span)
     if spelling.endswith("%"):
         return ast.Number(float(spelling[:-1]) / 100, "%", spelling, span)

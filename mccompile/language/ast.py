@@ -185,6 +185,20 @@ class ComputeAllWhen:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputeAllEvery:
+    n: WrittenExpr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeAllSteps:
+    """`compute all steps 12, 20..22`: no range is open."""
+
+    ranges: tuple[StepRange, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class AtMost:
     """A cap on reuse: `n` reuses in a row or in total, or a share of the tokens."""
 
@@ -193,7 +207,7 @@ class AtMost:
     span: Span = field(compare=False, repr=False)
 
 
-Guard = Vote | HoldWhen | ComputeAllWhen | AtMost
+Guard = Vote | HoldWhen | ComputeAllWhen | ComputeAllEvery | ComputeAllSteps | AtMost
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +258,7 @@ class ComputeBins:
 class ComputeTop:
     share: WrittenExpr
     by: WrittenExpr
+    guards: tuple[Guard, ...]
     span: Span = field(compare=False, repr=False)
 
 
@@ -302,10 +317,14 @@ class BlockRange:
 
 @dataclass(frozen=True, slots=True)
 class LayersDecl:
-    """`layers blocks[0..7] { keep residual }`; where=None is `integration`, keep=None is `compute`."""
+    """`layers blocks[0..7] { keep residual  reuse as VALUE }`.
+
+    where=None is `integration`, keep=None is `compute`, stand_in=None is the kept result itself.
+    """
 
     where: BlockRange | None
     keep: Name | None
+    stand_in: WrittenExpr | None
     span: Span = field(compare=False, repr=False)
 
 

@@ -32,7 +32,9 @@ SOURCES: dict[str, SourceFacts] = {
     )
 }
 
-ArgumentKind = Literal["source", "past", "number", "share", "count", "word", "flag", "polynomial", "table"]
+ArgumentKind = Literal[
+    "source", "past", "number", "share", "count", "name", "word", "flag", "result", "polynomial", "table",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,11 @@ FUNCTIONS = {
             "a polynomial, highest power first or by the name of a fitted one",
         ),
         Function("table", (Parameter("values", "table"),), "the entry of the chunk's own step"),
-        Function("accumulate", (_OF,), "the sum over the steps since the cell was last computed"),
+        Function(
+            "accumulate",
+            (_OF, Parameter("into", "name", "account")),
+            "the sum over the steps since the cell was last computed",
+        ),
         Function(
             "kept",
             (_OF, Parameter("n", "count", "1")),
@@ -113,6 +119,15 @@ FUNCTIONS = {
             "cumulative",
             (_OF, Parameter("by", "word", None, ("sum", "product"))),
             "the sum or product over the chunk's own steps so far",
+        ),
+        Function(
+            "taylor",
+            (
+                Parameter("of", "result"),
+                Parameter("order", "count", "1"),
+                Parameter("along", "word", "step", ("step", "timestep", "sigma")),
+            ),
+            "what a kept result has become, by its last differences",
         ),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),

@@ -17,7 +17,7 @@ from mccompile.language.coefficients import SetKind, coefficient_sets, set_names
 from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
-from mccompile.language.errors import names, values
+from mccompile.language.errors import layers, names, values
 from mccompile.language.pasts import MOST_KEPT, clocked, no_past
 from mccompile.language.types import (
     GRANULARITIES,
@@ -50,6 +50,8 @@ class CallRules:
         if not all(sound):
             return POISON
         name = call.function.name
+        if name == "taylor":
+            return self._report(layers.NotAStandIn(call.span, "a forecast stands behind `reuse as` only"))
         if name in DISTANCES:
             return self._change(call, given["of"], given.get("then"), DISTANCES[name])
         if name in ("kept", "before"):
@@ -87,6 +89,11 @@ class CallRules:
         return self._report(values.WrongType(place(found.expr), "a number", described(found), advice))
 
     # ---- options ----
+    def options(self, call: BoundCall) -> bool:
+        """Whether the words and counts of a call are sound."""
+        plain = [p for p in call.function.parameters if p.kind in ("word", "flag", "count")]
+        return all(self._option(call, p, {}) for p in plain)
+
     def _option(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
         """Whether the argument is one of the words, or a share, or the numbers that its parameter asks for."""
         value = call.values.get(parameter.name)
@@ -151,8 +158,7 @@ class CallRules:
         if isinstance(of, Poison):
             return POISON
         function = cast("Literal['kept', 'before']", call.function.name)
-        count = call.values["n"] if function == "kept" else None
-        n = int(count.value) if isinstance(count, ast.Number) else 1
+        n = call.count("n") if function == "kept" else 1
         if isinstance(of, TypedTensor):
             if of.since or n > 1:
                 why = "of a tensor, one earlier value is kept: that of the last computation"

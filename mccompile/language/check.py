@@ -34,9 +34,9 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     within = Elaborator(_params(merged, errors), merged.signals, errors)
     declared = list(merged.phases.values())
     phases = elaborate_phases(declared, policy, within)
+    regions = elaborate_regions(merged.layers, within)
     used = frozenset(within.used)
     _check_signals(merged, within)
-    regions = elaborate_regions(merged.layers, errors)
     made = tuple(phase for phase in phases if phase is not None)
     signals = {name: signal for name, signal in within.order.items() if signal is not None}
     reusing = [phase.rule.span for phase, made in zip(declared, phases, strict=True) if _reuses(phase, made, within)]

@@ -44,6 +44,10 @@ def guard_without_effect(field: str, number: ir.Expr, ranges: Ranges) -> str:
             return "no more than all tokens are ever reused"
         case "max_reused" if high <= 0:
             return "no token may be reused"
+        case "all_at" if high <= 1:
+            return "everything is computed at every step"
+        case "all_at" if low >= MOST_STEPS:
+            return f"no run has more than {MOST_STEPS} steps, and the first one is computed anyway"
         case "max_consecutive" | "max_total" if low >= MOST_STEPS:
             return f"no run has more than {MOST_STEPS} steps"
         case _:

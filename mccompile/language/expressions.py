@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -27,6 +27,7 @@ from mccompile.language.types import (
     described,
     place,
 )
+from mccompile.language.walk import walk
 
 
 class Elaborator:
@@ -75,7 +76,7 @@ class Elaborator:
 
     def condition(self, expr: ast.WrittenExpr) -> TypedCondition | Poison:
         """A rule's condition, in which comparisons may accumulate."""
-        return self._as_condition(self._infer(expr, accumulates=True), "compare it: `accumulate(x) < threshold`")
+        return self._as_condition(self.infer(expr), "compare it: `accumulate(x) < threshold`")
 
     def signal(self, name: str) -> ir.Signal | None:
         """A declared signal, elaborated once; None after an error in it."""
@@ -115,10 +116,6 @@ class Elaborator:
     # ---- inference ----
     def infer(self, expr: ast.WrittenExpr) -> Typed:
         """The expression as IR, with its type."""
-        return self._infer(expr, accumulates=False)
-
-    def _infer(self, expr: ast.WrittenExpr, accumulates: bool) -> Typed:
-        """accumulates: the expression stands in a rule's condition, whose comparisons may read an account."""
         match expr:
             case ast.Number(value=value, unit=unit):
                 whole = value.is_integer() and unit != "%"
@@ -133,13 +130,12 @@ class Elaborator:
                 sides = self.number(left), self.number(right)
                 return self._combining.arithmetic(ARITHMETIC[op], sides, expr.span)
             case ast.Compare(op=op, left=left, right=right):
-                side: Callable[[ast.WrittenExpr], TypedNumber | Poison] = self._account if accumulates else self.number
-                return self._combining.comparison(COMPARISONS[op], side(left), side(right), expr.span)
+                return self._combining.comparison(COMPARISONS[op], self.number(left), self.number(right), expr.span)
             case ast.Logic(op=op, left=left, right=right):
-                parts = (self._as_condition(self._infer(part, accumulates)) for part in (left, right))
+                parts = (self._as_condition(self.infer(part)) for part in (left, right))
                 return self._combining.logic(op, tuple(parts), expr.span)
             case ast.Not(of=of):
-                return self._combining.logic("not", (self._as_condition(self._infer(of, accumulates)),), expr.span)
+                return self._combining.logic("not", (self._as_condition(self.infer(of)),), expr.span)
             case ast.Text() | ast.NumberList():
                 found = "a string" if isinstance(expr, ast.Text) else "a list"
                 advice = "only `polynomial(...)` and `table(...)` take one"
@@ -176,23 +172,26 @@ class Elaborator:
             self.mention(expr)
             return POISON
         if call.function.name == "accumulate":
-            self.mention(expr)
-            return self.report(values.MisplacedAccumulate(expr.span))
+            return self._account(call)
         return self._calls.call(call, self._given(call))
 
-    def _account(self, expr: ast.WrittenExpr) -> TypedNumber | Poison:
-        """An operand of a rule's comparison: the one place of `accumulate`."""
-        found = as_call(expr)
-        if found is None or found[0].function.text != "accumulate":
-            return self.number(expr)
-        call = self._bound(expr)
-        if call is None or not call.complete:
-            self.mention(expr)
-            return POISON
-        of = self.number(call.values["of"])
+    def _account(self, call: BoundCall) -> TypedNumber | Poison:
+        """`accumulate(x, into = name)`. An account belongs to a cell, so it holds no account itself."""
+        into, of = call.values["into"], self.number(call.values["of"])
+        if not isinstance(into, ast.Ref):
+            return self.report(values.WrongType(into.span, "the name of an account", "another expression", ""))
         if isinstance(of, Poison):
             return of
-        return replace(of, expr=ir.Accumulate(of.expr, at=expr.span), constant=False)
+        if any(isinstance(e, ir.Accumulate) for e in walk(of.expr, self._made)):
+            return self.report(values.MisplacedAccumulate(call.span))
+        return replace(of, expr=ir.Accumulate(of.expr, into.name, at=call.span), constant=False)
+
+    def options(self, expr: ast.Call | ast.Pipe) -> BoundCall | None:
+        """A call whose arguments are words and counts, but for what it is a function of; None after an error."""
+        call = self._bound(expr)
+        if call is None or not call.complete or not self._calls.options(call):
+            return None
+        return call
 
     def _bound(self, expr: ast.WrittenExpr) -> BoundCall | None:
         found = as_call(expr)
@@ -208,7 +207,7 @@ class Elaborator:
         given: dict[str, Typed] = {}
         for parameter in call.function.parameters:
             value = call.values.get(parameter.name)
-            if value is None or parameter.kind == "count":
+            if value is None or parameter.kind in ("count", "name", "result"):
                 continue
             listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
             if not listed and parameter.kind not in ("word", "flag"):

@@ -102,8 +102,8 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
             return [_Line(f"{head} = {spell(expr)}", start)]
         case ast.PhaseDecl():
             return _phase(item, head)
-        case ast.LayersDecl(keep=keep):
-            return [_Line(f"{head} {{ {layer_rule(keep)} }}", start)]
+        case ast.LayersDecl(keep=keep, stand_in=stand_in):
+            return [_Line(f"{head} {{ {layer_rule(keep, stand_in)} }}", start)]
         case ast.OptionsDecl(options=options):
             inner = "  ".join(option(one) for one in options)
             return [_Line(f"{head} {{ {inner} }}" if inner else f"{head} {{ }}", start)]
@@ -115,9 +115,9 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
 
 
 def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
-    """The rule behind the head; each guard of a `reuse` on a line of its own, below the rule."""
+    """The rule behind the head; each guard on a line of its own, below the rule."""
     lines = [_Line(f"{head} {{ {rule(item.rule)}", item.span.start)]
-    if isinstance(item.rule, ast.ReuseRule):
+    if isinstance(item.rule, ast.ReuseRule | ast.ComputeTop):
         pad = " " * (len(head) + len(" { "))
         lines += [_Line(f"{pad}{guard(one)}", one.span.start) for one in item.rule.guards]
     lines[-1].text += " }"

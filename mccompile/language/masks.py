@@ -5,6 +5,7 @@ from __future__ import annotations
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
 from mccompile.language.errors import phases
+from mccompile.language.intervals import MOST_STEPS
 
 LONGEST = 10_000
 
@@ -65,4 +66,24 @@ def _check_ranges(rule: ast.ComputeSteps, errors: list[Diagnostic]) -> None:
             errors.append(phases.BadStepRange(part.span, "steps are named in rising order, each once"))
         elif last >= end:
             errors.append(phases.BadStepRange(part.span, f"the mask has the steps 0 to {end - 1:.0f}"))
+        reached = max(reached, last)
+
+
+def steps_of(ranges: tuple[ast.StepRange, ...]) -> tuple[int, ...]:
+    """The steps of checked ranges, none of them open."""
+    ends = ((int(part.first.value), int((part.last or part.first).value)) for part in ranges)
+    return tuple(step for first, last in ends for step in range(first, last + 1))
+
+
+def check_steps(ranges: tuple[ast.StepRange, ...], errors: list[Diagnostic]) -> None:
+    """Appends what is wrong with steps that are named one by one; none of the ranges is open."""
+    reached = -1.0
+    for part in ranges:
+        first, last = part.first.value, (part.last or part.first).value
+        if last < first:
+            errors.append(phases.BadStepRange(part.span, "ends before it begins"))
+        elif first <= reached:
+            errors.append(phases.BadStepRange(part.span, "steps are named in rising order, each once"))
+        elif last >= MOST_STEPS:
+            errors.append(phases.BadStepRange(part.span, f"no run has more than {MOST_STEPS:,} steps"))
         reached = max(reached, last)

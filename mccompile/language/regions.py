@@ -13,6 +13,8 @@ from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.depth import block_bounds, shared_blocks
 from mccompile.language.errors import layers, names
+from mccompile.language.expressions import Elaborator
+from mccompile.language.forecast import elaborate_forecast
 from mccompile.language.types import place
 from mccompile.language.walk import rule_expressions, walk
 
@@ -23,8 +25,9 @@ KEEP_BLOCKS = ("residual", "output")
 KEEP_INTEGRATION = ("increment",)
 
 
-def elaborate_regions(declared: list[ast.LayersDecl], errors: list[Diagnostic]) -> tuple[ir.Region, ...]:
-    """Block regions in order of depth, the integration last; appends what is wrong with them."""
+def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tuple[ir.Region, ...]:
+    """Block regions in order of depth, the integration last; reports what is wrong with them."""
+    errors = within.errors
     made: list[ir.Region] = []
     claimed: list[tuple[int, int, ir.Region]] = []  # of blocks, in order of depth, none in two
     whole: ir.Region | None = None
@@ -32,7 +35,7 @@ def elaborate_regions(declared: list[ast.LayersDecl], errors: list[Diagnostic]) 
         choices = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
         if item.keep is not None and item.keep.text not in choices:
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
-        region = _region(item)
+        region = _region(item, within)
         made.append(region)
         first, last = (0, _DEEP) if isinstance(region.where, ir.Integration) else block_bounds(region.where, _DEEP)
         if first > last:
@@ -75,13 +78,16 @@ def check_use(
         errors.append(layers.NoProbe(probe.at))
 
 
-def _region(item: ast.LayersDecl) -> ir.Region:
+def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     if item.where is None:
         where: ir.Blocks | ir.Integration = ir.Integration(at=item.span)
     else:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
     keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
-    return ir.Region(where, keep, at=item.span)
+    forecast = None
+    if item.keep is not None and item.stand_in is not None:
+        forecast = elaborate_forecast(item.stand_in, item.keep, within)
+    return ir.Region(where, keep, forecast, at=item.span)
 
 
 def _depth(region: ir.Region) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS
 from mccompile.language.decided import decided_parts
-from mccompile.language.effects import guard_without_effect
-from mccompile.language.errors import names, phases, values
+from mccompile.language.errors import phases, values
 from mccompile.language.expressions import Elaborator
+from mccompile.language.guards import elaborate_guards
 from mccompile.language.intervals import reach
 from mccompile.language.masks import check_mask, mask_steps
 from mccompile.language.shadows import shadows
@@ -167,11 +167,14 @@ def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
     if isinstance(by, TypedNumber) and by.granularity is not Granularity.TOKEN:
         what = f"one value per {word(by.granularity)}"
         by = within.report(values.NotPerToken(rule.by.span, "`compute top`", what, _TOKEN_SOURCES))
+    guards = elaborate_guards(rule, Granularity.TOKEN, by, within)
     if isinstance(share, Poison) or isinstance(by, Poison):
         return None
     if reach(share.expr, within.ranges).high <= 0:
         within.report(phases.NoEffect(rule.span, "compute top", "no token is computed"))
-    return ir.Top(share.expr, by.expr, at=rule.span)
+    _check_accounts(by.expr, within)
+    limits = guards.number("max_consecutive"), guards.number("max_total")
+    return ir.Top(share.expr, by.expr, *limits, guards.all_at, at=rule.span)
 
 
 def _reuse(rule: ast.ReuseRule, within: Elaborator) -> ir.Reuse | None:
@@ -187,29 +190,19 @@ def _reuse(rule: ast.ReuseRule, within: Elaborator) -> ir.Reuse | None:
             within.report(phases.ConstantCondition(rule.condition.span, which, "the rule would always reuse or never"))
         else:
             _check_condition(condition.expr, within)
-    shares: dict[str, ir.Expr] = {}
-    seen: dict[str, ast.Guard] = {}
-    for guard in rule.guards:
-        name, found = _guard(guard, rule, condition, within)
-        if not isinstance(found, Poison):
-            shares[name] = found.expr
-        first = seen.setdefault(name, guard)
-        if first is not guard:
-            within.report(names.DefinedTwice(guard.span, "guard", guard_words(guard), first.span))
+    guards = elaborate_guards(rule, granularity, condition, within)
     if isinstance(condition, Poison):
         return None
     return ir.Reuse(
-        granularity, condition.expr, shares.get("vote"), shares.get("hold_below"), shares.get("all_above"),
-        shares.get("max_consecutive"), shares.get("max_total"), shares.get("max_reused"), at=rule.span,
+        granularity, condition.expr, guards.number("vote"), guards.number("hold_below"), guards.number("all_above"),
+        guards.number("max_consecutive"), guards.number("max_total"), guards.number("max_reused"), guards.all_at,
+        at=rule.span,
     )  # fmt: skip
 
 
 def _check_condition(condition: ir.Expr, within: Elaborator) -> None:
-    """The condition decides, all of its parts have a part in it, and it keeps one account."""
-    sums = [node for node in walk(condition, {}) if isinstance(node, ir.Accumulate)]
-    second = next((node for node in sums if node != sums[0]), None)
-    if second is not None:
-        within.report(values.SecondAccount(second.at, place(sums[0])))
+    """The condition decides, all of its parts have a part in it, and each of its accounts sums one thing."""
+    _check_accounts(condition, within)
     for part in decided_parts(condition, within.ranges):
         which = "holds at every step" if part.always else "holds at no step"
         then = "this part of the condition decides nothing"
@@ -218,66 +211,14 @@ def _check_condition(condition: ir.Expr, within: Elaborator) -> None:
         within.report(phases.ConstantCondition(part.expr.at, which, f"{then}, whatever is measured"))
 
 
+def _check_accounts(read: ir.Expr, within: Elaborator) -> None:
+    first: dict[str, ir.Accumulate] = {}
+    for node in walk(read, within.ranges.signals):
+        if isinstance(node, ir.Accumulate) and first.setdefault(node.into, node) != node:
+            within.report(values.SecondAccount(node.at, node.into, place(first[node.into])))
+            return
+
+
 def _refuse_late(found: TypedNumber | TypedCondition | Poison, within: Elaborator) -> None:
     if not isinstance(found, Poison) and found.late:
         within.report(values.LateCondition(place(found.expr)))
-
-
-def _guard(
-    guard: ast.Guard, rule: ast.ReuseRule, condition: TypedCondition | Poison, within: Elaborator
-) -> tuple[str, TypedNumber | Poison]:
-    """The field of ir.Reuse that the guard sets, and its number."""
-    granularity = GRANULARITIES[rule.granularity.text]
-    why = ""
-    alike = isinstance(condition, TypedCondition) and condition.granularity < Granularity.FRAME
-    match guard:
-        case ast.Vote(share=share):
-            field, found = "vote", within.demands.share(within.number(share), "the share of `vote`", share.span)
-            if granularity is not Granularity.TOKEN:
-                why = "one place in several frames needs a decision per token"
-        case ast.HoldWhen(below=share) | ast.ComputeAllWhen(above=share):
-            field = "hold_below" if isinstance(guard, ast.HoldWhen) else "all_above"
-            found = within.demands.share(within.number(share), "the selected share", share.span)
-            if granularity < Granularity.FRAME:
-                why = "the selected share of a chunk is 0% or 100%"
-        case ast.AtMost(n=share, of="tokens"):
-            field = "max_reused"
-            found = within.demands.share(within.number(share), "the share of tokens", share.span)
-            if granularity < Granularity.FRAME:
-                why = "the reused share of a chunk is 0% or 100%"
-        case ast.AtMost(n=n, of=of):
-            field = "max_consecutive" if of == "row" else "max_total"
-            found = within.demands.whole(within.number(n), "the number of reuses", 1)
-        case _:
-            assert_never(guard)
-    if not why and isinstance(condition, TypedCondition):
-        sums = any(isinstance(node, ir.Accumulate) for node in walk(condition.expr, {}))
-        if field == "max_reused" and not sums:
-            why = "the tokens with the highest accounts are computed, and the condition keeps no account"
-        elif field in ("vote", "hold_below", "all_above", "max_reused") and alike:
-            why = f"the condition has one value per {word(condition.granularity)}, for all tokens of a chunk alike"
-    if not why and not isinstance(found, Poison):
-        idle = guard_without_effect(field, found.expr, within.ranges)
-        if idle:
-            within.report(phases.NoEffect(guard.span, guard_words(guard), idle))
-    if why:
-        written, span = guard_words(guard), rule.granularity.span
-        within.report(phases.MeaninglessGuard(guard.span, written, word(granularity), why, span))
-    return field, found
-
-
-def guard_words(guard: ast.Guard) -> str:
-    """The guard's keyword as messages name it."""
-    match guard:
-        case ast.Vote():
-            return "vote"
-        case ast.HoldWhen():
-            return "hold"
-        case ast.ComputeAllWhen():
-            return "compute all"
-        case ast.AtMost(of="row"):
-            return "at most ... in a row"
-        case ast.AtMost(of="total"):
-            return "at most ... in total"
-        case ast.AtMost():
-            return "at most ... of tokens"

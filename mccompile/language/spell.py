@@ -111,15 +111,14 @@ def when(span: ast.When) -> str:
 
 
 def rule(what: ast.WrittenRule) -> str:
-    """The rule without the guards of a `reuse`."""
+    """The rule without its guards."""
     match what:
         case ast.ComputeRule():
             return "compute"
         case ast.ComputeEvery(n=n):
             return f"compute every {_steps(n)}"
         case ast.ComputeSteps(ranges=ranges, length=length):
-            listed = ", ".join(_step_range(part) for part in ranges)
-            return f"compute steps {listed}" + ("" if length is None else f" of {number(length)}")
+            return f"compute steps {_steps_listed(ranges)}" + ("" if length is None else f" of {number(length)}")
         case ast.ComputeBins(bins=bins):
             return " ".join(f"{'compute' if one.compute else 'reuse'} {number(one.n)}" for one in bins)
         case ast.ComputeTop(share=share, by=by):
@@ -128,6 +127,10 @@ def rule(what: ast.WrittenRule) -> str:
             return f"reuse {granularity.text} while {spell(condition)}"
         case _:
             assert_never(what)
+
+
+def _steps_listed(ranges: tuple[ast.StepRange, ...]) -> str:
+    return ", ".join(_step_range(part) for part in ranges)
 
 
 def _step_range(part: ast.StepRange) -> str:
@@ -146,6 +149,10 @@ def guard(one: ast.Guard) -> str:
             return f"hold when selected < {operand(below)}"
         case ast.ComputeAllWhen(above=above):
             return f"compute all when selected > {operand(above)}"
+        case ast.ComputeAllEvery(n=n):
+            return f"compute all every {_steps(n)}"
+        case ast.ComputeAllSteps(ranges=ranges):
+            return f"compute all steps {_steps_listed(ranges)}"
         case ast.AtMost(n=n, of="row"):
             return f"at most {operand(n)} in a row"
         case ast.AtMost(n=n, of="total"):
@@ -165,8 +172,10 @@ def where(first: int, last: int) -> str:
     return f"{first}.." if last == -1 else f"{first}..{last}"
 
 
-def layer_rule(keep: ast.Name | None) -> str:
-    return "compute" if keep is None else f"keep {keep.text}"
+def layer_rule(keep: ast.Name | None, stand_in: ast.WrittenExpr | None) -> str:
+    """`compute`, `keep residual`, `keep residual  reuse as taylor(residual)`."""
+    as_ = "" if stand_in is None else f"  reuse as {spell(stand_in)}"
+    return "compute" if keep is None else f"keep {keep.text}{as_}"
 
 
 def option(one: ast.Option) -> str:

@@ -15,6 +15,7 @@ from mccompile.language.errors.syntax import InvalidNumber
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 
+_LayerRule = tuple[ast.Name | None, ast.WrittenExpr | None]  # what is kept, and what stands in for it
 _LARGEST = 3.4e38  # of float32, in which all of a policy is computed
 
 
@@ -167,8 +168,10 @@ class _Phases(_Expressions):
     def compute_bins(self, meta: Meta, *bins: ast.Bin) -> ast.ComputeBins:
         return ast.ComputeBins(bins, self._at(meta))
 
-    def compute_top(self, meta: Meta, share: ast.WrittenExpr, by: ast.WrittenExpr) -> ast.ComputeTop:
-        return ast.ComputeTop(share, by, self._at(meta))
+    def compute_top(
+        self, meta: Meta, share: ast.WrittenExpr, by: ast.WrittenExpr, *guards: ast.Guard
+    ) -> ast.ComputeTop:
+        return ast.ComputeTop(share, by, guards, self._at(meta))
 
     def reuse(self, meta: Meta, granularity: Token, condition: ast.WrittenExpr, *guards: ast.Guard) -> ast.ReuseRule:
         return ast.ReuseRule(self._name(granularity), condition, guards, self._at(meta))
@@ -181,6 +184,12 @@ class _Phases(_Expressions):
 
     def compute_all_when(self, meta: Meta, sign: Token, above: ast.WrittenExpr) -> ast.ComputeAllWhen:
         return ast.ComputeAllWhen(above, self._at(meta))
+
+    def compute_all_every(self, meta: Meta, n: ast.WrittenExpr) -> ast.ComputeAllEvery:
+        return ast.ComputeAllEvery(n, self._at(meta))
+
+    def compute_all_steps(self, meta: Meta, *ranges: ast.StepRange) -> ast.ComputeAllSteps:
+        return ast.ComputeAllSteps(ranges, self._at(meta))
 
     def _at_most(self, meta: Meta, n: ast.WrittenExpr, of: Literal["row", "total", "tokens"]) -> ast.AtMost:
         return ast.AtMost(n, of, self._at(meta))
@@ -243,17 +252,17 @@ class AstBuilder(_Phases):
     def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
         return ast.BlockRange(int(first.value), int(last.value), self._at(meta))
 
-    def keep(self, meta: Meta, name: Token) -> ast.Name:
-        return self._name(name)
+    def keep(self, meta: Meta, name: Token, stand_in: ast.WrittenExpr | None) -> _LayerRule:
+        return self._name(name), stand_in
 
-    def no_keep(self, meta: Meta) -> None:
-        return None
+    def no_keep(self, meta: Meta) -> _LayerRule:
+        return None, None
 
-    def layers(self, meta: Meta, where: ast.BlockRange, keep: ast.Name | None) -> ast.LayersDecl:
-        return ast.LayersDecl(where, keep, self._at(meta))
+    def layers(self, meta: Meta, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
+        return ast.LayersDecl(where, *rule, self._at(meta))
 
-    def integration(self, meta: Meta, keep: ast.Name | None) -> ast.LayersDecl:
-        return ast.LayersDecl(None, keep, self._at(meta))
+    def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:
+        return ast.LayersDecl(None, *rule, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
         read: ast.Name | ast.Number | ast.Size

@@ -33,6 +33,15 @@ def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> 
         yield from walk(child, signals, late)
 
 
+def deciding(condition: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
+    """What a condition rests on: changes of sources, and both sides of every comparison."""
+    for e in walk(condition, signals, late=False):
+        if isinstance(e, ir.Change):
+            yield e
+        elif isinstance(e, ir.Apply) and e.op in ("lt", "le", "gt", "ge"):
+            yield from e.args
+
+
 def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
     """The expressions that a rule evaluates, its condition first."""
     match rule:
@@ -40,10 +49,18 @@ def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
             return ()
         case ir.Reuse():
             guards = (rule.vote, rule.hold_below, rule.all_above, rule.max_consecutive, rule.max_total)
-            return (rule.condition, *(g for g in (*guards, rule.max_reused) if g is not None))
+            return (rule.condition, *_given(*guards, rule.max_reused, _every(rule.all_at)))
         case ir.Every(n):
             return (n,)
         case ir.Top(share, by):
-            return (share, by)
+            return (share, by, *_given(rule.max_consecutive, rule.max_total, _every(rule.all_at)))
         case _:
             assert_never(rule)
+
+
+def _every(all_at: ir.AllAt | None) -> ir.Expr | None:
+    return None if all_at is None else all_at.every
+
+
+def _given(*expressions: ir.Expr | None) -> tuple[ir.Expr, ...]:
+    return tuple(e for e in expressions if e is not None)

@@ -15,12 +15,25 @@ from torch import fx
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
-from mccompile.lowering.operations import apply
+from mccompile.lowering.fire import fire
+from mccompile.lowering.measured import Row, rows_of, told_by
 from mccompile.lowering.pasts import Get, Pasts
-from mccompile.lowering.slots import Count, Host, Late, Mask, Now, Params, Slot, SourceBefore, Tail, identifier
+from mccompile.lowering.slots import (
+    Count,
+    Host,
+    Late,
+    Mask,
+    Measured,
+    Now,
+    Params,
+    Slot,
+    SourceBefore,
+    Tail,
+    identifier,
+)
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.facts import cell_of
+from mccompile.policy.facts import account_names, cell_of
 
 CLOCKS = ("step", "fraction", "timestep", "sigma")
 FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
@@ -31,7 +44,8 @@ class DecideSpec:
     """A decision graph and how to feed it.
 
     inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
-    output is the mask (True = compute).
+    outputs are the mask (True = compute) and what it was made by.
+    measured: the rows of `Measured`.
     host: names of the rows of `host`. params: names of the entries of `params`.
     changes: the changes that the host supplies (static ones, folded) as rows "change:i".
     """
@@ -45,6 +59,7 @@ class DecideSpec:
     sources: tuple[Located, ...]
     changes: tuple[ir.Change, ...]
     tables: tuple[ir.Table | ir.Cumulative, ...]
+    measured: tuple[Row, ...]
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
@@ -72,21 +87,23 @@ def build_decide(
     pasts = Pasts.of(rules, signals)
     folded = tuple(e for e in changes if e in supplied)
     late = sorted({e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late})
-    reuse = [r for _, r in rules if isinstance(r, ir.Reuse)]
-    counts = [Count("account")]
-    counts += [Count("streak")] if any(r.max_consecutive is not None for r in reuse) else []
-    counts += [Count("total")] if any(r.max_total is not None for r in reuse) else []
+    accounts = account_names(policy)
+    counts = [Count("account", name) for name in accounts]
+    counts += [Count("streak")] if any(r.max_consecutive is not None for _, r in rules) else []
+    counts += [Count("total")] if any(r.max_total is not None for _, r in rules) else []
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
     kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    host = (*FLAGS, *(("fresh",) if pasts.slots else ()), *CLOCKS, *(f"table:{i}" for i in range(len(tables))))
+    host = (*FLAGS, *map(account_row, accounts[1:]), *(("fresh",) if pasts.slots else ()), *CLOCKS)
+    host += tuple(f"table:{i}" for i in range(len(tables)))
     host += tuple(f"change:{i}" for i in range(len(folded)))
     inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
-    outputs = (Mask(), *counts, *kept, *pasts.slots)
+    outputs = (Mask(), Measured(), *counts, *kept, *pasts.slots)
+    told = tuple(dict.fromkeys(row for _, rule in rules for row in rows_of(rule, signals)))
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
-        sources=tuple(located[n] for n in names), changes=folded, tables=tables,
+        sources=tuple(located[n] for n in names), changes=folded, tables=tables, measured=told,
     )  # fmt: skip
     todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
@@ -115,7 +132,10 @@ class _Decision:
             return host[:, self.spec.host.index(name)].unsqueeze(-1).unsqueeze(-1)
 
         active, forced, reused = row("active") > 0, row("forced") > 0, row("reused") > 0
-        account = torch.where(row("known") > 0, row("account"), get(Count("account")))
+        held = [count for count in self.spec.counts if count.of == "account"]
+        known = row("known") > 0
+        accounts = {c.into: torch.where(known, row(account_row(c.into)), get(c)) for c in held}
+        account = accounts["account"]
         cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
         out: dict[Slot, torch.Tensor] = {}
         changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
@@ -134,15 +154,18 @@ class _Decision:
         clock = {c: row(c) for c in CLOCKS}
         tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
         late = {n: get(Late(n)) for n in self.late}
-        leaves = Leaves(params, clock, tables, changes, motions, late, signals, account)
+        leaves = Leaves(params, clock, tables, changes, motions, late, signals, accounts)
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
-        mask, held = self._mask(leaves, row("phase"), get, numbers)
+        mask, grown, told = self._mask(leaves, row("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
-        grown = torch.where(moving, held, account)
         out[Mask()] = compute
-        out[Count("account")] = torch.where(compute, torch.zeros_like(grown), grown)
-        for count in self.spec.counts[1:]:
+        nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything
+        out[Measured()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
+        for count in held:
+            moved = torch.where(moving, grown[count.into], accounts[count.into])
+            out[count] = torch.where(compute, torch.zeros_like(moved), moved)
+        for count in self.spec.counts[len(held) :]:
             kept = get(count)
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
@@ -156,63 +179,23 @@ class _Decision:
 
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (tokens that fire, accounts with what this step adds) under the rule of each chunk's phase."""
-        fired = held = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[Row, torch.Tensor]]:
+        """Returns (tokens that fire, accounts with what this step adds, what both were made by) under each rule."""
+        fired, held = None, dict[str, torch.Tensor]()
+        told: dict[Row, torch.Tensor] = {}
         for index, rule in self.rules.items():
-            f, a = fire(rule, replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get)), get)
+            own = replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get))
+            f, a, acted = fire(rule, own, get)
             here = phase == float(index)
             fired = f if fired is None else torch.where(here, f, fired)
-            held = a if held is None else torch.where(here, a, held)
+            held = {n: torch.where(here, v, held[n]) if held else v for n, v in a.items()}
+            for row in rows_of(rule, leaves.signals):
+                value = told_by(row, own, a, acted)
+                told[row] = torch.where(here.squeeze(-1).squeeze(-1), value, told.get(row, torch.zeros_like(value)))
         assert fired is not None
-        assert held is not None
-        return fired, held
+        return fired, held, told
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns which cells a rule computes, [B, G, F, P], and the accounts with what this step adds."""
-    account = leaves.account
-    assert account is not None
-    if isinstance(rule, ir.Top):
-        return _ranked(evaluate(rule.by, leaves) + account * 0.0, evaluate(rule.share, leaves)), account
-    if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
-        account = account.amax((2, 3), keepdim=True) + account * 0.0
-        leaves = Leaves(**{f.name: getattr(leaves, f.name) for f in fields(leaves)} | {"account": account})
-    grown = account + _added(rule.condition, leaves)
-    fired = apply("not", [evaluate(rule.condition, leaves)]) | (account < float("-inf"))
-    if rule.vote is not None:
-        fired = (fired.float().mean(2, keepdim=True) > evaluate(rule.vote, leaves)) | (fired & ~fired)
-    if rule.hold_below is not None:
-        share = _share(fired)
-        fired = fired & ~((share > 0.0) & (share < evaluate(rule.hold_below, leaves)))
-    if rule.all_above is not None:  # of what is left: a chunk that was held computes nothing
-        fired = fired | (_share(fired) > evaluate(rule.all_above, leaves))
-    for count, limit in ((Count("streak"), rule.max_consecutive), (Count("total"), rule.max_total)):
-        if limit is not None:
-            fired = fired | (get(count) >= evaluate(limit, leaves))
-    if rule.max_reused is not None:  # what is computed anyway counts first: the guard adds only what is missing
-        first = torch.where(fired, float("inf"), grown)
-        fired = fired | _ranked(first, 1.0 - evaluate(rule.max_reused, leaves))
-    return fired, grown
-
-
-def _share(fired: torch.Tensor) -> torch.Tensor:
-    """Returns the share of each chunk's tokens that is computed, [B, G, 1, 1]."""
-    return fired.float().mean((2, 3), keepdim=True)
-
-
-def _added(condition: ir.Expr, leaves: Leaves) -> torch.Tensor | float:
-    """Returns what the rule adds to the account in this step: the argument of its `accumulate`, or 0 without one."""
-    for e in walk(condition, leaves.signals, late=False):
-        if isinstance(e, ir.Accumulate):
-            return evaluate(e.of, leaves)
-    return 0.0
-
-
-def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Selects the `share` of a chunk's tokens with the highest score, rounded up. Ties go by position."""
-    flat = score.flatten(2)
-    order = flat.argsort(dim=-1, descending=True, stable=True)
-    rank = torch.zeros_like(order).scatter(-1, order, (torch.ones_like(order).cumsum(-1) - 1))
-    chosen = rank < (share * flat.size(2))
-    return chosen.view(score.size(0), score.size(1), score.size(2), score.size(3))
+def account_row(name: str) -> str:
+    """Returns the name of the host's row that tells an account."""
+    return name if name == "account" else f"account:{name}"

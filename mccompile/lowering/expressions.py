@@ -31,7 +31,7 @@ class Leaves:
     motions: Mapping[ir.FrameDiff, torch.Tensor]
     late: Mapping[str, torch.Tensor]  # late signals, as the previous step left them
     signals: Mapping[str, ir.Signal]
-    account: torch.Tensor | None  # the account before this step
+    accounts: Mapping[str, torch.Tensor]  # before this step, by name; none outside of a rule
     pasts: Mapping[ir.Kept | ir.Before, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
 
 
@@ -60,10 +60,8 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return one_where_undefined(normalise(norm, raw, evaluate(floor, leaves), evaluate(power, leaves)))
         case ir.Polynomial(of, coefficients):
             return horner(evaluate(of, leaves), coefficients)
-        case ir.Accumulate(of):
-            if leaves.account is None:
-                raise KeyError("accumulate outside a rule")
-            return leaves.account + evaluate(of, leaves)
+        case ir.Accumulate(of, into):
+            return leaves.accounts[into] + evaluate(of, leaves)
         case ir.Reduce(how, of, to):
             return reduce_to(how, evaluate(of, leaves), to)
         case ir.Apply(op, args):

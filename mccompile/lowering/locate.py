@@ -13,7 +13,7 @@ from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import Segment
 
-TIMESTEP = "timestep"  # the input name that every diffusers transformer gives it
+TIMESTEPS = ("timestep", "timesteps", "t", "time")  # what models call the input that tells them the step
 
 
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
@@ -31,11 +31,16 @@ def locate(
     return {source.name: _one(captured, policy, segments, source) for source in sources_read(policy)}
 
 
+def timestep_of(captured: CapturedModel) -> str:
+    """The input that tells the model its step; the usual name where there is none."""
+    return next((name for name in TIMESTEPS if name in captured.inputs), TIMESTEPS[0])
+
+
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
     """Returns the user inputs that change with the latents: all that the entry streams of tokens depend on."""
     ports = {p.name: p for p in captured.streams}
     entry = [ports[n] for n in captured.entry if ports[n].beside is not None]
-    return frozenset().union(*(p.depends for p in entry)) - {TIMESTEP}
+    return frozenset().union(*(p.depends for p in entry)) - {timestep_of(captured)}
 
 
 def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Located]) -> frozenset[str]:
@@ -111,7 +116,7 @@ def _timed(captured: CapturedModel, in_blocks: bool) -> Port | None:
     latents = latent_inputs(captured)
     read = {s for b in captured.blocks for s in b.shared}
     for port in captured.shared:
-        timed = TIMESTEP in port.depends and not port.depends & latents
+        timed = timestep_of(captured) in port.depends and not port.depends & latents
         if timed and (port.name in read) == in_blocks:
             return port
     return None

@@ -15,6 +15,11 @@ from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
 
+ONLY_COMPUTES = (
+    "computes every step of this model and reuses nothing: `compute top` always picks some tokens, and a step that "
+    "computes some of them computes all"
+)
+
 
 def lower(
     captured: CapturedModel,
@@ -74,11 +79,20 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
         return found
     why = "; ".join(f"{r.site}: {r.reason}" for r in captured.refusals) or "the model's token grid is not known"
     site = f"phase {', '.join(finer)} of {policy.name}"
-    return (*found, Refusal(site, f"decided per step instead of per cell: {why}"))
+    found = (*found, Refusal(site, f"decided per step instead of per cell: {why}"))
+    return (*found, Refusal(f"policy {policy.name}", ONLY_COMPUTES)) if _only_computes(policy) else found
+
+
+def _only_computes(policy: ir.PolicyIR) -> bool:
+    """Whether a policy that decides per step computes every step, though it is not meant to."""
+    rules = [phase.rule for phase in policy.phases]
+    return all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
 
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Says why two guidance branches cannot run as one batch, or "" if they can."""
+    if any(region.forecast is not None for region in policy.regions):
+        return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
     if policy.cache.budget is not None:
         return "under a byte budget there is no room for the rows of the other branch, which are saved meanwhile"
     if not captured.samples:

@@ -58,7 +58,7 @@ def build_observe(policy: ir.PolicyIR, output: Located) -> ObserveSpec | None:
             e for n in wanted for e in walk(signals[n].expr, signals) if isinstance(e, ir.FrameDiff)
         ]
         motions = {d: frame_difference(h, last[:, :-1], has_tail, first, d.relative) for d in diffs}
-        leaves = Leaves(values, {}, {}, {}, motions, {}, signals, None)
+        leaves = Leaves(values, {}, {}, {}, motions, {}, signals, {})
         out = {"tail": last}
         for name in wanted:
             new = evaluate(signals[name].expr, leaves) + old[name] * 0.0

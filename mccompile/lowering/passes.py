@@ -17,7 +17,7 @@ from mccompile.lowering.drop_buffers import drop_buffers
 from mccompile.lowering.hoist import hoist
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import as_computed, keep_encoded
-from mccompile.lowering.locate import TIMESTEP, latent_inputs, sources_read
+from mccompile.lowering.locate import latent_inputs, sources_read, timestep_of
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.picks import expose_picks, pick_inside
 from mccompile.lowering.pipeline import Form, Pass, Pieces, Place
@@ -47,7 +47,7 @@ def _video(pieces: Pieces, place: Place) -> Stream:
 def _lasting(pieces: Pieces, place: Place) -> frozenset[Operand]:
     """Returns the shared values that stay the same through a request, in every block of the kind."""
     captured, kind = pieces.captured, pieces.captured.kinds[place[1]]
-    changing = latent_inputs(captured) | {TIMESTEP}
+    changing = latent_inputs(captured) | {timestep_of(captured)}
     lasting = {p.name for p in captured.shared if p.token_axis is None and not p.depends & changing}
     names = [names_at(kind, b) for b in captured.blocks if b.kind == place[1]]
     return frozenset(o for o in kind.full.takes if isinstance(o, Shared) and all(n[o] in lasting for n in names))

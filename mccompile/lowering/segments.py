@@ -30,7 +30,8 @@ def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ..
     start = 0
     for i in range(1, count + 1):
         if i == count or owner[i] != owner[start]:
-            segments.append(_segment(captured, start, i - 1, keeps[start]))
+            forecast = policy.regions[owner[start]].forecast if owner[start] >= 0 else None
+            segments.append(_segment(captured, start, i - 1, keeps[start], forecast))
             start = i
     return tuple(segments)
 
@@ -55,7 +56,9 @@ def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: s
     return first, last
 
 
-def _segment(captured: CapturedModel, first: int, last: int, keep: str | None) -> Segment:
+def _segment(
+    captured: CapturedModel, first: int, last: int, keep: str | None, forecast: ir.Forecast | None
+) -> Segment:
     """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
     blocks = captured.blocks[first : last + 1]
     before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True)}
@@ -66,4 +69,4 @@ def _segment(captured: CapturedModel, first: int, last: int, keep: str | None) -
         while source in before:
             source = before[source]
         pairs.append((source, out))
-    return Segment(first, last, keep, tuple(pairs))  # type: ignore[arg-type]
+    return Segment(first, last, keep, tuple(pairs), forecast)  # type: ignore[arg-type]

@@ -44,14 +44,22 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What each chunk is decided by, [B, K, G] float32: its accounts and signals, and which guards acted."""
+
+    name = "measured"
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
-    """A number per cell, [B, G, F, P]: its account, its reuses in a row, its reuses in the run."""
+    """A number per cell, [B, G, F, P]: one of its accounts, its reuses in a row, its reuses in the run."""
 
     of: Literal["account", "streak", "total"]
+    into: str = "account"  # which account
 
     @property
     def name(self) -> str:
-        return f"state:{self.of}"
+        return f"state:{self.of}" if self.into == "account" else f"state:{self.of}:{self.into}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Tail | Late
-Slot = Host | Params | Now | Mask | KeptSlot
+Slot = Host | Params | Now | Mask | Measured | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -19,13 +19,20 @@ class Segment:
     """Blocks first..last (both included) that run together; `keep` is None where they are always computed.
 
     pairs: (stream in, stream out) for each stream that leaves the segment: the residual is out - in. A stream
-    without a counterpart of its shape keeps its output (stream in is then "").
+    without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
+    result on reuse; None: that itself.
     """
 
     first: int
     last: int
     keep: Literal["residual", "output", "increment"] | None
     pairs: tuple[tuple[str, str], ...]
+    forecast: ir.Forecast | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many of the last results are kept of each stream."""
+        return 1 if self.forecast is None else max(map(len, self.forecast.weights))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from mccompile.metrics.errors import VideoUnreadable
 
+BROKEN_IMAGE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, LookupError, TypeError,
+    OverflowError, MemoryError, EOFError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises where a file is no image of the kind that its head says."""
 FRAME_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
@@ -45,6 +52,8 @@ def read_clip(path: Path) -> Clip:
             ]
     except (av.error.FFmpegError, OSError) as error:
         raise VideoUnreadable(str(path), str(error.strerror or error).lower()) from error
+    except (ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        raise VideoUnreadable(str(path), str(error).lower()) from error
     return Clip(_stacked(path, frames), rate)
 
 
@@ -55,7 +64,7 @@ def _frames_of_folder(folder: Path) -> list[NDArray[np.uint8]]:
         try:
             with Image.open(path) as image:
                 frames.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError) as error:
+        except BROKEN_IMAGE as error:
             raise VideoUnreadable(str(path), "it is no image that can be read") from error
     return frames
 

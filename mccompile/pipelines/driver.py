@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.pipelines.errors import SecondTransformer
 from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, record_calls, record_declared
 from mccompile.runtime.clock import Attached, Clock
-from mccompile.runtime.stand_in import unwrapped
+from mccompile.runtime.stand_in import transformer_of, unwrapped
 
 
 class PipelineClock(Clock, Attached, Protocol):
@@ -42,8 +42,8 @@ class Driver(ABC):
 
     def admit(self, pipe: object) -> None:
         """Raises SecondTransformer (MC0713) where another transformer of the pipeline would run without the policy."""
-        own = pipe.transformer  # type: ignore[attr-defined]
-        kind = type(unwrapped(own))
+        own = transformer_of(pipe)
+        kind = type(unwrapped(own)) if own is not None else None
         parts = ((name, part) for name, part in vars(pipe).items() if isinstance(part, nn.Module) and part is not own)
         others = [name for name, part in parts if type(unwrapped(part)) is kind]
         if others:

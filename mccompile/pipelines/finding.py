@@ -6,12 +6,11 @@ import importlib
 import pkgutil
 from functools import cache
 
-from torch import nn
-
 from mccompile.pipelines import kinds
 from mccompile.pipelines.driver import Driver, PipelineClock
 from mccompile.pipelines.errors import NotAPipeline
 from mccompile.pipelines.steps import StepDriver
+from mccompile.runtime.stand_in import transformer_of
 
 
 @cache
@@ -24,7 +23,7 @@ def drivers() -> tuple[Driver, ...]:
 
 def driver_for(pipe: object) -> Driver:
     """The driver of a pipeline. Raises NotAPipeline (MC0701) for what has no transformer, or cannot be called."""
-    if not isinstance(getattr(pipe, "transformer", None), nn.Module) or not callable(pipe):
+    if transformer_of(pipe) is None or not callable(pipe):
         raise NotAPipeline(type(pipe).__name__)
     return next(driver for driver in drivers() if driver.fits(pipe))
 

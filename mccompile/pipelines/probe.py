@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from mccompile.pipelines.errors import ProbeFailed
-from mccompile.runtime.stand_in import StandIn, unwrapped
+from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of, unwrapped
 
 ExampleCall = dict[str, object]  # keyword arguments of a transformer
-SIZES = ("height", "width", "num_frames", "base_num_frames")  # arguments of a pipeline's call that are its size
-PIPELINES_WANT = 16  # diffusers' video pipelines refuse heights and widths that are no multiple of it
+SIZES = ("height", "width", "num_frames", "frames", "base_num_frames")  # arguments of a pipeline's call: its size
+PIPELINES_WANT = (16, 32, 64)  # pipelines refuse heights and widths that are no multiple of one of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,36 @@ class _Recorder(StandIn):
 
 @contextlib.contextmanager
 def replaced(pipe: object, transformer: nn.Module) -> Iterator[None]:
-    """`pipe.transformer` is `transformer` inside; the pipeline's own comes back whatever happens."""
-    own = pipe.transformer  # type: ignore[attr-defined]
-    pipe.transformer = transformer  # type: ignore[attr-defined]
+    """The pipeline's transformer is `transformer` inside; its own comes back whatever happens."""
+    own = _own(pipe)
+    put_transformer(pipe, transformer)
     try:
         yield
     finally:
-        pipe.transformer = own  # type: ignore[attr-defined]
+        put_transformer(pipe, own)
+
+
+def _own(pipe: object) -> nn.Module:
+    found = transformer_of(pipe)
+    assert found is not None
+    return found
 
 
 def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
     """The transformer's keyword arguments at two small sizes.
 
     arguments: further arguments of the pipeline's call that change the transformer's (causal_block_size, ...).
-    Raises ProbeFailed.
+    Sizes that the pipeline refuses are tried again in multiples of more pixels. Raises ProbeFailed for the first ones.
     """
-    small, large = probe_sizes(pipe, arguments)
-    return _record(pipe, small, arguments)[0], _record(pipe, large, arguments)[0]
+    refused: ProbeFailed | None = None
+    for pixels in PIPELINES_WANT:
+        small, large = probe_sizes(pipe, arguments, pixels)
+        try:
+            return _record(pipe, small, arguments)[0], _record(pipe, large, arguments)[0]
+        except ProbeFailed as failed:
+            refused = refused or failed
+    assert refused is not None
+    raise refused
 
 
 def record_declared(pipe: object, arguments: Mapping[str, object]) -> Declared:
@@ -85,18 +98,22 @@ def record_declared(pipe: object, arguments: Mapping[str, object]) -> Declared:
     return Declared(call, 2 if guided else 1)
 
 
-def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+def probe_sizes(
+    pipe: object, arguments: Mapping[str, object], pixels: int = PIPELINES_WANT[0]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Two sizes at which every derived count is at least 2 and no two counts collide by accident.
 
-    Frames are 2 and 3 causal blocks (at least 4 latent frames); height and width a few patches, all different.
+    pixels: heights and widths are multiples of it. Frames are 2 and 3 causal blocks (at least 4 latent frames); height
+    and width a few patches, all different.
     """
-    config = pipe.transformer.config  # type: ignore[attr-defined]
+    config = _own(pipe).config
+    assert isinstance(config, Mapping)
     block = arguments.get("causal_block_size") or config.get("num_frame_per_block") or 1
     assert isinstance(block, int)
     temporal = int(getattr(pipe, "vae_scale_factor_temporal", 4))
     spatial = int(getattr(pipe, "vae_scale_factor_spatial", 8))
     patch = config.get("patch_size") or 1
-    side = math.lcm(spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch)), PIPELINES_WANT)
+    side = math.lcm(spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch)), pixels)
     one, two = (n * block if block > 2 else 3 + 2 * n for n in (2, 3))
     sizes = ((one, 3, 7), (two, 5, 11))
     first, second = ({"num_frames": (f - 1) * temporal + 1, "height": h * side, "width": w * side} for f, h, w in sizes)
@@ -105,9 +122,11 @@ def probe_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str
 
 def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
     """The first call and the guidance branch that it is."""
-    recorder = _Recorder(unwrapped(pipe.transformer))  # type: ignore[attr-defined]
+    recorder = _Recorder(unwrapped(_own(pipe)))
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
-    wanted = {"prompt": "a video", "num_inference_steps": 2, "output_type": "latent", **size, **arguments}
+    given = {"frames" if k == "num_frames" and k not in accepted else k: v for k, v in size.items()}
+    own = {"num_inference_steps": 2, "output_type": "latent", "use_resolution_binning": False}  # of the size asked for
+    wanted = {"prompt": "a video", **own, **given, **arguments}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mccompile.lowering.locate import TIMESTEPS
 from mccompile.pipelines.branches import BranchNames
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import NoSchedule
@@ -21,7 +22,6 @@ from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment, Untold
 from mccompile.runtime.errors import NoClock, UnknownStep
 
-TIMESTEP = "timestep"  # the argument of a transformer
 _requests = itertools.count()
 
 
@@ -81,7 +81,7 @@ class StepClock:
         if step >= grid.steps:
             raise UnknownStep(f"the loop is at row {row}, and the scheduler has {len(timesteps)} timesteps")
         if step == 1 and not isinstance(known.forms, Untold) and len(known.forms) > 1:
-            known = self._schedule = replace(known, forms=_agreeing(known, forms_told(grid, 1, inputs.get(TIMESTEP))))
+            known = self._schedule = replace(known, forms=_agreeing(known, forms_told(grid, 1, _told(inputs))))
         name = known.branches.name(branch, row, inputs)
         following = (ChunkTime(0, "active", step + 1),) if step + 1 < grid.steps else None
         return Moment(
@@ -92,13 +92,13 @@ class StepClock:
     def _begin(self, generation: int, timesteps: torch.Tensor, row: int, inputs: Mapping[str, object]) -> Schedule:
         whole = grid_of(self._pipe.scheduler)  # type: ignore[attr-defined]
         grid = Grid(whole.steps - row, whole.timesteps[row:], whole.sigmas[row:])
-        forms = forms_told(grid, 0, inputs.get(TIMESTEP))
+        forms = forms_told(grid, 0, _told(inputs))
         return Schedule(next(_requests), generation, timesteps, row, grid, forms, BranchNames())
 
     def _place(self, inputs: Mapping[str, object], place: int | None, known: Schedule | None) -> int:
         """The row of the scheduler's timesteps that a call is at."""
         scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
-        for timestep in (getattr(self._pipe, "_current_timestep", None), inputs.get(TIMESTEP)):
+        for timestep in (getattr(self._pipe, "_current_timestep", None), _told(inputs)):
             row = _row_of(timestep, scheduler.timesteps)
             if row is not None:
                 return row
@@ -119,6 +119,11 @@ def _agreeing(known: Schedule, now: tuple[ToldForm, ...] | Untold) -> tuple[Told
         return now
     both = [form for form in known.forms if form in now]
     return (both[0],) if both else Untold("its first two timesteps are not scaled alike")
+
+
+def _told(inputs: Mapping[str, object]) -> object:
+    """What the model is given as its timestep, by whatever name."""
+    return next((inputs[name] for name in TIMESTEPS if name in inputs), None)
 
 
 def _row_of(timestep: object, timesteps: torch.Tensor) -> int | None:

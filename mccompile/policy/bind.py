@@ -104,6 +104,9 @@ def _counts(bound: BoundPolicy) -> list[Diagnostic]:
             wanted.append((phase.span.n, 0))
         if isinstance(phase.rule, ir.Every):
             wanted.append((phase.rule.n, 1))
+        all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
+        if all_at is not None and all_at.every is not None:
+            wanted.append((all_at.every, 1))
         for expr, least in wanted:
             value = float(bound.number(expr))
             if not (value.is_integer() and value >= least):

@@ -17,7 +17,8 @@ class Cell:
 
     phase: index of the phase in force; None where data decides how long an earlier phase lasts.
     action: dynamic = left to the run. values: of the plan's changes at this step, in their order (0 at step 0).
-    account: at the start of the step, float32; None where data decides it.
+    account: at the start of the step, float32; None where data decides it. others: the plan's named accounts, in their
+    order; none of them where data decides.
     """
 
     step: int
@@ -25,6 +26,7 @@ class Cell:
     action: PlannedAction
     values: tuple[float, ...]
     account: float | None
+    others: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Plan:
     """The table into which the static part of a policy folds on one step grid.
 
     grid: in float32, as expressions see it. phases: names, in order. changes: the static changes whose values
-    the cells carry. notes: what the policy says and this grid makes void.
+    the cells carry. accounts: those with a name of their own. notes: what the policy says and this grid makes void.
     """
 
     policy: str
@@ -41,6 +43,7 @@ class Plan:
     changes: tuple[ir.Change, ...]
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
+    accounts: tuple[str, ...] = ()
 
 
 def predicted_share(plan: Plan) -> float:

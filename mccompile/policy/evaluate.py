@@ -46,9 +46,9 @@ class Grid:
 class StaticMoment:
     """What a static expression may look at: parameters, the chunk's own step, the values of changes there.
 
-    account: of the cell before this step; None where it is not known or there is none. tables: the values of changes at
-    every own step, for earlier values. kept: the own steps at which the cell was last computed, the latest first; None
-    where they are not known.
+    accounts: of the cell before this step, by name; None where they are not known or there is none. tables: the values
+    of changes at every own step, for earlier values. kept: the own steps at which the cell was last computed, the
+    latest first; None where they are not known.
     """
 
     params: Mapping[str, np.float32]
@@ -56,14 +56,14 @@ class StaticMoment:
     grid: Grid | None
     step: int
     changes: Mapping[ir.Change, np.float32]
-    account: np.float32 | None
+    accounts: Mapping[str, np.float32] | None
     tables: Mapping[ir.Change, tuple[float, ...]] = field(default_factory=dict)
     kept: tuple[int, ...] | None = None
 
     def back_at(self, step: int) -> StaticMoment:
         """The same cell at an earlier own step of the chunk."""
         changes = {c: np.float32(values[step] if step else 0.0) for c, values in self.tables.items()}
-        return replace(self, step=step, changes=changes, account=None)
+        return replace(self, step=step, changes=changes, accounts=None)
 
 
 def evaluate(expr: ir.Expr, moment: StaticMoment) -> StaticValue:
@@ -93,10 +93,10 @@ def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
             return at.changes[expr]
         case ir.Polynomial(of, coefficients):
             return horner(_number(of, at), coefficients)
-        case ir.Accumulate(of):
-            if at.account is None:
+        case ir.Accumulate(of, into):
+            if at.accounts is None:
                 raise ValueError("`accumulate` outside a rule, or its account is not known")
-            return np.float32(at.account + _number(of, at))
+            return np.float32(at.accounts[into] + _number(of, at))
         case ir.Kept(of, n):
             if not at.kept:
                 raise ValueError("when the cell was last computed is not known here")

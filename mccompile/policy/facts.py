@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
+from mccompile.language.walk import rule_expressions, walk
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
@@ -48,3 +49,19 @@ def selects_within_chunks(policy: ir.PolicyIR) -> bool:
 def keeps_increment(policy: ir.PolicyIR) -> bool:
     """The policy's region is the integration step."""
     return any(region.keep == "increment" for region in policy.regions)
+
+
+def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
+    """The accounts of every cell, in order: `account`, then those with a name of their own, as rules read them."""
+    signals = {s.name: s for s in policy.signals}
+    found = (e for p in policy.phases for x in rule_expressions(p.rule) for e in walk(x, signals))
+    return tuple(dict.fromkeys(("account", *(e.into for e in found if isinstance(e, ir.Accumulate)))))
+
+
+def steps_read(policy: ir.PolicyIR) -> int:
+    """At how many of the last steps that computed a token its forecast looks; 0 where there is no forecast."""
+    signals = {s.name: s for s in policy.signals}
+    forecasts = [region.forecast for region in policy.regions if region.forecast is not None]
+    rows = [weights for forecast in forecasts for weights in forecast.weights]
+    read = (e.n for weights in rows for w in weights for e in walk(w, signals) if isinstance(e, ir.Kept))
+    return max((*map(len, rows), *read), default=0)

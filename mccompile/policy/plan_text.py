@@ -25,8 +25,9 @@ def show_plan(plan: Plan) -> str:
     the run can know.
     """
     lines = [f"plan {write(plan.policy)}", f"phases {write(plan.phases)}"]
+    lines += [f"accounts {write(plan.accounts)}"] if plan.accounts else []
     lines += [f"c{i} {write(c)}" for i, c in enumerate(plan.changes)]
-    header = (*_COLUMNS, *(f"c{i}" for i in range(len(plan.changes))))
+    header = (*_COLUMNS, *plan.accounts, *(f"c{i}" for i in range(len(plan.changes))))
     lines += _aligned([header, *(_row(plan, cell) for cell in plan.cells)])
     lines += [f"note {write(n)}" for n in plan.notes]
     return "\n".join([*lines, _summary(plan)]) + "\n"
@@ -35,8 +36,9 @@ def show_plan(plan: Plan) -> str:
 def _row(plan: Plan, cell: Cell) -> tuple[str, ...]:
     phase = _UNKNOWN if cell.phase is None else write(plan.phases[cell.phase])
     account = _UNKNOWN if cell.account is None else _float32(cell.account)
+    others = [_float32(value) for value in cell.others] or [_UNKNOWN] * len(plan.accounts)
     clock = (_float32(plan.grid.timesteps[cell.step]), _float32(plan.grid.sigmas[cell.step]))
-    return (str(cell.step), *clock, phase, cell.action, account, *map(_float32, cell.values))
+    return (str(cell.step), *clock, phase, cell.action, account, *others, *map(_float32, cell.values))
 
 
 def _float32(value: float) -> str:
@@ -98,6 +100,11 @@ class _Lines:
         phases = self.reader.value(tuple[str, ...], self._single("phases"))
         assert isinstance(name, str)
         assert isinstance(phases, tuple)
+        accounts: tuple[str, ...] = ()
+        if self._head() == "accounts":
+            named = self.reader.value(tuple[str, ...], self._single("accounts"))
+            assert isinstance(named, tuple)
+            accounts = named
         changes: list[ir.Change] = []
         while self._head() == f"c{len(changes)}":
             change = self.reader.value(ir.Change, self._single(f"c{len(changes)}"))
@@ -107,7 +114,7 @@ class _Lines:
         clock: list[tuple[float, float]] = []
         cells: list[Cell] = []
         while self._head().isdecimal():
-            cell, timestep, sigma = self._cell(len(cells), phases, len(changes))
+            cell, timestep, sigma = self._cell(len(cells), phases, len(accounts), len(changes))
             cells.append(cell)
             clock.append((timestep, sigma))
         notes: list[str] = []
@@ -119,7 +126,7 @@ class _Lines:
         if not cells:
             raise self.reader.error(last[0].value.span, "the table has no rows")
         grid = Grid(len(cells), tuple(t for t, _ in clock), tuple(s for _, s in clock))
-        return Plan(name, grid, phases, tuple(changes), tuple(cells), tuple(notes))
+        return Plan(name, grid, phases, tuple(changes), tuple(cells), tuple(notes), accounts)
 
     def _head(self) -> str:
         first = self.lines[self.at][0].value if self.at < len(self.lines) else None
@@ -138,9 +145,9 @@ class _Lines:
             raise self.reader.error(items[0].value.span, f"`{keyword}` takes one value")
         return items[1].value
 
-    def _cell(self, step: int, phases: tuple[str, ...], changes: int) -> tuple[Cell, float, float]:
+    def _cell(self, step: int, phases: tuple[str, ...], others: int, changes: int) -> tuple[Cell, float, float]:
         items = self._take(str(step))
-        if len(items) != len(_COLUMNS) + changes:
+        if len(items) != len(_COLUMNS) + others + changes:
             raise self.reader.error(items[0].value.span, f"the row has {len(items)} columns")
         _, timestep, sigma, phase, action, account, *values = (i.value for i in items)
         known = None if _text(phase) == _UNKNOWN else str(self.reader.value(str, phase))
@@ -150,8 +157,9 @@ class _Lines:
             step=step,
             phase=None if known is None else phases.index(known),
             action=self._action(action),
-            values=tuple(self._float32(v) for v in values),
+            values=tuple(self._float32(v) for v in values[others:]),
             account=None if _text(account) == _UNKNOWN else self._float32(account),
+            others=() if _text(account) == _UNKNOWN else tuple(self._float32(v) for v in values[:others]),
         )
         return cell, self._float32(timestep), self._float32(sigma)
 

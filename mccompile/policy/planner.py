@@ -18,10 +18,12 @@ from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan, PlannedAction, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
-from mccompile.policy.evaluate import ZERO, Grid, clock_value, static_changes
+from mccompile.policy.evaluate import Grid, clock_value, static_changes
+from mccompile.policy.facts import account_names
+from mccompile.policy.influence import static_notes
 from mccompile.policy.phases import ChunkState, advance, overriding, start
 from mccompile.policy.plan_text import diff_plans, read_plan, show_plan
-from mccompile.policy.rules import Decision, Situation, Static, decide, forced, looks_back
+from mccompile.policy.rules import Decision, Situation, Static, decide, forced, looks_back, no_accounts
 
 __all__ = ["Cell", "Plan", "diff_plans", "plan", "predicted_share", "read_plan", "show_plan"]
 
@@ -48,7 +50,7 @@ def plan(
         if len(tables.get(change, ())) < grid.steps:
             raise ValueError(f"the table of the change of {change.of.name} must have {grid.steps} entries")
     static = Static({c: tables[c] for c in changes}, static_sources)
-    situations = frozenset({Situation(start(bound), kept=False, since=0, account=ZERO, total=0)})
+    situations = frozenset({Situation(start(bound), kept=False, since=0, accounts=no_accounts(bound.ir), total=0)})
     signals = {s.name: s for s in bound.ir.signals}
     back = max(looks_back(p.rule, signals) for p in bound.ir.phases)
     cells: list[Cell] = []
@@ -65,7 +67,8 @@ def plan(
         phases=tuple(p.name for p in bound.ir.phases),
         changes=changes,
         cells=tuple(cells),
-        notes=tuple(_notes(bound, cells, frozenset().union(*seen))),
+        accounts=account_names(bound.ir)[1:],
+        notes=(*_notes(bound, cells, frozenset().union(*seen)), *static_notes(bound, grid, static, cells)),
     )
 
 
@@ -75,9 +78,10 @@ def _float32(values: Iterable[float]) -> tuple[float, ...]:
 
 def _cell(step: int, decided: Mapping[Situation, Decision], values: tuple[float, ...]) -> Cell:
     phases = {d.phase for d in decided.values()}
-    accounts = {None if s.account is None else float(s.account) for s in decided}
-    account = next(iter(accounts)) if len(accounts) == 1 else None
-    return Cell(step, phases.pop() if len(phases) == 1 else None, _action(decided), values, account)
+    found = {None if s.accounts is None else tuple(map(float, s.accounts)) for s in decided}
+    accounts = next(iter(found)) if len(found) == 1 else None
+    account, others = (None, ()) if accounts is None else (accounts[0], accounts[1:])
+    return Cell(step, phases.pop() if len(phases) == 1 else None, _action(decided), values, account, others)
 
 
 def _action(decided: Mapping[Situation, Decision]) -> PlannedAction:
@@ -96,15 +100,15 @@ def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision
         for computed in (False, True):
             state = advance(bound, before.state, grid, computed)
             unknown = None if back else ()
-            yield Situation(_forget(bound, state), kept=True, since=None, account=None, total=None, computed=unknown)
+            yield Situation(_forget(bound, state), kept=True, since=None, accounts=None, total=None, computed=unknown)
         return
     state = advance(bound, before.state, grid, decision.compute)
     if decision.compute:
         steps = (before.state.step, *(known or ()))[:back] if known is not None or back <= 1 else None
-        yield Situation(state, kept=True, since=0, account=ZERO, total=before.total, computed=steps)
+        yield Situation(state, kept=True, since=0, accounts=no_accounts(bound.ir), total=before.total, computed=steps)
     else:
         since, total = (None if n is None else n + 1 for n in (before.since, before.total))
-        yield Situation(state, kept=True, since=since, account=decision.account, total=total, computed=known)
+        yield Situation(state, kept=True, since=since, accounts=decision.accounts, total=total, computed=known)
 
 
 def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:
@@ -112,7 +116,9 @@ def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:
     if state.phase == len(bound.ir.phases):
         return replace(state, refreshes=0, phase_steps=0)
     phase = bound.ir.phases[state.phase]
-    steps = isinstance(phase.span, ir.ForSteps) or isinstance(phase.rule, ir.Every)
+    all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
+    counted = isinstance(phase.rule, ir.Every) or (all_at is not None and all_at.every is not None)
+    steps = isinstance(phase.span, ir.ForSteps) or counted
     refreshes = isinstance(phase.span, ir.UntilRefreshes)
     return replace(
         state,
@@ -156,6 +162,10 @@ def _notes(bound: BoundPolicy, cells: list[Cell], reached: frozenset[int]) -> It
             if not _empty(bound, phase.span):
                 yield f"phase {phase.name} is never reached in {len(cells)} steps"
             continue
+        all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
+        beyond = [step for step in all_at.steps if step >= len(cells)] if all_at is not None else []
+        if beyond:
+            yield f"phase {phase.name} computes all at step {beyond[0]}, and the run has {len(cells)} steps"
         actions = {c.action for c in cells if c.phase == index and c.step > 0}
         certain = all(c.phase is not None for c in cells)
         if isinstance(phase.rule, ir.Reuse) and certain and actions == {"compute"}:

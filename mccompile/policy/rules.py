@@ -14,11 +14,13 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.arithmetic.operations import StaticValue
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
+from mccompile.policy.facts import account_names
 from mccompile.policy.phases import ChunkState, current, phase_step
 
+Accounts = tuple[np.float32, ...]
 Why = Literal["nothing kept yet", "refresh", "phase"]
 
 
@@ -26,14 +28,15 @@ Why = Literal["nothing kept yet", "refresh", "phase"]
 class Situation:
     """Where a chunk is before a step, as far as it is known. None = data decides it.
 
-    kept: something is kept of it. since: own steps since all of its tokens were computed. account: of the chunk.
-    total: its reuses in the run. computed: its own steps that computed it, the latest first, as many as rules read.
+    kept: something is kept of it. since: own steps since all of its tokens were computed. accounts: of the chunk, in
+    the order of `account_names`. total: its reuses in the run. computed: its own steps that computed it, the latest
+    first, as many as rules read.
     """
 
     state: ChunkState
     kept: bool
     since: int | None
-    account: np.float32 | None
+    accounts: Accounts | None
     total: int | None
     computed: tuple[int, ...] | None = ()
 
@@ -48,12 +51,17 @@ class Static:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """compute: True, False (reuse) or None (data decides). account: after the step, where it is known."""
+    """compute: True, False (reuse) or None (data decides). accounts: after the step, where they are known."""
 
     phase: int
     compute: bool | None
-    account: np.float32 | None
+    accounts: Accounts | None
     why: Why
+
+
+def no_accounts(policy: ir.PolicyIR) -> Accounts:
+    """The accounts of a cell that was just computed."""
+    return (ZERO,) * len(account_names(policy))
 
 
 def looks_back(rule: ir.Rule, signals: Mapping[str, ir.Signal]) -> int:
@@ -65,15 +73,24 @@ def looks_back(rule: ir.Rule, signals: Mapping[str, ir.Signal]) -> int:
 def forced(bound: BoundPolicy, grid: Grid, at: Situation) -> Decision:
     """What holds whatever the signals are: nothing is kept yet, keys and values are due, or the phase computes."""
     phase = current(bound, at.state, grid)
-    cache = bound.ir.cache
+    cache, cleared = bound.ir.cache, no_accounts(bound.ir)
     last = cache.refresh_last and at.state.step == grid.steps - 1
     if not at.kept:
-        return Decision(phase, True, ZERO, "nothing kept yet")
+        return Decision(phase, True, cleared, "nothing kept yet")
     if last or (cache.refresh_every is not None and at.since is not None and at.since + 1 >= cache.refresh_every):
-        return Decision(phase, True, ZERO, "refresh")
-    if isinstance(bound.ir.phases[phase].rule, ir.Compute):
-        return Decision(phase, True, ZERO, "phase")
+        return Decision(phase, True, cleared, "refresh")
+    rule = bound.ir.phases[phase].rule
+    if isinstance(rule, ir.Compute) or (isinstance(rule, ir.Reuse | ir.Top) and _all_due(bound, grid, at, rule.all_at)):
+        return Decision(phase, True, cleared, "phase")
     return Decision(phase, None, None, "phase")
+
+
+def _all_due(bound: BoundPolicy, grid: Grid, at: Situation, all_at: ir.AllAt | None) -> bool:
+    """Whether this is a step at which the rule computes everything."""
+    if all_at is None:
+        return False
+    due = all_at.every is not None and phase_step(bound, at.state, grid) % bound.whole(all_at.every) == 0
+    return due or at.state.step in all_at.steps
 
 
 def decide(bound: BoundPolicy, grid: Grid, at: Situation, static: Static | None) -> Decision:
@@ -81,22 +98,22 @@ def decide(bound: BoundPolicy, grid: Grid, at: Situation, static: Static | None)
     must = forced(bound, grid, at)
     if must.compute:
         return must
-    compute, account = _rule(bound, grid, at, bound.ir.phases[must.phase].rule, static)
+    compute, accounts = _rule(bound, grid, at, bound.ir.phases[must.phase].rule, static)
     if not compute and bound.ir.cache.refresh_every is not None and at.since is None:
         return must  # whether a refresh is due is not known
-    return Decision(must.phase, compute, ZERO if compute else account, "phase")
+    return Decision(must.phase, compute, no_accounts(bound.ir) if compute else accounts, "phase")
 
 
 def _rule(
     bound: BoundPolicy, grid: Grid, at: Situation, rule: ir.Rule, static: Static | None
-) -> tuple[bool | None, np.float32 | None]:
+) -> tuple[bool | None, Accounts | None]:
     match rule:
         case ir.Compute():
-            return True, ZERO
+            return True, no_accounts(bound.ir)
         case ir.Every(n):
-            return phase_step(bound, at.state, grid) % bound.whole(n) == 0, at.account
+            return phase_step(bound, at.state, grid) % bound.whole(n) == 0, at.accounts
         case ir.StepMask(compute):
-            return compute[at.state.step], at.account
+            return compute[at.state.step], at.accounts
         case ir.Reuse():
             return (None, None) if static is None else _Folded(bound, grid, at, static).reuse(rule)
         case ir.Top():
@@ -114,19 +131,22 @@ class _Folded:
     at: Situation
     static: Static
 
-    def reuse(self, rule: ir.Reuse) -> tuple[bool | None, np.float32 | None]:
+    def reuse(self, rule: ir.Reuse) -> tuple[bool | None, Accounts | None]:
         """The condition, then the guards in the order of ir.Reuse."""
         policy, at = self.bound.ir, self.at
         if not all(is_static(e, policy, self.static.sources) for e in rule_expressions(rule)):
             return None, None
         signals = {s.name: s for s in policy.signals}
         sums = [e for e in walk(rule.condition, signals) if isinstance(e, ir.Accumulate)]
-        if sums and at.account is None:
+        if sums and at.accounts is None:
             return None, None
         if at.computed is None and looks_back(rule, signals):
             return None, None
         compute = not self._value(rule.condition)
-        grown = at.account if not sums else np.float32(self._value(sums[0]))
+        grown = self._grown(sums)
+        rests_on = (*(grown or ()), *(self._value(e) for e in deciding(rule.condition, signals)))
+        if not all(np.isfinite(v) for v in rests_on):
+            return True, no_accounts(policy)  # whatever the condition and the guards say
         compute = self._shares(rule, compute)
         for limit, count in ((rule.max_consecutive, at.since), (rule.max_total, at.total)):
             if limit is not None and not compute:
@@ -137,6 +157,14 @@ class _Folded:
             return None, None  # some tokens must be computed: not a decision for the whole chunk
         return compute, grown
 
+    def _grown(self, sums: list[ir.Accumulate]) -> Accounts | None:
+        """The accounts after the step, where it computes nothing."""
+        if self.at.accounts is None:
+            return None
+        added = {e.into: np.float32(self._value(e)) for e in sums}
+        names = account_names(self.bound.ir)
+        return tuple(added.get(name, before) for name, before in zip(names, self.at.accounts, strict=True))
+
     def _shares(self, rule: ir.Reuse, compute: bool) -> bool:
         """The guards on shares, where the share is 1 or 0."""
         if rule.vote is not None:
@@ -146,14 +174,14 @@ class _Folded:
         return compute or (rule.all_above is not None and bool(self._value(rule.all_above) < 0))
 
     def _value(self, expr: ir.Expr) -> StaticValue:
-        step = self.at.state.step
+        step, accounts = self.at.state.step, self.at.accounts
         moment = StaticMoment(
             params={name: np.float32(v) for name, v in self.bound.values.items()},
             signals={s.name: s for s in self.bound.ir.signals},
             grid=self.grid,
             step=step,
             changes={c: np.float32(t[step]) for c, t in self.static.tables.items()},
-            account=self.at.account,
+            accounts=None if accounts is None else dict(zip(account_names(self.bound.ir), accounts, strict=True)),
             tables=self.static.tables,
             kept=self.at.computed,
         )

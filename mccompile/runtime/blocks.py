@@ -254,7 +254,21 @@ class BlockCalls:
             known = store.once[i] = Once(tuple(held), tuple(values))
         if rows.sample is None or not self._batched.intersection(names):
             return known.values
-        return [one_sample(v, rows.sample, rows.batch) for v in known.values]
+        if all(v.size(0) == rows.batch for v in known.values):
+            return [one_sample(v, rows.sample, rows.batch) for v in known.values]
+        return self._lasting_of(i, rows.sample, rows.batch, tuple(held), shared, store)
+
+    def _lasting_of(
+        self, i: int, sample: int, batch: int, held: tuple[Value, ...], shared: Mapping[str, Value], store: Memory
+    ) -> Sequence[torch.Tensor]:
+        """As `_lasting`, made for one sample alone: its values, such as a mask for every head, cannot be cut apart."""
+        known = store.apart.get((i, sample))
+        if known is None or not known.made_of(held):
+            own = self._of_sample({n: shared[n] for n in self.lasting(i)}, sample, batch)
+            values = self._once[i](_of_shared(own))
+            values = tuple(self.staging.home(v) for v in values) if self.staging else values
+            known = store.apart[i, sample] = Once(held, tuple(values))
+        return known.values
 
     def lasting(self, i: int) -> tuple[str, ...]:
         """The shared values of which block i takes what it computes once per prompt."""
@@ -333,6 +347,26 @@ class BlockCalls:
         local = one_sample(into, rows.sample, rows.batch)
         whole = port.token_axis is None or self._all(name, local, rows)
         self.staging.put(local, port.token_axis, None if whole else rows.vectors[port.rows], kept)
+
+    def token_axis(self, name: str) -> int | None:
+        """The token axis of a stream; None where it has none."""
+        return self._ports[name].token_axis
+
+    def replaces(self, name: str, kept: torch.Tensor, rows: Rows) -> bool:
+        """Whether the rows are all that is kept of a stream, of all samples."""
+        return rows.sample is None and (self._ports[name].token_axis is None or self._all(name, kept, rows))
+
+    def move_rows(self, name: str, source: torch.Tensor, target: torch.Tensor, rows: Rows) -> None:
+        """Copies the selected rows of one kept tensor of a stream to another, wherever both are kept."""
+        if self.staging is not None:
+            self.staging.settle()
+        port = self._ports[name]
+        one, two = (one_sample(t, rows.sample, rows.batch) for t in (source, target))
+        if port.token_axis is None or self._all(name, one, rows):
+            two.copy_(one)
+            return
+        index = rows.vectors[port.rows].to(one.device)
+        two.index_copy_(port.token_axis, index, one.index_select(port.token_axis, index))
 
     def put(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
         """Writes the selected rows of a stream back, in place; a stream without tokens is replaced whole."""

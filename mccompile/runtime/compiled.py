@@ -26,7 +26,7 @@ from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.runner import Runner
-from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of
 from mccompile.runtime.state import ModelState
 from mccompile.runtime.summary import Summary, summarise
 from mccompile.runtime.trace import Event
@@ -63,6 +63,7 @@ class CompiledModel(StandIn):
         self._place: int | None = None  # the step of the pipeline's loop, where `cache_context` says so
         parameter = self.signature.parameters.get("return_dict")
         self._return_dict = _ABSENT if parameter is None else parameter.default
+        self._output: type | None = None  # the class of the model's output object, once it is known
         self._config = dict(getattr(model, "config", {}))
         self._undo: list[Callable[[], None]] = []
         self._pipe: object | None = None
@@ -78,7 +79,8 @@ class CompiledModel(StandIn):
         (MC0608) if the pipeline's steps cannot be taken over, and what the clock raises.
         """
         self.undo()
-        before = pipe.transformer  # type: ignore[attr-defined]
+        before = transformer_of(pipe)
+        assert before is not None
         if isinstance(before, CompiledModel) and before._pipe is pipe:
             before.undo()
         if isinstance(clock, Attached):
@@ -92,7 +94,7 @@ class CompiledModel(StandIn):
                 raise
         self.clock, self._pipe = clock, pipe
         self._given = self.model if isinstance(before, StandIn) else before
-        pipe.transformer = self  # type: ignore[attr-defined]
+        put_transformer(pipe, self)
 
     def undo(self) -> nn.Module:
         """Gives the pipeline its own transformer back and returns it.
@@ -100,8 +102,8 @@ class CompiledModel(StandIn):
         A transformer that took this one's place in the meantime stays where it is.
         """
         pipe, self._pipe = self._pipe, None
-        if pipe is not None and pipe.transformer is self:  # type: ignore[attr-defined]
-            pipe.transformer = self._given  # type: ignore[attr-defined]
+        if pipe is not None and transformer_of(pipe) is self:
+            put_transformer(pipe, self._given)
         while self._undo:
             self._undo.pop()()
         return self._given
@@ -110,8 +112,8 @@ class CompiledModel(StandIn):
         """A generation is over, whatever ended it."""
         self._branch, self._place = "cond", None
         told = self.summary()
-        if told.complete and told.inert:
-            LOG.warning(told.inert)
+        for warning in told.warnings if told.complete else ():
+            LOG.warning(warning)
 
     @contextlib.contextmanager
     def cache_context(self, name: str, *, step_index: int | None = None, **_: object) -> Iterator[None]:
@@ -141,7 +143,9 @@ class CompiledModel(StandIn):
     def summary(self) -> Summary:
         """What the latest generation came to; `str` of it is for people."""
         runner = self.runner
-        return summarise(runner.lowered.policy, runner.events, runner.notes, runner.last_step)
+        return summarise(
+            runner.lowered.policy, runner.events, runner.notes, runner.last_step, runner.decided, runner.not_finite()
+        )
 
     def clear(self) -> None:
         """Frees what finished generations left: their events, what was kept for them, and values of their inputs."""
@@ -208,11 +212,15 @@ class CompiledModel(StandIn):
         self._check_model(moment)
         flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
-        if as_dict and isinstance(result, tuple):
-            from diffusers.models.modeling_outputs import Transformer2DModelOutput
+        return self._wrapped(call, result) if as_dict else result
 
-            return Transformer2DModelOutput(sample=result[0])
-        return result
+    def _wrapped(self, call: dict[str, object], result: object) -> object:
+        """A result as the model itself returns it. In which class, the model says once, by running the call."""
+        if self._output is None:
+            self._output = type(self.model(**call))
+        if isinstance(result, self._output):
+            return result
+        return self._output(*result) if isinstance(result, tuple) else self._output(result)
 
     def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""

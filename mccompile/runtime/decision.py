@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from mccompile.backend.role import GraphCall
-from mccompile.lowering.decide import CLOCKS, DecideSpec
+from mccompile.lowering.decide import CLOCKS, DecideSpec, account_row
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
+from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Measured, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
 from mccompile.policy.evaluate import clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
+from mccompile.runtime.finite import OnItsWay
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Deciding, States
@@ -48,6 +49,8 @@ def host_rows(
             at[row["tail"]] = (b, time.chunk - 1) in states.seen or time.chunk - 1 in sees
             if action.account is not None:
                 at[row["known"]], at[row["account"]] = 1.0, action.account
+                for name, value in zip(plan.accounts, plan.cells[time.step].others, strict=True):
+                    at[row[account_row(name)]] = value
             if time.state != "active":
                 continue
             cell = plan.cells[time.step]
@@ -58,16 +61,6 @@ def host_rows(
             for i, change in enumerate(spec.changes):
                 at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
     return host
-
-
-def _on_its_way(mask: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """Starts the copy of the mask to the host. Returns it, and what to wait for before it is read."""
-    if mask.device.type != "cuda":
-        return mask.cpu(), None
-    copied = torch.cuda.Event()
-    target = torch.empty(mask.shape, dtype=mask.dtype, pin_memory=True).copy_(mask, non_blocking=True)
-    copied.record(torch.cuda.current_stream(mask.device))
-    return target, copied
 
 
 class Decide:
@@ -104,15 +97,17 @@ class Decide:
                     arguments.append(params)
                 case Now(source):
                     arguments.append(sources[source])
-                case Mask():
-                    raise AssertionError("a mask is no input of a decision")
+                case Mask() | Measured():
+                    raise AssertionError("results are no inputs of a decision")
                 case _:
                     full = self._state(slot, sources, states, layout, moment, device)
                     more = 1 if isinstance(slot, Tail) else 0
                     arguments.append(full[:, first : first + layout.chunks + more])
-        mask, *made = self._call(*arguments)
+        mask, measured, *made = self._call(*arguments)
         assert isinstance(mask, torch.Tensor)
-        return Deciding(host, first, dict(zip(self._kept, made, strict=True)), *_on_its_way(mask))
+        assert isinstance(measured, torch.Tensor)
+        kept = dict(zip(self._kept, made, strict=True))
+        return Deciding(host, first, kept, OnItsWay.of(mask), OnItsWay.of(measured))
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
         """Waits for the mask of a decision. The store takes over its states, and notes the chunks that it saw."""
@@ -120,9 +115,8 @@ class Decide:
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
             keep_state(states, slot, decision.first, value)
-        if decision.copied is not None:
-            decision.copied.synchronize()
-        return decision.mask.numpy()
+        states.measured = decision.measured.arrived().numpy()
+        return decision.mask.arrived().numpy()
 
     def states(
         self, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,

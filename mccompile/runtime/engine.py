@@ -17,6 +17,7 @@ from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, BlockCalls, Env
 from mccompile.runtime.decision import Decide, Observe
+from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.fresh import prompt_inputs
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at
@@ -39,6 +40,7 @@ class Engine:
         self.uses_rows = lowered.rows is not None and not self.vanilla and (causal or within)
         # A model whose input masks chunks is given the text of the chunks in its window, which moves.
         self.prompt = () if masked_by_input(lowered.captured) else prompt_inputs(lowered.captured)
+        self._check_forecasts()
         self.postlude = Postlude(lowered, backend)
         self.blocks = BlockCalls(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
@@ -61,6 +63,16 @@ class Engine:
         if not masked_by_input(self.lowered.captured):
             return compiled
         return lambda host, *more: (module.forward if host.size(2) == 1 else compiled)(host, *more)
+
+    def _check_forecasts(self) -> None:
+        """Raises NoForecast (MC0620) where rows beside the video tokens would be forecast with them."""
+        captured = self.lowered.captured
+        rows = {p.name: p.rows for p in captured.streams}
+        for segment in self.lowered.segments if self.uses_rows else ():
+            beside = next((made for _, made in segment.pairs if rows[made] != "video"), None)
+            if segment.forecast is not None and beside is not None:
+                why = f"tokens are computed at steps of their own, and `{beside}` has other rows than theirs"
+                raise NoForecast(self.lowered.policy, why)
 
     def _needed(self) -> list[str]:
         """Prelude values that runs read; with rows, the gather's sources in place of what they expand."""

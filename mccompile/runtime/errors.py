@@ -148,3 +148,30 @@ class ModelTreated(RunError):
             f"{model} cannot be compiled as it stands: {where} has {treated}, which a captured graph would not run",
             "disable the other cache, the offloading or the casting first, and remove hooks",
         )
+
+
+class NoForecast(RunError):
+    """A forecast that has no value, or none for the rows that it would stand in for."""
+
+    code = "MC0620"
+
+    def __init__(self, policy: ir.PolicyIR, why: str) -> None:
+        region = next((region for region in policy.regions if region.forecast is not None), None)
+        at = None if region is None or region.forecast is None else region.forecast.at
+        super().__init__(
+            f"policy {policy.name} cannot forecast kept results: {why}",
+            "reuse the last kept result (`keep residual` alone), or decide per step",
+            span=at, marked="the forecast",
+        )  # fmt: skip
+
+
+class TraceMalformed(RunError):
+    """A file that is no trace of decisions. line: the first that is no event, 0 where no line could be read."""
+
+    code = "MC0640"
+
+    def __init__(self, path: str, line: int, why: str) -> None:
+        super().__init__(
+            f"`{path}`{f', line {line},' if line else ''} is no trace of decisions: {why}",
+            "give a file that `mccompile generate --trace` or `--record` wrote",
+        )

@@ -11,6 +11,7 @@ from mccompile.backend.role import Role
 from mccompile.capture.part import Input, Operand, Shared, Stream
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.blocks import Backend, BlockCalls, Env, Rows
+from mccompile.runtime.forecast import Weights
 from mccompile.runtime.operands import Misplaced
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory
@@ -55,9 +56,11 @@ def selected(
 
 def merge(
     blocks: BlockCalls, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
-    store: Memory,
+    store: Memory, weights: Weights | None = None,
 ) -> Env:
     """One segment under a selection: selected rows computed, the others from what is kept.
+
+    weights: of the last kept results, where their sum stands in for the last one.
 
     Returns `env` with the segment's streams, all rows; rows that are neither selected nor kept hold the input.
     The streams made are the store's own memory until the next call.
@@ -66,7 +69,7 @@ def merge(
     out = dict(env)
     for source, made in segment.pairs:
         if not whole:
-            out[made] = _unselected(blocks, segment, (number, made), env, source, store)
+            out[made] = _unselected(blocks, segment, (number, made), env, source, store, weights)
     for rows in chosen:
         entered = blocks.enter(segment, env, rows)
         results = blocks.run_rows(segment, entered, rows, env, shared, store)
@@ -77,6 +80,8 @@ def merge(
                 if kept is None:
                     kept = store.kept[number, made] = blocks.keep_nothing(fresh if whole else out[made])
                 difference = segment.keep == "residual" and source
+                if segment.depth > 1:
+                    kept = _make_room(blocks, segment, (number, made), rows, store)
                 blocks.keep_rows(made, kept, fresh - entered[source] if difference else fresh, rows)
             if whole:
                 out[made] = fresh
@@ -85,12 +90,54 @@ def merge(
     return out
 
 
-def _unselected(
-    blocks: BlockCalls, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory
+def keep_whole(
+    blocks: BlockCalls, segment: Segment, number: int, before: Env, after: Env, store: Memory
+) -> None:
+    """Keeps all rows of what a segment has made; the results before it move back by one place."""
+    made = blocks.kept_of(segment, number, before, after)
+    for key in made if segment.depth > 1 else ():
+        if key in store.kept:
+            store.older[key] = (store.kept[key], *store.older.get(key, ()))[: segment.depth - 1]
+    store.kept |= made
+
+
+def _make_room(
+    blocks: BlockCalls, segment: Segment, key: tuple[int, str], rows: Rows, store: Memory
 ) -> torch.Tensor:
+    """Where the rows' next result is kept: those before it move back by one place, and the oldest is forgotten."""
+    kept = store.kept[key]
+    older = store.older.get(key)
+    if older is None:
+        older = store.older[key] = tuple(torch.zeros_like(kept) for _ in range(segment.depth - 1))
+    if blocks.replaces(key[1], kept, rows):
+        store.kept[key], store.older[key] = older[-1], (kept, *older[:-1])
+        return older[-1]
+    for newer, place in reversed([*zip((kept, *older), older, strict=False)]):
+        blocks.move_rows(key[1], newer, place, rows)
+    return kept
+
+
+def forecast(
+    blocks: BlockCalls, key: tuple[int, str], like: torch.Tensor, store: Memory, weights: Weights
+) -> torch.Tensor:
+    """The weighted sum of the last kept results of a stream, on the device and in the dtype of `like`."""
+    tensors = (store.kept[key], *store.older.get(key, ()))
+    return weights.sum([blocks.kept_values(t, like) for t in tensors], blocks.token_axis(key[1]))
+
+
+def _unselected(
+    blocks: BlockCalls, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory,
+    weights: Weights | None,
+) -> torch.Tensor:  # fmt: skip
     """All rows of a stream as they are without computing any, in memory of the store."""
     stored, source = store.kept.get(key), env.get(before)
-    kept = blocks.kept_values(stored, next(iter(env.values()))) if stored is not None else None
+    first = next(iter(env.values()))
+    if stored is None:
+        kept = None
+    elif weights is None or weights.plain:
+        kept = blocks.kept_values(stored, first)
+    else:
+        kept = forecast(blocks, key, first, store, weights)
     like = kept if source is None else source
     if like is None:
         return torch.zeros(0)

@@ -13,7 +13,7 @@ import torch
 from mccompile.backend.record import Recorder
 from mccompile.capture.errors import CallError
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.locate import TIMESTEP
+from mccompile.lowering.locate import timestep_of
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid
@@ -101,7 +101,7 @@ def _segments(
 
 def first_moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:
     """A first step of as many chunks as attention tells apart, at least one; or as have timesteps of their own."""
-    grid, told = engine.lowered.captured.grid, inputs.get(TIMESTEP)
+    grid, told = engine.lowered.captured.grid, inputs.get(timestep_of(engine.lowered.captured))
     chunks = 1
     if masked_by_input(engine.lowered.captured) and isinstance(told, torch.Tensor) and told.dim() > 1:
         chunks = told.size(1)

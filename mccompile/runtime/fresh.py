@@ -10,17 +10,18 @@ from collections.abc import Mapping
 import torch
 
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.locate import TIMESTEP, latent_inputs
+from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.clock import Moment
+from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Held, Made, Memory
+from mccompile.runtime.store import BranchStore, Held, Made, Memory, States
 
 
 def prompt_inputs(captured: CapturedModel) -> tuple[str, ...]:
     """The user inputs that hold for a whole request, by what is made of them: neither latents nor timestep reach it."""
-    changing = latent_inputs(captured) | {TIMESTEP}
+    changing = latent_inputs(captured) | {timestep_of(captured)}
     entry = [p for p in captured.streams if p.name in captured.entry and p.rows != "video"]
     lasting = [p.depends - changing for p in entry]
     lasting += [p.depends for p in captured.shared if p.token_axis is None and not p.depends & changing]
@@ -38,8 +39,14 @@ def made_of(captured: CapturedModel, prompt: tuple[str, ...], layout: Layout, in
 
 
 def renew(store: BranchStore, made: Made, moment: Moment, bound: BoundPolicy) -> BranchStore:
-    """The store for a call: `store` itself, without what is not of this call's request, size, prompt and last step."""
+    """The store for a call: `store` itself, without what is not of this call's request, size, prompt and last step.
+
+    What a result that was not finite has left counts as nothing either.
+    """
     before = store.made
+    if not store.is_finite():
+        store.memory, store.states = Memory(), States()
+        store.history.lose(NOT_FINITE)
     if before is not None and before.size != made.size:
         store = BranchStore.empty(bound, made.size[0], moment.total)
         store.history.lose("another size")

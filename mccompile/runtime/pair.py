@@ -26,6 +26,7 @@ from mccompile.lowering.types import Segment
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.forecast import Weights
 from mccompile.runtime.joint import Joint, Taken
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
@@ -216,8 +217,10 @@ class BothStep(Step):
         mask = self.first.decide(self.joint.halves(env)[0])
         return np.concatenate([mask, mask])
 
-    def merge(self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...]) -> Env:
+    def merge(
+        self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
+    ) -> Env:
         """Saves the follower's rows before they are replaced."""
         for rows in chosen:
             self.joint.save(self.engine.lowered.captured, number, segment, rows)
-        return Step.merge(self, number, segment, env, chosen)
+        return Step.merge(self, number, segment, env, chosen, weights)

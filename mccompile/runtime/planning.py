@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from mccompile import ir
 from mccompile.capture.part import Part, RowSource, Shared
 from mccompile.lowering.expressions import change
-from mccompile.lowering.locate import TIMESTEP
+from mccompile.lowering.locate import timestep_of
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.influence import without_influence
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan
 from mccompile.runtime.clock import Told, Untold
@@ -42,7 +44,9 @@ def make_plan(
             raise UnknownTimesteps(lowered.policy.name, told.why)
     sources = {c.of.name: _StaticSource(lowered, lowered.located[c.of.name]) for c in changes}
     tables = {c: sources[c.of.name].table(c, timesteps, inputs) for c in changes}
-    return plan(bound, grid, tables, lowered.static, fold)
+    made = plan(bound, grid, tables, lowered.static, fold)
+    idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
+    return replace(made, notes=(*made.notes, *idle))
 
 
 class _StaticSource:
@@ -53,6 +57,7 @@ class _StaticSource:
         assert isinstance(where.value, Shared)
         name = where.value.name
         self._where = where
+        self._timestep = timestep_of(lowered.captured)
         self._gather: Part | None = None
         names: tuple[str, ...] = (name,)
         if captured.gather is not None and name in captured.gathered:  # a few rows, not all that it expands to
@@ -73,9 +78,9 @@ class _StaticSource:
 
     def _at(self, timestep: float, inputs: Mapping[str, Value]) -> torch.Tensor:
         """The source at one timestep as [B, 1, F, P, C]."""
-        told = inputs[TIMESTEP]
+        told = inputs[self._timestep]
         assert isinstance(told, torch.Tensor)
-        found = self._values.get({**inputs, TIMESTEP: torch.full_like(told, timestep)})
+        found = self._values.get({**inputs, self._timestep: torch.full_like(told, timestep)})
         value = found[self._names[0]]
         if self._gather is not None:
             index = torch.arange(ROWS, device=told.device)

@@ -17,7 +17,7 @@ from mccompile.lowering.kept import as_computed, kept_form
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import merge, selected
+from mccompile.runtime.execute import keep_whole, merge, selected
 from mccompile.runtime.layout import layout_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
@@ -79,13 +79,14 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
                 engine.decide.states(engine.sources(given, shared, env), store.states, layout, moment, device)
             if engine.uses_rows:
                 rows = selected(engine.blocks, mask, lengths, env, shared)
-                for _ in range(2):  # streams are merged with what is kept from the second time on
+                for _ in range(max(2, segment.depth)):  # streams are merged with what is kept from the second time on
                     made = merge(engine.blocks, segment, number, env, shared, rows, store.memory)
                 env = made
                 continue
             before, env = env, engine.blocks.run_plain(segment, env, shared)
             if segment.keep is not None and not engine.vanilla:
-                store.memory.kept |= engine.blocks.kept_of(segment, number, before, env)
+                for _ in range(segment.depth):
+                    keep_whole(engine.blocks, segment, number, before, env, store.memory)
         if engine.observe is not None:
             engine.observe.states(engine.cached_output(env, given), store.states, layout, moment)
         grid = engine.lowered.captured.grid
@@ -109,7 +110,7 @@ def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bo
     memory = store.memory
     texts = {i: tuple(v for v in known.values) for i, known in memory.once.items()}
     blocks = {i: size(b, cache.dtype) + size(texts.get(i, ()), cache.dtype) for i, b in memory.buffers.items()}
-    kept = {k: _size(t, cache.residual) for k, t in memory.kept.items()}
+    kept = {k: size((t, *memory.older.get(k, ())), cache.residual) for k, t in memory.kept.items()}
     read_back = max((sum(t.numel() for t in b) * itemsize for b in memory.buffers.values()), default=0)
     working = 0 if as_computed(cache.dtype) else read_back
     if cache.device == "cpu" and accelerator:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mccompile import ir
+from mccompile.lowering.measured import rows_of
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
@@ -17,7 +19,9 @@ from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
+from mccompile.runtime.decided import ODD, Decided
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.finite import finite
 from mccompile.runtime.fresh import made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
@@ -56,6 +60,7 @@ class Runner:
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
+        self.decided: list[Decided] = []  # by the graph, in the latest request
         self.last_step = 0  # of the latest request's schedule
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
@@ -69,7 +74,13 @@ class Runner:
     def clear(self) -> None:
         """Frees events, stores, plans and prelude values of all requests."""
         self.events.clear()
+        self.decided.clear()
         self.weights_changed()
+
+    def not_finite(self) -> int:
+        """How many branches of the latest request ended on results that were not finite."""
+        latest = next(reversed(self.requests.values()), None)
+        return 0 if latest is None else sum(not store.is_finite() for store in latest.branches.values())
 
     def weights_changed(self) -> None:
         """Everything that was derived from the weights is derived anew. Nothing is compiled."""
@@ -115,7 +126,9 @@ class Runner:
     def finish(self, step: Step, env: Env, mask: np.ndarray) -> tuple[Value, ...]:
         """The outputs of a call from the streams after its blocks; its store, phases and events follow."""
         self._after(step, env, mask)
-        return self.engine.postlude.run(env, step.shared, step.inputs)
+        results = self.engine.postlude.run(env, step.shared, step.inputs)
+        step.store.finite = finite(results)
+        return results
 
     def store_of(self, moment: Moment) -> BranchStore | None:
         """What the branch of a moment keeps, if it was called before."""
@@ -153,6 +166,7 @@ class Runner:
         request = self.requests.pop(moment.request, None)
         if request is None:
             request, self.notes = Request(), ()
+            self.decided.clear()
             self.last_step = moment.first + moment.grid.steps - 1
             del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request
@@ -196,16 +210,32 @@ class Runner:
     def _wants(self, phase: int | None) -> bool:
         return phase is not None and bool(late_signals(self.lowered.policy, self.lowered.policy.phases[phase].rule))
 
+    def _by_graph(self, step: Step, b: int, g: int) -> Decided | None:
+        """What the graph decided a chunk by; None where it was not asked, or the answer was known."""
+        measured, decide, action = step.store.states.measured, self.lowered.decide, step.actions[b][g]
+        if measured is None or decide is None or action.kind != "dynamic":
+            return None
+        policy = self.lowered.policy
+        rule = policy.phases[action.phase].rule
+        assert isinstance(rule, ir.Reuse | ir.Top)
+        told = rows_of(rule, {s.name: s for s in policy.signals})
+        values = {row: float(v) for row, v in zip(decide.measured, measured[b, :, g], strict=False) if row in told}
+        return Decided(step.moment.first + step.moment.chunks[g].step, values)
+
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
         none: EventAction = "skip" if action.kind == "skip" else "reuse"
         kind: EventAction = "full" if count == tokens else "partial" if count else none
         phase = self.lowered.policy.phases[action.phase].name if action.phase >= 0 else ""
+        decided, why = self._by_graph(step, b, g), action.why
+        if decided is not None:
+            self.decided.append(decided)
+            why = why if decided.finite else ODD
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
             phase=phase, action=kind, computed=count, tokens=tokens,
-            why=action.why,
+            why=why,
         )  # fmt: skip
 
 

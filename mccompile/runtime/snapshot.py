@@ -26,7 +26,7 @@ StoredAt = tuple[str, ...]  # of a tensor: buffer, block, number; kept, segment,
 
 
 @dataclass(frozen=True, slots=True)
-class Lying:
+class StoredTensor:
     """A tensor of a branch: where it belongs, and how it lies in memory. host: beside the accelerator."""
 
     place: StoredAt
@@ -53,7 +53,7 @@ class BranchFacts:
     places: tuple[tuple[int, bool], ...]
     tokens: int
     shapes: tuple[tuple[int, ...] | bool | int | float | str | None, ...]
-    tensors: tuple[Lying, ...]
+    tensors: tuple[StoredTensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +81,15 @@ def size_of(runner: Runner, moment: Moment) -> int:
 def take(runner: Runner, moment: Moment) -> Snapshot | None:
     """The request of a moment whose row is about to begin; None where there is no state to go on from.
 
-    That is so before the first row, for policies that keep increments (they are the pipeline's part of a step), and
-    where a branch was run ahead of its call.
+    That is so before the first row, for policies that keep increments (they are the pipeline's part of a step), where a
+    branch was run ahead of its call, and where its last results were not finite.
     """
     request = runner.requests.get(moment.request)
     if request is None or not request.branches or request.foresight.pending is not None:
         return None
     if any(store.memory.increments or store.window is None for store in request.branches.values()):
+        return None
+    if not all(store.is_finite() for store in request.branches.values()):
         return None
     if runner.engine.blocks.staging is not None:
         runner.engine.blocks.staging.settle()
@@ -126,11 +128,11 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
         yield ("selection",), torch.from_numpy(np.ascontiguousarray(store.states.selection))
 
 
-def _lying(place: StoredAt, tensor: torch.Tensor) -> Lying:
-    return Lying(place, tuple(tensor.shape), tuple(tensor.stride()), tensor.device.type == "cpu")
+def _lying(place: StoredAt, tensor: torch.Tensor) -> StoredTensor:
+    return StoredTensor(place, tuple(tensor.shape), tuple(tensor.stride()), tensor.device.type == "cpu")
 
 
-def _facts(name: str, store: BranchStore, tensors: tuple[Lying, ...]) -> BranchFacts:
+def _facts(name: str, store: BranchStore, tensors: tuple[StoredTensor, ...]) -> BranchFacts:
     history, states, window = store.history, store.states, store.window
     assert window is not None
     computed, cleaned, planned = (_rows(a) for a in (history.computed, history.cleaned, history.planned))
@@ -166,7 +168,7 @@ def _store(facts: BranchFacts) -> BranchStore:
     return BranchStore(history, Memory(), states, window, None, facts.row)
 
 
-def _laid(tensor: torch.Tensor, lying: Lying, device: torch.device, staging: Staging | None) -> torch.Tensor:
+def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, staging: Staging | None) -> torch.Tensor:
     """The tensor in memory of its own that lies as it did: compiled graphs are made for strides."""
     reach = 1 + sum((n - 1) * s for n, s in zip(lying.shape, lying.stride, strict=True)) if tensor.numel() else 0
     if tuple(tensor.shape) != lying.shape or min(lying.stride, default=0) < 0 or reach > 4 * tensor.numel():

@@ -32,3 +32,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while isinstance(model, StandIn | OptimizedModule):
         model = model.model if isinstance(model, StandIn) else model._orig_mod
     return model
+
+
+def transformer_of(pipe: object) -> nn.Module | None:
+    """The transformer that a pipeline runs: its `transformer`, or `transformer_2` where that is its only one."""
+    for found in (getattr(pipe, "transformer", None), getattr(pipe, "transformer_2", None)):
+        if isinstance(found, nn.Module):
+            return found
+    return None
+
+
+def put_transformer(pipe: object, transformer: nn.Module) -> None:
+    """Puts a transformer in the place of `transformer_of(pipe)`."""
+    if isinstance(getattr(pipe, "transformer", None), nn.Module):
+        pipe.transformer = transformer  # type: ignore[attr-defined]
+    else:
+        pipe.transformer_2 = transformer  # type: ignore[attr-defined]

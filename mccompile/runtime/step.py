@@ -16,7 +16,8 @@ from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import host_rows
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import merge, selected
+from mccompile.runtime.execute import forecast, keep_whole, merge, selected
+from mccompile.runtime.forecast import Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Memory
@@ -62,16 +63,40 @@ class Step:
             if segment.keep is not None and chosen is None:
                 chosen = self.decide(env)
             decided = segment.keep is not None
+            mask = chosen if decided and chosen is not None else active
             if decided not in rows:
-                mask = chosen if decided and chosen is not None else active
                 flat = mask.reshape(self.layout.batch, -1)
                 rows[decided] = selected(self.engine.blocks, flat, lengths, env, self.shared)
-            env = self.merge(number, segment, env, rows[decided])
+            weights = self._weights(segment, mask) if decided else None
+            env = self.merge(number, segment, env, rows[decided], weights)
         return env, active if chosen is None else chosen
 
-    def merge(self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...]) -> Env:
+    def merge(
+        self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
+    ) -> Env:
         """One segment on the rows chosen."""
-        return merge(self.engine.blocks, segment, number, env, self.shared, chosen, self.memory)
+        return merge(self.engine.blocks, segment, number, env, self.shared, chosen, self.memory, weights)
+
+    def _weights(self, segment: Segment, mask: np.ndarray) -> Weights | None:
+        """What the last kept results of a segment are worth to the tokens that are reused; None without a forecast."""
+        if segment.forecast is None:
+            return None
+        weighing = Weighing(segment.forecast, self.bound, self.moment.grid)
+        found: dict[tuple[int, int], np.ndarray] = {}
+        for b in range(self.layout.batch):
+            for g, time in enumerate(self.moment.chunks):
+                if time.state != "active" or mask[b, g].all():
+                    continue
+                chunk = time.chunk if time.copy_of is None else time.copy_of
+                recent = self.store.history.recent.get((b, chunk, time.copy_of is not None))
+                found[b, g] = weighing.of_chunk(time.step, recent)
+        if not found:
+            return None
+        cells = np.zeros((segment.depth, *self.layout.cells), np.float32)
+        cells[:] = next(iter(found.values()))[:, None, None]  # tokens that are computed or skipped read none of it
+        for (b, g), weights in found.items() if self.engine.uses_rows else ():  # else all are computed together
+            cells[:, b, g] = weights
+        return weights_of(cells)
 
     def _whole(self) -> tuple[Env, np.ndarray]:
         """All rows; a cached segment is computed if any cell asks for it, reused otherwise."""
@@ -85,7 +110,7 @@ class Step:
                 self._keep(segment, number, env, made)
                 env = made
             else:
-                env = self._reuse(segment, number, env)
+                env = self._reuse(segment, number, env, mask)
         if mask is not None and not mask.any():
             return env, mask
         self.store.states.clear_accounts()
@@ -94,12 +119,15 @@ class Step:
     def _keep(self, segment: Segment, number: int, before: Env, after: Env) -> None:
         if segment.keep is None or self.engine.vanilla:
             return
-        self.memory.kept |= self.engine.blocks.kept_of(segment, number, before, after)
+        keep_whole(self.engine.blocks, segment, number, before, after, self.memory)
 
-    def _reuse(self, segment: Segment, number: int, env: Env) -> Env:
-        out = dict(env)
+    def _reuse(self, segment: Segment, number: int, env: Env, mask: np.ndarray) -> Env:
+        out, like, weights = dict(env), next(iter(env.values())), self._weights(segment, mask)
         for source, made in segment.pairs:
-            kept = self.engine.blocks.kept_values(self.memory.kept[number, made], next(iter(env.values())))
+            if weights is None or weights.plain:
+                kept = self.engine.blocks.kept_values(self.memory.kept[number, made], like)
+            else:
+                kept = forecast(self.engine.blocks, (number, made), like, self.memory, weights)
             out[made] = env[source] + kept if segment.keep == "residual" and source else kept
         return out
 
@@ -112,6 +140,7 @@ class Step:
                 mask[b, g] = action.kind == "compute"
                 dynamic |= action.kind == "dynamic" or (action.runs and not planned[b, self.moment.chunks[g].chunk])
         decide, states = self.engine.decide, self.store.states
+        states.measured = None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
         elif decide is not None and (dynamic or not self.fold or (decide.sees_every_step and not self._settled())):

@@ -13,8 +13,10 @@ import torch
 
 from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.facts import steps_read
 from mccompile.policy.phases import ChunkState, Grid, advance, start
 from mccompile.runtime.clock import ChunkTime
+from mccompile.runtime.finite import OnItsWay
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +81,27 @@ class Memory:
     """Kept tensors of blocks, by rows.
 
     buffers: per block, keys and values in the order of its kind, allocated at first use.
-    once: per block, keys and values of the text and whatever else the prompt alone determines.
-    kept: per (region, stream), the residual or output of the last computation. merged: per (region, stream), the
+    once: per block, keys and values of the text and whatever else the prompt alone determines. apart: per (block,
+    sample), the same for one sample, where the values of all cannot be cut.
+    kept: per (region, stream), the residual or output of the last computation. older: the same of the computations
+    before it, the latest first, where a forecast needs them. merged: per (region, stream), the
     stream that left the region in the last call: memory to write the next one into. increments: per chunk, the last
     latent increment.
     """
 
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     once: dict[int, Once] = field(default_factory=dict)
+    apart: dict[tuple[int, int], Once] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
+    older: dict[tuple[int, str], tuple[torch.Tensor, ...]] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     increments: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def nbytes(self) -> int:
         """Returns the bytes of all tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
-        tensors += [t for known in self.once.values() for t in known.values]
+        tensors += [t for known in (*self.once.values(), *self.apart.values()) for t in known.values]
+        tensors += [t for older in self.older.values() for t in older]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]
         return sum(t.nbytes for t in tensors)
 
@@ -115,12 +122,24 @@ class ChunkRecord:
     lost: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The own steps that computed each token of a chunk last, int64 [n, F, P], the latest first; -1 where none did."""
+
+    steps: np.ndarray
+
+    def after(self, step: int, mask: np.ndarray) -> Recent:
+        """Returns the same after a step that computed the tokens of `mask`, bool [F, P]."""
+        moved = np.concatenate([np.full((1, *mask.shape), step), self.steps[:-1]])
+        return Recent(np.where(mask, moved, self.steps))
+
+
 @dataclass(slots=True)
 class History:
     """What has happened to the chunks of the video. It lies on the host.
 
     phases: per sample, per chunk. computed, cleaned, since, planned, lost: see ChunkRecord. copies: (sample, chunk)
-    whose copy has been computed.
+    whose copy has been computed. recent: of (sample, chunk, whether it is a copy), where a forecast reads it.
     """
 
     phases: list[list[ChunkState]]
@@ -130,6 +149,7 @@ class History:
     planned: np.ndarray  # [B, G] bool
     lost: dict[tuple[int, int], str] = field(default_factory=dict)
     copies: set[tuple[int, int]] = field(default_factory=set)
+    recent: dict[tuple[int, int, bool], Recent] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> History:
@@ -174,6 +194,7 @@ class History:
     def note(self, sample: int, time: ChunkTime, bound: BoundPolicy, grid: Grid, mask: np.ndarray) -> None:
         """Notes that a chunk was run. mask: its tokens that were computed. The phase of an active chunk advances."""
         all_computed = bool(mask.all())
+        self._note_recent(sample, time, bound, mask)
         if time.copy_of is not None:
             self.copies |= {(sample, time.copy_of)} if all_computed else set()
             return
@@ -188,18 +209,30 @@ class History:
             self.phases[sample][time.chunk] = advance(bound, state, grid, bool(mask.any()))
 
 
+    def _note_recent(self, sample: int, time: ChunkTime, bound: BoundPolicy, mask: np.ndarray) -> None:
+        """Notes the steps that computed each token, where a forecast reads them."""
+        back = steps_read(bound.ir)
+        if back == 0 or time.state != "active":
+            return
+        chunk = time.chunk if time.copy_of is None else time.copy_of
+        at = sample, chunk, time.copy_of is not None
+        kept = (sample, chunk) in self.copies if at[2] else bool(self.computed[sample, chunk])
+        known = self.recent.get(at) if kept else None
+        self.recent[at] = (known or Recent(np.full((back, *mask.shape), -1))).after(time.step, mask)
+
+
 @dataclass(frozen=True, slots=True)
 class Deciding:
     """A decision under way: what it was made from, the chunk that it begins with, the new states, and the mask.
 
-    host: see runtime/decision.py. mask: [B, G, F, P] bool on the host, valid once `copied` has happened.
+    host: see runtime/decision.py. mask: [B, G, F, P] bool. measured: [B, K, G] float32, what the decision was made by.
     """
 
     host: np.ndarray
     first: int
     states: Mapping[KeptSlot, torch.Tensor]
-    mask: torch.Tensor
-    copied: torch.cuda.Event | None
+    mask: OnItsWay
+    measured: OnItsWay
 
 
 @dataclass(slots=True)
@@ -208,6 +241,7 @@ class States:
 
     seen, observed: (sample, chunk) whose last frame the decision graph, or the observe graph, has kept.
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
+    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked.
     """
 
     tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
@@ -215,12 +249,13 @@ class States:
     observed: set[tuple[int, int]] = field(default_factory=set)
     ahead: Deciding | None = None
     selection: np.ndarray | None = None
+    measured: np.ndarray | None = None
 
     def clear_accounts(self) -> None:
         """Clears the accounts, because everything was computed."""
-        account = self.tensors.get(Count("account"))
-        if account is not None:
-            account.zero_()
+        for slot, tensor in self.tensors.items():
+            if isinstance(slot, Count) and slot.of == "account":
+                tensor.zero_()
 
     def nbytes(self) -> int:
         """Returns the bytes of all tensors."""
@@ -232,7 +267,7 @@ class BranchStore:
     """What one guidance branch of one request keeps.
 
     window: what the rows of `memory` are. made: what its tensors are made of. row: the last row of the schedule that it
-    was called in.
+    was called in. finite: whether the results of that call were.
     """
 
     history: History
@@ -241,11 +276,16 @@ class BranchStore:
     window: Window | None = None
     made: Made | None = None
     row: int = -1
+    finite: OnItsWay | None = None
 
     @classmethod
     def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
         """Returns the store of a video of so many chunks, of which nothing is kept yet."""
         return cls(History.empty(bound, batch, chunks))
+
+    def is_finite(self) -> bool:
+        """Whether the results of its last call were finite. Waits for that call."""
+        return self.finite is None or bool(self.finite.arrived())
 
     def nbytes(self) -> int:
         """Returns the bytes of all kept tensors."""

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from mccompile.backend.records import read_record
+from mccompile.runtime.errors import TraceMalformed
+
 EventAction = Literal["skip", "reuse", "partial", "full"]
 
 
@@ -38,14 +41,19 @@ def write_jsonl(path: Path, events: Iterable[Event]) -> None:
 
 
 def read_jsonl(path: Path) -> tuple[Event, ...]:
-    """The events that `write_jsonl` wrote. Raises ValueError with the line of a malformed one."""
-    events = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            events.append(Event(**json.loads(line)))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}:{number}: not a trace event: {error}") from error
-    return tuple(events)
+    """The events that `write_jsonl` wrote. Raises TraceMalformed (MC0640) with the line that is none of them."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceMalformed(str(path), 0, str(error).lower()) from error
+    return tuple(_event(path, number, line) for number, line in enumerate(lines, 1))
+
+
+def _event(path: Path, number: int, line: str) -> Event:
+    try:
+        return read_record(Event, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise TraceMalformed(str(path), number, f"{str(error).splitlines()[0]:.200}") from error
 
 
 def share_computed(events: Iterable[Event]) -> float:

@@ -46,15 +46,26 @@ def move_window(
             _carry(source, target, spec.token_axis, (before, now), (spec.rows, spec.name))
         store.memory.buffers[block] = new
     ports = {p.name: p for p in captured.streams}
-    for (number, name), old_rows in store.memory.kept.items():
-        port = ports[name]
+    for key, newest in store.memory.kept.items():
+        port = ports[key[1]]
         if port.token_axis is not None and port.rows == "video":
-            shape = list(old_rows.shape)
-            shape[port.token_axis] = len(now.places) * now.tokens
-            rows = old_rows.new_zeros(shape)
-            _carry(old_rows, rows, port.token_axis, (before, now), (port.rows, name))
-            store.memory.kept[number, name] = rows
+            tensors = (newest, *store.memory.older.get(key, ()))
+            moved = [_moved_rows(t, port.token_axis, (before, now), (port.rows, port.name)) for t in tensors]
+            store.memory.kept[key] = moved[0]
+            if len(moved) > 1:
+                store.memory.older[key] = tuple(moved[1:])
     _forget(store.history, before, now)
+
+
+def _moved_rows(
+    old: torch.Tensor, axis: int, windows: tuple[Window, Window], what: tuple[str, str]
+) -> torch.Tensor:
+    """What is kept of a stream, laid out for the window now; rows of chunks that were not in the call are 0."""
+    shape = list(old.shape)
+    shape[axis] = len(windows[1].places) * windows[1].tokens
+    rows = old.new_zeros(shape)
+    _carry(old, rows, axis, windows, what)
+    return rows
 
 
 def _carry(

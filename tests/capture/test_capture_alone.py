@@ -16,7 +16,7 @@ from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.bundles.bundle import save_bundle
 from mccompile.bundles.bundle_errors import UnbundledRole
 from mccompile.capture import CaptureError, TokenGrid
-from mccompile.language.source import Source
+from mccompile.diagnostics.source import Source
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
@@ -168,11 +168,14 @@ def test_the_first_block_decides_for_the_rest() -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, own, strict=True))
 
 
-def test_a_rule_by_tokens_is_refused_with_the_reason() -> None:
+def test_a_rule_by_tokens_is_refused_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """The policy can then only compute, and compiling says so."""
     found, own, compiled = run(Branching, TOP)
     assert all(torch.equal(a, b) for a, b in zip(found, own, strict=True))
     (refusal,) = [r for r in compiled.runner.lowered.refusals if "decided per step" in r.reason]
     assert "its blocks run as the model's own code" in refusal.reason
+    said = [r.getMessage() for r in caplog.records if r.name == "mccompile"]
+    assert any(text.startswith("policy top computes every step of this model and reuses nothing") for text in said)
 
 
 def test_what_the_timestep_alone_makes_is_not_known() -> None:

@@ -83,7 +83,7 @@ class _Odd(nn.Module):
 )
 def test_results_of_another_form_are_not_those_of_each_sample_alone(form: str) -> None:
     call = {"x": torch.ones(1, 3)}
-    sampled = next(_assignments(call))
+    sampled = next(_assignments(call, [True]))
     assert _mixes(_Odd(form), sampled, 2) == _MIXED
 
 
@@ -115,6 +115,8 @@ class _Beside(nn.Module):
             x = x + torch.stack([x.mean(1), beside.view(-1, 6, 16).mean(1)]).sum(0)[:, None]
         if self.kind == "scales":  # [2], one a block, as VACE has it
             x = x * beside[0]
+        if self.kind == "places":  # [1, tokens], positions for all samples, as Allegro has them
+            x = x + 0.1 * beside[..., None]
         for block in self.blocks:
             x = block(x, frames)
         return x
@@ -138,6 +140,21 @@ KINDS = {
     "two images": lambda b, h, w: torch.randn(2 * b, 3, 16),
     "scales": lambda b, h, w: torch.full((2,), 0.5),
 }
+
+
+def test_positions_for_all_samples_are_told_from_those_of_each_by_a_call_of_several() -> None:
+    """Guidance doubles the latents of the recorded calls, and not the positions."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _Beside("places").eval().requires_grad_(False)
+        sizes = ((5, 4, 6), (10, 6, 8), (6, 8, 10))
+        latents = [torch.randn(2, 4, *size) for size in sizes]
+        places = [torch.arange(f * h // 2 * (w // 2), dtype=torch.float32)[None] / 99 for f, h, w in sizes]
+        calls = [{"hidden_states": x, "beside": p} for x, p in zip(latents, places, strict=True)]
+        captured, _ = capture_batched(model, calls[0], calls[1])
+    assert captured.samples == ("hidden_states",)
+    (given,) = run_full(captured, flat_inputs(captured, calls[2])).outputs
+    torch.testing.assert_close(given, model(**calls[2]))
 
 
 def _call(kind: str, batch: int, frames: int, height: int, width: int) -> dict[str, torch.Tensor]:

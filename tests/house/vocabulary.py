@@ -27,8 +27,10 @@ PATH = re.compile(r"(?<![\w./-])(?:[\w.-]+/)+[\w.-]*")
 
 # Proper names and terms of other projects, of papers and of formats: nothing of ours answers to them.
 FOREIGN = (
-    "AlexNet", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "MagCache", "MotionCache", "NaNs",
-    "NumPy", "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "TaylorSeer", "TeaCache",
+    "AlexNet", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "FoCa",
+    "MagCache", "MotionCache",
+    "NaNs", "NumPy", "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
+    "TeaCache",
 )  # fmt: skip
 
 

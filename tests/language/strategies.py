@@ -85,10 +85,13 @@ whens = st.one_of(
     clock_ranges(),
 )
 caps: tuple[Literal["row", "total", "tokens"], ...] = ("row", "total", "tokens")
+closed_ranges = st.builds(ast.StepRange, counts, counts, st.just(SPAN))
 guards = st.one_of(
     st.builds(ast.Vote, exprs, st.just(SPAN)),
     st.builds(ast.HoldWhen, exprs, st.just(SPAN)),
     st.builds(ast.ComputeAllWhen, exprs, st.just(SPAN)),
+    st.builds(ast.ComputeAllEvery, exprs, st.just(SPAN)),
+    st.builds(ast.ComputeAllSteps, st.lists(closed_ranges, min_size=1, max_size=3).map(tuple), st.just(SPAN)),
     st.builds(ast.AtMost, exprs, st.sampled_from(caps), st.just(SPAN)),
 )
 granularities = st.sampled_from(("step", "chunk", "frame", "token")).map(lambda word: ast.Name(word, SPAN))
@@ -104,7 +107,7 @@ rules = st.one_of(
         st.just(SPAN),
     ),
     st.builds(ast.ComputeBins, st.lists(bins, min_size=1, max_size=4).map(tuple), st.just(SPAN)),
-    st.builds(ast.ComputeTop, exprs, exprs, st.just(SPAN)),
+    st.builds(ast.ComputeTop, exprs, exprs, st.lists(guards, max_size=2).map(tuple), st.just(SPAN)),
     st.builds(ast.ReuseRule, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
 )
 blocks = st.integers(-9, 9)
@@ -124,7 +127,15 @@ items = st.one_of(
     st.builds(
         ast.LayersDecl,
         st.none() | st.builds(ast.BlockRange, blocks, blocks, st.just(SPAN)),
-        st.none() | names,
+        st.just(None),
+        st.just(None),
+        st.just(SPAN),
+    ),
+    st.builds(
+        ast.LayersDecl,
+        st.none() | st.builds(ast.BlockRange, blocks, blocks, st.just(SPAN)),
+        names,
+        st.none() | exprs,
         st.just(SPAN),
     ),
     st.builds(ast.OptionsDecl, st.sampled_from(("chunks", "cache")), options, st.just(SPAN)),

@@ -75,7 +75,7 @@ def test_a_new_operation_is_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def number(expr: ir.Expr) -> float | bool:
     """The value of literals alone in a graph."""
-    found = evaluate_tensor(expr, Leaves({}, {}, {}, {}, {}, {}, {}, None))
+    found = evaluate_tensor(expr, Leaves({}, {}, {}, {}, {}, {}, {}, {}))
     return found.item() if isinstance(found, torch.Tensor) else found  # type: ignore[no-any-return]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from mccompile import api
 from mccompile.runtime.errors import ModelChanged, ModelTreated
 from mccompile.runtime.state import ModelState
-from tests.pipelines.conftest import Wan, distance, generate, text, wan, wan_transformer
+from tests.pipelines.conftest import Wan, actions, distance, generate, text, wan, wan_transformer
 
 IN_PLACE: dict[str, Callable[[WanTransformer3DModel], object]] = {
     "text": lambda m: [p.mul_(1.5) for n, p in m.named_parameters() if "text_embedder" in n],
@@ -136,3 +136,21 @@ def test_a_model_that_torch_compiled_in_place_is_taken_as_it_is(tiny_wan: Wan) -
     assert distance(generate(pipe), stock) < 1e-5
     assert compiled.undo() is given
     assert pipe.transformer is given
+
+
+def test_the_only_expert_is_compiled_where_it_is(tiny_wan: Wan) -> None:
+    def pipe() -> object:
+        made = wan(model=tiny_wan.model, transformer_2=tiny_wan.model, boundary_ratio=1.1)
+        made.register_modules(transformer=None)
+        return made
+
+    both, ours = pipe(), pipe()
+    own = generate(both)  # type: ignore[arg-type]
+    compiled = tiny_wan.compile(ours, "compute")  # type: ignore[arg-type]
+    assert torch.equal(generate(ours), own)  # type: ignore[arg-type]
+    compiled.undo()
+    assert ours.transformer is None  # type: ignore[attr-defined]
+    assert ours.transformer_2 is tiny_wan.model  # type: ignore[attr-defined]
+    compiled = tiny_wan.compile(ours)  # type: ignore[arg-type]
+    assert distance(generate(ours), own) > 0  # type: ignore[arg-type]
+    assert "r" in actions(compiled)

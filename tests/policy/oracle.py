@@ -92,6 +92,8 @@ class Chunk:
         fired, grown = self.rule(phase, step)
         cache = self.bound.ir.cache
         late = cache.refresh_every is not None and step - self.full >= cache.refresh_every
+        if all_due(phase, self.used.get(phase.name, 0), step):
+            fired = np.ones(TOKENS, bool)
         if step == 0 or late or (cache.refresh_last and step == self.grid.steps - 1):
             fired = np.ones(TOKENS, bool)
         self.account = np.where(fired, F32(0), grown)
@@ -145,6 +147,14 @@ class Chunk:
                     fired = fired.copy()
                     fired[token] = True
         return fired, grown
+
+
+def all_due(phase: ir.Phase, steps: int, step: int) -> bool:
+    """Whether a guard computes everything at this step; steps: of the phase so far."""
+    all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
+    if all_at is None:
+        return False
+    return step in all_at.steps or (isinstance(all_at.every, ir.Const) and steps % all_at.every.value == 0)
 
 
 def sums(expr: ir.Expr) -> list[ir.Accumulate]:

@@ -123,12 +123,13 @@ def _above(below_: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
 
 expressions = st.recursive(leaves, _above, max_leaves=4)
 maybe = st.none() | expressions
+all_at = st.none() | st.builds(ir.AllAt, maybe, st.lists(st.integers(0, 40), max_size=3).map(tuple))
 rules = st.one_of(
     st.builds(ir.Compute),
-    st.builds(ir.Reuse, granularities, expressions, maybe, maybe, maybe, maybe, maybe, maybe),
+    st.builds(ir.Reuse, granularities, expressions, maybe, maybe, maybe, maybe, maybe, maybe, all_at),
     st.builds(ir.Every, expressions),
     st.builds(ir.StepMask, st.lists(st.booleans(), max_size=4).map(tuple)),
-    st.builds(ir.Top, expressions, expressions),
+    st.builds(ir.Top, expressions, expressions, maybe, maybe, all_at),
 )
 clocks = st.builds(ir.ClockRef, st.sampled_from(["step", "fraction", "timestep", "sigma"]))
 spans = st.one_of(
@@ -139,6 +140,10 @@ spans = st.one_of(
     st.builds(ir.Rest),
 )
 wheres = st.builds(ir.Blocks, st.integers(-9, 9), st.integers(-9, 9)) | st.builds(ir.Integration)
+keeps = st.sampled_from(["residual", "output", "increment", None])
+forecasts = st.none() | st.builds(
+    ir.Forecast, st.lists(st.lists(expressions, max_size=2).map(tuple), max_size=2).map(tuple)
+)
 counts = st.none() | st.integers(0, 10**12)
 
 
@@ -157,7 +162,7 @@ policies = st.builds(
     ),
     signals=_several(st.builds(ir.Signal, names, expressions, granularities, st.booleans())),
     phases=_several(st.builds(ir.Phase, names, spans, rules)),
-    regions=_several(st.builds(ir.Region, wheres, st.sampled_from(["residual", "output", "increment", None]))),
+    regions=_several(st.builds(ir.Region, wheres, keeps, forecasts)),
     chunks=st.builds(
         ir.Chunks, counts, st.sampled_from(["skip", "compute"]), st.sampled_from(["keep", "refresh", "compute"])
     ),

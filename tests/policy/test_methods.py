@@ -37,6 +37,14 @@ def magcache(steps: int, threshold: float, patience: int, retention: float) -> l
     return computed
 
 
+INTERVALS = [("taylorseer", 3, 4), ("abcache", 4, 2), ("fixed_interval", 3, 3)]
+
+
+@pytest.mark.parametrize(("name", "first", "every"), INTERVALS)
+def test_an_interval(name: str, first: int, every: int) -> None:
+    assert planned(name, 20) == [step < first or (step - first) % every == 0 for step in range(20)]
+
+
 @pytest.mark.parametrize("setting", [(0.12, 4, 0.2), (0.24, 6, 0.2), (0.06, 2, 0.4), (0.35, 12, 0.1)])
 @pytest.mark.parametrize("steps", STEPS)
 def test_magcache(steps: int, setting: tuple[float, int, float]) -> None:

@@ -41,6 +41,7 @@ def reuses(static: bool) -> st.SearchStrategy[ir.Reuse]:
         none | few,
         none | few,
         none if static else none | tenths,
+        none | st.builds(ir.AllAt, none | st.integers(2, 4).map(lambda n: C(float(n))), st.just((5,))),
     )
     # in-range guards are the common case; without any, runs of reuses grow long
     return st.one_of(rule, rule.map(lambda r: replace(r, vote=None, hold_below=None, all_above=None, max_total=None)))

@@ -52,7 +52,7 @@ def test_damaged_text_is_refused_and_never_crashes(at: int, put: str) -> None:
         (" low=0.01", "", 3, "`param` lacks low"),
         (" low=0.01", " low=0.01 low=0.02", 3, "not a field of `param`, or given twice"),
         ("(signal drift)", "(signal drift drift)", 10, "`signal` has 1 fields, not 2"),
-        ("(lt (accumulate (signal drift))", "(lt", 10, "`lt` takes 2 arguments, not 1"),
+        ("(lt (accumulate (signal drift) account)", "(lt", 10, "`lt` takes 2 arguments, not 1"),
         ("(accumulate", "(collect", 10, "`collect` cannot stand here"),
         ("span=(rest)", "span=(compute)", 11, "`compute` cannot stand here"),
         ("span=(rest)", "span=rest", 11, "a node in parentheses is expected"),

@@ -12,7 +12,9 @@ from mccompile.policy.planner import plan, predicted_share, read_plan, show_plan
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies
 
-WHOLLY_STATIC = ("compute", "exact", "fixed_interval", "flowcache", "magcache", "step_mask", "teacache")
+WHOLLY_STATIC = (
+    "abcache", "compute", "exact", "fixed_interval", "flowcache", "magcache", "step_mask", "taylorseer", "teacache",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", shipped_policies())

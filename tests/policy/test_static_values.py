@@ -90,7 +90,8 @@ def test_the_planner_computes_what_the_graph_computes(
     signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
     params = {"a": np.float32(a), "b": np.float32(b)}
     changes = {MODULATION: np.float32(change)}
-    ours = evaluate(expr, StaticMoment(params, signals, GRID, step, changes, np.float32(account), {}, (3, 1)))
+    accounts = {"account": np.float32(account)}
+    ours = evaluate(expr, StaticMoment(params, signals, GRID, step, changes, accounts, {}, (3, 1)))
     clock = {"step": step, "fraction": step / 12, "timestep": GRID.timesteps[step], "sigma": GRID.sigmas[step]}
     given_ = Leaves(
         params={n: torch.tensor(v.item()) for n, v in params.items()},
@@ -100,7 +101,7 @@ def test_the_planner_computes_what_the_graph_computes(
         motions={},
         late={},
         signals=signals,
-        account=torch.tensor(account),
+        accounts={"account": torch.tensor(account)},
         pasts={p: torch.tensor(v) for p, v in PASTS.items()}
         | {ir.Before(ir.ClockRef("timestep")): torch.tensor(GRID.timesteps[max(step - 1, 0)])},
     )
@@ -142,7 +143,7 @@ def test_the_changes_a_plan_needs() -> None:
 def test_earlier_values() -> None:
     """At step 6 of a cell that steps 4, 3 and 1 computed: of a change, of the clock, and running totals."""
     table = tuple(float(s) for s in range(12))
-    at = StaticMoment({}, {}, GRID, 6, {MODULATION: np.float32(6)}, np.float32(9), {MODULATION: table}, (4, 3, 1))
+    at = StaticMoment({}, {}, GRID, 6, {MODULATION: np.float32(6)}, None, {MODULATION: table}, (4, 3, 1))
     pasts = [ir.Kept(MODULATION, 1), ir.Kept(MODULATION, 3), ir.Kept(MODULATION, 8), ir.Before(MODULATION)]
     assert [evaluate(p, at) for p in pasts] == [4, 1, 1, 5]
     assert evaluate(ir.Cumulative("sum", ir.ClockRef("step")), at) == 21

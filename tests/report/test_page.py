@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from mccompile.studio.report.errors import NoRecord
 from mccompile.studio.report.page import page_data, render
-from mccompile.studio.report.record import Stopwatch, masks_of, read_record
+from mccompile.studio.report.record import Stopwatch, masks_of, read_run
 from tests.cli.conftest import Shell, shell  # noqa: F401  # the fixture
 from tests.house.tree import DOCS
 from tests.report.toy import CHUNKS, HIGH, STEPS, WIDE, action_of, toy
@@ -29,8 +29,9 @@ in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = toy()
-    record.write(tmp_path)
-    found = read_record(tmp_path)
+    for name, write in record.files().items():
+        write(tmp_path / name)
+    found = read_run(tmp_path)
     assert (found.about, found.said, found.refusals, found.fps) == (
         record.about, record.said, record.refusals, record.fps,
     )  # fmt: skip

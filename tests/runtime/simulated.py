@@ -46,7 +46,7 @@ class Simulated:
     run: Run
     sample: int
     chunk: int
-    account: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, PLACES), F32))
+    accounts: dict[str, np.ndarray] = field(default_factory=dict)
     streak: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, PLACES), int))
     total: np.ndarray = field(default_factory=lambda: np.zeros((FRAMES, PLACES), int))
     full: int = 0  # the last own step that computed all tokens
@@ -90,8 +90,10 @@ class Simulated:
                 return self.value(of, step - 1) if step > 1 else ones * 0  # nothing moved into the first step
             case ir.Kept(of, n):
                 return self.kept(of, n)
-            case ir.Accumulate(of):
-                return self.account + self.value(of, step)
+            case ir.Accumulate(of, into):
+                return self.account(into) + self.value(of, step)
+            case ir.Apply("add", (a, b)):
+                return self.value(a, step) + self.value(b, step)
             case _:
                 raise NotImplementedError(e)
 
@@ -104,6 +106,33 @@ class Simulated:
             at = steps[-min(n, len(steps))]
             found[place] = 0 if at == 0 else self.value(of, at)[place]
         return found
+
+    def account(self, name: str) -> np.ndarray:
+        return self.accounts.get(name, np.zeros((FRAMES, PLACES), F32))
+
+    def grown(self, read: ir.Expr, step: int) -> dict[str, np.ndarray]:
+        """The accounts with what a rule adds to those that it reads."""
+        match read:
+            case ir.Accumulate(of, into):
+                return {**self.accounts, into: self.account(into) + self.value(of, step)}
+            case ir.Apply(_, args):
+                found = dict(self.accounts)
+                for arg in args:
+                    found |= {n: v for n, v in self.grown(arg, step).items() if v is not self.accounts.get(n)}
+                return found
+            case _:
+                return self.accounts
+
+    def holds(self, e: ir.Expr, step: int) -> np.ndarray:
+        assert isinstance(e, ir.Apply)
+        one, two = e.args
+        match e.op:
+            case "and":
+                return self.holds(one, step) & self.holds(two, step)
+            case "or":
+                return self.holds(one, step) | self.holds(two, step)
+            case _:
+                return self.value(one, step) < self.value(two, step)
 
     def motion(self, step: int) -> np.ndarray:
         """Each frame against the one before it; the first frame of the video has no motion to weigh by."""
@@ -141,11 +170,15 @@ class Simulated:
         phase = self.phase(step)
         cache = self.run.bound.ir.cache
         due = cache.refresh_every is not None and step - self.full >= cache.refresh_every
+        all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
+        if all_at is not None:
+            every = all_at.every is not None and self.steps[phase.name] % self.number(all_at.every, step) == 0
+            due = due or every or step in all_at.steps
         if step == 0 or due or (cache.refresh_last and step == self.run.steps - 1):
-            fired, grown = np.ones((FRAMES, PLACES), bool), self.account
+            fired, grown = np.ones((FRAMES, PLACES), bool), self.accounts
         else:
             fired, grown = self.rule(phase, step)
-        self.account = np.where(fired, F32(0), grown).astype(F32)
+        self.accounts = {n: np.where(fired, F32(0), v).astype(F32) for n, v in grown.items()}
         self.streak = np.where(fired, 0, self.streak + 1)
         self.total = np.where(fired, self.total, self.total + 1)
         self.full = step if fired.all() else self.full
@@ -155,46 +188,57 @@ class Simulated:
         self.refreshed[phase.name] += int(fired.any())
         return fired
 
-    def rule(self, phase: ir.Phase, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def rule(self, phase: ir.Phase, step: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(tokens to compute, accounts of those that are not)."""
         everything, nothing = np.ones((FRAMES, PLACES), bool), np.zeros((FRAMES, PLACES), bool)
         match phase.rule:
             case ir.Compute():
-                return everything, self.account
+                return everything, self.accounts
             case ir.Every(n):
-                return everything if self.steps[phase.name] % self.number(n, step) == 0 else nothing, self.account
+                return everything if self.steps[phase.name] % self.number(n, step) == 0 else nothing, self.accounts
             case ir.StepMask(compute):
-                return everything if compute[step] else nothing, self.account
+                return everything if compute[step] else nothing, self.accounts
             case ir.Top(share, by):
                 top = F32(self.number(share, step)) * F32(FRAMES * PLACES)
-                return first_of(self.value(by, step), np.ceil(top), nothing), self.account
+                chosen = first_of(self.value(by, step), np.ceil(top), nothing)
+                return self.limited(chosen, phase.rule, step), self.grown(by, step)
             case ir.Reuse():
                 return self.reuse(phase.rule, step)
             case _:
                 raise NotImplementedError(phase.rule)
 
-    def reuse(self, rule: ir.Reuse, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def limited(self, fired: np.ndarray, rule: ir.Reuse | ir.Top, step: int) -> np.ndarray:
+        if rule.max_consecutive is not None:
+            fired = fired | (self.streak >= self.number(rule.max_consecutive, step))
+        if rule.max_total is not None:
+            fired = fired | (self.total >= self.number(rule.max_total, step))
+        return fired
+
+    def reuse(self, rule: ir.Reuse, step: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         self.cell = rule.granularity
         if rule.granularity <= ir.Granularity.CHUNK:
-            self.account = np.full((FRAMES, PLACES), self.account.max())
-        value, limit = (a for a in rule.condition.args)  # type: ignore[union-attr]
-        fired = ~(self.value(value, step) < self.value(limit, step))
-        added = self.value(value.of, step) if isinstance(value, ir.Accumulate) else F32(0)
-        grown = self.account + added
+            self.accounts = {n: np.full((FRAMES, PLACES), v.max()) for n, v in self.accounts.items()}
+        fired = ~self.holds(rule.condition, step)
+        grown = self.grown(rule.condition, step)
         if rule.vote is not None:
             fired = np.tile(fired.mean(0, keepdims=True) > self.number(rule.vote, step), (FRAMES, 1))
         if rule.hold_below is not None and 0 < fired.mean() < self.number(rule.hold_below, step):
             fired = np.zeros_like(fired)
         if rule.all_above is not None and fired.mean() > self.number(rule.all_above, step):
             fired = np.ones_like(fired)
-        if rule.max_consecutive is not None:
-            fired = fired | (self.streak >= self.number(rule.max_consecutive, step))
-        if rule.max_total is not None:
-            fired = fired | (self.total >= self.number(rule.max_total, step))
+        fired = self.limited(fired, rule, step)
         if rule.max_reused is not None:
             wanted = (F32(1) - self.number(rule.max_reused, step)) * F32(FRAMES * PLACES)
-            fired = first_of(grown, np.ceil(wanted), fired)
+            fired = first_of(grown.get(account_of(rule.condition), self.account("account")), np.ceil(wanted), fired)
         return fired, grown
+
+
+def account_of(e: ir.Expr) -> str:
+    """The account that a condition reads first."""
+    if isinstance(e, ir.Accumulate):
+        return e.into
+    names = [account_of(arg) for arg in e.args] if isinstance(e, ir.Apply) else []
+    return next(filter(None, names), "")
 
 
 def first_of(score: np.ndarray, wanted: float, chosen: np.ndarray) -> np.ndarray:

@@ -57,6 +57,8 @@ STATIC = frozenset({"modulation"})
 # ---- what is drawn -----------------------------------------------------------------------------------------
 tenths = st.integers(0, 12).map(lambda n: C(n / 10))
 few = st.integers(0, 4).map(lambda n: C(float(n)))
+often = st.none() | st.integers(1, 4).map(lambda n: C(float(n)))
+all_at = st.builds(ir.AllAt, often, st.lists(st.integers(0, 9), max_size=2).map(tuple))
 none = st.none()
 
 
@@ -64,7 +66,8 @@ def amounts(finest: ir.Granularity) -> st.SearchStrategy[ir.Expr]:
     fit = [DRIFT, *(c for (_, over), c in MOVED.items() if over <= finest)]
     fine: list[ir.Expr] = [MOTION, ir.SignalRef("late")] if finest == ir.Granularity.TOKEN else []
     plain = st.sampled_from([*fit, *fine])
-    past = st.one_of(st.builds(ir.Kept, st.sampled_from(fit), st.integers(1, 3)), st.just(ir.Before(DRIFT)))
+    steady = [c for c in fit if c.since == "step"]
+    past = st.one_of(st.builds(ir.Kept, st.sampled_from(steady), st.integers(1, 3)), st.just(ir.Before(DRIFT)))
     return st.one_of(plain, past, st.builds(lambda a, b: ir.Apply("mul", (a, b)), plain, tenths))
 
 
@@ -75,7 +78,7 @@ def reuses(draw: st.DrawFn) -> ir.Reuse:
     value = ir.Accumulate(value) if draw(st.booleans()) else value
     condition = ir.Apply("lt", (value, draw(st.integers(1, 20).map(lambda n: C(n / 10)))))
     guards = [draw(none | none | tenths) for _ in range(3)] + [draw(none | none | few) for _ in range(2)]
-    return ir.Reuse(grain, condition, *guards, draw(none | none | tenths))
+    return ir.Reuse(grain, condition, *guards, draw(none | none | tenths), draw(none | none | all_at))
 
 
 rules = st.one_of(
@@ -251,6 +254,30 @@ EACH: Mapping[str, ir.Rule] = {
     "before": replace(
         TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.Before(MOVED["step", ir.Granularity.TOKEN])), C(0.9)))
     ),
+    "two accounts": replace(
+        TOKEN,
+        condition=ir.Apply(
+            "and",
+            (
+                ir.Apply("lt", (ir.Accumulate(MOVED["step", ir.Granularity.TOKEN]), C(0.9))),
+                ir.Apply("lt", (ir.Accumulate(DRIFT, "debt"), C(0.7))),
+            ),
+        ),
+    ),
+    "accounts added": replace(
+        TOKEN,
+        condition=ir.Apply(
+            "lt",
+            (
+                ir.Apply("add", (ir.Accumulate(MOTION, "debt"), ir.Accumulate(MOVED["step", ir.Granularity.TOKEN]))),
+                C(1.5),
+            ),
+        ),
+    ),
+    "top of accounts": ir.Top(C(0.5), ir.Accumulate(MOVED["step", ir.Granularity.TOKEN])),
+    "top, in a row": ir.Top(C(0.25), MOVED["step", ir.Granularity.TOKEN], C(2.0), C(4.0)),
+    "all every": replace(TOKEN, all_at=ir.AllAt(C(3.0), ())),
+    "top, all at": ir.Top(C(0.25), MOVED["step", ir.Granularity.TOKEN], all_at=ir.AllAt(None, (3, 7))),
     "late": replace(TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.SignalRef("late")), C(0.9)))),
     "frame_diff": replace(TOKEN, condition=ir.Apply("lt", (ir.Accumulate(MOTION), C(0.9)))),
     "vote": replace(TOKEN, vote=C(0.5)),

@@ -104,6 +104,26 @@ def test_what_is_kept_in_float8_stays_near_on_every_family(name: str) -> None:
     assert 0 < max(errors) < 0.1
 
 
+def test_samples_that_select_differently_are_what_each_is_alone() -> None:
+    """LTX makes a mask for every head of every sample once per prompt: it is made for each sample alone."""
+    family, model, prepared = captured("ltx")
+    policy = Source("test.policy", TOKENS)
+    clocks = [Timeline("run", GRID, steps_in_order(GRID)) for _ in range(3)]
+    both, *alone = (api.compile(model, policy, captured=prepared, clock=c, backend="eager", part=0.4) for c in clocks)
+    prompt = {name: family.call(family.sizes[2], 2, torch.float32)[name] for name in prompt_inputs(prepared.model)}
+    own = [{name: value[i : i + 1] for name, value in prompt.items()} for i in range(2)]
+    for step in range(4):
+        for clock in clocks:
+            clock.row = step
+        call = family.call(family.sizes[2], 2, torch.float32, seed=step)
+        together = _first(both(**call | prompt))
+        for i, compiled in enumerate(alone):
+            one = {k: v[i : i + 1] if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+            torch.testing.assert_close(together[i : i + 1], _first(compiled(**one | own[i])), rtol=1e-4, atol=1e-4)
+    counts = [[e.computed for e in compiled.events if e.step == 3] for compiled in (both, *alone)]
+    assert counts[0] == counts[1] + counts[2]
+
+
 def test_tokens_without_a_known_grid_are_refused_and_decided_per_step() -> None:
     """Latents come flat, each token at a place of its own: nothing proves which of them are a frame."""
     outputs, wanted, compiled = run("ltx_placed", TOKENS, part=0.4)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mccompile import compile
-from mccompile.language.source import Source
+from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 

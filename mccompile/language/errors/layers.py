@@ -99,3 +99,16 @@ class RefusedBase(Diagnostic):
     note = "a policy extends a policy that comes with mccompile, or a `.policy` file in its own folder or below"
     path: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotAStandIn(Diagnostic):
+    """Something behind `reuse as` that is no weighted sum of kept results."""
+
+    code = "MC0257"
+    title = "`reuse as` takes a weighted sum of kept results"
+    label = "{why}"
+    why: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("for example `taylor(residual, order = 2)` or `1.5 * kept(residual) - 0.5 * kept(residual, 2)`"),)

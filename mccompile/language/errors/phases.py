@@ -120,15 +120,16 @@ class ConstantCondition(Diagnostic):
 @dataclass(frozen=True, slots=True)
 class MeaninglessGuard(Diagnostic):
     code = "MC0239"
-    title = "`{guard}` has no meaning in a `reuse {granularity}` rule"
+    title = "`{guard}` has no meaning in a `{rule}` rule"
     label = "{why}"
     guard: str
-    granularity: str
+    rule: str
+    decides: str
     why: str
     rule_span: Span
 
     def secondary(self) -> tuple[Label, ...]:
-        return (Label(self.rule_span, f"decides once per {self.granularity}"),)
+        return (Label(self.rule_span, self.decides),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,12 +72,12 @@ class ReduceToFiner(Diagnostic):
 @dataclass(frozen=True, slots=True)
 class MisplacedAccumulate(Diagnostic):
     code = "MC0214"
-    title = "`accumulate` stands outside of a rule's comparison"
-    label = "no account is kept here"
+    title = "an account adds up an account"
+    label = "`accumulate` within `accumulate`"
     note = "an account belongs to the cells of a rule, and it is cleared where the rule computes"
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("compare it in the rule: `reuse chunk while accumulate(x) < threshold`"),)
+        return (Help("add up what is measured, and combine accounts: `accumulate(x) * accumulate(y, into = other)`"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +123,16 @@ class SecondAccount(Diagnostic):
     """Two sums in one rule: a cell has one account, which the first sum would feed and the second read."""
 
     code = "MC0218"
-    title = "a rule keeps one account, and this one sums two things"
+    title = "the account `{name}` sums two things in one rule"
     label = "a second sum"
+    name: str
     first: Span
 
     def secondary(self) -> tuple[Label, ...]:
-        return (Label(self.first, "the account of this rule"),)
+        return (Label(self.first, "the first sum"),)
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help("add them up in one `accumulate(a + b)`, or decide in two phases"),)
+        return (Help("give one of them an account of its own: `accumulate(x, into = other)`"),)
 
 
 @dataclass(frozen=True, slots=True)

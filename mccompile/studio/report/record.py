@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,14 +13,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mccompile.backend.records import read_record
 from mccompile.generate.places import Write
 from mccompile.generate.run import OnStep
 from mccompile.generate.video import to_bytes
+from mccompile.runtime.errors import TraceMalformed
 from mccompile.runtime.trace import Event, read_jsonl, write_jsonl
+from mccompile.studio.report.arrays import read_arrays
 from mccompile.studio.report.errors import NoRecord
 
 RUN, EVENTS, VIDEOS, MASKS = "run.json", "events.jsonl", "videos.npz", "masks.npz"
 FILES = (RUN, EVENTS, VIDEOS, MASKS)
+MOST_FPS = 1000
+MOST = 10_000  # chunks of a video, steps of a schedule: a page draws a cell for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +87,69 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def read_record(folder: Path) -> Record:
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """The file run.json, but for `about`, which may hold anything."""
+
+    said: str
+    refusals: tuple[str, ...]
+    fps: int
+    ways: tuple[Way, ...]
+    mask_tokens: int
+
+
+def read_run(folder: Path) -> Record:
     """The run that was recorded in a folder. Raises NoRecord (MC0751)."""
     try:
-        numbers = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        with np.load(folder / VIDEOS) as kept:
-            videos = tuple(kept[str(i)] for i in range(len(kept.files)))
-        with np.load(folder / MASKS) as kept:
-            masks = {
-                _called(name): np.unpackbits(kept[name], axis=-1, count=numbers["mask_tokens"]).astype(np.bool_)
-                for name in kept.files
-            }
-        events = read_jsonl(folder / EVENTS)
-        ways = tuple(Way(**{**way, "steps": tuple(way["steps"])}) for way in numbers["ways"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NoRecord(str(folder), str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    return Record(
-        numbers["about"], numbers["said"], tuple(numbers["refusals"]), numbers["fps"], ways, videos, events, masks
-    )
+        found = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("about"), dict):
+            raise ValueError(f"{RUN} has no settings")
+        about = found.pop("about")
+        numbers = read_record(_Numbers, found)
+        videos = read_arrays(folder / VIDEOS)
+        masks = {
+            _called(name): _unpacked(name, mask, numbers.mask_tokens)
+            for name, mask in read_arrays(folder / MASKS).items()
+        }
+        frames = tuple(videos[str(i)] for i in range(len(videos)))
+        record = Record(
+            about, numbers.said, numbers.refusals, numbers.fps, numbers.ways, frames, read_jsonl(folder / EVENTS), masks
+        )
+        _check(record)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        why = f"{str(error).splitlines()[0]:.200}" if str(error) else type(error).__name__
+        raise NoRecord(str(folder), why) from error
+    except TraceMalformed as error:
+        raise NoRecord(str(folder), error.diagnostics[0].message()) from error
+    return record
+
+
+def _check(record: Record) -> None:
+    """Raises ValueError where the parts of a record do not fit together."""
+    if not record.ways or len(record.ways) != len(record.videos) or not 1 <= record.fps <= MOST_FPS:
+        raise ValueError(f"it has {len(record.ways)} runs, {len(record.videos)} videos, {record.fps} frames a second")
+    numbers = [n for w in record.ways for n in (w.seconds, w.tokens, w.flops or 0.0, *w.steps)]
+    if not all(0 <= n < math.inf for n in numbers) or not all(w.seconds > 0 for w in record.ways):
+        raise ValueError("its times or shares are no finite numbers")
+    (shape, *others) = {video.shape for video in record.videos}
+    if others or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError("its videos are no frames of one size")
+    for event in record.events:
+        if not (0 <= event.chunk < MOST and 0 <= event.step < MOST and 0 <= event.computed <= event.tokens):
+            raise ValueError(f"its decision in row {event.row} counts what is not there")
+    called: dict[tuple[int, str], int] = {}
+    for event in record.events:
+        if event.sample == 0:
+            called[event.row, event.branch] = called.get((event.row, event.branch), 0) + 1
+    for call, mask in record.masks.items():
+        if mask.ndim != 2 or not mask.size or mask.shape[0] < called.get(call, 0):
+            raise ValueError(f"its mask of row {call[0]} is {list(mask.shape)}")
+
+
+def _unpacked(name: str, mask: NDArray[np.uint8], tokens: int) -> NDArray[np.bool_]:
+    if mask.ndim != 2 or not 8 * (mask.shape[1] - 1) < tokens <= 8 * mask.shape[1]:
+        raise ValueError(f"its mask `{name:.40}` is {list(mask.shape)}, for {tokens} tokens")
+    return np.unpackbits(mask, axis=-1, count=tokens).astype(np.bool_)
 
 
 def _called(name: str) -> tuple[int, str]:

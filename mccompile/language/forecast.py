@@ -1,0 +1,178 @@
+"""Turns what stands behind `reuse as` into weights of the last kept results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mccompile import ir
+from mccompile.diagnostics.source import Span
+from mccompile.language import ast
+from mccompile.language.arguments import as_call
+from mccompile.language.builtins import CLOCKS
+from mccompile.language.errors import layers
+from mccompile.language.expressions import Elaborator
+from mccompile.language.types import POISON, Poison, TypedNumber
+from mccompile.language.walk import walk
+
+HIGHEST_ORDER = 4
+"""Of a Taylor series: it takes one more kept result than its order, and higher differences are noise."""
+
+_ONE = ir.Const(1.0)
+_CLOCKED = (
+    ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative,
+    ir.Apply,
+)  # fmt: skip
+Weights = Mapping[int, ir.Expr]
+"""By how many computations ago, from 1, what the kept result is multiplied with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """Weights while 1, 2, ... results are kept, the last for all more. needs: with fewer it has no meaning."""
+
+    needs: int
+    by_count: tuple[Weights, ...]
+
+    def at(self, count: int) -> Weights:
+        return self.by_count[min(count, len(self.by_count)) - 1]
+
+
+def elaborate_forecast(value: ast.WrittenExpr, keep: ast.Name, within: Elaborator) -> ir.Forecast | None:
+    """The weights of a stand-in. While fewer results are kept than it names, the kept result itself stands in."""
+    if keep.text not in ("residual", "output"):
+        within.report(layers.NotAStandIn(value.span, f"of an {keep.text} only the last one is kept"))
+        within.mention(value)
+        return None
+    found = _StandIn(keep.text, within).sum(value)
+    if isinstance(found, Poison):
+        return None
+    counts = range(1, len(found.by_count) + 1)
+    made = [found.at(count) if count >= found.needs else {1: _ONE} for count in counts]
+    if all(weights == {1: _ONE} for weights in made):
+        within.report(layers.NotAStandIn(value.span, "the last kept result is reused anyway"))
+        return None
+    zero = ir.Const(0.0)
+    rows = (tuple(weights.get(n, zero) for n in range(1, max(weights) + 1)) for weights in made)
+    return ir.Forecast(tuple(rows), at=value.span)
+
+
+class _StandIn:
+    """One stand-in of what is kept under the name `kept`."""
+
+    def __init__(self, kept: str, within: Elaborator) -> None:
+        self._kept = kept
+        self._within = within
+
+    def sum(self, expr: ast.WrittenExpr) -> _Sum | Poison:
+        """The weighted sum that an expression of kept results is."""
+        match expr:
+            case ast.Call() | ast.Pipe():
+                return self._call(expr)
+            case ast.Negative(of=of):
+                return self._scaled(of, lambda w: _negated(w, expr.span))
+            case ast.Arithmetic(op="+" | "-" as sign, left=left, right=right):
+                return self._added(self.sum(left), self.sum(right), sign == "-", expr.span)
+            case ast.Arithmetic(op="*", left=left, right=right) if not (self._has(left) and self._has(right)):
+                of, by = (left, right) if self._has(left) else (right, left)
+                return self._times(of, by, expr.span)
+            case ast.Arithmetic(op="/", left=left, right=right) if not self._has(right):
+                return self._times(left, right, expr.span, divide=True)
+            case ast.Ref(name=name) if name == self._kept:
+                return self._refuse(expr, f"say which one: `kept({name})` is the last one")
+            case _ if self._has(expr):
+                return self._refuse(expr, "kept results can be added, and multiplied with numbers")
+            case _:
+                return self._refuse(expr, f"no kept result: these layers keep `{self._kept}`")
+
+    def _refuse(self, expr: ast.WrittenExpr, why: str) -> Poison:
+        self._within.mention(expr)
+        return self._within.report(layers.NotAStandIn(expr.span, why))
+
+    def _has(self, expr: ast.WrittenExpr) -> bool:
+        return self._kept in ast.names_in(expr)
+
+    def _call(self, expr: ast.Call | ast.Pipe) -> _Sum | Poison:
+        """`kept(residual, n)` or `taylor(residual, ...)`."""
+        found = as_call(expr)
+        assert found is not None
+        if found[0].function.text not in ("kept", "taylor"):
+            return self._refuse(expr, "kept results are named by `kept` and `taylor`")
+        call = self._within.options(expr)
+        if call is None:
+            self._within.mention(expr)
+            return POISON
+        of = call.values["of"]
+        if not isinstance(of, ast.Ref) or of.name != self._kept:
+            return self._refuse(of, f"these layers keep `{self._kept}`")
+        if call.function.name == "taylor":
+            clock = ir.ClockRef(CLOCKS[call.word("along")], at=call.span)
+            if call.count("order") > HIGHEST_ORDER:
+                return self._refuse(call.values["order"], f"an order is at most {HIGHEST_ORDER}")
+            orders = range(call.count("order") + 1)
+            return _Sum(1, tuple(_taylor(order, clock, call.span) for order in orders))
+        n = call.count("n")
+        return _Sum(n, ({n: _ONE},) * n)
+
+    def _scaled(self, of: ast.WrittenExpr, scale: Callable[[ir.Expr], ir.Expr]) -> _Sum | Poison:
+        found = self.sum(of)
+        if isinstance(found, Poison):
+            return found
+        return _Sum(found.needs, tuple({n: scale(w) for n, w in weights.items()} for weights in found.by_count))
+
+    def _times(self, of: ast.WrittenExpr, by: ast.WrittenExpr, at: Span, divide: bool = False) -> _Sum | Poison:
+        factor = self._within.number(by)
+        if isinstance(factor, TypedNumber) and not _clocked(factor.expr, self._within):
+            factor = self._within.report(layers.NotAStandIn(by.span, "this number is known only when it is measured"))
+        if isinstance(factor, Poison):
+            self._within.mention(of)
+            return factor
+        number = factor.expr
+        if divide:
+            return self._scaled(of, lambda w: ir.Apply("div", (w, number), at=at))
+        return self._scaled(of, lambda w: number if w == _ONE else ir.Apply("mul", (w, number), at=at))
+
+    def _added(self, one: _Sum | Poison, two: _Sum | Poison, minus: bool, at: Span) -> _Sum | Poison:
+        if isinstance(one, Poison) or isinstance(two, Poison):
+            return POISON
+        most = max(len(one.by_count), len(two.by_count))
+        pairs = ((one.at(count), two.at(count)) for count in range(1, most + 1))
+        return _Sum(max(one.needs, two.needs), tuple(_sum_of(a, b, minus, at) for a, b in pairs))
+
+
+def _clocked(number: ir.Expr, within: Elaborator) -> bool:
+    """Whether the clock, the parameters and the steps that were computed settle a number."""
+    return all(isinstance(e, _CLOCKED) for e in walk(number, within.ranges.signals))
+
+
+def _sum_of(one: Weights, two: Weights, minus: bool, at: Span) -> Weights:
+    found = dict(one)
+    for n, w in two.items():
+        if n in found:
+            found[n] = ir.Apply("sub" if minus else "add", (found[n], w), at=at)
+        else:
+            found[n] = _negated(w, at) if minus else w
+    return found
+
+
+def _negated(number: ir.Expr, at: Span) -> ir.Expr:
+    return ir.Const(-number.value, at=at) if isinstance(number, ir.Const) else ir.Apply("neg", (number,), at=at)
+
+
+def _taylor(order: int, clock: ir.ClockRef, at: Span) -> Weights:
+    """Finite differences at the last computations, and their Taylor series from there to the step now (TaylorSeer)."""
+    times = [ir.Kept(clock, n + 1, at=at) for n in range(order + 1)]
+    ahead = ir.Apply("sub", (clock, times[0]), at=at)
+    differences: list[Weights] = [{n + 1: _ONE} for n in range(order + 1)]
+    total, factor = differences[0], None
+    for k in range(1, order + 1):
+        gaps = [ir.Apply("sub", (times[n], times[n + 1]), at=at) for n in range(len(differences) - 1)]
+        differences = [
+            {m: ir.Apply("div", (w, gap), at=at) for m, w in _sum_of(later, earlier, True, at).items()}
+            for later, earlier, gap in zip(differences, differences[1:], gaps, strict=False)
+        ]
+        power: ir.Expr = ahead if factor is None else ir.Apply("mul", (factor, ahead), at=at)
+        factor = ir.Apply("div", (power, ir.Const(float(k), at=at)), at=at) if k > 1 else power
+        term = {m: ir.Apply("mul", (w, factor), at=at) for m, w in differences[0].items()}
+        total = _sum_of(total, term, False, at)
+    return total

@@ -1,0 +1,46 @@
+"""Whether the results of a call are numbers: what is kept of others is never used again.
+
+A latent, a signal or a weight that is NaN or infinite makes the results so. The flag travels to the host behind the
+call and is read when the next call of the branch begins, so that no host waits for a device within a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mccompile.backend.role import Value
+
+NOT_FINITE = "the last result was not finite"  # why a chunk is computed afresh
+
+
+@dataclass(frozen=True, slots=True)
+class OnItsWay:
+    """A tensor on the host. value: valid once `copied` has happened; None: it is there already."""
+
+    value: torch.Tensor
+    copied: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, value: torch.Tensor) -> OnItsWay:
+        """Begins to copy a tensor to the host. Copies from a GPU end behind the host's back."""
+        if value.device.type != "cuda":
+            return cls(value.cpu(), None)
+        target = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(value.device))
+        return cls(target, copied)
+
+    def arrived(self) -> torch.Tensor:
+        """The tensor; waits for it."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.value
+
+
+def finite(results: Sequence[Value]) -> OnItsWay | None:
+    """Whether all floating-point results are finite, as one bool on its way to the host; None where there are none."""
+    floats = [r for r in results if isinstance(r, torch.Tensor) and r.is_floating_point()]
+    return OnItsWay.of(torch.stack([r.isfinite().all() for r in floats]).all()) if floats else None

@@ -1,0 +1,52 @@
+"""How the two example calls of a pipeline are asked for: sizes that it accepts, by its names for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from mccompile.pipelines.errors import ProbeFailed
+from mccompile.pipelines.probe import record_calls
+
+
+class Model(nn.Module):
+    config = {"patch_size": 1}  # noqa: RUF012  # as diffusers has it
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@dataclass
+class Picky:
+    """A pipeline that calls its frames `frames` and accepts heights and widths that are multiples of `pixels`."""
+
+    pixels: int
+    transformer: nn.Module = field(default_factory=Model)
+
+    def set_progress_bar_config(self, **_: object) -> None:
+        pass
+
+    def __call__(self, height: int = 1, width: int = 1, frames: int = 1, use_resolution_binning: bool = True) -> None:
+        if height % self.pixels or width % self.pixels:
+            raise ValueError(f"{height} x {width} are no multiples of {self.pixels}")
+        size = (704, 1280) if use_resolution_binning else (height, width)
+        self.transformer(torch.zeros(1, frames, *(n // 8 for n in size)))
+
+
+def shapes(pipe: Picky) -> list[tuple[int, ...]]:
+    found = [call["x"] for call in record_calls(pipe, {})]
+    return [tuple(x.shape) for x in found if isinstance(x, torch.Tensor)]
+
+
+@pytest.mark.parametrize("pixels", [16, 32, 64])
+def test_sizes_are_taken_from_what_the_pipeline_accepts(pixels: int) -> None:
+    side = pixels // 8
+    assert shapes(Picky(pixels)) == [(1, 25, 3 * side, 7 * side), (1, 33, 5 * side, 11 * side)]
+
+
+def test_a_pipeline_that_accepts_no_size_is_refused_with_its_own_words() -> None:
+    with pytest.raises(ProbeFailed, match="48 x 112 are no multiples of 1000"):
+        record_calls(Picky(1000), {})

@@ -1,0 +1,87 @@
+"""Fits outside of their domain, changes that are no numbers, and thresholds without influence are told with figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+
+import numpy as np
+import pytest
+from policy_cases import STATIC, grid_of
+
+from mccompile import ir
+from mccompile.language.coefficients import CoefficientSet, coefficient_sets
+from mccompile.language.load import load_policy
+from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.evaluate import horner, static_changes
+from mccompile.policy.influence import without_influence
+from mccompile.policy.planner import Plan, plan
+
+FITS = [s for s in coefficient_sets().values() if s.kind == "polynomial"]
+
+
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.name)
+def test_the_domain_of_a_fit_is_where_it_is_a_distance(fit: CoefficientSet) -> None:
+    """Not negative inside, negative just outside: a set without a domain is a distance on all of 0..1."""
+    low, high = fit.domain or (0.0, 1.0)
+    inside = [float(horner(np.float32(x), fit.values)) for x in np.linspace(low, high, 400)]
+    assert min(inside) >= 0
+    outside = [x for x in (low - 2e-4, high + 2e-4) if 0 <= x <= 1]
+    assert all(horner(np.float32(x), fit.values) < 0 for x in outside)
+
+
+def planned(name: str, drift: tuple[float, ...], **values: float) -> tuple[Plan, list[str]]:
+    """The plan of a shipped policy whose source moves so far at each step, and what has no influence on it."""
+    bound = bind(load_policy(name), values)
+    grid, tables = grid_of(len(drift)), dict.fromkeys(static_changes(bound.ir, STATIC), drift)
+
+    def made(other: BoundPolicy) -> Plan:
+        return plan(other, grid, tables, STATIC)
+
+    return made(bound), list(without_influence(bound, made(bound), made))
+
+
+def test_a_negative_fit_is_told_and_so_is_the_threshold_that_it_leaves_without_influence() -> None:
+    made, idle = planned("teacache", (0.0, *[0.02] * 4, *[0.001] * 15), warmup=5)
+    (fit,) = [n for n in made.notes if "domain" in n]
+    assert "polynomial wan2.1_1.3b_ret is used outside of its domain" in fit
+    assert "negative distance at 15 of 15 steps (-0.0368 for 0.001 at step 5), and is none from 0.0044 to 0.1019" in fit
+    assert "fit it for this model and number of steps" in fit
+    assert idle == ["parameter threshold has no influence: the same steps are computed from 0.01 to 0.5"]
+
+
+def test_a_fit_inside_of_its_domain_and_a_threshold_that_decides_are_not_told() -> None:
+    made, idle = planned("teacache", (0.0, *[0.02] * 19), warmup=5)
+    assert made.notes == ()
+    assert idle == []
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_a_change_that_is_no_number_is_computed_and_told(value: float) -> None:
+    made, _ = planned("teacache", (0.0, *[0.02] * 6, value, 0.02), warmup=5)
+    assert made.cells[7].action == "compute"
+    assert "the change of modulation is not finite at step 7: computed there" in made.notes
+    assert made.cells[8].account == 0.0
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        ir.Apply("not", (ir.Apply("ge", (ir.SignalRef("drift"), ir.Const(0.1))),)),
+        ir.Apply("lt", (ir.Apply("min", (ir.SignalRef("drift"), ir.Const(0.05))), ir.Const(0.1))),
+        ir.Apply("gt", (ir.Const(9.0), ir.Accumulate(ir.SignalRef("drift")))),
+    ],
+    ids=["not", "min", "accumulate"],
+)
+def test_no_condition_reuses_on_what_is_no_number(condition: ir.Expr, value: float) -> None:
+    """However the comparison is written, and whatever hold says, the safe direction is computing."""
+    policy = load_policy("teacache")
+    rule = policy.phases[1].rule
+    assert isinstance(rule, ir.Reuse)
+    rule = replace(rule, condition=condition, hold_below=ir.Const(2.0))
+    policy = replace(policy, phases=(policy.phases[0], replace(policy.phases[1], rule=rule)))
+    drift = (0.0, *[0.02] * 6, value, 0.02)
+    tables = dict.fromkeys(static_changes(policy, STATIC), drift)
+    made = plan(bind(policy, {"warmup": 2}), grid_of(9), tables, STATIC)
+    assert [c.action for c in made.cells[6:]] == ["reuse", "compute", "reuse"]

@@ -1,0 +1,209 @@
+"""Changes files that the product reads, and reads them: `python -m tests.readers.fuzz [SECONDS]`, or `make fuzz`.
+
+Each input is read as what it says, or refused by a code. Anything else is a fault; its file is kept in out/fuzz.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from mccompile.backend.records import write_record
+from mccompile.bundles.archive import read_archive, write_archive
+from mccompile.bundles.identity import Environment, ModelIdentity
+from mccompile.diagnostics.failure import Failure
+from mccompile.generate.journal import FORMAT, Begun, Journal, read_begun
+from mccompile.generate.recording import read_recording, rules_of
+from mccompile.generate.video import write_contact_sheet, write_mp4
+from mccompile.metrics import read_clip
+from mccompile.policy.phases import ChunkState
+from mccompile.runtime.snapshot import BranchFacts, RequestFacts, StoredTensor
+from mccompile.runtime.trace import read_jsonl, write_jsonl
+from mccompile.studio.explore.prompts import read_prompts
+from mccompile.studio.report.page import page_data
+from mccompile.studio.report.record import read_run
+from tests.report.toy import toy
+
+ODD: tuple[object, ...] = (
+    None, True, -1, 0, 7, 0.5, 1e308, float("nan"), float("inf"), 2**70, 10**400, "", "x", "\0", "../x", [], {}, [[]],
+    {"a": 1}, "9" * 5000,
+)  # fmt: skip
+BYTES = (b"", b"\0", b"\xff" * 8, b"{", b"[" * 3000, b"9" * 400, b"\n", "ü".encode(), b"PK\x05\x06", b"-1", b"NaN")
+FRAMES = np.linspace(0, 1, 3 * 16 * 16 * 3, dtype=np.float32).reshape(3, 16, 16, 3)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """make: writes files that are whole. read: reads them, and whatever of them the product uses then."""
+
+    make: Callable[[Path], object]
+    read: Callable[[Path], object]
+
+
+def record(folder: Path) -> None:
+    for name, write in toy().files().items():
+        write(folder / name)
+
+
+def recording(folder: Path) -> None:
+    about = {"groups": 2, "gs": 1, "heads": 1, "warm": 1, "p1": 1, "thr": 0.1, "mode": "token", "norm": "max",
+             "floor": 0.5, "tc": 0.5, "minr": 0.4, "coef": [1.0, 2.0]}  # fmt: skip
+    (folder / "t.json").write_text(json.dumps(about))
+    tensors = {f"trace.{name}": torch.zeros(1, 1, 2, 2, 2) for name in ("latents", "out_cond", "out_uncond")}
+    tensors |= {"trace.timesteps": torch.zeros(1, 2), "trace.update": torch.ones(1, 2, dtype=torch.uint8)}
+    tensors |= {"trace.mask": torch.ones(1, 2, 2, 1, dtype=torch.uint8)}
+    tensors |= {f"trace.ctx_{b}": torch.zeros(1, 3, 4) for b in ("cond", "uncond")}
+    save_file({**tensors, "weights.patch_embedding.weight": torch.zeros(4, 1, 1, 2, 2)}, folder / "t.safetensors")
+
+
+def begun() -> Begun:
+    made_on = Environment("1", "2", "3", "Linux", "x86", "", ("avx2",))
+    model = ModelIdentity("embedded", "", "Model", "float32", "a", "b", ())
+    return Begun(FORMAT, ("generate", "--record", "r"), "/here", made_on, model, "ir", (("a", 1.0),), 1)
+
+
+def progress(folder: Path) -> None:
+    """A journal with two calls and a state."""
+    Journal(folder, begun())
+    branch = BranchFacts(
+        "cond", 0, ((ChunkState(1, 0, 1, 1),),), ((True,),), ((False,),), ((True,),), ((0,),), ((0, 0, "why"),), (),
+        ((0, 0),), (), ((0, False),), 4, ((1, 2), 3, None), (StoredTensor(("kept", "0", "x"), (2, 3), (3, 1), True),),
+    )  # fmt: skip
+    facts = json.dumps(write_record(RequestFacts(True, (branch,))))
+    call = {"row": 0, "branch": "cond", "outputs": 1, "masked": True, "events": []}
+    place = folder / "progress"
+    for number in range(2):
+        tensors = {"0": torch.zeros(2), "mask": torch.ones(1, 1, 4, dtype=torch.bool)}
+        save_file(tensors, place / f"call-{number:06}.safetensors", {"call": json.dumps(call)})
+    save_file({"000000": torch.zeros(2, 3)}, place / "state-000002.safetensors", {"facts": facts})
+
+
+def go_on(folder: Path) -> None:
+    read_begun(folder)
+    journal = Journal(folder, read_begun(folder), resume=True)
+    for number in range(2):
+        journal.kept(number)
+
+
+READERS = {
+    "bundle": Reader(lambda f: write_archive(f / "b.mcc", {"policy": "x"}, {"captured.json": b"{}"}),
+                     lambda f: read_archive(f / "b.mcc")),
+    "trace": Reader(lambda f: write_jsonl(f / "t.jsonl", toy().events[:4]), lambda f: read_jsonl(f / "t.jsonl")),
+    "record": Reader(record, lambda f: page_data(read_run(f))),
+    "recording": Reader(recording, lambda f: rules_of(read_recording(f / "t.safetensors"))),
+    "progress": Reader(progress, go_on),
+    "video": Reader(lambda f: write_mp4(f / "v.mp4", FRAMES, 8), lambda f: read_clip(f / "v.mp4")),
+    "frames": Reader(lambda f: write_contact_sheet(f / "1.png", {"x": FRAMES}), read_clip),
+    "prompts": Reader(lambda f: (f / "p.txt").write_text("one\ntwo\n"), lambda f: read_prompts(f / "p.txt", None)),
+}  # fmt: skip
+
+
+def places(value: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield (*at, key)
+        yield from places(part, (*at, key))
+
+
+def of_json(text: bytes, chance: random.Random) -> bytes:
+    """JSON with one of its values exchanged, left out or doubled; lines of JSON with one of them changed so."""
+    lines = text.splitlines()
+    number = chance.randrange(len(lines)) if lines and lines[0].endswith(b"}") else 0
+    value = json.loads(lines[number] if len(lines) > 1 and lines[0].endswith(b"}") else text)
+    *path, last = chance.choice(list(places(value)))
+    owner = value
+    for key in path:
+        owner = owner[key]
+    match chance.randrange(4):
+        case 0:
+            del owner[last]
+        case 1 if isinstance(owner, list):
+            owner.append(owner[last])
+        case _:
+            owner[last] = chance.choice(ODD)
+    made = json.dumps(value).encode()
+    return b"\n".join([*lines[:number], made, *lines[number + 1 :]]) if len(lines) > 1 and number < len(lines) else made
+
+
+def of_bytes(data: bytes, chance: random.Random) -> bytes:
+    at, until = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+    match chance.randrange(6):
+        case 0:
+            return data[:at]
+        case 1:
+            return data[:at] + data[until:]
+        case 2:
+            return data[:until] + data[at:]
+        case 3:
+            return data[:at] + chance.choice(BYTES) + data[at:]
+        case 4:
+            return data[:at] + chance.choice(BYTES) + data[until:]
+        case _:
+            return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
+
+
+def changed(path: Path, data: bytes, chance: random.Random) -> bytes:
+    if path.suffix in (".json", ".jsonl") and chance.random() < 0.6 and data.strip() not in (b"", b"{}"):
+        return of_json(data, chance)
+    return of_bytes(data, chance)
+
+
+def fuzz(name: str, folder: Path, until: Callable[[int], bool], seed: int = 0) -> tuple[Counter[str], list[Path]]:
+    """How often each outcome was seen while `until(count)` is false, and the inputs that made a raw error."""
+    reader, chance, seen, faults = READERS[name], random.Random(seed), Counter[str](), []
+    reader.make(folder)
+    whole = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    count = 0
+    while not until(count):
+        count += 1
+        path = chance.choice(sorted(whole))
+        path.write_bytes(changed(path, whole[path], chance))
+        outcome = read(reader, folder)
+        seen[outcome] += 1
+        if outcome.startswith("raw"):
+            kept = Path("out", "fuzz", f"{name}-{len(faults)}-{path.name}")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(path.read_bytes())
+            faults.append(kept)
+        path.write_bytes(whole[path])
+    return seen, faults
+
+
+def read(reader: Reader, folder: Path) -> str:
+    """`read`, the code of a refusal, or `raw` and what was raised."""
+    try:
+        reader.read(folder)
+    except Failure as error:
+        return error.diagnostics[0].code
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError,
+            ValueError, SyntaxError, EOFError) as error:  # fmt: skip
+        return f"raw {type(error).__name__}: {str(error)[:100]}"
+    return "read"
+
+
+def main(seconds: float) -> int:
+    wrong = 0
+    for name in READERS:
+        end = time.monotonic() + seconds
+        with tempfile.TemporaryDirectory() as place:
+            seen, faults = fuzz(name, Path(place), lambda count, end=end: time.monotonic() > end)  # type: ignore[misc]
+        wrong += len(faults)
+        told = ", ".join(f"{n} {what}" for what, n in seen.most_common())
+        sys.stdout.write(f"{name}: {sum(seen.values())} inputs: {told}\n")
+        sys.stdout.flush()
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 60.0))

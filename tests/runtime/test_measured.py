@@ -1,0 +1,87 @@
+"""What decisions are made by, and what is no number among it: told, and computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+
+import pytest
+import torch
+
+from mccompile import ir
+from mccompile.lowering.decide import build_decide
+from mccompile.lowering.measured import Row
+from mccompile.runtime.decided import Decided, Spread, fits_outside
+from mccompile.runtime.finite import finite
+from tests.runtime.test_decision_oracle import EACH, LOCATED, MOVED, TOKEN, Run, decided, run_of
+
+C = ir.Const
+WHOLE = ir.Cache("model", "model", "model", None, None, False)
+
+
+def of(rule: ir.Rule, odd: float | None = None, row: int = 4) -> Run:
+    """A run of one rule; odd: what one value of the first sample's second chunk is in that row."""
+    run = run_of([ir.Phase("all", ir.Rest(), rule)], WHOLE, 9, 0, 5, 0.5)
+    if odd is not None:
+        run.latent[row][0, 1, 0, 0, 0] = odd
+    return run
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("name", ["reuse token", "reuse frame", "reuse chunk", "hold", "vote", "of tokens", "top"])
+def test_a_cell_whose_signal_is_no_number_is_computed(name: str, value: float, fold: bool) -> None:
+    """Whatever the guards say; the cells of other chunks and samples are decided as if nothing had been."""
+    plain, odd = decided(of(EACH[name]), fold), decided(of(EACH[name], value), fold)
+    for row in (4, 5):  # the value comes, and is what the next step's is compared with
+        assert odd[row][0, 1, 0, 0]
+    for one, other in zip(plain, odd, strict=True):
+        assert (one[1] == other[1]).all()
+        assert (one[0, 0] == other[0, 0]).all()
+    assert all((a == b).all() for a, b in zip(plain[:4], odd[:4], strict=True))
+
+
+def test_no_decision_after_the_next_rests_on_it() -> None:
+    """Two steps after the value came, accounts are numbers again, and tokens are reused."""
+    odd = decided(of(TOKEN, nan, row=1), fold=True)
+    assert not all(mask[0, 1, 0, 0] for mask in odd[3:])
+
+
+def test_what_is_told_of_a_rule() -> None:
+    """Its account, its signals, its fits with what they are fitted to, and its guards, each once."""
+    moved = MOVED["step", ir.Granularity.CHUNK]
+    fit = ir.Polynomial(moved, (2.0, -1.0))
+    rule = replace(TOKEN, condition=ir.Apply("lt", (ir.Accumulate(fit), C(0.5))), max_consecutive=C(2.0), vote=C(0.5))
+    spec = build_decide(of(rule).bound.ir, LOCATED, frozenset())
+    assert spec is not None
+    assert spec.measured == (
+        Row("highest"), Row("lowest"), Row("fit", "", fit), Row("fitted", "", fit), Row("guard", "vote"),
+        Row("guard", "at most in a row"),
+    )  # fmt: skip
+
+
+def test_fits_and_accounts_below_zero_are_told_with_figures() -> None:
+    fit = ir.Polynomial(MOVED["step", ir.Granularity.CHUNK], (2.0, -1.0))
+
+    def one(step: int, argument: float, account: float) -> Decided:
+        values = {Row("lowest"): account, Row("fit", "", fit): 2 * argument - 1, Row("fitted", "", fit): argument}
+        return Decided(step, values)
+
+    assert list(fits_outside([one(3, 0.9, 0.8)])) == []
+    outside, account = fits_outside([one(3, 0.9, 0.8), one(4, 0.1, 0.0), one(5, 0.05, -0.9)])
+    assert outside.startswith("a polynomial is used outside of its domain: it gives a negative distance at 2 of 3")
+    assert "(-0.9 for 0.05 at step 5)" in outside
+    assert account.startswith("the account was negative at 1 of 3 decisions (down to -0.9)")
+
+
+def test_percentiles_are_of_the_finite_values() -> None:
+    assert Spread.of([nan, inf]) is None
+    assert Spread.of([*range(101), nan]) == Spread(101, 10.0, 50.0, 90.0)
+
+
+@pytest.mark.parametrize(("value", "is_finite"), [(0.0, True), (nan, False), (inf, False), (-inf, False)])
+def test_results_are_looked_at(value: float, is_finite: bool) -> None:
+    found = finite((torch.zeros(3), torch.tensor([1.0, value]), torch.tensor([1]), 7))
+    assert found is not None
+    assert bool(found.arrived()) == is_finite
+    assert finite((torch.tensor([1]),)) is None
