@@ -34,9 +34,8 @@ from mccompile.bundles.archive import MANIFEST, read_archive, read_json, write_a
 from mccompile.bundles.bundle_errors import AlteredBundle, ForeignBundle, UnbundledRole, WrongModel
 from mccompile.bundles.captured_text import read_captured, write_captured
 from mccompile.bundles.identity import Environment, ModelIdentity, environment, identify
-from mccompile.capture.errors import CaptureBug
+from mccompile.diagnostics.failure import InternalError
 from mccompile.lowering.lower import lower
-from mccompile.lowering.spec import BrokenPart
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.text import read, show
@@ -47,7 +46,7 @@ CAPTURED, CONSTANTS = "captured.json", "constants.safetensors"
 GRAPH = re.compile(r"[0-9a-f]{32}(\+batch)?")  # a fingerprint
 MALFORMED = (
     ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError, SyntaxError,
-    CaptureBug, BrokenPart,
+    InternalError,
 )  # fmt: skip
 """What graphs that no capture makes run into, when they are rebuilt and lowered."""
 Compiler = Callable[[LoweredModel, BoundPolicy], Backend]

@@ -47,6 +47,7 @@ _RECORDS: dict[str, object] = {
     "samples": tuple[str, ...],
     "unbatched": str,
     "fixed": tuple[tuple[str, int], ...],
+    "guards": tuple[str, ...],
 }
 _PARTS = ("prelude", "gather", "postlude")
 _ENTRIES: dict[str, type[Operand | Result]] = {c.__name__: c for c in (*get_args(Operand), *get_args(Result))}

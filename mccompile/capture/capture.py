@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import networkx as nx
 from torch import fx, nn
@@ -12,6 +13,7 @@ from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
 from mccompile.capture.errors import ExportError
 from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
+from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.kinds import group
 from mccompile.capture.normalise import drop_checks, normalise
@@ -44,7 +46,9 @@ def capture(
     normalise(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
-    return prove(assembled, model, calls, exported.source, unbatched)
+    captured = prove(assembled, model, calls, exported.source, unbatched)
+    demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
+    return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))
 
 
 def _take_apart(exported: Exported, facts: Facts) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mccompile.diagnostics.failure import PlacedFailure
+from mccompile.diagnostics.failure import InternalError, PlacedFailure
 
 
 class CaptureError(PlacedFailure):
@@ -50,5 +50,5 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-class CaptureBug(Exception):
+class CaptureBug(InternalError):
     """A broken invariant of this package: an error of ours, not of the model."""

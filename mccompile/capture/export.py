@@ -24,6 +24,7 @@ class Exported:
     probe: tuple[object, ...]
     second: tuple[object, ...]
     dynamic: tuple[bool, ...]  # tensors, and ints that differ
+    guards: tuple[str, ...]  # what export demands of the sizes of a call (guards.py)
     source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
 
 
@@ -75,9 +76,9 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
     pair = paired(model, probe, second)
-    module = _export(model, pair.call, pytree.tree_unflatten(list(pair.shapes), pair.spec))
+    module, guards = _export(model, pair.call, pytree.tree_unflatten(list(pair.shapes), pair.spec))
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-    return Exported(module, pair.probe, pair.second, pair.dynamic, placeholders[pair.source])
+    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source])
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
     return Pair(first_call, spec, tuple(paths), tuple(flat), tuple(other), tuple(shapes))
 
 
-def _export(model: nn.Module, call: dict[str, object], shapes: object) -> fx.GraphModule:
+def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:
     name = type(model).__name__
     try:
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # torch prints the graph so far
@@ -148,4 +149,4 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> fx.Gra
     module = program.module()
     if not isinstance(module, fx.GraphModule):
         raise ExportError(f"{name}.forward", "torch.export returned no graph module", "use torch 2.11 to 2.13")
-    return module
+    return module, tuple(program._guards_code)

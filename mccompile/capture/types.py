@@ -249,3 +249,4 @@ class CapturedModel(Assembled):
     grid: AnyGrid | None
     unbatched: str  # why the number of samples may not vary; "" where it may
     fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change
+    guards: tuple[str, ...] = ()  # what export demands of a call's sizes, if the proved calls fulfil it (guards.py)

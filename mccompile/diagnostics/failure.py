@@ -30,7 +30,7 @@ class PolicyError(Failure):
 
 
 class InternalError(Exception):
-    """A bug of ours, never the user's: a stage was handed what an earlier stage should have refused."""
+    """A bug of ours, never the user's: an invariant of this package is broken. Commands show its traceback."""
 
 
 @dataclass(frozen=True, slots=True)

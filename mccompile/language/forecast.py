@@ -23,7 +23,7 @@ _CLOCKED = (
     ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative,
     ir.Apply,
 )  # fmt: skip
-Weights = Mapping[int, ir.Expr]
+WrittenWeights = Mapping[int, ir.Expr]
 """By how many computations ago, from 1, what the kept result is multiplied with."""
 
 
@@ -32,9 +32,9 @@ class _Sum:
     """Weights while 1, 2, ... results are kept, the last for all more. needs: with fewer it has no meaning."""
 
     needs: int
-    by_count: tuple[Weights, ...]
+    by_count: tuple[WrittenWeights, ...]
 
-    def at(self, count: int) -> Weights:
+    def at(self, count: int) -> WrittenWeights:
         return self.by_count[min(count, len(self.by_count)) - 1]
 
 
@@ -145,7 +145,7 @@ def _clocked(number: ir.Expr, within: Elaborator) -> bool:
     return all(isinstance(e, _CLOCKED) for e in walk(number, within.ranges.signals))
 
 
-def _sum_of(one: Weights, two: Weights, minus: bool, at: Span) -> Weights:
+def _sum_of(one: WrittenWeights, two: WrittenWeights, minus: bool, at: Span) -> WrittenWeights:
     found = dict(one)
     for n, w in two.items():
         if n in found:
@@ -159,11 +159,11 @@ def _negated(number: ir.Expr, at: Span) -> ir.Expr:
     return ir.Const(-number.value, at=at) if isinstance(number, ir.Const) else ir.Apply("neg", (number,), at=at)
 
 
-def _taylor(order: int, clock: ir.ClockRef, at: Span) -> Weights:
+def _taylor(order: int, clock: ir.ClockRef, at: Span) -> WrittenWeights:
     """Finite differences at the last computations, and their Taylor series from there to the step now (TaylorSeer)."""
     times = [ir.Kept(clock, n + 1, at=at) for n in range(order + 1)]
     ahead = ir.Apply("sub", (clock, times[0]), at=at)
-    differences: list[Weights] = [{n + 1: _ONE} for n in range(order + 1)]
+    differences: list[WrittenWeights] = [{n + 1: _ONE} for n in range(order + 1)]
     total, factor = differences[0], None
     for k in range(1, order + 1):
         gaps = [ir.Apply("sub", (times[n], times[n + 1]), at=at) for n in range(len(differences) - 1)]

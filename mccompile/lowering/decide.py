@@ -7,7 +7,7 @@ clock knows arrives in one small tensor, `host` [B, K, G]. The parameters arrive
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -16,14 +16,15 @@ from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
-from mccompile.lowering.measured import Row, rows_of, told_by
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
+from mccompile.lowering.measured import MeasuredRow, rows_of, told_by
 from mccompile.lowering.pasts import Get, Pasts
 from mccompile.lowering.slots import (
     Count,
+    DecidedBy,
     Host,
     Late,
     Mask,
-    Measured,
     Now,
     Params,
     Slot,
@@ -35,8 +36,8 @@ from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
 from mccompile.policy.facts import account_names, cell_of
 
-CLOCKS = ("step", "fraction", "timestep", "sigma")
-FLAGS = ("active", "forced", "reused", "phase", "known", "account", "first", "tail")
+CLOCKS: tuple[ir.ClockName, ...] = ("step", "fraction", "timestep", "sigma")
+FLAGS: tuple[FlagName, ...] = ("active", "forced", "reused", "phase", "known", "first", "tail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +47,17 @@ class DecideSpec:
     inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
     outputs are the mask (True = compute) and what it was made by.
     measured: the rows of `Measured`.
-    host: names of the rows of `host`. params: names of the entries of `params`.
-    changes: the changes that the host supplies (static ones, folded) as rows "change:i".
+    host: the rows of `host`. params: names of the entries of `params`.
     """
 
     module: fx.GraphModule
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
-    host: tuple[str, ...]
+    host: tuple[HostRow, ...]
     params: tuple[str, ...]
     counts: tuple[Count, ...]
     sources: tuple[Located, ...]
-    changes: tuple[ir.Change, ...]
-    tables: tuple[ir.Table | ir.Cumulative, ...]
-    measured: tuple[Row, ...]
+    measured: tuple[MeasuredRow, ...]
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
@@ -94,20 +92,20 @@ def build_decide(
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
     kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    host = (*FLAGS, *map(account_row, accounts[1:]), *(("fresh",) if pasts.slots else ()), *CLOCKS)
-    host += tuple(f"table:{i}" for i in range(len(tables)))
-    host += tuple(f"change:{i}" for i in range(len(folded)))
+    flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if pasts.slots else FLAGS
+    host: tuple[HostRow, ...] = (*map(Flag, flags), *map(AccountRow, accounts), *map(ClockRow, CLOCKS))
+    host += (*map(TableRow, tables), *map(ChangeRow, folded))
     inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
-    outputs = (Mask(), Measured(), *counts, *kept, *pasts.slots)
+    outputs = (Mask(), DecidedBy(), *counts, *kept, *pasts.slots)
     told = tuple(dict.fromkeys(row for _, rule in rules for row in rows_of(rule, signals)))
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
-        sources=tuple(located[n] for n in names), changes=folded, tables=tables, measured=told,
+        sources=tuple(located[n] for n in names), measured=told,
     )  # fmt: skip
     todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
-    return DecideSpec(**{f.name: getattr(spec, f.name) for f in fields(spec)} | {"module": module})
+    return replace(spec, module=module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,40 +126,43 @@ class _Decision:
 
         host = get(Host())
 
-        def row(name: str) -> torch.Tensor:
-            return host[:, self.spec.host.index(name)].unsqueeze(-1).unsqueeze(-1)
+        def row(what: HostRow) -> torch.Tensor:
+            return host[:, self.spec.host.index(what)].unsqueeze(-1).unsqueeze(-1)
 
-        active, forced, reused = row("active") > 0, row("forced") > 0, row("reused") > 0
+        def flag(what: FlagName) -> torch.Tensor:
+            return row(Flag(what))
+
+        active, forced, reused = flag("active") > 0, flag("forced") > 0, flag("reused") > 0
         held = [count for count in self.spec.counts if count.of == "account"]
-        known = row("known") > 0
-        accounts = {c.into: torch.where(known, row(account_row(c.into)), get(c)) for c in held}
+        known = flag("known") > 0
+        accounts = {c.into: torch.where(known, row(AccountRow(c.into)), get(c)) for c in held}
         account = accounts["account"]
         cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
         out: dict[Slot, torch.Tensor] = {}
-        changes = {c: row(f"change:{i}") for i, c in enumerate(self.spec.changes)}
+        changes = {r.change: row(r) for r in self.spec.host if isinstance(r, ChangeRow)}
         for c in self.measured:
             changes[c] = change(c.distance, cells[c.of.name], get(SourceBefore(c.of.name, c.since)), c.over)
         if self.pasts.slots:  # a chunk's first step has none before it
-            changes = {c: torch.where(row("step") > 0.0, v, v * 0.0) for c, v in changes.items()}
+            changes = {c: torch.where(row(ClockRow("step")) > 0.0, v, v * 0.0) for c, v in changes.items()}
         motions = {}
         for m in self.motions:
             now = cells[m.of.name]
             last = last_frames(now, get(Tail(m.of.name)), active)
-            motions[m] = frame_difference(now, last[:, :-1], row("tail") > 0, row("first") > 0, m.relative)
+            motions[m] = frame_difference(now, last[:, :-1], flag("tail") > 0, flag("first") > 0, m.relative)
             out[Tail(m.of.name)] = last
         signals = {s.name: s for s in self.policy.signals}
         params = {p: get(Params())[i] for i, p in enumerate(self.spec.params)}
-        clock = {c: row(c) for c in CLOCKS}
-        tables = {t: row(f"table:{i}") for i, t in enumerate(self.spec.tables)}
+        clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
+        tables = {r.table: row(r) for r in self.spec.host if isinstance(r, TableRow)}
         late = {n: get(Late(n)) for n in self.late}
         leaves = Leaves(params, clock, tables, changes, motions, late, signals, accounts)
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
-        mask, grown, told = self._mask(leaves, row("phase"), get, numbers)
+        mask, grown, told = self._mask(leaves, flag("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
         out[Mask()] = compute
         nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything
-        out[Measured()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
+        out[DecidedBy()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
         for count in held:
             moved = torch.where(moving, grown[count.into], accounts[count.into])
             out[count] = torch.where(compute, torch.zeros_like(moved), moved)
@@ -173,16 +174,16 @@ class _Decision:
             if isinstance(slot, SourceBefore):
                 refresh = active if slot.since == "step" else compute.any(-1, True).any(-2, True)
                 out[slot] = torch.where(refresh.unsqueeze(-1), cells[slot.source].float(), get(slot))
-        fresh = row("fresh") > 0 if self.pasts.slots else None
+        fresh = flag("fresh") > 0 if self.pasts.slots else None
         out |= self.pasts.after(numbers, get, active, compute, fresh)
         return {identifier(slot): value for slot, value in out.items()}
 
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[Row, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[MeasuredRow, torch.Tensor]]:
         """Returns (tokens that fire, accounts with what this step adds, what both were made by) under each rule."""
         fired, held = None, dict[str, torch.Tensor]()
-        told: dict[Row, torch.Tensor] = {}
+        told: dict[MeasuredRow, torch.Tensor] = {}
         for index, rule in self.rules.items():
             own = replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get))
             f, a, acted = fire(rule, own, get)
@@ -194,8 +195,3 @@ class _Decision:
                 told[row] = torch.where(here.squeeze(-1).squeeze(-1), value, told.get(row, torch.zeros_like(value)))
         assert fired is not None
         return fired, held, told
-
-
-def account_row(name: str) -> str:
-    """Returns the name of the host's row that tells an account."""
-    return name if name == "account" else f"account:{name}"

@@ -18,6 +18,7 @@ from torch import fx
 from torch.fx.node import _get_qualified_name
 
 from mccompile.lowering.draft import mutates
+from mccompile.lowering.host import named
 from mccompile.lowering.sources import shown
 from mccompile.lowering.types import LoweredModel, Segment
 
@@ -66,7 +67,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     if lowered.modulated is not None:
         yield "modulated", lowered.modulated.module, "The input of the first attention of block 0."
     if lowered.decide is not None:
-        fed, made = ", ".join(lowered.decide.host), ", ".join(slot.name for slot in lowered.decide.outputs)
+        fed, made = ", ".join(named(lowered.decide.host)), ", ".join(slot.name for slot in lowered.decide.outputs)
         about = f"Which tokens are computed. host [B, K, G]: {fed}. Returns {made}."
         yield "decide", lowered.decide.module, about
     for number, plain in enumerate(lowered.plain):

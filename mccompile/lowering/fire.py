@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, assert_never
 
@@ -12,15 +12,15 @@ from mccompile import ir
 from mccompile.language.walk import deciding, rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, evaluate
 from mccompile.lowering.operations import apply
-from mccompile.lowering.slots import Count, Slot
+from mccompile.lowering.pasts import Get
+from mccompile.lowering.slots import Count
 
-Get = Callable[[Slot], torch.Tensor]
-Guard = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
-Accounts = Mapping[str, torch.Tensor]  # by name, [B, G, F, P]
+GuardName = Literal["vote", "hold", "compute all", "at most in a row", "at most in total", "at most of tokens"]
+CellAccounts = Mapping[str, torch.Tensor]  # by name, [B, G, F, P]
 Acted = Mapping[str, torch.Tensor]  # by name, whether a guard changed the decision of a cell
 
 
-def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
+def guards_of(rule: ir.Reuse | ir.Top) -> dict[GuardName, ir.Expr | None]:
     """Returns the guards of a rule by name, in the order in which they apply."""
     if isinstance(rule, ir.Top):
         return {"at most in a row": rule.max_consecutive, "at most in total": rule.max_total}
@@ -31,7 +31,7 @@ def guards_of(rule: ir.Reuse | ir.Top) -> dict[Guard, ir.Expr | None]:
     }  # fmt: skip
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, Accounts, Acted]:
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, CellAccounts, Acted]:
     """Returns which cells a rule computes, [B, G, F, P], the accounts with what this step adds, and which guards acted.
 
     A cell whose signals are not finite is computed, whatever the condition and the guards say.
@@ -57,7 +57,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
 
 
 def _guarded(
-    name: Guard, fired: torch.Tensor, limit: torch.Tensor | float, account: torch.Tensor, get: Get
+    name: GuardName, fired: torch.Tensor, limit: torch.Tensor | float, account: torch.Tensor, get: Get
 ) -> torch.Tensor:
     """Returns what a guard makes of the cells that fire, [B, G, F, P]."""
     match name:
@@ -78,7 +78,7 @@ def _guarded(
             assert_never(name)
 
 
-def _undefined(condition: ir.Expr, leaves: Leaves, grown: Accounts) -> torch.Tensor:
+def _undefined(condition: ir.Expr, leaves: Leaves, grown: CellAccounts) -> torch.Tensor:
     """Returns the cells whose decision would rest on what is no finite number."""
     account = grown["account"]
     undefined = ~torch.isfinite(account)

@@ -11,11 +11,11 @@ import torch
 from mccompile import ir
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.expressions import Leaves, evaluate
-from mccompile.lowering.fire import Accounts, Acted, guards_of
+from mccompile.lowering.fire import Acted, CellAccounts, guards_of
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredRow:
     """One row of what is measured, [B, G].
 
     what: the highest and the lowest account of the chunk's cells after the step's addition (`name` of those with a name
@@ -28,18 +28,18 @@ class Row:
     of: ir.Polynomial | None = None
 
 
-def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[Row, ...]:
+def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[MeasuredRow, ...]:
     """What is told of a rule's decisions: its account, the signals that it reads, its fits, its guards."""
     read = tuple(dict.fromkeys(e for x in rule_expressions(rule) for e in walk(x, signals, late=False)))
     sums = dict.fromkeys("" if e.into == "account" else e.into for e in read if isinstance(e, ir.Accumulate))
-    ends = (row for name in sums for row in (Row("highest", name), Row("lowest", name)))
-    named = (Row("signal", e.name) for e in read if isinstance(e, ir.SignalRef))
-    fits = (Row(what, "", e) for e in read if isinstance(e, ir.Polynomial) for what in ("fit", "fitted"))
-    guards = (Row("guard", name) for name, limit in guards_of(rule).items() if limit is not None)
+    ends = (row for name in sums for row in (MeasuredRow("highest", name), MeasuredRow("lowest", name)))
+    named = (MeasuredRow("signal", e.name) for e in read if isinstance(e, ir.SignalRef))
+    fits = (MeasuredRow(what, "", e) for e in read if isinstance(e, ir.Polynomial) for what in ("fit", "fitted"))
+    guards = (MeasuredRow("guard", name) for name, limit in guards_of(rule).items() if limit is not None)
     return (*ends, *named, *fits, *guards)
 
 
-def told_by(row: Row, leaves: Leaves, accounts: Accounts, acted: Acted) -> torch.Tensor:
+def told_by(row: MeasuredRow, leaves: Leaves, accounts: CellAccounts, acted: Acted) -> torch.Tensor:
     """One row of what a rule's decision was made by, [B, G] float32."""
     nothing = torch.zeros_like(accounts["account"])
     match row.what:

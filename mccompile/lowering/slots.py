@@ -44,7 +44,7 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class DecidedBy:
     """What each chunk is decided by, [B, K, G] float32: its accounts and signals, and which guards acted."""
 
     name = "measured"
@@ -113,7 +113,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Tail | Late
-Slot = Host | Params | Now | Mask | Measured | KeptSlot
+Slot = Host | Params | Now | Mask | DecidedBy | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

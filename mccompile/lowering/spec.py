@@ -34,6 +34,7 @@ from mccompile.capture.part import (
     Stream,
     Weight,
 )  # fmt: skip
+from mccompile.diagnostics.failure import InternalError
 from mccompile.lowering.draft import mutates
 from mccompile.lowering.hoist import is_attention
 from mccompile.lowering.pipeline import OF_BLOCKS, Form, PassStep, Pieces, Place
@@ -58,7 +59,7 @@ _GIVES: dict[Form, tuple[type[Result], ...]] = {
 }
 
 
-class BrokenPart(Exception):
+class BrokenPart(InternalError):
     """A pass has broken the spec, which is an error of ours. It names the pass, the part, the node and the rule."""
 
     def __init__(self, name: str, place: Place, node: str, rule: str) -> None:

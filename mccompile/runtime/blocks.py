@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, Segment
 from mccompile.runtime.masks import AdditiveMasks
-from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, weight_of
+from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
 from mccompile.runtime.upload import upload
@@ -249,7 +248,7 @@ class BlockCalls:
         held = [shared[n] for n in names]
         known = store.once.get(i)
         if known is None or not known.made_of(held):
-            values = self._once[i](_of_shared(shared))
+            values = self._once[i](of_shared(shared))
             values = tuple(self.staging.home(v) for v in values) if self.staging else values
             known = store.once[i] = Once(tuple(held), tuple(values))
         if rows.sample is None or not self._batched.intersection(names):
@@ -265,7 +264,7 @@ class BlockCalls:
         known = store.apart.get((i, sample))
         if known is None or not known.made_of(held):
             own = self._of_sample({n: shared[n] for n in self.lasting(i)}, sample, batch)
-            values = self._once[i](_of_shared(own))
+            values = self._once[i](of_shared(own))
             values = tuple(self.staging.home(v) for v in values) if self.staging else values
             known = store.apart[i, sample] = Once(held, tuple(values))
         return known.values
@@ -382,23 +381,3 @@ class BlockCalls:
         port = self._ports[name]
         assert port.token_axis is not None
         return rows.whole and rows.vectors[port.rows].numel() == stream.size(port.token_axis)
-
-
-def one_sample(value: Any, sample: int | None, batch: int) -> Any:
-    """A view of one sample of a value whose first axis is the batch; the value itself for sample None."""
-    if sample is None or not isinstance(value, torch.Tensor) or value.dim() == 0 or value.size(0) != batch:
-        return value
-    return value[sample : sample + 1]
-
-
-def _of_shared(shared: Mapping[str, Value]) -> Callable[[Operand], Value]:
-    """Resolves the operands of a part that takes shared values and weights only."""
-
-    def resolve(operand: Operand) -> Value:
-        match operand:
-            case Shared(name):
-                return shared[name]
-            case _:
-                raise Misplaced("once", operand)
-
-    return resolve

@@ -25,6 +25,7 @@ from mccompile.runtime.clock import Attached, Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
+from mccompile.runtime.new_sizes import NewSizes
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of
 from mccompile.runtime.state import ModelState
@@ -69,6 +70,7 @@ class CompiledModel(StandIn):
         self._pipe: object | None = None
         self._given = model  # what the pipeline had in this one's place
         self._idle = IdleArguments(model, lowered.captured)
+        self._sizes = NewSizes(model, lowered.captured)
         self._state = ModelState(model, lowered.captured.module)
         self._checked: tuple[Hashable, int] = (None, -1)  # request and row of the last call
 
@@ -209,6 +211,7 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
         inputs = dict(zip(captured.inputs, self._inputs(asked), strict=True))
+        self._sizes.check(inputs)
         self._check_model(moment)
         flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)

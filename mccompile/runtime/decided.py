@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mccompile.lowering.measured import Row
+from mccompile.lowering.measured import MeasuredRow
 from mccompile.policy.influence import negative_fit
 
 ODD = "a signal is not finite"  # why a chunk is computed
@@ -18,7 +18,7 @@ class Decided:
     """One chunk's decision by the graph. step: its own. values: what is told of the rule of its phase."""
 
     step: int
-    values: Mapping[Row, float]
+    values: Mapping[MeasuredRow, float]
 
     @property
     def finite(self) -> bool:
@@ -65,14 +65,14 @@ def guards(decided: Iterable[Decided]) -> dict[str, int]:
     return found
 
 
-def _rows(decided: Iterable[Decided]) -> Iterator[tuple[Row, float]]:
+def _rows(decided: Iterable[Decided]) -> Iterator[tuple[MeasuredRow, float]]:
     return (found for one in decided for found in one.values.items())
 
 
 def fits_outside(decided: Sequence[Decided]) -> Iterator[str]:
     """What to tell of fits that gave negative distances, and of accounts that were negative."""
     for fit in dict.fromkeys(row.of for row, _ in _rows(decided) if row.of is not None):
-        gave, of = Row("fit", "", fit), Row("fitted", "", fit)
+        gave, of = MeasuredRow("fit", "", fit), MeasuredRow("fitted", "", fit)
         asked = [one for one in decided if gave in one.values]
         below = [(f"step {one.step}", one.values[of], one.values[gave]) for one in asked if one.values[gave] < 0]
         if below:

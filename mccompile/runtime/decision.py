@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from mccompile.backend.role import GraphCall
-from mccompile.lowering.decide import CLOCKS, DecideSpec, account_row
+from mccompile.lowering.decide import DecideSpec
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Count, Host, KeptSlot, Late, Mask, Measured, Now, Params, Past, SourceBefore, Tail
+from mccompile.lowering.slots import Count, DecidedBy, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
 from mccompile.lowering.sources import to_cells
-from mccompile.policy.evaluate import clock_row, clock_value
+from mccompile.policy.evaluate import Grid, clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
-from mccompile.runtime.clock import Moment
+from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.finite import OnItsWay
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
@@ -34,33 +35,45 @@ def host_rows(
     kept: of which chunks of the video something is kept, bool [B, chunks].
     """
     host = np.zeros((len(actions), len(spec.host), len(moment.chunks)), np.float32)
-    row = {name: i for i, name in enumerate(spec.host)}
     for b, of_sample in enumerate(actions):
         for g, (time, action) in enumerate(zip(moment.chunks, of_sample, strict=True)):
-            at = host[b, :, g]
-            at[row["active"]] = action.runs
-            at[row["forced"]] = action.kind == "compute"
-            at[row["reused"]] = action.kind == "reuse"
-            at[row["phase"]] = action.phase
-            at[row["first"]] = time.chunk == 0
-            if "fresh" in row:
-                at[row["fresh"]] = not kept[b, time.chunk]
-            sees = {t.chunk for t, a in zip(moment.chunks[:g], of_sample, strict=False) if a.runs}  # in this very call
-            at[row["tail"]] = (b, time.chunk - 1) in states.seen or time.chunk - 1 in sees
-            if action.account is not None:
-                at[row["known"]], at[row["account"]] = 1.0, action.account
-                for name, value in zip(plan.accounts, plan.cells[time.step].others, strict=True):
-                    at[row[account_row(name)]] = value
-            if time.state != "active":
-                continue
-            cell = plan.cells[time.step]
-            for clock in CLOCKS:
-                at[row[clock]] = clock_value(clock, time.step, moment.grid)
-            for i, table in enumerate(spec.tables):
-                at[row[f"table:{i}"]] = clock_row(table, time.step, moment.grid)
-            for i, change in enumerate(spec.changes):
-                at[row[f"change:{i}"]] = cell.values[plan.changes.index(change)]
+            earlier = zip(moment.chunks[:g], of_sample[:g], strict=True)  # in this very call
+            seen = any(t.chunk == time.chunk - 1 and a.runs for t, a in earlier) or (b, time.chunk - 1) in states.seen
+            flags: dict[FlagName, float] = {
+                "active": action.runs,
+                "forced": action.kind == "compute",
+                "reused": action.kind == "reuse",
+                "phase": action.phase,
+                "known": action.account is not None,
+                "first": time.chunk == 0,
+                "tail": seen,
+                "fresh": not kept[b, time.chunk],
+            }
+            host[b, :, g] = [_told(row, flags, action, time, moment.grid, plan) for row in spec.host]
     return host
+
+
+def _told(
+    row: HostRow, flags: Mapping[FlagName, float], action: Action, time: ChunkTime, grid: Grid, plan: Plan
+) -> float | np.float32:
+    """Returns the entry of a row for one chunk. Outside of a chunk's own steps clock and plan say nothing: 0."""
+    match row:
+        case Flag(what):
+            return flags[what]
+        case _ if time.state != "active":
+            return 0.0
+        case AccountRow(name):
+            if action.account is None:
+                return 0.0
+            return action.account if name == "account" else plan.cells[time.step].others[plan.accounts.index(name)]
+        case ClockRow(clock):
+            return clock_value(clock, time.step, grid)
+        case TableRow(table):
+            return clock_row(table, time.step, grid)
+        case ChangeRow(change):
+            return plan.cells[time.step].values[plan.changes.index(change)]
+        case _:
+            assert_never(row)
 
 
 class Decide:
@@ -97,7 +110,7 @@ class Decide:
                     arguments.append(params)
                 case Now(source):
                     arguments.append(sources[source])
-                case Mask() | Measured():
+                case Mask() | DecidedBy():
                     raise AssertionError("results are no inputs of a decision")
                 case _:
                     full = self._state(slot, sources, states, layout, moment, device)
@@ -111,7 +124,7 @@ class Decide:
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
         """Waits for the mask of a decision. The store takes over its states, and notes the chunks that it saw."""
-        active = decision.host[:, self.spec.host.index("active")]
+        active = decision.host[:, self.spec.host.index(Flag("active"))]
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
             keep_state(states, slot, decision.first, value)
@@ -171,17 +184,18 @@ class Observe:
         span = slice(first, first + layout.chunks)
         device = output.device
         self.states(output, states, layout, moment)
-        host = np.zeros((layout.batch, len(HOST), layout.chunks), np.float32)
-        host[:, 0] = want
+        rows = {name: np.zeros((layout.batch, layout.chunks), np.float32) for name in HOST}
+        rows["want"][:] = want
         for g, time in enumerate(moment.chunks):
             for sample in range(layout.batch):
                 if want[sample, g]:  # in order: a predecessor observed in this very step counts
                     states.observed.add((sample, time.chunk))
-                host[sample, 1, g] = time.chunk == 0
-                host[sample, 2, g] = (sample, time.chunk - 1) in states.observed
+                rows["first"][sample, g] = time.chunk == 0
+                rows["tail"][sample, g] = (sample, time.chunk - 1) in states.observed
         tail = states.tensors[OUTPUT][:, first : first + layout.chunks + 1]
         late = [states.tensors[slot][:, span] for slot in self._late]
-        made = self._call(upload(host, device), params, output, tail, *late)
+        host = upload(np.stack([rows[name] for name in HOST], 1), device)
+        made = self._call(host, params, output, tail, *late)
         for slot, value in zip(self._kept, made, strict=True):
             keep_state(states, slot, first, value)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -11,9 +12,10 @@ from torch import fx
 from mccompile.backend.role import GraphCall, Value
 from mccompile.capture.part import Additive, Operand, Part, Shared, Stream, Weight, attribute
 from mccompile.capture.types import BlockSite, CapturedModel, names_at
+from mccompile.diagnostics.failure import InternalError
 
 
-class Misplaced(Exception):
+class Misplaced(InternalError):
     """A part takes an operand that its form has not: an error of ours, which lowering/spec.py finds earlier."""
 
     def __init__(self, form: str, operand: object) -> None:
@@ -65,3 +67,23 @@ def weight_of(module: fx.GraphModule, name: str) -> Value:
     """A weight by its dotted path, without its history."""
     value = attribute(module, name)
     return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def one_sample(value: Any, sample: int | None, batch: int) -> Any:
+    """A view of one sample of a value whose first axis is the batch; the value itself for sample None."""
+    if sample is None or not isinstance(value, torch.Tensor) or value.dim() == 0 or value.size(0) != batch:
+        return value
+    return value[sample : sample + 1]
+
+
+def of_shared(shared: Mapping[str, Value]) -> Callable[[Operand], Value]:
+    """Resolves the operands of a part that takes shared values and weights only."""
+
+    def resolve(operand: Operand) -> Value:
+        match operand:
+            case Shared(name):
+                return shared[name]
+            case _:
+                raise Misplaced("once", operand)
+
+    return resolve

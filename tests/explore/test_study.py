@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mccompile.studio.explore.errors import GoalUnmet, PromptsUnusable, StudyDiffers
+from mccompile.studio.explore.errors import GoalUnmet, PromptsUnusable, StudyDiffers, StudyUnreadable
 from mccompile.studio.explore.goals import Goal, front, meeting, parse_goal
 from mccompile.studio.explore.outcome import Outcome, Trial
 from mccompile.studio.explore.prompts import read_prompts
+from mccompile.studio.explore.rig import read_reference
 from mccompile.studio.explore.search import Found, search
 from mccompile.studio.explore.space import Point, grid
-from mccompile.studio.explore.study import Study
+from mccompile.studio.explore.study import DATABASE, Study
 from tests.explore.fakes import FakeRig, outcome, spaces, study
 from tests.house.tree import DOCS, ROOT
 
@@ -119,6 +121,38 @@ def trial(number: int, flops: float, psnr: float, judged: float | None = None) -
     return Trial(number, Point("p", {}), Outcome(flops, 0.5, 1.0, 2.0, psnr, psnr, 0.9, judged), None)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6])
+def test_a_damaged_study_is_refused(share: float, tmp_path: Path) -> None:
+    """share: of its bytes that are left; with none of them there is nothing to lose."""
+    run(study(tmp_path), FakeRig(), 2)
+    path = tmp_path / DATABASE
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    if not share:
+        assert study(tmp_path).trials() == []
+        return
+    with pytest.raises(StudyUnreadable, match="MC0744"):
+        study(tmp_path)
+    path.write_bytes(b"no database" * 99)
+    with pytest.raises(StudyUnreadable, match="not a database"):
+        study(tmp_path)
+
+
+def test_a_damaged_video_of_vanilla_is_generated_again(tmp_path: Path) -> None:
+    path = tmp_path / "v.npz"
+    video = np.zeros((1, 2, 2, 3), np.float32)
+    np.savez(path, video=video, seconds=1.0, flops=2.0)
+    known = read_reference(path)
+    assert known is not None
+    assert (known.seconds, known.flops) == (1.0, 2.0)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:99], whole[:-30], b"PK" + whole[:50]):
+        path.write_bytes(damaged)
+        assert read_reference(path) is None
+    np.savez(path, video=video + np.nan, seconds=1.0, flops=2.0)
+    assert read_reference(path) is None
+
+
 def test_the_front_and_who_meets_a_goal() -> None:
     trials = [trial(0, 0.5, 30.0), trial(1, 0.25, 28.0), trial(2, 0.6, 29.0), trial(3, 0.7, 40.0), trial(4, 0.25, 27.0)]
     assert [t.number for t in front(trials)] == [1, 0, 3]
@@ -174,6 +208,7 @@ def test_prompts_are_held_out(tmp_path: Path) -> None:
 PAGES = (
     PromptsUnusable("prompts.txt", "it has one prompt, so that none is left to be held out"),
     StudyDiffers("out/explore", "seed", 0, 1),
+    StudyUnreadable("out/explore/study.db", "file is not a database"),
     GoalUnmet("best above 9x", "the nearest, trial 7, has 5.10x fewer FLOPs"),
 )
 

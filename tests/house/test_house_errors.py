@@ -9,11 +9,14 @@ from collections import Counter
 import pytest
 
 from mccompile import ir
+from mccompile.capture.errors import CaptureBug
+from mccompile.diagnostics.failure import Failure, InternalError
 from mccompile.diagnostics.source import Source
 from mccompile.generate import errors as generate
 from mccompile.language.load import load_policy
 from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering import errors as lowering
+from mccompile.lowering.spec import BrokenPart
 from mccompile.pipelines import errors as pipelines
 from mccompile.runtime import errors as runtime
 from tests.house.tree import DOCS, Module, modules, standing
@@ -154,3 +157,10 @@ def test_a_page_shows_its_error_as_it_is_printed(error: Exception) -> None:
 def test_the_pages_of_lowering_and_runtime_are_all_compared() -> None:
     pages = {path.stem for path in (DOCS / "errors").glob("MC0[56]*.md")}
     assert pages == {error.code for error in SHOWN if error.code < "MC07"}
+
+
+def test_our_own_bugs_are_one_family() -> None:
+    """What a command shows is a Failure; a broken invariant is an InternalError, and has no code."""
+    assert issubclass(BrokenPart, InternalError)
+    assert issubclass(CaptureBug, InternalError)
+    assert not issubclass(InternalError, Failure)

@@ -10,7 +10,7 @@ import torch
 
 from mccompile import ir
 from mccompile.lowering.decide import build_decide
-from mccompile.lowering.measured import Row
+from mccompile.lowering.measured import MeasuredRow
 from mccompile.runtime.decided import Decided, Spread, fits_outside
 from mccompile.runtime.finite import finite
 from tests.runtime.test_decision_oracle import EACH, LOCATED, MOVED, TOKEN, Run, decided, run_of
@@ -55,8 +55,8 @@ def test_what_is_told_of_a_rule() -> None:
     spec = build_decide(of(rule).bound.ir, LOCATED, frozenset())
     assert spec is not None
     assert spec.measured == (
-        Row("highest"), Row("lowest"), Row("fit", "", fit), Row("fitted", "", fit), Row("guard", "vote"),
-        Row("guard", "at most in a row"),
+        MeasuredRow("highest"), MeasuredRow("lowest"), MeasuredRow("fit", "", fit), MeasuredRow("fitted", "", fit),
+        MeasuredRow("guard", "vote"), MeasuredRow("guard", "at most in a row"),
     )  # fmt: skip
 
 
@@ -64,7 +64,11 @@ def test_fits_and_accounts_below_zero_are_told_with_figures() -> None:
     fit = ir.Polynomial(MOVED["step", ir.Granularity.CHUNK], (2.0, -1.0))
 
     def one(step: int, argument: float, account: float) -> Decided:
-        values = {Row("lowest"): account, Row("fit", "", fit): 2 * argument - 1, Row("fitted", "", fit): argument}
+        values = {
+            MeasuredRow("lowest"): account,
+            MeasuredRow("fit", "", fit): 2 * argument - 1,
+            MeasuredRow("fitted", "", fit): argument,
+        }
         return Decided(step, values)
 
     assert list(fits_outside([one(3, 0.9, 0.8)])) == []

@@ -10,6 +10,7 @@ from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.language.load import load_policy
 from mccompile.lowering.decide import build_decide
+from mccompile.lowering.host import TableRow
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import table_value
 from mccompile.policy.phases import Grid
@@ -46,6 +47,8 @@ def test_a_folded_table_decides_as_the_graph_does(size: int) -> None:
     policy = policy_of(size)
     spec = build_decide(policy, {}, frozenset())
     assert spec is not None
+    (table,) = (row for row in spec.host if isinstance(row, TableRow))
+    assert isinstance(table.table, ir.Table)
     decide = Decide(spec, spec.module.forward)
     for steps in STEPS:
         grid = grid_of(steps)
@@ -57,8 +60,8 @@ def test_a_folded_table_decides_as_the_graph_does(size: int) -> None:
             folded, unfolded = (plan(bound, grid, {}, frozenset(), fold) for fold in (True, False))
             states = States()
             host = host_rows(spec, moment, actions, states, unfolded, np.ones((1, steps), bool))
-            entries = [table_value(spec.tables[0], k, steps) for k in range(steps)]
-            assert (host[0, spec.host.index("table:0")] == entries).all(), (size, steps)
+            entries = [table_value(table.table, k, steps) for k in range(steps)]
+            assert (host[0, spec.host.index(table)] == entries).all(), (size, steps)
             params = parameters(spec.params, bound, torch.device("cpu"))
             mask = decide.run(host, params, {}, states, Layout(1, steps, 1, 2), moment)
             planned = np.array([c.action == "compute" for c in folded.cells])

@@ -45,3 +45,15 @@ class GoalUnmet(ExploreError):
             f"no trial is `{goal}`: {nearest}",
             "ask for less, search longer (--trials), or search other policies (--policies)",
         )
+
+
+class StudyUnreadable(ExploreError):
+    """A study whose database is damaged, or is none."""
+
+    code = "MC0744"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the study `{path}` cannot be read: {why}",
+            "restore the file, or give another --out to begin a new study",
+        )

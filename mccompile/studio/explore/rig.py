@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -143,7 +144,8 @@ class Rig:
     def reference(self, prompt: str) -> Reference:
         """Vanilla's generation, made once and kept in a file."""
         path = self._kept / f"{self._key(prompt)}.npz"
-        if not path.is_file():
+        known = read_reference(path) if path.is_file() else None
+        if known is None:
             model = self._models[_VANILLA]
             with self._watched(_VANILLA, model):
                 done = run_with(self._pipe, model, self._call(prompt), self._seed, self._announce(_VANILLA))
@@ -153,8 +155,8 @@ class Rig:
             with whole.open("wb") as file:
                 np.savez(file, video=done.video, seconds=done.seconds, flops=self._flops(model))
             whole.rename(path)
-        with np.load(path) as kept:
-            return Reference(kept["video"], float(kept["seconds"]), float(kept["flops"]))
+            known = Reference(done.video, done.seconds, float(self._flops(model)))
+        return known
 
     def _call(self, prompt: str) -> dict[str, object]:
         return call_arguments(self._pipe, replace(self._settings, prompt=prompt))
@@ -205,3 +207,14 @@ def _at_least(event: Event, plan: Plan) -> Event:
         return event
     computes = plan.cells[event.step].action == "compute"
     return replace(event, action="full" if computes else "reuse", computed=event.tokens if computes else 0)
+
+
+def read_reference(path: Path) -> Reference | None:
+    """What was kept of a generation; None where the file is damaged, so that it is made again."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            video, seconds, flops = kept["video"], float(kept["seconds"]), float(kept["flops"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+    whole = video.dtype == np.float32 and video.ndim == 4 and np.isfinite(video).all() and seconds > 0 and flops > 0
+    return Reference(video, seconds, flops) if whole else None

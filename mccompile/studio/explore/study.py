@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +14,7 @@ from typing import Final, Literal
 import optuna
 from optuna.trial import TrialState
 
-from mccompile.studio.explore.errors import StudyDiffers
+from mccompile.studio.explore.errors import StudyDiffers, StudyUnreadable
 from mccompile.studio.explore.outcome import Outcome, Trial
 from mccompile.studio.explore.space import Point, SearchedRange, asked, default, grid, suggest
 
@@ -55,6 +57,7 @@ class Study:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
+        _check_database(folder / DATABASE)
         self._spaces = spaces
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -130,6 +133,19 @@ class Study:
             self._study.tell(trial.number, state=TrialState.FAIL)
             if trial.params:
                 self._study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+
+
+def _check_database(path: Path) -> None:
+    """Raises StudyUnreadable (MC0744) for a file that is no whole database."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            found = database.execute("PRAGMA quick_check").fetchone()
+    except sqlite3.Error as error:
+        raise StudyUnreadable(str(path), str(error)) from error
+    if found != ("ok",):
+        raise StudyUnreadable(str(path), f"{found[0]:.200}".splitlines()[0])
 
 
 def _sampler(name: Sampler, seed: int) -> optuna.samplers.BaseSampler:

@@ -21,7 +21,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.uint8]]:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > min(MOST_BYTES, RATIO * path.stat().st_size):
             raise ValueError(f"{path.name} unpacks to {size} bytes")
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             found = {name: kept[name] for name in kept.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, RuntimeError, MemoryError, SyntaxError) as error:
         raise ValueError(f"{path.name} is no file of arrays: {str(error).lower()}") from error

@@ -1,0 +1,63 @@
+"""Calls at sizes that the guards of the captured graph exclude: the model itself is asked, once for each such size.
+
+Where the graph gives what the model gives, the call is run, for guards demand more than is needed (they tell 1 from
+other sizes, for example). Where it does not, the forward has taken another branch, and the call is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from mccompile.backend.role import Value
+from mccompile.capture.errors import CallError, first_line
+from mccompile.capture.guards import broken
+from mccompile.capture.run import run_full
+from mccompile.capture.types import CapturedModel
+from mccompile.capture.verify import close, sizes_of
+
+
+class NewSizes:
+    """The sizes of calls at which a captured graph is known to be the model."""
+
+    def __init__(self, model: nn.Module, captured: CapturedModel) -> None:
+        self._model, self._captured = model, captured
+        self._names = [node.name for node in captured.module.graph.find_nodes(op="placeholder")]
+        self._constants = dict(captured.constants)
+        self._known: set[tuple[object, ...]] = set()
+
+    def check(self, inputs: Mapping[str, Value]) -> None:
+        """Raises CallError (MC0405) for a call at whose sizes the graph gives other results than the model.
+
+        inputs: as the captured graph takes them.
+        """
+        if not self._captured.guards:
+            return
+        key = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+        if key in self._known:
+            return
+        leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
+        _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
+        against = broken(self._captured.guards, call)
+        if against:
+            self._compare(call, inputs, against[0])
+        self._known.add(key)
+
+    def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
+        place = f"{type(self._model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}"
+        remedy = "capture again, with a call of this size as one of the two"
+        found = self._model(**call)
+        try:
+            given = run_full(self._captured, tuple(inputs.values())).outputs
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            why = f"the captured graph does not run at this size: {first_line(error)}"
+            raise CallError(place, why, remedy) from error
+        wanted = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
+        made = [x for x in given if isinstance(x, torch.Tensor)]
+        if len(wanted) != len(made) or not all(close(a, b) for a, b in zip(wanted, made, strict=True)):
+            raise CallError(place, f"the model takes another branch at this size: not {guard}", remedy)
