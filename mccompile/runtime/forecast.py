@@ -34,7 +34,7 @@ class Weights:
     def sum(self, kept: Sequence[torch.Tensor], axis: int | None) -> torch.Tensor:
         """The weighted sum of kept results, the latest first; axis: the token axis of their stream."""
         total: torch.Tensor | None = None
-        for tensor, weight in zip(kept, self.values, strict=False):
+        for tensor, weight in zip(kept[: len(self.values)], self.values, strict=True):
             if isinstance(weight, float) and weight == 0.0:
                 continue
             scaled = tensor.float() * (weight if isinstance(weight, float) else _along(weight, tensor, axis))
