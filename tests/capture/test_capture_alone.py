@@ -84,6 +84,23 @@ class Between(Branching):
         return x, text
 
 
+class Told(Branching):
+    """Gives its blocks an object of its own, a new one in each call."""
+
+    def apart(self, block: nn.Module, x: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return block(x, text, scale=Factor(0.5))  # type: ignore[no-any-return]
+
+
+class Factor:
+    """A number in disguise."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __mul__(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * self.value
+
+
 class Overwriting(Branching):
     """Writes into what its blocks are given."""
 
@@ -136,7 +153,7 @@ def run(
     return found, own, compiled
 
 
-@pytest.mark.parametrize("kind", [Branching, Between])
+@pytest.mark.parametrize("kind", [Branching, Between, Told])
 @pytest.mark.parametrize("samples", [1, 2])
 def test_what_computes_everything_is_the_model_itself(kind: type[Branching], samples: int) -> None:
     found, own, compiled = run(kind, "compute", samples)
@@ -148,7 +165,7 @@ def test_what_computes_everything_is_the_model_itself(kind: type[Branching], sam
     assert captured.refusals[0].reason == captured.opaque
 
 
-@pytest.mark.parametrize(("kind", "factor"), [(Branching, 1.0), (Between, 1.25)])
+@pytest.mark.parametrize(("kind", "factor"), [(Branching, 1.0), (Between, 1.25), (Told, 1.0)])
 def test_a_step_that_reuses_adds_what_the_blocks_added_before(kind: type[Branching], factor: float) -> None:
     found, own, compiled = run(kind, EVERY_SECOND)
     assert [event.action for event in compiled.events] == ["full", "reuse", "full", "reuse"]
