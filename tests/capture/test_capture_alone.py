@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mccompile import CompiledModel, compile
 from mccompile.api import Prepared, prepare
@@ -17,7 +18,9 @@ from mccompile.bundles.bundle import save_bundle
 from mccompile.bundles.bundle_errors import UnbundledRole
 from mccompile.capture import CaptureError, TokenGrid
 from mccompile.diagnostics.source import Source
+from mccompile.generate.flops import prices_of
 from mccompile.lowering.errors import SourceNotFound
+from mccompile.pipelines.errors import PipelineError
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 
@@ -208,6 +211,23 @@ def test_blocks_that_cannot_be_taken_alone_leave_the_first_error(kind: type[Bran
         prepared(kind)
     assert "Data-dependent" in str(caught.value) or "data-dependent" in caught.value.cause
     assert why in str(caught.value)
+
+
+def test_work_is_counted_while_it_runs() -> None:
+    """The parts count what the model counts, and once more the code around the blocks."""
+    _, _, compiled = run(Branching, "compute")
+    given = call(5, 6, 8)
+    with FlopCounterMode(display=False) as counter:
+        compiled.model(**given)
+    prices = prices_of(compiled, given)
+    counted = prices.first + prices.row + prices.each + sum(block.whole for block in prices.blocks)
+    assert counter.get_total_flops() <= counted < 2 * counter.get_total_flops()
+
+
+def test_a_budget_is_refused() -> None:
+    policy = EVERY_SECOND.replace("layers", "cache { budget: 1 GiB }\n  layers")
+    with pytest.raises(PipelineError, match="MC0720"):
+        run(Branching, policy)
 
 
 def test_no_bundle_holds_the_models_own_code() -> None:
