@@ -14,19 +14,26 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("report", help="show a recorded run as one HTML page", description=__doc__)
     parser.add_argument("run_folder", type=location, metavar="RUN", help="what `mccompile generate --record` wrote")
     parser.add_argument("--out", type=location, metavar="FILE", help="default: report.html in the folder")
+    parser.add_argument("--figure", type=location, metavar="FILE", help="also the grid alone, as .png or .svg")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page; says in lines what it shows in pictures."""
     from mccompile.generate.places import Results, Use, check_places
+    from mccompile.studio.report.figure import Figure, check_figure
     from mccompile.studio.report.page import page_data, write_page
     from mccompile.studio.report.record import FILES, read_run
 
+    if arguments.figure is not None:
+        check_figure(arguments.figure)
     record = read_run(arguments.run_folder)
     target = arguments.out or arguments.run_folder / PAGE
     kept = [Use("RUN", arguments.run_folder / name) for name in FILES]
-    check_places([Use(f"--out {target}", target)], kept)
+    writes = [Use(f"--out {target}", target)]
+    if arguments.figure is not None:
+        writes.append(Use(f"--figure {arguments.figure}", arguments.figure))
+    check_places(writes, kept)
     results = Results(say)
     data = page_data(record)
     counts = {action: sum(e.action == action for e in record.events) for action in ("full", "partial", "reuse", "skip")}
@@ -35,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     if data["psnr"]:
         say(f"worst frame {data['worst']}; {len(record.refusals)} parts of the policy were refused")
     results.put(target, lambda path: write_page(record, path))
+    if arguments.figure is not None:
+        results.put(arguments.figure, Figure.of(record).write)
     results.finish()
     return 0
 

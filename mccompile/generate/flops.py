@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile.capture import flat_inputs
 from mccompile.lowering.locate import latent_inputs, timestep_of
-from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
@@ -82,16 +82,16 @@ def count(model: CompiledModel, events: Sequence[Event], prices: Prices) -> floa
 
 
 def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
-    """One sample of one call: every segment on the rows that it ran on."""
+    """One sample of one call: every region on the rows that it ran on."""
     per_chunk = prices.lengths.reshape(len(chunks), -1).mean(1)
     active = np.array([0 if e.action == "skip" else e.tokens for e in chunks])
     computed = np.array([e.computed for e in chunks])
     total = prices.each
-    for segment in model.runner.lowered.segments:
-        rows = active if segment.keep is None else computed
-        for block in prices.blocks[segment.first : segment.last + 1]:
+    for region in model.runner.lowered.regions:
+        rows = active if region.keep is None else computed
+        for block in prices.blocks[region.first : region.last + 1]:
             if not by_rows:
-                total += block.whole if segment.keep is None or computed.any() else 0.0
+                total += block.whole if region.keep is None or computed.any() else 0.0
             elif rows.any():
                 total += block.constant + block.per_row * rows.sum() + block.per_key * float(rows @ per_chunk)
     return total
@@ -130,24 +130,25 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
     by_kind: dict[int, BlockPrice] = {}
     found = []
     for i, site in enumerate(lowered.captured.blocks):
-        segment, after = Segment(i, i, None, ()), dict[str, torch.Tensor]()
-        whole = _count(lambda s=segment, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
+        region, after = LoweredRegion(i, i, None, ()), dict[str, torch.Tensor]()
+        whole = _count(lambda s=region, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
-            by_kind[site.kind] = _block(partial, segment, env, shared, whole, memory)
+            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory)
         found.append(by_kind[site.kind])
         env = after
     return found, env
 
 
 def _block(
-    partial: BlockCalls | None, segment: Segment, env: Env, shared: Mapping[str, Value], whole: float, memory: Memory
+    partial: BlockCalls | None, region: LoweredRegion, env: Env, shared: Mapping[str, Value], whole: float,
+    memory: Memory,
 ) -> BlockPrice:
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
 
     def rows(n: int) -> object:
         chosen = partial.select(np.arange(n), None, lengths, env, shared)
-        return partial.run_rows(segment, partial.enter(segment, env, chosen), chosen, env, shared, memory)
+        return partial.run_rows(region, partial.enter(region, env, chosen), chosen, env, shared, memory)
 
     tokens = partial_tokens(env)
     lengths = np.full(tokens, tokens)

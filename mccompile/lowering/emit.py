@@ -20,7 +20,7 @@ from torch.fx.node import _get_qualified_name
 from mccompile.lowering.draft import mutates
 from mccompile.lowering.host import named
 from mccompile.lowering.sources import shown
-from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.lowering.types import LoweredModel, LoweredRegion
 
 _INFIX: dict[Callable[..., object], str] = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//",
@@ -48,7 +48,7 @@ def emit(lowered: LoweredModel) -> str:
     return _template().render(
         policy=lowered.policy.name,
         model=lowered.captured.model_class,
-        segments=[_segment(s) for s in lowered.segments],
+        regions=[_region(s) for s in lowered.regions],
         sites=[(b.index, b.path, b.kind) for b in lowered.captured.blocks],
         located=[f"{name}: {shown(where.value)} ({where.layout})" for name, where in lowered.located.items()],
         static=sorted(lowered.static),
@@ -159,9 +159,9 @@ def _text(value: object, written: dict[fx.Node, str]) -> str:
             return repr(value)
 
 
-def _segment(segment: Segment) -> str:
-    rule = "always computed" if segment.keep is None else f"decided by the policy, keep {segment.keep}"
-    return f"blocks {segment.first}..{segment.last}: {rule}"
+def _region(region: LoweredRegion) -> str:
+    rule = "always computed" if region.keep is None else f"decided by the policy, keep {region.keep}"
+    return f"blocks {region.first}..{region.last}: {rule}"
 
 
 @cache

@@ -11,7 +11,7 @@ from mccompile.language.walk import rule_expressions, walk
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
-from mccompile.lowering.types import Segment
+from mccompile.lowering.types import LoweredRegion
 
 TIMESTEPS = ("timestep", "timesteps", "t", "time")  # what models call the input that tells them the step
 
@@ -25,10 +25,10 @@ def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
 
 
 def locate(
-    captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...]
+    captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...]
 ) -> Mapping[ir.SourceName, Located]:
     """Says where each source that the policy reads lies. Raises SourceNotFound (MC0502) with the reason."""
-    return {source.name: _one(captured, policy, segments, source) for source in sources_read(policy)}
+    return {source.name: _one(captured, policy, regions, source) for source in sources_read(policy)}
 
 
 def timestep_of(captured: CapturedModel) -> str:
@@ -50,7 +50,9 @@ def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Loca
     return frozenset(name for name, where in located.items() if where.value in fixed)
 
 
-def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, ...], source: ir.SourceRef) -> Located:
+def _one(
+    captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...], source: ir.SourceRef
+) -> Located:
     name = source.name
     grid = captured.grid
     patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)
@@ -77,7 +79,7 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
                 raise missing("no stream of video tokens enters its blocks")
             if not _locatable(captured, stream.beside):
                 raise missing(f"its video tokens lie among others whose number varies ({stream.rows})")
-            if name == "block_output" and not _leaves(captured, segments):
+            if name == "block_output" and not _leaves(captured, regions):
                 raise missing("no stream of video tokens leaves the cached region")
             if name == "modulated_input":
                 modulated = captured.kinds[captured.blocks[0].kind].modulated
@@ -91,15 +93,15 @@ def _one(captured: CapturedModel, policy: ir.PolicyIR, segments: tuple[Segment, 
                 "probe": Probe(),
                 "block_output": RegionOutput(),
             }
-            if name == "probe" and (segments[0].keep is not None or len(segments) < 2):
+            if name == "probe" and (regions[0].keep is not None or len(regions) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, values[name], "tokens", stream.token_axis, patch)
 
 
-def _leaves(captured: CapturedModel, segments: tuple[Segment, ...]) -> bool:
+def _leaves(captured: CapturedModel, regions: tuple[LoweredRegion, ...]) -> bool:
     """Says whether the last cached region passes the video tokens on, along one axis."""
     ports = {p.name: p for p in captured.streams}
-    kept = [s for s in segments if s.keep]
+    kept = [s for s in regions if s.keep]
     return bool(kept) and any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
 
 

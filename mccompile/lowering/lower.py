@@ -10,7 +10,7 @@ from mccompile.lowering.locate import locate, sources_read, static_sources
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.passes import APPROXIMATE, EXACT
 from mccompile.lowering.pipeline import Form, Pieces, WatchPasses, run_passes
-from mccompile.lowering.segments import partition
+from mccompile.lowering.regions import partition
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
@@ -35,8 +35,8 @@ def lower(
     decisions are the same. watch: sees every step of every pass; `spec.verifying` is one.
     Raises LayersNotFound, LayersOverlap and SourceNotFound, and whatever `watch` raises.
     """  # fmt: skip
-    segments = partition(captured, policy)
-    located = locate(captured, policy, segments)
+    regions = partition(captured, policy)
+    located = locate(captured, policy, regions)
     static = static_sources(captured, located)
     pieces = Pieces.of(captured, policy, proved)
     for step in run_passes((*EXACT, *APPROXIMATE), pieces):
@@ -48,7 +48,7 @@ def lower(
     supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     rows = _row_forms(pieces)
     return LoweredModel(
-        captured=captured, policy=policy, segments=segments, located=located, static=static,
+        captured=captured, policy=policy, regions=regions, located=located, static=static,
         plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
         modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
         decide=build_decide(policy, located, supplied),

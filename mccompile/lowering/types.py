@@ -15,10 +15,11 @@ from mccompile.lowering.sources import Located
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Blocks first..last (both included) that run together; `keep` is None where they are always computed.
+class LoweredRegion:
+    """A region of the policy on this model: blocks first..last, both included, that run together.
 
-    pairs: (stream in, stream out) for each stream that leaves the segment: the residual is out - in. A stream
+    keep: None if the blocks are always computed, because the policy says so or names them in no region.
+    pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
     result on reuse; None: that itself.
     """
@@ -67,7 +68,7 @@ class LoweredModel:
 
     captured: CapturedModel
     policy: ir.PolicyIR
-    segments: tuple[Segment, ...]
+    regions: tuple[LoweredRegion, ...]
     located: Mapping[ir.SourceName, Located]
     static: frozenset[str]
     plain: tuple[Part, ...]

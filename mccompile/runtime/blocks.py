@@ -27,7 +27,7 @@ from mccompile.capture.part import (
 )  # fmt: skip
 from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
-from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.masks import AdditiveMasks
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, weight_of
 from mccompile.runtime.staging import Staging
@@ -106,7 +106,7 @@ class BlockCalls:
         sites = (b for b in self._captured.blocks if b.kind in known)
         return {b.index: bound_at(*known[b.kind], self._captured, b) for b in sites}
 
-    def run_plain(self, segment: Segment, env: Env, shared: Mapping[str, Value]) -> Env:
+    def run_plain(self, region: LoweredRegion, env: Env, shared: Mapping[str, Value]) -> Env:
         """All rows of blocks first..last; returns `env` with the streams that they make."""
 
         def resolve(operand: Operand) -> Value:
@@ -120,7 +120,7 @@ class BlockCalls:
                 case _:
                     raise Misplaced("plain", operand)
 
-        for i in range(segment.first, segment.last + 1):
+        for i in range(region.first, region.last + 1):
             made = self._plain[i](resolve)
             env = env | dict(zip(self._captured.blocks[i].streams_out, made, strict=True))
         return env
@@ -171,10 +171,10 @@ class BlockCalls:
         own = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
         return own | {n: v for n, v in self._counts.items() if n in own}
 
-    def enter(self, segment: Segment, env: Env, rows: Rows) -> Env:
-        """The selected rows of the streams that enter a segment."""
+    def enter(self, region: LoweredRegion, env: Env, rows: Rows) -> Env:
+        """The selected rows of the streams that enter a region."""
         found: Env = {}
-        for name in self._captured.blocks[segment.first].streams_in:
+        for name in self._captured.blocks[region.first].streams_in:
             local: torch.Tensor = one_sample(env[name], rows.sample, rows.batch)
             port = self._ports[name]
             if port.token_axis is not None and not self._all(name, local, rows):
@@ -183,11 +183,11 @@ class BlockCalls:
         return found
 
     def run_rows(
-        self, segment: Segment, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
+        self, region: LoweredRegion, entered: Env, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
     ) -> Env:
         """Blocks first..last on the selected rows, K and V of the others taken from the store; the streams made.
 
-        entered: as `enter` returns it. env: all rows of the streams before the segment; sizes are read from them.
+        entered: as `enter` returns it. env: all rows of the streams before the region; sizes are read from them.
         """
         made = dict(entered)
         kept: Mapping[Operand | Result, torch.Tensor] = {}
@@ -211,7 +211,7 @@ class BlockCalls:
                 case _:
                     raise Misplaced("rows", operand)
 
-        numbers = range(segment.first, segment.last + 1)
+        numbers = range(region.first, region.last + 1)
         homes = [self._kept(i, rows, env, shared, store) for i in numbers]
         for i, home, local in zip(numbers, homes, self.staging.through(homes) if self.staging else homes, strict=True):
             site = self._captured.blocks[i]
@@ -275,7 +275,7 @@ class BlockCalls:
         return () if part is None else tuple(o.name for o in part.takes if isinstance(o, Shared))
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i, as kept. Another stream stands for one inside the segment, in the same shape."""
+        """Zeroed K and V of block i, as kept. Another stream stands for one inside the region, in the same shape."""
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
 
         def resolve(operand: Operand) -> Value:
@@ -316,11 +316,13 @@ class BlockCalls:
         device = self.staging.device if self.staging else buffer.device
         return decode(buffer.to(device), self.cache.dtype, torch.empty(0, dtype=dtype, device=device))
 
-    def kept_of(self, segment: Segment, number: int, before: Env, after: Env) -> dict[tuple[int, str], torch.Tensor]:
-        """The residuals or outputs of a segment, all rows, as they are kept."""
+    def kept_of(
+        self, region: LoweredRegion, number: int, before: Env, after: Env
+    ) -> dict[tuple[int, str], torch.Tensor]:
+        """The residuals or outputs of a region, all rows, as they are kept."""
         found = {}
-        for source, made in segment.pairs:
-            difference = segment.keep == "residual" and source
+        for source, made in region.pairs:
+            difference = region.keep == "residual" and source
             kept = encode(after[made] - before[source] if difference else after[made], self.cache.residual)
             found[number, made] = self.staging.home(kept) if self.staging else kept
         return found

@@ -68,9 +68,9 @@ class Engine:
         """Raises NoForecast (MC0620) where rows beside the video tokens would be forecast with them."""
         captured = self.lowered.captured
         rows = {p.name: p.rows for p in captured.streams}
-        for segment in self.lowered.segments if self.uses_rows else ():
-            beside = next((made for _, made in segment.pairs if rows[made] != "video"), None)
-            if segment.forecast is not None and beside is not None:
+        for region in self.lowered.regions if self.uses_rows else ():
+            beside = next((made for _, made in region.pairs if rows[made] != "video"), None)
+            if region.forecast is not None and beside is not None:
                 why = f"tokens are computed at steps of their own, and `{beside}` has other rows than theirs"
                 raise NoForecast(self.lowered.policy, why)
 
@@ -166,13 +166,13 @@ class Engine:
         return self.tokens(name, env[name], inputs)
 
     def _before_cached(self) -> str:
-        segments = self.lowered.segments
-        cached = next(i for i, s in enumerate(segments) if s.keep)
-        return self.video_out(segments[cached - 1].pairs)
+        regions = self.lowered.regions
+        cached = next(i for i, r in enumerate(regions) if r.keep)
+        return self.video_out(regions[cached - 1].pairs)
 
     def cached_output(self, env: Env, inputs: Mapping[str, Value]) -> torch.Tensor:
         """The video tokens that leave the last cached region."""
-        name = self.video_out([s for s in self.lowered.segments if s.keep][-1].pairs)
+        name = self.video_out([r for r in self.lowered.regions if r.keep][-1].pairs)
         return self.tokens(name, env[name], inputs)
 
     def video_out(self, pairs: tuple[tuple[str, str], ...]) -> str:

@@ -1,4 +1,4 @@
-"""One segment under a selection, and the model's final layers."""
+"""One region under a selection, and the model's final layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from mccompile.backend.role import Role
 from mccompile.capture.part import Input, Operand, Shared, Stream
-from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.blocks import Backend, BlockCalls, Env, Rows
 from mccompile.runtime.forecast import Weights
 from mccompile.runtime.operands import Misplaced
@@ -55,33 +55,33 @@ def selected(
 
 
 def merge(
-    blocks: BlockCalls, segment: Segment, number: int, env: Env, shared: Mapping[str, Value], chosen: Sequence[Rows],
-    store: Memory, weights: Weights | None = None,
+    blocks: BlockCalls, region: LoweredRegion, number: int, env: Env, shared: Mapping[str, Value],
+    chosen: Sequence[Rows], store: Memory, weights: Weights | None = None,
 ) -> Env:
-    """One segment under a selection: selected rows computed, the others from what is kept.
+    """One region under a selection: selected rows computed, the others from what is kept.
 
     weights: of the last kept results, where their sum stands in for the last one.
 
-    Returns `env` with the segment's streams, all rows; rows that are neither selected nor kept hold the input.
+    Returns `env` with the region's streams, all rows; rows that are neither selected nor kept hold the input.
     The streams made are the store's own memory until the next call.
     """  # fmt: skip
     whole = len(chosen) == 1 and chosen[0].whole
     out = dict(env)
-    for source, made in segment.pairs:
+    for source, made in region.pairs:
         if not whole:
-            out[made] = _unselected(blocks, segment, (number, made), env, source, store, weights)
+            out[made] = _unselected(blocks, region, (number, made), env, source, store, weights)
     for rows in chosen:
-        entered = blocks.enter(segment, env, rows)
-        results = blocks.run_rows(segment, entered, rows, env, shared, store)
-        for source, made in segment.pairs:
+        entered = blocks.enter(region, env, rows)
+        results = blocks.run_rows(region, entered, rows, env, shared, store)
+        for source, made in region.pairs:
             fresh = results[made]
-            if segment.keep in ("residual", "output"):
+            if region.keep in ("residual", "output"):
                 kept = store.kept.get((number, made))
                 if kept is None:
                     kept = store.kept[number, made] = blocks.keep_nothing(fresh if whole else out[made])
-                difference = segment.keep == "residual" and source
-                if segment.depth > 1:
-                    kept = _make_room(blocks, segment, (number, made), rows, store)
+                difference = region.keep == "residual" and source
+                if region.depth > 1:
+                    kept = _make_room(blocks, region, (number, made), rows, store)
                 blocks.keep_rows(made, kept, fresh - entered[source] if difference else fresh, rows)
             if whole:
                 out[made] = fresh
@@ -91,24 +91,24 @@ def merge(
 
 
 def keep_whole(
-    blocks: BlockCalls, segment: Segment, number: int, before: Env, after: Env, store: Memory
+    blocks: BlockCalls, region: LoweredRegion, number: int, before: Env, after: Env, store: Memory
 ) -> None:
-    """Keeps all rows of what a segment has made; the results before it move back by one place."""
-    made = blocks.kept_of(segment, number, before, after)
-    for key in made if segment.depth > 1 else ():
+    """Keeps all rows of what a region has made; the results before it move back by one place."""
+    made = blocks.kept_of(region, number, before, after)
+    for key in made if region.depth > 1 else ():
         if key in store.kept:
-            store.older[key] = (store.kept[key], *store.older.get(key, ()))[: segment.depth - 1]
+            store.older[key] = (store.kept[key], *store.older.get(key, ()))[: region.depth - 1]
     store.kept |= made
 
 
 def _make_room(
-    blocks: BlockCalls, segment: Segment, key: tuple[int, str], rows: Rows, store: Memory
+    blocks: BlockCalls, region: LoweredRegion, key: tuple[int, str], rows: Rows, store: Memory
 ) -> torch.Tensor:
     """Where the rows' next result is kept: those before it move back by one place, and the oldest is forgotten."""
     kept = store.kept[key]
     older = store.older.get(key)
     if older is None:
-        older = store.older[key] = tuple(torch.zeros_like(kept) for _ in range(segment.depth - 1))
+        older = store.older[key] = tuple(torch.zeros_like(kept) for _ in range(region.depth - 1))
     if blocks.replaces(key[1], kept, rows):
         store.kept[key], store.older[key] = older[-1], (kept, *older[:-1])
         return older[-1]
@@ -126,7 +126,7 @@ def forecast(
 
 
 def _unselected(
-    blocks: BlockCalls, segment: Segment, key: tuple[int, str], env: Env, before: str, store: Memory,
+    blocks: BlockCalls, region: LoweredRegion, key: tuple[int, str], env: Env, before: str, store: Memory,
     weights: Weights | None,
 ) -> torch.Tensor:  # fmt: skip
     """All rows of a stream as they are without computing any, in memory of the store."""
@@ -146,7 +146,7 @@ def _unselected(
         out = store.merged[key] = torch.empty_like(like)
     if kept is None:
         return out.copy_(like)
-    if source is None or segment.keep == "output":
+    if source is None or region.keep == "output":
         return out.copy_(kept)
     return torch.add(source, kept, out=out)
 

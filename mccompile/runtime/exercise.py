@@ -68,7 +68,7 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         store = BranchStore.empty(bound, layout.batch, layout.chunks)
         for share in _SHARES if engine.uses_rows else (1.0,):
-            after = _segments(engine, inputs, shared, env, layout, store.memory, share)
+            after = _regions(engine, inputs, shared, env, layout, store.memory, share)
         if engine.decide is not None:
             host = np.zeros((layout.batch, len(engine.decide.spec.host), layout.chunks), np.float32)
             params = parameters(engine.decide.spec.params, bound, engine.video(env).device)
@@ -83,19 +83,19 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
 _SHARES = (0.45, 1.0)  # of the tokens: two numbers of rows for each size
 
 
-def _segments(
+def _regions(
     engine: Engine, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env, layout: Layout,
     memory: Memory, share: float,
 ) -> Env:  # fmt: skip
     lengths = engine.prefixes.lengths(inputs, layout) if engine.uses_rows else None
     rows = np.zeros((layout.batch, layout.tokens), bool)
     rows[:, : max(2, int(share * layout.tokens))] = True
-    for number, segment in enumerate(engine.lowered.segments):
+    for number, region in enumerate(engine.lowered.regions):
         if lengths is None:
-            env = engine.blocks.run_plain(segment, env, shared)
+            env = engine.blocks.run_plain(region, env, shared)
         else:
             chosen = selected(engine.blocks, rows, lengths, env, shared)
-            env = merge(engine.blocks, segment, number, env, shared, chosen, memory)
+            env = merge(engine.blocks, region, number, env, shared, chosen, memory)
     return env
 
 

@@ -9,7 +9,7 @@ from typing import assert_never
 import torch
 
 from mccompile.capture.types import Along, CapturedModel, Port, SampleCount, Tangled
-from mccompile.lowering.types import Segment
+from mccompile.lowering.types import LoweredRegion
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
@@ -163,14 +163,14 @@ class Joint:
     def _half(self, tensor: torch.Tensor, which: int) -> torch.Tensor:
         return tensor.narrow(0, which * self.batch, self.batch)
 
-    def save(self, captured: CapturedModel, number: int, segment: Segment, rows: Rows) -> None:
+    def save(self, captured: CapturedModel, number: int, region: LoweredRegion, rows: Rows) -> None:
         """Remembers the rows of the follower that a region is about to replace."""
         ports = {p.name: p for p in captured.streams}
-        for block in range(segment.first, segment.last + 1):
+        for block in range(region.first, region.last + 1):
             specs = captured.kinds[captured.blocks[block].kind].buffers
             for spec, buffer in zip(specs, self.memory.buffers[block], strict=True):
                 self._note(buffer, spec.token_axis, rows.vectors[spec.rows], rows)
-        for _, made in segment.pairs:
+        for _, made in region.pairs:
             kept, port = self.memory.kept.get((number, made)), ports[made]
             if kept is not None:
                 vector = None if port.token_axis is None else rows.vectors[port.rows]

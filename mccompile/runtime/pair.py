@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mccompile.lowering.types import Segment
+from mccompile.lowering.types import LoweredRegion
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
@@ -179,7 +179,7 @@ class Pairing:
     def _claim(self, pending: Pending) -> tuple[Value, ...]:
         step = pending.step
         pending.taken.keep(step.store)
-        if any(s.keep is not None for s in step.engine.lowered.segments):
+        if any(r.keep is not None for r in step.engine.lowered.regions):
             step.decide(pending.env)  # what it follows is known: it notes the selection
         _all_computed(step, pending.mask)
         return self._calls.finish(step, pending.env, pending.mask)
@@ -218,9 +218,9 @@ class BothStep(Step):
         return np.concatenate([mask, mask])
 
     def merge(
-        self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
+        self, number: int, region: LoweredRegion, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
     ) -> Env:
         """Saves the follower's rows before they are replaced."""
         for rows in chosen:
-            self.joint.save(self.engine.lowered.captured, number, segment, rows)
-        return Step.merge(self, number, segment, env, chosen, weights)
+            self.joint.save(self.engine.lowered.captured, number, region, rows)
+        return Step.merge(self, number, region, env, chosen, weights)

@@ -73,20 +73,20 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         mask = np.zeros((layout.batch, layout.tokens), bool)
         mask[:, : max(2, int(SHARE * layout.tokens))] = True
         decided = engine.decide is None
-        for number, segment in enumerate(engine.lowered.segments):
-            if segment.keep is not None and not decided and engine.decide is not None:
+        for number, region in enumerate(engine.lowered.regions):
+            if region.keep is not None and not decided and engine.decide is not None:
                 device, decided = engine.video(env).device, True
                 engine.decide.states(engine.sources(given, shared, env), store.states, layout, moment, device)
             if engine.uses_rows:
                 rows = selected(engine.blocks, mask, lengths, env, shared)
-                for _ in range(max(2, segment.depth)):  # streams are merged with what is kept from the second time on
-                    made = merge(engine.blocks, segment, number, env, shared, rows, store.memory)
+                for _ in range(max(2, region.depth)):  # streams are merged with what is kept from the second time on
+                    made = merge(engine.blocks, region, number, env, shared, rows, store.memory)
                 env = made
                 continue
-            before, env = env, engine.blocks.run_plain(segment, env, shared)
-            if segment.keep is not None and not engine.vanilla:
-                for _ in range(segment.depth):
-                    keep_whole(engine.blocks, segment, number, before, env, store.memory)
+            before, env = env, engine.blocks.run_plain(region, env, shared)
+            if region.keep is not None and not engine.vanilla:
+                for _ in range(region.depth):
+                    keep_whole(engine.blocks, region, number, before, env, store.memory)
         if engine.observe is not None:
             engine.observe.states(engine.cached_output(env, given), store.states, layout, moment)
         grid = engine.lowered.captured.grid

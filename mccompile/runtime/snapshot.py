@@ -22,7 +22,7 @@ from mccompile.runtime.store import BranchStore, History, Memory, States, Window
 
 Cells = tuple[tuple[bool, ...], ...]
 Pairs = tuple[tuple[int, int], ...]
-StoredAt = tuple[str, ...]  # of a tensor: buffer, block, number; kept, segment, stream; state, slot; or selection
+StoredAt = tuple[str, ...]  # of a tensor: buffer, block, number; kept, region, stream; state, slot; or selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
     for block, buffers in store.memory.buffers.items():
         for number, buffer in enumerate(buffers):
             yield ("buffer", str(block), str(number)), buffer
-    for (segment, stream), kept in store.memory.kept.items():
-        yield ("kept", str(segment), stream), kept
+    for (region, stream), kept in store.memory.kept.items():
+        yield ("kept", str(region), stream), kept
     for slot, state in store.states.tensors.items():
         yield ("state", slot.name), state
     if store.states.selection is not None:
@@ -197,8 +197,8 @@ def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, ten
             if len(before) != int(number):
                 raise ValueError(f"buffers of block {block} are not in order")
             store.memory.buffers[int(block)] = (*before, tensor)
-        case ("kept", segment, stream):
-            store.memory.kept[int(segment), stream] = tensor
+        case ("kept", region, stream):
+            store.memory.kept[int(region), stream] = tensor
         case ("state", name) if name in slots:
             store.states.tensors[slots[name]] = tensor
         case ("selection",):

@@ -1,4 +1,4 @@
-"""One call under way: the decision, then every segment on the rows, or the steps, that it selects."""
+"""One call under way: the decision, then every region on the rows, or the steps, that it selects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mccompile.lowering.slots import Count
-from mccompile.lowering.types import Segment
+from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
@@ -43,7 +43,7 @@ class Step:
 
     @property
     def memory(self) -> Memory:
-        """The kept tensors that its segments read and write."""
+        """The kept tensors that its regions read and write."""
         return self.store.memory
 
     def run(self) -> tuple[Env, np.ndarray]:
@@ -59,29 +59,29 @@ class Step:
         chosen: np.ndarray | None = None
         rows: dict[bool, tuple[Rows, ...]] = {}  # of the active chunks, of the decision
         env = self.entry
-        for number, segment in enumerate(self.engine.lowered.segments):
-            if segment.keep is not None and chosen is None:
+        for number, region in enumerate(self.engine.lowered.regions):
+            if region.keep is not None and chosen is None:
                 chosen = self.decide(env)
-            decided = segment.keep is not None
+            decided = region.keep is not None
             mask = chosen if decided and chosen is not None else active
             if decided not in rows:
                 flat = mask.reshape(self.layout.batch, -1)
                 rows[decided] = selected(self.engine.blocks, flat, lengths, env, self.shared)
-            weights = self._weights(segment, mask) if decided else None
-            env = self.merge(number, segment, env, rows[decided], weights)
+            weights = self._weights(region, mask) if decided else None
+            env = self.merge(number, region, env, rows[decided], weights)
         return env, active if chosen is None else chosen
 
     def merge(
-        self, number: int, segment: Segment, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
+        self, number: int, region: LoweredRegion, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
     ) -> Env:
-        """One segment on the rows chosen."""
-        return merge(self.engine.blocks, segment, number, env, self.shared, chosen, self.memory, weights)
+        """One region on the rows chosen."""
+        return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights)
 
-    def _weights(self, segment: Segment, mask: np.ndarray) -> Weights | None:
-        """What the last kept results of a segment are worth to the tokens that are reused; None without a forecast."""
-        if segment.forecast is None:
+    def _weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
+        """What the last kept results of a region are worth to the tokens that are reused; None without a forecast."""
+        if region.forecast is None:
             return None
-        weighing = Weighing(segment.forecast, self.bound, self.moment.grid)
+        weighing = Weighing(region.forecast, self.bound, self.moment.grid)
         found: dict[tuple[int, int], np.ndarray] = {}
         for b in range(self.layout.batch):
             for g, time in enumerate(self.moment.chunks):
@@ -92,43 +92,43 @@ class Step:
                 found[b, g] = weighing.of_chunk(time.step, recent)
         if not found:
             return None
-        cells = np.zeros((segment.depth, *self.layout.cells), np.float32)
+        cells = np.zeros((region.depth, *self.layout.cells), np.float32)
         cells[:] = next(iter(found.values()))[:, None, None]  # tokens that are computed or skipped read none of it
         for (b, g), weights in found.items() if self.engine.uses_rows else ():  # else all are computed together
             cells[:, b, g] = weights
         return weights_of(cells)
 
     def _whole(self) -> tuple[Env, np.ndarray]:
-        """All rows; a cached segment is computed if any cell asks for it, reused otherwise."""
+        """All rows; a cached region is computed if any cell asks for it, reused otherwise."""
         mask: np.ndarray | None = None
         env = self.entry
-        for number, segment in enumerate(self.engine.lowered.segments):
-            if segment.keep is not None and mask is None:
+        for number, region in enumerate(self.engine.lowered.regions):
+            if region.keep is not None and mask is None:
                 mask = self.decide(env)
-            if segment.keep is None or mask is None or mask.any():
-                made = self.engine.blocks.run_plain(segment, env, self.shared)
-                self._keep(segment, number, env, made)
+            if region.keep is None or mask is None or mask.any():
+                made = self.engine.blocks.run_plain(region, env, self.shared)
+                self._keep(region, number, env, made)
                 env = made
             else:
-                env = self._reuse(segment, number, env, mask)
+                env = self._reuse(region, number, env, mask)
         if mask is not None and not mask.any():
             return env, mask
         self.store.states.clear_accounts()
         return env, np.ones(self.layout.cells, bool)
 
-    def _keep(self, segment: Segment, number: int, before: Env, after: Env) -> None:
-        if segment.keep is None or self.engine.vanilla:
+    def _keep(self, region: LoweredRegion, number: int, before: Env, after: Env) -> None:
+        if region.keep is None or self.engine.vanilla:
             return
-        keep_whole(self.engine.blocks, segment, number, before, after, self.memory)
+        keep_whole(self.engine.blocks, region, number, before, after, self.memory)
 
-    def _reuse(self, segment: Segment, number: int, env: Env, mask: np.ndarray) -> Env:
-        out, like, weights = dict(env), next(iter(env.values())), self._weights(segment, mask)
-        for source, made in segment.pairs:
+    def _reuse(self, region: LoweredRegion, number: int, env: Env, mask: np.ndarray) -> Env:
+        out, like, weights = dict(env), next(iter(env.values())), self._weights(region, mask)
+        for source, made in region.pairs:
             if weights is None or weights.plain:
                 kept = self.engine.blocks.kept_values(self.memory.kept[number, made], like)
             else:
                 kept = forecast(self.engine.blocks, (number, made), like, self.memory, weights)
-            out[made] = env[source] + kept if segment.keep == "residual" and source else kept
+            out[made] = env[source] + kept if region.keep == "residual" and source else kept
         return out
 
     def decide(self, env: Env) -> np.ndarray:
@@ -171,7 +171,7 @@ class Step:
         counts at computed tokens alone, so it may wait for the first of them.
         """
         mask = mask.copy()
-        waits = all(s.keep in (None, "increment") for s in self.engine.lowered.segments)
+        waits = all(r.keep in (None, "increment") for r in self.engine.lowered.regions)
         at = {t.chunk: g for g, t in enumerate(self.moment.chunks) if t.copy_of is None}
         for g, time in enumerate(self.moment.chunks):
             if time.copy_of is None:

@@ -20,7 +20,7 @@ from mccompile.lowering.additive import additive_masks
 from mccompile.lowering.draft import Draft, Rewritten
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.lower import lower
-from mccompile.lowering.types import LoweredModel, Segment
+from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.pipelines.probe import ExampleCall
 from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.shared import SharedValues, Value
@@ -76,10 +76,10 @@ class Both:
 
     def as_lowered(self, positions: np.ndarray) -> torch.Tensor:
         tokens = next(iter(self.env.values())).size(1)
-        segment = Segment(0, len(self.lowered.captured.blocks) - 1, None, ())
+        region = LoweredRegion(0, len(self.lowered.captured.blocks) - 1, None, ())
         rows = self.blocks.select(positions, None, np.full(tokens, tokens), self.env, self.values)
-        entered = self.blocks.enter(segment, self.env, rows)
-        made = self.blocks.run_rows(segment, entered, rows, self.env, self.values, self.store)
+        entered = self.blocks.enter(region, self.env, rows)
+        made = self.blocks.run_rows(region, entered, rows, self.env, self.values, self.store)
         return made[self.lowered.captured.exit[0]]
 
     def as_captured(self, positions: np.ndarray) -> torch.Tensor:

@@ -7,12 +7,15 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 from playwright.sync_api import Page, sync_playwright
 
 from mccompile.studio.report.errors import NoRecord
+from mccompile.studio.report.figure import COLOURS, Figure
 from mccompile.studio.report.page import page_data, render
 from mccompile.studio.report.record import Stopwatch, masks_of, read_run
 from tests.cli.conftest import Shell, shell  # noqa: F401  # the fixture
@@ -61,6 +64,33 @@ def test_the_data_of_a_page_are_those_of_the_run() -> None:
     assert data["worst"] == 7
     assert [len(way["steps"]) for way in data["ways"]] == [9, 9]  # type: ignore[attr-defined]
     assert data["shares"][0] == pytest.approx(1 / CHUNKS)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_figure_has_a_framed_cell_for_each_step(kind: str, tmp_path: Path, shell: Shell) -> None:  # noqa: F811
+    for name, write in toy().files().items():
+        write(tmp_path / name)
+    path = tmp_path / f"grid.{kind}"
+    result = shell("report", tmp_path, "--figure", path)
+    assert result.status == 0, result.err
+    assert result.out.endswith(f"wrote {path}\n")
+    figure = Figure.of(toy())
+    assert [cell.colour for cell in figure.cells].count(COLOURS["full"]) == 2 * CHUNKS
+    assert len(figure.cells) == CHUNKS * STEPS
+    if kind == "svg":
+        drawn = ElementTree.fromstring(path.read_text()).findall(".//{http://www.w3.org/2000/svg}image")
+        assert len(drawn) == CHUNKS * STEPS
+        return
+    with Image.open(path) as picture:
+        for cell in figure.cells:
+            assert picture.getpixel((cell.x + 1, cell.y + 1)) == ImageColor.getrgb(cell.colour)
+            assert picture.getpixel((cell.x + 8, cell.y + 8)) == (90, 90, 90)
+
+
+def test_a_figure_of_another_kind_is_refused(tmp_path: Path, shell: Shell) -> None:  # noqa: F811
+    result = shell("report", tmp_path, "--figure", "x.pdf")
+    assert (result.status, result.out) == (2, "")
+    assert "it is neither a png nor an svg" in result.err
 
 
 def test_masks_belong_to_their_calls_or_to_none() -> None:

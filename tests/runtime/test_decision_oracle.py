@@ -167,7 +167,7 @@ def stepped(decide, sources, run, fold, moment, store, made, actions) -> Step:  
         decide=decide,
         sources=lambda *_: sources,
         video=lambda _: torch.zeros(1),
-        lowered=SimpleNamespace(segments=()),
+        lowered=SimpleNamespace(regions=()),
         uses_rows=True,
     )
     return Step(engine, run.bound, fold, moment, LAYOUT, store, made, actions, None, {}, {}, {})  # type: ignore[arg-type]

@@ -188,7 +188,7 @@ def test_each_token_is_forecast_from_its_own_computations(
     rule = "reuse token while accumulate(moved) < 0.2"
     made, clock = compiled(model, prepared, policy("taylor(residual, order = 2)", rule, 2, signal))
     runner = made.runner
-    (pair,) = runner.lowered.segments[0].pairs
+    (pair,) = runner.lowered.regions[0].pairs
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     run, runner.masks = runner.engine.postlude.run, []
 

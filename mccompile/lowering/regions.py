@@ -1,6 +1,7 @@
-"""Region rules to segments: which blocks are always computed and which run under the policy's decision.
+"""Brings the regions of a policy to a model: which blocks are always computed, and which run under a decision.
 
-before: regions `blocks[0..1] compute`, `blocks[2..-1] keep residual`;  after: segments (0, 1, None), (2, n-1, residual)
+before: `layers blocks[0..1] { compute }`, `layers blocks[2..-1] { keep residual }`
+after:  regions (0, 1, None), (2, n - 1, residual)
 refuses when: a region names blocks that the model does not have, or two regions name the same block.
 """
 
@@ -10,11 +11,11 @@ from mccompile import ir
 from mccompile.capture.types import CapturedModel
 from mccompile.language.depth import block_bounds, shared_blocks
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
-from mccompile.lowering.types import Segment
+from mccompile.lowering.types import LoweredRegion
 
 
-def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ...]:
-    """Segments in order of depth; blocks that no region names are computed.
+def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
+    """Returns the regions in order of depth. Blocks that the policy names in none form regions that are computed.
 
     Raises LayersNotFound (MC0501) and LayersOverlap (MC0505).
     """
@@ -26,14 +27,14 @@ def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Segment, ..
         first, last = _bounds(region.where, count, policy.name, captured.model_class)
         for i in range(first, last + 1):
             keeps[i], owner[i] = region.keep, number if region.keep else -1
-    segments = []
+    regions = []
     start = 0
     for i in range(1, count + 1):
         if i == count or owner[i] != owner[start]:
             forecast = policy.regions[owner[start]].forecast if owner[start] >= 0 else None
-            segments.append(_segment(captured, start, i - 1, keeps[start], forecast))
+            regions.append(_region(captured, start, i - 1, keeps[start], forecast))
             start = i
-    return tuple(segments)
+    return tuple(regions)
 
 
 def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
@@ -56,9 +57,9 @@ def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: s
     return first, last
 
 
-def _segment(
+def _region(
     captured: CapturedModel, first: int, last: int, keep: str | None, forecast: ir.Forecast | None
-) -> Segment:
+) -> LoweredRegion:
     """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
     blocks = captured.blocks[first : last + 1]
     before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True)}
@@ -69,4 +70,4 @@ def _segment(
         while source in before:
             source = before[source]
         pairs.append((source, out))
-    return Segment(first, last, keep, tuple(pairs), forecast)  # type: ignore[arg-type]
+    return LoweredRegion(first, last, keep, tuple(pairs), forecast)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from mccompile.capture.types import CapturedModel
 from mccompile.diagnostics.source import Source
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
-from mccompile.lowering.segments import partition
+from mccompile.lowering.regions import partition
 
 TEXT = """policy example {
   phase all { compute every 3 steps }
@@ -47,8 +47,8 @@ def test_ranges_that_meet_in_this_depth_are_refused_at_both_places() -> None:
 
 
 def test_the_same_ranges_apart_in_a_deeper_model() -> None:
-    segments = partition(stack(8), load_policy(Source.of_text(TEXT)))
-    assert [(s.first, s.last, s.keep) for s in segments] == [(0, 4, None), (5, 7, "residual")]
+    regions = partition(stack(8), load_policy(Source.of_text(TEXT)))
+    assert [(r.first, r.last, r.keep) for r in regions] == [(0, 4, None), (5, 7, "residual")]
 
 
 blocks = st.integers(-6, 6)
@@ -71,10 +71,10 @@ def test_every_block_is_in_one_segment_as_its_region_says(
         with pytest.raises(LayersOverlap):
             partition(stack(depth), cast(ir.PolicyIR, policy))
         return
-    segments = partition(stack(depth), cast(ir.PolicyIR, policy))
+    found = partition(stack(depth), cast(ir.PolicyIR, policy))
     kept = {block for where, (_, _, keep) in zip(named, drawn, strict=True) if keep for block in where}
-    assert [b for s in segments for b in range(s.first, s.last + 1)] == list(range(depth))
-    assert {b for s in segments if s.keep for b in range(s.first, s.last + 1)} == kept
+    assert [b for r in found for b in range(r.first, r.last + 1)] == list(range(depth))
+    assert {b for r in found if r.keep for b in range(r.first, r.last + 1)} == kept
 
 
 def test_streams_are_paired_by_what_they_continue() -> None:
@@ -88,5 +88,5 @@ def test_streams_are_paired_by_what_they_continue() -> None:
     found = SimpleNamespace(blocks=blocks, streams=ports, exit=("text2", "image2"), model_class="Model")
     regions = (ir.Region(ir.Blocks(0, -1), "residual"),)
     policy = cast(ir.PolicyIR, SimpleNamespace(name="p", regions=regions))
-    (segment,) = partition(cast(CapturedModel, found), policy)
-    assert segment.pairs == (("text0", "text2"), ("image0", "image2"))
+    (region,) = partition(cast(CapturedModel, found), policy)
+    assert region.pairs == (("text0", "text2"), ("image0", "image2"))
