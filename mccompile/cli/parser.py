@@ -10,6 +10,7 @@ from mccompile.cli import (
     bench,
     check,
     compile,
+    doctor,
     explain,
     explore,
     fmt,
@@ -22,7 +23,9 @@ from mccompile.cli import (
     tune,
 )
 
-VERBS = (check, fmt, explain, policies, models, generate, compile, replay, report, metrics, explore, tune, bench)
+VERBS = (
+    check, fmt, explain, policies, models, doctor, generate, compile, replay, report, metrics, explore, tune, bench,
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -61,7 +61,7 @@ def predict_kept(
     size: height and width in pixels and a number of video frames; None: the pipeline's own.
     Raises what `api.prepare` raises, and BudgetUnmet (MC0504).
     """
-    call = {} if size is None else dict(zip(SIZES, (*size, size[2]), strict=True))
+    call = {} if size is None else dict(zip(SIZES[:2], size[:2], strict=True)) | dict.fromkeys(SIZES[2:], size[2])
     made = api.prepare(pipe)
     return keeping_for(pipe, policy, made.model, made.prefixes, made.calls, call, parameters)
 

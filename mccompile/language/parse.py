@@ -8,15 +8,20 @@ from functools import cache
 
 from lark import Lark, ParseTree, Tree, UnexpectedCharacters, UnexpectedToken
 
+from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.errors.syntax import TooDeep
+from mccompile.language.recover import without_declaration
 from mccompile.language.syntax_errors import translate
 from mccompile.language.tree import AstBuilder
 from mccompile.resources import data_folder
 
 MAX_DEPTH = 100
+MOST_ERRORS = 8
+"""Syntax errors that are told at once."""
+
 _BRACKETS = re.compile(r'"[^"\n]*"|#[^\n]*|[()\[\]]')
 _STRING_OR_COMMENT = re.compile(r'"[^"\n]*"|#[^\n]*')
 
@@ -29,18 +34,34 @@ def grammar() -> Lark:
 
 
 def parse(source: Source) -> ast.PolicyAst:
-    """The AST of `source`; `PolicyError` with one MC01xx diagnostic if the text is not a policy."""
+    """The AST of `source`; `PolicyError` with the MC01xx diagnostics of its declarations if it is not a policy."""
     _refuse_brackets(source)
-    try:
-        tree = grammar().parse(source.text)
-    except (UnexpectedToken, UnexpectedCharacters) as error:
-        raise PolicyError([translate(error, source)]) from None
+    tree = _tree(source)
     _refuse_depth(tree, source)
     builder = AstBuilder(source)
     policy = builder.transform(tree)
     if builder.errors:
         raise PolicyError(builder.errors)
     return dataclasses.replace(policy, comments=_comments(source))
+
+
+def _tree(source: Source) -> ParseTree:
+    """The tree of the text. Behind an error the other declarations are read, so that all errors are told at once."""
+    text: str | None = source.text
+    errors: list[Diagnostic] = []
+    while text is not None and len(errors) < MOST_ERRORS:
+        try:
+            tree = grammar().parse(text)
+        except (UnexpectedToken, UnexpectedCharacters) as error:
+            errors.append(translate(error, source))
+            open_brace = bool(errors[-1].secondary())  # then it is not certain where its declaration ends
+            at = None if open_brace else errors[-1].span
+            text = None if at is None else without_declaration(text, at.start)
+            continue
+        if not errors:
+            return tree
+        break
+    raise PolicyError(errors)
 
 
 def _refuse_brackets(source: Source) -> None:

@@ -9,6 +9,7 @@ from lark import Token, UnexpectedCharacters, UnexpectedToken
 from mccompile.diagnostics.diagnostic import Diagnostic, nearest, words
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language.errors import syntax
+from mccompile.language.foreign import Foreign, sizes
 
 _KINDS = {
     "NAME": "a name",
@@ -66,7 +67,11 @@ def translate(error: UnexpectedToken | UnexpectedCharacters, source: Source) -> 
     found = str(token)
     meant = nearest(found, _spelled(error.accepts)) if found.isidentifier() else None
     meant = None if meant == found else meant
-    return syntax.UnexpectedWord(_place(token, source), _wanted(error.accepts), f"`{found}`", meant)
+    span = _place(token, source)
+    foreign = Foreign(source, span.start, frozenset(error.accepts)).helps()
+    unclosed = "RBRACE" in error.accepts and token.type in _DECLARATIONS
+    opened = _unclosed_brace(source, span.start) if unclosed and "_PARAM" not in error.accepts else None
+    return syntax.UnexpectedWord(span, _wanted(error.accepts), f"`{found}`", meant, foreign, opened)
 
 
 def _place(token: Token, source: Source) -> Span:
@@ -84,21 +89,28 @@ def _character(start: int, source: Source) -> Diagnostic:
     if number and re.search(r"\d", number[0]):
         span = source.span(start, start + len(number[0]))
         return syntax.InvalidNumber(span, number[0], _in_full(number[0]))
-    return syntax.UnknownCharacter(source.span(start, start + 1), rest[0])
+    foreign = Foreign(source, start).helps()
+    return syntax.UnknownCharacter(source.span(start, start + 1), _shown(rest[0]), foreign)
+
+
+def _shown(character: str) -> str:
+    """The character; of one that is not seen, its number in Unicode."""
+    return character if character.isprintable() and not character.isspace() else f"U+{ord(character):04X}"
 
 
 def _in_full(spelling: str) -> str | None:
-    """`.5` is `0.5` and `5.` is `5.0`; None where no plain mistake explains the spelling."""
+    """`.5` is `0.5`, `5.` is `5.0` and `2gb` is `2GB`; None where no plain mistake explains the spelling."""
     if re.fullmatch(r"\.\d+%?", spelling):
         return f"0{spelling}"
     if re.fullmatch(r"\d+\.", spelling):
         return f"{spelling}0"
-    return None
+    return sizes(spelling)
 
 
-def _unclosed_brace(source: Source) -> Span | None:
+def _unclosed_brace(source: Source, before: int | None = None) -> Span | None:
+    """The last brace that is open at the end of the text, or before an offset."""
     open_ = []
-    for match in re.finditer(r'"[^"\n]*"|#[^\n]*|[{}]', source.text):
+    for match in re.finditer(r'"[^"\n]*"|#[^\n]*|[{}]', source.text[:before]):
         if match[0] == "{":
             open_.append(match.start())
         elif match[0] == "}" and open_:

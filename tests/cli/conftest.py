@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from mccompile.cli import main
+from tests.embedded_once import one_capture as embedded_once
 
 
 @dataclass(frozen=True)
@@ -20,25 +21,11 @@ class Result:
 Shell = Callable[..., Result]
 
 
-@pytest.fixture(scope="session")
-def prepared() -> Callable[..., object]:
-    """`api.prepare` that captures the embedded model once: its folder is the same for every command line."""
-    from mccompile.api import prepare
-
-    once: list[object] = []
-
-    def first(pipe: object, **_: object) -> object:
-        if not once:
-            once.append(prepare(pipe))
-        return once[0]
-
-    return first
-
-
 @pytest.fixture
-def one_capture(prepared: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+def one_capture() -> Iterator[None]:
     """Command lines of the test share one capture of the embedded model."""
-    monkeypatch.setattr("mccompile.api.prepare", prepared)
+    with embedded_once():
+        yield
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from mccompile.studio.explore.job import Job, Session
 from mccompile.studio.explore.prompts import EMBEDDED as EMBEDDED_PROMPTS
 from mccompile.studio.explore.prompts import split
 from mccompile.studio.explore.space import Point
-from tests.cli.conftest import Shell, one_capture, prepared, shell  # noqa: F401  # fixtures
+from tests.cli.conftest import Shell, one_capture, shell  # noqa: F401  # fixtures
 
 SMALL = {"num_inference_steps": 4, "num_frames": 15, "height": 32, "width": 32, "ar_step": 2}
 

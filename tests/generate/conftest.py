@@ -10,6 +10,7 @@ from mccompile import api
 from mccompile.generate.compare import capture_for
 from mccompile.generate.load import Placement, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
+from tests.embedded_once import one_capture
 
 SMALL = {"num_inference_steps": 4, "num_frames": 15, "height": 32, "width": 32, "ar_step": 2}
 
@@ -27,4 +28,5 @@ class Small:
 def small() -> Small:
     pipe = load_pipeline(find_folder("embedded"), Placement.of("cpu", None, False))
     call = call_arguments(pipe, Settings(**(EMBEDDED_SETTINGS.given() | SMALL)))
-    return Small(pipe, capture_for(pipe, call), call)
+    with one_capture():
+        return Small(pipe, capture_for(pipe, call), call)

@@ -27,7 +27,7 @@ PATH = re.compile(r"(?<![\w./-])(?:[\w.-]+/)+[\w.-]*")
 
 # Proper names and terms of other projects, of papers and of formats: nothing of ours answers to them.
 FOREIGN = (
-    "AlexNet", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "FoCa",
+    "AlexNet", "DiCache", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "FoCa",
     "MagCache", "MotionCache",
     "NaNs", "NumPy", "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
     "TeaCache",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -70,6 +72,14 @@ class Wan:
 def captured_wan() -> Wan:
     pipe = wan()
     return Wan(pipe.transformer, api.prepare(pipe, call=text()))
+
+
+@pytest.fixture
+def own_wan(captured_wan: Wan) -> Wan:
+    """A copy of the session's transformer and of its capture, whose structure a test may change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # copies of torch's tree specs
+        return Wan(*copy.deepcopy((captured_wan.model, captured_wan.captured)))
 
 
 @pytest.fixture

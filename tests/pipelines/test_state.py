@@ -64,12 +64,11 @@ STRUCTURE: dict[str, tuple[Callable[[WanTransformer3DModel], object], str]] = {
 
 
 @pytest.mark.parametrize("name", STRUCTURE)
-def test_another_structure_is_refused_before_the_first_step(name: str) -> None:
-    model = wan_transformer()
-    pipe = wan(model=model)
-    compiled = api.compile(pipe, "compute", backend="eager", call=text())
+def test_another_structure_is_refused_before_the_first_step(own_wan: Wan, name: str) -> None:
+    pipe = own_wan.pipe()
+    compiled = own_wan.compile(pipe, "compute")
     change, words = STRUCTURE[name]
-    change(model)
+    change(own_wan.model)
     with pytest.raises(ModelChanged, match=words):
         generate(pipe)
     assert compiled.events == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from policy_cases import grid_of
+from policy_cases import STATIC, grid_of
 
+from mccompile import ir
 from mccompile.language.coefficients import coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
+from mccompile.policy.evaluate import static_changes
 from mccompile.policy.planner import plan
 
 STEPS = (10, 28, 50, 63)
@@ -20,9 +23,64 @@ def planned(name: str, steps: int, **values: float) -> list[bool]:
     return [cell.action == "compute" for cell in cells]
 
 
-def magcache(steps: int, threshold: float, patience: int, retention: float) -> list[bool]:
+MASKS = {  # the steps of a run of 28 that cache-dit computes and caches in turn
+    "step_mask_slow": ((8, 3, 3, 2, 1, 1), (1, 2, 2, 2, 3)),
+    "step_mask": ((6, 2, 2, 2, 2, 1), (1, 3, 3, 3, 3)),
+    "step_mask_fast": ((6, 1, 1, 1, 1, 1), (1, 3, 4, 5, 4)),
+    "step_mask_ultra": ((4, 1, 1, 1, 1), (2, 5, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask(name: str) -> None:
+    computed, cached = MASKS[name]
+    wanted = [True] * computed[0]
+    for reused, again in zip(cached, computed[1:], strict=True):
+        wanted += [False] * reused + [True] * again
+    assert planned(name, 28) == wanted
+
+
+TEACACHES = {  # the fit, the steps that are computed first, and those that are computed last
+    "teacache": ("wan2.1_1.3b_ret", 5, 0),
+    "teacache_14b": ("wan2.1_14b_ret", 5, 0),
+    "teacache_i2v_480p": ("wan2.1_i2v_480p_ret", 5, 0),
+    "teacache_i2v_720p": ("wan2.1_i2v_720p_ret", 5, 0),
+    "teacache_cogvideox": ("cogvideox_5b", 1, 1),
+    "teacache_taylor": ("wan2.1_1.3b_ret", 5, 0),
+}
+
+
+@pytest.mark.parametrize("name", TEACACHES)
+def test_teacache(name: str) -> None:
+    """The loop of TeaCache's code, on a drift of the embedding that rises towards the end."""
+    fit, first, last = TEACACHES[name]
+    coefficients = coefficient_sets()["polynomial", fit].values
+    policy, steps = load_policy(name), 30
+    (change,) = static_changes(policy, STATIC)
+    moved = [0.02 + 0.10 * (step / steps) ** 2 for step in range(steps)]
+    cells = plan(bind(policy, {}), grid_of(steps), {change: tuple(moved)}, STATIC).cells
+    wanted, account = [], 0.0
+    for step in range(steps):
+        account += float(np.polyval(coefficients, moved[step]))
+        always = step < first or step >= steps - last
+        wanted.append(always or account >= bind(policy, {}).values["threshold"])
+        account = 0.0 if wanted[-1] else account
+    assert [cell.action == "compute" for cell in cells] == wanted
+    assert not all(wanted)
+
+
+@pytest.mark.parametrize(("name", "fit"), [("hunyuan", "hunyuan_video"), ("ltx", "ltx_0.9.1"), ("mochi", "mochi")])
+def test_a_measured_teacache_has_the_fit_of_its_model(name: str, fit: str) -> None:
+    found, flux = load_policy(f"teacache_{name}"), load_policy("teacache_flux")
+    (signal,) = found.signals
+    assert isinstance(signal.expr, ir.Polynomial)
+    assert signal.expr.coefficients == coefficient_sets()["polynomial", fit].values
+    assert (found.phases, found.regions) == (flux.phases, flux.regions)
+
+
+def magcache(steps: int, threshold: float, patience: int, retention: float, size: str = "1.3b") -> list[bool]:
     """The loop of MagCache's code: a running product and a running error, both reset by a computation."""
-    measured = coefficient_sets()["table", "magcache_wan2.1_1.3b_cond"].values
+    measured = coefficient_sets()["table", f"magcache_wan2.1_{size}_cond"].values
     ratios = [measured[round(i * (len(measured) - 1) / (steps - 1))] for i in range(steps)]
     computed, product, error, skipped = [], 1.0, 0.0, 0
     for step in range(steps):
@@ -52,3 +110,27 @@ def test_magcache(steps: int, setting: tuple[float, int, float]) -> None:
     found = planned("magcache", steps, threshold=threshold, patience=patience, retention=retention)
     assert found == magcache(steps, *setting)
     assert not all(found)
+
+
+def test_settings_of_magcache() -> None:
+    assert planned("magcache_fast", 50) == magcache(50, 0.24, 6, 0.2)
+    assert planned("magcache_14b", 50) == magcache(50, 0.12, 4, 0.2, "14b")
+
+
+SETTINGS = {  # blocks that always run first, threshold, first steps, most steps in a row
+    "dbcache": ((0, 1), 0.08, 8, 3),
+    "dbcache_f8": ((0, 7), 0.08, 8, 3),
+    "dbcache_slow": ((0, 3), 0.12, 4, 4),
+    "dbcache_f1": ((0, 0), 0.24, 4, 3),
+    "dbcache_taylor": ((0, 1), 0.08, 8, 3),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_dbcache(name: str) -> None:
+    policy, values = load_policy(name), bind(load_policy(name), {}).values
+    where = policy.regions[0].where
+    assert isinstance(where, ir.Blocks)
+    assert ((where.first, where.last), *values.values()) == SETTINGS[name]
+    assert policy.regions[0].keep is None
+    assert (policy.regions[1].forecast is not None) == (name == "dbcache_taylor")

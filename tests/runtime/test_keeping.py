@@ -18,6 +18,7 @@ from mccompile.pipelines.budgets import keeping_for
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import OverBudget
 from mccompile.runtime.staging import Staging
+from tests.embedded_once import prepared
 from tests.runtime.conftest import Tiny
 from tests.runtime.test_laws import MOTION
 
@@ -158,7 +159,7 @@ def test_bytes_are_predicted_on_the_embedded_model(embedded: tuple[object, api.P
 @pytest.fixture(scope="module")
 def embedded() -> tuple[object, api.Prepared]:
     pipe = load_pipeline(find_folder(EMBEDDED), Placement("cpu", "float32", False))
-    return pipe, api.prepare(pipe)
+    return pipe, prepared(pipe)
 
 
 def budgeted(tiny: Tiny, budget: int, words: str = "", **size: object) -> CompiledModel:

@@ -17,6 +17,7 @@ from mccompile.studio.bench.generations import EXACT, VANILLA, GenerationJob, ta
 from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard
 from mccompile.studio.bench.report import Report
 from mccompile.studio.bench.timing import CallTimer
+from tests.embedded_once import one_capture
 
 CLOCK = CallTimer(torch.device("cpu"), "cpu")
 SMALL = Settings(num_inference_steps=6, num_frames=15, height=32, width=32, ar_step=2)
@@ -31,7 +32,8 @@ def silent(name: str):
 
 @pytest.fixture(scope="module")
 def job() -> GenerationJob:
-    return generations.load("embedded", Placement.of("cpu", None, False), SMALL)
+    with one_capture():
+        return generations.load("embedded", Placement.of("cpu", None, False), SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,9 @@ class InvalidWord(Diagnostic):
         return f"expected {words(self.choices)}"
 
     def helps(self) -> tuple[Help, ...]:
+        truth = {"true": "yes", "on": "yes", "false": "no", "off": "no"}.get(self.found.lower())
+        if truth in self.choices and self.span is not None:
+            return (Help(f"yes and no are written so: `{truth}`", Edit(self.span, truth)),)
         return _did_you_mean(self.span, self.found, self.choices)
 
 

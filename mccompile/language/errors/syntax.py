@@ -20,10 +20,15 @@ class UnexpectedWord(Diagnostic):
     wanted: str
     found: str
     meant: str | None
+    foreign: tuple[Help, ...] = ()
+    opened: Span | None = None
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.opened is None else (Label(self.opened, "opened here and not closed before"),)
 
     def helps(self) -> tuple[Help, ...]:
-        if self.meant is None or self.span is None:
-            return ()
+        if self.foreign or self.meant is None or self.span is None:
+            return self.foreign
         return (Help(f"did you mean `{self.meant}`?", Edit(self.span, self.meant)),)
 
 
@@ -35,6 +40,10 @@ class UnknownCharacter(Diagnostic):
     title = "invalid character `{character}`"
     label = "not part of the language"
     character: str
+    foreign: tuple[Help, ...] = ()
+
+    def helps(self) -> tuple[Help, ...]:
+        return self.foreign
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ CHANNELS: Final = 24
 TEXT_DIM: Final = 64
 FLOW_SHIFT: Final = 4.0
 CODEC_SCENES: Final = 192
+LAYERS: Final = 6
 
 
 def vocabulary() -> list[str]:
@@ -117,7 +118,7 @@ def build_transformer() -> SkyReelsV2Transformer3DModel:
         text_dim=TEXT_DIM,
         freq_dim=256,
         ffn_dim=640,
-        num_layers=6,
+        num_layers=LAYERS,
         rope_max_seq_len=64,
         num_frame_per_block=4,
     )
