@@ -28,7 +28,9 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), the table that compares them, and a report
 	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO) --record $(DEMO)/record
 
-test: lint types site pytest  ## everything that CI checks; ends with pytest's summary
+test: $(VENV)/.test  ## everything that CI checks; ends with pytest's summary
+	@$(MAKE) --no-print-directory --jobs $(JOBS) lint types site
+	@$(MAKE) --no-print-directory pytest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 INFINITE = math.inf
+_FINITE = 700.0  # e to a higher power is no float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ def size(a: Interval) -> Interval:
 def root(a: Interval) -> Interval:
     """Bounds of the square root."""
     return Interval(math.sqrt(max(a.low, 0.0)), math.sqrt(max(a.high, 0.0)))
+
+
+def exponential(a: Interval) -> Interval:
+    """Bounds of e to the power of a."""
+    return Interval(*(INFINITE if end > _FINITE else math.exp(end) for end in (a.low, a.high)))
 
 
 def power(a: Interval, b: Interval) -> Interval:

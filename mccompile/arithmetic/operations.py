@@ -17,11 +17,14 @@ from mccompile.arithmetic import interval
 from mccompile.arithmetic.interval import ANY, Interval, corners, times
 
 Operator = Literal[
-    "neg", "abs", "sqrt", "add", "sub", "mul", "div", "pow", "min", "max",
+    "neg", "abs", "sqrt", "exp", "add", "sub", "mul", "div", "pow", "min", "max",
     "lt", "le", "gt", "ge", "and", "or", "not",
 ]  # fmt: skip
 StaticValue = np.float32 | bool
 LARGEST_POWER = 64
+LARGEST_EXPONENT = 88
+"""Of e: the power is still a float32."""
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,10 @@ def _no_root(of: KnownOperand) -> str:
     return "a negative number has no root" if negative else ""
 
 
+def _no_exponential(of: KnownOperand) -> str:
+    return "a number is at most 3.4e38 large" if of.constant and of.within.high > LARGEST_EXPONENT else ""
+
+
 # ---- the table ---------------------------------------------------------------------------------------------
 _OF, _TWO, _SIDES = ("of",), ("of", "other"), ("left", "right")
 
@@ -119,6 +126,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "abs": Operation(_OF, _rounded(np.abs), interval.size, duty="without its sign"),
     "sqrt": Operation(
         _OF, lambda a: power(a, np.float32(0.5)), interval.root, whole=False, undefined=_no_root, duty="the square root"
+    ),
+    "exp": Operation(
+        _OF, _rounded(lambda a: np.exp(np.float64(a))), interval.exponential, whole=False, undefined=_no_exponential,
+        duty="e to this power",
     ),
     "lt": Operation(_SIDES, _true(operator.lt), interval.below, truth=True),
     "le": Operation(_SIDES, _true(operator.le), interval.at_most, truth=True),

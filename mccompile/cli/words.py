@@ -112,6 +112,10 @@ def _settled(phase: ir.Phase, policy: ir.PolicyIR) -> str:
     expressions = rule_expressions(phase.rule)
     if not expressions:
         return "static: the clock decides"
+    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
+        return "static: the clock and the parameters decide"
+    if isinstance(phase.rule, ir.Every):
+        return "static: the clock and the parameters decide"
     if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
         return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
     return "dynamic: decided by nodes in the graph, from data"

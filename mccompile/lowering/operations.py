@@ -35,6 +35,7 @@ TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
     "neg": operator.neg,
     "abs": abs,
     "sqrt": lambda a: power(a, 0.5),
+    "exp": lambda a: _wide(a).exp().float(),
     "lt": operator.lt,
     "le": operator.le,
     "gt": operator.gt,

@@ -105,6 +105,8 @@ def test_explain_says_what_is_settled(shell: Shell) -> None:
     assert "coarse  static, once the model's timestep embedding is known" in text
     assert "fine    dynamic" in text
     assert "(approximate)" in text
+    assert "cache  static: the clock and the parameters decide" in shell("explain", "magcache").out
+    assert "reuse as taylor(residual, order = 2): the last 3 results are kept" in shell("explain", "taylorseer").out
     assert "(exact)" in shell("explain", "exact").out
 
 

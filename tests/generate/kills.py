@@ -27,7 +27,7 @@ from mccompile.generate.load import Placement, find_folder, load_pipeline
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
 
 VIDEO = {"num_inference_steps": 10, "num_frames": 15, "height": 32, "width": 32, "ar_step": 2}
-POLICY, VALUES = "motioncache", {"warmup": 2.0, "threshold": 0.2, "updates": 1.0}
+POLICY, VALUES = "top_motion", {"warmup": 2.0}
 
 
 class Rig:

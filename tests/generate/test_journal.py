@@ -21,7 +21,7 @@ from mccompile.runtime.trace import Event
 from tests.generate.conftest import Small
 
 Outcome = tuple[np.ndarray, list[Event], list[np.ndarray]]
-POLICIES = {"motioncache": {"warmup": 1.0, "threshold": 0.2}, "teacache": {"threshold": 0.3}, "flowcache": {}}
+POLICIES = {"top_motion": {"warmup": 1.0}, "teacache": {"threshold": 0.3}, "flowcache": {}}
 
 
 class Killed(BaseException):
@@ -82,7 +82,7 @@ def same(one: Outcome, other: Outcome) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "write"), [("motioncache", 1), ("motioncache", 9), ("teacache", 8), ("flowcache", 11)]
+    ("policy", "write"), [("top_motion", 1), ("top_motion", 9), ("teacache", 8), ("flowcache", 11)]
 )
 def test_a_stopped_run_goes_on_to_the_same_video(
     policy: str, write: int, small: Small, whole: Callable[[str], Outcome], tmp_path: Path,
@@ -100,6 +100,7 @@ def test_a_stopped_run_goes_on_to_the_same_video(
     assert kept.known == 2 * (write // 3)  # a state and two calls are written for each row, and no state for the first
     same(run(small, again), whole(policy))
     assert not kept.stopped
+    assert ("partial" in {event.action for event in again.events}) == (policy == "top_motion")
     kept.end()
     assert not list(tmp_path.iterdir())
 

@@ -11,36 +11,27 @@ Other languages (sh, text, json, ...) are text.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from tests.house.served import ask
 from tests.house.tree import DOCS, ROOT
 
 RUN = ("console", "python", "policy")
 SECONDS = 1200.0  # against hanging for ever; nothing is measured
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=indent)```\s*$", re.DOTALL | re.MULTILINE)
-
-DRIVER = """
-import contextlib, io, json, sys, traceback
-space = {"__name__": "__main__"}
-for line in sys.stdin:
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        try:
-            exec(compile(json.loads(line), "<page>", "exec"), space)
-            failed = ""
-        except BaseException:
-            failed = traceback.format_exc()
-    sys.__stdout__.write(json.dumps([out.getvalue(), failed]) + "\\n")
-    sys.__stdout__.flush()
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -104,9 +95,8 @@ class Shell:
         self.folder = folder
         for name in ("policies", "tests"):
             (folder / name).symlink_to(ROOT / name)
-        here = str(Path(sys.executable).parent)
-        self.environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
-        self._python: subprocess.Popen[str] | None = None
+        self.environment = {**os.environ, "PATH": f"{_commands()}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
+        self._python: socket.socket | None = None
 
     def console(self, command: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -125,28 +115,37 @@ class Shell:
     def python(self, source: str) -> tuple[str, str]:
         """(what was printed, the traceback or nothing)."""
         if self._python is None:
-            self._python = subprocess.Popen(
-                [sys.executable, "-c", DRIVER],
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self._python.stdin is not None
-        assert self._python.stdout is not None
-        self._python.stdin.write(json.dumps(source) + "\n")
-        self._python.stdin.flush()
-        printed, failed = json.loads(self._python.stdout.readline() or '["", "the interpreter died"]')
+            request = {"folder": str(self.folder), "environment": self.environment}
+            self._python = ask(str(_commands() / "socket"), request, [])
+            self._lines = self._python.makefile("rw")
+        self._lines.write(json.dumps(source) + "\n")
+        self._lines.flush()
+        printed, failed = json.loads(self._lines.readline() or '["", "the interpreter died"]')
         return printed, failed
 
     def close(self) -> None:
         if self._python is not None:
-            assert self._python.stdin is not None
-            self._python.stdin.close()
-            self._python.wait(timeout=SECONDS)
-            assert self._python.stdout is not None
-            self._python.stdout.close()
+            self._lines.close()
+            self._python.close()
+
+
+@cache
+def _commands() -> Path:
+    """A folder with `mccompile`, which runs at a server of this process (served.py), and with its interpreter."""
+    folder = Path(tempfile.mkdtemp(prefix="mccompile-pages-"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
+    path = folder / "socket"
+    server = subprocess.Popen([sys.executable, "-m", "tests.house.served", str(path)], env=environment)
+    atexit.register(lambda: (server.kill(), server.wait(), shutil.rmtree(folder)))
+    script = f"#!/bin/sh\nexec {sys.executable} -S {ROOT / 'tests/house/served.py'} {path} \"$@\"\n"
+    (folder / "mccompile").write_text(script)
+    (folder / "mccompile").chmod(0o755)
+    (folder / "python").symlink_to(sys.executable)
+    while not path.exists():
+        if server.poll() is not None:
+            raise RuntimeError(f"the server of the pages ended with {server.returncode}")
+        time.sleep(0.05)
+    return folder
 
 
 def run_page(text: str, name: str, shell: Shell) -> int:
