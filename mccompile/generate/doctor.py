@@ -20,7 +20,7 @@ from mccompile.lowering.lower import ONLY_COMPUTES, lower
 from mccompile.policy.facts import cell_of, computes_always
 from mccompile.resources import shipped_policies
 
-Row = tuple[str, str]
+Finding = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Effect:
     why: str
 
 
-def findings(captured: CapturedModel) -> list[Row]:
+def findings(captured: CapturedModel) -> list[Finding]:
     """(what, in words): what was found and proved of a model, then what was refused."""
     kinds = "all of one kind" if len(captured.kinds) == 1 else f"of {len(captured.kinds)} kinds"
     rows = [

@@ -5,13 +5,14 @@ Otherwise it counts as nothing: the call is computed afresh, and the trace says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.policy.bind import BoundPolicy
+from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.layout import Layout
@@ -39,14 +40,8 @@ def made_of(captured: CapturedModel, prompt: tuple[str, ...], layout: Layout, in
 
 
 def renew(store: BranchStore, made: Made, moment: Moment, bound: BoundPolicy) -> BranchStore:
-    """The store for a call: `store` itself, without what is not of this call's request, size, prompt and last step.
-
-    What a result that was not finite has left counts as nothing either.
-    """
+    """The store for a call: `store` itself, without what is not of this call's request, size, prompt and last step."""
     before = store.made
-    if not store.is_finite():
-        store.memory, store.states = Memory(), States()
-        store.history.lose(NOT_FINITE)
     if before is not None and before.size != made.size:
         store = BranchStore.empty(bound, made.size[0], moment.total)
         store.history.lose("another size")
@@ -60,3 +55,15 @@ def renew(store: BranchStore, made: Made, moment: Moment, bound: BoundPolicy) ->
         if time.state == "active" and time.copy_of is None:
             store.history.follow(time, bound, moment.grid)
     return store
+
+
+def forget_odd(store: BranchStore, actions: Sequence[Sequence[Action]]) -> bool:
+    """Whether what the last call has left is dropped: its results were not finite, and this call would use them.
+
+    Only then does the host wait for that call. A call that computes everything overwrites what was left.
+    """
+    if all(a.kind == "compute" for of_sample in actions for a in of_sample) or store.is_finite():
+        return False
+    store.memory, store.states = Memory(), States()
+    store.history.lose(NOT_FINITE)
+    return True

@@ -22,7 +22,7 @@ from mccompile.runtime.clock import Moment, Told, Untold
 from mccompile.runtime.decided import ODD, Decided
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.finite import finite
-from mccompile.runtime.fresh import made_of, renew
+from mccompile.runtime.fresh import forget_odd, made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plan
@@ -118,6 +118,8 @@ class Runner:
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
         actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
+        if forget_odd(store, actions):
+            actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
         return Step(
             self.engine, self.bound, self.fold, moment, layout, store, plan, actions, self._leader(moment), inputs,
             shared, entry,

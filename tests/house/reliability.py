@@ -1,0 +1,161 @@
+"""Writes docs/reliability.md from runs: promises, faults, what then happens, and how many cases were run.
+
+`python -m tests.house.reliability` runs the tests that the rows name and counts the cases that passed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+
+HEAD = """# What is promised, and what was tried
+
+A cache that is sometimes wrong without a word is worse than none. Each row of this page is a promise, a fault that
+could break it, and what happens instead. *Cases* is the number of cases that one run of a test has passed. The command
+`python -m tests.house.reliability` runs these tests and writes this page. A case that fails stops it.
+
+"""
+TAIL = """
+## Laws
+
+The [laws](architecture.md#laws) have tests that stay. Each of them is also seen to fail:
+
+| law | a wrong pass or runtime that its test sees |
+| --- | --- |
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One row. test: the function whose cases are counted, as `file::function`."""
+
+    promise: str
+    fault: str
+    outcome: str
+    test: str
+
+
+PIPELINES, RUNTIME = "tests/pipelines", "tests/runtime"
+PROMISES = (
+    Promise(
+        "A generation is that of a fresh compile", "sequences of runs, interrupts, other sizes, prompts, guidance, "
+        "weights, hooks, undo, compile, clear, save", "bit-equal, or refused (MC0612)",
+        f"{PIPELINES}/test_sequences.py::test_a_generation_is_that_of_a_fresh_compile_whatever_came_before",
+    ),
+    Promise(
+        "Memory is flat", "12 generations with 12 prompts", "as many tensors, events and stores as after the fourth",
+        f"{PIPELINES}/test_sequences.py::test_memory_is_flat_over_many_generations",
+    ),
+    Promise(
+        "What is no number is not reused", "NaN or infinity in the latents after a step", "the next call computes all, "
+        "the trace says why", f"{PIPELINES}/test_finite.py::test_nothing_of_a_result_that_is_no_number_is_used_again",
+    ),
+    Promise(
+        "What is no number is not reused", "NaN in a weight", "every call computes; the next request is right again",
+        f"{PIPELINES}/test_finite.py::test_weights_that_are_no_numbers_leave_nothing_to_the_next_request",
+    ),
+    Promise(
+        "What is no number is not reused", "NaN or infinity in a signal, under each guard", "the cell is computed, "
+        "others as before", f"{RUNTIME}/test_measured.py::test_a_cell_whose_signal_is_no_number_is_computed",
+    ),
+    Promise(
+        "A condition never reuses on NaN", "`not`, `min`, `accumulate` around it", "computed, in plan and run",
+        "tests/policy/test_influence.py::test_no_condition_reuses_on_what_is_no_number",
+    ),
+    Promise(
+        "A fit is used where it holds", "a published polynomial outside of its domain", "told with figures and remedy",
+        "tests/policy/test_influence.py::test_the_domain_of_a_fit_is_where_it_is_a_distance",
+    ),
+    Promise(
+        "A threshold decides something", "a run in which it does not", "told with its range",
+        "tests/policy/test_influence.py::"
+        "test_a_negative_fit_is_told_and_so_is_the_threshold_that_it_leaves_without_influence",
+    ),
+    Promise(
+        "The graph is the model at every size", "a forward that branches on a size", "refused (MC0405)",
+        "tests/capture/test_capture_guards.py::test_a_size_at_which_forward_branches_is_refused_and_others_are_run",
+    ),
+    Promise(
+        "Guards are data", "text of guards that is no condition on sizes", "counts as broken, is never executed",
+        "tests/capture/test_capture_guards.py::test_guards_are_read_as_data",
+    ),
+    Promise(
+        "The model is the one of now", "a LoRA added, scaled, disabled, fused, deleted; its weights changed",
+        "refused (MC0612); new values are followed",
+        f"{PIPELINES}/test_state.py::test_an_adapter_is_part_of_what_was_compiled",
+    ),
+    Promise(
+        "The model is the one of now", "weights changed in place, `load_state_dict`", "the new values run",
+        f"{PIPELINES}/test_state.py::test_weights_changed_in_place_are_the_ones_that_run",
+    ),
+    Promise(
+        "The samples of a call are apart", "results of another form for several samples", "captured for one number",
+        "tests/capture/test_capture_batch.py::test_results_of_another_form_are_not_those_of_each_sample_alone",
+    ),
+    Promise(
+        "The step is the right one", "a call outside of a generation, after an exception", "refused (MC0601)",
+        f"{PIPELINES}/test_clocks.py::test_a_call_outside_of_the_pipelines_own_is_refused",
+    ),
+    Promise(
+        "Calls of several threads", "two threads on one pipeline", "served one after the other, bit-equal",
+        f"{PIPELINES}/test_watch.py::test_calls_of_two_threads_run_one_after_the_other",
+    ),
+    Promise(
+        "Nothing that the user has is lost", "`save_pretrained` of a compiled pipeline", "saved with its transformer",
+        f"{PIPELINES}/test_watch.py::test_a_saved_pipeline_has_its_own_transformer",
+    ),
+)  # fmt: skip
+
+WRONG = (
+    ("1 identity, 2 rows", "operators left out, index off by one, a cast too many",
+     "tests/capture/test_capture_wrong_passes.py"),
+    ("3 parity", "another threshold, another norm", "tests/generate/test_replay.py::test_a_wrong_policy_is_seen"),
+    ("4 isolation", "branches that share a store, stores that outlive their prompt or weights",
+     f"{PIPELINES}/test_sequences.py::test_a_wrong_runtime_is_seen"),
+    ("5 folding", "a planner that forgets to clear accounts", f"{RUNTIME}/test_wrong_decisions.py::"
+     "test_a_planner_that_forgets_to_clear_accounts_breaks_the_law_of_folding"),
+    ("6 no recompile", "a parameter that was made a constant", f"{RUNTIME}/test_wrong_decisions.py::"
+     "test_a_parameter_that_was_made_a_constant_breaks_the_law_of_parameters"),
+    ("7 round trips", "writers that change a word", f"{RUNTIME}/test_wrong_decisions.py::"
+     "test_writers_that_change_a_word_break_the_law_of_round_trips"),
+)  # fmt: skip
+
+
+def passed(tests: tuple[str, ...]) -> Counter[str]:
+    """Runs tests in one process. Returns the cases of each that passed. Raises SystemExit where one fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        options = ["-q", "-x", "-n0", "--show-capture=no", f"--junitxml={report}"]
+        done = subprocess.run([sys.executable, "-m", "pytest", *options, *tests], cwd=ROOT, check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
+        found = ElementTree.parse(report).iter("testcase")
+        return Counter(str(case.get("name")).partition("[")[0] for case in found)
+
+
+def page(counts: Mapping[str, int]) -> str:
+    """The whole page. counts: of passed cases, by the name of the test's function."""
+    lines = ["| promise | fault | what happens | cases |", "| --- | --- | --- | --: |"]
+    for row in PROMISES:
+        lines.append(f"| {row.promise} | {row.fault} | {row.outcome} | {counts[row.test.rpartition('::')[2]]} |")
+    laws = [f"| {law} | {wrong}: `{test}` |" for law, wrong, test in WRONG]
+    total = f"\n{sum(counts[row.test.rpartition('::')[2]] for row in PROMISES)} cases were run, and all passed.\n"
+    return HEAD + "\n".join(lines) + "\n" + total + TAIL + "\n".join(laws) + "\n"
+
+
+def main() -> None:
+    """Runs the tests and writes the page."""
+    PAGE.write_text(page(passed(tuple(row.test for row in PROMISES))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
