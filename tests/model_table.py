@@ -128,7 +128,7 @@ def _reason(captured: CapturedModel) -> str:
     """The first refusal; of a model whose blocks are its own code without torch's own words."""
     if captured.opaque:
         return captured.opaque.partition(":")[0]
-    return captured.refusals[0].reason if captured.refusals else captured.unbatched
+    return captured.refusals[0].reason.partition(" (")[0] if captured.refusals else captured.unbatched
 
 
 def _short(text: str) -> str:

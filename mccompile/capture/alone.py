@@ -186,7 +186,8 @@ def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[objec
         for i, block in enumerate(blocks)
         for place in stack.blocks[i].shared
     }
-    wanted = [*((0, place) for place in stack.blocks[0].streams), *dict.fromkeys(owner.values())]
+    entering = [(0, place) for place in stack.blocks[0].streams]
+    wanted = [*entering, *dict.fromkeys(owner.values())]
     known = _given_when_passed(stack, blocks, wanted, inputs)
     given = [w for w in wanted if w in known]
     at: list[tuple[int, ...] | None] = []
@@ -194,7 +195,7 @@ def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[objec
         sources = [owner[i, place] for place in shape.shared]
         direct = all(s in known for s in sources) and bool(shape.streams)
         at.append(tuple(given.index(s) for s in sources) if direct else None)
-    if at[0] is None:
+    if not known.issuperset(entering):
         raise NotAlone(f"the arguments of `{blocks[0].one.path}` differ from run to run")
     paths = tuple(block.one.path for block in blocks)
     made = tuple(_origins(stack, blocks, i) for i in range(len(blocks)))
@@ -205,7 +206,7 @@ def _plan(stack: Stack, blocks: Sequence[_Seen], inputs: Sequence[Sequence[objec
 def _continues(stack: Stack, blocks: Sequence[_Seen], index: int, direct: bool) -> tuple[int | None, ...]:
     """For each tensor that a block returns the number among its streams of the one of its shape, if there is one."""
     shape = stack.blocks[index]
-    if direct:
+    if direct or not index:
         return tuple(shape.streams.index(place) if place in shape.streams else None for place in shape.passed)
     before, left = _results(blocks[index - 1]), list(range(len(_results(blocks[index - 1]))))
     found: list[int | None] = []

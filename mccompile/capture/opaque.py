@@ -145,7 +145,10 @@ class OpaqueBlock(nn.Module):
 
 
 class ReachedBlock(nn.Module):
-    """A block before which the model does something: takes what the block before it gave, then the inputs."""
+    """A block before which the model does something: takes what the block before it gave, then the inputs.
+
+    The first block takes the streams that enter it, if the model gives it something that no graph holds.
+    """
 
     def __init__(self, stack: Stack, index: int) -> None:
         super().__init__()
@@ -153,10 +156,16 @@ class ReachedBlock(nn.Module):
 
     def forward(self, *values: object) -> tuple[object, ...]:
         stack, index = self._own
-        shape, count = stack.blocks[index], len(stack.blocks[index - 1].results)
+        shape = stack.blocks[index]
+        count = len(stack.blocks[index - 1].results) if index else len(shape.streams)
         own = shape.module.forward
 
         def act(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+            if not index:
+                leaves, spec = pytree.tree_flatten((args, kwargs))
+                for place, value in zip(shape.streams, values[:count], strict=True):
+                    leaves[place] = value
+                args, kwargs = pytree.tree_unflatten(leaves, spec)
             raise Stopped(shape.taken(own(*args, **kwargs)))
 
         return stack.stopped(values[count:], {**stack.passing(index, values[:count]), shape.module: act})

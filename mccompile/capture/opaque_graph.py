@@ -68,14 +68,14 @@ class OpaqueGraph:
     def _block(self, index: int) -> None:
         shape, at = self.stack.blocks[index], self.plan.at[index]
         name = f"block_{index}"
+        made = [self.streams[block][place] for block, place in self.plan.made[index]]
         if at is not None:
-            made = [self.streams[block][place] for block, place in self.plan.made[index]]
             entering = made if index else self.shared[: len(shape.streams)]
             shared = [self.shared[i] for i in at]
             module: nn.Module = OpaqueBlock(shape)
         else:
-            entering, shared = self.streams[index - 1], self.inputs
-            module = ReachedBlock(self.stack, index)
+            entering = self.streams[index - 1] if index else self.shared[: len(shape.streams)]
+            shared, module = self.inputs, ReachedBlock(self.stack, index)
         self.operands.append((entering, shared))
         self.streams.append(self._call(name, module, [*entering, *shared], len(shape.results)))
 

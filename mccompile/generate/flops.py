@@ -7,6 +7,7 @@ and attention count, as in FlopCounterMode. The arithmetic of the decision is el
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -98,10 +99,15 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
 
 
 def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
-    """Prices at the sizes of `inputs` (flat, by name). Nothing is computed on real data but the mask's prefixes."""
+    """Prices at the sizes of `inputs` (flat, by name). Nothing is computed on real data but the mask's prefixes.
+
+    A model's own code may look at values, so blocks that are such code are counted while they run.
+    """
     captured = lowered.captured
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = {n: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext() if captured.opaque else fakes
+    faked = {n: fakes.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
+    fake = dict(inputs) if captured.opaque else faked
     changing = latent_inputs(captured) | {timestep_of(captured)}
     ports = {p.name: p for p in (*captured.shared, *(p for p in captured.streams if p.name in captured.entry))}
     text = [n for n, p in ports.items() if not p.depends & changing]

@@ -10,7 +10,7 @@ from mccompile.capture import flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.errors import BudgetUnmet
 from mccompile.lowering.lower import lower
-from mccompile.pipelines.errors import PipelineFailed
+from mccompile.pipelines.errors import BudgetUncounted, PipelineFailed
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import first_within, in_words, measures
@@ -32,8 +32,11 @@ def keeping_for(
     pipe: None where the model is a transformer alone. calls: the two example calls, as `captured` takes them.
     arguments: of the pipeline's call, with its size; without one, the size is the pipeline's own. A transformer alone,
     and a pipeline that runs windows of chunks, is taken at the second example call.
-    Raises BudgetUnmet (MC0504), ProbeFailed, and PipelineFailed (MC0706) for a size that the model cannot run at.
+    Raises BudgetUnmet (MC0504), BudgetUncounted (MC0720), ProbeFailed, and PipelineFailed (MC0706) for a size that the
+    model cannot run at.
     """  # fmt: skip
+    if captured.opaque:
+        raise BudgetUncounted(policy.name, captured.model_class)
     plain = replace(policy.cache, dtype="model", residual="model", device="model", budget=None)
     as_computed = replace(policy, cache=plain)
     predictor = Predictor(lower(captured, as_computed, prefixes), bind(as_computed, parameters))

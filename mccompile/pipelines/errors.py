@@ -94,3 +94,16 @@ class TooFewFrames(PipelineError):
             f"{kind} cannot generate {frames} frames: they are {latent} latent, and a chunk has {chunk}",
             f"ask for at least {least} frames, or for a smaller causal block",
         )
+
+
+class BudgetUncounted(PipelineError):
+    """A byte budget for a model of which nobody can tell what it keeps without running it."""
+
+    code = "MC0720"
+
+    def __init__(self, policy: str, model: str) -> None:
+        super().__init__(
+            f"policy `{policy}` has a byte budget, and what {model} keeps cannot be counted ahead of a run: its blocks "
+            "are its own code",
+            "leave `budget` out, and say with `residual` and `device` how the policy keeps what it keeps",
+        )

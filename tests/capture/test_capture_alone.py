@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mccompile import CompiledModel, compile
 from mccompile.api import Prepared, prepare
@@ -17,7 +18,9 @@ from mccompile.bundles.bundle import save_bundle
 from mccompile.bundles.bundle_errors import UnbundledRole
 from mccompile.capture import CaptureError, TokenGrid
 from mccompile.diagnostics.source import Source
+from mccompile.generate.flops import prices_of
 from mccompile.lowering.errors import SourceNotFound
+from mccompile.pipelines.errors import PipelineError
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 
@@ -84,6 +87,23 @@ class Between(Branching):
         return x, text
 
 
+class Told(Branching):
+    """Gives its blocks an object of its own, a new one in each call."""
+
+    def apart(self, block: nn.Module, x: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return block(x, text, scale=Factor(0.5))  # type: ignore[no-any-return]
+
+
+class Factor:
+    """A number in disguise."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __mul__(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * self.value
+
+
 class Overwriting(Branching):
     """Writes into what its blocks are given."""
 
@@ -136,7 +156,7 @@ def run(
     return found, own, compiled
 
 
-@pytest.mark.parametrize("kind", [Branching, Between])
+@pytest.mark.parametrize("kind", [Branching, Between, Told])
 @pytest.mark.parametrize("samples", [1, 2])
 def test_what_computes_everything_is_the_model_itself(kind: type[Branching], samples: int) -> None:
     found, own, compiled = run(kind, "compute", samples)
@@ -148,7 +168,7 @@ def test_what_computes_everything_is_the_model_itself(kind: type[Branching], sam
     assert captured.refusals[0].reason == captured.opaque
 
 
-@pytest.mark.parametrize(("kind", "factor"), [(Branching, 1.0), (Between, 1.25)])
+@pytest.mark.parametrize(("kind", "factor"), [(Branching, 1.0), (Between, 1.25), (Told, 1.0)])
 def test_a_step_that_reuses_adds_what_the_blocks_added_before(kind: type[Branching], factor: float) -> None:
     found, own, compiled = run(kind, EVERY_SECOND)
     assert [event.action for event in compiled.events] == ["full", "reuse", "full", "reuse"]
@@ -191,6 +211,23 @@ def test_blocks_that_cannot_be_taken_alone_leave_the_first_error(kind: type[Bran
         prepared(kind)
     assert "Data-dependent" in str(caught.value) or "data-dependent" in caught.value.cause
     assert why in str(caught.value)
+
+
+def test_work_is_counted_while_it_runs() -> None:
+    """The parts count what the model counts, and once more the code around the blocks."""
+    _, _, compiled = run(Branching, "compute")
+    given = call(5, 6, 8)
+    with FlopCounterMode(display=False) as counter:
+        compiled.model(**given)
+    prices = prices_of(compiled, given)
+    counted = prices.first + prices.row + prices.each + sum(block.whole for block in prices.blocks)
+    assert counter.get_total_flops() <= counted < 2 * counter.get_total_flops()
+
+
+def test_a_budget_is_refused() -> None:
+    policy = EVERY_SECOND.replace("layers", "cache { budget: 1 GiB }\n  layers")
+    with pytest.raises(PipelineError, match="MC0720"):
+        run(Branching, policy)
 
 
 def test_no_bundle_holds_the_models_own_code() -> None:
