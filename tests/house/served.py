@@ -14,7 +14,9 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 
 HEAD = 1 << 16  # bytes of a request
 TAKEN = b"!"  # nothing else is sent before it comes
@@ -63,38 +65,50 @@ def _answer(request: dict[str, object], connection: socket.socket, files: list[i
         os._exit(status)
 
 
+class Told:
+    """Takes whatever ends a program, as an interpreter does. failed: its traceback, "" for none."""
+
+    failed = ""
+
+    def __enter__(self) -> Told:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            self.failed = "".join(traceback.format_exception(kind, error, trace))
+        return True
+
+
 def _command(words: list[str]) -> int:
     from mccompile.cli import main
 
     sys.argv = ["mccompile", *words]
-    try:
-        return int(main(words) or 0)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    except BaseException:  # noqa: BLE001  # what an interpreter of its own would do
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    told = Told()
+    status = 1
+    with told:
+        try:
+            status = int(main(words) or 0)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    sys.stderr.write(told.failed)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
 
 
 def _page(connection: socket.socket) -> None:
     import contextlib
     import io
-    import traceback
 
     space: dict[str, object] = {"__name__": "__main__"}
     with connection.makefile("rw") as lines:
         for line in lines:
             out = io.StringIO()
-            failed = ""
-            with contextlib.redirect_stdout(out):
-                try:
-                    exec(compile(json.loads(line), "<page>", "exec"), space)
-                except BaseException:  # noqa: BLE001  # the page is told
-                    failed = traceback.format_exc()
-            lines.write(json.dumps([out.getvalue(), failed]) + "\n")
+            with contextlib.redirect_stdout(out), Told() as told:
+                exec(compile(json.loads(line), "<page>", "exec"), space)
+            lines.write(json.dumps([out.getvalue(), told.failed]) + "\n")
             lines.flush()
 
 
