@@ -10,6 +10,7 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 
@@ -64,7 +65,7 @@ def _value(node: ast.expr, call: Mapping[str, object]) -> object:
             return _BINARY[type(op)](_number(left, call), _number(right, call))
         case ast.Compare(left, ops, comparators) if all(type(op) in _COMPARED for op in ops):
             sides = [_number(side, call) for side in (left, *comparators)]
-            return all(_COMPARED[type(op)](a, b) for op, a, b in zip(ops, sides, sides[1:], strict=False))
+            return all(_COMPARED[type(op)](a, b) for op, (a, b) in zip(ops, pairwise(sides), strict=True))
         case ast.Call(ast.Name("max" | "min" as name), [_, *_] as args, []):
             return (max if name == "max" else min)(_number(a, call) for a in args)
         case ast.Subscript() | ast.Call():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mccompile import ir
 from mccompile.diagnostics.source import Span
@@ -169,7 +170,7 @@ def _taylor(order: int, clock: ir.ClockRef, at: Span) -> WrittenWeights:
         gaps = [ir.Apply("sub", (times[n], times[n + 1]), at=at) for n in range(len(differences) - 1)]
         differences = [
             {m: ir.Apply("div", (w, gap), at=at) for m, w in _sum_of(later, earlier, True, at).items()}
-            for later, earlier, gap in zip(differences, differences[1:], gaps, strict=False)
+            for (later, earlier), gap in zip(pairwise(differences), gaps, strict=True)
         ]
         power: ir.Expr = ahead if factor is None else ir.Apply("mul", (factor, ahead), at=at)
         factor = ir.Apply("div", (power, ir.Const(float(k), at=at)), at=at) if k > 1 else power

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def _make_room(
     if blocks.replaces(key[1], kept, rows):
         store.kept[key], store.older[key] = older[-1], (kept, *older[:-1])
         return older[-1]
-    for newer, place in reversed([*zip((kept, *older), older, strict=False)]):
+    for newer, place in reversed([*pairwise((kept, *older))]):
         blocks.move_rows(key[1], newer, place, rows)
     return kept
 

@@ -34,7 +34,8 @@ class Weights:
     def sum(self, kept: Sequence[torch.Tensor], axis: int | None) -> torch.Tensor:
         """The weighted sum of kept results, the latest first; axis: the token axis of their stream."""
         total: torch.Tensor | None = None
-        for tensor, weight in zip(kept, self.values, strict=False):
+        values = self.values[: len(kept)]  # the weights of results that are not kept yet are 0
+        for tensor, weight in zip(kept[: len(values)], values, strict=True):
             if isinstance(weight, float) and weight == 0.0:
                 continue
             scaled = tensor.float() * (weight if isinstance(weight, float) else _along(weight, tensor, axis))

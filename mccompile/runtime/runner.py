@@ -221,7 +221,8 @@ class Runner:
         rule = policy.phases[action.phase].rule
         assert isinstance(rule, ir.Reuse | ir.Top)
         told = rows_of(rule, {s.name: s for s in policy.signals})
-        values = {row: float(v) for row, v in zip(decide.measured, measured[b, :, g], strict=False) if row in told}
+        rows = zip(decide.measured, measured[b, : len(decide.measured), g], strict=True)  # zeros lie behind
+        values = {row: float(v) for row, v in rows if row in told}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:

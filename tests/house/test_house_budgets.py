@@ -56,6 +56,15 @@ def guesses(module: Module) -> Iterator[str]:
                 yield f"{module.place}:{node.lineno}: {node.func.id}"
 
 
+def uneven_zips(module: Module) -> Iterator[str]:
+    """A zip that drops what is left over in silence: lengths that differ are cut where one sees it."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+            strict = [ast.unparse(k.value) for k in node.keywords if k.arg == "strict"]
+            if strict != ["True"] and not any(isinstance(a, ast.Starred) for a in node.args):
+                yield f"{module.place}:{node.lineno}: zip"
+
+
 def broad_handlers(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ExceptHandler):
@@ -96,7 +105,7 @@ def undocumented(module: Module) -> Iterator[str]:
 
 
 Rule = Callable[[Module], Iterator[str]]
-IN_THE_PACKAGE: tuple[Rule, ...] = (prints, guesses, broad_handlers, stubs, notes_to_self, undocumented)
+IN_THE_PACKAGE: tuple[Rule, ...] = (prints, guesses, uneven_zips, broad_handlers, stubs, notes_to_self, undocumented)
 
 
 @pytest.mark.parametrize("rule", IN_THE_PACKAGE, ids=lambda rule: rule.__name__)
@@ -129,6 +138,7 @@ def test_what_is_near_its_budget_is_reported(record_property: Callable[[str, obj
 WRONG = {
     prints: "def f():\n    print(1)",
     guesses: "def f(x):\n    return hasattr(x, 'y')",
+    uneven_zips: "x = zip(a, b, strict=False)",
     broad_handlers: "try:\n    f()\nexcept Exception:\n    g()",
     stubs: "class A:\n    def f(self):\n        raise NotImplementedError",
     notes_to_self: "x = 1  # TO" + "DO: later",
