@@ -72,8 +72,19 @@ class _Runs:
                 worst = max(worst, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs))
         return compiled, worst
 
+    def takes(self, samples: int) -> bool:
+        """Whether the model itself takes so many samples in a call."""
+        try:
+            with torch.no_grad():
+                self.model(**self.call(self.family.sizes[2], samples))
+        except (RuntimeError, ValueError, TypeError):
+            return False
+        return True
+
     def says(self, policy: str, wanted: str, samples: int = 1, exact: bool = False) -> str:
         """"yes" where the policy does what is wanted, "no" where it computes everything, else a code."""
+        if not self.takes(samples):
+            return "–"
         try:
             compiled, worst = self.run(policy, samples)
         except Failure as failure:

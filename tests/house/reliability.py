@@ -113,6 +113,27 @@ PROMISES = (
         "Nothing that the user has is lost", "`save_pretrained` of a compiled pipeline", "saved with its transformer",
         f"{PIPELINES}/test_watch.py::test_a_saved_pipeline_has_its_own_transformer",
     ),
+    Promise(
+        "Nothing that was computed is lost", "a run that dies at one of its writes", "goes on to the identical video",
+        "tests/generate/test_journal.py::test_a_stopped_run_goes_on_to_the_same_video",
+    ),
+    Promise(
+        "Nothing good is destroyed", "a disk that is full after half of a file", "what was there stays; the result is "
+        "saved elsewhere (MC0715)", "tests/generate/test_places.py::"
+        "test_a_result_without_its_place_is_saved_and_the_others_are_written",
+    ),
+    Promise(
+        "What is read may come from anybody", "60 changed files of each kind", "read as what it says, or refused by a "
+        "code", "tests/readers/test_readers.py::test_no_change_makes_a_raw_error",
+    ),
+    Promise(
+        "What is read may come from anybody", "a malformed record of a run", "refused (MC0751)",
+        "tests/readers/test_readers.py::test_a_record_that_is_none",
+    ),
+    Promise(
+        "What is read may come from anybody", "a damaged study", "refused (MC0744)",
+        "tests/explore/test_study.py::test_a_damaged_study_is_refused",
+    ),
 )  # fmt: skip
 
 WRONG = (
