@@ -120,7 +120,7 @@ class Decide:
         assert isinstance(mask, torch.Tensor)
         assert isinstance(measured, torch.Tensor)
         kept = dict(zip(self._kept, made, strict=True))
-        return Deciding(host, first, kept, OnItsWay.of(mask), OnItsWay.of(measured))
+        return Deciding(host, first, kept, OnItsWay.of(mask, measured))
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
         """Waits for the mask of a decision. The store takes over its states, and notes the chunks that it saw."""
@@ -128,8 +128,9 @@ class Decide:
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
             keep_state(states, slot, decision.first, value)
-        states.measured = decision.measured.arrived().numpy()
-        return decision.mask.arrived().numpy()
+        mask, measured = decision.coming.arrived()
+        states.measured = measured.numpy()
+        return mask.numpy()
 
     def states(
         self, sources: Mapping[str, torch.Tensor], states: States, layout: Layout, moment: Moment,

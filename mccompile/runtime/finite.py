@@ -18,26 +18,27 @@ NOT_FINITE = "the last result was not finite"  # why a chunk is computed afresh
 
 @dataclass(frozen=True, slots=True)
 class OnItsWay:
-    """A tensor on the host. value: valid once `copied` has happened; None: it is there already."""
+    """Tensors on the host. values: valid once `copied` has happened; None: they are there already."""
 
-    value: torch.Tensor
+    values: tuple[torch.Tensor, ...]
     copied: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, value: torch.Tensor) -> OnItsWay:
-        """Begins to copy a tensor to the host. Copies from a GPU end behind the host's back."""
-        if value.device.type != "cuda":
-            return cls(value.cpu(), None)
-        target = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+    def of(cls, *values: torch.Tensor) -> OnItsWay:
+        """Begins to copy tensors of one device to the host. Copies from a GPU end behind the host's back."""
+        if values[0].device.type != "cuda":
+            return cls(tuple(v.cpu() for v in values), None)
+        empty = [torch.empty(v.shape, dtype=v.dtype, pin_memory=True) for v in values]
+        targets = tuple(e.copy_(v, non_blocking=True) for e, v in zip(empty, values, strict=True))
         copied = torch.cuda.Event()
-        copied.record(torch.cuda.current_stream(value.device))
-        return cls(target, copied)
+        copied.record(torch.cuda.current_stream(values[0].device))
+        return cls(targets, copied)
 
-    def arrived(self) -> torch.Tensor:
-        """The tensor; waits for it."""
+    def arrived(self) -> tuple[torch.Tensor, ...]:
+        """The tensors; waits for them."""
         if self.copied is not None:
             self.copied.synchronize()
-        return self.value
+        return self.values
 
 
 def finite(results: Sequence[Value]) -> OnItsWay | None:

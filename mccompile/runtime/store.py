@@ -223,16 +223,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """A decision under way: what it was made from, the chunk that it begins with, the new states, and the mask.
+    """A decision under way: what it was made from, the chunk that it begins with, the new states, and what is coming.
 
-    host: see runtime/decision.py. mask: [B, G, F, P] bool. measured: [B, K, G] float32, what the decision was made by.
+    host: see runtime/decision.py. coming: the mask [B, G, F, P] bool, and what it was made by [B, K, G] float32.
     """
 
     host: np.ndarray
     first: int
     states: Mapping[KeptSlot, torch.Tensor]
-    mask: OnItsWay
-    measured: OnItsWay
+    coming: OnItsWay
 
 
 @dataclass(slots=True)
@@ -285,7 +284,7 @@ class BranchStore:
 
     def is_finite(self) -> bool:
         """Whether the results of its last call were finite. Waits for that call."""
-        return self.finite is None or bool(self.finite.arrived())
+        return self.finite is None or bool(self.finite.arrived()[0])
 
     def nbytes(self) -> int:
         """Returns the bytes of all kept tensors."""

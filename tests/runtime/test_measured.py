@@ -87,5 +87,5 @@ def test_percentiles_are_of_the_finite_values() -> None:
 def test_results_are_looked_at(value: float, is_finite: bool) -> None:
     found = finite((torch.zeros(3), torch.tensor([1.0, value]), torch.tensor([1]), 7))
     assert found is not None
-    assert bool(found.arrived()) == is_finite
+    assert bool(*found.arrived()) == is_finite
     assert finite((torch.tensor([1]),)) is None
