@@ -9,7 +9,7 @@ JOBS ?= 2
 DEMO ?= out/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest site readme kills fuzz clean
+.PHONY: demo test lint types pytest slow site readme kills fuzz clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -40,6 +40,9 @@ types: $(VENV)/.test
 
 pytest: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+
+slow: $(VENV)/.test  ## the long tests, whose kinds the others cover
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m slow
 
 site: $(VENV)/.test  ## the documentation as a web site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -49,7 +49,13 @@ class NewSizes:
     def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
         place = f"{type(self._model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}"
         remedy = "capture again, with a call of this size as one of the two"
-        found = self._model(**call)
+        try:
+            found = self._model(**call)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            why = f"the model itself does not run at this size: {first_line(error)}"
+            raise CallError(place, why, "call it with a size that it takes") from error
         try:
             given = run_full(self._captured, tuple(inputs.values())).outputs
         except torch.OutOfMemoryError:

@@ -12,8 +12,10 @@ from mccompile.capture.batch import _MIXED, _assignments, _mixes
 from mccompile.capture.errors import IdentityError
 from tests.zoo import zoo
 
+SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("skyreels", "hunyuan"))
 
-@pytest.mark.parametrize("name", ["skyreels", "hunyuan", "flux"])
+
+@pytest.mark.parametrize("name", [*SLOW, "flux"])
 def test_three_samples_are_what_each_is_alone(name: str) -> None:
     family = zoo(name)
     model = family.model()

@@ -21,6 +21,7 @@ PARITY = Path(__file__).parent.parent / "data" / "parity"
 SMALL = ("--steps", 3, "--frames", 15, "--height", 32, "--width", 32, "--ar-step", 1, "--backend", "eager")
 
 
+@pytest.mark.slow  # the tour compares too
 @pytest.mark.usefixtures("one_capture")
 def test_compare(shell: Shell, tmp_path: Path) -> None:
     """One table, both videos, and every decision."""

@@ -91,6 +91,7 @@ def _a_static_plan_costs_what_is_predicted(session: Session, job: Job) -> None:
             assert took == pytest.approx(least, rel=1e-9) if exact else took >= least * (1 - 1e-9)
 
 
+@pytest.mark.slow  # a search is tried above
 @pytest.mark.usefixtures("one_capture")
 def test_tune_writes_a_policy(shell: Shell, tmp_path: Path) -> None:  # noqa: F811
     words = ("--steps", 4, "--frames", 15, "--height", 32, "--width", 32, "--ar-step", 2, "--backend", "eager")

@@ -89,8 +89,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traces")
 
 
+SLOW = ("four_chunks", "other_shape", "frame_chunks")
+
+
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "measured"])
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in OURS])
 def test_other_settings(name: str, fold: bool, ours: Path) -> None:
     path = ours / f"{name}.safetensors"
     recording = read_recording(path if path.exists() else record(path, **OURS[name]))

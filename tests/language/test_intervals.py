@@ -71,7 +71,7 @@ def moments(draw: st.DrawFn) -> StaticMoment:
     moved, turned = (np.float32(draw(st.floats(0, most, width=32))) for most in (100, 2))
     changes = {MOVED: moved, TURNED: turned}
     grid = Grid(steps, (1000 * sigma,) * steps, (sigma,) * steps)
-    return StaticMoment(params, {"s": SIGNAL}, grid, step, changes, np.float32(0))
+    return StaticMoment(params, {"s": SIGNAL}, grid, step, changes, {"account": np.float32(0)})
 
 
 def near(value: float, within: Interval) -> bool:

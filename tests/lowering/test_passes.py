@@ -162,7 +162,7 @@ WRONG: tuple[tuple[Callable[[Part], Part], str, str], ...] = (
     (with_a_result_too_many, "output", "outputs are the results"),
     (with_bounds, "bounds", "a plain part takes no PerSelection"),
     (with_a_value_of_another_model, "elsewhere", "does not exist in the model"),
-    (with_a_source, ".*", "a plain part takes no Source"),
+    (with_a_source, ".*", "a plain part takes no RowSource"),
     (writing_to_a_stream, "copy_.*", "writes go to buffers"),
     (with_a_lost_attention, "nowhere", "attentions stand in the graph"),
 )

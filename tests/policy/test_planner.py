@@ -165,7 +165,7 @@ def test_what_is_void_is_noted() -> None:
     assert planned(teacache(0.1), 10, (0.25,) * 10).notes == (
         "phase all never reuses: its condition holds at none of its steps",
     )
-    assert planned(motioncache(), 20, (0.0,) * 20).notes[-1] == "phase fine is never reached in 20 steps"
+    assert "phase fine is never reached in 20 steps" in planned(motioncache(), 20, (0.0,) * 20).notes
     assert planned(motioncache(), 20, (0.02,) * 20, updates=0).notes == ()  # an empty phase is meant
 
 

@@ -316,7 +316,10 @@ def loop(
     return {seed: torch.stack(found) for seed, found in outputs.items()}, compiled_
 
 
-@pytest.mark.parametrize("name", ["wan", "wan_per_token_time", "hunyuan", "cogvideox"])
+SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("wan_per_token_time", "cogvideox"))
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan", *SLOW])
 @pytest.mark.parametrize("policy", [TOKENS, WHOLE], ids=["rows", "whole"])
 def test_other_families(name: str, policy: str, claims: Claims) -> None:
     family, model, prepared = captured(name)

@@ -96,6 +96,7 @@ def test_a_peer_leaves_the_pipeline_as_it_was(job: GenerationJob) -> None:
     assert all(block.forward.__func__ is forward for block in own.blocks)
 
 
+@pytest.mark.slow
 def test_magcache_is_calibrated_above_compiled_blocks(wan_job: GenerationJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled block takes its module's forward: the hook must lie over it, not under it."""
     called: list[int] = []

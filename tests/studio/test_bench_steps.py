@@ -111,6 +111,7 @@ def test_compile_times_are_against_one_block(eager: Conditions) -> None:
     assert [r["name"] for r in whole] == [compile_time.BLOCK, "motioncache, the whole model"]  # eager has no bundle
 
 
+@pytest.mark.slow
 def test_scaling_varies_one_axis_at_a_time(eager: Conditions) -> None:
     subject = dataclasses.replace(TINY, causal=False)
     axes = scaling.TriedSizes(tokens=(2, 8), layers=(1,), shares=(0.1, 1.0), chunks=(1, 3))
