@@ -248,26 +248,21 @@ class BlockCalls:
         held = [shared[n] for n in names]
         known = store.once.get(i)
         if known is None or not known.made_of(held):
-            values = self._once[i](of_shared(shared))
-            values = tuple(self.staging.home(v) for v in values) if self.staging else values
-            known = store.once[i] = Once(tuple(held), tuple(values))
+            known = store.once[i] = self._made_once(i, held, shared)
         if rows.sample is None or not self._batched.intersection(names):
             return known.values
         if all(v.size(0) == rows.batch for v in known.values):
             return [one_sample(v, rows.sample, rows.batch) for v in known.values]
-        return self._lasting_of(i, rows.sample, rows.batch, tuple(held), shared, store)
-
-    def _lasting_of(
-        self, i: int, sample: int, batch: int, held: tuple[Value, ...], shared: Mapping[str, Value], store: Memory
-    ) -> Sequence[torch.Tensor]:
-        """As `_lasting`, made for one sample alone: its values, such as a mask for every head, cannot be cut apart."""
-        known = store.apart.get((i, sample))
-        if known is None or not known.made_of(held):
-            own = self._of_sample({n: shared[n] for n in self.lasting(i)}, sample, batch)
-            values = self._once[i](of_shared(own))
-            values = tuple(self.staging.home(v) for v in values) if self.staging else values
-            known = store.apart[i, sample] = Once(held, tuple(values))
+        known = store.apart.get((i, rows.sample))
+        if known is None or not known.made_of(held):  # values such as a mask for every head cannot be cut apart
+            own = self._of_sample({n: shared[n] for n in names}, rows.sample, rows.batch)
+            known = store.apart[i, rows.sample] = self._made_once(i, held, own)
         return known.values
+
+    def _made_once(self, i: int, held: Sequence[Value], shared: Mapping[str, Value]) -> Once:
+        """What block i makes of `shared`, where it is kept. held: the values that it is remembered by."""
+        values = self._once[i](of_shared(shared))
+        return Once(tuple(held), tuple(self.staging.home(v) if self.staging else v for v in values))
 
     def lasting(self, i: int) -> tuple[str, ...]:
         """The shared values of which block i takes what it computes once per prompt."""
@@ -346,8 +341,8 @@ class BlockCalls:
             return
         port = self._ports[name]
         local = one_sample(into, rows.sample, rows.batch)
-        whole = port.token_axis is None or self._all(name, local, rows)
-        self.staging.put(local, port.token_axis, None if whole else rows.vectors[port.rows], kept)
+        index = None if self._all(name, local, rows) else rows.vectors[port.rows]
+        self.staging.put(local, port.token_axis, index, kept)
 
     def token_axis(self, name: str) -> int | None:
         """The token axis of a stream; None where it has none."""
@@ -355,12 +350,11 @@ class BlockCalls:
 
     def replaces(self, name: str, kept: torch.Tensor, rows: Rows) -> bool:
         """Whether the rows are all that is kept of a stream, of all samples."""
-        return rows.sample is None and (self._ports[name].token_axis is None or self._all(name, kept, rows))
+        return rows.sample is None and self._all(name, kept, rows)
 
     def move_rows(self, name: str, source: torch.Tensor, target: torch.Tensor, rows: Rows) -> None:
         """Copies the selected rows of one kept tensor of a stream to another, wherever both are kept."""
-        if self.staging is not None:
-            self.staging.settle()
+        self.settle()
         port = self._ports[name]
         one, two = (one_sample(t, rows.sample, rows.batch) for t in (source, target))
         if port.token_axis is None or self._all(name, one, rows):
@@ -379,7 +373,8 @@ class BlockCalls:
             local.index_copy_(port.token_axis, rows.vectors[port.rows], made)
 
     def _all(self, name: str, stream: torch.Tensor, rows: Rows) -> bool:
-        """Whether the rows of a stream with tokens are all of it, in order."""
+        """Whether the rows of a stream are all of it, in order; without tokens there is nothing to select."""
         port = self._ports[name]
-        assert port.token_axis is not None
+        if port.token_axis is None:
+            return True
         return rows.whole and rows.vectors[port.rows].numel() == stream.size(port.token_axis)

@@ -1,4 +1,4 @@
-"""Feeds the decision and observe graphs, and reads the mask back. No other tensor of a call is read on the host."""
+"""Feeds the decision and observe graphs, and reads the mask back, with the numbers that it was made by."""
 
 from __future__ import annotations
 

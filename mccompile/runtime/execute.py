@@ -118,10 +118,15 @@ def _make_room(
     return kept
 
 
-def forecast(
-    blocks: BlockCalls, key: tuple[int, str], like: torch.Tensor, store: Memory, weights: Weights
+def reused(
+    blocks: BlockCalls, key: tuple[int, str], like: torch.Tensor, store: Memory, weights: Weights | None
 ) -> torch.Tensor:
-    """The weighted sum of the last kept results of a stream, on the device and in the dtype of `like`."""
+    """What stands in for a result of a region: the last kept one, or the weighted sum of the last ones.
+
+    It is on the device and in the dtype of `like`.
+    """
+    if weights is None or weights.plain:
+        return blocks.kept_values(store.kept[key], like)
     tensors = (store.kept[key], *store.older.get(key, ()))
     return weights.sum([blocks.kept_values(t, like) for t in tensors], blocks.token_axis(key[1]))
 
@@ -131,14 +136,8 @@ def _unselected(
     weights: Weights | None,
 ) -> torch.Tensor:  # fmt: skip
     """All rows of a stream as they are without computing any, in memory of the store."""
-    stored, source = store.kept.get(key), env.get(before)
-    first = next(iter(env.values()))
-    if stored is None:
-        kept = None
-    elif weights is None or weights.plain:
-        kept = blocks.kept_values(stored, first)
-    else:
-        kept = forecast(blocks, key, first, store, weights)
+    source, first = env.get(before), next(iter(env.values()))
+    kept = reused(blocks, key, first, store, weights) if key in store.kept else None
     like = kept if source is None else source
     if like is None:
         return torch.zeros(0)

@@ -17,6 +17,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid, StaticMoment, evaluate
 from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.store import Recent
+from mccompile.runtime.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def _along(weight: np.ndarray, like: torch.Tensor, axis: int | None) -> torch.Te
     assert axis is not None
     shape = [1] * like.dim()
     shape[0], shape[axis] = weight.shape
-    return torch.from_numpy(weight).to(like.device, non_blocking=True).view(shape)
+    return upload(weight, like.device).view(shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import OUTPUT
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.staging import Staging
-from mccompile.runtime.store import BranchStore, History, Memory, States, Window
+from mccompile.runtime.store import BranchStore, History, Memory, Recent, States, Window
 
 Cells = tuple[tuple[bool, ...], ...]
 Pairs = tuple[tuple[int, int], ...]
-StoredAt = tuple[str, ...]  # of a tensor: buffer, block, number; kept, region, stream; state, slot; or selection
+StoredAt = tuple[str, ...]  # of a tensor; `_tensors` gives all places that there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,7 @@ def take(runner: Runner, moment: Moment) -> Snapshot | None:
         return None
     if not all(store.is_finite() for store in request.branches.values()):
         return None
-    if runner.engine.blocks.staging is not None:
-        runner.engine.blocks.staging.settle()
+    runner.engine.blocks.settle()
     branches, tensors = [], []
     for name, store in request.branches.items():
         found = list(_tensors(store))
@@ -122,6 +121,11 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
             yield ("buffer", str(block), str(number)), buffer
     for (region, stream), kept in store.memory.kept.items():
         yield ("kept", str(region), stream), kept
+    for (region, stream), older in store.memory.older.items():
+        for number, kept in enumerate(older):
+            yield ("older", str(region), stream, str(number)), kept
+    for (sample, chunk, copy), recent in store.history.recent.items():
+        yield ("recent", str(sample), str(chunk), str(int(copy))), torch.from_numpy(recent.steps)
     for slot, state in store.states.tensors.items():
         yield ("state", slot.name), state
     if store.states.selection is not None:
@@ -174,7 +178,7 @@ def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, stagi
     if tuple(tensor.shape) != lying.shape or min(lying.stride, default=0) < 0 or reach > 4 * tensor.numel():
         raise ValueError(f"its tensor {lying.place} is {list(tensor.shape)}, and lies as {list(lying.stride)}")
     made = torch.empty_strided(lying.shape, lying.stride, dtype=tensor.dtype).copy_(tensor)
-    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept"):
+    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older"):
         return staging.home(made)
     return made.to(device)
 
@@ -199,6 +203,14 @@ def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, ten
             store.memory.buffers[int(block)] = (*before, tensor)
         case ("kept", region, stream):
             store.memory.kept[int(region), stream] = tensor
+        case ("older", region, stream, number):
+            key = int(region), stream
+            found = store.memory.older.get(key, ())
+            if len(found) != int(number):
+                raise ValueError(f"earlier results of region {region} are not in order")
+            store.memory.older[key] = (*found, tensor)
+        case ("recent", sample, chunk, copy):
+            store.history.recent[int(sample), int(chunk), copy == "1"] = Recent(tensor.cpu().numpy())
         case ("state", name) if name in slots:
             store.states.tensors[slots[name]] = tensor
         case ("selection",):

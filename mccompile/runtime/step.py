@@ -16,7 +16,7 @@ from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import host_rows
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import forecast, keep_whole, merge, selected
+from mccompile.runtime.execute import keep_whole, merge, reused, selected
 from mccompile.runtime.forecast import Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
@@ -124,10 +124,7 @@ class Step:
     def _reuse(self, region: LoweredRegion, number: int, env: Env, mask: np.ndarray) -> Env:
         out, like, weights = dict(env), next(iter(env.values())), self._weights(region, mask)
         for source, made in region.pairs:
-            if weights is None or weights.plain:
-                kept = self.engine.blocks.kept_values(self.memory.kept[number, made], like)
-            else:
-                kept = forecast(self.engine.blocks, (number, made), like, self.memory, weights)
+            kept = reused(self.engine.blocks, (number, made), like, self.memory, weights)
             out[made] = env[source] + kept if region.keep == "residual" and source else kept
         return out
 

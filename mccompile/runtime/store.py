@@ -208,7 +208,6 @@ class History:
             state = self.phases[sample][time.chunk]
             self.phases[sample][time.chunk] = advance(bound, state, grid, bool(mask.any()))
 
-
     def _note_recent(self, sample: int, time: ChunkTime, bound: BoundPolicy, mask: np.ndarray) -> None:
         """Notes the steps that computed each token, where a forecast reads them."""
         back = steps_read(bound.ir)

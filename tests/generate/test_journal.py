@@ -21,7 +21,12 @@ from mccompile.runtime.trace import Event
 from tests.generate.conftest import Small
 
 Outcome = tuple[np.ndarray, list[Event], list[np.ndarray]]
-POLICIES = {"top_motion": {"warmup": 1.0}, "teacache": {"threshold": 0.3}, "flowcache": {}}
+POLICIES = {
+    "top_motion": {"warmup": 1.0},
+    "teacache": {"threshold": 0.3},
+    "flowcache": {},
+    "taylorseer": {"warmup": 2.0, "interval": 2.0},
+}
 
 
 class Killed(BaseException):
@@ -82,7 +87,7 @@ def same(one: Outcome, other: Outcome) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "write"), [("top_motion", 1), ("top_motion", 9), ("teacache", 8), ("flowcache", 11)]
+    ("policy", "write"), [("top_motion", 1), ("top_motion", 9), ("teacache", 8), ("flowcache", 11), ("taylorseer", 11)]
 )
 def test_a_stopped_run_goes_on_to_the_same_video(
     policy: str, write: int, small: Small, whole: Callable[[str], Outcome], tmp_path: Path,
