@@ -10,7 +10,8 @@ from functools import cache
 import pytest
 
 from mccompile import api
-from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
+from mccompile.generate.placement import Placement
 
 _prepare = api.prepare
 

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.bundled import write_bundle
     from mccompile.generate.compare import capture_for
     from mccompile.generate.errors import OutputRefused
-    from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
+    from mccompile.generate.placement import Placement
     from mccompile.generate.places import Use, check_places
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
     from mccompile.language.load import load_policy

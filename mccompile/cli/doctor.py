@@ -24,7 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
         return SETUP_FAILED
     from mccompile import api
     from mccompile.generate.doctor import effects, findings, prepare_module
-    from mccompile.generate.load import Placement, find_folder, load_pipeline
+    from mccompile.generate.load import find_folder, load_pipeline
+    from mccompile.generate.placement import Placement
 
     if arguments.module is not None:
         prepared = prepare_module(arguments.module)

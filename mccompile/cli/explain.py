@@ -86,8 +86,9 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
 
 def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     """What a run needs, where there is a formula for all of it; else what the policy keeps."""
-    from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
     from mccompile.generate.memory import has_formula, predict_kept, predict_memory, show_kept, show_memory
+    from mccompile.generate.placement import Placement
     from mccompile.models.embedded import DEFAULTS
 
     folder, size = find_folder(arguments.model or EMBEDDED), arguments.size
@@ -149,7 +150,8 @@ def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]
     """The policy on the model, nothing compiled; one recorded call; the pipeline."""
     from mccompile import api
-    from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+    from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
+    from mccompile.generate.placement import Placement
 
     pipe = load_pipeline(find_folder(arguments.model or EMBEDDED), Placement.of("cpu", None, False))
     captured = api.prepare(pipe)

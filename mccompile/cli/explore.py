@@ -90,7 +90,8 @@ def goals_of(texts: Sequence[str]) -> tuple[Goal, ...]:
 def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[Goal, ...], trials: int) -> Job:
     """The search that a command line asks for."""
     from mccompile.generate.errors import OptionRefused
-    from mccompile.generate.load import EMBEDDED, Placement, find_folder
+    from mccompile.generate.load import EMBEDDED, find_folder
+    from mccompile.generate.placement import Placement
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
     from mccompile.studio.explore import prompts
     from mccompile.studio.explore.job import Job

@@ -14,7 +14,7 @@ from mccompile.cli.recording import PAGE
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
-    from mccompile.generate.load import Placement
+    from mccompile.generate.placement import Placement
     from mccompile.generate.places import Results, Use
     from mccompile.generate.run import Settings
 
@@ -69,7 +69,8 @@ def check_options(arguments: argparse.Namespace) -> None:
 def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequence[Use]) -> GenerateJob:
     """The job of a command line. Raises what is wrong with its model, its settings and the files that it will write."""
     from mccompile.generate.compare import can_judge
-    from mccompile.generate.load import EMBEDDED, Placement, find_folder
+    from mccompile.generate.load import EMBEDDED, find_folder
+    from mccompile.generate.placement import Placement
     from mccompile.generate.places import Results, check_places
     from mccompile.models.embedded import DEFAULTS
 

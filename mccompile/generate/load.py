@@ -6,9 +6,7 @@ import contextlib
 import importlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,48 +16,21 @@ from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from mccompile.generate.errors import OptionRefused, UnknownModel
+from mccompile.generate.errors import UnknownModel
+from mccompile.generate.placement import DTYPES, Placement
+from mccompile.generate.placement import Placement as Place
 from mccompile.models.embedded import EMBEDDED_FOLDER
 from mccompile.models.magi import MagiPipeline
 
+__all__ = ["Place"]  # the name of Placement in 0.1.0, for the scripts that were written then
+
 EMBEDDED = "embedded"
 OWN_MODELS = "mccompile.models."
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MALFORMED = (
     OSError, ValueError, LookupError, AttributeError, ImportError, TypeError, ArithmeticError, RuntimeError,
     SafetensorError,
 )  # fmt: skip
 """What loaders run into where the files of a folder are not what its model_index.json says."""
-DtypeName = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a pipeline runs and how. cpu_offload: text encoder and VAE wait on the CPU while they are not needed."""
-
-    device: str
-    dtype: DtypeName
-    cpu_offload: bool
-
-    @staticmethod
-    def of(device: str | None, dtype: DtypeName | None, cpu_offload: bool) -> Placement:
-        """The accelerator where there is one; float32 on CPUs, bfloat16 elsewhere. Raises OptionRefused."""
-        chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
-        kind, _, index = chosen.partition(":")
-        if kind not in ("cpu", "cuda"):
-            raise OptionRefused(f"--device {chosen}", "no such kind of device", "choose cpu, cuda or cuda:N")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise OptionRefused(f"--device {chosen}", "torch sees no CUDA device", "run with --device cpu")
-        known = range(torch.cuda.device_count() if kind == "cuda" else 0)
-        if ":" in chosen and not (index.isdecimal() and int(index) in known):
-            why = f"there is no device `{chosen}` among {len(known)}" if kind == "cuda" else "there is one CPU"
-            raise OptionRefused(f"--device {chosen}", why, "choose cpu, cuda or cuda:N")
-        if kind == "cpu" and dtype == "float16":
-            why = "torch has no float16 for several operations on the CPU"
-            raise OptionRefused("--dtype float16", why, "choose float32, or bfloat16")
-        if kind == "cpu" and cpu_offload:
-            raise OptionRefused("--cpu-offload", "the model runs on the CPU already", "leave the option out")
-        return Placement(chosen, dtype or ("float32" if kind == "cpu" else "bfloat16"), cpu_offload)
 
 
 def find_folder(name: str) -> Path:

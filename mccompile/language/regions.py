@@ -16,7 +16,7 @@ from mccompile.language.errors import layers, names
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
 from mccompile.language.types import place
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import walk_rule
 
 _DEEP = 1_000_000
 """A depth beyond every model's: ranges that meet in so deep a stack meet in every deep enough one."""
@@ -72,7 +72,7 @@ def check_use(
     if rules and kept and not reusing:
         errors.append(layers.NeverReused(kept[0].at))
     looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)
-    read = (node for rule in rules for expr in rule_expressions(rule) for node in walk(expr, signals))
+    read = (node for rule in rules for node in walk_rule(rule, signals))
     probe = next((node for node in read if isinstance(node, ir.SourceRef) and node.name == "probe"), None)
     if probe is not None and not looked_at:
         errors.append(layers.NoProbe(probe.at))

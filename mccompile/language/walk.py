@@ -58,6 +58,11 @@ def rule_expressions(rule: ir.Rule) -> tuple[ir.Expr, ...]:
             assert_never(rule)
 
 
+def walk_rule(rule: ir.Rule, signals: Mapping[str, ir.Signal], late: bool = True) -> Iterator[ir.Expr]:
+    """Every expression that a rule evaluates, with those inside of it; see `walk`."""
+    return (e for read in rule_expressions(rule) for e in walk(read, signals, late))
+
+
 def _every(all_at: ir.AllAt | None) -> ir.Expr | None:
     return None if all_at is None else all_at.every
 

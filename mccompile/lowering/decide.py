@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import walk_rule
 from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
@@ -76,7 +76,7 @@ def build_decide(
     if not rules:
         return None
     signals = {s.name: s for s in policy.signals}
-    seen = [e for _, r in rules for x in rule_expressions(r) for e in walk(x, signals, late=False)]
+    seen = (e for _, rule in rules for e in walk_rule(rule, signals, late=False))
     found = list(dict.fromkeys(seen))
     changes = [e for e in found if isinstance(e, ir.Change)]
     measured = [e for e in changes if e not in supplied]

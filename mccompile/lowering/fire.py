@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 import torch
 
 from mccompile import ir
-from mccompile.language.walk import deciding, rule_expressions, walk
+from mccompile.language.walk import deciding, walk, walk_rule
 from mccompile.lowering.expressions import Leaves, evaluate
 from mccompile.lowering.operations import apply
 from mccompile.lowering.pasts import Get
@@ -104,7 +104,7 @@ def _grown(read: ir.Expr, leaves: Leaves) -> dict[str, torch.Tensor]:
 
 def account_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> str:
     """Returns the name of the account that a rule reads first."""
-    read = (e for x in rule_expressions(rule) for e in walk(x, signals, late=False))
+    read = walk_rule(rule, signals, late=False)
     return next((e.into for e in read if isinstance(e, ir.Accumulate)), "account")
 
 

@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 import torch
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import walk_rule
 from mccompile.lowering.expressions import Leaves, evaluate
 from mccompile.lowering.fire import Acted, CellAccounts, guards_of
 
@@ -30,7 +30,7 @@ class MeasuredRow:
 
 def rows_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> tuple[MeasuredRow, ...]:
     """What is told of a rule's decisions: its account, the signals that it reads, its fits, its guards."""
-    read = tuple(dict.fromkeys(e for x in rule_expressions(rule) for e in walk(x, signals, late=False)))
+    read = tuple(dict.fromkeys(walk_rule(rule, signals, late=False)))
     sums = dict.fromkeys("" if e.into == "account" else e.into for e in read if isinstance(e, ir.Accumulate))
     ends = (row for name in sums for row in (MeasuredRow("highest", name), MeasuredRow("lowest", name)))
     named = (MeasuredRow("signal", e.name) for e in read if isinstance(e, ir.SignalRef))

@@ -9,8 +9,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions
-from mccompile.lowering.decide import walk
+from mccompile.language.walk import walk, walk_rule
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
@@ -35,7 +34,7 @@ HOST = ("want", "first", "tail")
 def late_signals(policy: ir.PolicyIR, rule: ir.Rule) -> frozenset[str]:
     """Returns the names of the late signals that a rule reads."""
     signals = {s.name: s for s in policy.signals}
-    found = (e for x in rule_expressions(rule) for e in walk(x, signals))
+    found = walk_rule(rule, signals)
     return frozenset(e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import walk_rule
 from mccompile.lowering.slots import Past, Slot
 from mccompile.policy.facts import cell_of
 
@@ -31,7 +31,7 @@ class Pasts:
         """All that the rules look back at."""
         deepest: dict[tuple[ir.Expr, ir.Granularity], int] = {}
         for _, rule in rules:
-            for expr in (e for x in rule_expressions(rule) for e in walk(x, signals, late=False)):
+            for expr in walk_rule(rule, signals, late=False):
                 match expr:
                     case ir.Kept(of, n):
                         cell = max(cell_of(rule), ir.Granularity.CHUNK)

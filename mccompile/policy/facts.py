@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import walk, walk_rule
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
@@ -54,7 +54,7 @@ def keeps_increment(policy: ir.PolicyIR) -> bool:
 def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
     """The accounts of every cell, in order: `account`, then those with a name of their own, as rules read them."""
     signals = {s.name: s for s in policy.signals}
-    found = (e for p in policy.phases for x in rule_expressions(p.rule) for e in walk(x, signals))
+    found = (e for p in policy.phases for e in walk_rule(p.rule, signals))
     return tuple(dict.fromkeys(("account", *(e.into for e in found if isinstance(e, ir.Accumulate)))))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.language.coefficients import CoefficientSet, fit_of
-from mccompile.language.walk import rule_expressions, walk
+from mccompile.language.walk import walk, walk_rule
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.evaluate import Grid, StaticMoment, evaluate, is_static
@@ -21,7 +21,7 @@ REMEDY = "fit it for this model and number of steps, bound it (`max(..., 0)`), o
 def fits_of(policy: ir.PolicyIR) -> tuple[ir.Polynomial, ...]:
     """The polynomials that the rules read, in order of first use."""
     signals = {s.name: s for s in policy.signals}
-    found = (e for p in policy.phases for x in rule_expressions(p.rule) for e in walk(x, signals))
+    found = (e for p in policy.phases for e in walk_rule(p.rule, signals))
     return tuple(dict.fromkeys(e for e in found if isinstance(e, ir.Polynomial)))
 
 
@@ -72,7 +72,7 @@ def static_notes(bound: BoundPolicy, grid: Grid, static: Static, cells: Sequence
 def _reads(bound: BoundPolicy, phase: int, fit: ir.Polynomial) -> bool:
     signals = {s.name: s for s in bound.ir.signals}
     rule = bound.ir.phases[phase].rule
-    return any(e == fit for x in rule_expressions(rule) for e in walk(x, signals))
+    return fit in walk_rule(rule, signals)
 
 
 def without_influence(bound: BoundPolicy, made: Plan, again: Callable[[BoundPolicy], Plan]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.arithmetic.operations import StaticValue
-from mccompile.language.walk import deciding, rule_expressions, walk
+from mccompile.language.walk import deciding, rule_expressions, walk, walk_rule
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.facts import account_names
@@ -66,7 +66,7 @@ def no_accounts(policy: ir.PolicyIR) -> Accounts:
 
 def looks_back(rule: ir.Rule, signals: Mapping[str, ir.Signal]) -> int:
     """How many of the cell's last computations the rule looks back at."""
-    found = (e for x in rule_expressions(rule) for e in walk(x, signals))
+    found = walk_rule(rule, signals)
     return max((e.n for e in found if isinstance(e, ir.Kept)), default=0)
 
 

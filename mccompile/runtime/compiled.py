@@ -13,8 +13,7 @@ from torch.utils import _pytree as pytree
 
 from mccompile.backend.role import Value
 from mccompile.capture import CapturedModel, flat_inputs
-from mccompile.capture.errors import CallError, first_line
-from mccompile.capture.verify import sizes_of
+from mccompile.capture.errors import CallError
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
@@ -25,7 +24,7 @@ from mccompile.runtime.clock import Attached, Clock, Moment
 from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
-from mccompile.runtime.new_sizes import NewSizes
+from mccompile.runtime.new_sizes import NewSizes, told_of
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of
 from mccompile.runtime.state import ModelState
@@ -227,18 +226,10 @@ class CompiledModel(StandIn):
 
     def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""
-        try:
+        with told_of("the captured graph", self.model, inputs):
             if self.journal is not None:
                 return self.journal.call(self.runner, inputs, moment)
             return self.runner.call(inputs, moment)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise CallError(
-                f"{type(self.model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}",
-                f"the captured graph does not run at this size: {first_line(error)}",
-                "capture again, with a call of this size as one of the two",
-            ) from error
 
 
 _ABSENT = object()

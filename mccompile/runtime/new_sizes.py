@@ -6,7 +6,8 @@ other sizes, for example). Where it does not, the forward has taken another bran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -18,6 +19,26 @@ from mccompile.capture.guards import broken
 from mccompile.capture.run import run_full
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close, sizes_of
+
+CAPTURE_AGAIN = "capture again, with a call of this size as one of the two"
+
+
+@contextmanager
+def told_of(
+    what: str, model: nn.Module, inputs: Mapping[str, Value], remedy: str = CAPTURE_AGAIN
+) -> Iterator[None]:
+    """An error of torch inside is raised as CallError (MC0405): `what` does not run at the sizes of the call."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        why = f"{what} does not run at this size: {first_line(error)}"
+        raise CallError(_place(model, inputs), why, remedy) from error
+
+
+def _place(model: nn.Module, inputs: Mapping[str, Value]) -> str:
+    return f"{type(model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}"
 
 
 class NewSizes:
@@ -47,23 +68,12 @@ class NewSizes:
         self._known.add(key)
 
     def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
-        place = f"{type(self._model).__name__}.forward at inputs {sizes_of(tuple(inputs.values()))}"
-        remedy = "capture again, with a call of this size as one of the two"
-        try:
+        with told_of("the model itself", self._model, inputs, "call it with a size that it takes"):
             found = self._model(**call)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            why = f"the model itself does not run at this size: {first_line(error)}"
-            raise CallError(place, why, "call it with a size that it takes") from error
-        try:
+        with told_of("the captured graph", self._model, inputs):
             given = run_full(self._captured, tuple(inputs.values())).outputs
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            why = f"the captured graph does not run at this size: {first_line(error)}"
-            raise CallError(place, why, remedy) from error
         wanted = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
         made = [x for x in given if isinstance(x, torch.Tensor)]
         if len(wanted) != len(made) or not all(close(a, b) for a, b in zip(wanted, made, strict=True)):
-            raise CallError(place, f"the model takes another branch at this size: not {guard}", remedy)
+            why = f"the model takes another branch at this size: not {guard}"
+            raise CallError(_place(self._model, inputs), why, CAPTURE_AGAIN)

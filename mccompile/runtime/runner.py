@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mccompile import ir
+from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.measured import rows_of
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
@@ -61,6 +61,8 @@ class Runner:
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.decided: list[Decided] = []  # by the graph, in the latest request
+        signals = {s.name: s for s in lowered.policy.signals}
+        self._told = {i: frozenset(rows_of(rule, signals)) for i, rule in dynamic_phases(lowered.policy)}
         self.last_step = 0  # of the latest request's schedule
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
@@ -217,12 +219,8 @@ class Runner:
         measured, decide, action = step.store.states.measured, self.lowered.decide, step.actions[b][g]
         if measured is None or decide is None or action.kind != "dynamic":
             return None
-        policy = self.lowered.policy
-        rule = policy.phases[action.phase].rule
-        assert isinstance(rule, ir.Reuse | ir.Top)
-        told = rows_of(rule, {s.name: s for s in policy.signals})
         rows = zip(decide.measured, measured[b, : len(decide.measured), g], strict=True)  # zeros lie behind
-        values = {row: float(v) for row, v in rows if row in told}
+        values = {row: float(v) for row, v in rows if row in self._told[action.phase]}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:

@@ -9,7 +9,8 @@ import pytest
 
 import mccompile.api
 import mccompile.generate.compare
-from mccompile.generate.load import EMBEDDED, Placement, find_folder
+from mccompile.generate.load import EMBEDDED, find_folder
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS
 from mccompile.language.load import load_policy
 from mccompile.studio.explore.goals import parse_goal

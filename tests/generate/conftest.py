@@ -8,7 +8,8 @@ import pytest
 
 from mccompile import api
 from mccompile.generate.compare import capture_for
-from mccompile.generate.load import Placement, find_folder, load_pipeline
+from mccompile.generate.load import find_folder, load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
 from tests.embedded_once import one_capture
 

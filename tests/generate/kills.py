@@ -23,7 +23,8 @@ from mccompile import api
 from mccompile.bundles.identity import environment, identify
 from mccompile.generate.compare import capture_for, run_with
 from mccompile.generate.journal import FORMAT, Begun, Journal
-from mccompile.generate.load import Placement, find_folder, load_pipeline
+from mccompile.generate.load import find_folder, load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
 
 VIDEO = {"num_inference_steps": 10, "num_frames": 15, "height": 32, "width": 32, "ar_step": 2}

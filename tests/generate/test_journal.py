@@ -120,7 +120,7 @@ def test_what_cannot_go_on(small: Small, tmp_path: Path) -> None:
         Journal(tmp_path, replace(begun, threads=2), resume=True)
     with pytest.raises(RunDiffers, match="the policy is another"):
         Journal(tmp_path, replace(begun, policy="other"), resume=True)
-    for text in ("{", "[]", "{}", '{"format": 9}', "[" * 99_999, '{"format": 1, "words": 3}'):
+    for text in ("{", "[]", "{}", '{"format": 9}', "[" * 99_999, f'{{"format": {FORMAT}, "words": 3}}'):
         (tmp_path / FOLDER / BEGUN).write_text(text)
         with pytest.raises(NothingToResume):
             read_begun(tmp_path)

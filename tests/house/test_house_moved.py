@@ -8,6 +8,7 @@ import pytest
 
 MOVED = {
     "mccompile.generate.clocks.clock_for": "mccompile.pipelines.finding.clock_for",
+    "mccompile.generate.load.Place": "mccompile.generate.placement.Placement",
     "mccompile.language.diagnostics.PolicyError": "mccompile.diagnostics.failure.PolicyError",
     "mccompile.language.failure.Failure": "mccompile.diagnostics.failure.Failure",
     "mccompile.language.source.Source": "mccompile.diagnostics.source.Source",

@@ -12,7 +12,8 @@ import pytest
 
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import UnknownModel
-from mccompile.generate.load import Placement, load_pipeline
+from mccompile.generate.load import load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.models.embedded import EMBEDDED_FOLDER
 from mccompile.runtime.errors import TraceMalformed
 from mccompile.runtime.trace import read_jsonl

@@ -11,7 +11,8 @@ import torch
 import mccompile.api as api
 from mccompile import ir
 from mccompile.diagnostics.source import Source
-from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import BudgetUnmet
 from mccompile.pipelines.budgets import keeping_for

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mccompile.generate.load import Placement
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import Generation, Settings
 from mccompile.studio.bench import generations, ladder, peers, verdict, wan
 from mccompile.studio.bench.generations import EXACT, VANILLA, GenerationJob, take_turns

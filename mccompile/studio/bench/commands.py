@@ -12,7 +12,8 @@ import torch
 from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce
 from mccompile.generate.errors import OptionRefused
-from mccompile.generate.load import EMBEDDED, Placement
+from mccompile.generate.load import EMBEDDED
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import Settings
 from mccompile.studio.bench import (
     attention,

@@ -14,7 +14,8 @@ from diffusers import DiffusionPipeline
 from mccompile import api
 from mccompile.generate.compare import Announce, Contender, capture_for, last_call, run_with
 from mccompile.generate.flops import Prices, count, prices_of
-from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, Settings, Video, call_arguments
 from mccompile.language.load import load_policy
 from mccompile.metrics.pixels import psnr, ssim

@@ -12,7 +12,8 @@ import inspect
 from diffusers import WanPipeline, WanTransformer3DModel
 
 from mccompile.generate.compare import capture_for
-from mccompile.generate.load import EMBEDDED, Placement, find_folder, load_pipeline
+from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
 from mccompile.studio.bench.generations import GenerationJob, Policies
 

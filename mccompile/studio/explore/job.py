@@ -12,7 +12,8 @@ import torch
 
 from mccompile.backend.inductor import Progress
 from mccompile.generate.errors import OptionRefused
-from mccompile.generate.load import EMBEDDED, Placement, load_pipeline
+from mccompile.generate.load import EMBEDDED, load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.generate.places import prepare_place, put
 from mccompile.generate.run import Settings
 from mccompile.ir import PolicyIR
