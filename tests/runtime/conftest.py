@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from diffusers import SkyReelsV2DiffusionForcingPipeline, SkyReelsV2Transformer3DModel, UniPCMultistepScheduler
+from diffusers import (
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
+)
 
 import mccompile.api
 
@@ -74,3 +79,26 @@ def tiny(shared: Tiny) -> Iterator[Tiny]:
     shared.pipe.transformer = own
     own._set_ar_attention(2)  # what a pipeline's call with another block length leaves behind
     vars(shared.pipe).pop("generate_timestep_matrix", None)
+
+
+@pytest.fixture(scope="session")
+def small_wan() -> WanTransformer3DModel:
+    """A Wan transformer of two layers with random weights, called alone."""
+    torch.manual_seed(0)
+    made = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=16,
+        freq_dim=32, ffn_dim=64, num_layers=2, rope_max_seq_len=64,
+    )  # fmt: skip
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def captured_wan(small_wan: WanTransformer3DModel) -> mccompile.api.Prepared:
+    """Its capture, from two calls of other sizes."""
+
+    def call(frames: int, height: int, width: int) -> dict[str, object]:
+        latents = torch.randn(1, 4, frames, height, width)
+        text = torch.randn(1, 7, 16)
+        return {"hidden_states": latents, "timestep": torch.tensor([900.0]), "encoder_hidden_states": text}
+
+    return mccompile.api.prepare(small_wan, probe=call(4, 8, 14), second=call(6, 10, 22))

@@ -27,21 +27,6 @@ Kept = Sequence[tuple[int, torch.Tensor]]  # (step, residual) of each computatio
 Predict = Callable[[int, Kept], torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def model() -> WanTransformer3DModel:
-    torch.manual_seed(0)
-    made = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=16,
-        freq_dim=32, ffn_dim=64, num_layers=2, rope_max_seq_len=64,
-    )  # fmt: skip
-    return made.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def prepared(model: WanTransformer3DModel) -> api.Prepared:
-    return api.prepare(model, probe=call(0, frames=4, width=14), second=call(1, frames=6, height=10, width=22))
-
-
 def call(row: int, text: int = 0, frames: int = 3, height: int = 8, width: int = 8) -> dict[str, object]:
     """Latents that move smoothly from row to row."""
     start, end, words = (torch.Generator().manual_seed(s) for s in (1, 2, 100 + text))
@@ -158,35 +143,35 @@ CASES = [*((method, 1) for method in METHODS), ("taylor(residual, order = 2)", 4
 
 @pytest.mark.parametrize(("stand_in", "warmup"), CASES)
 def test_a_forecast_is_that_of_the_method(
-    stand_in: str, warmup: int, model: WanTransformer3DModel, prepared: api.Prepared
+    stand_in: str, warmup: int, small_wan: WanTransformer3DModel, captured_wan: api.Prepared
 ) -> None:
     """With one computed step at first, fewer results are kept than are asked for."""
-    made, clock = compiled(model, prepared, policy(stand_in, warmup=warmup))
+    made, clock = compiled(small_wan, captured_wan, policy(stand_in, warmup=warmup))
     rows = range(STEPS)
-    plain = Plain(list(model.blocks), lambda s: s < warmup or (s - warmup) % 3 == 0, METHODS[stand_in])
-    for row, (ours, theirs) in enumerate(zip(outputs(made, clock, rows), by_hand(model, plain, rows), strict=True)):
+    plain = Plain(list(small_wan.blocks), lambda s: s < warmup or (s - warmup) % 3 == 0, METHODS[stand_in])
+    for row, (ours, theirs) in enumerate(zip(outputs(made, clock, rows), by_hand(small_wan, plain, rows), strict=True)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"row {r}: {m}")
     assert len(plain.kept) < STEPS
 
 
-def test_another_prompt_begins_anew(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
+def test_another_prompt_begins_anew(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
     """Results of the first prompt take no part in a forecast for the second."""
-    made, clock = compiled(model, prepared, policy("taylor(residual, order = 2)", warmup=3))
-    plain = Plain(list(model.blocks), lambda s: s < 3 or s == 4, taylor(2))
-    assert len(outputs(made, clock, range(4))) == len(by_hand(model, plain, range(4)))
+    made, clock = compiled(small_wan, captured_wan, policy("taylor(residual, order = 2)", warmup=3))
+    plain = Plain(list(small_wan.blocks), lambda s: s < 3 or s == 4, taylor(2))
+    assert len(outputs(made, clock, range(4))) == len(by_hand(small_wan, plain, range(4)))
     plain.kept.clear()
     rows = range(4, 6)
-    for ours, theirs in zip(outputs(made, clock, rows, text=1), by_hand(model, plain, rows, text=1), strict=True):
+    for ours, theirs in zip(outputs(made, clock, rows, text=1), by_hand(small_wan, plain, rows, text=1), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert [e.why for e in made.events][4] == "another prompt"
 
 
 def test_each_token_is_forecast_from_its_own_computations(
-    model: WanTransformer3DModel, prepared: api.Prepared
+    small_wan: WanTransformer3DModel, captured_wan: api.Prepared
 ) -> None:
     signal = "signal moved = rel_l1(latent, over = token)"
     rule = "reuse token while accumulate(moved) < 0.2"
-    made, clock = compiled(model, prepared, policy("taylor(residual, order = 2)", rule, 2, signal))
+    made, clock = compiled(small_wan, captured_wan, policy("taylor(residual, order = 2)", rule, 2, signal))
     runner = made.runner
     (pair,) = runner.lowered.regions[0].pairs
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -215,7 +200,7 @@ def test_each_token_is_forecast_from_its_own_computations(
 def test_weights_that_all_tokens_share_are_numbers() -> None:
     kept = [torch.ones(2, 3, 4), torch.full((2, 3, 4), 5.0)]
     assert Weights((1.0, 0.0)).plain
-    assert not Weights((1.0,  np.zeros((2, 3), np.float32))).plain
+    assert not Weights((1.0, np.zeros((2, 3), np.float32))).plain
     assert Weights((2.0, -1.0)).sum(kept, 1).eq(-3).all()
     apart = Weights((1.0, np.arange(6, dtype=np.float32).reshape(2, 3))).sum(kept, 1)
     assert apart[:, :, 0].tolist() == [[1, 6, 11], [16, 21, 26]]
@@ -223,9 +208,9 @@ def test_weights_that_all_tokens_share_are_numbers() -> None:
 
 @pytest.mark.parametrize("rule", ["compute every 3 steps", "reuse token while rel_l1(latent, over = token) < 0.1"])
 def test_what_a_forecast_keeps_is_predicted(
-    rule: str, model: WanTransformer3DModel, prepared: api.Prepared
+    rule: str, small_wan: WanTransformer3DModel, captured_wan: api.Prepared
 ) -> None:
-    made, clock = compiled(model, prepared, policy("taylor(residual, order = 2)", rule))
+    made, clock = compiled(small_wan, captured_wan, policy("taylor(residual, order = 2)", rule))
     outputs(made, clock, range(4))
     (request,) = made.runner.requests.values()
     store = next(iter(request.branches.values()))
@@ -237,7 +222,7 @@ def test_what_a_forecast_keeps_is_predicted(
     assert found.residuals == 3 * one
 
 
-def test_a_forecast_without_a_value_is_refused(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
-    made, clock = compiled(model, prepared, policy("kept(residual) / (3 - step)", warmup=1))
+def test_a_forecast_without_a_value_is_refused(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    made, clock = compiled(small_wan, captured_wan, policy("kept(residual) / (3 - step)", warmup=1))
     with pytest.raises(NoForecast, match="at step 3 its weights are inf"):
         outputs(made, clock, range(STEPS))

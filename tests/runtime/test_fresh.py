@@ -32,21 +32,6 @@ TOKEN = """policy tokens {
 Call = dict[str, object]
 
 
-@pytest.fixture(scope="module")
-def model() -> WanTransformer3DModel:
-    torch.manual_seed(0)
-    made = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=16,
-        freq_dim=32, ffn_dim=64, num_layers=2, rope_max_seq_len=64,
-    )  # fmt: skip
-    return made.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def prepared(model: WanTransformer3DModel) -> api.Prepared:
-    return api.prepare(model, probe=call(0, frames=4, width=14), second=call(1, frames=6, height=10, width=22))
-
-
 def call(row: int, text: int = 0, frames: int = 3, height: int = 8, width: int = 8, length: int = 7) -> Call:
     latents, words = (torch.Generator().manual_seed(s) for s in (row, 100 + text))
     return {
@@ -93,12 +78,12 @@ CHANGES: Mapping[str, tuple[Callable[[int], Call], int, str]] = {
 @pytest.mark.parametrize("policy", [STEP, TOKEN], ids=["step", "token"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_not_of_this_call_is_computed_afresh(
-    model: WanTransformer3DModel, prepared: api.Prepared, change: str, policy: str
+    small_wan: WanTransformer3DModel, captured_wan: api.Prepared, change: str, policy: str
 ) -> None:
     """The result is the model's own, the trace says why, and the next step reuses again; folded or not."""
     made, row, why = CHANGES[change]
     for fold in (True, False):
-        runs = Runs(model, prepared, policy, fold)
+        runs = Runs(small_wan, captured_wan, policy, fold)
         said = [runs(r, call(r))[1] for r in range(4)]
         assert [s.split(":")[0] for s in said] == ["full", "reuse", "reuse", "reuse"]
         out, told = runs(row, made(row))
@@ -107,8 +92,10 @@ def test_what_is_not_of_this_call_is_computed_afresh(
         assert runs(row + 1, made(row + 1))[1].startswith("reuse")
 
 
-def test_a_prompt_changed_in_place_is_another_prompt(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
-    runs = Runs(model, prepared, STEP)
+def test_a_prompt_changed_in_place_is_another_prompt(
+    small_wan: WanTransformer3DModel, captured_wan: api.Prepared
+) -> None:
+    runs = Runs(small_wan, captured_wan, STEP)
     text = call(0)["encoder_hidden_states"]
     assert isinstance(text, torch.Tensor)
     for row in range(3):
@@ -120,17 +107,19 @@ def test_a_prompt_changed_in_place_is_another_prompt(model: WanTransformer3DMode
     torch.testing.assert_close(out, runs.own(given), rtol=0, atol=1e-5)
 
 
-def test_an_equal_prompt_is_the_same(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
+def test_an_equal_prompt_is_the_same(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
     """Pipelines that embed the prompt anew at each step reuse all the same, in inference mode too."""
     for mode in (torch.no_grad, torch.inference_mode):
-        runs = Runs(model, prepared, STEP)
+        runs = Runs(small_wan, captured_wan, STEP)
         with mode():
             assert [runs(r, call(r))[1].split(":")[0] for r in range(4)] == ["full", "reuse", "reuse", "reuse"]
 
 
-def test_a_branch_that_begins_late_begins_by_computing(model: WanTransformer3DModel, prepared: api.Prepared) -> None:
+def test_a_branch_that_begins_late_begins_by_computing(
+    small_wan: WanTransformer3DModel, captured_wan: api.Prepared
+) -> None:
     for policy in (STEP, TOKEN):
-        runs = Runs(model, prepared, policy)
+        runs = Runs(small_wan, captured_wan, policy)
         out, told = runs(5, call(5))
         assert told == "full: first called at step 5"
         torch.testing.assert_close(out, runs.own(call(5)), rtol=0, atol=1e-5)
