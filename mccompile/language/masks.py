@@ -60,13 +60,17 @@ def _check_ranges(rule: ast.ComputeSteps, errors: list[Diagnostic]) -> None:
         last = part.last.value if part.last else max(first, end - 1)
         if part.last is None and rule.length is None:
             errors.append(phases.OpenMask(part.span))
-        if last < first:
-            errors.append(phases.BadStepRange(part.span, "ends before it begins"))
-        elif first <= reached:
-            errors.append(phases.BadStepRange(part.span, "steps are named in rising order, each once"))
-        elif last >= end:
-            errors.append(phases.BadStepRange(part.span, f"the mask has the steps 0 to {end - 1:.0f}"))
+        beyond = "" if last < end else f"the mask has the steps 0 to {end - 1:.0f}"
+        why = _out_of_order(first, last, reached) or beyond
+        errors += [phases.BadStepRange(part.span, why)] if why else []
         reached = max(reached, last)
+
+
+def _out_of_order(first: float, last: float, reached: float) -> str:
+    """What is wrong with a range after one that ends at `reached`; "" if nothing is."""
+    if last < first:
+        return "ends before it begins"
+    return "steps are named in rising order, each once" if first <= reached else ""
 
 
 def steps_of(ranges: tuple[ast.StepRange, ...]) -> tuple[int, ...]:
@@ -80,10 +84,7 @@ def check_steps(ranges: tuple[ast.StepRange, ...], errors: list[Diagnostic]) -> 
     reached = -1.0
     for part in ranges:
         first, last = part.first.value, (part.last or part.first).value
-        if last < first:
-            errors.append(phases.BadStepRange(part.span, "ends before it begins"))
-        elif first <= reached:
-            errors.append(phases.BadStepRange(part.span, "steps are named in rising order, each once"))
-        elif last >= MOST_STEPS:
-            errors.append(phases.BadStepRange(part.span, f"no run has more than {MOST_STEPS:,} steps"))
+        beyond = "" if last < MOST_STEPS else f"no run has more than {MOST_STEPS:,} steps"
+        why = _out_of_order(first, last, reached) or beyond
+        errors += [phases.BadStepRange(part.span, why)] if why else []
         reached = max(reached, last)
