@@ -29,7 +29,7 @@ def record_single(
     fps: int,
 ) -> None:
     """Writes the record of one generation."""
-    from mccompile.runtime.trace import share_computed
+    from mccompile.runtime.trace import by_cell, share_computed
     from mccompile.studio.report.record import Way, as_bytes
 
     name = model.runner.lowered.policy.name
@@ -69,7 +69,7 @@ def _write(
         fps=fps,
         ways=tuple(ways),
         videos=videos,
-        events=tuple(model.events),
+        events=by_cell(model.events),
         masks=masks_of(model.events, model.runner.masks or ()),
     )
     for name, write in record.files().items():

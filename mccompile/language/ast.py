@@ -297,12 +297,25 @@ class SignalDecl:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionRule:
+    """`front: compute every 2 steps`: the rule of the regions of one name."""
+
+    region: Name
+    rule: WrittenRule
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseDecl:
-    """`when` is None for a phase that holds to the end."""
+    """`when` is None for a phase that holds to the end.
+
+    regions: the rules of named regions. A phase that has some says nothing else: `rule` is then `compute`.
+    """
 
     name: Name
     when: When | None
     rule: WrittenRule
+    regions: tuple[RegionRule, ...]
     span: Span = field(compare=False, repr=False)
 
 
@@ -317,11 +330,13 @@ class BlockRange:
 
 @dataclass(frozen=True, slots=True)
 class LayersDecl:
-    """`layers blocks[0..7] { keep residual  reuse as VALUE }`.
+    """`layers front = blocks[0..7] { keep residual  reuse as VALUE }`.
 
-    where=None is `integration`, keep=None is `compute`, stand_in=None is the kept result itself.
+    name=None decides with the other layers without a name. where=None is `integration`, keep=None is `compute`,
+    stand_in=None is the kept result itself.
     """
 
+    name: Name | None
     where: BlockRange | None
     keep: Name | None
     stand_in: WrittenExpr | None

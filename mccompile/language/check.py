@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
@@ -15,8 +17,9 @@ from mccompile.language.extend import Loader, Merged, chain, merge
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
 from mccompile.language.parse import MAX_DEPTH, keywords
-from mccompile.language.regions import check_use, elaborate_regions
-from mccompile.language.rules import elaborate_phases
+from mccompile.language.regions import Reusing, check_names, check_use, elaborate_regions
+from mccompile.language.rules import elaborate_phases, written_rules
+from mccompile.language.walk import rules_of
 
 
 def check(policy: ast.PolicyAst, loader: Loader) -> ir.PolicyIR:
@@ -39,8 +42,9 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     _check_signals(merged, within)
     made = tuple(phase for phase in phases if phase is not None)
     signals = {name: signal for name, signal in within.order.items() if signal is not None}
-    reusing = [phase.rule.span for phase, made in zip(declared, phases, strict=True) if _reuses(phase, made, within)]
-    check_use(regions, [phase.rule for phase in made], reusing, signals, errors)
+    reusing = [rule for phase, made in zip(declared, phases, strict=True) for rule in _reusing(phase, made, within)]
+    check_use(regions, [rule for phase in made for rule in rules_of(phase)], reusing, signals, errors)
+    check_names(merged.layers, declared, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)
@@ -60,11 +64,16 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     )
 
 
-def _reuses(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> bool:
-    """Whether the phase reuses something at some step, as far as an error in it leaves that open."""
-    if made is None:
-        return not isinstance(written.rule, ast.ComputeRule)
-    return not always_computes(made.rule, within.ranges)
+def _reusing(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> Iterator[Reusing]:
+    """The rules of a phase that reuse something at some step, as far as an error in it leaves that open."""
+    regions: list[str | None] = [*(one.region.text for one in written.regions)] or [None]
+    rules = written_rules(written)
+    done: tuple[ir.Rule | None, ...] = (None,) * len(rules)
+    if made is not None:
+        done = tuple(one.rule for one in made.regions or ()) or (made.rule,)
+    for region, rule, known in zip(regions, rules, done, strict=True):
+        if not (isinstance(rule, ast.ComputeRule) if known is None else always_computes(known, within.ranges)):
+            yield Reusing(region, rule.span)
 
 
 def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | None]:

@@ -231,8 +231,16 @@ class AstBuilder(_Phases):
     def signal(self, meta: Meta, name: Token, expr: ast.WrittenExpr) -> ast.SignalDecl:
         return ast.SignalDecl(self._name(name), expr, self._at(meta))
 
-    def phase(self, meta: Meta, name: Token, when: ast.When | None, rule: ast.WrittenRule) -> ast.PhaseDecl:
-        return ast.PhaseDecl(self._name(name), when, rule, self._at(meta))
+    def region_rule(self, meta: Meta, region: Token, rule: ast.WrittenRule) -> ast.RegionRule:
+        return ast.RegionRule(self._name(region), rule, self._at(meta))
+
+    def phase(
+        self, meta: Meta, name: Token, when: ast.When | None, *rules: ast.WrittenRule | ast.RegionRule
+    ) -> ast.PhaseDecl:
+        regions = tuple(rule for rule in rules if isinstance(rule, ast.RegionRule))
+        whole = next((rule for rule in rules if not isinstance(rule, ast.RegionRule)), None)
+        at = self._at(meta)
+        return ast.PhaseDecl(self._name(name), when, whole or ast.ComputeRule(at), regions, at)
 
     def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
         return self._quantity(meta, sign, number, "")
@@ -258,11 +266,11 @@ class AstBuilder(_Phases):
     def no_keep(self, meta: Meta) -> _LayerRule:
         return None, None
 
-    def layers(self, meta: Meta, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
-        return ast.LayersDecl(where, *rule, self._at(meta))
+    def layers(self, meta: Meta, name: Token | None, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
+        return ast.LayersDecl(None if name is None else self._name(name), where, *rule, self._at(meta))
 
     def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:
-        return ast.LayersDecl(None, *rule, self._at(meta))
+        return ast.LayersDecl(None, None, *rule, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
         read: ast.Name | ast.Number | ast.Size
