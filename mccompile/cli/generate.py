@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.load import EMBEDDED
     from mccompile.generate.places import Use
-    from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
+    from mccompile.policy.choosing import load_chosen
     from mccompile.policy.text import read
 
     if arguments.resume is not None:
@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         for option, given in (
             ("--policy", arguments.policy),
             ("--compare", arguments.compare),
+            *((f"--set {name}={word}", True) for name, word in arguments.parameters if isinstance(word, str)),
             ("--backend eager", arguments.backend == "eager" and not arguments.no_native),
         ):
             if given:
@@ -91,8 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_native:
         raise OptionRefused("--no-native", "it says how a bundle is read", "name a bundle, or leave it out")
     named = DEFAULT_POLICY if arguments.policy is None else arguments.policy
-    policy = load_policy(named)
-    bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
+    found = load_chosen(named, dict(arguments.parameters))
+    policy, arguments.parameters = found.policy, tuple(found.numbers.items())
+    bind(policy, found.numbers)  # wrong parameters are told before a model is loaded
     model = EMBEDDED if arguments.model is None else arguments.model
     job = job_of(arguments, model, policy.name, [Use(f"--policy {named}", Path(named))])
     return (_compared if arguments.compare else _single)(job, policy)

@@ -358,7 +358,28 @@ class BranchesDecl:
     span: Span = field(compare=False, repr=False)
 
 
-Item = ParamDecl | SignalDecl | PhaseDecl | LayersDecl | OptionsDecl | BranchesDecl
+Declaration = ParamDecl | SignalDecl | PhaseDecl | LayersDecl | OptionsDecl | BranchesDecl
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way of a choice. declarations: what it brings into the policy; none for a word alone."""
+
+    name: Name
+    declarations: tuple[Declaration, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseDecl:
+    """`choose NAME = token | chunk`: one of the alternatives holds, the first where nobody picks another."""
+
+    name: Name
+    alternatives: tuple[Alternative, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+Item = Declaration | ChooseDecl
 
 
 @dataclass(frozen=True, slots=True)
