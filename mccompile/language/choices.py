@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import cast
 
 from mccompile.diagnostics.diagnostic import Diagnostic, Help, Label
 from mccompile.diagnostics.source import Span
@@ -22,8 +22,6 @@ MOST_WAYS = 64
 
 Picks = Mapping[str, str]
 """The name of an alternative by the name of its choice."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def find_choices(policies: list[ast.PolicyAst], errors: list[Diagnostic]) -> dic
 
 
 def _report(item: ast.ChooseDecl, before: Choice | None, bodies: set[str], errors: list[Diagnostic]) -> None:
-    """What is wrong with a declaration, alone or beside the base's. bodies: the base's alternatives that declare things."""
+    """What is wrong with a declaration, alone or beside the base's. bodies: alternatives of the base that declare."""
     first: dict[str, ast.Name] = {}
     for alternative in item.alternatives:
         name = alternative.name
@@ -79,38 +77,38 @@ def ways(choices: Mapping[str, Choice]) -> Iterator[dict[str, str]]:
 
 def resolved(policy: ast.PolicyAst, picks: Picks) -> ast.PolicyAst:
     """The policy without its choices: with the picked alternatives in their places."""
-    items: list[ast.Item] = []
+    items: list[object] = []
     for item in policy.items:
         if isinstance(item, ast.ChooseDecl):
             picked = (a for a in item.alternatives if a.name.text == picks[item.name.text])
             items += [_said(one, picks) for a in picked for one in a.declarations]
         else:
             items.append(_said(item, picks))
-    return dataclasses.replace(policy, items=tuple(items))
+    return dataclasses.replace(policy, items=cast("tuple[ast.Item, ...]", tuple(items)))
 
 
 _OWN_NAMES = (ast.ParamDecl, ast.SignalDecl, ast.PhaseDecl, ast.Option, ast.Argument)
 """Nodes whose `name` is what they declare or fill, and no word that a choice may stand for."""
 
 
-def _said(node: _T, picks: Picks) -> _T:
+def _said(node: object, picks: Picks) -> object:
     """The node with the picked words in the places of their choices."""
     if isinstance(node, ast.Name):
-        return dataclasses.replace(node, text=picks.get(node.text, node.text))  # type: ignore[return-value]
+        return dataclasses.replace(node, text=picks.get(node.text, node.text))
     if isinstance(node, ast.Ref):
-        return dataclasses.replace(node, name=picks.get(node.name, node.name))  # type: ignore[return-value]
-    if not dataclasses.is_dataclass(node) or isinstance(node, Span):
+        return dataclasses.replace(node, name=picks.get(node.name, node.name))
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
         return node
     changed: dict[str, object] = {}
     for field in dataclasses.fields(node):
         value: object = getattr(node, field.name)
-        if field.name == "name" and isinstance(node, _OWN_NAMES):
-            continue
+        if not field.compare or (field.name == "name" and isinstance(node, _OWN_NAMES)):
+            continue  # a place in the text, or a name that is declared
         if isinstance(value, tuple):
             changed[field.name] = tuple(_said(one, picks) for one in value)
-        elif dataclasses.is_dataclass(value) and field.compare:
+        elif dataclasses.is_dataclass(value):
             changed[field.name] = _said(value, picks)
-    return dataclasses.replace(node, **changed)  # type: ignore[return-value]
+    return dataclasses.replace(node, **changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def test_each_combination_is_the_policy_that_one_would_write(cell: str, measure:
 
 
 def test_the_first_alternatives_hold() -> None:
-    assert load_choices(GOLDEN) == {"cell": ("chunk", "token"), "measure": ("slow", "fast"), "split": ("whole", "first")}
+    found = load_choices(GOLDEN)
+    assert found == {"cell": ("chunk", "token"), "measure": ("slow", "fast"), "split": ("whole", "first")}
     assert load_policy(GOLDEN) == by_hand("chunk", "slow", "whole")
     assert load_policy(GOLDEN, {"measure": "fast"}) == by_hand("chunk", "fast", "whole")
 
