@@ -21,7 +21,7 @@ class Untouched:
         self._dicts: list[dict[object, object]] = []
         self._lists: list[list[object]] = []
         for module in model.modules():
-            own: dict[object, object] = vars(module)  # type: ignore[assignment]
+            own: dict[object, object] = vars(module)
             self._dicts += (own, *(value for value in own.values() if isinstance(value, dict)))
             self._lists += (value for value in own.values() if isinstance(value, list))
         self._empty = [d for d in self._dicts if not d]
@@ -43,5 +43,5 @@ class Untouched:
         return [*chain.from_iterable(map(dict.values, self._dicts)), *chain.from_iterable(self._lists)]
 
     def _told(self) -> tuple[list[int], list[tuple[object, ...]]]:
-        lying = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in self._placed]
+        lying: list[tuple[object, ...]] = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in self._placed]
         return [t._version for t in self._counting], lying
