@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.resume is not None:
         arguments = resumed(arguments)
-    logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the last line says it
+    logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the last lines say it
     check_options(arguments)
     if arguments.bundle is not None:
         for option, given in (
@@ -221,9 +221,9 @@ def _stopwatch() -> Stopwatch:
 
 
 def _last_line(model: CompiledModel) -> None:
-    """A policy that had no effect says so where it is seen."""
-    if model.summary().inert:
-        say(model.summary().inert)
+    """What must be known of the run is said where it is seen: a policy that had no effect, odd results."""
+    for warning in model.summary().warnings:
+        say(warning)
 
 
 def _first_line(model: CompiledModel) -> None:
