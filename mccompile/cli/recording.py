@@ -29,7 +29,7 @@ def record_single(
     fps: int,
 ) -> None:
     """Writes the record of one generation."""
-    from mccompile.runtime.trace import by_cell, share_computed
+    from mccompile.runtime.trace import share_computed
     from mccompile.studio.report.record import Way, as_bytes
 
     name = model.runner.lowered.policy.name
@@ -59,6 +59,7 @@ def _write(
     about: Mapping[str, object], fps: int,
 ) -> None:  # fmt: skip
     from mccompile.generate.compare import announce
+    from mccompile.runtime.trace import by_cell
     from mccompile.studio.report.page import write_page
     from mccompile.studio.report.record import Record, masks_of
 

@@ -53,8 +53,13 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
     return tuple(sorted(made, key=_depth))
 
 
-def check_names(declared: list[ast.LayersDecl], phases: list[ast.PhaseDecl], errors: list[Diagnostic]) -> None:
-    """Rules of regions are those of kept layers, one in a phase; and a name of layers has a rule somewhere."""
+def check_names(
+    declared: list[ast.LayersDecl], phases: list[ast.PhaseDecl], errors: list[Diagnostic]
+) -> frozenset[str | None]:
+    """Rules of regions are those of kept layers, one in a phase; and a name of layers has a rule somewhere.
+
+    Returns the names of regions of which it is not known what rules they have: all of them beside a misspelt name.
+    """
     known = tuple(dict.fromkeys(item.name.text for item in declared if item.name and item.keep is not None))
     for phase in phases:
         first: dict[str, ast.Name] = {}
@@ -65,11 +70,16 @@ def check_names(declared: list[ast.LayersDecl], phases: list[ast.PhaseDecl], err
             elif first.setdefault(region.text, region) is not region:
                 errors.append(names.DefinedTwice(region.span, "rule of", region.text, first[region.text].span))
     ruled = {rule.region.text for phase in phases for rule in phase.regions}
-    for item in declared:
-        if item.name is not None and item.keep is None:
-            errors.append(layers.IdleRegionName(item.name.span, item.name.text, "these layers are always computed"))
-        elif item.name is not None and item.name.text not in ruled:
-            errors.append(layers.IdleRegionName(item.name.span, item.name.text, "no phase has a rule for it"))
+    named = [(item, item.name) for item in declared if item.name is not None]
+    computed = {name.text for item, name in named if item.keep is None}
+    told: set[str | None] = {None, *known} if ruled - {*known} - computed else set()
+    for item, name in named:
+        idle = name.text not in ruled and name.text not in told
+        why = "these layers are always computed" if item.keep is None else "no phase has a rule for it" if idle else ""
+        if why and not (item.keep is None and name.text in ruled):
+            errors.append(layers.IdleRegionName(name.span, name.text, why))
+            told.add(name.text)
+    return frozenset(told)
 
 
 def _met(claimed: list[tuple[int, int, ir.Region]], first: int, last: int) -> ir.Region | None:
@@ -87,17 +97,19 @@ class Reusing:
 
 
 def check_use(
-    regions: tuple[ir.Region, ...], rules: list[ir.Rule], reusing: list[Reusing], signals: Mapping[str, ir.Signal],
-    errors: list[Diagnostic],
+    regions: tuple[ir.Region, ...], rules: list[ir.Rule], reusing: list[Reusing], told: frozenset[str | None],
+    signals: Mapping[str, ir.Signal], errors: list[Diagnostic],
 ) -> None:
     """What is reused must be kept, what is kept must be reused, and a probe needs blocks to look at.
 
-    rules: those without an error. reusing: the rules that reuse something, or would without an error in them.
+    rules: those without an error. reusing: the rules that reuse something, or would without an error in them. told:
+    names of regions whose rules have an error already.
     """  # fmt: skip
     kept = [region for region in regions if region.keep is not None]
     if reusing and not kept:
         errors.append(layers.NothingKept(reusing[0].at))
-    idle = [region for region in kept if not any(rule.region in (None, region.name) for rule in reusing)]
+    reused = {rule.region for rule in reusing}
+    idle = [r for r in kept if None not in reused and r.name not in reused and r.name not in told]
     if rules and idle:
         errors.extend(layers.NeverReused(region.at) for region in (idle if reusing else kept[:1]))
     looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)

@@ -17,7 +17,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Held, Made, Memory, States
+from mccompile.runtime.store import BranchStore, Held, Made, Memory
 
 
 def prompt_inputs(captured: CapturedModel) -> tuple[str, ...]:
@@ -67,8 +67,5 @@ def forget_odd(store: BranchStore, actions: Iterable[Sequence[Sequence[Action]]]
     found = (a for of_group in actions for of_sample in of_group for a in of_sample)
     if all(a.kind == "compute" for a in found) or store.is_finite():
         return False
-    store.memory = Memory()
-    for course in store.courses.values():
-        course.states = States()
-    store.lose(NOT_FINITE)
+    store.drop(NOT_FINITE)
     return True

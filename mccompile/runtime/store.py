@@ -302,6 +302,13 @@ class BranchStore:
         for course in self.courses.values():
             course.history.lose(why, but_clean)
 
+    def drop(self, why: str) -> None:
+        """Forgets what is kept, which would be wrong to use. The trace says why the next call computes everything."""
+        self.memory = Memory()
+        for course in self.courses.values():
+            course.states = States()
+        self.lose(why)
+
     def is_finite(self) -> bool:
         """Whether the results of its last call were finite. Waits for that call."""
         return self.finite is None or bool(self.finite.arrived()[0])
