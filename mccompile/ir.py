@@ -307,10 +307,13 @@ class Phase(Node):
 # ---- where -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Blocks(Node):
-    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last)."""
+    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last).
 
-    first: int
-    last: int
+    A float is a share of the depth: the blocks from there on, or up to there.
+    """
+
+    first: int | float
+    last: int | float
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,10 +302,13 @@ class PhaseDecl:
 
 @dataclass(frozen=True, slots=True)
 class BlockRange:
-    """Blocks first..last as written, both included: `[*]` is 0..-1, `[3]` is 3..3, `[8..]` is 8..-1."""
+    """Blocks first..last as written, both included: `[*]` is 0..-1, `[3]` is 3..3, `[8..]` is 8..-1.
 
-    first: int
-    last: int
+    A float is a share of the depth: `[50%..]` is 0.5..-1.
+    """
+
+    first: int | float
+    last: int | float
     span: Span = field(compare=False, repr=False)
 
 

@@ -204,6 +204,10 @@ class _Phases(_Expressions):
         return self._at_most(meta, n, "tokens")
 
 
+def _bound(block: ast.Number) -> int | float:
+    return block.value if block.unit == "%" else int(block.value)
+
+
 @v_args(inline=True, meta=True)
 class AstBuilder(_Phases):
     """Builds the AST of one source; used once. `errors`: numbers that are none."""
@@ -252,6 +256,9 @@ class AstBuilder(_Phases):
     def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
         return self._quantity(meta, sign, number, "")
 
+    def block_share(self, meta: Meta, share: Token) -> ast.Number:
+        return self._percent(share)
+
     def all_blocks(self, meta: Meta, star: Token) -> ast.BlockRange:
         return ast.BlockRange(0, -1, self._at(meta))
 
@@ -259,13 +266,13 @@ class AstBuilder(_Phases):
         return ast.BlockRange(int(block.value), int(block.value), self._at(meta))
 
     def blocks_from(self, meta: Meta, first: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(int(first.value), -1, self._at(meta))
+        return ast.BlockRange(_bound(first), -1, self._at(meta))
 
     def blocks_to(self, meta: Meta, last: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(0, int(last.value), self._at(meta))
+        return ast.BlockRange(0, _bound(last), self._at(meta))
 
     def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(int(first.value), int(last.value), self._at(meta))
+        return ast.BlockRange(_bound(first), _bound(last), self._at(meta))
 
     def keep(self, meta: Meta, name: Token, stand_in: ast.WrittenExpr | None) -> _LayerRule:
         return self._name(name), stand_in

@@ -139,7 +139,8 @@ spans = st.one_of(
     st.builds(ir.LastSteps, expressions),
     st.builds(ir.Rest),
 )
-wheres = st.builds(ir.Blocks, st.integers(-9, 9), st.integers(-9, 9)) | st.builds(ir.Integration)
+bounds = st.integers(-9, 9) | st.sampled_from((0.25, 0.5, 1.0))
+wheres = st.builds(ir.Blocks, bounds, bounds) | st.builds(ir.Integration)
 keeps = st.sampled_from(["residual", "output", "increment", None])
 forecasts = st.none() | st.builds(
     ir.Forecast, st.lists(st.lists(expressions, max_size=2).map(tuple), max_size=2).map(tuple)
