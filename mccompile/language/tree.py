@@ -242,14 +242,14 @@ class AstBuilder(_Phases):
     def choose(self, meta: Meta, name: Token, *alternatives: ast.Alternative) -> ast.ChooseDecl:
         return ast.ChooseDecl(self._name(name), alternatives, self._at(meta))
 
-    def region_rule(self, meta: Meta, region: Token, rule: ast.WrittenRule) -> ast.RegionRule:
-        return ast.RegionRule(self._name(region), rule, self._at(meta))
+    def region_rule(self, meta: Meta, region: Token, rule: ast.WrittenRule) -> ast.NamedRule:
+        return ast.NamedRule(self._name(region), rule, self._at(meta))
 
     def phase(
-        self, meta: Meta, name: Token, when: ast.When | None, *rules: ast.WrittenRule | ast.RegionRule
+        self, meta: Meta, name: Token, when: ast.When | None, *rules: ast.WrittenRule | ast.NamedRule
     ) -> ast.PhaseDecl:
-        regions = tuple(rule for rule in rules if isinstance(rule, ast.RegionRule))
-        whole = next((rule for rule in rules if not isinstance(rule, ast.RegionRule)), None)
+        regions = tuple(rule for rule in rules if isinstance(rule, ast.NamedRule))
+        whole = next((rule for rule in rules if not isinstance(rule, ast.NamedRule)), None)
         at = self._at(meta)
         return ast.PhaseDecl(self._name(name), when, whole or ast.ComputeRule(at), regions, at)
 

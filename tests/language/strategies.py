@@ -110,7 +110,7 @@ rules = st.one_of(
     st.builds(ast.ComputeTop, exprs, exprs, st.lists(guards, max_size=2).map(tuple), st.just(SPAN)),
     st.builds(ast.ReuseRule, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
 )
-region_rules = st.lists(st.builds(ast.RegionRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
+region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)
 bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
 block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.just(SPAN))
