@@ -167,7 +167,7 @@ def test_explain_of_a_pass_at_another_stage(shell: Shell) -> None:
         (("explain", "exact", "--size", "64x64x9"), "--size means nothing for a policy without `--stage`"),
         (("explain", "MC0203", "--set", "a=1"), "--set means nothing for the page of a code"),
         (("explain", "MC0203", "--verify"), "--verify means nothing for the page of a code"),
-        (("explain", "teacache", "--set", "threshold=nan"), "is not NAME=NUMBER"),
+        (("explain", "teacache", "--set", "threshold=nan"), "is neither NAME=NUMBER"),
         (("explain", "exact", "--stage", "plan", "--model", ""), "the name is empty"),
         (("explain", ""), "error[MC01"),
         (("bench", "ladder", "--threads", "1000000"), "is not a whole number from 1 to 1,024"),
