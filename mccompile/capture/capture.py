@@ -42,15 +42,15 @@ def capture(
     exported = export_model(model, probe, second)
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
     try:
-        return _captured(model, exported, calls, unbatched)
+        return captured_from(model, exported, calls, unbatched)
     except CaptureError:
         if not exported.copies:
             raise
-    return _captured(model, export_model(model, probe, second, each=True), calls, unbatched)
+    return captured_from(model, export_model(model, probe, second, each=True), calls, unbatched)
 
 
-def _captured(
-    model: nn.Module, exported: Exported, calls: Sequence[dict[str, object]], unbatched: str
+def captured_from(
+    model: nn.Module, exported: Exported, calls: Sequence[dict[str, object]], unbatched: str = ""
 ) -> CapturedModel:
     """As `capture`, from an exported graph, which it changes."""
     own_weights(exported.module)

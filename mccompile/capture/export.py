@@ -87,8 +87,10 @@ def export_model(
     """
     pair = paired(model, probe, second)
     shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
+    repeated: Mapping[str, str] = {}
     try:
-        with contextlib.nullcontext({}) if each else repeats(model) as repeated:
+        with contextlib.ExitStack() as stack:
+            repeated = {} if each else stack.enter_context(repeats(model))
             module, guards = _export(model, pair.call, shapes)
     except ExportError:
         if not repeated:

@@ -77,15 +77,22 @@ def repeats(model: nn.Module) -> Iterator[dict[str, str]]:
 
 
 def _listed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of lists of three or more of a class: the first is often given another layout than the others."""
+    """The modules of lists of three or more of a class: the first is often given another layout than the others.
+
+    A module below the list that stands in two places is left alone, with all that hold it.
+    """
     lists: dict[str, list[tuple[str, nn.Module]]] = defaultdict(list)
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for path, module in model.named_modules():
         match = CHILD.match(path)
         if match and next(module.children(), None) is not None:
             lists[match[1]].append((path, module))
     for children in lists.values():
         by_class = Counter(type(module) for _, module in children)
-        yield from ((p, m) for p, m in children if by_class[type(m)] > 2 and not _hooked(m))
+        for path, module in children:
+            shares = any(places[id(below)] > 1 for below in module.modules())  # then export names it by another path
+            if by_class[type(module)] > 2 and not _hooked(module) and not shares:
+                yield path, module
 
 
 def _hooked(module: nn.Module) -> bool:

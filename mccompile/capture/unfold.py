@@ -93,6 +93,8 @@ class _Weights:
         if not own:
             return node  # of no block, or a constant
         same = {self.ids[path + n.removeprefix(first)] for n in own}
+        if same == {self.ids[name]}:
+            return node  # both share it
         found = [self.nodes[n] for number in same for n in self.known_as[number] if n in self.nodes]
         if len(same) != 1 or len(found) != 1:
             raise NotUnfolded(f"the weight of `{path}` for `{name}` is not the only one")
