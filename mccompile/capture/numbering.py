@@ -12,7 +12,7 @@ _NUMBERED = re.compile(r"_\d+$")
 
 
 def number_anew(module: fx.GraphModule, facts: Facts) -> dict[fx.Node, Fact]:
-    """Gives the module the same graph with its operators named `add`, `add_1`, `add_2`. Returns the facts of its nodes.
+    """Gives the module the same graph, in which the operators of one name are counted. Returns the facts of its nodes.
 
     Placeholders and attributes keep their names.
     """
