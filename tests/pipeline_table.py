@@ -101,12 +101,12 @@ class _Runs:
             self.pipe, text, backend="eager", captured=self.prepared, call=self.call, **parameters  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def computed(self) -> Row:
+    def computed(self, told: list[str]) -> Row:
         """The cells of the policy `compute`: the pipeline's own output in every way of calling it, bit for bit."""
         compiled = self.compiled("compute")
         steps = Steps(self.pipe, compiled)
-        cells = {name: said(lambda n=name: self._equal(n)) for name in self.ways}  # type: ignore[misc]
-        again = said(lambda: self._equal("compute"))
+        cells = {name: said(lambda n=name: self._equal(n), told) for name in self.ways}  # type: ignore[misc]
+        again = said(lambda: self._equal("compute"), told)
         compiled.undo()
         return {**cells, "compute": cells["compute"] if cells["compute"] != "yes" else again, "clock": steps.found()}
 
@@ -138,12 +138,14 @@ class _Runs:
         return "yes" if compiled.runner.engine.uses_rows else "no"
 
 
-def said(cell: Callable[[], str]) -> str:
-    """What a cell says; the code of a refusal; an exception without a code as what it is."""
+def said(cell: Callable[[], str], told: list[str]) -> str:
+    """What a cell says; the code of a refusal, whose words go to `told`; an exception without a code as what it is."""
     try:
         return cell()
     except Failure as failure:
-        return failure.diagnostics[0].code
+        what = failure.diagnostics[0]
+        told.append(what.message())
+        return what.code
     except RAW as error:
         return f"RAW {type(error).__name__}: {short(str(error))}"
 
@@ -164,9 +166,10 @@ def row(case: Case) -> Row:
         alone = _Alone(case)
     except RAW as error:
         return {**empty, "reason": f"diffusers cannot run it here: {short(str(error))}"}
+    told: list[str] = []
     try:
         runs = _Runs(alone)
-        cells = runs.computed()
+        cells = runs.computed(told)
     except Failure as failure:
         what = failure.diagnostics[0]
         return {**empty, "clock": what.code, "reason": short(what.message())}
@@ -174,12 +177,12 @@ def row(case: Case) -> Row:
         return {**empty, "reason": f"RAW {type(error).__name__}: {short(str(error))}"}
     captured = runs.prepared.model
     policies = {
-        "steps": said(lambda: runs.reused(STEPWISE, "reuse")),
-        "chunks": said(lambda: runs.reused(BY_CHUNK, "reuse")),
-        "tokens": said(runs.by_tokens),
+        "steps": said(lambda: runs.reused(STEPWISE, "reuse"), told),
+        "chunks": said(lambda: runs.reused(BY_CHUNK, "reuse"), told),
+        "tokens": said(runs.by_tokens, told),
     }
     reasons = [captured.opaque.partition(":")[0], *(r.reason.partition(" (")[0] for r in captured.refusals)]
-    reason = next((r for r in (*reasons, captured.unbatched) if r), "–")
+    reason = next((r for r in (*reasons, captured.unbatched, *told) if r), "–")
     return {**empty, **cells, **policies, "reason": short(reason)}
 
 

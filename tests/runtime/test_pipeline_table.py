@@ -7,14 +7,14 @@ import pytest
 
 from tests.pipeline_table import CASES, COLUMNS, HEAD, PAGE, kept, rendered, row
 
-RERUN = ("WanVideoToVideoPipeline", "AnimateDiffPipeline")
+RERUN = (pytest.param("WanVideoToVideoPipeline", marks=pytest.mark.slow), "AnimateDiffPipeline")
 
 
 def test_the_page_shows_the_kept_rows() -> None:
     lines = PAGE.read_text().splitlines()
     start = lines.index(HEAD) + 2
     assert lines[start : start + len(kept())] == rendered(kept())
-    assert list(kept()) == list(CASES)
+    assert [name for name in CASES if name in kept()] == list(kept())
 
 
 @pytest.mark.parametrize("name", RERUN)
