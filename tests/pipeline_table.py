@@ -143,11 +143,16 @@ def said(cell: Callable[[], str], told: list[str]) -> str:
     try:
         return cell()
     except Failure as failure:
-        what = failure.diagnostics[0]
-        told.append(what.message())
-        return what.code
+        told.append(words(failure))
+        return failure.diagnostics[0].code
     except RAW as error:
         return f"RAW {type(error).__name__}: {short(str(error))}"
+
+
+def words(failure: Failure) -> str:
+    """What a refusal says: its headline and its first cause."""
+    what = failure.diagnostics[0]
+    return ": ".join([what.message(), *what.notes()[:1]])
 
 
 def apart(found: torch.Tensor, wanted: torch.Tensor) -> str:
@@ -171,8 +176,7 @@ def row(case: Case) -> Row:
         runs = _Runs(alone)
         cells = runs.computed(told)
     except Failure as failure:
-        what = failure.diagnostics[0]
-        return {**empty, "clock": what.code, "reason": short(what.message())}
+        return {**empty, "clock": failure.diagnostics[0].code, "reason": short(words(failure))}
     except RAW as error:
         return {**empty, "reason": f"RAW {type(error).__name__}: {short(str(error))}"}
     captured = runs.prepared.model
@@ -184,6 +188,12 @@ def row(case: Case) -> Row:
     reasons = [captured.opaque.partition(":")[0], *(r.reason.partition(" (")[0] for r in captured.refusals)]
     reason = next((r for r in (*reasons, captured.unbatched, *told) if r), "–")
     return {**empty, **cells, **policies, "reason": short(reason)}
+
+
+def absent() -> dict[str, Row]:
+    """The rows of the pipelines that are not run."""
+    why = ((name, f"not run: {reason}") for name, reason in unets.ABSENT.items())
+    return {name: dict.fromkeys(COLUMNS, "–") | {"pipeline": name, "reason": reason} for name, reason in why}
 
 
 def kept() -> dict[str, Row]:
@@ -199,7 +209,8 @@ def keep(rows: Mapping[str, Row]) -> None:
 
 def rendered(rows: Mapping[str, Row]) -> list[str]:
     """The lines of the table."""
-    return [f"| {' | '.join(rows[name][column] for column in COLUMNS)} |" for name in CASES if name in rows]
+    shown = {**{name: rows[name] for name in CASES if name in rows}, **absent()}
+    return [f"| {' | '.join(found[column] for column in COLUMNS)} |" for found in shown.values()]
 
 
 def render() -> None:

@@ -37,7 +37,7 @@ _TRUE_OFF = {"true_cfg_scale": 1.0}
 
 def _hunyuan_config(**more: object) -> dict[str, object]:
     return {
-        "in_channels": 4, "out_channels": 4, "num_layers": 1, "num_single_layers": 2, "num_refiner_layers": 1,
+        "in_channels": 4, "out_channels": 4, "num_layers": 2, "num_single_layers": 2, "num_refiner_layers": 1,
         "patch_size": 2, "patch_size_t": 1, "guidance_embeds": True, "text_embed_dim": DIM,
         "rope_axes_dim": (12, 12, 12),
         "pooled_projection_dim": 8, **HEADS, **more,
@@ -126,18 +126,6 @@ def _cog_call(prompts: int, **more: object) -> dict[str, object]:
 
 def _cog_video_call(prompts: int, **more: object) -> dict[str, object]:
     return {k: v for k, v in _cog_call(prompts, **more).items() if k != "num_frames"}
-
-
-_FACE = {
-    "in_channels": 8, "is_train_face": True, "cross_attn_interval": 1, "cross_attn_dim_head": 8,
-    "cross_attn_num_heads": 2, "LFE_id_dim": 2, "LFE_vit_dim": 2, "LFE_depth": 5, "LFE_dim_head": 8, "LFE_num_heads": 2,
-    "LFE_num_id_token": 1, "LFE_num_querie": 2, "LFE_output_dim": 48, "LFE_ff_mult": 1, "LFE_num_scale": 1,
-}  # fmt: skip
-
-
-def _face_call(prompts: int) -> dict[str, object]:
-    face = {"id_vit_hidden": [torch.ones(prompts, 2, 2)], "id_cond": torch.ones(prompts, 2)}
-    return _cog_call(prompts, image=picture(), **face)
 
 
 def _ltx(kind: type, vae: object = None) -> object:
@@ -252,10 +240,6 @@ CASES = (
         "CogVideoXFunControlPipeline",
         lambda: _cog(D.CogVideoXFunControlPipeline, vae=cogvideox_vae(), in_channels=8),
         lambda n: _cog_video_call(n, control_video=clip()), {"height": 64, "width": 48},
-    ),
-    Case(
-        "ConsisIDPipeline",
-        lambda: _cog(D.ConsisIDPipeline, D.ConsisIDTransformer3DModel, cogvideox_vae(), **_FACE), _face_call,
     ),
     Case("LTXPipeline", lambda: _ltx(D.LTXPipeline), _ltx_call, _LTX_OTHER),
     Case(

@@ -19,10 +19,14 @@ class _Run:
     scheduled: int = 0
 
     def wrong(self) -> str:
-        """The first call whose row is not the step that the scheduler was about to take; a run may end its schedule."""
-        skipped = self.scheduled - self.taken
-        bad = [call for call in self.calls if self.taken and call[0] != call[1] + skipped]
-        return f"row {bad[0][0]} after {bad[0][1]} of {self.taken} steps" if bad else ""
+        """The first call whose row is not that of its step; a run may begin in the middle, and ends its schedule.
+
+        Calls without a step of the scheduler between them are of one step. Some pipelines step the scheduler twice.
+        """
+        order = list(dict.fromkeys(before for _, before in self.calls))
+        rows = {before: self.scheduled - len(order) + i for i, before in enumerate(order)}
+        bad = [(row, rows[before]) for row, before in self.calls if self.taken and row != rows[before]]
+        return f"row {bad[0][0]} at step {bad[0][1]} of {self.scheduled}" if bad else ""
 
 
 class Steps:

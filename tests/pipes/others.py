@@ -224,11 +224,6 @@ CASES = (
         lambda n: _cosmos_call(n, image=picture()),
     ),
     Case(
-        "Cosmos2_5_PredictBasePipeline",
-        lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO),
-        lambda n: _cosmos_call(n, image=picture()),
-    ),
-    Case(
         "SanaVideoPipeline", lambda: _sana(D.SanaVideoPipeline), _sana_call, {"height": 96, "width": 64, "frames": 13}
     ),
     Case(
