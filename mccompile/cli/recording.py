@@ -58,20 +58,10 @@ def _write(
     results: Results, folder: Path, model: CompiledModel, ways: Sequence[Way], videos: tuple[NDArray[np.uint8], ...],
     about: Mapping[str, object], fps: int,
 ) -> None:  # fmt: skip
-    from mccompile.generate.compare import announce
     from mccompile.studio.report.page import write_page
-    from mccompile.studio.report.record import Record, masks_of
+    from mccompile.studio.report.recorded import record_of
 
-    record = Record(
-        about=about,
-        said=announce(model),
-        refusals=tuple(f"{r.site}: {r.reason}" for r in model.runner.lowered.refusals),
-        fps=fps,
-        ways=tuple(ways),
-        videos=videos,
-        events=tuple(model.events),
-        masks=masks_of(model.events, model.runner.masks or ()),
-    )
+    record = record_of(model, ways, videos, about, fps)
     for name, write in record.files().items():
         results.put(folder / name, write)
     results.put(folder / PAGE, lambda path: write_page(record, path))
