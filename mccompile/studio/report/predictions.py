@@ -26,10 +26,10 @@ _DETAIL = 8  # pixels that a cell of latents is drawn with, at most, along a sid
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """Predictions of one scheduler. steps: own steps, one for each. clean: [C, F, h, w] float32 of each."""
+    """Predictions of one scheduler. steps: own steps, one for each. clean: [C, F, h, w] of each."""
 
     steps: list[int]
-    clean: list[NDArray[np.float32]]
+    clean: list[NDArray[np.float16]]
 
 
 class Predictions:
@@ -60,9 +60,11 @@ class Predictions:
 
     def _watched(self, own: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(own)
-        def step(scheduler: object, output: torch.Tensor, at: object, sample: torch.Tensor, *a: object, **k: object) -> object:  # fmt: skip
+        def step(
+            scheduler: object, output: torch.Tensor, at: object, sample: torch.Tensor, *more: object, **named: object
+        ) -> object:
             given = sample.clone() if _needs_sample(scheduler) else sample
-            result = own(scheduler, output, at, sample, *a, **k)
+            result = own(scheduler, output, at, sample, *more, **named)
             begun = time.perf_counter()
             self._note(scheduler, output, given, result)
             self.seconds += time.perf_counter() - begun
@@ -108,7 +110,7 @@ class Predictions:
         self.seconds += time.perf_counter() - begun
         return drawn
 
-    def _by_frame(self, frames: int) -> dict[int, dict[int, NDArray[np.float32]]]:
+    def _by_frame(self, frames: int) -> dict[int, dict[int, NDArray[np.float16]]]:
         """By latent frame and own step, [C, h, w]. Schedulers of single frames come in the frames' order."""
         apart = list(self._by.values())
         each = max((p.clean[0].shape[1] for p in apart), default=0)
@@ -158,13 +160,13 @@ def _needs_sample(scheduler: object) -> bool:
     return flow and not _keeps_clean(config)
 
 
-def _pooled(frames: torch.Tensor) -> NDArray[np.float32]:
+def _pooled(frames: torch.Tensor) -> NDArray[np.float16]:
     """[C, F, h, w] on the host, with at most MOST_CELLS along a side."""
     shrink = math.ceil(max(frames.shape[2:]) / MOST_CELLS)
     small = frames.detach().float()
     if shrink > 1:
         small = torch.nn.functional.avg_pool2d(small, shrink, ceil_mode=True)
-    return small.cpu().numpy().astype(np.float16).astype(np.float32)
+    return small.cpu().numpy().astype(np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ class Colours:
     detail: int
 
     @classmethod
-    def fitted(cls, latents: NDArray[np.float32], frames: NDArray[np.uint8]) -> Colours:
+    def fitted(cls, latents: NDArray[np.float16], frames: NDArray[np.uint8]) -> Colours:
         """The map that draws latents [N, C, h, w] most like the frames [N, H, W, 3] that they became."""
         count, _, high, wide = latents.shape
         detail = max(1, min(_DETAIL, MOST_PIXELS // max(high, wide)))
@@ -184,9 +186,9 @@ class Colours:
         cells = small.reshape(count, high, detail, wide, detail, 3).transpose(0, 1, 3, 2, 4, 5)
         wanted = cells.reshape(count * high * wide, -1).astype(np.float64)
         found, *_ = np.linalg.lstsq(_rows(latents), wanted, rcond=1e-6)
-        return cls(found, detail)
+        return cls(found.astype(np.float64), detail)
 
-    def draw(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def draw(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """The picture of latents [C, h, w], uint8 [h * detail, w * detail, 3]."""
         _, high, wide = latents.shape
         cells = (_rows(latents[None]) @ self.weights).reshape(high, wide, self.detail, self.detail, 3)
@@ -194,7 +196,7 @@ class Colours:
         return np.nan_to_num(pixels).round().clip(0, 255).astype(np.uint8)
 
 
-def _rows(latents: NDArray[np.float32]) -> NDArray[np.float64]:
+def _rows(latents: NDArray[np.float16]) -> NDArray[np.float64]:
     """The channels of each cell of [N, C, h, w], and a one."""
     cells = latents.transpose(0, 2, 3, 1).reshape(-1, latents.shape[1]).astype(np.float64)
     return np.concatenate([np.nan_to_num(cells), np.ones((len(cells), 1))], axis=1)

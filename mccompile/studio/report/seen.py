@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mccompile.lowering.slots import Late
+from mccompile.policy.planner import Plan
 from mccompile.runtime.step import Step
 from mccompile.studio.report.predictions import Predictions
-
-
-@dataclass(frozen=True, slots=True)
-class SeenChunk:
-    """One chunk of one call. accounts, signals: the highest account and each signal's mean, by name, where known.
-
-    predicted: what the plan had said of its step; "" outside of its own steps.
-    """
-
-    chunk: int
-    accounts: tuple[tuple[str, float], ...]
-    signals: tuple[tuple[str, float], ...]
-    predicted: str
-
-
-@dataclass(frozen=True, slots=True)
-class SeenCall:
-    """One call of one guidance branch. kept: bytes of the branch's store after it."""
-
-    row: int
-    branch: str
-    kept: int
-    chunks: tuple[SeenChunk, ...]
+from mccompile.studio.report.story import SeenCall, SeenChunk
 
 
 @dataclass(slots=True)
@@ -54,12 +33,13 @@ class Watching:
     chunks: int = 0
     seconds: float = 0.0
     predictions: Predictions | None = None
-    _request: Hashable = None
+    plan: Plan | None = None  # of the latest call
 
     @contextlib.contextmanager
     def during(self, pipe: object) -> Iterator[None]:
         """One run of the pipeline; what was seen of the run before it is forgotten."""
         self.calls, self.weights, self.seconds, self.frames = [], {}, 0.0, 0
+        self.plan = None
         self.predictions = Predictions(pipe) if self.thumbnails else None
         if self.predictions is None:
             yield
@@ -73,6 +53,7 @@ class Watching:
         begun = time.perf_counter()
         moment, layout, store = step.moment, step.layout, step.store
         self.frames, self.chunks = moment.total * layout.frames, moment.total
+        self.plan = step.plan
         chunks = tuple(self._chunk(step, place) for place, t in enumerate(moment.chunks) if t.copy_of is None)
         self.calls.append(SeenCall(moment.row, moment.branch, store.memory.nbytes(), chunks))
         late = next((slot for slot in store.states.tensors if isinstance(slot, Late)), None)
@@ -89,7 +70,7 @@ class Watching:
         moment, action = step.moment, step.actions[0][place]
         time_of = moment.chunks[place]
         if action.phase < 0:
-            return SeenChunk(time_of.chunk, (), (), "")
+            return SeenChunk(time_of.chunk, (), (), None)
         accounts: dict[str, float] = {}
         signals: dict[str, float] = {}
         measured, decide = step.store.states.measured, step.engine.decide
@@ -101,6 +82,9 @@ class Watching:
                     signals[row.name] = float(value)
         elif action.account is not None:
             accounts["account"] = float(action.account)
-        finite = (tuple((n, v) for n, v in found.items() if np.isfinite(v)) for found in (accounts, signals))
-        cell = step.plan.cells[time_of.step]
-        return SeenChunk(time_of.chunk, *finite, cell.action)
+        predicted = step.plan.cells[time_of.step].action
+        return SeenChunk(time_of.chunk, _finite(accounts), _finite(signals), predicted)
+
+
+def _finite(found: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple((name, value) for name, value in found.items() if np.isfinite(value))

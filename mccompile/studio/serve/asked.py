@@ -45,7 +45,7 @@ class Asked:
         found = self.values.get(key, default)
         if type(found) is not type(default):
             raise RequestRefused(400, f"`{key}` is no {type(default).__name__}", _REMEDY)
-        return found  # type: ignore[return-value]
+        return found
 
     def numbers(self, key: str) -> dict[str, float]:
         """Its entry, an object of finite numbers. Raises RequestRefused (MC0763)."""

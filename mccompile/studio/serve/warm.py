@@ -12,7 +12,7 @@ import numpy as np
 
 from mccompile import api
 from mccompile.generate.compare import Contender, announce, capture_for, compile_roles, last_call, run_with
-from mccompile.generate.flops import Prices, count, prices_of
+from mccompile.generate.flops import Prices, count_by_row, prices_of
 from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
 from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS, Generation, OnStep, Settings, call_arguments
@@ -29,8 +29,10 @@ from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
 from mccompile.studio.report.page import write_page
-from mccompile.studio.report.record import Record, Stopwatch, Way, as_bytes
+from mccompile.studio.report.record import Record, Way, as_bytes
 from mccompile.studio.report.recorded import record_of
+from mccompile.studio.report.recorded import watch as watched
+from mccompile.studio.report.stopwatch import Stopwatch
 from mccompile.studio.serve.checked import bound_of
 from mccompile.studio.serve.orders import (
     ALONE,
@@ -63,11 +65,11 @@ class StopAsked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Vanilla:
-    """The whole model's generation. steps: seconds of each. flops: of all of it. prices: of the parts of its calls."""
+    """The whole model's generation. steps: seconds of each. flops: of each step. prices: of the parts of its calls."""
 
     done: Generation
     steps: tuple[float, ...]
-    flops: float
+    flops: tuple[float, ...]
     prices: Prices
 
 
@@ -96,10 +98,10 @@ class WarmModel:
 
     def loaded(self) -> Loaded:
         """What the page offers. Sizes of the embedded model are ready-made; another one's are the command line's."""
-        own = replace(self._own, **self._given.settings)
+        own = replace(self._own, **self._given.settings)  # type: ignore[arg-type]
         made = {"as asked for": own}
         if self._given.model == EMBEDDED and not self._given.settings:
-            made = {name: replace(own, **smaller.given()) for name, smaller in _SMALLER.items()}
+            made = {n: replace(own, **smaller.given()) for n, smaller in _SMALLER.items()}  # type: ignore[arg-type]
         presets = tuple(Preset(name, settings.given(), self._grid(settings)) for name, settings in made.items())
         return Loaded(type(self._pipe).__name__, self._own.prompt or "", self._given.seed, presets)
 
@@ -132,14 +134,16 @@ class WarmModel:
         vanilla = self._vanilla(captured, call, order.seed, tell)
         tell(Progress("compiling the policy", 0, 0))
         model = self._compiled(captured, bound, call)
-        model.runner.masks, watch = [], Stopwatch()
+        watched(model, thumbnails=True)
+        watch = Stopwatch()
         name = bound.ir.name
         done = run_with(self._pipe, model, call, order.seed, watch.watch(_told(tell))(name))
         tell(Progress("writing the report", 0, 0))
-        flops = count(model, model.events, vanilla.prices) / vanilla.flops
+        flops = count_by_row(model, model.events, vanilla.prices)
+        share = sum(flops) / sum(vanilla.flops)
         ways = (
-            Way(VANILLA, "compute", vanilla.done.seconds, 1.0, 1.0, vanilla.steps),
-            Way(name, name, done.seconds, share_computed(model.events), flops, watch.of(name)),
+            Way(VANILLA, "compute", vanilla.done.seconds, 1.0, 1.0, vanilla.steps, vanilla.flops),
+            Way(name, name, done.seconds, share_computed(model.events), share, watch.of(name), flops),
         )
         about = {"model": self._given.model, "policy": name, "parameters": dict(bound.values),
                  "backend": self._given.backend, "seed": order.seed, "call": call}  # fmt: skip
@@ -166,7 +170,7 @@ class WarmModel:
         if model is None:
             model = api.compile(
                 self._pipe, bound.ir, backend=captured.backend, captured=captured.model,
-                deny_refusals=self._given.deny_refusals, **bound.values,
+                deny_refusals=self._given.deny_refusals, **bound.values,  # type: ignore[arg-type]
             )  # fmt: skip
             model.undo()
         model.set_parameters(**bound.values)
@@ -187,7 +191,7 @@ class WarmModel:
                     run_with(self._pipe, model, call, seed, lambda *_: None, 1)
                 done = run_with(self._pipe, model, call, seed, watch.watch(_told(tell))(VANILLA))
             prices = prices_of(model, seen)
-            known = Vanilla(done, watch.of(VANILLA), count(model, model.events, prices), prices)
+            known = Vanilla(done, watch.of(VANILLA), count_by_row(model, model.events, prices), prices)
         self._vanillas[key] = known
         while len(self._vanillas) > _VIDEOS_KEPT:
             del self._vanillas[next(iter(self._vanillas))]
