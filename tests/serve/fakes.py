@@ -26,11 +26,11 @@ from mccompile.studio.serve.orders import (
     Given,
     Loaded,
     Order,
-    Outcome,
     Preset,
-    Progress,
-    Refused,
-    Stopped,
+    RunOutcome,
+    RunProgress,
+    RunRefused,
+    RunStopped,
 )
 
 GIVEN = Given("embedded", None, None, "eager", False, {}, 0)
@@ -45,7 +45,7 @@ TEXT = """policy mine {
   layers blocks[*] { keep residual }
 }
 """
-DONE = Outcome(
+DONE = RunOutcome(
     "policy mine is approximate", 2.0, 5.0, 0.4, 0.35, 31.25, 28.5, 7, ("conv3d_1: mixes tokens",), ("a warning",)
 )  # fmt: skip
 SCRIPT = "document.getElementById('p').textContent = 'drawn'"
@@ -56,8 +56,8 @@ class NoRoom(StatedFailure):
     code = "MC0763"
 
 
-def refusal() -> Refused:
-    return Refused(NoRoom("the model refuses it", "ask for something else").diagnostics)
+def refusal() -> RunRefused:
+    return RunRefused(NoRoom("the model refuses it", "ask for something else").diagnostics)
 
 
 def order(folder: Path, prompt: str = "p", text: str = TEXT) -> Order:
@@ -101,7 +101,7 @@ class FakeWorker:
             case "refused":
                 self._answers.put(refusal())
             case "waits":
-                self._answers.put(Progress("motioncache", 3, 12))
+                self._answers.put(RunProgress("motioncache", 3, 12))
             case _:
                 write_results(order.folder)
                 self._answers.put(DONE)
@@ -116,7 +116,7 @@ class FakeWorker:
 
     def stop(self) -> None:
         if self.obeys:
-            self._answers.put(Stopped())
+            self._answers.put(RunStopped())
 
     def finish(self) -> None:
         """Lets an order that waits be done."""
@@ -141,8 +141,8 @@ def work(given: Given, server: Connection, stop: Event) -> None:
         if order.prompt == "dies":
             sys.exit(3)
         if order.prompt == "waits":
-            server.send(Progress("motioncache", 3, 12))
+            server.send(RunProgress("motioncache", 3, 12))
             stop.wait()
-            server.send(Stopped())
+            server.send(RunStopped())
         else:
             server.send(DONE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mccompile.resources import data_folder, shipped_policies
-from mccompile.studio.serve.checked import MOST_TEXT, Knob, Place, Stretch, check_text, source_of
+from mccompile.studio.serve.checked import MOST_TEXT, Knob, Stretch, TextPlace, check_text, source_of
 from mccompile.studio.serve.errors import RequestRefused
 from mccompile.studio.serve.texts import Texts
 from tests.serve.fakes import GRID, TEXT
@@ -39,7 +39,7 @@ def test_an_error_has_its_place_as_browsers_count(tmp_path: Path) -> None:
     text = "policy mine {\n  # \N{CLAPPER BOARD}\n  phase all { compte }\n}\n"
     problem = check_text(source_of(text, "mine", tmp_path), {}, GRID).problems[0]
     start = text.index("compte") + 1
-    assert problem.place == Place(3, 15, start, start + len("compte"))
+    assert problem.place == TextPlace(3, 15, start, start + len("compte"))
     assert problem.text.startswith(f"error[{problem.code}]: {problem.message}\n  --> mine.policy:3:15\n")
 
 

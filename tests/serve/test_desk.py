@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mccompile.diagnostics.failure import Failure
-from mccompile.studio.serve.desk import MOST_KEPT, MOST_WAITING, Desk, Run
+from mccompile.studio.serve.desk import MOST_KEPT, MOST_WAITING, Desk, PageRun
 from mccompile.studio.serve.errors import AddressRefused, RequestRefused, ServeUnavailable, WorkerEnded
-from mccompile.studio.serve.orders import Loaded, Outcome, Progress, Stopped
+from mccompile.studio.serve.orders import Loaded, RunOutcome, RunProgress, RunStopped
 from mccompile.studio.serve.process import WorkerProcess
 from tests.house.tree import DOCS
 from tests.serve.fakes import DONE, GIVEN, FakeWorker, order, work
@@ -42,14 +42,14 @@ def until(what: Callable[[], bool]) -> None:
     raise AssertionError("it did not come")
 
 
-def give(desk: Desk, folder: Path, prompt: str) -> Run:
+def give(desk: Desk, folder: Path, prompt: str) -> PageRun:
     return desk.submit(lambda n: order(folder / str(n), prompt))
 
 
 def test_one_runs_and_the_others_wait_in_their_order(start: Start, tmp_path: Path) -> None:
     desk = start()
     first, second, third = (give(desk, tmp_path, prompt) for prompt in ("waits", "now", "now"))
-    until(lambda: first.progress == Progress("motioncache", 3, 12))
+    until(lambda: first.progress == RunProgress("motioncache", 3, 12))
     assert [desk.place(run) for run in (first, second, third)] == [0, 1, 2]
     desk.cancel(second.number)
     assert (second.state, desk.place(third)) == ("cancelled", 1)
@@ -105,12 +105,12 @@ def test_a_process_answers_stops_and_ends(tmp_path: Path) -> None:
     try:
         assert isinstance(worker.loaded(), Loaded)
         worker.give(order(tmp_path, "waits"))
-        assert worker.answer(20) == Progress("motioncache", 3, 12)
+        assert worker.answer(20) == RunProgress("motioncache", 3, 12)
         assert worker.answer(0) is None
         worker.stop()
-        assert worker.answer(20) == Stopped()
+        assert worker.answer(20) == RunStopped()
         worker.give(order(tmp_path, "now"))
-        assert isinstance(worker.answer(20), Outcome)
+        assert isinstance(worker.answer(20), RunOutcome)
         worker.give(order(tmp_path, "dies"))
         with pytest.raises(WorkerEnded, match="exit status 3"):
             worker.answer(20)

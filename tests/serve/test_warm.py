@@ -10,7 +10,7 @@ import pytest
 
 from mccompile.generate.errors import UnknownModel
 from mccompile.policy.phases import Grid
-from mccompile.studio.serve.orders import RESULTS, Order, Preset, Progress
+from mccompile.studio.serve.orders import RESULTS, Order, Preset, RunProgress
 from mccompile.studio.serve.warm import StopAsked, WarmModel
 from tests.embedded_once import one_capture
 from tests.generate.conftest import SMALL
@@ -45,7 +45,7 @@ def test_runs_of_one_video_share_vanilla(warm: WarmModel, tmp_path: Path) -> Non
     """The policy that computes everything gives vanilla's video; another policy, and another value, costs its run."""
     told: list[str] = []
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: RunProgress) -> None:
         told.append(progress.doing)
 
     whole = warm.run(asked(tmp_path / "a", "policy mine extends compute {\n}\n"), tell)
@@ -64,7 +64,7 @@ def test_runs_of_one_video_share_vanilla(warm: WarmModel, tmp_path: Path) -> Non
 def test_a_run_stops_with_its_next_step(warm: WarmModel, tmp_path: Path) -> None:
     steps: list[int] = []
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: RunProgress) -> None:
         if progress.doing == "mine":
             steps.append(progress.done)
             if progress.done == 2:

@@ -19,11 +19,11 @@ from mccompile.diagnostics.failure import Failure
 from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.diagnostics.source import Source
 from mccompile.resources import shipped_policies
-from mccompile.studio.serve.asked import Asked
+from mccompile.studio.serve.asked import PageRequest
 from mccompile.studio.serve.checked import MOST_TEXT, bound_of, check_text, problems_of, source_of
-from mccompile.studio.serve.desk import Desk, Run, folder_of
+from mccompile.studio.serve.desk import Desk, PageRun, folder_of
 from mccompile.studio.serve.errors import RequestRefused
-from mccompile.studio.serve.guard import REPORT_POLICY, Door, Guard
+from mccompile.studio.serve.guard import REPORT_POLICY, Door, DoorGuard
 from mccompile.studio.serve.orders import REPORT, RESULTS, Order, Preset
 from mccompile.studio.serve.texts import Texts
 
@@ -49,7 +49,7 @@ def application(desk: Desk, folder: Path, results: Path, door: Door) -> Starlett
         Route("/runs/{number:int}/{file:str}", pages.result),
     ]
     return Starlette(
-        routes=routes, middleware=[Middleware(Guard, door=door)], exception_handlers={Failure: _refused}
+        routes=routes, middleware=[Middleware(DoorGuard, door=door)], exception_handlers={Failure: _refused}
     )  # fmt: skip
 
 
@@ -107,21 +107,21 @@ class _Pages:
 
     async def check(self, request: Request) -> Response:
         """What is wrong with a text, its parameters and its plan."""
-        asked = await Asked.of(request)
+        asked = await PageRequest.of(request)
         source, preset = self._source(asked), self._preset(asked)
         found = await run_in_threadpool(check_text, source, asked.numbers("values"), preset.grid)
         return JSONResponse(asdict(found))
 
     async def save(self, request: Request) -> Response:
         """Writes a text into the folder."""
-        asked = await Asked.of(request)
+        asked = await PageRequest.of(request)
         name, text, over = asked.get("name", ""), asked.get("text", ""), asked.get("over", False)
         path = await run_in_threadpool(self.texts.save, name, text, over)
         return JSONResponse({"saved": str(self.shown / path.name)})
 
     async def run(self, request: Request) -> Response:
         """A new run of a text, at the end of the queue. A text with an error is refused at once."""
-        asked = await Asked.of(request)
+        asked = await PageRequest.of(request)
         source, values, preset = self._source(asked), asked.numbers("values"), self._preset(asked)
         prompt, seed = asked.get("prompt", ""), asked.get("seed", 0)
         if not prompt.strip() or len(prompt) > MOST_PROMPT:
@@ -149,17 +149,17 @@ class _Pages:
         headers = {"content-security-policy": REPORT_POLICY} if file == REPORT else {}
         return FileResponse(run.order.folder / file, headers=headers)
 
-    def _source(self, asked: Asked) -> Source:
+    def _source(self, asked: PageRequest) -> Source:
         return source_of(asked.get("text", ""), asked.get("name", ""), self.texts.folder)
 
-    def _preset(self, asked: Asked) -> Preset:
+    def _preset(self, asked: PageRequest) -> Preset:
         name = asked.get("preset", "")
         found = next((p for p in self.desk.loaded.presets if p.name == name), None)
         if found is None:
             raise RequestRefused(400, f"there is no size `{name:.80}`", "choose one from the list")
         return found
 
-    def _told(self, run: Run) -> dict[str, object]:
+    def _told(self, run: PageRun) -> dict[str, object]:
         """A run as JSON."""
         order, outcome = run.order, run.outcome
         problems = problems_of(run.failed, order.source)

@@ -19,13 +19,13 @@ _Kind = TypeVar("_Kind", str, int, bool)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PageRequest:
     """The JSON object of a request."""
 
     values: Mapping[str, object]
 
     @classmethod
-    async def of(cls, request: Request) -> Asked:
+    async def of(cls, request: Request) -> PageRequest:
         """What a request holds. Raises RequestRefused (MC0763) where it is too large, or no object."""
         data = bytearray()
         async for part in request.stream():

@@ -24,7 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TextPlace:
     """Where in the text, from 1. start, end: offsets as browsers count them, in UTF-16 units."""
 
     line: int
@@ -40,7 +40,7 @@ class Problem:
     code: str
     message: str
     text: str
-    place: Place | None
+    place: TextPlace | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +114,11 @@ def problems_of(diagnostics: Iterable[Diagnostic], source: Source) -> tuple[Prob
     return tuple(Problem(d.code, d.message(), render_one(d), _place(d.span, source)) for d in diagnostics)
 
 
-def _place(span: Span | None, source: Source) -> Place | None:
+def _place(span: Span | None, source: Source) -> TextPlace | None:
     if span is None or span.source != source:
         return None
     start, end = (len(source.text[:offset].encode("utf-16-le")) // 2 for offset in (span.start, span.end))
-    return Place(span.line, span.column, start, end)
+    return TextPlace(span.line, span.column, start, end)
 
 
 def _knob(param: ir.Param) -> Knob:

@@ -13,25 +13,25 @@ from typing import Literal, assert_never
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import Failure
 from mccompile.studio.serve.errors import RequestRefused
-from mccompile.studio.serve.orders import Answer, Loaded, Order, Outcome, Progress, Refused, Stopped
+from mccompile.studio.serve.orders import Answer, Loaded, Order, RunOutcome, RunProgress, RunRefused, RunStopped
 from mccompile.studio.serve.process import WorkerProcess
 
 MOST_WAITING, MOST_KEPT = 8, 20
 GRACE = 15.0  # seconds from a cancel to the end of the process, if no step comes
 _LOOK = 0.2  # seconds between two looks at what was cancelled
-WAITING = Progress("waiting", 0, 0)
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
+WAITING = RunProgress("waiting", 0, 0)
+RunState = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
 @dataclass(slots=True)
-class Run:
+class PageRun:
     """One run of the page. outcome: of one that is done. failed: why one is not."""
 
     number: int
     order: Order
-    state: State = "waiting"
-    progress: Progress = WAITING
-    outcome: Outcome | None = None
+    state: RunState = "waiting"
+    progress: RunProgress = WAITING
+    outcome: RunOutcome | None = None
     failed: tuple[Diagnostic, ...] = ()
     cancelled_at: float | None = None
 
@@ -47,7 +47,7 @@ class Desk:
         """Starts the process and waits for the model. Raises what `WorkerProcess.loaded` raises."""
         self._start, self._grace = start, grace
         self._changed = threading.Condition()
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, PageRun] = {}
         self._last, self._closed = 0, False
         self._worker: WorkerProcess | None = start()
         try:
@@ -58,18 +58,18 @@ class Desk:
         self._thread = threading.Thread(target=self._carry_out_all, name="mccompile-desk", daemon=True)
         self._thread.start()
 
-    def submit(self, order: Callable[[int], Order]) -> Run:
+    def submit(self, order: Callable[[int], Order]) -> PageRun:
         """A new run at the end of the queue. order: by the run's number. Raises RequestRefused (MC0763)."""
         with self._changed:
             waiting = sum(run.state == "waiting" for run in self._runs.values())
             if waiting >= MOST_WAITING:
                 raise RequestRefused(429, f"{waiting} runs are waiting already", "cancel one, or wait for one to end")
             self._last += 1
-            run = self._runs[self._last] = Run(self._last, order(self._last))
+            run = self._runs[self._last] = PageRun(self._last, order(self._last))
             self._changed.notify_all()
             return run
 
-    def cancel(self, number: int) -> Run:
+    def cancel(self, number: int) -> PageRun:
         """Takes a run out of the queue, or stops it with its next step. Raises RequestRefused (MC0763)."""
         with self._changed:
             run = self.run(number)
@@ -80,7 +80,7 @@ class Desk:
             self._changed.notify_all()
             return run
 
-    def run(self, number: int) -> Run:
+    def run(self, number: int) -> PageRun:
         """The run of that number. Raises RequestRefused (MC0763) where there is none, or none any more."""
         found = self._runs.get(number)
         if found is None:
@@ -88,12 +88,12 @@ class Desk:
             raise RequestRefused(404, why, "choose one from the list of runs")
         return found
 
-    def runs(self) -> Sequence[Run]:
+    def runs(self) -> Sequence[PageRun]:
         """The runs that are kept, the latest last."""
         with self._changed:
             return tuple(self._runs.values())
 
-    def place(self, run: Run) -> int:
+    def place(self, run: PageRun) -> int:
         """How many runs come before one that waits."""
         ahead = [r for r in self.runs() if r.number < run.number and not r.over]
         return len(ahead) if run.state == "waiting" else 0
@@ -116,7 +116,7 @@ class Desk:
                     continue
                 if self._closed or run is None:
                     return
-                run.state, run.progress = "running", Progress("beginning", 0, 0)
+                run.state, run.progress = "running", RunProgress("beginning", 0, 0)
             try:
                 self._carry_out(run)
             except Failure as error:
@@ -124,10 +124,10 @@ class Desk:
                 self._drop_worker()
             self._forget()
 
-    def _carry_out(self, run: Run) -> None:
+    def _carry_out(self, run: PageRun) -> None:
         """Raises Failure where the process ends, or cannot load the model again."""
         if self._worker is None:
-            run.progress = Progress("loading the model", 0, 0)
+            run.progress = RunProgress("loading the model", 0, 0)
             self._worker = self._start()
             self._worker.loaded()
         self._worker.give(run.order)
@@ -161,15 +161,15 @@ class Desk:
                 shutil.rmtree(run.order.folder, ignore_errors=True)
 
 
-def _note(run: Run, answer: Answer) -> None:
+def _note(run: PageRun, answer: Answer) -> None:
     match answer:
-        case Progress():
+        case RunProgress():
             run.progress = answer
-        case Outcome():
+        case RunOutcome():
             run.outcome, run.state = answer, "done"
-        case Refused(diagnostics):
+        case RunRefused(diagnostics):
             run.failed, run.state = diagnostics, "failed"
-        case Stopped():
+        case RunStopped():
             run.state = "cancelled"
         case Loaded():
             pass

@@ -67,7 +67,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-class Guard:
+class DoorGuard:
     """Stands before the application: lets the page's own requests in, and tells browsers what a page of ours may do."""
 
     def __init__(self, app: ASGIApp, door: Door) -> None:

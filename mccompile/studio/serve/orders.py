@@ -60,7 +60,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """What is being done, and how far. total: 0 where nobody knows."""
 
     doing: str
@@ -69,7 +69,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """A finished run. said: whether the output is the model's. seconds: of the policy and of vanilla.
 
     tokens, flops: shares of vanilla's, 0..1. psnr, worst: in dB of all frames and of the worst one, 0 first; None where
@@ -89,15 +89,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RunRefused:
     """A run, or the model itself, was refused."""
 
     diagnostics: tuple[Diagnostic, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class RunStopped:
     """A run was cancelled."""
 
 
-Answer = Loaded | Progress | Outcome | Refused | Stopped
+Answer = Loaded | RunProgress | RunOutcome | RunRefused | RunStopped

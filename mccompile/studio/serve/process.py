@@ -9,16 +9,16 @@ from multiprocessing.synchronize import Event
 
 from mccompile.diagnostics.failure import Failure
 from mccompile.studio.serve.errors import WorkerEnded
-from mccompile.studio.serve.orders import Answer, Given, Loaded, Order, Refused
+from mccompile.studio.serve.orders import Answer, Given, Loaded, Order, RunRefused
 
-Work = Callable[[Given, Connection, Event], None]
+WorkFunction = Callable[[Given, Connection, Event], None]
 _STOP_SECONDS = 5.0  # that a process gets to end by itself
 
 
 class WorkerProcess:
     """One process with the model in it. It reads orders, and answers each with its progress and its end."""
 
-    def __init__(self, work: Work, given: Given) -> None:
+    def __init__(self, work: WorkFunction, given: Given) -> None:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
         self._stop = context.Event()
@@ -32,7 +32,7 @@ class WorkerProcess:
             answer = self.answer(None)
             if isinstance(answer, Loaded):
                 return answer
-            if isinstance(answer, Refused):
+            if isinstance(answer, RunRefused):
                 raise Failure(answer.diagnostics)
 
     def give(self, order: Order) -> None:

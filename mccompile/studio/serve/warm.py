@@ -41,9 +41,9 @@ from mccompile.studio.serve.orders import (
     Given,
     Loaded,
     Order,
-    Outcome,
     Preset,
-    Progress,
+    RunOutcome,
+    RunProgress,
 )
 
 VANILLA = "vanilla"
@@ -56,7 +56,7 @@ _SMALLER: Mapping[str, Settings] = {
     "whole: 31 frames, 50 steps": Settings(),
 }  # of the embedded model
 _COMMON = tuple(Contender(name, load_policy(name), {}) for name in ("compute", "exact"))  # run every form of a block
-Tell = Callable[[Progress], None]
+TellProgress = Callable[[RunProgress], None]
 
 
 class StopAsked(Exception):
@@ -116,13 +116,13 @@ class WarmModel:
         scheduler.set_timesteps(steps)
         return grid_of(scheduler)
 
-    def prepare(self, tell: Tell) -> None:
+    def prepare(self, tell: TellProgress) -> None:
         """Does before the first order what every order needs. Raises CaptureError."""
         first = self.loaded().presets[0]
         call = call_arguments(self._pipe, Settings(**first.settings))  # type: ignore[arg-type]
         self._capture(call, tell)
 
-    def run(self, order: Order, tell: Tell) -> Outcome:
+    def run(self, order: Order, tell: TellProgress) -> RunOutcome:
         """Generates under the policy and, if that is new, without it; writes videos and report. tell: may stop it.
 
         Raises what the policy, the model and the pipeline raise.
@@ -132,13 +132,13 @@ class WarmModel:
         call = call_arguments(self._pipe, settings)
         captured = self._capture(call, tell)
         vanilla = self._vanilla(captured, call, order.seed, tell)
-        tell(Progress("compiling the policy", 0, 0))
+        tell(RunProgress("compiling the policy", 0, 0))
         model = self._compiled(captured, bound, call)
         watched(model, thumbnails=True)
         watch = Stopwatch()
         name = bound.ir.name
         done = run_with(self._pipe, model, call, order.seed, watch.watch(_told(tell))(name))
-        tell(Progress("writing the report", 0, 0))
+        tell(RunProgress("writing the report", 0, 0))
         flops = count_by_row(model, model.events, vanilla.prices)
         share = sum(flops) / sum(vanilla.flops)
         ways = (
@@ -151,11 +151,11 @@ class WarmModel:
         self._write(order, record)
         return _outcome(model, record, vanilla.done, done)
 
-    def _capture(self, call: Mapping[str, object], tell: Tell) -> Captured:
+    def _capture(self, call: Mapping[str, object], tell: TellProgress) -> Captured:
         driver = driver_for(self._pipe)
         key = _key([call.get(name) for name in driver.fixed])
         if key not in self._captured:
-            tell(Progress("capturing the model", 0, 0))
+            tell(RunProgress("capturing the model", 0, 0))
             model, backend = capture_for(self._pipe, call), eager
             if self._given.backend == "inductor" and not model.model.opaque:
                 backend = compile_roles(model, _COMMON, _compiling(tell))
@@ -179,7 +179,7 @@ class WarmModel:
             del self._models[next(iter(self._models))]
         return model
 
-    def _vanilla(self, captured: Captured, call: Mapping[str, object], seed: int, tell: Tell) -> Vanilla:
+    def _vanilla(self, captured: Captured, call: Mapping[str, object], seed: int, tell: TellProgress) -> Vanilla:
         """The whole model's generation of this video; the latest few are kept."""
         key = _key([call, seed])
         known = self._vanillas.pop(key, None)
@@ -211,25 +211,25 @@ def bound_of_compute() -> BoundPolicy:
     return BoundPolicy(load_policy("compute"), {})
 
 
-def _compiling(tell: Tell) -> Callable[[str, int, int, float], None]:
+def _compiling(tell: TellProgress) -> Callable[[str, int, int, float], None]:
     """Tells each graph that was compiled."""
-    return lambda role, done, total, _: tell(Progress(f"compiling {role}", done, total))
+    return lambda role, done, total, _: tell(RunProgress(f"compiling {role}", done, total))
 
 
-def _told(tell: Tell) -> Callable[[str], OnStep]:
+def _told(tell: TellProgress) -> Callable[[str], OnStep]:
     """Tells each step of a generation by its name."""
-    return lambda name: lambda done, total: tell(Progress(name, done, total))
+    return lambda name: lambda done, total: tell(RunProgress(name, done, total))
 
 
 def _key(of: object) -> str:
     return json.dumps(of, sort_keys=True, default=str)
 
 
-def _outcome(model: CompiledModel, record: Record, vanilla: Generation, done: Generation) -> Outcome:
+def _outcome(model: CompiledModel, record: Record, vanilla: Generation, done: Generation) -> RunOutcome:
     frames = psnr_per_frame(done.video, vanilla.video)
     whole, worst = psnr(done.video, vanilla.video), min(frames)
     own = record.ways[-1]
-    return Outcome(
+    return RunOutcome(
         said=announce(model),
         seconds=done.seconds,
         vanilla_seconds=vanilla.seconds,

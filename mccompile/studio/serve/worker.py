@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 
 from mccompile.diagnostics.failure import Failure
-from mccompile.studio.serve.orders import Answer, Given, Order, Progress, Refused, Stopped
+from mccompile.studio.serve.orders import Answer, Given, Order, RunProgress, RunRefused, RunStopped
 from mccompile.studio.serve.warm import StopAsked, WarmModel
 
 
@@ -21,20 +21,20 @@ def work(given: Given, server: Connection, stop: Event) -> None:
     logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the page shows what it would say
 
     def tell(answer: Answer) -> None:
-        if isinstance(answer, Progress) and stop.is_set():
+        if isinstance(answer, RunProgress) and stop.is_set():
             raise StopAsked
         server.send(answer)
 
     try:
         warm = WarmModel(given)
     except Failure as error:
-        server.send(Refused(error.diagnostics))
+        server.send(RunRefused(error.diagnostics))
         return
     server.send(warm.loaded())
     try:
         warm.prepare(server.send)
     except Failure as error:
-        server.send(Refused(error.diagnostics))
+        server.send(RunRefused(error.diagnostics))
         return
     while True:
         try:
@@ -44,6 +44,6 @@ def work(given: Given, server: Connection, stop: Event) -> None:
         try:
             tell(warm.run(order, tell))
         except StopAsked:
-            server.send(Stopped())
+            server.send(RunStopped())
         except Failure as error:
-            server.send(Refused(error.diagnostics))
+            server.send(RunRefused(error.diagnostics))
