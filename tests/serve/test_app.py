@@ -97,7 +97,8 @@ def test_elsewhere_a_token_is_asked_for(tmp_path: Path) -> None:
     [
         ({"text": "policy mine {"}, 422, "error[MC01"),
         ({"values": {"n": 99}}, 422, "error[MC0302]"),
-        ({"values": {"n": "2"}}, 400, "`values` is no object of numbers"),
+        ({"values": {"n": "2"}}, 422, "error[MC0310]"),
+        ({"values": {"n": [2]}}, 400, "`values` is no object of numbers"),
         ({"values": {"n": 1e999}}, 400, "`values` is no object of numbers"),
         ({"preset": "huge"}, 400, "there is no size `huge`"),
         ({"prompt": " "}, 400, "the prompt has 1 characters"),

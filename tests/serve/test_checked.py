@@ -34,6 +34,19 @@ def test_values_are_in_the_parameters_own_units(tmp_path: Path) -> None:
     assert len(wrong.knobs) == 4
 
 
+def test_choices_are_picked_by_their_words(tmp_path: Path) -> None:
+    text = "policy mine {\n  choose cell = chunk | token\n\n  phase warm for 2 steps { compute }\n" \
+        "  phase all { reuse cell while step > 3 }\n\n  layers blocks[*] { keep residual }\n}\n"  # fmt: skip
+    picks: tuple[dict[str, float | str], ...] = ({}, {"cell": "token"})
+    for word in picks:
+        found = check_text(source_of(text, "mine", tmp_path), word, GRID)
+        assert [(c.name, c.words) for c in found.choices] == [("cell", ("chunk", "token"))]
+        assert (found.problems, found.steps) == ((), 10)
+    wrong = check_text(source_of(text, "mine", tmp_path), {"cell": "frame"}, GRID)
+    assert [p.code for p in wrong.problems] == ["MC0310"]
+    assert wrong.choices
+
+
 def test_an_error_has_its_place_as_browsers_count(tmp_path: Path) -> None:
     """A character outside of the basic plane is two units of a browser's text."""
     text = "policy mine {\n  # \N{CLAPPER BOARD}\n  phase all { compte }\n}\n"

@@ -109,7 +109,7 @@ class _Pages:
         """What is wrong with a text, its parameters and its plan."""
         asked = await PageRequest.of(request)
         source, preset = self._source(asked), self._preset(asked)
-        found = await run_in_threadpool(check_text, source, asked.numbers("values"), preset.grid)
+        found = await run_in_threadpool(check_text, source, asked.settings("values"), preset.grid)
         return JSONResponse(asdict(found))
 
     async def save(self, request: Request) -> Response:
@@ -122,7 +122,7 @@ class _Pages:
     async def run(self, request: Request) -> Response:
         """A new run of a text, at the end of the queue. A text with an error is refused at once."""
         asked = await PageRequest.of(request)
-        source, values, preset = self._source(asked), asked.numbers("values"), self._preset(asked)
+        source, values, preset = self._source(asked), asked.settings("values"), self._preset(asked)
         prompt, seed = asked.get("prompt", ""), asked.get("seed", 0)
         if not prompt.strip() or len(prompt) > MOST_PROMPT:
             raise RequestRefused(400, f"the prompt has {len(prompt)} characters", f"write from 1 to {MOST_PROMPT:,}")

@@ -47,12 +47,12 @@ class PageRequest:
             raise RequestRefused(400, f"`{key}` is no {type(default).__name__}", _REMEDY)
         return found
 
-    def numbers(self, key: str) -> dict[str, float]:
-        """Its entry, an object of finite numbers. Raises RequestRefused (MC0763)."""
+    def settings(self, key: str) -> dict[str, float | str]:
+        """Its entry, an object of finite numbers and of words. Raises RequestRefused (MC0763)."""
         found = self.values.get(key, {})
-        if not isinstance(found, dict) or not all(_finite(value) for value in found.values()):
-            raise RequestRefused(400, f"`{key}` is no object of numbers", _REMEDY)
-        return {str(name): float(value) for name, value in found.items()}
+        if not isinstance(found, dict) or not all(isinstance(v, str) or _finite(v) for v in found.values()):
+            raise RequestRefused(400, f"`{key}` is no object of numbers and words", _REMEDY)
+        return {str(name): value if isinstance(value, str) else float(value) for name, value in found.items()}
 
 
 def _finite(value: object) -> bool:

@@ -12,13 +12,15 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.render import render_one
 from mccompile.diagnostics.source import Source, Span
-from mccompile.language.load import load_policy
+from mccompile.language.load import load_choices
 from mccompile.policy.bind import BoundPolicy, Quantity, bind
 from mccompile.policy.cells import Plan, PlannedAction
+from mccompile.policy.choosing import load_chosen
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import plan
 from mccompile.studio.serve.errors import RequestRefused
 
+Values = Mapping[str, float | str]  # of parameters in their own units, and the alternatives of choices
 MOST_TEXT = 50_000  # characters of a policy; the longest that we know has a thousand
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
@@ -56,6 +58,14 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenChoice:
+    """A choice of the policy, and the names of its alternatives; the first one holds where none is picked."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """Neighbouring steps of a plan with one phase and one action. phase: "" where it is not known beforehand."""
 
@@ -72,6 +82,7 @@ class Checked:
     policy: str
     problems: tuple[Problem, ...]
     knobs: tuple[Knob, ...]
+    choices: tuple[OpenChoice, ...]
     steps: int
     stretches: tuple[Stretch, ...]
     notes: tuple[str, ...]
@@ -90,23 +101,26 @@ def source_of(text: str, name: str, folder: Path) -> Source:
     return Source(f"{name}.policy", text.replace("\r\n", "\n"), folder / f"{name}.policy")
 
 
-def bound_of(source: Source, values: Mapping[str, float]) -> BoundPolicy:
-    """The policy with values of its parameters, each in the parameter's own unit. Raises PolicyError."""
-    policy = load_policy(source)
-    units = {p.name: p.unit for p in policy.params}
-    return bind(policy, {name: Quantity.of(v, units.get(name, ""), f"{v:g}") for name, v in values.items()})
+def bound_of(source: Source, values: Values) -> BoundPolicy:
+    """The policy with its choices settled and values of its parameters, each in its own unit. Raises PolicyError."""
+    found = load_chosen(source, values)
+    units = {p.name: p.unit for p in found.policy.params}
+    return bind(found.policy, {n: Quantity.of(v, units.get(n, ""), f"{v:g}") for n, v in found.numbers.items()})
 
 
-def check_text(source: Source, values: Mapping[str, float], grid: Grid) -> Checked:
+def check_text(source: Source, values: Values, grid: Grid) -> Checked:
     """Everything that is known of a text before it runs. A problem is part of the answer."""
     knobs: tuple[Knob, ...] = ()
+    choices: tuple[OpenChoice, ...] = ()
     try:
-        knobs = tuple(_knob(p) for p in load_policy(source).params)
+        choices = tuple(OpenChoice(name, words) for name, words in load_choices(source).items())
+        picks = {name: word for name, word in values.items() if isinstance(word, str)}
+        knobs = tuple(_knob(p) for p in load_chosen(source, picks).policy.params)
         bound = bound_of(source, values)
         made = plan(bound, grid, {}, frozenset())
     except PolicyError as error:
-        return Checked("", problems_of(error.diagnostics, source), knobs, grid.steps, (), ())
-    return Checked(bound.ir.name, (), knobs, grid.steps, tuple(_stretches(made)), made.notes)
+        return Checked("", problems_of(error.diagnostics, source), knobs, choices, grid.steps, (), ())
+    return Checked(bound.ir.name, (), knobs, choices, grid.steps, tuple(_stretches(made)), made.notes)
 
 
 def problems_of(diagnostics: Iterable[Diagnostic], source: Source) -> tuple[Problem, ...]:

@@ -39,10 +39,10 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One run. values: of the policy's parameters in their own units. folder: for its results."""
+    """One run. values: of the policy's parameters in their own units, and of its choices. folder: for its results."""
 
     source: Source
-    values: Mapping[str, float]
+    values: Mapping[str, float | str]
     preset: Preset
     prompt: str
     seed: int

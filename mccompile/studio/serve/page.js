@@ -70,12 +70,21 @@ function drawPlan(found) {
   for (const note of found.notes) element("li", note, list);
   by("plan-said").textContent = `${found.policy}, ${found.steps} steps of a chunk: ${counts.compute} computed, ${counts.reuse} reused, ${counts.dynamic} decided by data.`;
 }
-function drawKnobs(knobs) {
-  const place = by("knobs"), names = knobs.map(k => k.name).join();
-  by("knobs-head").hidden = !knobs.length;
-  if (place.dataset.names === JSON.stringify(knobs)) return;
-  place.dataset.names = JSON.stringify(knobs);
+function drawKnobs(knobs, choices) {
+  const place = by("knobs"), drawn = JSON.stringify([knobs, choices]);
+  by("knobs-head").hidden = !(knobs.length + choices.length);
+  if (place.dataset.drawn === drawn) return;
+  place.dataset.drawn = drawn;
   place.replaceChildren();
+  for (const choice of choices) {
+    const label = element("label", choice.name, place), field = document.createElement("select");
+    label.htmlFor = field.id = `knob-${choice.name}`;
+    choice.words.forEach(word => element("option", word, field));
+    field.value = values[choice.name] ?? choice.words[0];
+    field.addEventListener("change", () => { if (field.value !== choice.words[0]) values[choice.name] = field.value; else delete values[choice.name]; check(); });
+    place.append(field);
+    element("span", "a choice", place).className = "soft";
+  }
   for (const knob of knobs) {
     const label = element("label", knob.name, place), field = document.createElement("input");
     label.htmlFor = field.id = `knob-${knob.name}`;
@@ -94,11 +103,11 @@ async function check() {
   try {
     const found = await ask("/api/check", order());
     if (mine !== latest) return;
-    const gone = Object.keys(values).filter(name => !found.knobs.some(k => k.name === name));
-    if (found.knobs.length + found.problems.length && gone.length && (found.knobs.length || !found.problems.length)) {
+    const gone = Object.keys(values).filter(name => ![...found.knobs, ...found.choices].some(k => k.name === name)), settled = found.knobs.length || !found.problems.length;
+    if (gone.length && settled) {
       gone.forEach(name => delete values[name]); check(); return;
     }
-    drawProblems(found.problems); drawPlan(found); if (found.knobs.length || !found.problems.length) drawKnobs(found.knobs);
+    drawProblems(found.problems); drawPlan(found); if (settled) drawKnobs(found.knobs, found.choices);
   } catch (error) {
     if (mine !== latest) return;
     by("verdict").textContent = error.message; by("verdict").classList.add("wrong");
