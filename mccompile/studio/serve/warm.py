@@ -131,7 +131,7 @@ class WarmModel:
         settings = Settings(**{**order.preset.settings, "prompt": order.prompt})  # type: ignore[arg-type]
         call = call_arguments(self._pipe, settings)
         captured = self._capture(call, tell)
-        vanilla = self._vanilla(captured, call, order.seed, tell)
+        vanilla = self._vanilla(captured, settings, call, order.seed, tell)
         tell(RunProgress("compiling the policy", 0, 0))
         model = self._compiled(captured, bound, call)
         watched(model, thumbnails=True)
@@ -146,7 +146,7 @@ class WarmModel:
             Way(name, name, done.seconds, share_computed(model.events), share, watch.of(name), flops),
         )
         about = {"model": self._given.model, "policy": name, "parameters": dict(bound.values),
-                 "backend": self._given.backend, "seed": order.seed, "call": call}  # fmt: skip
+                 "backend": self._given.backend, "seed": order.seed, "call": {**call, **settings.given()}}  # fmt: skip
         record = record_of(model, ways, as_bytes([vanilla.done.video, done.video]), about, self._fps)
         self._write(order, record)
         return _outcome(model, record, vanilla.done, done)
@@ -179,9 +179,11 @@ class WarmModel:
             del self._models[next(iter(self._models))]
         return model
 
-    def _vanilla(self, captured: Captured, call: Mapping[str, object], seed: int, tell: TellProgress) -> Vanilla:
+    def _vanilla(
+        self, captured: Captured, settings: Settings, call: Mapping[str, object], seed: int, tell: TellProgress
+    ) -> Vanilla:
         """The whole model's generation of this video; the latest few are kept."""
-        key = _key([call, seed])
+        key = _key([settings.given(), seed])
         known = self._vanillas.pop(key, None)
         if known is None:
             model = self._compiled(captured, bound_of_compute(), call)
