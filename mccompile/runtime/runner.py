@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -40,6 +42,18 @@ REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns
 EVENTS_KEPT = 100_000  # of requests before the one that begins: a server's events do not grow without end
 
 
+class WatchesCalls(Protocol):
+    """Looks at the calls of a run while it is made; it changes nothing."""
+
+    def during(self, pipe: object) -> AbstractContextManager[None]:
+        """Holds while one run of the pipeline is made."""
+        ...
+
+    def called(self, steps: Steps) -> None:
+        """A call is over."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """State of one generation: a store for each guidance branch, and a plan for each of its groups of regions."""
@@ -58,9 +72,11 @@ class Runner:
         self.bound = bound
         self.bounds = bounds_of(bound)  # as each group of regions sees it
         self.fold = fold
+        self.backend = backend
         self.engine = Engine(lowered, backend)
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
+        self.watch: WatchesCalls | None = None
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.decided: list[Decided] = []  # by the graph, in the latest request
@@ -159,6 +175,8 @@ class Runner:
         first.store.row = first.moment.row
         if self.masks is not None:
             self.masks.append(np.logical_or.reduce(list(masks.values())))
+        if self.watch is not None:
+            self.watch.called(steps)
         results = self.engine.postlude.run(env, first.shared, first.inputs)
         first.store.finite = finite(results)
         return results
