@@ -57,3 +57,16 @@ class StudyUnreadable(ExploreError):
             f"the study `{path}` cannot be read: {why}",
             "restore the file, or give another --out to begin a new study",
         )
+
+
+class NotCalibrated(ExploreError):
+    """A goal behind `--policy auto:` that no stored policy meets."""
+
+    code = "MC0745"
+
+    def __init__(self, goal: str, why: str) -> None:
+        super().__init__(
+            f"`--policy {goal}` finds no policy: {why}",
+            "make a set: `mccompile explore --policies motioncache,teacache --store`, with the model, the size, the "
+            "steps and the device of this run",
+        )
