@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.placement import Placement
     from mccompile.generate.places import Use, check_places
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
+    from mccompile.language.load import find_policy
     from mccompile.policy.bind import bind
     from mccompile.policy.choosing import load_chosen
 
@@ -48,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         deny = arguments.deny == "refusals"
         try:
             compiled = write_bundle(
-                arguments.out, pipe, capture_for(pipe, call), arguments.policy, found, arguments.model, folder,
-                shown.compiled, deny, arguments.verify,
+                arguments.out, pipe, capture_for(pipe, call), found, find_policy(arguments.policy).text, arguments.model,
+                folder, shown.compiled, deny, arguments.verify,
             )  # fmt: skip
         except OSError as error:
             raise OutputRefused(str(arguments.out), (error.strerror or str(error)).lower()) from None

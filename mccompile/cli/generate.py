@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccompile.cli.batch import batch
 from mccompile.cli.generate_job import GenerateJob, check_options, job_of
 from mccompile.cli.options import (
     POLICY_HELP,
@@ -41,10 +42,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument("bundle", nargs="?", type=location, metavar="BUNDLE", help="what `mccompile compile` wrote")
     what.add_argument("--no-native", action="store_true", help="of a bundle only graphs: compile its code here")
     what.add_argument("--model", metavar="NAME", help="`embedded` or a diffusers folder; the bundle's by default")
-    what.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}; default: {DEFAULT_POLICY}")
+    what.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}, or auto:GOAL; default: {DEFAULT_POLICY}")
     add_parameters(what)
     video = parser.add_argument_group("the video (what is left out is the model's own)")
     video.add_argument("--prompt", metavar="TEXT")
+    video.add_argument("--prompts", type=location, metavar="FILE", help="a prompt a line: a video of each, in --out")
     video.add_argument("--negative-prompt", metavar="TEXT")
     add_video(video)
     video.add_argument("--fps", type=positive, metavar="N", help="frame rate of the written file")
@@ -52,6 +54,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_place(how)
     how.add_argument("--cpu-offload", action="store_true", help="text encoder and VAE wait on the CPU")
     add_backend(how, "inductor")
+    how.add_argument("--engine", choices=("local", "ray"), default="local", help="of --prompts; default: %(default)s")
+    how.add_argument("--workers", type=positive, metavar="N", help="of ray; default: one per GPU, or per CPU")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--out", type=location, default=Path("out"), metavar="PATH", help="folder or .mp4; default: out")
     out.add_argument("--record", type=location, metavar="DIR", help="keep what `mccompile report` shows")
@@ -69,7 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.load import EMBEDDED
     from mccompile.generate.places import Use
     from mccompile.policy.bind import bind
-    from mccompile.policy.choosing import load_chosen
     from mccompile.policy.text import read
 
     if arguments.resume is not None:
@@ -88,16 +91,32 @@ def run(arguments: argparse.Namespace) -> int:
         bundle = load_bundle(arguments.bundle, native=not arguments.no_native)
         model = bundle.model.reference if arguments.model is None else arguments.model
         files = [Use(f"{arguments.bundle}", arguments.bundle)]
+        if arguments.prompts is not None:
+            return batch(arguments, model, read(bundle.ir), files)
         return _from_bundle(job_of(arguments, model, read(bundle.ir).name, files), bundle)
     if arguments.no_native:
         raise OptionRefused("--no-native", "it says how a bundle is read", "name a bundle, or leave it out")
     named = DEFAULT_POLICY if arguments.policy is None else arguments.policy
-    found = load_chosen(named, dict(arguments.parameters))
-    policy, arguments.parameters = found.policy, tuple(found.numbers.items())
-    bind(policy, found.numbers)  # wrong parameters are told before a model is loaded
     model = EMBEDDED if arguments.model is None else arguments.model
+    policy, arguments.parameters = _policy(arguments, model, named)
+    bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
+    if arguments.prompts is not None:
+        return batch(arguments, model, policy, [Use(f"--policy {named}", Path(named))])
     job = job_of(arguments, model, policy.name, [Use(f"--policy {named}", Path(named))])
     return (_compared if arguments.compare else _single)(job, policy)
+
+
+def _policy(
+    arguments: argparse.Namespace, model: str, named: str
+) -> tuple[PolicyIR, tuple[tuple[str, float], ...]]:
+    """The policy that is named, or the stored one that meets a goal; and the values of its parameters."""
+    from mccompile.cli.automatic import AUTO, automatic
+    from mccompile.policy.choosing import load_chosen
+
+    if named.startswith(AUTO):
+        return automatic(arguments, model, named)
+    found = load_chosen(named, dict(arguments.parameters))
+    return found.policy, tuple(found.numbers.items())
 
 
 def _single(job: GenerateJob, policy: PolicyIR) -> int:

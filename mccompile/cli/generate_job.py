@@ -64,6 +64,28 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise OptionRefused(f"--record {arguments.record}", why, "go on with it by --resume, or remove the folder")
     check_video(arguments)
     check_fps(arguments.fps)
+    check_batch(arguments)
+
+
+def check_batch(arguments: argparse.Namespace) -> None:
+    """Raises OptionRefused (MC0705) for options of a batch without one, or that belong to one video alone."""
+    from mccompile.generate.errors import OptionRefused
+
+    if arguments.prompts is None:
+        for option, given in (("--engine ray", arguments.engine == "ray"), ("--workers", arguments.workers)):
+            if given:
+                raise OptionRefused(option, "it shares a batch of prompts out", "give --prompts FILE")
+        return
+    alone = {
+        "--prompt": arguments.prompt is not None,
+        "--compare": arguments.compare,
+        "--record": arguments.record is not None,
+        "--trace": arguments.trace is not None,
+        f"--out {arguments.out}": bool(arguments.out.suffix),
+    }
+    for option, given in alone.items():
+        if given:
+            raise OptionRefused(option, "a batch makes a video of each prompt in a folder", "leave it out, or --prompts")
 
 
 def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequence[Use]) -> GenerateJob:
@@ -76,7 +98,7 @@ def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequen
 
     folder = find_folder(model)
     embedded = model == EMBEDDED
-    settings = _settings(arguments, embedded)
+    settings = settings_of(arguments, embedded)
     place = Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload)
     check_places(_writes(arguments, policy), reads)
     return GenerateJob(
@@ -92,7 +114,8 @@ def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequen
     )
 
 
-def _settings(arguments: argparse.Namespace, embedded: bool) -> Settings:
+def settings_of(arguments: argparse.Namespace, embedded: bool) -> Settings:
+    """What the videos of a command line are made with. Raises OptionRefused where a prompt is missing."""
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.run import EMBEDDED_SETTINGS
 

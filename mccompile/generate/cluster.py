@@ -95,9 +95,7 @@ class Workers(Generic[State]):
         for number in died:
             self._again(number)
 
-    def share(
-        self, work: Work, items: Sequence[tuple[object, ...]]
-    ) -> Iterator[tuple[int, int, Any | Lost]]:
+    def share(self, work: Work, items: Sequence[tuple[object, ...]]) -> Iterator[tuple[int, int, Any | Lost]]:
         """Every item on whichever worker is free: its place, the worker and the result, as they end.
 
         An item whose worker dies is lost, and the others go on.
@@ -136,6 +134,13 @@ def _plain(result: Any) -> Any:
     if isinstance(result, _Refused):
         raise ClusterFailed(result.text)
     return result
+
+
+def ray_cluster(device: str) -> Cluster:
+    """Ray for work on a device. Raises RayMissing (MC0746)."""
+    import torch
+
+    return RayCluster(device.startswith("cuda"), torch.get_num_threads())
 
 
 class RayCluster:

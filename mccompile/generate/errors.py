@@ -124,6 +124,17 @@ class RunDiffers(PipelineError):
         )
 
 
+class PromptsUnusable(PipelineError):
+    """A file of prompts that cannot be used."""
+
+    code = "MC0741"
+
+    def __init__(self, path: str, why: str, remedy: str = "") -> None:
+        """remedy: that of a search, unless another one is given."""
+        of_search = "give a text file with one prompt a line, at least two: the last quarter is held out of the search"
+        super().__init__(f"the prompts of `{path}` cannot be used: {why}", remedy or of_search)
+
+
 class RayMissing(PipelineError):
     """`--engine ray` where Ray is not installed."""
 

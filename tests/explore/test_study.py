@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mccompile.studio.explore.errors import GoalUnmet, PromptsUnusable, StudyDiffers, StudyUnreadable
+from mccompile.generate.errors import ClusterFailed, PromptsUnusable, RayMissing
+from mccompile.studio.explore.errors import GoalUnmet, NotCalibrated, StudyDiffers, StudyUnreadable
 from mccompile.studio.explore.goals import Goal, front, meeting, parse_goal
 from mccompile.studio.explore.outcome import Outcome, Trial
 from mccompile.studio.explore.prompts import read_prompts
@@ -212,6 +213,9 @@ PAGES = (
     StudyDiffers("out/explore", "seed", 0, 1),
     StudyUnreadable("out/explore/study.db", "file is not a database"),
     GoalUnmet("best above 9x", "the nearest, trial 7, has 5.10x fewer FLOPs"),
+    NotCalibrated("auto", "nothing is stored for embedded, height 96, width 96, on cpu in float32"),
+    RayMissing(),
+    ClusterFailed("error[MC0705]: `--device cuda` cannot be used here: this torch has no CUDA"),
 )
 
 

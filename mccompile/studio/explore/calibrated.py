@@ -148,5 +148,3 @@ def _settled(policy: PolicyIR, values: Mapping[str, float]) -> PolicyIR:
     """The policy with the values as its defaults."""
     params = tuple(dataclasses.replace(p, default=float(values.get(p.name, p.default))) for p in policy.params)
     return dataclasses.replace(policy, params=params)
-
-

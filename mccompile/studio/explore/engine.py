@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -65,8 +65,8 @@ class Rigging:
         return Rig(pipe, self.settings, self.seed, self.kept, self.backend, announce, progress, judges)
 
     def build_alone(self) -> Rig:
-        """A rig that tells nobody of its progress."""
-        return self.build(_silent, None)
+        """A rig on the one device of a worker, which tells nobody of its progress."""
+        return replace(self, place=self.place.of_worker()).build(_silent, None)
 
 
 def _silent(_: str) -> Callable[[int, int], None]:

@@ -11,18 +11,6 @@ class ExploreError(StatedFailure):
     code = "MC0700"
 
 
-class PromptsUnusable(ExploreError):
-    """A file of prompts that a search cannot use."""
-
-    code = "MC0741"
-
-    def __init__(self, path: str, why: str) -> None:
-        super().__init__(
-            f"the prompts of `{path}` cannot be used: {why}",
-            "give a text file with one prompt a line, at least two: the last quarter is held out of the search",
-        )
-
-
 class StudyDiffers(ExploreError):
     """A study that was begun with other settings."""
 

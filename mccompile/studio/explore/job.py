@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from mccompile.backend.inductor import Progress
-from mccompile.generate.cluster import RayCluster, Workers
+from mccompile.generate.cluster import Workers, ray_cluster
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.placement import Placement
 from mccompile.generate.places import prepare_place, put
@@ -243,7 +243,7 @@ def _engine(job: Job, announce: Announce, progress: Progress | None) -> Local | 
         case "local":
             return Local(job.rigging().build(announce, progress))
         case "ray":
-            cluster = RayCluster(job.place.device.startswith("cuda"), torch.get_num_threads())
+            cluster = ray_cluster(job.place.device)
             return Spread(Workers(cluster, job.workers or cluster.size(), job.rigging().build_alone))
 
 
