@@ -85,9 +85,8 @@ def _made(
         yield from make_here(recipe.build(shown.task, shown.compiled), prompts)
         return
     cluster = ray_cluster(recipe.place.device)
-    workers = Workers(
-        cluster, min(arguments.workers or cluster.size(), len(prompts)), _bundled(model, recipe, shown).build_alone
-    )
+    count = min(arguments.workers or cluster.size(), len(prompts))
+    workers = Workers(cluster, count, _bundled(model, recipe, shown).build_alone)
     try:
         yield from make_spread(workers, prompts)
     finally:

@@ -48,9 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         call = call_arguments(pipe, replace(settings, causal_block_size=arguments.causal_block_size, ar_step=None))
         deny = arguments.deny == "refusals"
         try:
+            text = find_policy(arguments.policy).text
             compiled = write_bundle(
-                arguments.out, pipe, capture_for(pipe, call), found, find_policy(arguments.policy).text, arguments.model,
-                folder, shown.compiled, deny, arguments.verify,
+                arguments.out, pipe, capture_for(pipe, call), found, text, arguments.model, folder,
+                shown.compiled, deny, arguments.verify,
             )  # fmt: skip
         except OSError as error:
             raise OutputRefused(str(arguments.out), (error.strerror or str(error)).lower()) from None

@@ -85,7 +85,7 @@ def check_batch(arguments: argparse.Namespace) -> None:
     }
     for option, given in alone.items():
         if given:
-            raise OptionRefused(option, "a batch makes a video of each prompt in a folder", "leave it out, or --prompts")
+            raise OptionRefused(option, "a batch makes a video of each prompt in a folder", "leave out one of the two")
 
 
 def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequence[Use]) -> GenerateJob:

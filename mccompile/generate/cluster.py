@@ -172,11 +172,11 @@ class RayCluster:
 
     def give(self, worker: Any, work: Work, given: tuple[object, ...]) -> Hashable:
         """A call of the actor."""
-        return worker.do.remote(work, given)  # type: ignore[no-any-return]
+        return worker.do.remote(work, given)
 
     def first(self, tokens: Sequence[Hashable]) -> Hashable:
         """The one that is done first."""
-        return self._ray.wait(list(tokens), num_returns=1)[0][0]  # type: ignore[no-any-return]
+        return self._ray.wait(list(tokens), num_returns=1)[0][0]
 
     def result(self, token: Hashable) -> Any:
         """Raises WorkerDied."""
@@ -197,7 +197,8 @@ class _Holder:
         import torch
 
         torch.set_num_threads(threads)
-        self._make, self._state = make, None
+        self._make = make
+        self._state: object = None
 
     def do(self, work: Work, given: tuple[object, ...]) -> object:
         """The work's result; a refusal of ours as text."""
