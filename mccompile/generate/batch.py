@@ -72,9 +72,14 @@ class Recipe:
         call = call_arguments(pipe, self.settings)
         if self.bundle is None:
             model = api.compile(
-                pipe, self.policy, backend=self.backend, captured=capture_for(pipe, call),  # type: ignore[arg-type]
-                deny_refusals=self.deny_refusals, progress=progress, **self.numbers,
-            )  # fmt: skip
+                pipe,
+                self.policy,
+                backend=self.backend,  # type: ignore[arg-type]  # one of two words
+                captured=capture_for(pipe, call),
+                deny_refusals=self.deny_refusals,
+                progress=progress,
+                **self.numbers,  # type: ignore[arg-type]
+            )
             model.undo()
         else:
             driver_for(pipe).announce(pipe, call)  # a bundle asks for the configuration
