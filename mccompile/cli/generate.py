@@ -63,7 +63,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     out.add_argument("--trace", type=location, metavar="FILE", help="write every decision of the policy as JSON lines")
     out.add_argument("--compare", action="store_true", help="also run vanilla and exact; print one table")
     out.add_argument("--repeat", type=positive, default=1, metavar="N", help="timed runs of each way; median shown")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, picks={})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -116,6 +116,7 @@ def _policy(
     if named.startswith(AUTO):
         return automatic(arguments, model, named)
     found = load_chosen(named, dict(arguments.parameters))
+    arguments.picks = dict(found.picks)
     return found.policy, tuple(found.numbers.items())
 
 

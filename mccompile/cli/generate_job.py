@@ -41,7 +41,7 @@ class GenerateJob:
         return {
             "model": self.model,
             "policy": self.policy,
-            "parameters": dict(given.parameters),
+            "parameters": {**dict(given.parameters), **given.picks},
             "backend": given.backend,
             "seed": given.seed,
             "call": dict(call),

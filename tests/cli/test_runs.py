@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,6 +14,7 @@ import mccompile.api
 import mccompile.generate.compare
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.record import Recorder
+from mccompile.generate.batch import Made, Recipe, Unmade
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
 from tests.cli.conftest import Shell
@@ -55,6 +57,50 @@ def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
     assert result.out.startswith("policy exact is exact: the output is that of the model\n")
     assert out.stat().st_size > 1000
     assert out.with_suffix(".png").exists()
+
+
+class MadeUp:
+    """Stands for a pipeline: each video is one grey frame; one prompt is refused."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def make(self, prompt: str) -> Made | Unmade:
+        self.prompts.append(prompt)
+        return Unmade("too long") if prompt == "bad" else Made(np.full((2, 32, 32, 3), 0.5, np.float32), 1.5, 0.25)
+
+
+def test_a_batch_makes_what_is_not_there(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, out, rig = tmp_path / "p.txt", tmp_path / "out", MadeUp()
+    prompts.write_text("# two\na red circle\nbad\n")
+    monkeypatch.setattr(Recipe, "build", lambda recipe, announce, progress: rig)
+    batch = ("generate", "--prompts", prompts, "--out", out)
+    result = shell(*batch)
+    assert result.status == 1
+    assert "a red circle: 1.50 s, 25.0% of the tokens computed" in result.out
+    assert result.out.endswith(f"failed: bad: too long\n1 of 2 videos are in {out}\n")
+    assert {path.name for path in out.iterdir()} == {"1_a_red_circle.mp4", "1_a_red_circle.png", "batch.json"}
+    prompts.write_text("a red circle\ngood\n")
+    result = shell(*batch)
+    assert result.status == 0, result.err
+    assert result.out.startswith(f"going on with {out}: 1 of 2 videos are there\n")
+    assert rig.prompts == ["a red circle", "bad", "good"]
+    assert shell(*batch).out.endswith(f"2 of 2 videos are in {out}\n")
+    assert rig.prompts == ["a red circle", "bad", "good"]
+    other = shell(*batch, "--seed", 1)
+    assert (other.status, "a batch with another seed" in other.err) == (2, True)
+
+
+@pytest.mark.slow  # a single video and a made-up batch are above
+@pytest.mark.usefixtures("one_capture")
+def test_a_batch_of_the_embedded_model(shell: Shell, tmp_path: Path) -> None:
+    """The videos are those of single runs."""
+    prompts, out = tmp_path / "p.txt", tmp_path / "out"
+    prompts.write_text("a blue square moving up\na red circle moving left\n")
+    assert shell("generate", *SMALL, "--policy", "exact", "--prompts", prompts, "--out", out).status == 0
+    single = tmp_path / "single.mp4"
+    shell("generate", *SMALL, "--policy", "exact", "--prompt", "a red circle moving left", "--out", single)
+    assert (out / "2_a_red_circle_moving_left.mp4").read_bytes() == single.read_bytes()
 
 
 @pytest.mark.parametrize(
