@@ -62,6 +62,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="local", help="where trials run; default: %(default)s")
     parser.add_argument("--workers", type=positive, metavar="N", help="of ray; default: one per GPU, or per CPU")
     parser.add_argument("--at-once", type=positive, metavar="N", help="trials begun together; default: 1, or --workers")
+    parser.add_argument("--lpips", action="store_true", help="also measure LPIPS (an extra, with its own weights)")
     parser.add_argument("--store", action="store_true", help="keep the front for `generate --policy auto:30dB`")
     add_parameters(parser)
     add_video(parser.add_argument_group("the video (what is left out is the model's own)"))
@@ -135,6 +136,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
         engine=arguments.engine,
         workers=arguments.workers,
         at_once=arguments.at_once,
+        lpips=arguments.lpips,
     )
 
 

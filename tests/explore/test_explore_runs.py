@@ -133,6 +133,7 @@ def test_tune_writes_a_policy(shell: Shell, tmp_path: Path) -> None:  # noqa: F8
         (("explore", "teacache", "--emit", "good"), "is no goal"),
         (("explore", "teacache", "--prompts", "none.txt"), "error[MC0741]"),
         (("explore", "teacache", "--held-out", "none.txt"), "belongs to --prompts"),
+        (("explore", "teacache", "--static", "99", "--steps", "4"), "reuses nothing"),
         (("tune", "4x", "--set", "nothing=1", "--backend", "eager"), "error[MC0301]"),
     ],
 )

@@ -48,7 +48,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rigging:
-    """How a rig is made, wherever it stands. kept: the folder of vanilla's videos."""
+    """How a rig is made, wherever it stands. kept: the folder of vanilla's videos. learned: LPIPS is measured."""
 
     model: str
     folder: Path
@@ -57,12 +57,13 @@ class Rigging:
     seed: int
     kept: Path
     backend: str
+    learned: bool = False
 
     def build(self, announce: Announce, progress: Progress | None) -> Rig:
         """Loads the pipeline and captures it."""
         pipe = load_pipeline(self.folder, self.place)
         judges = self.model == EMBEDDED
-        return Rig(pipe, self.settings, self.seed, self.kept, self.backend, announce, progress, judges)
+        return Rig(pipe, self.settings, self.seed, self.kept, self.backend, announce, progress, judges, self.learned)
 
     def build_alone(self) -> Rig:
         """A rig on the one device of a worker, which tells nobody of its progress."""

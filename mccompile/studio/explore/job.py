@@ -49,7 +49,7 @@ class Job:
     each: values of each parameter in a grid. trials: how many the study is to have in all. picks: alternatives of
     choices that are not searched. statics: budgets of static schedules, in computed steps. engine, workers: where
     trials run, and on how many workers (None: as many as there is room for). at_once: see search.Aim; None: one, or as
-    many as there are workers.
+    many as there are workers. lpips: whether LPIPS is measured too.
     """
 
     bases: tuple[str, ...]
@@ -71,6 +71,7 @@ class Job:
     engine: EngineName = "local"
     workers: int | None = None
     at_once: int | None = None
+    lpips: bool = False
 
     def about(self, policies: Mapping[str, Sequence[PolicyIR]]) -> dict[str, object]:
         """What all trials of the study share."""
@@ -87,12 +88,13 @@ class Job:
             "video": self.settings.given(),
             "place": asdict(self.place),
             "versions": {"mccompile": version("mccompile"), "torch": torch.__version__},
+            **({"lpips": "measured"} if self.lpips else {}),
         }
 
     def rigging(self) -> Rigging:
         """How its rigs are made."""
         kept = self.out / "vanilla"
-        return Rigging(self.model, self.folder, self.place, self.settings, self.seed, kept, self.backend)
+        return Rigging(self.model, self.folder, self.place, self.settings, self.seed, kept, self.backend, self.lpips)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from mccompile.studio.explore.outcome import EQUAL, Trial
 from mccompile.studio.explore.search import Found
 from mccompile.studio.explore.space import Point
 
-HEADS = ("trial", "policy", "parameters", "FLOPs", "speed-up", "in time", "PSNR", "worst frame", "SSIM", "judge")
+HEADS = (
+    "trial", "policy", "parameters", "FLOPs", "speed-up", "in time", "PSNR", "worst frame", "SSIM", "LPIPS", "judge",
+)  # fmt: skip
 TEXTS = frozenset({1, 2})  # columns of words
 PAGE = "report.html"
 _TOP = 100.0  # dB at which the plot shows equal videos
@@ -50,6 +52,7 @@ def cells_of(trial: Trial) -> tuple[str, ...]:
         psnr,
         frame,
         f"{own.ssim:.4f}",
+        "-" if own.lpips is None else f"{own.lpips:.4f}",
         "-" if own.judged is None else f"{own.judged:.2f}",
     )
 

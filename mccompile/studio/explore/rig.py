@@ -22,6 +22,7 @@ from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.run import Settings, Video, call_arguments
 from mccompile.ir import Chunks, PolicyIR
 from mccompile.language.load import load_policy
+from mccompile.metrics.perceived import lpips
 from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
 from mccompile.models.embedded.judge import judge
 from mccompile.policy.bind import bind
@@ -84,7 +85,12 @@ class Rig:
         announce: Announce,
         progress: Progress | None,
         judges: bool,
+        learned: bool = False,
     ) -> None:
+        """judges: the embedded judge looks. learned: LPIPS is measured. Raises MetricUnavailable (MC0733)."""
+        if learned:
+            lpips(*(np.zeros((1, 64, 64, 3), np.float32) for _ in range(2)))  # told before anything is captured
+        self._learned = learned
         self.work = Work()
         self._pipe, self._settings, self._seed = pipe, settings, seed
         self._kept, self._announce, self._judges = kept, announce, judges
@@ -143,6 +149,7 @@ class Rig:
             frame=min(capped(min(psnr_per_frame(v, r))) for v, r in pairs),
             ssim=float(np.mean([ssim(v, r) for v, r in pairs])),
             judged=self._judged(videos, prompts),
+            lpips=float(np.mean([lpips(v, r) for v, r in pairs])) if self._learned else None,
         )
 
     def plan(self, point: Point) -> Plan | None:
