@@ -155,11 +155,12 @@ class RayCluster:
             import ray
         except ImportError:
             raise RayMissing from None
-        self._ray, self._gpu = ray, gpu
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+        self._ray: Any = ray
+        self._gpu = gpu
+        if not self._ray.is_initialized():
+            self._ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
         options = {"num_cpus": 1, "num_gpus": 1 if gpu else 0, "max_restarts": 0}
-        self._holder = ray.remote(**options)(_Holder)
+        self._holder = self._ray.remote(**options)(_Holder)
         self._threads = threads
 
     def size(self) -> int:
