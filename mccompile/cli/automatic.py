@@ -31,7 +31,8 @@ def automatic(arguments: argparse.Namespace, model: str, named: str) -> tuple[Po
     for name, word in arguments.parameters:
         if isinstance(word, str):
             raise OptionRefused(f"--set {name}={word}", "a stored policy has no choice open", "leave it out")
+    prompt = arguments.prompt or (None if arguments.prompts is None else "")  # the set is for any prompt
     place = Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload)
-    found = pick(goal, Setting.of(model, settings_of(arguments, model == EMBEDDED), place))
+    found = pick(goal, Setting.of(model, settings_of(arguments, model == EMBEDDED, prompt), place))
     say(f"{named} is {found.settings}: on held-out prompts {said(found.held_out)}")
     return found.policy, tuple(arguments.parameters)

@@ -1,8 +1,7 @@
-"""`mccompile generate --prompts FILE`: a video of each prompt, in this process or on the workers of a cluster."""
+"""Several videos of one `mccompile generate`, in this process or on the workers of a cluster; it goes on where it stopped."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,85 +9,76 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mccompile.cli.failures import REFUSED
-from mccompile.cli.generate_job import DEFAULT_FPS, settings_of
+from mccompile.cli.generate_job import GenerateJob, Take
 from mccompile.cli.progress import Display, display
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
     from mccompile.generate.batch import Made, Recipe, Unmade
-    from mccompile.generate.places import Use
     from mccompile.ir import PolicyIR
 
 
-def batch(arguments: argparse.Namespace, model: str, policy: PolicyIR, reads: Sequence[Use]) -> int:
-    """Makes the videos that are not there yet; 1 where a prompt has none in the end."""
+def batch(job: GenerateJob, policy: PolicyIR) -> int:
+    """Makes the videos that are not there yet, each written as it ends; 1 where one is not made in the end."""
     from mccompile.generate.batch import Unmade, open_folder
-    from mccompile.generate.load import EMBEDDED
-    from mccompile.generate.outputs import write_video
-    from mccompile.generate.places import Results, Use, check_places
-    from mccompile.generate.prompts import names_of, prompt_lines
-    from mccompile.models.embedded import DEFAULTS
+    from mccompile.generate.outputs import single_files, write_video
 
-    prompts = prompt_lines(arguments.prompts, "give a text file with one prompt a line")
-    recipe = _recipe(arguments, model, policy, prompts[0])
-    out = arguments.out
-    videos = [out / f"{name}.mp4" for name in names_of(prompts)]
-    check_places([Use(f"--out {out}", video) for video in videos], [*reads, Use("--prompts", arguments.prompts)])
-    open_folder(out, recipe.about())
-    left = [n for n, video in enumerate(videos) if not video.is_file()]
-    if len(left) < len(videos):
-        say(f"going on with {out}: {len(videos) - len(left)} of {len(videos)} videos are there")
-    fps = arguments.fps or (DEFAULTS.fps if model == EMBEDDED else DEFAULT_FPS)
-    results, failed = Results(say), 0
+    out, recipe = job.arguments.out, _recipe(job, policy)
+    open_folder(out, {**recipe.about(), "videos": {t.name: [t.prompt, t.seed] for t in job.takes}})
+    left = [take for take in job.takes if not single_files(out, take.name)[0].is_file()]
+    if len(left) < len(job.takes):
+        say(f"going on with {out}: {len(job.takes) - len(left)} of {len(job.takes)} videos are there")
+    failed = 0
     with display() as shown:
-        for place, made in _made(arguments, model, recipe, [prompts[n] for n in left], shown) if left else ():
-            video, prompt = videos[left[place]], prompts[left[place]]
+        for place, made in _made(job, recipe, left, shown) if left else ():
+            take = left[place]
             if isinstance(made, Unmade):
                 failed += 1
-                say(f"failed: {prompt}: {made.why}")
+                say(f"failed: {take.name}: {made.why}")
                 continue
-            say(f"{prompt}: {made.seconds:.2f} s, {made.tokens:.1%} of the tokens computed")
-            write_video(results, video, video.stem, made.video, fps)
-    results.finish()
-    say(f"{len(videos) - failed} of {len(videos)} videos are in {out}")
+            say(f"{take.name}: {made.seconds:.2f} s, {made.tokens:.1%} of the tokens computed")
+            write_video(job.results, out, take.name, made.video, job.fps)
+    job.results.finish()
+    say(f"{len(job.takes) - failed} of {len(job.takes)} videos are in {out}")
     return REFUSED if failed else 0
 
 
-def _recipe(arguments: argparse.Namespace, model: str, policy: PolicyIR, first: str) -> Recipe:
+def _recipe(job: GenerateJob, policy: PolicyIR) -> Recipe:
     from mccompile.generate.batch import Recipe
-    from mccompile.generate.load import EMBEDDED, find_folder
-    from mccompile.generate.placement import Placement
 
-    arguments.prompt = first  # settings ask for one; each video has its own
+    given = job.arguments
     return Recipe(
-        folder=find_folder(model),
-        place=Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload),
-        settings=settings_of(arguments, model == EMBEDDED),
-        seed=arguments.seed,
+        folder=job.folder,
+        place=job.place,
+        settings=job.settings,
         policy=policy,
-        numbers=dict(arguments.parameters),
-        backend=arguments.backend,
-        deny_refusals=arguments.deny == "refusals",
-        bundle=None if arguments.bundle is None else arguments.bundle.read_bytes(),
-        native=not arguments.no_native,
+        numbers=dict(given.parameters),
+        backend=given.backend,
+        deny_refusals=given.deny == "refusals",
+        bundle=None if given.bundle is None else given.bundle.read_bytes(),
+        native=not given.no_native,
     )
 
 
 def _made(
-    arguments: argparse.Namespace, model: str, recipe: Recipe, prompts: Sequence[str], shown: Display
+    job: GenerateJob, recipe: Recipe, takes: Sequence[Take], shown: Display
 ) -> Iterator[tuple[int, Made | Unmade]]:
     """The videos as they end."""
     from mccompile.generate.batch import make_here, make_spread
     from mccompile.generate.cluster import Workers, ray_cluster
 
-    if arguments.engine == "local":
-        yield from make_here(recipe.build(shown.task, shown.compiled), prompts)
+    wanted = [(take.name, take.prompt, take.seed) for take in takes]
+    if job.arguments.engine == "local":
+        rig = recipe.build(shown.task, shown.compiled)
+        for line in rig.said():
+            say(line)
+        yield from make_here(rig, wanted)
         return
     cluster = ray_cluster(recipe.place.device)
-    count = min(arguments.workers or cluster.size(), len(prompts))
-    workers = Workers(cluster, count, _bundled(model, recipe, shown).build_alone)
+    count = min(job.arguments.workers or cluster.size(), len(takes))
+    workers = Workers(cluster, count, _bundled(job.model, recipe, shown).build_alone)
     try:
-        yield from make_spread(workers, prompts)
+        yield from make_spread(workers, wanted)
     finally:
         workers.close()
 

@@ -16,7 +16,7 @@ from mccompile.bundles.bundle import Bundle, load_bundle
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.bundled import open_bundle
 from mccompile.generate.cluster import Lost, Workers
-from mccompile.generate.compare import Announce, capture_for, run_with
+from mccompile.generate.compare import Announce, announce, capture_for, run_with
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import load_pipeline
 from mccompile.generate.placement import Placement
@@ -49,7 +49,7 @@ class Unmade:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the videos of a batch are made. settings: their prompt is replaced by each of the batch.
+    """How the videos of a batch are made. settings: of all of them but for the prompt.
 
     bundle: the bytes of a bundle of `policy`, or None to compile it where it runs. native: whether code of a bundle is
     loaded.
@@ -58,7 +58,6 @@ class Recipe:
     folder: Path
     place: Placement
     settings: Settings
-    seed: int
     policy: PolicyIR
     numbers: Mapping[str, float]
     backend: str
@@ -66,7 +65,7 @@ class Recipe:
     bundle: bytes | None
     native: bool
 
-    def build(self, announce: Announce, progress: Progress | None) -> BatchRig:
+    def build(self, shown: Announce, progress: Progress | None) -> BatchRig:
         """Loads the pipeline and compiles the policy, or opens the bundle."""
         pipe = load_pipeline(self.folder, self.place)
         call = call_arguments(pipe, self.settings)
@@ -84,7 +83,7 @@ class Recipe:
         else:
             driver_for(pipe).announce(pipe, call)  # a bundle asks for the configuration
             model = open_bundle(self._bundle(), pipe, self.folder, dict(self.numbers), self.backend, progress)
-        return BatchRig(pipe, model, self.settings, self.seed, announce)
+        return BatchRig(pipe, model, self.settings, shown)
 
     def build_alone(self) -> BatchRig:
         """The same on the one device of a worker, telling nobody of its progress."""
@@ -106,7 +105,6 @@ class Recipe:
             "policy": hashlib.sha256(show(self.policy).encode()).hexdigest()[:16],
             "parameters": dict(self.numbers),
             "video": video,
-            "seed": self.seed,
             "place": asdict(self.place),
             "mccompile": version("mccompile"),
         }
@@ -116,35 +114,44 @@ def _silent(_: str) -> Callable[[int, int], None]:
     return lambda done, total: None
 
 
+Wanted = tuple[str, str | None, int]
+"""A video: its name, its prompt (None: that of the settings) and its seed."""
+
+
 class BatchRig:
-    """A pipeline with its compiled policy: prompt after prompt, from one seed."""
+    """A pipeline with its compiled policy: video after video."""
 
-    def __init__(self, pipe: object, model: CompiledModel, settings: Settings, seed: int, announce: Announce) -> None:
-        self._pipe, self._model, self._settings = pipe, model, settings
-        self._seed, self._announce = seed, announce
+    def __init__(self, pipe: object, model: CompiledModel, settings: Settings, shown: Announce) -> None:
+        self._pipe, self._model, self._settings, self._shown = pipe, model, settings, shown
 
-    def make(self, prompt: str) -> Made | Unmade:
-        """The video of a prompt. What the pipeline refuses of one prompt does not stop the others."""
+    def said(self) -> list[str]:
+        """What the policy does to the numbers, and what of it was refused."""
+        refusals = self._model.runner.lowered.refusals
+        return [announce(self._model), *(f"refused {r.site}: {r.reason}" for r in refusals)]
+
+    def make(self, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+        """One video. What the pipeline refuses of it does not stop the others."""
         try:
-            call = call_arguments(self._pipe, replace(self._settings, prompt=prompt))
-            done = run_with(self._pipe, self._model, call, self._seed, self._announce(prompt))
+            settings = self._settings if prompt is None else replace(self._settings, prompt=prompt)
+            call = call_arguments(self._pipe, settings)
+            done = run_with(self._pipe, self._model, call, seed, self._shown(name))
         except Failure as error:
             return Unmade(str(error).strip().splitlines()[0])
         return Made(done.video, done.seconds, share_computed(self._model.events))
 
 
-def make_here(rig: BatchRig, prompts: Sequence[str]) -> Iterator[tuple[int, Made | Unmade]]:
-    """Every prompt, one after the other: its place and its video."""
-    for place, prompt in enumerate(prompts):
-        yield place, rig.make(prompt)
+def make_here(rig: BatchRig, wanted: Sequence[Wanted]) -> Iterator[tuple[int, Made | Unmade]]:
+    """Every video, one after the other: its place and what was made."""
+    for place, one in enumerate(wanted):
+        yield place, rig.make(*one)
 
 
-def make_spread(workers: Workers[BatchRig], prompts: Sequence[str]) -> Iterator[tuple[int, Made | Unmade]]:
-    """Every prompt on a free worker, as they end. A prompt whose worker dies is made once more by another one."""
-    left = list(range(len(prompts)))
+def make_spread(workers: Workers[BatchRig], wanted: Sequence[Wanted]) -> Iterator[tuple[int, Made | Unmade]]:
+    """Every video on a free worker, as they end. One whose worker dies is made once more by another one."""
+    left = list(range(len(wanted)))
     for _ in range(2):
         lost = []
-        for n, _, found in workers.share(_make, [(prompts[i],) for i in left]):
+        for n, _, found in workers.share(_make, [wanted[i] for i in left]):
             if isinstance(found, Lost):
                 lost.append(left[n])
             else:
@@ -155,8 +162,8 @@ def make_spread(workers: Workers[BatchRig], prompts: Sequence[str]) -> Iterator[
         yield place, Unmade("its worker died, twice")
 
 
-def _make(rig: BatchRig, prompt: str) -> Made | Unmade:
-    return rig.make(prompt)
+def _make(rig: BatchRig, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+    return rig.make(name, prompt, seed)
 
 
 def open_folder(folder: Path, about: Mapping[str, object]) -> None:

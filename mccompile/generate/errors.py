@@ -129,10 +129,11 @@ class PromptsUnusable(PipelineError):
 
     code = "MC0741"
 
-    def __init__(self, path: str, why: str, remedy: str = "") -> None:
-        """remedy: that of a search, unless another one is given."""
-        of_search = "give a text file with one prompt a line, at least two: the last quarter is held out of the search"
-        super().__init__(f"the prompts of `{path}` cannot be used: {why}", remedy or of_search)
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the prompts of `{path}` cannot be used: {why}",
+            "give a text file with one prompt a line, at least two: the last quarter is held out of the search",
+        )
 
 
 class RayMissing(PipelineError):

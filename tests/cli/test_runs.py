@@ -15,6 +15,7 @@ import mccompile.generate.compare
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.record import Recorder
 from mccompile.generate.batch import Made, Recipe, Unmade
+from mccompile.generate.media import read_video
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
 from tests.cli.conftest import Shell
@@ -60,47 +61,75 @@ def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
 
 
 class MadeUp:
-    """Stands for a pipeline: each video is one grey frame; one prompt is refused."""
+    """Stands for a pipeline: each video is grey. The prompt `bad` is refused the first time."""
 
     def __init__(self) -> None:
-        self.prompts: list[str] = []
+        self.made: list[tuple[str, str | None, int]] = []
 
-    def make(self, prompt: str) -> Made | Unmade:
-        self.prompts.append(prompt)
-        return Unmade("too long") if prompt == "bad" else Made(np.full((2, 32, 32, 3), 0.5, np.float32), 1.5, 0.25)
+    def said(self) -> list[str]:
+        return ["said of the policy"]
+
+    def make(self, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+        again = (name, prompt, seed) in self.made
+        self.made.append((name, prompt, seed))
+        refused = prompt == "bad" and not again
+        return Unmade("too long") if refused else Made(np.full((2, 32, 32, 3), 0.5, np.float32), 1.5, 0.25)
 
 
 def test_a_batch_makes_what_is_not_there(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, out, rig = tmp_path / "p.txt", tmp_path / "out", MadeUp()
-    prompts.write_text("# two\na red circle\nbad\n")
-    monkeypatch.setattr(Recipe, "build", lambda recipe, announce, progress: rig)
-    batch = ("generate", "--prompts", prompts, "--out", out)
+    prompts.write_text("a red circle\nbad\n")
+    monkeypatch.setattr(Recipe, "build", lambda recipe, shown, progress: rig)
+    batch = ("generate", "--prompts", prompts, "--out", out, "--seed", 3)
     result = shell(*batch)
     assert result.status == 1
-    assert "a red circle: 1.50 s, 25.0% of the tokens computed" in result.out
-    assert result.out.endswith(f"failed: bad: too long\n1 of 2 videos are in {out}\n")
-    assert {path.name for path in out.iterdir()} == {"1_a_red_circle.mp4", "1_a_red_circle.png", "batch.json"}
-    prompts.write_text("a red circle\ngood\n")
+    assert "said of the policy\nmotioncache_1: 1.50 s, 25.0% of the tokens computed\n" in result.out
+    assert result.out.endswith(f"failed: motioncache_2: too long\n1 of 2 videos are in {out}\n")
+    assert {path.name for path in out.iterdir()} == {"motioncache_1.mp4", "motioncache_1.png", "batch.json"}
     result = shell(*batch)
     assert result.status == 0, result.err
     assert result.out.startswith(f"going on with {out}: 1 of 2 videos are there\n")
-    assert rig.prompts == ["a red circle", "bad", "good"]
     assert shell(*batch).out.endswith(f"2 of 2 videos are in {out}\n")
-    assert rig.prompts == ["a red circle", "bad", "good"]
-    other = shell(*batch, "--seed", 1)
-    assert (other.status, "a batch with another seed" in other.err) == (2, True)
+    bad = ("motioncache_2", "bad", 3)
+    assert rig.made == [("motioncache_1", "a red circle", 3), bad, bad]
+    other = shell(*batch[:-1], 1)
+    assert (other.status, "a batch with another videos" in other.err) == (2, True)
 
 
-@pytest.mark.slow  # a single video and a made-up batch are above
 @pytest.mark.usefixtures("one_capture")
-def test_a_batch_of_the_embedded_model(shell: Shell, tmp_path: Path) -> None:
-    """The videos are those of single runs."""
-    prompts, out = tmp_path / "p.txt", tmp_path / "out"
-    prompts.write_text("a blue square moving up\na red circle moving left\n")
-    assert shell("generate", *SMALL, "--policy", "exact", "--prompts", prompts, "--out", out).status == 0
-    single = tmp_path / "single.mp4"
-    shell("generate", *SMALL, "--policy", "exact", "--prompt", "a red circle moving left", "--out", single)
-    assert (out / "2_a_red_circle_moving_left.mp4").read_bytes() == single.read_bytes()
+def test_a_video_for_each_prompt_and_seed(shell: Shell, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("a blue square moving up\na red circle moving left\n", encoding="utf-8")
+    short = ("--steps", 1, "--frames", 15, "--height", 32, "--width", 32, "--ar-step", 0, "--backend", "eager")
+    result = shell("generate", *short, "--policy", "compute", "--prompts", prompts, "--num-videos", 2, "--out", out)
+    assert result.status == 0, result.err
+    assert sorted(path.name for path in out.glob("*.mp4")) == [f"compute_{n}.mp4" for n in range(1, 5)]
+    assert result.out.count("100.0% of the tokens computed") == 4
+    alone = shell("generate", *short, "--policy", "compute", "--prompt", "a red circle moving left", "--seed", 1,
+                  "--out", tmp_path / "alone.mp4")  # fmt: skip
+    assert alone.status == 0, alone.err
+    assert (tmp_path / "alone.png").stat().st_size > 0
+    last, single = (read_video(str(path)) for path in (out / "compute_4.mp4", tmp_path / "alone.mp4"))
+    assert [frame.tobytes() for frame in last] == [frame.tobytes() for frame in single]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--prompts", "p.txt", "--prompt", "x"), "--prompt gives the prompt"),
+        (("--num-videos", 2, "--trace", "t.jsonl"), "it is of one video, and --num-videos asks for several"),
+        (("--num-videos", 2, "--compare"), "it is of one video"),
+        (("--prompts", "p.txt", "--record", "r"), "it is of one video, and --prompts asks for several"),
+        (("--num-videos", 2, "--out", "x.mp4"), "it is of one video"),
+        (("--strength", 0), "the share of the steps that run"),
+        (("--image", "none.png", "--prompt", "x"), "has no argument `image`"),
+    ],
+)
+def test_options_of_the_video_that_mean_nothing(shell: Shell, options: tuple[object, ...], why: str) -> None:
+    result = shell("generate", *options)
+    assert result.status == 2
+    assert "MC0705" in result.err
+    assert why in " ".join(result.err.split())
 
 
 @pytest.mark.parametrize(

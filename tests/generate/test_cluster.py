@@ -13,8 +13,7 @@ import pytest
 from mccompile.cli import main
 from mccompile.generate.batch import Made, Unmade, make_spread, open_folder
 from mccompile.generate.cluster import Lost, WorkerDied, Workers
-from mccompile.generate.errors import ClusterFailed, OptionRefused, PromptsUnusable
-from mccompile.generate.prompts import names_of, prompt_lines
+from mccompile.generate.errors import ClusterFailed, OptionRefused
 
 
 @dataclass
@@ -87,27 +86,19 @@ def test_a_question_is_asked_again_until_the_worker_dies_each_time() -> None:
 class Maker(list[int]):
     """Stands for a rig: every video is its prompt's length."""
 
-    def make(self, prompt: str) -> Made | Unmade:
+    def make(self, name: str, prompt: str, seed: int) -> Made | Unmade:
         return Unmade("refused") if prompt == "bad" else Made(np.full((1, 1, 1, 3), len(prompt), np.float32), 1.0, 0.5)
 
 
-def test_a_prompt_whose_worker_dies_is_made_by_another() -> None:
-    prompts = ("one", "three", "bad", "eleven")
+def test_a_video_whose_worker_dies_is_made_by_another() -> None:
+    wanted = [(f"p_{n}", prompt, 0) for n, prompt in enumerate(("one", "three", "bad", "eleven"))]
     cluster = FakeCluster(frozenset((1,)))
-    found = dict(make_spread(Workers(cluster, 2, Maker), prompts))  # type: ignore[arg-type]
+    found = dict(make_spread(Workers(cluster, 2, Maker), wanted))  # type: ignore[arg-type]
     assert sorted(found) == [0, 1, 2, 3]
     assert found[2] == Unmade("refused")
     assert [int(m.video[0, 0, 0, 0]) for n, m in sorted(found.items()) if isinstance(m, Made)] == [3, 5, 6]
-    twice = dict(make_spread(Workers(FakeCluster(frozenset((0, 1))), 1, Maker), ("one",)))  # type: ignore[arg-type]
+    twice = dict(make_spread(Workers(FakeCluster(frozenset((0, 1))), 1, Maker), wanted[:1]))  # type: ignore[arg-type]
     assert twice == {0: Unmade("its worker died, twice")}
-
-
-def test_names_of_videos() -> None:
-    long = "a very long prompt that goes on and on and on until nobody reads it any more"
-    assert names_of(("A red circle, moving!", long, "???")) == (
-        "1_a_red_circle_moving", "2_a_very_long_prompt_that_goes_on_and_on", "3",
-    )  # fmt: skip
-    assert names_of(("x",) * 10)[9] == "10_x"
 
 
 def test_a_folder_belongs_to_one_batch(tmp_path: Path) -> None:
@@ -118,18 +109,14 @@ def test_a_folder_belongs_to_one_batch(tmp_path: Path) -> None:
     (tmp_path / "batch.json").write_text("{")
     with pytest.raises(OptionRefused, match="another seed"):
         open_folder(tmp_path, {"seed": 0})
-    with pytest.raises(PromptsUnusable, match="one prompt a line"):
-        prompt_lines(tmp_path / "none.txt", "give a text file with one prompt a line")
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--prompts", "p.txt", "--prompt", "x"), "`--prompt` cannot be used"),
-        (("--prompts", "p.txt", "--compare"), "`--compare` cannot be used"),
-        (("--prompts", "p.txt", "--out", "x.mp4"), "`--out x.mp4` cannot be used"),
         (("--engine", "ray"), "`--engine ray` cannot be used"),
-        (("--prompts", "none.txt"), "error[MC0741]"),
+        (("--workers", "2", "--seed", "1"), "it shares several videos out"),
+        (("--prompts", "none.txt"), "error[MC0705]"),
         (("--policy", "auto:30dB"), "error[MC0745]"),
         (("--policy", "auto:good"), "is no goal"),
         (("--policy", "auto:30dB", "--set", "cell=token"), "no choice open"),
