@@ -1,4 +1,4 @@
-"""Several videos of one `mccompile generate`, in this process or on workers of a cluster; it goes on where it stopped."""
+"""Several videos of one `mccompile generate`, in this process or on workers of a cluster; goes on where it stopped."""
 
 from __future__ import annotations
 
