@@ -101,7 +101,7 @@ def test_static_schedules_are_measured_once(sampler: Sampler, tmp_path: Path) ->
         def run(self, point: Point, prompts: Sequence[str]):  # type: ignore[no-untyped-def]
             return super().run(Point(point.policy, {"threshold": 0.2, **point.values}), prompts)
 
-        def plan(self, point: Point) -> None:
+        def plans(self, point: Point) -> None:
             return None
 
     found = search(opened(), WithStatics(), aim(9, 1, sampler), lambda trial: None)

@@ -36,8 +36,8 @@ class Broken:
 class Engine(Protocol):
     """Runs points, each against vanilla, and tells what is known of a point before it runs."""
 
-    def plan(self, point: Point) -> Plan | None:
-        """See Rig.plan."""
+    def plans(self, point: Point) -> Mapping[str, Plan] | None:
+        """See Rig.plans."""
 
     def least_flops(self, point: Point, prompt: str) -> float | None:
         """See Rig.least_flops."""
@@ -91,8 +91,8 @@ class Local:
     def prepare(self, prompts: Sequence[str]) -> None:
         """Vanilla is made where it is asked for."""
 
-    def plan(self, point: Point) -> Plan | None:
-        return self.rig.plan(point)
+    def plans(self, point: Point) -> Mapping[str, Plan] | None:
+        return self.rig.plans(point)
 
     def least_flops(self, point: Point, prompt: str) -> float | None:
         return self.rig.least_flops(point, prompt)
@@ -143,9 +143,9 @@ class Spread:
         for place, reference in made.items():
             self._workers.everywhere(_hold, prompts[place], reference)
 
-    def plan(self, point: Point) -> Plan | None:
+    def plans(self, point: Point) -> Mapping[str, Plan] | None:
         knows = self._knows.get(point.variant)
-        return None if knows is None else cast("Plan | None", self._workers.ask(knows, _plan, point))
+        return None if knows is None else cast("Mapping[str, Plan] | None", self._workers.ask(knows, _plans, point))
 
     def least_flops(self, point: Point, prompt: str) -> float | None:
         knows = self._knows.get(point.variant)
@@ -192,8 +192,8 @@ def _hold(rig: Rig, prompt: str, reference: Reference) -> None:
     rig.hold(prompt, reference)
 
 
-def _plan(rig: Rig, point: Point) -> Plan | None:
-    return rig.plan(point)
+def _plans(rig: Rig, point: Point) -> Mapping[str, Plan] | None:
+    return rig.plans(point)
 
 
 def _least_flops(rig: Rig, point: Point, prompt: str) -> float | None:

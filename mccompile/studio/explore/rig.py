@@ -27,6 +27,7 @@ from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
 from mccompile.models.embedded.judge import judge
 from mccompile.policy.bind import bind
 from mccompile.policy.cells import Plan
+from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.planning import make_plan
@@ -152,25 +153,28 @@ class Rig:
             lpips=float(np.mean([lpips(v, r) for v, r in pairs])) if self._learned else None,
         )
 
-    def plan(self, point: Point) -> Plan | None:
-        """What is known of the point before it runs; None before the first run of its policy."""
+    def plans(self, point: Point) -> Mapping[str, Plan] | None:
+        """What is known of each group of regions before the point runs; None before the first run of its policy."""
         schedule = self._schedules.get(point.variant)
         if schedule is None:
             return None
         runner = self._models[point.variant].runner
         bound = bind(runner.lowered.policy, {**runner.bound.values, **point.values})
         with torch.no_grad():
-            return make_plan(runner.lowered, bound, schedule.grid, schedule.inputs, True)
+            return {
+                group: make_plan(runner.lowered, own, schedule.grid, schedule.inputs, True)
+                for group, own in bounds_of(bound).items()
+            }
 
     def least_flops(self, point: Point, prompt: str) -> float | None:
         """The least share of vanilla's FLOPs that the point can take; what it takes if its plan is static.
 
         A dynamic step may compute nothing, so it counts nothing. None before the first run of its policy.
         """
-        plan = self.plan(point)
-        if plan is None or self._prices is None:
+        plans = self.plans(point)
+        if plans is None or self._prices is None:
             return None
-        events = [_at_least(e, plan) for e in self._schedules[point.variant].events]
+        events = [_at_least(e, plans[e.region]) for e in self._schedules[point.variant].events]
         return count(self._models[point.variant], events, self._prices) / self.reference(prompt).flops
 
     def reference(self, prompt: str) -> Reference:
@@ -225,7 +229,7 @@ class Rig:
 
         def after(module: CompiledModel, _: object, kwargs: dict[str, object], __: object) -> None:
             latest = next(reversed(module.runner.requests.values()))
-            seen.update(call=kwargs, plan=next(iter(latest.plans.values())))
+            seen.update(call=kwargs, plan=next(iter(next(iter(latest.plans.values())).values())))
 
         hook = nn.Module.register_forward_hook(model, after, with_kwargs=True)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mccompile.policy.cells import Plan
@@ -70,7 +70,7 @@ class _Round:
         """Settles a point, or puts it among those that run."""
         self._open[asked.number] = asked
         try:
-            own = _schedule(self._engine.plan(asked.point))
+            own = _schedule(self._engine.plans(asked.point))
             twin = self._twin(asked, own)
             first = self._twin_here(asked, own)
             why = _hopeless(self._engine, asked, self._aim)
@@ -120,32 +120,33 @@ class _Round:
         del self._open[asked.number]
         self._told(trial)
 
-    def _twin(self, asked: Asked, own: tuple[str, ...] | None) -> Trial | None:
+    def _twin(self, asked: Asked, own: tuple[tuple[str, ...], ...] | None) -> Trial | None:
         """An earlier trial whose schedule is this one's: where nothing is left to the data, so are its results."""
         if own is None:
             return None
         for trial in self._study.trials():
             same = trial.twin is None and trial.point.variant == asked.point.variant
-            if same and _schedule(self._engine.plan(trial.point)) == own:
+            if same and _schedule(self._engine.plans(trial.point)) == own:
                 return trial
         return None
 
-    def _twin_here(self, asked: Asked, own: tuple[str, ...] | None) -> Asked | None:
+    def _twin_here(self, asked: Asked, own: tuple[tuple[str, ...], ...] | None) -> Asked | None:
         """The same among the points of this round."""
         if own is None:
             return None
         for other in self._runs:
             same = other.point.variant == asked.point.variant
-            if same and _schedule(self._engine.plan(other.point)) == own:
+            if same and _schedule(self._engine.plans(other.point)) == own:
                 return other
         return None
 
 
-def _schedule(plan: Plan | None) -> tuple[str, ...] | None:
-    """What each step does; None where data decides any of them."""
-    if plan is None or any(cell.action == "dynamic" for cell in plan.cells):
+def _schedule(plans: Mapping[str, Plan] | None) -> tuple[tuple[str, ...], ...] | None:
+    """What each step does in each group of regions; None where data decides any of it."""
+    if plans is None:
         return None
-    return tuple(cell.action for cell in plan.cells)
+    steps = tuple(tuple(cell.action for cell in plan.cells) for plan in plans.values())
+    return None if any("dynamic" in own for own in steps) else steps
 
 
 def _hopeless(engine: Engine, asked: Asked, aim: Aim) -> str:
