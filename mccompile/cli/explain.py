@@ -18,7 +18,7 @@ from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.phases import Grid
-from mccompile.policy.planner import Plan, plan, show_plan
+from mccompile.policy.planner import plan, show_plan
 from mccompile.policy.text import show
 
 DEFAULT_STEPS = 50
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "ir":
             sys.stdout.write(show(policy))
         case "plan":
-            sys.stdout.write(show_plan(_plan(arguments, policy)))
+            sys.stdout.write(_plans(arguments, policy))
         case "memory":
             sys.stdout.write(_memory(arguments, policy))
         case "graph":
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             for line in describe(merged, policy, [c.text for c in comments if not c.trailing], choices):
                 say(line)
             say("\nPlan")
-            sys.stdout.write(show_plan(_plan(arguments, policy)))
+            sys.stdout.write(_plans(arguments, policy))
     return 0
 
 
@@ -80,9 +80,11 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
 
     if arguments.after is not None:
         place_of(arguments.after)
-    lowered = _compiled(arguments, policy)[0].runner.lowered
+    experts = _compiled(arguments, policy)[0].experts
     if arguments.after is None:
-        return emit(lowered)
+        graphs = {emit(each.runner.lowered): each.slot for each in experts}  # those that are built alike: once
+        return "".join(f"# {slot}\n{text}" if len(graphs) > 1 else text for text, slot in graphs.items())
+    lowered = experts[0].runner.lowered
     proved = lowered.rows.prefixes if lowered.rows is not None else frozenset()
     return show_steps(arguments.after, policy.name, steps_of(arguments.after, lowered.captured, lowered.policy, proved))
 
@@ -133,21 +135,31 @@ def _steps(arguments: argparse.Namespace, policy: ir.PolicyIR) -> int:
     return int(arguments.steps or min(masks, default=DEFAULT_STEPS))
 
 
-def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
-    """The plan on the model's own grid and values; without a model, what the clock alone settles."""
+def _plans(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
+    """The plan on the model's own grid and values; without a model, what the clock alone settles.
+
+    Where two transformers take turns, each has a plan for its own part of the steps.
+    """
     bound = bind(policy, dict(arguments.parameters))
     steps = _steps(arguments, policy)
     if arguments.model is None:
-        return plan(bound, flow_grid(steps), {}, frozenset())
+        return show_plan(plan(bound, flow_grid(steps), {}, frozenset()))
     import torch
 
+    from mccompile.pipelines.experts import part_of, rows_of
     from mccompile.pipelines.grids import grid_of
     from mccompile.runtime.planning import make_plan
 
     compiled, inputs, pipe = _compiled(arguments, policy)
     pipe.scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        return make_plan(compiled.runner.lowered, bound, grid_of(pipe.scheduler), inputs, True)
+    found, whole = [], grid_of(pipe.scheduler)
+    for each in compiled.experts:
+        rows = range(whole.steps) if each.slot is None else rows_of(pipe, each.slot, pipe.scheduler.timesteps)
+        found += [f"{each.slot}: {len(rows)} steps from step {rows.start} on\n"] if each.slot is not None else []
+        if rows:
+            with torch.no_grad():
+                found.append(show_plan(make_plan(each.runner.lowered, bound, part_of(whole, rows), inputs, True)))
+    return "".join(found)
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]

@@ -65,7 +65,7 @@ def _write(
     record = Record(
         about=about,
         said=announce(model),
-        refusals=tuple(f"{r.site}: {r.reason}" for r in model.runner.lowered.refusals),
+        refusals=tuple(f"{r.site}: {r.reason}" for r in model.refusals),
         fps=fps,
         ways=tuple(ways),
         videos=videos,
