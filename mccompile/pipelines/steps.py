@@ -65,7 +65,7 @@ class StepClock:
         wanted = experts_of(self._pipe)
         if len(wanted) == 1:
             return (self,)
-        left_out = [slot for slot in wanted if slot not in slots]
+        left_out = [slot for slot in wanted if slot not in {own or wanted[0] for own in slots}]
         if left_out:
             raise SecondTransformer(type(self._pipe).__name__, ", ".join(left_out))
         self._shared = tuple(StepClock(self._pipe, slot, self) for slot in wanted)

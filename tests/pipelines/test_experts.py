@@ -20,7 +20,7 @@ from mccompile.pipelines.finding import clock_for
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import UnknownStep
 from tests.pipelines import conftest
-from tests.pipelines.conftest import Wan, distance, steps
+from tests.pipelines.conftest import Wan, distance, steps, wan_transformer
 
 RATIO = 0.875
 SECOND = 3  # of 8 steps with a shift of 3: the first row below 875
@@ -159,10 +159,6 @@ def test_weights_of_the_second_expert_are_followed(experts: Experts) -> None:
     assert distance(before, stock) > 0.01
 
 
-def no_boundary(pipe: WanPipeline) -> None:
-    pipe.register_to_config(boundary_ratio=None)
-
-
 def test_without_a_boundary_the_first_runs_all_steps(experts: Experts) -> None:
     pipe = experts.pipe(boundary_ratio=None)
     compiled = experts.compile(pipe)
@@ -172,13 +168,9 @@ def test_without_a_boundary_the_first_runs_all_steps(experts: Experts) -> None:
     assert pipe.transformer_2 is experts.second
 
 
-def third(pipe: WanPipeline, experts: Experts) -> None:
-    pipe.unconditional_transformer = experts.second
-
-
 def test_a_transformer_in_another_place_is_refused(experts: Experts) -> None:
     pipe = experts.pipe()
-    third(pipe, experts)
+    pipe.unconditional_transformer = wan_transformer(layers=1)
     with pytest.raises(SecondTransformer, match="runs `unconditional_transformer` beside"):
         experts.compile(pipe)
     assert pipe.transformer is experts.first
