@@ -50,6 +50,18 @@ class NewerBundle(BundleError):
         )
 
 
+class OlderBundle(BundleError):
+    """A bundle in a format that this version no longer reads."""
+
+    code = "MC0817"
+
+    def __init__(self, path: Path, have: int, known: int) -> None:
+        super().__init__(
+            f"{path} has the old format {have}, this mccompile reads format {known}",
+            "compile the model again: `mccompile compile MODEL POLICY -o BUNDLE`",
+        )
+
+
 class ForeignBundle(BundleError):
     """A bundle compiled for other versions or another machine; differences are (what, made for, here)."""
 
@@ -88,7 +100,7 @@ class UnbundledRole(BundleError):
 class SeveralTransformers(BundleError):
     """A bundle for a pipeline whose steps are run by several transformers."""
 
-    code = "MC0817"
+    code = "MC0818"
 
     def __init__(self, kind: str, slots: Sequence[str]) -> None:
         names = " and ".join(f"`{slot}`" for slot in slots)

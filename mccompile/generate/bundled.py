@@ -44,7 +44,7 @@ def write_bundle(
 
     policy: its name or path. found: the policy as it was loaded, and the values of its parameters.
     reference: how the user named the model; folder: of the pipeline.
-    Raises what `api.compile` raises, UnbundledRole, SeveralTransformers (MC0817), and OSError where `path` cannot be
+    Raises what `api.compile` raises, UnbundledRole, SeveralTransformers (MC0818), and OSError where `path` cannot be
     written.
     """
     _refuse_several(pipe)
@@ -73,7 +73,7 @@ def open_bundle(
     """The bundle's compiled model over the transformer of a loaded pipeline, not yet in its place.
 
     A bundle that was read without its packages is compiled here, by the backend "inductor" or "eager".
-    Raises WrongModel, AlteredBundle, SeveralTransformers (MC0817), and PolicyError for parameters that the policy does
+    Raises WrongModel, AlteredBundle, SeveralTransformers (MC0818), and PolicyError for parameters that the policy does
     not have.
     """
     _refuse_several(pipe)

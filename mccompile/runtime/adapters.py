@@ -68,7 +68,7 @@ def open_scales(model: nn.Module) -> Iterator[None]:
         if not names:
             continue
         own = vars(layer)
-        device = next(layer._modules["lora_A"].parameters()).device  # type: ignore[union-attr]
+        device = next(layer._modules["lora_A"].parameters()).device
         values = {n: torch.tensor(scale_of(layer, n), dtype=torch.float32, device=device) for n in names}
         kept.append((layer, {n: own[n] for n in ("scaling", "_active_adapter", "_disable_adapters")}))
         for name, value in values.items():
