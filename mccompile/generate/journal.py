@@ -55,8 +55,10 @@ class Begun:
     def differences(self, now: Begun) -> list[str]:
         """Why a run that was begun so would not go on the same way now."""
         found = [f"{what} is {there}, and was {here}" for what, here, there in self.made_on.differences(now.made_on)]
-        found += [d for one, other in zip(self.models, now.models, strict=False) for d in one.differences(other)]
-        found += ["the pipeline has other transformers"] if len(self.models) != len(now.models) else []
+        if len(self.models) == len(now.models):
+            found += [d for one, other in zip(self.models, now.models, strict=True) for d in one.differences(other)]
+        else:
+            found.append(f"the pipeline has {len(now.models)} transformers, and had {len(self.models)}")
         found += ["the policy is another"] if self.policy != now.policy else []
         found += ["its parameters are others"] if self.parameters != now.parameters else []
         if self.threads != now.threads:
