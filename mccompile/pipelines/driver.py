@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 from mccompile import ir
 from mccompile.pipelines.experts import refuse_others
-from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, record_calls, record_declared
+from mccompile.pipelines.probe import MEDIA, SIZES, Declared, ExampleCall, record_calls, record_declared
 from mccompile.runtime.clock import Attached, Clock
 from mccompile.runtime.stand_in import Slot, slots_of
 
@@ -73,5 +73,5 @@ class Driver(ABC):
         """Sets now what the call with these arguments will set in the transformer's configuration."""
 
     def changing(self, arguments: Mapping[str, object]) -> dict[str, object]:
-        """Those of the arguments that change how the transformer is called: the fixed ones and the size."""
-        return {k: v for k, v in arguments.items() if k in (*self.fixed, *SIZES)}
+        """Those of the arguments that change how the transformer is called: the fixed ones, the size, the media."""
+        return {k: v for k, v in arguments.items() if k in (*self.fixed, *SIZES, *MEDIA)}
