@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mccompile import ir
+from mccompile.language.walk import all_rules
 from mccompile.runtime.decided import Decided, Spread, fits_outside, guards, spreads
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.trace import Event, share_computed
@@ -105,7 +106,6 @@ def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
     phases = dict.fromkeys(e.phase for e in latest if e.phase)
     calls = {(e.row, e.branch) for e in latest if e.why == NOT_FINITE}
     decided = [decision for part in parts for decision in part.decided]
-    rules = [phase.rule for part in parts for phase in part.policy.phases]
     return Summary(
         policy=" and ".join(dict.fromkeys(part.policy.name for part in parts)),
         steps=len({e.row for e in latest}),
@@ -115,7 +115,7 @@ def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
         why=dict(Counter(e.why for e in latest)),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.told())),
         reuses=any(e.action in ("reuse", "partial") for e in latest),
-        may_reuse=any(not isinstance(rule, ir.Compute) for rule in rules),
+        may_reuse=any(not isinstance(rule, ir.Compute) for part in parts for rule in all_rules(part.policy)),
         ages=dict(Counter(_ages(latest))),
         signals=spreads(decided),
         guards=guards(decided),
@@ -131,9 +131,9 @@ def _share(part: Ran, events: Sequence[Event]) -> Share:
 
 def _ages(events: Iterable[Event]) -> Iterator[int]:
     """For each chunk that was reused, the steps since something of it was computed."""
-    last: dict[tuple[str, int, int], int] = {}
+    last: dict[tuple[str, int, int, str], int] = {}
     for event in events:
-        place = event.branch, event.sample, event.chunk
+        place = event.branch, event.sample, event.chunk, event.region
         if event.action in ("full", "partial"):
             last[place] = event.step
         elif event.action == "reuse" and place in last:
