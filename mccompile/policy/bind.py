@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -12,6 +12,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.ir import Expr, PolicyIR
+from mccompile.language.walk import rules_of
 from mccompile.policy.errors import (
     CountInvalid,
     ParameterNotWhole,
@@ -58,6 +59,15 @@ class BoundPolicy:
         return int(self.number(expr))
 
 
+def parameters_of(
+    policy: ir.PolicyIR, values: Mapping[str, float], policies: Sequence[ir.PolicyIR]
+) -> dict[str, float]:
+    """Those of the values that are of a policy, and those that none of the policies has (`bind` refuses them)."""
+    own = {param.name for param in policy.params}
+    known = {param.name for each in policies for param in each.params}
+    return {name: value for name, value in values.items() if name in own or name not in known}
+
+
 def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
     """The policy with its default parameters, except `overrides`.
 
@@ -102,11 +112,12 @@ def _counts(bound: BoundPolicy) -> list[Diagnostic]:
         wanted: list[tuple[ir.Expr, int]] = []
         if isinstance(phase.span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
             wanted.append((phase.span.n, 0))
-        if isinstance(phase.rule, ir.Every):
-            wanted.append((phase.rule.n, 1))
-        all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
-        if all_at is not None and all_at.every is not None:
-            wanted.append((all_at.every, 1))
+        for rule in rules_of(phase):
+            if isinstance(rule, ir.Every):
+                wanted.append((rule.n, 1))
+            all_at = rule.all_at if isinstance(rule, ir.Reuse | ir.Top) else None
+            if all_at is not None and all_at.every is not None:
+                wanted.append((all_at.every, 1))
         for expr, least in wanted:
             value = float(bound.number(expr))
             if not (value.is_integer() and value >= least):
