@@ -9,9 +9,9 @@ from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.backend.role import Backend
 from mccompile.bundles.bundle import Bundle, save_bundle
+from mccompile.bundles.bundle_errors import SeveralTransformers
 from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
-from mccompile.language.load import find_policy
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import BoundPolicy
@@ -19,19 +19,20 @@ from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.stand_in import SLOTS, Slot
 
 
-def transformer_folder(folder: Path) -> Path:
-    """Where a pipeline folder keeps its transformer."""
-    return folder / "transformer"
+def transformer_folder(folder: Path, slot: Slot | None = None) -> Path:
+    """Where a pipeline folder keeps the transformer of a place."""
+    return folder / (SLOTS[0] if slot is None else slot)
 
 
 def write_bundle(
     path: Path,
     pipe: object,
     captured: api.Prepared,
-    policy: str,
     found: Chosen,
+    text: str,
     reference: str,
     folder: Path,
     progress: Progress | None,
@@ -40,10 +41,12 @@ def write_bundle(
 ) -> CompiledModel:
     """Compiles a policy into the pipeline's transformer and writes it to `path`.
 
-    policy: its name or path. found: the policy as it was loaded, and the values of its parameters.
+    found: the policy as it was loaded, and the values of its parameters. text: as it is written, "" where it is not.
     reference: how the user named the model; folder: of the pipeline.
-    Raises what `api.compile` raises, UnbundledRole, and OSError where `path` cannot be written.
+    Raises what `api.compile` raises, UnbundledRole, SeveralTransformers (MC0818), and OSError where `path` cannot be
+    written.
     """
+    _refuse_several(pipe)
     way = within_budget(pipe, Contender(found.policy.name, found.policy, found.numbers), captured)
     backend = compile_roles(captured, (way,), progress)
     compiled = api.compile(
@@ -51,9 +54,14 @@ def write_bundle(
         **found.numbers,  # type: ignore[arg-type]
     )  # fmt: skip
     compiled.undo()
-    text = find_policy(policy).text
     save_bundle(path, compiled, backend, reference=reference, folder=transformer_folder(folder), policy=text)
     return compiled
+
+
+def _refuse_several(pipe: object) -> None:
+    slots = driver_for(pipe).experts(pipe)
+    if len(slots) > 1:
+        raise SeveralTransformers(type(pipe).__name__, slots)
 
 
 def open_bundle(
@@ -63,8 +71,10 @@ def open_bundle(
     """The bundle's compiled model over the transformer of a loaded pipeline, not yet in its place.
 
     A bundle that was read without its packages is compiled here, by the backend "inductor" or "eager".
-    Raises WrongModel, AlteredBundle, and PolicyError for parameters that the policy does not have.
+    Raises WrongModel, AlteredBundle, SeveralTransformers (MC0818), and PolicyError for parameters that the policy does
+    not have.
     """
+    _refuse_several(pipe)
     transformer = api.own_transformer(pipe)
 
     def here(lowered: LoweredModel, bound: BoundPolicy) -> Backend:
