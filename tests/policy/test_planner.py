@@ -231,6 +231,8 @@ def test_a_plan_as_text() -> None:
     made = planned(teacache(0.15), 5, (0.0, 0.1, 0.1, 0.1, 0.1))
     assert show_plan(made) == TABLE
     assert read_plan(TABLE) == made
+    noted = replace(made, notes=("one thing", "and another"))
+    assert read_plan(show_plan(noted)) == noted
 
 
 @pytest.mark.parametrize(
