@@ -59,8 +59,8 @@ call the changed function, the quick ones first, for at most five seconds.
 <!-- table mutants -->
 <!-- end mutants -->
 
-The file [mutants.json](benchmarks/mutants.json) names those that no test has seen. These change nothing that a run could
-show:
+The file [mutants.json](benchmarks/mutants.json) names those that no test has seen. These change nothing that a run
+could show:
 
 | mutant | why it is not seen |
 | --- | --- |
