@@ -15,6 +15,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import ExportError, ProbeError, first_line
+from mccompile.capture.extremes import compares, symbolic_extremes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,10 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
     pair = paired(model, probe, second)
-    module, guards = _export(model, pair.call, pytree.tree_unflatten(list(pair.shapes), pair.spec))
+    shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
+    module, guards = _export(model, pair.call, shapes)
+    if any(compares(guard) for guard in guards):
+        module, guards = _without_branches(model, pair.call, shapes, module, guards)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
     return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source])
 
@@ -133,6 +137,21 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
             "record the second call with other frames, height and width",
         )
     return Pair(first_call, spec, tuple(paths), tuple(flat), tuple(other), tuple(shapes))
+
+
+def _without_branches(
+    model: nn.Module, call: dict[str, object], shapes: object, module: fx.GraphModule, guards: tuple[str, ...]
+) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """The graph with `max` and `min` of sizes in it, if that demands less of a call than their branches do.
+
+    module, guards: the export as it is, of which one branch is that of the recorded calls.
+    """
+    try:
+        with symbolic_extremes(model):
+            other, fewer = _export(model, call, shapes)
+    except ExportError:
+        return module, guards
+    return (other, fewer) if sum(map(compares, fewer)) < sum(map(compares, guards)) else (module, guards)
 
 
 def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:
