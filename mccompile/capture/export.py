@@ -15,7 +15,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import ExportError, ProbeError, first_line
-from mccompile.capture.extremes import compares, symbolic_extremes
+from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[
     pair = paired(model, probe, second)
     shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
     module, guards = _export(model, pair.call, shapes)
-    if any(compares(guard) for guard in guards):
+    if any(compares(guard) for guard in guards) and takes_extremes(model):
         module, guards = _without_branches(model, pair.call, shapes, module, guards)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
     return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source])

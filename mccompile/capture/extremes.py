@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -16,12 +17,20 @@ from types import ModuleType
 import torch
 from torch import nn
 
+_EXTREMES = frozenset(("max", "min"))
 _KEEP = ("torch", "builtins")  # these rely on the branches of Python's own
 
 
 def compares(guard: str) -> bool:
     """Whether a guard of export says which of two sizes of a call is the larger; bounds of an extreme say nothing."""
     return ("<" in guard or ">" in guard) and guard.count("L[") > 1 and not ("max(" in guard or "min(" in guard)
+
+
+def takes_extremes(model: nn.Module) -> bool:
+    """Whether a method of the model's classes may take the larger or smaller of something."""
+    kinds = {kind for part in model.modules() for kind in type(part).__mro__ if not _is_torch(kind.__module__)}
+    methods = (value for kind in kinds for value in vars(kind).values())
+    return any(_EXTREMES & set(inspect.unwrap(m).__code__.co_names) for m in methods if inspect.isfunction(m))
 
 
 @contextlib.contextmanager

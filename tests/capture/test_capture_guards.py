@@ -12,7 +12,7 @@ from torch import nn
 
 from mccompile.capture import capture, flat_inputs, run_full
 from mccompile.capture.errors import CallError
-from mccompile.capture.extremes import compares, symbolic_extremes
+from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.runtime.new_sizes import NewSizes
 from tests import zoo
@@ -108,6 +108,8 @@ def test_the_longer_side_is_no_branch() -> None:
     landscapes = [{"latent": torch.randn(1, 4, *size), "time": torch.rand(1)} for size in ((4, 6, 14), (5, 10, 22))]
     captured = capture(model, *landscapes)
     assert not any(map(compares, captured.guards))
+    assert takes_extremes(model)
+    assert not takes_extremes(ToyTransformer())
     portrait = {"latent": torch.randn(1, 4, 4, 14, 6), "time": torch.rand(1)}
     (given,) = run_full(captured, flat_inputs(captured, portrait)).outputs
     torch.testing.assert_close(given, model(**portrait))
