@@ -16,6 +16,10 @@ from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
+from mccompile.capture.inline import inline_contexts
+from mccompile.capture.normalise import drop_checks
+from mccompile.capture.repeat import repeats
+from mccompile.capture.unfold import NotUnfolded, unfold
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class Exported:
     dynamic: tuple[bool, ...]  # tensors, and ints that differ
     guards: tuple[str, ...]  # what export demands of the sizes of a call (guards.py)
     source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
+    copies: Mapping[fx.Node, fx.Node]  # the nodes of blocks that repeat others, and those of the others
 
 
 def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
@@ -71,19 +76,49 @@ def _dynamic_axes(place: str, one: object, two: object) -> dict[int, object] | o
     return None
 
 
-def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> Exported:
+def export_model(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool = False
+) -> Exported:
     """Exports `model` (non-strict, no grad) with dynamic sizes found by comparing two calls.
 
     probe, second: keyword arguments of `model.forward` at two sizes; every derived count should be at least 2.
+    each: whether every block is traced by itself; otherwise a block that repeats another gets a copy of its nodes.
+    The graph has no checks and no contexts that change nothing.
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
+    found = _traced(model, probe, second, each)
+    if not any(map(compares, found.guards)) or not takes_extremes(model):
+        return found
+    try:
+        with symbolic_extremes(model):
+            other = _traced(model, probe, second, each)
+    except ExportError:
+        return found
+    return other if sum(map(compares, other.guards)) < sum(map(compares, found.guards)) else found
+
+
+def _traced(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool) -> Exported:
+    """As `export_model`, with a branch of the recorded calls where forward takes the larger of two sizes."""
     pair = paired(model, probe, second)
     shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
-    module, guards = _export(model, pair.call, shapes)
-    if any(compares(guard) for guard in guards) and takes_extremes(model):
-        module, guards = _without_branches(model, pair.call, shapes, module, guards)
+    repeated: Mapping[str, str] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            repeated = {} if each else stack.enter_context(repeats(model))
+            module, guards = _export(model, pair.call, shapes)
+    except ExportError:
+        if not repeated:
+            raise
+        return _traced(model, probe, second, each=True)
+    drop_checks(module)
+    inline_contexts(module)
+    drop_checks(module)
+    try:
+        copies = unfold(module, model, repeated)
+    except NotUnfolded:
+        return _traced(model, probe, second, each=True)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source])
+    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +172,6 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
             "record the second call with other frames, height and width",
         )
     return Pair(first_call, spec, tuple(paths), tuple(flat), tuple(other), tuple(shapes))
-
-
-def _without_branches(
-    model: nn.Module, call: dict[str, object], shapes: object, module: fx.GraphModule, guards: tuple[str, ...]
-) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    """The graph with `max` and `min` of sizes in it, if that demands less of a call than their branches do.
-
-    module, guards: the export as it is, of which one branch is that of the recorded calls.
-    """
-    try:
-        with symbolic_extremes(model):
-            other, fewer = _export(model, call, shapes)
-    except ExportError:
-        return module, guards
-    return (other, fewer) if sum(map(compares, fewer)) < sum(map(compares, guards)) else (module, guards)
 
 
 def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:
