@@ -9,6 +9,7 @@ import sys
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
 from mccompile.cli.options import POLICY_HELP, add_parameters, positive
+from mccompile.cli.planned_run import DEFAULT_STEPS, flow_grid, steps_asked
 from mccompile.cli.terminal import say
 from mccompile.cli.words import describe
 from mccompile.diagnostics.pages import UnknownCode, explain_code
@@ -16,13 +17,10 @@ from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_merged, load_policy
 from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
-from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
 
-DEFAULT_STEPS = 50
 MAGI_SIZE = (720, 720, 240)  # of `--stage memory` for MAGI-1
-FLOW_SHIFT = 5.0  # of the grid without a model: flow matching as SkyReels-V2 and Wan use it
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,23 +115,10 @@ def _explain_code(code: str) -> int:
     return 0
 
 
-def flow_grid(steps: int) -> Grid:
-    """Flow matching's grid of timesteps and sigmas, shifted, from noise to data."""
-    even = [1 - i * (1 - 1 / 1000) / steps for i in range(steps)]
-    sigmas = tuple(FLOW_SHIFT * s / (1 + (FLOW_SHIFT - 1) * s) for s in even)
-    return Grid(steps, tuple(1000 * s for s in sigmas), sigmas)
-
-
-def _steps(arguments: argparse.Namespace, policy: ir.PolicyIR) -> int:
-    """As asked; else as many as a step mask covers; else the default."""
-    masks = [len(p.rule.compute) for p in policy.phases if isinstance(p.rule, ir.StepMask)]
-    return int(arguments.steps or min(masks, default=DEFAULT_STEPS))
-
-
 def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
     """The plan on the model's own grid and values; without a model, what the clock alone settles."""
     bound = bind(policy, dict(arguments.parameters))
-    steps = _steps(arguments, policy)
+    steps = steps_asked(arguments.steps, [policy])
     if arguments.model is None:
         return plan(bound, flow_grid(steps), {}, frozenset())
     import torch

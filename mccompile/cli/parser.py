@@ -10,6 +10,7 @@ from mccompile.cli import (
     bench,
     check,
     compile,
+    diff,
     doctor,
     explain,
     explore,
@@ -18,13 +19,15 @@ from mccompile.cli import (
     metrics,
     models,
     policies,
+    prove,
     replay,
     report,
     tune,
 )
 
 VERBS = (
-    check, fmt, explain, policies, models, doctor, generate, compile, replay, report, metrics, explore, tune, bench,
+    check, fmt, explain, diff, prove, policies, models, doctor, generate, compile, replay, report, metrics, explore,
+    tune, bench,
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def describe(written: Merged, policy: ir.PolicyIR, comments: Sequence[str]) -> I
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
     yield "\nWhat it does"
     yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in written.phases.values()])
-    for line in (*_regions(policy), *_chunks(policy), *_kept(policy.cache)):
+    for line in (*regions(policy), *chunks(policy), *kept(policy.cache)):
         yield f"  {line}"
     if policy.params:
         yield "\nParameters (--set NAME=VALUE)"
@@ -63,7 +63,8 @@ def _does(what: ast.WrittenRule) -> str:
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 
 
-def _regions(policy: ir.PolicyIR) -> Iterator[str]:
+def regions(policy: ir.PolicyIR) -> Iterator[str]:
+    """A line for every region: its layers, and what is kept of them."""
     for region in policy.regions:
         match region.where:
             case ir.Blocks(first, last):
@@ -76,7 +77,8 @@ def _regions(policy: ir.PolicyIR) -> Iterator[str]:
             yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
 
 
-def _chunks(policy: ir.PolicyIR) -> Iterator[str]:
+def chunks(policy: ir.PolicyIR) -> Iterator[str]:
+    """What happens before and after a chunk's own steps, and how guidance branches decide."""
     if policy.chunks.frames is not None:
         yield f"a chunk is {policy.chunks.frames} latent frames"
     yield _LIFE["pending", policy.chunks.pending]
@@ -87,7 +89,8 @@ def _chunks(policy: ir.PolicyIR) -> Iterator[str]:
         yield f"the other guidance branches follow the decisions of {leader}{batch}"
 
 
-def _kept(cache: ir.Cache) -> Iterator[str]:
+def kept(cache: ir.Cache) -> Iterator[str]:
+    """How things are kept, where that is not as the model has them."""
     if cache.budget is not None:
         yield f"keeps at most {cache.budget:,} bytes on the model's device: `--stage memory` tells how"
     elif not {cache.dtype, cache.residual, cache.device} <= {"auto", "model"}:

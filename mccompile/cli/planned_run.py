@@ -1,0 +1,77 @@
+"""The run that plans are made for: its grid, and what is known of a model's static values on it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mccompile import ir
+from mccompile.diagnostics.failure import PolicyError
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.evaluate import Grid
+from mccompile.policy.planner import run_problems
+from mccompile.policy.rules import Static
+
+DEFAULT_STEPS = 50
+FLOW_SHIFT = 5.0  # of the grid without a model: flow matching as SkyReels-V2 and Wan use it
+WITHOUT_MODEL = Static({}, frozenset())
+
+
+def flow_grid(steps: int) -> Grid:
+    """Flow matching's grid of timesteps and sigmas, shifted, from noise to data."""
+    even = [1 - i * (1 - 1 / 1000) / steps for i in range(steps)]
+    sigmas = tuple(FLOW_SHIFT * s / (1 + (FLOW_SHIFT - 1) * s) for s in even)
+    return Grid(steps, tuple(1000 * s for s in sigmas), sigmas)
+
+
+def steps_asked(asked: int | None, policies: Sequence[ir.PolicyIR]) -> int:
+    """As asked; else as many as the step masks cover; else the default."""
+    masks = [len(p.rule.compute) for policy in policies for p in policy.phases if isinstance(p.rule, ir.StepMask)]
+    return asked or min(masks, default=DEFAULT_STEPS)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A grid, and what is known before a run on it."""
+
+    grid: Grid
+    static: Static
+
+
+def run_of(arguments: argparse.Namespace, policies: Sequence[BoundPolicy]) -> Run:
+    """The run of `--steps` on `--model`; without a model, what the clock alone settles.
+
+    Raises PolicyError (MC0305 to MC0307) with all that the policies cannot do in so many steps.
+    """
+    steps = steps_asked(arguments.steps, [bound.ir for bound in policies])
+    run = Run(flow_grid(steps), WITHOUT_MODEL) if arguments.model is None else _on_model(arguments, policies, steps)
+    problems = [problem for bound in policies for problem in run_problems(bound, run.grid)]
+    if problems:
+        raise PolicyError(problems)
+    return run
+
+
+def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], steps: int) -> Run:
+    import torch
+
+    from mccompile import api
+    from mccompile.generate.load import find_folder, load_pipeline
+    from mccompile.generate.placement import Placement
+    from mccompile.pipelines.grids import grid_of
+    from mccompile.runtime.planning import static_tables
+
+    pipe = load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False))
+    captured = api.prepare(pipe)
+    pipe.scheduler.set_timesteps(steps)
+    grid = grid_of(pipe.scheduler)
+    tables: dict[ir.Change, tuple[float, ...]] = {}
+    sources: list[frozenset[str]] = []
+    for bound in policies:
+        compiled = api.compile(pipe, bound.ir, backend="eager", captured=captured, **bound.values)
+        compiled.undo()
+        lowered = compiled.runner.lowered
+        with torch.no_grad():
+            tables |= static_tables(lowered, lowered.policy, grid, captured.calls[0])
+        sources.append(lowered.static)
+    return Run(grid, Static(tables, frozenset.intersection(*sources)))
