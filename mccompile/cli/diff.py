@@ -125,4 +125,5 @@ def _stretches(steps: tuple[StepPair, ...]) -> Iterator[tuple[str, str, str, str
 
 
 def _row(pair: StepPair) -> tuple[str, str, str]:
-    return (*(f"{one.phase or '?'}: {one.action}" for one in (pair.a, pair.b)), pair.relation)
+    first, second = (f"{one.phase or '?'}: {one.action}" for one in (pair.a, pair.b))
+    return first, second, pair.relation

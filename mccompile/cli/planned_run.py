@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
@@ -68,7 +69,8 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
     tables: dict[ir.Change, tuple[float, ...]] = {}
     sources: list[frozenset[str]] = []
     for bound in policies:
-        compiled = api.compile(pipe, bound.ir, backend="eager", captured=captured, **bound.values)
+        parameters: dict[str, Any] = dict(bound.values)
+        compiled = api.compile(pipe, bound.ir, backend="eager", captured=captured, **parameters)
         compiled.undo()
         lowered = compiled.runner.lowered
         with torch.no_grad():

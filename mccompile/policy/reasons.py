@@ -114,8 +114,8 @@ def _compared(bound: BoundPolicy, grid: Grid, at: Situation, rule: ir.Reuse, sta
             continue
         if expr.op in SIGNS:
             left, right = expr.args
-            values = [float(np.float32(evaluate(side, moment))) for side in expr.args]
-            yield Compared(words(left), SIGNS[expr.op], words(right), *values, holds=bool(evaluate(expr, moment)))
+            value, limit = (float(np.float32(evaluate(side, moment))) for side in expr.args)
+            yield Compared(words(left), SIGNS[expr.op], words(right), value, limit, bool(evaluate(expr, moment)))
         else:
             below += expr.args
 

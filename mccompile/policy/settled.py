@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -83,6 +83,6 @@ def rebuilt(value: object, change: Change) -> object:
         if found is not None:
             return found
     if isinstance(value, ir.Node):
-        made = {f.name: rebuilt(getattr(value, f.name), change) for f in fields(value) if f.name != "at"}
+        made: dict[str, Any] = {f.name: rebuilt(getattr(value, f.name), change) for f in fields(value) if f.name != "at"}
         return replace(value, **made)
     return tuple(rebuilt(item, change) for item in value) if isinstance(value, tuple) else value

@@ -84,9 +84,9 @@ def _draws(
             scale = float(random.choice(thresholds)) if near else float(10 ** random.uniform(-3, 0))
             steady = number < TRIES // 4
             shares = np.full(steps, random.choice(_SHARES[1:])) if steady else random.choice(_SHARES, steps)
-            drawn = np.float32(np.round(scale * shares, 6))
+            drawn = np.round(scale * shares, 6).astype(np.float32)
             if remembered(expr):
-                drawn = np.float32(np.round(1 + np.cumsum(drawn), 6))
+                drawn = np.round(1 + np.cumsum(drawn), 6).astype(np.float32)
             elif isinstance(expr, ir.Change) and expr.distance == "cosine":
                 drawn = np.minimum(drawn, np.float32(2.0))
             tables[expr] = (1.0 if remembered(expr) else 0.0, *(float(v) for v in drawn[1:]))
