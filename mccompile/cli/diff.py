@@ -10,11 +10,9 @@ from typing import assert_never
 
 from mccompile import ir
 from mccompile.cli.options import POLICY_HELP, add_two_parameters, positive
-from mccompile.cli.planned_run import DEFAULT_STEPS, run_of
+from mccompile.cli.planned_run import DEFAULT_STEPS, bound_policy, run_of
 from mccompile.cli.terminal import aligned, say
 from mccompile.cli.words import chunks, kept, regions
-from mccompile.language.load import load_policy
-from mccompile.policy.bind import bind
 from mccompile.policy.difference import Difference, Section, StepPair, Work, difference
 from mccompile.policy.reasons import StepReason
 
@@ -35,8 +33,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The difference as a table, or as one JSON object."""
-    a = bind(load_policy(arguments.a), dict(arguments.parameters_a))
-    b = bind(load_policy(arguments.b), dict(arguments.parameters_b))
+    a = bound_policy(arguments.a, arguments.parameters_a)
+    b = bound_policy(arguments.b, arguments.parameters_b)
     run = run_of(arguments, [a, b])
     found = difference(a, b, run.grid, run.static)
     names = _names(a.ir.name, b.ir.name)

@@ -9,7 +9,8 @@ from typing import Any
 
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
-from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.choosing import load_chosen
 from mccompile.policy.evaluate import Grid
 from mccompile.policy.planner import run_problems
 from mccompile.policy.rules import Static
@@ -30,6 +31,12 @@ def steps_asked(asked: int | None, policies: Sequence[ir.PolicyIR]) -> int:
     """As asked; else as many as the step masks cover; else the default."""
     masks = [len(p.rule.compute) for policy in policies for p in policy.phases if isinstance(p.rule, ir.StepMask)]
     return asked or min(masks, default=DEFAULT_STEPS)
+
+
+def bound_policy(policy: str, values: Sequence[tuple[str, float | str]]) -> BoundPolicy:
+    """A policy under the picks and numbers of `--set`. Raises PolicyError as `load_chosen` and `bind` do."""
+    found = load_chosen(policy, dict(values))
+    return bind(found.policy, found.numbers)
 
 
 @dataclass(frozen=True, slots=True)

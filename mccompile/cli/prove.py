@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from mccompile import ir
 from mccompile.cli.failures import REFUSED
 from mccompile.cli.options import POLICY_HELP, add_two_parameters, step_range
-from mccompile.cli.planned_run import flow_grid
+from mccompile.cli.planned_run import bound_policy, flow_grid
 from mccompile.cli.terminal import aligned, say
 from mccompile.generate.errors import OptionRefused
-from mccompile.language.load import load_policy
-from mccompile.policy.bind import bind
 from mccompile.policy.prove import Claim, Equivalent, Implies, NeverReuses, Verdict, prove
 from mccompile.policy.settled import remembered
 from mccompile.policy.witness import Witness
@@ -41,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """0 where the claim is proved, 1 where it is refuted or not known."""
     if 0 in arguments.steps:
         raise OptionRefused("--steps 0", "a run has at least one step", "begin the range with 1")
-    a = bind(load_policy(arguments.a), dict(arguments.parameters_a))
+    a = bound_policy(arguments.a, arguments.parameters_a)
     found = prove(a, _claim(arguments), [flow_grid(n) for n in arguments.steps])
     if arguments.json:
         say(json.dumps(_object(arguments, found)))
@@ -66,7 +64,7 @@ def _claim(arguments: argparse.Namespace) -> Claim:
         return NeverReuses(steps[0], steps[-1])
     if len(words) != 1:
         raise OptionRefused(f"{arguments.claim} {' '.join(words)}", "it names no single policy", "name one policy")
-    b = bind(load_policy(words[0]), dict(arguments.parameters_b))
+    b = bound_policy(words[0], arguments.parameters_b)
     return Implies(b) if arguments.claim == "implies" else Equivalent(b)
 
 
