@@ -16,6 +16,7 @@ from mccompile.cli import (
     explore,
     fmt,
     generate,
+    imports,
     metrics,
     models,
     policies,
@@ -26,8 +27,8 @@ from mccompile.cli import (
 )
 
 VERBS = (
-    check, fmt, explain, diff, prove, policies, models, doctor, generate, compile, replay, report, metrics, explore,
-    tune, bench,
+    check, fmt, explain, diff, prove, imports, policies, models, doctor, generate, compile, replay, report, metrics,
+    explore, tune, bench,
 )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ PARTS = {
     "06": {"runtime"},
     "07": {"pipelines", "generate", "metrics", "models", "studio", "cli"},
     "08": {"backend", "bundles"},
+    "09": {"importing"},
 }
 
 
