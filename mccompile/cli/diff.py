@@ -10,10 +10,11 @@ from typing import assert_never
 
 from mccompile import ir
 from mccompile.cli.options import POLICY_HELP, add_two_parameters, positive
-from mccompile.cli.planned_run import DEFAULT_STEPS, bound_policy, run_of
+from mccompile.cli.planned_run import bound_policy, run_of
 from mccompile.cli.terminal import aligned, say
-from mccompile.cli.words import chunks, kept, regions
 from mccompile.policy.difference import Difference, Section, StepPair, Work, difference
+from mccompile.policy.flow import DEFAULT_STEPS
+from mccompile.policy.in_words import chunks, kept, regions
 from mccompile.policy.reasons import StepReason
 
 JSON_FORMAT = "mccompile diff 1"

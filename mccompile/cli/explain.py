@@ -9,7 +9,7 @@ import sys
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
 from mccompile.cli.options import POLICY_HELP, add_parameters, positive
-from mccompile.cli.planned_run import DEFAULT_STEPS, flow_grid, steps_asked
+from mccompile.cli.planned_run import steps_asked
 from mccompile.cli.terminal import say
 from mccompile.cli.words import describe
 from mccompile.diagnostics.pages import UnknownCode, explain_code
@@ -18,6 +18,7 @@ from mccompile.language.load import find_policy, load_choices, load_merged
 from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import load_chosen
+from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mccompile.cli.options import location
@@ -41,5 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _indented(keys: list[tuple[str, str, str]]) -> list[str]:
+def _indented(keys: Sequence[Sequence[str]]) -> list[str]:
     return [f"  {line}" for line in aligned(keys)] if keys else ["  it has no keys: all is as the tool does it"]

@@ -12,19 +12,11 @@ from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.evaluate import Grid
+from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
 from mccompile.policy.planner import run_problems
 from mccompile.policy.rules import Static
 
-DEFAULT_STEPS = 50
-FLOW_SHIFT = 5.0  # of the grid without a model: flow matching as SkyReels-V2 and Wan use it
 WITHOUT_MODEL = Static({}, frozenset())
-
-
-def flow_grid(steps: int) -> Grid:
-    """Flow matching's grid of timesteps and sigmas, shifted, from noise to data."""
-    even = [1 - i * (1 - 1 / 1000) / steps for i in range(steps)]
-    sigmas = tuple(FLOW_SHIFT * s / (1 + (FLOW_SHIFT - 1) * s) for s in even)
-    return Grid(steps, tuple(1000 * s for s in sigmas), sigmas)
 
 
 def steps_asked(asked: int | None, policies: Sequence[ir.PolicyIR]) -> int:

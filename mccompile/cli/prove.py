@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from mccompile import ir
 from mccompile.cli.failures import REFUSED
 from mccompile.cli.options import POLICY_HELP, add_two_parameters, step_range
-from mccompile.cli.planned_run import bound_policy, flow_grid
+from mccompile.cli.planned_run import bound_policy
 from mccompile.cli.terminal import aligned, say
 from mccompile.generate.errors import OptionRefused
+from mccompile.policy.flow import flow_grid
 from mccompile.policy.prove import Claim, Equivalent, Implies, NeverReuses, Verdict, prove
 from mccompile.policy.settled import remembered
 from mccompile.policy.witness import Witness

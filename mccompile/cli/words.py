@@ -8,24 +8,9 @@ from mccompile import ir
 from mccompile.cli.terminal import aligned
 from mccompile.language import ast
 from mccompile.language.extend import Merged
-from mccompile.language.spell import guard, rule, spell, when, where
+from mccompile.language.spell import guard, rule, spell, when
 from mccompile.language.types import word
-from mccompile.language.walk import rule_expressions
-from mccompile.policy.budget import in_words
-from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static
-
-_KEPT = {
-    "residual": "what the blocks add to their input",
-    "output": "what the blocks return",
-    "increment": "the step of the latent",
-}
-_LIFE = {
-    ("pending", "skip"): "chunks that have not begun are skipped",
-    ("pending", "compute"): "chunks that have not begun are computed",
-    ("finished", "keep"): "finished chunks keep the keys and values of their last step (approximate)",
-    ("finished", "refresh"): "finished chunks get one last clean pass, then keep their keys and values (exact)",
-    ("finished", "compute"): "finished chunks are computed",
-}
+from mccompile.policy.in_words import chunks, kept, known, parameter, regions, when_decided
 
 
 def describe(
@@ -44,16 +29,16 @@ def describe(
         yield f"  {line}"
     if choices:
         yield "\nChoices (--set NAME=ALTERNATIVE)"
-        yield from _indented([(name, picked, f"of {', '.join(known)}") for name, (picked, known) in choices.items()])
+        yield from _indented([(name, picked, f"of {', '.join(others)}") for name, (picked, others) in choices.items()])
     if policy.params:
         yield "\nParameters (--set NAME=VALUE)"
-        yield from _indented([_parameter(p) for p in policy.params])
+        yield from _indented([parameter(p) for p in policy.params])
     if policy.signals:
         yield "\nSignals"
         rows = [(s, spell(written.signals[s.name].expr)) for s in policy.signals]
-        yield from _indented([(s.name, text, f"per {word(s.granularity)}", _known(s, policy)) for s, text in rows])
+        yield from _indented([(s.name, text, f"per {word(s.granularity)}", known(s, policy)) for s, text in rows])
     yield "\nPhases"
-    yield from _indented([(p.name, _settled(p, policy)) for p in policy.phases])
+    yield from _indented([(p.name, when_decided(p, policy)) for p in policy.phases])
 
 
 def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -69,64 +54,3 @@ def _does(what: ast.WrittenRule) -> str:
     if not isinstance(what, ast.ReuseRule):
         return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what) + guards
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
-
-
-def regions(policy: ir.PolicyIR) -> Iterator[str]:
-    """A line for every region: its layers, and what is kept of them."""
-    for region in policy.regions:
-        match region.where:
-            case ir.Blocks(first, last):
-                place = f"blocks[{where(first, last)}]"
-            case ir.Integration():
-                place = "the whole model with the sampler's step"
-        yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
-        if region.forecast is not None and region.forecast.at is not None:
-            depth = max(map(len, region.forecast.weights))
-            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
-
-
-def chunks(policy: ir.PolicyIR) -> Iterator[str]:
-    """What happens before and after a chunk's own steps, and how guidance branches decide."""
-    if policy.chunks.frames is not None:
-        yield f"a chunk is {policy.chunks.frames} latent frames"
-    yield _LIFE["pending", policy.chunks.pending]
-    yield _LIFE["finished", policy.chunks.finished]
-    leader = policy.branches.share_decision
-    if leader is not None:
-        batch = ", and run with it in one batch" if policy.branches.batch else ""
-        yield f"the other guidance branches follow the decisions of {leader}{batch}"
-
-
-def kept(cache: ir.Cache) -> Iterator[str]:
-    """How things are kept, where that is not as the model has them."""
-    if cache.budget is not None:
-        yield f"keeps at most {cache.budget:,} bytes on the model's device: `--stage memory` tells how"
-    elif not {cache.dtype, cache.residual, cache.device} <= {"auto", "model"}:
-        yield f"keeps {in_words(cache)}"
-
-
-def _parameter(param: ir.Param) -> tuple[str, str, str]:
-    scale, unit = (100.0, "%") if param.unit == "%" else (1.0, f" {param.unit}" if param.unit else "")
-    default, low, high = (f"{scale * v:g}" for v in (param.default, param.low, param.high))
-    return param.name, f"{default}{unit}", f"{low}..{high}{unit}"
-
-
-def _known(signal: ir.Signal, policy: ir.PolicyIR) -> str:
-    if signal.late:
-        return "known after the step, used by the next"
-    static = is_static(signal.expr, policy, TIMESTEP_SOURCES)
-    return "known before the first frame" if static else "measured at each step"
-
-
-def _settled(phase: ir.Phase, policy: ir.PolicyIR) -> str:
-    """Static where clock, parameters and the timestep's embedding decide; the planner's table then has it."""
-    expressions = rule_expressions(phase.rule)
-    if not expressions:
-        return "static: the clock decides"
-    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
-        return "static: the clock and the parameters decide"
-    if isinstance(phase.rule, ir.Every):
-        return "static: the clock and the parameters decide"
-    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
-        return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
-    return "dynamic: decided by nodes in the graph, from data"

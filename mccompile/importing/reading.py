@@ -28,7 +28,7 @@ def read_config(path: Path) -> Mapping[str, object]:
         raise ConfigUnreadable(str(path), "it is no UTF-8 text") from None
     except OSError as error:
         raise ConfigUnreadable(str(path), (error.strerror or "no file").lower()) from None
-    found = _python(path, text) if path.suffix == ".py" else _variables(text)
+    found: object = _python(path, text) if path.suffix == ".py" else _variables(text)
     if found is None:
         found = _data(path, text)
     if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):

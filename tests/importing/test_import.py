@@ -13,6 +13,7 @@ from mccompile.importing.convert import TOOLS, Imported, import_config
 from mccompile.importing.errors import ConfigError
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
+from mccompile.policy.flow import flow_grid
 from mccompile.policy.planner import plan
 from mccompile.policy.prove import Equivalent, prove
 from tests.cli.conftest import Shell
@@ -34,8 +35,6 @@ def fates(found: Imported) -> dict[str, str]:
 
 def same(found: Imported, shipped: str, **values: float) -> bool:
     """The policy is proved to be the shipped one with these parameters."""
-    from mccompile.cli.planned_run import flow_grid
-
     a, b = bind(load_policy(found.text), {}), bind(load_policy(shipped), values)
     return prove(a, Equivalent(b), [flow_grid(n) for n in (1, 9, 20)]).outcome == "proved"
 
@@ -77,8 +76,6 @@ def test_lightx2v_is_teacache(tmp_path: Path) -> None:
 def test_a_static_mask_is_computed_as_it_says(tmp_path: Path) -> None:
     mask = [1, 0, 0, 1, 0, 1]
     given = {"steps_computation_mask": mask, "steps_computation_policy": "static", "max_warmup_steps": 0}
-    from mccompile.cli.planned_run import flow_grid
-
     bound = bind(load_policy(imported(tmp_path, given).text), {})
     made = plan(bound, flow_grid(6), {}, frozenset())
     assert [int(cell.action == "compute") for cell in made.cells] == mask
@@ -95,8 +92,8 @@ def test_sglang_and_vllm_have_defaults_of_their_own(tmp_path: Path) -> None:
 # ---- keys --------------------------------------------------------------------------------------------------
 def known_keys() -> list[tuple[str, str]]:
     of_vllm = vllm_omni.TEA | vllm_omni.MAG | vllm_omni.SCM | vllm_omni.OTHER | cache_dit.KEYS
-    tables = {"cache-dit": cache_dit.KEYS, "lightx2v": lightx2v.CACHING, "sglang": sglang.VARIABLES, "vllm-omni": of_vllm}
-    return [(tool, key) for tool, keys in tables.items() for key in sorted(keys)]
+    tables = {"cache-dit": cache_dit.KEYS, "lightx2v": lightx2v.CACHING, "sglang": sglang.VARIABLES}
+    return [(tool, key) for tool, keys in (tables | {"vllm-omni": of_vllm}).items() for key in sorted(keys)]
 
 
 @pytest.mark.parametrize("tool", ["cache-dit", "lightx2v", "sglang", "vllm-omni"])
