@@ -12,7 +12,7 @@ from mccompile import ir
 from mccompile.cli.options import POLICY_HELP, add_two_parameters, positive
 from mccompile.cli.planned_run import bound_policy, run_of
 from mccompile.cli.terminal import aligned, say
-from mccompile.policy.difference import Difference, Section, StepPair, Work, difference
+from mccompile.policy.difference import Declared, Difference, StepPair, StepsComputed, difference
 from mccompile.policy.flow import DEFAULT_STEPS
 from mccompile.policy.in_words import chunks, kept, regions
 from mccompile.policy.reasons import StepReason
@@ -73,7 +73,7 @@ def table(found: Difference, names: tuple[str, str]) -> Iterator[str]:
         yield from aligned([("steps", *names, ""), *_stretches(found.steps)])
 
 
-def _declared(section: Section, policy: ir.PolicyIR) -> list[str]:
+def _declared(section: Declared, policy: ir.PolicyIR) -> list[str]:
     """What a policy says in a section, in words."""
     match section:
         case "layers":
@@ -86,7 +86,7 @@ def _declared(section: Section, policy: ir.PolicyIR) -> list[str]:
             assert_never(section)
 
 
-def _work(work: Work, steps: int) -> str:
+def _work(work: StepsComputed, steps: int) -> str:
     return f"{work.least} of {steps}" if work.least == work.most else f"{work.least} to {work.most} of {steps}"
 
 

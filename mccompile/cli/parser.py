@@ -17,6 +17,7 @@ from mccompile.cli import (
     fmt,
     generate,
     imports,
+    lsp,
     metrics,
     models,
     policies,
@@ -28,7 +29,7 @@ from mccompile.cli import (
 
 VERBS = (
     check, fmt, explain, diff, prove, imports, policies, models, doctor, generate, compile, replay, report, metrics,
-    explore, tune, bench,
+    explore, tune, bench, lsp,
 )  # fmt: skip
 
 

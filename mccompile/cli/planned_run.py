@@ -32,27 +32,27 @@ def bound_policy(policy: str, values: Sequence[tuple[str, float | str]]) -> Boun
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PlannedRun:
     """A grid, and what is known before a run on it."""
 
     grid: Grid
     static: Static
 
 
-def run_of(arguments: argparse.Namespace, policies: Sequence[BoundPolicy]) -> Run:
+def run_of(arguments: argparse.Namespace, policies: Sequence[BoundPolicy]) -> PlannedRun:
     """The run of `--steps` on `--model`; without a model, what the clock alone settles.
 
     Raises PolicyError (MC0305 to MC0307) with all that the policies cannot do in so many steps.
     """
     steps = steps_asked(arguments.steps, [bound.ir for bound in policies])
-    run = Run(flow_grid(steps), WITHOUT_MODEL) if arguments.model is None else _on_model(arguments, policies, steps)
+    run = PlannedRun(flow_grid(steps), WITHOUT_MODEL) if arguments.model is None else _on_model(arguments, policies, steps)
     problems = [problem for bound in policies for problem in run_problems(bound, run.grid)]
     if problems:
         raise PolicyError(problems)
     return run
 
 
-def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], steps: int) -> Run:
+def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], steps: int) -> PlannedRun:
     import torch
 
     from mccompile import api
@@ -75,4 +75,4 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
         with torch.no_grad():
             tables |= static_tables(lowered, lowered.policy, grid, captured.calls[0])
         sources.append(lowered.static)
-    return Run(grid, Static(tables, frozenset.intersection(*sources)))
+    return PlannedRun(grid, Static(tables, frozenset.intersection(*sources)))

@@ -13,7 +13,7 @@ from mccompile.cli.planned_run import bound_policy
 from mccompile.cli.terminal import aligned, say
 from mccompile.generate.errors import OptionRefused
 from mccompile.policy.flow import flow_grid
-from mccompile.policy.prove import Claim, Equivalent, Implies, NeverReuses, Verdict, prove
+from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
 from mccompile.policy.settled import remembered
 from mccompile.policy.witness import Witness
 
@@ -69,7 +69,7 @@ def _claim(arguments: argparse.Namespace) -> Claim:
     return Implies(b) if arguments.claim == "implies" else Equivalent(b)
 
 
-def _lines(found: Verdict) -> Iterator[str]:
+def _lines(found: ClaimVerdict) -> Iterator[str]:
     yield f"{found.outcome}: {found.reason}"
     if found.outcome == "proved":
         yield f"looked at: {_runs(found.runs)}"
@@ -105,7 +105,7 @@ def _measured(expr: ir.Expr) -> str:
             raise TypeError(expr)
 
 
-def _object(arguments: argparse.Namespace, found: Verdict) -> dict[str, object]:
+def _object(arguments: argparse.Namespace, found: ClaimVerdict) -> dict[str, object]:
     shown = found.shown
     schedule = None
     if shown is not None:

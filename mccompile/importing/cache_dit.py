@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mccompile.importing.errors import NoEquivalent
 from mccompile.importing.keys import Keys
 from mccompile.importing.methods import MOST_STEPS, first_blocks, nothing_cached
-from mccompile.importing.writing import Draft, bins, ranges
+from mccompile.importing.writing import PolicyDraft, bins, ranges
 
 SECTIONS = frozenset({"cache_config", "parallelism_config", "attention_backend", "quantize_config", "compile_config"})
 CALIBRATORS = frozenset({
@@ -41,7 +41,7 @@ class Defaults:
     in_a_row: int = -1
 
 
-def dbcache(keys: Keys, defaults: Defaults, name: str, says: str) -> Draft:
+def dbcache(keys: Keys, defaults: Defaults, name: str, says: str) -> PolicyDraft:
     """The policy of a DBCache configuration."""
     if keys.word("cache_type", "DBCache", ("DBCache", "DBPrune", "NONE")) == "DBPrune":
         why = "it decides for every block by itself, and a policy decides for a region of blocks"
@@ -63,7 +63,7 @@ def dbcache(keys: Keys, defaults: Defaults, name: str, says: str) -> Draft:
     if 0 in (total, in_a_row):
         return nothing_cached(name, f"{says}; no step may be reused")
     static = keys.word("steps_computation_policy", "dynamic", ("dynamic", "static")) == "static" and mask is not None
-    draft = Draft(name, says, layers=first_blocks(front, back, stand_in, keep))
+    draft = PolicyDraft(name, says, layers=first_blocks(front, back, stand_in, keep))
     if static and mask is not None:
         sure = tuple(step or (i < warmup and i % interval == 0) for i, step in enumerate(mask))
         draft.phases.append(f"phase mask {{ {bins(sure)} }}")
@@ -146,7 +146,7 @@ def forecast(keys: Keys) -> tuple[str, str]:
     return keep, f" reuse as taylor({keep}, order = {order})" if taylor else ""
 
 
-def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Keys]]:
+def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:
     """The policy of a cache-dit file."""
     top = Keys(place, "", values, SECTIONS | KEYS)
     section = values.get("cache_config")

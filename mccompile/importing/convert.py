@@ -11,11 +11,11 @@ from mccompile.importing import cache_dit, diffusers_hooks, lightx2v, sglang, vl
 from mccompile.importing.errors import ToolUnknown
 from mccompile.importing.keys import LOST, KeyNote, Keys
 from mccompile.importing.reading import read_config
-from mccompile.importing.writing import Draft
+from mccompile.importing.writing import PolicyDraft
 from mccompile.language.load import load_policy
 
 Values = Mapping[str, object]
-TOOLS: Mapping[str, Callable[[str, Values], tuple[Draft, list[Keys]]]] = {
+TOOLS: Mapping[str, Callable[[str, Values], tuple[PolicyDraft, list[Keys]]]] = {
     "cache-dit": cache_dit.translate, "diffusers": diffusers_hooks.translate, "lightx2v": lightx2v.translate,
     "sglang": sglang.translate, "vllm-omni": vllm_omni.translate,
 }  # fmt: skip

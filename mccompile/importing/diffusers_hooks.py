@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from mccompile.importing.errors import NoEquivalent, ToolUnknown
 from mccompile.importing.keys import Keys
 from mccompile.importing.methods import MOST_STEPS, first_blocks, magcache, nothing_cached
-from mccompile.importing.writing import Draft
+from mccompile.importing.writing import PolicyDraft
 
 _ATTENTION = "it reuses attention alone, and a region of a policy is whole blocks"
 _NO_POLICY = {
@@ -18,8 +18,8 @@ _NO_POLICY = {
 }  # fmt: skip
 
 
-def _first_block(keys: Keys) -> Draft:
-    draft = Draft("imported_fbcache", "First-block cache, imported from diffusers' FirstBlockCacheConfig")
+def _first_block(keys: Keys) -> PolicyDraft:
+    draft = PolicyDraft("imported_fbcache", "First-block cache, imported from diffusers' FirstBlockCacheConfig")
     limit = draft.param("threshold", keys.number("threshold", 0.05), 0.001, 1.0)
     draft.signals.append("signal change = rel_l1(probe, kept(probe), over = step)")
     draft.phases.append(f"phase cache {{ reuse step while change <= {limit} }}")
@@ -27,7 +27,7 @@ def _first_block(keys: Keys) -> Draft:
     return draft
 
 
-def _mag(keys: Keys) -> Draft:
+def _mag(keys: Keys) -> PolicyDraft:
     if keys.flag("calibrate", False):
         return nothing_cached("imported_magcache", "MagCache while it calibrates: everything is computed")
     ratios = keys.numbers("mag_ratios")
@@ -42,8 +42,8 @@ def _mag(keys: Keys) -> Draft:
     return magcache("imported_magcache", says, threshold, in_a_row, f"for {first} steps", ratios, "<=")
 
 
-def _taylorseer(keys: Keys) -> Draft:
-    draft = Draft("imported_taylorseer", "TaylorSeer, imported from diffusers' TaylorSeerCacheConfig")
+def _taylorseer(keys: Keys) -> PolicyDraft:
+    draft = PolicyDraft("imported_taylorseer", "TaylorSeer, imported from diffusers' TaylorSeerCacheConfig")
     interval = draft.param("interval", keys.whole("cache_interval", 5, 1), 1, 100, "steps")
     warmup = draft.param("warmup", keys.whole("disable_cache_before_step", 3, 0), 0, MOST_STEPS, "steps")
     order = keys.whole("max_order", 1, 0, "of the residual of whole blocks; diffusers forecasts modules in them")
@@ -68,11 +68,11 @@ def _taylorseer(keys: Keys) -> Draft:
     return draft
 
 
-def _text_kv(_: Keys) -> Draft:
+def _text_kv(_: Keys) -> PolicyDraft:
     return nothing_cached("imported_text_kv", "diffusers' TextKVCacheConfig: every policy keeps the text's part anyway")
 
 
-_CLASSES: Mapping[str, tuple[Callable[[Keys], Draft], frozenset[str]]] = {
+_CLASSES: Mapping[str, tuple[Callable[[Keys], PolicyDraft], frozenset[str]]] = {
     "FirstBlockCacheConfig": (_first_block, frozenset({"threshold"})),
     "MagCacheConfig": (_mag, frozenset({
         "threshold", "max_skip_steps", "retention_ratio", "num_inference_steps", "mag_ratios", "calibrate"})),
@@ -94,7 +94,7 @@ def class_of(values: Mapping[str, object]) -> str:
     return only if len(values) == 1 and only.endswith("Config") else ""
 
 
-def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Keys]]:
+def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:
     """The policy of one of diffusers' cache configurations."""
     name = class_of(values)
     if name in _NO_POLICY:

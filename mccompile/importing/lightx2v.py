@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mccompile.importing.errors import NoEquivalent
 from mccompile.importing.keys import Keys
 from mccompile.importing.methods import magcache, nothing_cached, teacache
-from mccompile.importing.writing import Draft
+from mccompile.importing.writing import PolicyDraft
 
 METHODS = ("NoCaching", "Tea", "TaylorSeer", "Mag", "Ada", "Custom", "FirstBlock", "DualBlock", "DynamicBlock")
 _TEA = ("teacache_thresh", "coefficients", "use_ret_steps")
@@ -34,7 +34,7 @@ _NO_POLICY = {
 }
 
 
-def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Keys]]:
+def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:
     """The policy of `feature_caching`."""
     keys = Keys(place, "", values, CACHING | ASIDE)
     for key in ASIDE:
@@ -51,7 +51,7 @@ def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Key
         case "Mag":
             return _mag(keys), [keys]
         case "TaylorSeer":
-            draft = Draft("imported_taylorseer", "TaylorSeer, imported from a configuration of LightX2V")
+            draft = PolicyDraft("imported_taylorseer", "TaylorSeer, imported from a configuration of LightX2V")
             draft.phases.append(f"phase cycle {{ compute every {TAYLOR_INTERVAL} steps }}")
             draft.layers = ("layers blocks[*] { keep residual reuse as taylor(residual, order = 1) }",)
             keys.taken("feature_caching", "of whole blocks; LightX2V forecasts the modules in them")
@@ -60,7 +60,7 @@ def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Key
             raise NoEquivalent(place, method, _NO_POLICY[method], "use `Tea`, `Mag` or `TaylorSeer`")
 
 
-def _tea(keys: Keys) -> Draft:
+def _tea(keys: Keys) -> PolicyDraft:
     threshold = keys.number("teacache_thresh", 0.26)
     retained = keys.flag("use_ret_steps", False, "which fit is used, and how many first steps are computed")
     value = keys.values.get("coefficients")
@@ -77,7 +77,7 @@ def _tea(keys: Keys) -> Draft:
     return teacache("imported_teacache", says, threshold, coefficients, source, warmup, last)
 
 
-def _mag(keys: Keys) -> Draft:
+def _mag(keys: Keys) -> PolicyDraft:
     if keys.flag("magcache_calibration", False):
         return nothing_cached("imported_magcache", "MagCache while it calibrates: everything is computed")
     value = keys.values.get("magcache_ratios")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from mccompile.importing.writing import Draft, polynomial
+from mccompile.importing.writing import PolicyDraft, polynomial
 
 MOST_STEPS = 1000
 
 
-def nothing_cached(name: str, says: str) -> Draft:
+def nothing_cached(name: str, says: str) -> PolicyDraft:
     """Everything is computed."""
-    return Draft(name, says, phases=["phase all { compute }"], layers=())
+    return PolicyDraft(name, says, phases=["phase all { compute }"], layers=())
 
 
 def teacache(
     name: str, says: str, threshold: float, coefficients: tuple[float, ...] | None, source: str, warmup: int, last: int
-) -> Draft:
+) -> PolicyDraft:
     """Reuse the whole stack while the rescaled change of `source` adds up to less than the threshold."""
-    draft = Draft(name, says)
+    draft = PolicyDraft(name, says)
     limit = draft.param("threshold", threshold, 0.001, 1.0)
     first = draft.param("warmup", max(warmup, 1), 1, MOST_STEPS, "steps")
     fit = "" if coefficients is None else f" | polynomial({polynomial(coefficients)})"
@@ -30,12 +30,12 @@ def teacache(
 
 def magcache(
     name: str, says: str, threshold: float, in_a_row: int, first: str, ratios: tuple[float, ...], sign: str
-) -> Draft:
+) -> PolicyDraft:
     """Reuse the residual while the error told by measured magnitude ratios adds up to less than the threshold.
 
     first: when the first phase holds. sign: `<` or `<=`.
     """
-    draft = Draft(name, says)
+    draft = PolicyDraft(name, says)
     limit = draft.param("threshold", threshold, 0.001, 1.0)
     most = draft.param("patience", max(in_a_row, 1), 1, 100)
     listed = ", ".join(repr(float(ratio)) for ratio in ratios)

@@ -8,7 +8,7 @@ from mccompile.importing.cache_dit import PRESETS, Defaults, dbcache, mask_of_bi
 from mccompile.importing.errors import NoEquivalent
 from mccompile.importing.keys import Keys
 from mccompile.importing.methods import nothing_cached, teacache
-from mccompile.importing.writing import Draft
+from mccompile.importing.writing import PolicyDraft
 
 PREFIX = "SGLANG_CACHE_DIT_"
 DEFAULTS = Defaults(front=1, back=0, threshold=0.24, warmup=4, in_a_row=3)
@@ -25,7 +25,7 @@ TEACACHE = frozenset({"cache_type", "teacache_thresh", "start_skipping", "end_sk
 TOP = frozenset({"enable_teacache", "teacache_params"})
 
 
-def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Keys]]:
+def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:
     """The policy of the variables, or of a request's `teacache_params`."""
     if any(key.startswith(PREFIX) for key in values):
         return _variables(place, values)
@@ -41,7 +41,7 @@ def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Key
     return _teacache(keys), [top, keys]
 
 
-def _variables(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Keys]]:
+def _variables(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:
     keys = Keys(place, "", values, VARIABLES)
     for key in values:
         if not key.startswith("SGLANG_CACHE_"):
@@ -72,7 +72,7 @@ def _mask(keys: Keys) -> tuple[bool, ...] | None:
     return None if preset == "none" else preset_mask(preset)
 
 
-def _teacache(keys: Keys) -> Draft:
+def _teacache(keys: Keys) -> PolicyDraft:
     kind = keys.word("cache_type", "teacache", ("teacache", "magcache"))
     if kind == "magcache":
         raise NoEquivalent(keys.place, kind, "SGLang takes the ratios from its own table", "import it from diffusers")

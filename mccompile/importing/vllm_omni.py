@@ -9,7 +9,7 @@ from mccompile.importing.cache_dit import PRESETS, Defaults, dbcache, preset_mas
 from mccompile.importing.errors import NoEquivalent
 from mccompile.importing.keys import Keys
 from mccompile.importing.methods import magcache, nothing_cached, teacache
-from mccompile.importing.writing import Draft
+from mccompile.importing.writing import PolicyDraft
 
 BACKENDS = ("cache_dit", "tea_cache", "mag_cache", "sea_cache", "step_cache", "none")
 DEFAULTS = Defaults(front=1, back=0, threshold=0.24, warmup=4, in_a_row=3)
@@ -30,7 +30,7 @@ _NO_POLICY = {
 }
 
 
-def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Keys]]:
+def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:
     """The policy of a backend with its configuration."""
     top = Keys(place, "", values, TOP | ASIDE)
     for key in ASIDE:
@@ -52,7 +52,7 @@ def translate(place: str, values: Mapping[str, object]) -> tuple[Draft, list[Key
     return make(keys), [top, keys]
 
 
-def _cache_dit(keys: Keys) -> Draft:
+def _cache_dit(keys: Keys) -> PolicyDraft:
     policy = keys.word("scm_steps_policy", "dynamic", ("dynamic", "static"))
     given = {key: value for key, value in keys.values.items() if key not in SCM}
     if keys.has("scm_steps_mask_policy"):
@@ -66,7 +66,7 @@ def _cache_dit(keys: Keys) -> Draft:
     return draft
 
 
-def _tea(keys: Keys) -> Draft:
+def _tea(keys: Keys) -> PolicyDraft:
     threshold = keys.number("rel_l1_thresh", 0.2)
     coefficients = keys.numbers("coefficients")
     if coefficients is None:
@@ -75,7 +75,7 @@ def _tea(keys: Keys) -> Draft:
     return teacache("imported_teacache", says, threshold, coefficients, "modulated_input", 1, 0)
 
 
-def _mag(keys: Keys) -> Draft:
+def _mag(keys: Keys) -> PolicyDraft:
     if keys.flag("mag_calibrate", False):
         return nothing_cached("imported_magcache", "MagCache while it calibrates: everything is computed")
     ratios = keys.numbers("mag_ratios")

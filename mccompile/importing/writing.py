@@ -13,7 +13,7 @@ KEEP_ALL = ("layers blocks[*] { keep residual }",)
 
 
 @dataclass(slots=True)
-class Draft:
+class PolicyDraft:
     """A policy in parts. name: of the policy. says: its first comment. The others are declarations as text."""
 
     name: str

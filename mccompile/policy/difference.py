@@ -16,7 +16,7 @@ from mccompile.policy.settled import settled
 from mccompile.policy.together import Linked, Two
 
 Relation = Literal["alike", "may differ", "differ"]
-Section = Literal["layers", "chunks", "branches", "cache"]
+Declared = Literal["layers", "chunks", "branches", "cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class StepPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StepsComputed:
     """Steps of a chunk that are computed, at least and at most; data decides between them."""
 
     least: int
@@ -49,9 +49,9 @@ class Difference:
 
     steps: tuple[StepPair, ...]
     first: int | None
-    work: tuple[Work, Work]
-    change: Work
-    sections: tuple[Section, ...]
+    work: tuple[StepsComputed, StepsComputed]
+    change: StepsComputed
+    sections: tuple[Declared, ...]
 
 
 def difference(a: BoundPolicy, b: BoundPolicy, grid: Grid, static: Static) -> Difference:
@@ -69,7 +69,7 @@ def difference(a: BoundPolicy, b: BoundPolicy, grid: Grid, static: Static) -> Di
     apart = (step for step, pair in enumerate(steps) if pair.relation != "alike")
     pairs = [pair for pair in steps if pair.relation != "alike"]
     first_work, second_work = _work([pair.a for pair in pairs]), _work([pair.b for pair in pairs])
-    change = Work(second_work.least - first_work.most, second_work.most - first_work.least)
+    change = StepsComputed(second_work.least - first_work.most, second_work.most - first_work.least)
     work = _work(why[0]), _work(why[1])
     return Difference(tuple(steps), next(apart, None), work, change, _sections(one.ir, other.ir))
 
@@ -84,14 +84,14 @@ def _relation(a: PlannedAction, b: PlannedAction, parted: bool) -> Relation:
     return "alike" if a == b else "differ"
 
 
-def _work(steps: Sequence[StepReason]) -> Work:
+def _work(steps: Sequence[StepReason]) -> StepsComputed:
     certain = sum(step.action == "compute" for step in steps)
-    return Work(certain, certain + sum(step.action == "dynamic" for step in steps))
+    return StepsComputed(certain, certain + sum(step.action == "dynamic" for step in steps))
 
 
-def _sections(a: ir.PolicyIR, b: ir.PolicyIR) -> tuple[Section, ...]:
+def _sections(a: ir.PolicyIR, b: ir.PolicyIR) -> tuple[Declared, ...]:
     """The declarations outside of the phases that differ."""
-    pairs: tuple[tuple[Section, object, object], ...] = (
+    pairs: tuple[tuple[Declared, object, object], ...] = (
         ("layers", a.regions, b.regions), ("chunks", a.chunks, b.chunks), ("branches", a.branches, b.branches),
         ("cache", a.cache, b.cache),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from mccompile.policy.settled import settled
 from mccompile.policy.together import Linked, Two, reads_noise_level, same_results
 from mccompile.policy.witness import Actions, Witness, witness
 
-Outcome = Literal["proved", "refuted", "unknown"]
+Answer = Literal["proved", "refuted", "unknown"]
 NOTHING = Static({}, frozenset())
 MOST_GRIDS = 6
 """Grids on which a schedule is looked for: those at equal distances of all on which the claim may fail."""
@@ -53,19 +53,19 @@ Claim = Implies | Equivalent | NeverReuses
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ClaimVerdict:
     """What is known of a claim, and why. runs: the numbers of steps that were looked at, in order.
 
     shown: the schedule that refutes the claim, where measured values or a grid do.
     """
 
-    outcome: Outcome
+    outcome: Answer
     reason: str
     runs: tuple[int, ...]
     shown: Witness | None = None
 
 
-def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> Verdict:
+def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> ClaimVerdict:
     """The verdict on a claim about A, for runs on these grids."""
     one = settled(a)
     other = None if isinstance(claim, NeverReuses) else settled(claim.b)
@@ -73,23 +73,23 @@ def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> Verdict:
     usable = [grid for grid in grids if not any(run_problems(bound, grid) for bound in both)]
     runs = tuple(grid.steps for grid in usable)
     if not usable:
-        return Verdict("unknown", "no run of these numbers of steps is possible", runs)
+        return ClaimVerdict("unknown", "no run of these numbers of steps is possible", runs)
     if other is not None:
         differs = _sections(one.ir, other.ir) if isinstance(claim, Equivalent) else _blocks(one.ir, other.ir)
         if differs:
-            return Verdict("refuted", differs, runs)
+            return ClaimVerdict("refuted", differs, runs)
     against = [(grid, found) for grid in usable if (found := _against(one, other, claim, grid)) is not None]
     if not against:
-        return Verdict("proved", _scope(both), runs)
+        return ClaimVerdict("proved", _scope(both), runs)
     for _, found in against:
         if found.certain:
-            return Verdict("refuted", found.certain, runs)
+            return ClaimVerdict("refuted", found.certain, runs)
     for grid, _ in against[:: max(1, len(against) // MOST_GRIDS)]:
         steps = range(claim.first, claim.last + 1) if isinstance(claim, NeverReuses) else range(grid.steps)
         shown = witness(both, grid, lambda actions: _broken(claim, actions), steps)
         if shown is not None:
-            return Verdict("refuted", _told(claim, shown), runs, shown)
-    return Verdict("unknown", _why(both, against[0][1].step, against[0][0]), runs)
+            return ClaimVerdict("refuted", _told(claim, shown), runs, shown)
+    return ClaimVerdict("unknown", _why(both, against[0][1].step, against[0][0]), runs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.policy.bind import BoundPolicy, bind
 
-Change = Callable[[ir.Expr], ir.Expr | None]
+Replacement = Callable[[ir.Expr], ir.Expr | None]
 
 
 def settled(bound: BoundPolicy) -> BoundPolicy:
@@ -76,7 +76,7 @@ def _moved(change: ir.Change, source: ir.Expr) -> ir.Expr:
     return ir.Apply("div", (distance, ir.Apply("abs", (before,)))) if change.distance == "rel_l1" else distance
 
 
-def rebuilt(value: object, change: Change) -> object:
+def rebuilt(value: object, change: Replacement) -> object:
     """A tree of the IR in which `change` has replaced expressions, from the root down; None leaves one as it is."""
     if isinstance(value, ir.Expr):
         found = change(value)

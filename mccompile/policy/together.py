@@ -24,7 +24,7 @@ from mccompile.policy.settled import rebuilt
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Situations:
     """A chunk's situations under both policies.
 
     alike: both have decided alike so far, so that both measure the same. level: accounts and counts of their cells are
@@ -45,7 +45,7 @@ class Linked:
     and False means that nothing is known.
     """
 
-    pair: Pair
+    pair: Situations
     a: Decision
     b: Decision
     within: bool
@@ -81,7 +81,7 @@ class Two:
         return tuple(found)
 
     def _walk(self, alike: bool) -> tuple[tuple[Linked, ...], ...]:
-        pairs = {Pair(first_situation(self.a), first_situation(self.b), alike, level=True)}
+        pairs = {Situations(first_situation(self.a), first_situation(self.b), alike, level=True)}
         back = looks_back_most(self.a), looks_back_most(self.b)
         found = []
         for _ in range(self.grid.steps):
@@ -90,7 +90,7 @@ class Two:
             pairs = {later for one in linked for later in self._after(one, back)}
         return tuple(found)
 
-    def _linked(self, pair: Pair) -> Linked:
+    def _linked(self, pair: Situations) -> Linked:
         one = decide(self.a, self.grid, pair.a, self.static)
         other = decide(self.b, self.grid, pair.b, self.static)
         if one.compute is None and other.compute is None:
@@ -106,12 +106,12 @@ class Two:
     def _rules(self, one: Decision, other: Decision) -> tuple[ir.Rule, ir.Rule]:
         return self.a.ir.phases[one.phase].rule, self.b.ir.phases[other.phase].rule
 
-    def _refreshed_alike(self, pair: Pair) -> bool:
+    def _refreshed_alike(self, pair: Situations) -> bool:
         """Keys and values are due at the same steps, or never."""
         every = self.a.ir.cache.refresh_every, self.b.ir.cache.refresh_every
         return every == (None, None) or (every[0] == every[1] and pair.level)
 
-    def _reuses_within(self, rule: ir.Rule, other: ir.Rule, pair: Pair) -> bool:
+    def _reuses_within(self, rule: ir.Rule, other: ir.Rule, pair: Situations) -> bool:
         """Every cell that `rule` reuses is reused under `other`, where data decides in both."""
         if not _shared(rule, pair) or not _shared(other, pair):
             return False
@@ -129,7 +129,7 @@ class Two:
             return False  # the other one computes a cell of which it reads what is no number
         return implies(rule.condition, other.condition)
 
-    def _after(self, linked: Linked, back: tuple[int, int]) -> Iterator[Pair]:
+    def _after(self, linked: Linked, back: tuple[int, int]) -> Iterator[Situations]:
         pair, one, other = linked.pair, linked.a, linked.b
         equal = linked.within and linked.around
         grown = self._grown_alike(linked)
@@ -141,7 +141,7 @@ class Two:
                 continue
             wholly = one.compute is True and other.compute is True
             alike = equal or (reused and also)
-            yield Pair(first, second, pair.alike and alike, wholly or (pair.level and alike and grown))
+            yield Situations(first, second, pair.alike and alike, wholly or (pair.level and alike and grown))
 
     def _grown_alike(self, linked: Linked) -> bool:
         """Both rules add the same to the accounts of a cell that they reuse."""
@@ -157,7 +157,7 @@ class Two:
         return shared and (not holds or _now(rules[0]) == _now(rules[1]))
 
 
-def _shared(rule: ir.Rule, pair: Pair) -> bool:
+def _shared(rule: ir.Rule, pair: Situations) -> bool:
     """What the rule reads is the same in both runs."""
     read = tuple(walk_rule(rule, {}))
     counts = isinstance(rule, ir.Reuse | ir.Top) and (rule.max_consecutive is not None or rule.max_total is not None)

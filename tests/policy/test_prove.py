@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.language.load import load_policy
 from mccompile.policy import witness
 from mccompile.policy.bind import BoundPolicy, bind
-from mccompile.policy.prove import Claim, Equivalent, Implies, NeverReuses, Verdict, prove
+from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
 from mccompile.policy.settled import settled
 from mccompile.resources import shipped_policies
 
@@ -27,7 +27,7 @@ def told(text: str, **values: float) -> BoundPolicy:
     return bind(load_policy(text), values)
 
 
-def verdict(a: BoundPolicy, claim: Claim) -> Verdict:
+def verdict(a: BoundPolicy, claim: Claim) -> ClaimVerdict:
     return prove(a, claim, GRIDS)
 
 
