@@ -11,6 +11,7 @@ from typing import assert_never
 from mccompile import ir
 from mccompile.cli.options import POLICY_HELP, add_two_parameters, positive
 from mccompile.cli.planned_run import bound_policy, run_of
+from mccompile.cli.steps_told import compared
 from mccompile.cli.terminal import aligned, say
 from mccompile.policy.difference import Declared, Difference, StepPair, StepsComputed, difference
 from mccompile.policy.flow import DEFAULT_STEPS
@@ -103,13 +104,6 @@ def _change(found: Difference) -> str:
 
 def _why(one: StepReason) -> tuple[str, str, str]:
     return f"phase {one.phase or '?'}", one.action, one.why + compared(one)
-
-
-def compared(one: StepReason) -> str:
-    """The values of a step's comparisons: `: accumulate(drift) 0.0841 < threshold 0.1`."""
-    said = (f"{c.left} {c.value:.4g} {c.sign} {c.right} {c.limit:.4g}" for c in one.compared)
-    text = "; ".join(said)
-    return f": {text}" if text else ""
 
 
 def _stretches(steps: tuple[StepPair, ...]) -> Iterator[tuple[str, str, str, str]]:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
-from mccompile.cli.options import POLICY_HELP, add_parameters, positive
-from mccompile.cli.planned_run import steps_asked
+from mccompile.cli.options import POLICY_HELP, add_parameters, location, positive
+from mccompile.cli.planned_run import WITHOUT_MODEL, steps_asked
+from mccompile.cli.steps_told import steps_svg, steps_table
 from mccompile.cli.terminal import say
-from mccompile.cli.words import describe
+from mccompile.cli.words import describe, whence, worth_lines
 from mccompile.diagnostics.pages import UnknownCode, explain_code
+from mccompile.language.extend import Merged
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_choices, load_merged
 from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
-from mccompile.policy.choosing import load_chosen
+from mccompile.policy.choosing import Chosen, load_chosen
 from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
+from mccompile.policy.in_words import when_decided
 from mccompile.policy.planner import Plan, plan, show_plan
+from mccompile.policy.reasons import StepReason, reasons
+from mccompile.policy.rules import Static
 from mccompile.policy.text import show
 
+if TYPE_CHECKING:
+    from mccompile.generate.worth import Worth
+
+JSON_FORMAT = "mccompile explain 1"
 MAGI_SIZE = (720, 720, 240)  # of `--stage memory` for MAGI-1
 
 
@@ -29,11 +42,13 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("explain", help="explain a policy or an error code", description=__doc__)
     parser.add_argument("subject", metavar="POLICY|CODE", help=f"{POLICY_HELP}; or a code such as MC0203")
-    parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph", "memory"), help="print this only")
+    parser.add_argument("--stage", choices=("ast", "ir", "plan", "steps", "graph", "memory"), help="print this only")
     parser.add_argument("--after", metavar="PASS", help="of `graph`: the graphs after this pass, and what it changed")
     parser.add_argument("--verify", action="store_true", help="of `graph`: check every part after every pass")
     parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
     parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the plan; default: {DEFAULT_STEPS}")
+    parser.add_argument("--json", action="store_true", help="print everything that is known as one JSON object")
+    parser.add_argument("--svg", type=location, metavar="FILE", help="draw the plan into a file")
     parser.add_argument("--size", type=_size, metavar="HxWxF", help="of `memory`; default: the model's own")
     add_parameters(parser)
     parser.set_defaults(run=run)
@@ -56,20 +71,63 @@ def run(arguments: argparse.Namespace) -> int:
         case "ir":
             sys.stdout.write(show(policy))
         case "plan":
-            sys.stdout.write(show_plan(_plan(arguments, policy)))
+            sys.stdout.write(show_plan(_foreseen(arguments, policy).plan))
+        case "steps":
+            for line in steps_table(_foreseen(arguments, policy).steps):
+                say(line)
         case "memory":
             sys.stdout.write(_memory(arguments, policy))
         case "graph":
             sys.stdout.write(_graph(arguments, policy))
         case _:
-            comments = parse(find_policy(arguments.subject)).comments
-            choices = {n: (found.picks.get(n, words[0]), words) for n, words in load_choices(arguments.subject).items()}
-            merged = load_merged(arguments.subject, found.picks)
-            for line in describe(merged, policy, [c.text for c in comments if not c.trailing], choices):
-                say(line)
-            say("\nPlan")
-            sys.stdout.write(show_plan(_plan(arguments, policy)))
+            _everything(arguments, found)
     return 0
+
+
+def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
+    """All that words, or one JSON object, can say; and the drawing."""
+    foreseen = _foreseen(arguments, found.policy)
+    merged = load_merged(arguments.subject, found.picks)
+    if arguments.svg is not None:
+        _draw(arguments.svg, steps_svg(f"{found.policy.name}, {len(foreseen.steps)} steps", foreseen.steps))
+    if arguments.json:
+        say(json.dumps(_object(found, merged, foreseen)))
+        return
+    comments = parse(find_policy(arguments.subject)).comments
+    choices = {n: (found.picks.get(n, words[0]), words) for n, words in load_choices(arguments.subject).items()}
+    for line in describe(merged, found.policy, [c.text for c in comments if not c.trailing], choices, found.numbers):
+        say(line)
+    say("\nPlan")
+    sys.stdout.write(show_plan(foreseen.plan))
+    say("\nShould I run this?")
+    for line in worth_lines(foreseen.plan, foreseen.worth):
+        say(f"  {line}")
+
+
+def _draw(path: Path, text: str) -> None:
+    from mccompile.generate.errors import OutputRefused
+    from mccompile.generate.places import put, reason
+
+    try:
+        put(path, lambda draft: draft.write_bytes(text.encode()))
+    except OSError as error:
+        raise OutputRefused(str(path), reason(error)) from None
+
+
+def _object(found: Chosen, merged: Merged, foreseen: Foreseen) -> dict[str, object]:
+    policy = found.policy
+    parameters = [
+        {"name": p.name, "value": found.numbers.get(p.name, p.default), "from": whence(merged, p.name, found.numbers),
+         "low": p.low, "high": p.high, "unit": p.unit}
+        for p in policy.params
+    ]  # fmt: skip
+    phases = [{"name": p.name, "decided": when_decided(p, policy)} for p in policy.phases]
+    worth = foreseen.worth
+    return {
+        "format": JSON_FORMAT, "policy": policy.name, "picks": dict(found.picks), "parameters": parameters,
+        "phases": phases, "steps": [asdict(step) for step in foreseen.steps], "notes": list(foreseen.plan.notes),
+        "worth": None if worth is None else asdict(worth) | {"speed_up": worth.speed_up},
+    }  # fmt: skip
 
 
 def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
@@ -119,25 +177,46 @@ def _explain_code(code: str) -> int:
     return 0
 
 
-def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
-    """The plan on the model's own grid and values; without a model, what the clock alone settles."""
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What is known before a run. worth: None without a model."""
+
+    plan: Plan
+    steps: tuple[StepReason, ...]
+    worth: Worth | None
+
+
+def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Foreseen:
+    """On the model's own grid and values; without a model, what the clock alone settles."""
     bound = bind(policy, dict(arguments.parameters))
     steps = steps_asked(arguments.steps, [policy])
     if arguments.model is None:
-        return plan(bound, flow_grid(steps), {}, frozenset())
+        grid = flow_grid(steps)
+        return Foreseen(plan(bound, grid, {}, frozenset()), reasons(bound, grid, WITHOUT_MODEL), None)
     import torch
 
+    from mccompile.generate.worth import worth_of
+    from mccompile.pipelines.budgets import keeping_for
     from mccompile.pipelines.grids import grid_of
-    from mccompile.runtime.planning import make_plan
+    from mccompile.runtime.planning import make_plan, static_tables
 
-    compiled, inputs, pipe = _compiled(arguments, policy)
+    compiled, captured, pipe = _compiled(arguments, policy)
+    inputs, lowered = captured.calls[0], compiled.runner.lowered
     pipe.scheduler.set_timesteps(steps)
+    grid = grid_of(pipe.scheduler)
     with torch.no_grad():
-        return make_plan(compiled.runner.lowered, bound, grid_of(pipe.scheduler), inputs, True)
+        made = make_plan(lowered, bound, grid, inputs, True)
+        told = Static(static_tables(lowered, lowered.policy, grid, inputs), lowered.static)
+    if arguments.stage is not None:
+        return Foreseen(made, reasons(bound, grid, told), None)
+    numbers = dict(arguments.parameters)
+    kept = keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, {}, numbers).predicted
+    worth = worth_of(compiled, inputs, made, None if kept is None else kept.total)
+    return Foreseen(made, reasons(bound, grid, told), worth)
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]
-    """The policy on the model, nothing compiled; one recorded call; the pipeline."""
+    """The policy on the model, nothing compiled; the captured model with its recorded calls; the pipeline."""
     from mccompile import api
     from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
     from mccompile.generate.placement import Placement
@@ -148,4 +227,4 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)
     )
     compiled.undo()
-    return compiled, captured.calls[0], pipe
+    return compiled, captured, pipe

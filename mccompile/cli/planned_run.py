@@ -45,7 +45,10 @@ def run_of(arguments: argparse.Namespace, policies: Sequence[BoundPolicy]) -> Pl
     Raises PolicyError (MC0305 to MC0307) with all that the policies cannot do in so many steps.
     """
     steps = steps_asked(arguments.steps, [bound.ir for bound in policies])
-    run = PlannedRun(flow_grid(steps), WITHOUT_MODEL) if arguments.model is None else _on_model(arguments, policies, steps)
+    if arguments.model is None:
+        run = PlannedRun(flow_grid(steps), WITHOUT_MODEL)
+    else:
+        run = _on_model(arguments, policies, steps)
     problems = [problem for bound in policies for problem in run_problems(bound, run.grid)]
     if problems:
         raise PolicyError(problems)

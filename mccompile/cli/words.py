@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mccompile import ir
 from mccompile.cli.terminal import aligned
@@ -10,16 +11,22 @@ from mccompile.language import ast
 from mccompile.language.extend import Merged
 from mccompile.language.spell import guard, rule, spell, when
 from mccompile.language.types import word
+from mccompile.policy.cells import Plan
 from mccompile.policy.in_words import chunks, kept, known, parameter, regions, when_decided
+
+if TYPE_CHECKING:
+    from mccompile.generate.worth import Worth
 
 
 def describe(
-    written: Merged, policy: ir.PolicyIR, comments: Sequence[str], choices: Mapping[str, tuple[str, Sequence[str]]]
+    written: Merged, policy: ir.PolicyIR, comments: Sequence[str], choices: Mapping[str, tuple[str, Sequence[str]]],
+    numbers: Mapping[str, float],
 ) -> Iterator[str]:
     """Lines: the name, then the parts in the order in which one asks for them.
 
-    written: what `policy` was made of. choices: of each the alternative that holds, and all of them.
-    """
+    written: what `policy` was made of. choices: of each the alternative that holds, and all of them. numbers: the
+    parameters that were set.
+    """  # fmt: skip
     models = f", calibrated for {', '.join(policy.models)}" if policy.models else ""
     yield f"{policy.name}{models}"
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
@@ -32,13 +39,24 @@ def describe(
         yield from _indented([(name, picked, f"of {', '.join(others)}") for name, (picked, others) in choices.items()])
     if policy.params:
         yield "\nParameters (--set NAME=VALUE)"
-        yield from _indented([parameter(p) for p in policy.params])
+        whole = [(p, numbers.get(p.name)) for p in policy.params]
+        yield from _indented([(*parameter(p, value), whence(written, p.name, numbers)) for p, value in whole])
     if policy.signals:
         yield "\nSignals"
         rows = [(s, spell(written.signals[s.name].expr)) for s in policy.signals]
         yield from _indented([(s.name, text, f"per {word(s.granularity)}", known(s, policy)) for s, text in rows])
     yield "\nPhases"
     yield from _indented([(p.name, when_decided(p, policy)) for p in policy.phases])
+
+
+def whence(written: Merged, name: str, numbers: Mapping[str, float]) -> str:
+    """Where the value of a parameter comes from: `--set`, the policy itself, or the place of a base."""
+    if name in numbers:
+        return "--set"
+    span = written.params[name].span if name in written.params else None
+    if span is None or span.source == written.policy.span.source:
+        return "default"
+    return f"default of {span.source.name}:{span.line}"
 
 
 def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -54,3 +72,27 @@ def _does(what: ast.WrittenRule) -> str:
     if not isinstance(what, ast.ReuseRule):
         return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what) + guards
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
+
+
+def worth_lines(plan: Plan, worth: Worth | None) -> Iterator[str]:
+    """What the plan saves: steps, and with a model tokens, FLOPs, bytes and the speed-up that they allow."""
+    steps = len(plan.cells)
+    sure = sum(cell.action == "compute" for cell in plan.cells)
+    perhaps = sum(cell.action == "dynamic" for cell in plan.cells)
+    rows = [("steps computed", _between(sure / steps, (sure + perhaps) / steps), f"of {steps}")]
+    if worth is not None:
+        slow, fast = worth.speed_up
+        rows.append(("tokens computed", _between(*worth.tokens), "of an active chunk"))
+        rows.append(("FLOPs", _between(*worth.flops), "of a run that computes everything"))
+        rows.append(("speed-up", f"{slow:.2f}" if slow == fast else f"{slow:.2f} to {fast:.2f}", "by FLOPs alone"))
+        if worth.kept is not None:
+            rows.append(("kept", f"{worth.kept / 1e6:.1f} MB", "see --stage memory"))
+    yield from aligned(rows)
+    if worth is None:
+        yield "with --model NAME: tokens, FLOPs, bytes, and the steps that the model's timestep embedding settles"
+    if perhaps:
+        yield f"data decides {perhaps} of the steps: `mccompile generate --compare` measures"
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"

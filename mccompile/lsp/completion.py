@@ -12,7 +12,9 @@ from mccompile.language.coefficients import coefficient_sets
 from mccompile.lsp.document import Document
 from mccompile.resources import shipped_policies
 
-CandidateKind = Literal["keyword", "function", "source", "clock", "parameter", "signal", "option", "word", "set", "policy"]
+CandidateKind = Literal[
+    "keyword", "function", "source", "clock", "parameter", "signal", "option", "word", "set", "policy",
+]  # fmt: skip
 _OPTIONS = {
     "chunks": {"frames": ("model",), "pending": ("skip", "compute"), "finished": ("refresh", "keep", "compute")},
     "cache": {

@@ -58,10 +58,10 @@ def kept(cache: ir.Cache) -> Iterator[str]:
         yield f"keeps {in_words(cache)}"
 
 
-def parameter(param: ir.Param) -> tuple[str, str, str]:
-    """The name, the default and the range of a parameter, as they are written."""
+def parameter(param: ir.Param, value: float | None = None) -> tuple[str, str, str]:
+    """The name, the value (None: the default) and the range of a parameter, as they are written."""
     scale, unit = (100.0, "%") if param.unit == "%" else (1.0, f" {param.unit}" if param.unit else "")
-    default, low, high = (f"{scale * v:g}" for v in (param.default, param.low, param.high))
+    default, low, high = (f"{scale * v:g}" for v in (param.default if value is None else value, param.low, param.high))
     return param.name, f"{default}{unit}", f"{low}..{high}{unit}"
 
 
@@ -78,6 +78,8 @@ def when_decided(phase: ir.Phase, policy: ir.PolicyIR) -> str:
     expressions = rule_expressions(phase.rule)
     if not expressions:
         return "static: the clock decides"
+    if isinstance(phase.rule, ir.Reuse) and phase.rule.max_reused is not None:
+        return "dynamic: a part of the tokens is chosen in the graph, from data"
     if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
         return "static: the clock and the parameters decide"
     if isinstance(phase.rule, ir.Every):
