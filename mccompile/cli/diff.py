@@ -13,7 +13,7 @@ from mccompile.cli.options import POLICY_HELP, add_two_parameters, positive
 from mccompile.cli.planned_run import bound_policy, run_of
 from mccompile.cli.steps_told import compared
 from mccompile.cli.terminal import aligned, say
-from mccompile.policy.difference import Declared, Difference, StepPair, StepsComputed, difference
+from mccompile.policy.difference import DeclaredSection, Difference, StepPair, StepsComputed, difference
 from mccompile.policy.flow import DEFAULT_STEPS
 from mccompile.policy.in_words import chunks, kept, regions
 from mccompile.policy.reasons import StepReason
@@ -74,7 +74,7 @@ def table(found: Difference, names: tuple[str, str]) -> Iterator[str]:
         yield from aligned([("steps", *names, ""), *_stretches(found.steps)])
 
 
-def _declared(section: Declared, policy: ir.PolicyIR) -> list[str]:
+def _declared(section: DeclaredSection, policy: ir.PolicyIR) -> list[str]:
     """What a policy says in a section, in words."""
     match section:
         case "layers":

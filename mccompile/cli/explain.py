@@ -114,7 +114,7 @@ def _draw(path: Path, text: str) -> None:
         raise OutputRefused(str(path), reason(error)) from None
 
 
-def _object(found: Chosen, merged: Merged, foreseen: Foreseen) -> dict[str, object]:
+def _object(found: Chosen, merged: Merged, foreseen: ForeseenPlan) -> dict[str, object]:
     policy = found.policy
     parameters = [
         {"name": p.name, "value": found.numbers.get(p.name, p.default), "from": whence(merged, p.name, found.numbers),
@@ -178,7 +178,7 @@ def _explain_code(code: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class ForeseenPlan:
     """What is known before a run. worth: None without a model."""
 
     plan: Plan
@@ -186,13 +186,13 @@ class Foreseen:
     worth: Worth | None
 
 
-def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Foreseen:
+def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPlan:
     """On the model's own grid and values; without a model, what the clock alone settles."""
     bound = bind(policy, dict(arguments.parameters))
     steps = steps_asked(arguments.steps, [policy])
     if arguments.model is None:
         grid = flow_grid(steps)
-        return Foreseen(plan(bound, grid, {}, frozenset()), reasons(bound, grid, WITHOUT_MODEL), None)
+        return ForeseenPlan(plan(bound, grid, {}, frozenset()), reasons(bound, grid, WITHOUT_MODEL), None)
     import torch
 
     from mccompile.generate.worth import worth_of
@@ -208,11 +208,11 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Foreseen:
         made = make_plan(lowered, bound, grid, inputs, True)
         told = Static(static_tables(lowered, lowered.policy, grid, inputs), lowered.static)
     if arguments.stage is not None:
-        return Foreseen(made, reasons(bound, grid, told), None)
+        return ForeseenPlan(made, reasons(bound, grid, told), None)
     numbers = dict(arguments.parameters)
     kept = keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, {}, numbers).predicted
     worth = worth_of(compiled, inputs, made, None if kept is None else kept.total)
-    return Foreseen(made, reasons(bound, grid, told), worth)
+    return ForeseenPlan(made, reasons(bound, grid, told), worth)
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]

@@ -16,7 +16,7 @@ from mccompile.cli import (
     explore,
     fmt,
     generate,
-    imports,
+    import_,
     lsp,
     metrics,
     models,
@@ -28,7 +28,7 @@ from mccompile.cli import (
 )
 
 VERBS = (
-    check, fmt, explain, diff, prove, imports, policies, models, doctor, generate, compile, replay, report, metrics,
+    check, fmt, explain, diff, prove, import_, policies, models, doctor, generate, compile, replay, report, metrics,
     explore, tune, bench, lsp,
 )  # fmt: skip
 

@@ -83,7 +83,7 @@ def _variables(text: str) -> dict[str, object] | None:
 
 
 def _python(path: Path, text: str) -> dict[str, object]:
-    """The one call of a class whose name ends in `CacheConfig` or `BroadcastConfig`, with its literal arguments."""
+    """The one call of a configuration's class, with its literal arguments."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:

@@ -16,7 +16,7 @@ from mccompile.policy.settled import settled
 from mccompile.policy.together import Linked, Two
 
 Relation = Literal["alike", "may differ", "differ"]
-Declared = Literal["layers", "chunks", "branches", "cache"]
+DeclaredSection = Literal["layers", "chunks", "branches", "cache"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Difference:
     first: int | None
     work: tuple[StepsComputed, StepsComputed]
     change: StepsComputed
-    sections: tuple[Declared, ...]
+    sections: tuple[DeclaredSection, ...]
 
 
 def difference(a: BoundPolicy, b: BoundPolicy, grid: Grid, static: Static) -> Difference:
@@ -89,9 +89,9 @@ def _work(steps: Sequence[StepReason]) -> StepsComputed:
     return StepsComputed(certain, certain + sum(step.action == "dynamic" for step in steps))
 
 
-def _sections(a: ir.PolicyIR, b: ir.PolicyIR) -> tuple[Declared, ...]:
+def _sections(a: ir.PolicyIR, b: ir.PolicyIR) -> tuple[DeclaredSection, ...]:
     """The declarations outside of the phases that differ."""
-    pairs: tuple[tuple[Declared, object, object], ...] = (
+    pairs: tuple[tuple[DeclaredSection, object, object], ...] = (
         ("layers", a.regions, b.regions), ("chunks", a.chunks, b.chunks), ("branches", a.branches, b.branches),
         ("cache", a.cache, b.cache),
     )  # fmt: skip

@@ -63,7 +63,7 @@ def test_several_problems_and_a_text_that_is_no_policy(server: Conversation, fil
     text.change("policy torn {")
     assert [problem["code"] for problem in text.problems()] == ["MC0103"]
     text.change("")
-    assert [problem["code"] for problem in text.problems()] == ["MC0101"]
+    assert [problem["code"] for problem in text.problems()] == ["MC0103"]
 
 
 def test_places_are_counted_in_utf_16(server: Conversation, file: Path) -> None:
