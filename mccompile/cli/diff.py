@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import assert_never
 
 from mccompile import ir
-from mccompile.cli.options import POLICY_HELP, add_two_parameters, positive
+from mccompile.cli.options import MOST_STEPS, POLICY_HELP, add_two_parameters, up_to
 from mccompile.cli.planned_run import bound_policy, run_of
 from mccompile.cli.steps_told import compared
 from mccompile.cli.terminal import aligned, say
@@ -27,7 +27,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("a", metavar="A", help=POLICY_HELP)
     parser.add_argument("b", metavar="B", help="the policy that A is compared with")
     parser.add_argument("--model", metavar="NAME", help="whose grid and values: `embedded` or a diffusers folder")
-    parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the run; default: {DEFAULT_STEPS}")
+    parser.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N", help=f"steps of the run; default: {DEFAULT_STEPS}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_two_parameters(parser)
     parser.set_defaults(run=run)

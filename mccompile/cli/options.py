@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +91,8 @@ def assignment(text: str) -> tuple[str, Quantity]:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text:.40}` is not a whole number of at least 1")
     return int(text)
 
 
@@ -104,6 +105,22 @@ def step_range(text: str) -> range:
     return range(first, last + 1)
 
 
+def up_to(most: int) -> Callable[[str], int]:
+    """Reads a whole number from 1 to `most`: a larger one would only fail later, after much work."""
+
+    def count(text: str) -> int:
+        number = positive(text)
+        if number > most:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number from 1 to {most:,}")
+        return number
+
+    return count
+
+
+MOST_STEPS = 10_000  # schedules are made of 1,000 timesteps
+MOST_PIXELS = 16_384  # of a side, in H.264
+MOST_FRAMES = 100_000  # an hour at 24 a second
+MOST_THREADS = 1024
 MOST_FPS = 1000  # what the containers and players of videos count with
 SEEDS = range(-(2**63), 2**64)  # what torch takes
 
@@ -118,6 +135,9 @@ def check_video(arguments: argparse.Namespace) -> None:
     if lag is not None and lag < 0:
         why = "no chunk lags behind the one before by less than no step"
         raise OptionRefused(f"--ar-step {lag}", why, "give a whole number of at least 0")
+    if arguments.strength is not None and not 0 < arguments.strength <= 1:
+        why = "it is the share of the steps that run"
+        raise OptionRefused(f"--strength {arguments.strength}", why, "give a number above 0 and at most 1")
     if seed not in SEEDS:
         raise OptionRefused(f"--seed {seed}", "a seed has 64 bits", "give a number from 0 to 2^64 - 1")
 
@@ -139,14 +159,18 @@ def location(text: str) -> Path:
 
 def add_video(video: argparse._ActionsContainer) -> None:
     """Steps, sizes, seed and schedule of a generation; what is left out is the model's own."""
-    video.add_argument("--steps", type=positive, metavar="N")
-    video.add_argument("--frames", type=positive, metavar="N")
-    video.add_argument("--height", type=positive, metavar="PIXELS")
-    video.add_argument("--width", type=positive, metavar="PIXELS")
+    video.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N")
+    video.add_argument("--frames", type=up_to(MOST_FRAMES), metavar="N")
+    video.add_argument("--height", type=up_to(MOST_PIXELS), metavar="PIXELS")
+    video.add_argument("--width", type=up_to(MOST_PIXELS), metavar="PIXELS")
     video.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     video.add_argument("--guidance-scale", type=float, metavar="X")
     video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")
     video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
+    video.add_argument("--image", metavar="FILE", help="the image that the video starts from")
+    video.add_argument("--last-image", metavar="FILE", help="the image that it ends with")
+    video.add_argument("--video", metavar="FILE", help="the video that it is made from")
+    video.add_argument("--strength", type=float, metavar="X", help="how much of a given video or image changes, 0 to 1")
 
 
 def video_settings(arguments: argparse.Namespace) -> Settings:
@@ -161,4 +185,8 @@ def video_settings(arguments: argparse.Namespace) -> Settings:
         guidance_scale=arguments.guidance_scale,
         ar_step=arguments.ar_step,
         causal_block_size=arguments.causal_block_size,
+        strength=arguments.strength,
+        image=arguments.image,
+        last_image=arguments.last_image,
+        video=arguments.video,
     )
