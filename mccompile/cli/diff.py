@@ -27,7 +27,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("a", metavar="A", help=POLICY_HELP)
     parser.add_argument("b", metavar="B", help="the policy that A is compared with")
     parser.add_argument("--model", metavar="NAME", help="whose grid and values: `embedded` or a diffusers folder")
-    parser.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N", help=f"steps of the run; default: {DEFAULT_STEPS}")
+    parser.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N", help=f"of the run; default: {DEFAULT_STEPS}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_two_parameters(parser)
     parser.set_defaults(run=run)
