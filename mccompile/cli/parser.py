@@ -24,12 +24,13 @@ from mccompile.cli import (
     prove,
     replay,
     report,
+    serve,
     tune,
 )
 
 VERBS = (
     check, fmt, explain, diff, prove, import_, policies, models, doctor, generate, compile, replay, report, metrics,
-    explore, tune, bench, lsp,
+    explore, tune, serve, bench, lsp,
 )  # fmt: skip
 
 

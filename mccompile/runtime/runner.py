@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -38,6 +40,18 @@ REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns
 EVENTS_KEPT = 100_000  # of requests before the one that begins: a server's events do not grow without end
 
 
+class WatchesCalls(Protocol):
+    """Looks at the calls of a run while it is made; it changes nothing."""
+
+    def during(self, pipe: object) -> AbstractContextManager[None]:
+        """Holds while one run of the pipeline is made."""
+        ...
+
+    def called(self, step: Step, mask: np.ndarray) -> None:
+        """A call is over. mask: the tokens that it computed, bool [B, G, F, P]."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """State of one generation: a store and a plan for each guidance branch."""
@@ -55,9 +69,11 @@ class Runner:
         self.lowered = lowered
         self.bound = bound
         self.fold = fold
+        self.backend = backend
         self.engine = Engine(lowered, backend)
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
+        self.watch: WatchesCalls | None = None
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.decided: list[Decided] = []  # by the graph, in the latest request
@@ -217,6 +233,8 @@ class Runner:
             )
         if self.masks is not None:
             self.masks.append(mask)
+        if self.watch is not None:
+            self.watch.called(step, mask)
 
     def _wants(self, phase: int | None) -> bool:
         return phase is not None and bool(late_signals(self.lowered.policy, self.lowered.policy.phases[phase].rule))
