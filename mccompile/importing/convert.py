@@ -14,8 +14,8 @@ from mccompile.importing.reading import read_config
 from mccompile.importing.writing import PolicyDraft
 from mccompile.language.load import load_policy
 
-Values = Mapping[str, object]
-TOOLS: Mapping[str, Callable[[str, Values], tuple[PolicyDraft, list[Keys]]]] = {
+ConfigValues = Mapping[str, object]
+TOOLS: Mapping[str, Callable[[str, ConfigValues], tuple[PolicyDraft, list[Keys]]]] = {
     "cache-dit": cache_dit.translate, "diffusers": diffusers_hooks.translate, "lightx2v": lightx2v.translate,
     "sglang": sglang.translate, "vllm-omni": vllm_omni.translate,
 }  # fmt: skip
@@ -56,7 +56,7 @@ def import_config(path: Path, tool: str | None = None) -> Imported:
     return Imported(found, text, keys)
 
 
-def tool_of(values: Values) -> str:
+def tool_of(values: ConfigValues) -> str:
     """The tool that has most of the keys of a file; "" where none has one."""
     if diffusers_hooks.class_of(values):
         return "diffusers"

@@ -20,7 +20,7 @@ from mccompile.policy.settled import settled
 from mccompile.policy.together import Linked, Two, reads_noise_level, same_results
 from mccompile.policy.witness import Actions, Witness, witness
 
-Answer = Literal["proved", "refuted", "unknown"]
+ClaimAnswer = Literal["proved", "refuted", "unknown"]
 NOTHING = Static({}, frozenset())
 MOST_GRIDS = 6
 """Grids on which a schedule is looked for: those at equal distances of all on which the claim may fail."""
@@ -59,7 +59,7 @@ class ClaimVerdict:
     shown: the schedule that refutes the claim, where measured values or a grid do.
     """
 
-    outcome: Answer
+    outcome: ClaimAnswer
     reason: str
     runs: tuple[int, ...]
     shown: Witness | None = None
