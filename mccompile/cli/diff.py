@@ -13,8 +13,10 @@ from mccompile.cli.options import MOST_STEPS, POLICY_HELP, add_two_parameters, u
 from mccompile.cli.planned_run import bound_policy, run_of
 from mccompile.cli.steps_told import compared
 from mccompile.cli.terminal import aligned, say
+from mccompile.generate.errors import OptionRefused
 from mccompile.policy.difference import DeclaredSection, Difference, StepPair, StepsComputed, difference
 from mccompile.policy.flow import DEFAULT_STEPS
+from mccompile.policy.groups import groups
 from mccompile.policy.in_words import chunks, kept, regions
 from mccompile.policy.reasons import StepReason
 
@@ -37,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     """The difference as a table, or as one JSON object."""
     a = bound_policy(arguments.a, arguments.parameters_a)
     b = bound_policy(arguments.b, arguments.parameters_b)
+    if any(len(groups(bound.ir)) > 1 for bound in (a, b)):
+        raise OptionRefused("diff", "regions that decide apart are not compared", "compare their plans: explain")
     run = run_of(arguments, [a, b])
     found = difference(a, b, run.grid, run.static)
     names = _names(a.ir.name, b.ir.name)

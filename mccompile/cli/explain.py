@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import Chosen, load_chosen
 from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
-from mccompile.policy.in_words import when_decided
+from mccompile.policy.groups import bounds_of
+from mccompile.policy.in_words import rules_decided
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
@@ -76,10 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
         case "ir":
             sys.stdout.write(show(policy))
         case "plan":
-            sys.stdout.write(show_plan(_foreseen(arguments, policy).plan))
+            sys.stdout.write(_plans(_foreseen(arguments, policy)))
         case "steps":
-            for line in steps_table(_foreseen(arguments, policy).steps):
-                say(line)
+            foreseen = _foreseen(arguments, policy)
+            for group, steps in foreseen.steps.items():
+                if len(foreseen.steps) > 1:
+                    say(f"regions {group}")
+                for line in steps_table(steps):
+                    say(line)
         case "memory":
             sys.stdout.write(_memory(arguments, policy))
         case "graph":
@@ -94,7 +100,8 @@ def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
     foreseen = _foreseen(arguments, found.policy)
     merged = load_merged(arguments.subject, found.picks)
     if arguments.svg is not None:
-        _draw(arguments.svg, steps_svg(f"{found.policy.name}, {len(foreseen.steps)} steps", foreseen.steps))
+        name, steps = found.policy.name, next(iter(foreseen.steps.values()))
+        _draw(arguments.svg, steps_svg(f"{name}, {len(steps)} steps", steps))
     if arguments.json:
         say(json.dumps(_object(found, merged, foreseen)))
         return
@@ -103,10 +110,19 @@ def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
     for line in describe(merged, found.policy, [c.text for c in comments if not c.trailing], choices, found.numbers):
         say(line)
     say("\nPlan")
-    sys.stdout.write(show_plan(foreseen.plan))
+    sys.stdout.write(_plans(foreseen))
     say("\nShould I run this?")
-    for line in worth_lines(foreseen.plan, foreseen.worth):
-        say(f"  {line}")
+    for group, made in foreseen.plans.items():
+        if len(foreseen.plans) > 1:
+            say(f"  regions {group}")
+        for line in worth_lines(made, foreseen.worth):
+            say(f"  {line}")
+
+
+def _plans(foreseen: ForeseenPlan) -> str:
+    """The plan, or one for the regions of each name."""
+    several = len(foreseen.plans) > 1
+    return "\n".join((f"regions {g}\n" if several else "") + show_plan(made) for g, made in foreseen.plans.items())
 
 
 def _draw(path: Path, text: str) -> None:
@@ -126,11 +142,13 @@ def _object(found: Chosen, merged: Merged, foreseen: ForeseenPlan) -> dict[str, 
          "low": p.low, "high": p.high, "unit": p.unit}
         for p in policy.params
     ]  # fmt: skip
-    phases = [{"name": p.name, "decided": when_decided(p, policy)} for p in policy.phases]
+    phases = [{"name": name.strip(), "decided": at} for p in policy.phases for name, at in rules_decided(p, policy)]
+    steps = {group: [asdict(step) for step in of] for group, of in foreseen.steps.items()}
+    notes = [note for made in foreseen.plans.values() for note in made.notes]
     worth = foreseen.worth
     return {
         "format": JSON_FORMAT, "policy": policy.name, "picks": dict(found.picks), "parameters": parameters,
-        "phases": phases, "steps": [asdict(step) for step in foreseen.steps], "notes": list(foreseen.plan.notes),
+        "phases": phases, "steps": steps, "notes": notes,
         "worth": None if worth is None else asdict(worth) | {"speed_up": worth.speed_up},
     }  # fmt: skip
 
@@ -203,20 +221,24 @@ def _explain_code(code: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ForeseenPlan:
-    """What is known before a run. worth: None without a model."""
+    """What is known before a run, of the regions of each name (policy/groups.py).
 
-    plan: Plan
-    steps: tuple[StepReason, ...]
+    worth: None without a model, and where regions decide apart.
+    """
+
+    plans: Mapping[str, Plan]
+    steps: Mapping[str, tuple[StepReason, ...]]
     worth: Worth | None
 
 
 def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPlan:
     """On the model's own grid and values; without a model, what the clock alone settles."""
-    bound = bind(policy, dict(arguments.parameters))
+    bounds = bounds_of(bind(policy, dict(arguments.parameters)))
     steps = steps_asked(arguments.steps, [policy])
     if arguments.model is None:
         grid = flow_grid(steps)
-        return ForeseenPlan(plan(bound, grid, {}, frozenset()), reasons(bound, grid, WITHOUT_MODEL), None)
+        plans = {group: plan(bound, grid, {}, frozenset()) for group, bound in bounds.items()}
+        return ForeseenPlan(plans, {g: reasons(bound, grid, WITHOUT_MODEL) for g, bound in bounds.items()}, None)
     import torch
 
     from mccompile.generate.worth import worth_of
@@ -228,15 +250,17 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     inputs, lowered = captured.calls[0], compiled.runner.lowered
     pipe.scheduler.set_timesteps(steps)
     grid = grid_of(pipe.scheduler)
+    plans, why = {}, {}
     with torch.no_grad():
-        made = make_plan(lowered, bound, grid, inputs, True)
-        told = Static(static_tables(lowered, lowered.policy, grid, inputs), lowered.static)
-    if arguments.stage is not None:
-        return ForeseenPlan(made, reasons(bound, grid, told), None)
+        for group, bound in bounds.items():
+            plans[group] = make_plan(lowered, bound, grid, inputs, True)
+            why[group] = reasons(bound, grid, Static(static_tables(lowered, bound.ir, grid, inputs), lowered.static))
+    if arguments.stage is not None or len(plans) > 1:
+        return ForeseenPlan(plans, why, None)
     numbers = dict(arguments.parameters)
     kept = keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, {}, numbers).predicted
-    worth = worth_of(compiled, inputs, made, None if kept is None else kept.total)
-    return ForeseenPlan(made, reasons(bound, grid, told), worth)
+    made = next(iter(plans.values()))
+    return ForeseenPlan(plans, why, worth_of(compiled, inputs, made, None if kept is None else kept.total))
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
+from mccompile.language.walk import all_rules
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.evaluate import Grid
@@ -21,7 +22,7 @@ WITHOUT_MODEL = Static({}, frozenset())
 
 def steps_asked(asked: int | None, policies: Sequence[ir.PolicyIR]) -> int:
     """As asked; else as many as the step masks cover; else the default."""
-    masks = [len(p.rule.compute) for policy in policies for p in policy.phases if isinstance(p.rule, ir.StepMask)]
+    masks = [len(r.compute) for policy in policies for r in all_rules(policy) if isinstance(r, ir.StepMask)]
     return asked or min(masks, default=DEFAULT_STEPS)
 
 

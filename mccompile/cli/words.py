@@ -12,7 +12,7 @@ from mccompile.language.extend import Merged
 from mccompile.language.spell import guard, rule, spell, when
 from mccompile.language.types import word
 from mccompile.policy.cells import Plan
-from mccompile.policy.in_words import chunks, kept, known, parameter, regions, when_decided
+from mccompile.policy.in_words import chunks, kept, known, parameter, regions, rules_decided
 
 if TYPE_CHECKING:
     from mccompile.generate.worth import Worth
@@ -31,7 +31,7 @@ def describe(
     yield f"{policy.name}{models}"
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
     yield "\nWhat it does"
-    yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in written.phases.values()])
+    yield from _indented([row for p in written.phases.values() for row in _phase(p)])
     for line in (*regions(policy), *chunks(policy), *kept(policy.cache)):
         yield f"  {line}"
     if choices:
@@ -46,7 +46,7 @@ def describe(
         rows = [(s, spell(written.signals[s.name].expr)) for s in policy.signals]
         yield from _indented([(s.name, text, f"per {word(s.granularity)}", known(s, policy)) for s, text in rows])
     yield "\nPhases"
-    yield from _indented([(p.name, when_decided(p, policy)) for p in policy.phases])
+    yield from _indented([row for p in policy.phases for row in rules_decided(p, policy)])
 
 
 def whence(written: Merged, name: str, numbers: Mapping[str, float]) -> str:
@@ -65,6 +65,12 @@ def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _when(phase: ast.PhaseDecl) -> str:
     return "to the end" if phase.when is None else when(phase.when)
+
+
+def _phase(phase: ast.PhaseDecl) -> Iterator[tuple[str, str, str]]:
+    """A row for the phase, and one for each of its rules of regions."""
+    yield phase.name.text, _when(phase), "computes all other layers" if phase.regions else _does(phase.rule)
+    yield from ((f"  {one.region.text}", "", _does(one.rule)) for one in phase.regions)
 
 
 def _does(what: ast.WrittenRule) -> str:

@@ -103,11 +103,15 @@ def _first(prices: Prices, by_rows: bool) -> float:
 
 def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
     """One sample of one call: every region on the rows that it ran on."""
-    per_chunk = prices.lengths.reshape(len(chunks), -1).mean(1)
-    active = np.array([0 if e.action == "skip" else e.tokens for e in chunks])
-    computed = np.array([e.computed for e in chunks])
+    of_group: dict[str, list[Event]] = {}
+    for event in chunks:
+        of_group.setdefault(event.region, []).append(event)
+    by_group = list(of_group.values())
+    per_chunk = prices.lengths.reshape(len(by_group[0]), -1).mean(1)
+    active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
     total = prices.each
     for region in model.runner.lowered.regions:
+        computed = np.array([e.computed for e in of_group.get(region.group, by_group[0])])
         rows = active if region.keep is None else computed
         for block in prices.blocks[region.first : region.last + 1]:
             if not by_rows:

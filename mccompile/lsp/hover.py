@@ -15,7 +15,7 @@ from mccompile.language.types import word
 from mccompile.language.walk import walk
 from mccompile.lsp.document import Document
 from mccompile.policy.evaluate import TIMESTEP_SOURCES
-from mccompile.policy.in_words import known, parameter, regions, when_decided
+from mccompile.policy.in_words import known, parameter, regions, rules_decided
 
 _SOURCES: Mapping[str, str] = {
     "time_embedding": "the embedding of the timestep",
@@ -56,7 +56,8 @@ def hover(document: Document, at: Span) -> str:
                 return "\n\n".join(_signal(document, signal, policy))
         for phase in policy.phases:
             if phase.name == name:
-                return f"**phase** `{name}`\n\n{when_decided(phase, policy)}"
+                rows = rules_decided(phase, policy)
+                return f"**phase** `{name}`\n\n" + "\n\n".join(f"{at.strip()}: {what}" for at, what in rows)
         if name in ("layers", "blocks", "integration", "residual", "output", "increment"):
             return "**layers**\n\n" + "\n\n".join(line.strip() for line in regions(policy))
     return _of_language(name)

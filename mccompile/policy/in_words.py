@@ -32,6 +32,7 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
                 place = f"blocks[{where(first, last)}]"
             case ir.Integration():
                 place = "the whole model with the sampler's step"
+        place = place if region.name is None else f"{region.name} = {place}"
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
         if region.forecast is not None and region.forecast.at is not None:
             depth = max(map(len, region.forecast.weights))
@@ -73,17 +74,23 @@ def known(signal: ir.Signal, policy: ir.PolicyIR) -> str:
     return "known before the first frame" if static else "measured at each step"
 
 
-def when_decided(phase: ir.Phase, policy: ir.PolicyIR) -> str:
+def rules_decided(phase: ir.Phase, policy: ir.PolicyIR) -> Iterator[tuple[str, str]]:
+    """When the rule of a phase is decided, and each of its rules of regions."""
+    yield phase.name, when_decided(phase.rule, policy)
+    yield from ((f"  {one.region}", when_decided(one.rule, policy)) for one in phase.regions or ())
+
+
+def when_decided(rule: ir.Rule, policy: ir.PolicyIR) -> str:
     """Static where clock, parameters and the timestep's embedding decide; the planner's table then has it."""
-    expressions = rule_expressions(phase.rule)
+    expressions = rule_expressions(rule)
     if not expressions:
         return "static: the clock decides"
-    if isinstance(phase.rule, ir.Reuse) and phase.rule.max_reused is not None:
+    if isinstance(rule, ir.Reuse) and rule.max_reused is not None:
         return "dynamic: a part of the tokens is chosen in the graph, from data"
-    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
+    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
         return "static: the clock and the parameters decide"
-    if isinstance(phase.rule, ir.Every):
+    if isinstance(rule, ir.Every):
         return "static: the clock and the parameters decide"
-    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
+    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
         return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
     return "dynamic: decided by nodes in the graph, from data"

@@ -14,6 +14,7 @@ from typing import Literal, assert_never
 from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid
+from mccompile.policy.groups import groups
 from mccompile.policy.planner import run_problems, steps_of
 from mccompile.policy.rules import Decision, Static
 from mccompile.policy.settled import settled
@@ -67,6 +68,8 @@ class ClaimVerdict:
 
 def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> ClaimVerdict:
     """The verdict on a claim about A, for runs on these grids."""
+    if any(len(groups(bound.ir)) > 1 for bound in ([a] if isinstance(claim, NeverReuses) else [a, claim.b])):
+        return ClaimVerdict("unknown", "regions that decide apart are not compared", ())
     one = settled(a)
     other = None if isinstance(claim, NeverReuses) else settled(claim.b)
     both = [one] if other is None else [one, other]
@@ -75,6 +78,8 @@ def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> ClaimVerdict:
     if not usable:
         return ClaimVerdict("unknown", "no run of these numbers of steps is possible", runs)
     if other is not None:
+        if isinstance(claim, Implies) and one.ir.regions != other.ir.regions and _by_share(one.ir, other.ir):
+            return ClaimVerdict("unknown", "which blocks a share of the depth is depends on the model", runs)
         differs = _sections(one.ir, other.ir) if isinstance(claim, Equivalent) else _blocks(one.ir, other.ir)
         if differs:
             return ClaimVerdict("refuted", differs, runs)
@@ -187,7 +192,7 @@ def _sections(a: ir.PolicyIR, b: ir.PolicyIR) -> str:
 
 def _blocks(a: ir.PolicyIR, b: ir.PolicyIR) -> str:
     """A model on which A reuses a block that B always computes; "" where there is none, or A reuses nothing."""
-    if all(isinstance(phase.rule, ir.Compute) for phase in a.phases):
+    if a.regions == b.regions or all(isinstance(phase.rule, ir.Compute) for phase in a.phases):
         return ""
     for depth in range(1, DEEPEST + 1):
         alone = sorted(_reused(a, depth) - _reused(b, depth))
@@ -196,12 +201,18 @@ def _blocks(a: ir.PolicyIR, b: ir.PolicyIR) -> str:
     return ""
 
 
+def _by_share(*policies: ir.PolicyIR) -> bool:
+    """Some region's blocks are a share of the depth."""
+    places = [region.where for policy in policies for region in policy.regions]
+    return any(isinstance(p, ir.Blocks) and any(isinstance(end, float) for end in (p.first, p.last)) for p in places)
+
+
 def _reused(policy: ir.PolicyIR, depth: int) -> set[int]:
     found: set[int] = set()
     for region in policy.regions:
         match region.where:
             case ir.Blocks(first, last):
-                ends = [n if n >= 0 else depth + n for n in (first, last)]
+                ends = [int(n if n >= 0 else depth + n) for n in (first, last)]
                 found |= set(range(max(ends[0], 0), min(ends[1], depth - 1) + 1)) if region.keep is not None else set()
             case ir.Integration():
                 found |= set(range(depth))

@@ -35,7 +35,7 @@ def make_plan(
     told: the timesteps that the model is given at the steps of the grid; None: the grid's own. Raises UnknownTimesteps
     (MC0611) where they are needed and not known.
     """  # fmt: skip
-    tables = static_tables(lowered, lowered.policy, grid, inputs, told)
+    tables = static_tables(lowered, bound.ir, grid, inputs, told)
     made = plan(bound, grid, tables, lowered.static, fold)
     idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
     return replace(made, notes=(*made.notes, *idle))

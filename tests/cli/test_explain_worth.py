@@ -14,6 +14,7 @@ from mccompile.generate.worth import Worth
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.flow import flow_grid
+from mccompile.policy.groups import bounds_of
 from mccompile.policy.planner import plan, read_plan
 from mccompile.policy.reasons import reasons
 from mccompile.policy.rules import Static
@@ -45,15 +46,15 @@ def test_every_step_has_its_values_and_its_reason(shell: Shell) -> None:
 
 @pytest.mark.parametrize("name", shipped_policies())
 def test_reasons_agree_with_the_plan(name: str) -> None:
-    bound = bind(load_policy(name), {})
-    grid = flow_grid(20)
-    made = plan(bound, grid, {}, frozenset())
-    for cell, reason in zip(made.cells, reasons(bound, grid, NOTHING), strict=True):
-        assert reason.action == cell.action
-        assert reason.phase == (None if cell.phase is None else made.phases[cell.phase])
-        assert reason.why
-        if cell.account is not None and reason.before:
-            assert dict(reason.before).get("account", cell.account) == cell.account
+    for bound in bounds_of(bind(load_policy(name), {})).values():
+        grid = flow_grid(20)
+        made = plan(bound, grid, {}, frozenset())
+        for cell, reason in zip(made.cells, reasons(bound, grid, NOTHING), strict=True):
+            assert reason.action == cell.action
+            assert reason.phase == (None if cell.phase is None else made.phases[cell.phase])
+            assert reason.why
+            if cell.account is not None and reason.before:
+                assert dict(reason.before).get("account", cell.account) == cell.account
 
 
 def test_one_object_has_all_of_it(shell: Shell) -> None:
@@ -61,8 +62,8 @@ def test_one_object_has_all_of_it(shell: Shell) -> None:
     assert found["format"] == "mccompile explain 1"
     assert [(p["name"], p["value"], p["from"]) for p in found["parameters"]][1] == ("patience", 2.0, "--set")
     assert [phase["decided"].split(":")[0] for phase in found["phases"]] == ["static", "static"]
-    assert len(found["steps"]) == 14
-    assert found["steps"][3]["compared"][0]["limit"] == pytest.approx(0.12)
+    assert len(found["steps"][""]) == 14
+    assert found["steps"][""][3]["compared"][0]["limit"] == pytest.approx(0.12)
     assert found["worth"] is None
 
 
@@ -101,4 +102,4 @@ def test_a_model_tells_tokens_flops_and_bytes(shell: Shell) -> None:
     assert 0.5 < worth["flops"][0] == worth["flops"][1] < 0.7
     assert worth["kept"] > 0
     teacache = json.loads(shell("explain", "teacache", "--model", "embedded", "--steps", 12, "--json").out)
-    assert {step["action"] for step in teacache["steps"]} <= {"compute", "reuse"}
+    assert {step["action"] for step in teacache["steps"][""]} <= {"compute", "reuse"}

@@ -16,6 +16,7 @@ from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.trace import by_cell
 from mccompile.studio.report.record import Record, Way, masks_of
 from mccompile.studio.report.seen import Watching
 from mccompile.studio.report.story import LayerRegion, PlannedStep, Story, Threshold
@@ -46,7 +47,7 @@ def record_of(
         fps=fps,
         ways=tuple(ways),
         videos=videos,
-        events=tuple(model.events),
+        events=by_cell(model.events),
         masks=masks_of(model.events, model.runner.masks or ()),
         weights=dict(seen.weights),
         thumbnails=thumbnails,
@@ -60,10 +61,12 @@ def watch(model: CompiledModel, thumbnails: bool) -> None:
 
 
 def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
-    lowered, bound, plan = model.runner.lowered, model.runner.bound, seen.plan
+    lowered, plan = model.runner.lowered, seen.plan
+    bounds = model.runner.bounds if plan is not None else {}
+    found = [t for group, bound in bounds.items() if plan is not None for t in thresholds(bound, plan.grid, group)]
     return Story(
-        plan=() if plan is None else tuple(_planned(plan)),
-        thresholds=() if plan is None else tuple(thresholds(bound, plan.grid)),
+        plan=() if plan is None or len(model.runner.bounds) > 1 else tuple(_planned(plan)),
+        thresholds=tuple(dict.fromkeys(found)),
         regions=tuple(LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions),
         calls=tuple(seen.calls),
         warnings=model.summary().warnings,
@@ -88,8 +91,11 @@ def _fallbacks(model: CompiledModel) -> Iterator[str]:
         yield f"the results of {summary.odd} calls were not finite"
 
 
-def thresholds(bound: BoundPolicy, grid: Grid) -> Iterator[Threshold]:
-    """What each account is compared with, phase by phase; comparisons of other things have no account."""
+def thresholds(bound: BoundPolicy, grid: Grid, group: str = "") -> Iterator[Threshold]:
+    """What each account is compared with, phase by phase; comparisons of other things have no account.
+
+    bound: the policy as a group of regions sees it; the accounts of a group with a name have it before their own.
+    """
     params = {name: np.float32(value) for name, value in bound.values.items()}
     signals = {s.name: s for s in bound.ir.signals}
     for phase in bound.ir.phases:
@@ -102,7 +108,8 @@ def thresholds(bound: BoundPolicy, grid: Grid) -> Iterator[Threshold]:
                 into = [e.into for e in walk(one, signals, late=False) if isinstance(e, ir.Accumulate)]
                 if into:
                     moments = (StaticMoment(params, signals, grid, step, {}, None) for step in range(grid.steps))
-                    yield Threshold(into[0], phase.name, tuple(_value(other, moment) for moment in moments))
+                    values = tuple(_value(other, moment) for moment in moments)
+                    yield Threshold(f"{group} {into[0]}".strip(), phase.name, values)
 
 
 def _value(expr: ir.Expr, moment: StaticMoment) -> float | None:
