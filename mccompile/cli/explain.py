@@ -81,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(_plans(_foreseen(arguments, policy)))
         case "steps":
             foreseen = _foreseen(arguments, policy)
-            for group, steps in foreseen.steps.items():
-                if len(foreseen.steps) > 1:
-                    say(f"regions {group}")
+            for title, steps in foreseen.steps.items():
+                if title:
+                    say(title)
                 for line in steps_table(steps):
                     say(line)
         case "memory":
@@ -112,17 +112,16 @@ def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
     say("\nPlan")
     sys.stdout.write(_plans(foreseen))
     say("\nShould I run this?")
-    for group, made in foreseen.plans.items():
-        if len(foreseen.plans) > 1:
-            say(f"  regions {group}")
+    for title, made in foreseen.plans.items():
+        if title:
+            say(f"  {title}")
         for line in worth_lines(made, foreseen.worth):
             say(f"  {line}")
 
 
 def _plans(foreseen: ForeseenPlan) -> str:
-    """The plan, or one for the regions of each name."""
-    several = len(foreseen.plans) > 1
-    return "\n".join((f"regions {g}\n" if several else "") + show_plan(made) for g, made in foreseen.plans.items())
+    """The plan, or several, each under what it is of."""
+    return "\n".join((f"{title}\n" if title else "") + show_plan(made) for title, made in foreseen.plans.items())
 
 
 def _draw(path: Path, text: str) -> None:
@@ -143,7 +142,7 @@ def _object(found: Chosen, merged: Merged, foreseen: ForeseenPlan) -> dict[str, 
         for p in policy.params
     ]  # fmt: skip
     phases = [{"name": name.strip(), "decided": at} for p in policy.phases for name, at in rules_decided(p, policy)]
-    steps = {group: [asdict(step) for step in of] for group, of in foreseen.steps.items()}
+    steps = {title: [asdict(step) for step in of] for title, of in foreseen.steps.items()}
     notes = [note for made in foreseen.plans.values() for note in made.notes]
     worth = foreseen.worth
     return {
@@ -178,9 +177,11 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
 
     if arguments.after is not None:
         place_of(arguments.after)
-    lowered = _compiled(arguments, policy)[0].runner.lowered
+    experts = _compiled(arguments, policy)[0].experts
     if arguments.after is None:
-        return emit(lowered)
+        graphs = {emit(each.runner.lowered): each.slot for each in experts}  # those that are built alike: once
+        return "".join(f"# {slot}\n{text}" if len(graphs) > 1 else text for text, slot in graphs.items())
+    lowered = experts[0].runner.lowered
     proved = lowered.rows.prefixes if lowered.rows is not None else frozenset()
     return show_steps(arguments.after, policy.name, steps_of(arguments.after, lowered.captured, lowered.policy, proved))
 
@@ -221,9 +222,9 @@ def _explain_code(code: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ForeseenPlan:
-    """What is known before a run, of the regions of each name (policy/groups.py).
+    """What is known before a run: of each transformer, and of the regions of each name (policy/groups.py).
 
-    worth: None without a model, and where regions decide apart.
+    The keys say which; that of the only one is empty. worth: None without a model, and where there are several.
     """
 
     plans: Mapping[str, Plan]
@@ -235,26 +236,37 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     """On the model's own grid and values; without a model, what the clock alone settles."""
     bounds = bounds_of(bind(policy, dict(arguments.parameters)))
     steps = steps_asked(arguments.steps, [policy])
+    names = {group: f"regions {group}" if len(bounds) > 1 else "" for group in bounds}
+    plans: dict[str, Plan] = {}
+    why: dict[str, tuple[StepReason, ...]] = {}
     if arguments.model is None:
         grid = flow_grid(steps)
-        plans = {group: plan(bound, grid, {}, frozenset()) for group, bound in bounds.items()}
-        return ForeseenPlan(plans, {g: reasons(bound, grid, WITHOUT_MODEL) for g, bound in bounds.items()}, None)
+        for group, bound in bounds.items():
+            plans[names[group]] = plan(bound, grid, {}, frozenset())
+            why[names[group]] = reasons(bound, grid, WITHOUT_MODEL)
+        return ForeseenPlan(plans, why, None)
     import torch
 
     from mccompile.generate.worth import worth_of
     from mccompile.pipelines.budgets import keeping_for
+    from mccompile.pipelines.experts import part_of, rows_of
     from mccompile.pipelines.grids import grid_of
     from mccompile.runtime.planning import make_plan, static_tables
 
     compiled, captured, pipe = _compiled(arguments, policy)
-    inputs, lowered = captured.calls[0], compiled.runner.lowered
+    inputs = captured.calls[0]
     pipe.scheduler.set_timesteps(steps)
-    grid = grid_of(pipe.scheduler)
-    plans, why = {}, {}
-    with torch.no_grad():
-        for group, bound in bounds.items():
-            plans[group] = make_plan(lowered, bound, grid, inputs, True)
-            why[group] = reasons(bound, grid, Static(static_tables(lowered, bound.ir, grid, inputs), lowered.static))
+    whole = grid_of(pipe.scheduler)
+    for each in compiled.experts:
+        rows = range(whole.steps) if each.slot is None else rows_of(pipe, each.slot, pipe.scheduler.timesteps)
+        part = f"{each.slot}: {len(rows)} steps from step {rows.start} on" if each.slot is not None else ""
+        for group, bound in bounds.items() if rows else ():
+            title = "\n".join(filter(None, (part, names[group])))
+            lowered, grid = each.runner.lowered, part_of(whole, rows)
+            with torch.no_grad():
+                plans[title] = make_plan(lowered, bound, grid, inputs, True)
+                static = Static(static_tables(lowered, bound.ir, grid, inputs), lowered.static)
+            why[title] = reasons(bound, grid, static)
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)
     numbers = dict(arguments.parameters)
