@@ -24,7 +24,7 @@ TRIES = 64
 _SHARES = (0.0, 0.25, 0.34, 0.45, 0.55, 0.9, 1.1, 2.0)  # of a threshold: steps around it, and sums that pass it
 
 Actions = Sequence[PlannedAction]  # one per policy
-Broken = Callable[[Actions], bool]
+BreaksClaim = Callable[[Actions], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Witness:
     actions: tuple[tuple[PlannedAction, ...], ...]
 
 
-def witness(policies: Sequence[BoundPolicy], grid: Grid, broken: Broken, within: range) -> Witness | None:
+def witness(policies: Sequence[BoundPolicy], grid: Grid, broken: BreaksClaim, within: range) -> Witness | None:
     """The first schedule of this grid found that breaks the claim at a step of `within`; None where none was found.
 
     policies: settled ones. The draws are the same in every process.
@@ -61,7 +61,7 @@ def witness(policies: Sequence[BoundPolicy], grid: Grid, broken: Broken, within:
     return None
 
 
-def _first(plans: Sequence[Plan], broken: Broken, within: range) -> int | None:
+def _first(plans: Sequence[Plan], broken: BreaksClaim, within: range) -> int | None:
     """The first step at which the claim fails; steps from one on that a plan leaves open show nothing."""
     for step in range(min(len(made.cells) for made in plans)):
         actions = [made.cells[step].action for made in plans]
