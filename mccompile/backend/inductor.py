@@ -63,12 +63,13 @@ def inductor(
 
 
 def _distinct(recordings: Mapping[Key, RoleRecording]) -> dict[str, RoleRecording]:
-    """One recording per graph, with the calls of all roles that share it."""
+    """One recording per graph, with the calls of all roles that share it; on rows where one of them is."""
     found: dict[str, RoleRecording] = {}
     for (_, graph), recording in recordings.items():
         if graph in found:
             calls = [*found[graph].calls, *recording.calls]
-            recording = replace(found[graph], calls=list(dict.fromkeys(calls)))
+            first = recording if recording.role.part == "rows" else found[graph]
+            recording = replace(first, calls=list(dict.fromkeys(calls)))
         found[graph] = recording
     return found
 
@@ -103,7 +104,7 @@ class _Build:
                     continue
                 program_path = self._package(key).with_suffix(".program.pt2")
                 torch.export.save(program, program_path)
-                job = pool.submit(program_path, self._package(key), headers)
+                job = pool.submit(program_path, self._package(key), headers, self._by_rows(key))
                 jobs.append((key, contract, program, job))
             for key, contract, program, job in reversed(jobs):
                 if job.cancel():  # no process has begun it: this one is free now
@@ -131,11 +132,14 @@ class _Build:
     def _compile(self, key: str, program: ExportedProgram, contract: Contract, headers: bool) -> None:
         """Compiles one graph in this process."""
         try:
-            compile_program(program, self._package(key), headers)
+            compile_program(program, self._package(key), headers, self._by_rows(key))
         except CannotCompile as verdict:
             self._done(key, None, str(verdict))
         else:
             self._done(key, contract, None)
+
+    def _by_rows(self, key: str) -> bool:
+        return self.todo[key].role.part == "rows"
 
     def _package(self, key: str) -> Path:
         return self.folder / f"{key}.pt2"

@@ -83,6 +83,7 @@ class SimulatedDevice(TorchDispatchMode):
         super().__init__()
         self.waits: list[Wait] = []
         self.launched: Counter[str] = Counter()
+        self.attended: list[tuple[int, bool]] = []  # rows of each attention over prefixes; whether cuDNN may take it
         self._pinned: list[torch.Tensor] = []  # held, so that no other memory takes the place of theirs
 
     @property
@@ -224,6 +225,7 @@ class SimulatedDevice(TorchDispatchMode):
             self._together(func, [t for t in (*args[:3], mask) if t is not None])
             self.launched["a mask of truth values"] += 2 if mask is not None and mask.dtype == torch.bool else 0
             return OnDevice(attention(*args, **{("mask" if k == "attn_mask" else k): v for k, v in kwargs.items()}))
+        self.attended.append((args[0].size(2), torch.backends.cuda.cudnn_sdp_enabled()))
         self._together(func, list(args[:3]))
         if isinstance(args[3], OnDevice):
             self.wait("read", "bounds of attention")
