@@ -1,0 +1,29 @@
+"""The stages of `bench gpu` in their order, and how long each may take. This file does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One part of the run. seconds: after which it is ended; what it has told by then is kept."""
+
+    name: str
+    seconds: float
+    what: str
+
+
+STAGES = (
+    Stage("facts", 25, "the machine, and what it can do at most"),
+    Stage("attention", 40, "attention of selected rows: first call and steady state of every alternative"),
+    Stage("tests", 80, "pytest -m gpu"),
+    Stage("ladder", 120, "single steps of the 1.3B transformer at shares of its tokens"),
+    Stage("profile", 15, "the kernels of one step at the smallest share"),
+    Stage("motioncache", 5, "those times over the schedule of 177 frames, beside the published speed-ups"),
+    Stage("magi", 85, "single steps of MAGI-1 4.5B, and its schedule"),
+    Stage("embedded", 55, "whole generations of the embedded pipeline"),
+    Stage("peers", 55, "diffusers' caches and cache-dit on the 1.3B transformer"),
+)
+TOTAL = 480.0  # seconds of all stages together
+LEAST = 2.0  # a stage for which less is left does not begin
