@@ -14,7 +14,6 @@ from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.types import CapturedModel
 from mccompile.ir import PolicyIR
-from mccompile.language.load import load_policy
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import ONLY_COMPUTES, lower
 from mccompile.lowering.spec import verifying
@@ -24,6 +23,7 @@ from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.pipelines.probe import SIZES, ExampleCall
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.budget import measures
+from mccompile.policy.choosing import load_chosen
 from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.budget import Keeping
@@ -62,7 +62,7 @@ def compile(
     verify: bool = False,
     captured: Prepared | None = None,
     progress: Progress | None = None,
-    **parameters: float,
+    **parameters: float | str,
 ) -> CompiledModel:
     """Compiles `model` under `policy`.
 
@@ -74,7 +74,7 @@ def compile(
     batches: compile also for several samples (prompts) per call. This takes about twice as long. ("eager" runs any
     number of samples.)
     verify: hold every part of the model against its specification after every pass (lowering/spec.py).
-    parameters: values for the policy's parameters.
+    parameters: values for the policy's parameters, and for each of its choices the name of an alternative.
     call: arguments of the pipeline's call that change how it calls the transformer (causal_block_size, ...), and its
     size (height, width, num_frames). A policy's budget is met at this size. The default is the pipeline's own call.
     clock: says which step a call is. The default follows the pipeline's own schedule.
@@ -85,8 +85,8 @@ def compile(
     Raises PolicyError, CaptureError, LoweringError, PipelineError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
-    ir = policy if isinstance(policy, PolicyIR) else load_policy(policy)
-    bound = bind(ir, parameters)
+    ir, numbers = _chosen(policy, parameters)
+    bound = bind(ir, numbers)
     pipe = None if isinstance(model, nn.Module) else model
     if pipe is None and keeps_increment(ir):
         raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
@@ -98,10 +98,10 @@ def compile(
     transformer = own_transformer(model)
     if call is not None:
         captured = replace(captured, call={**captured.call, **call})
-    keeping = keeping_of(model, ir, captured, parameters)
+    keeping = keeping_of(model, ir, captured, numbers)
     if ir.cache.budget is not None:
         ir = replace(ir, cache=keeping.cache)
-        bound = bind(ir, parameters)
+        bound = bind(ir, numbers)
     lowered = lower(captured.model, ir, captured.prefixes, fold, verifying if verify else None)
     if deny_refusals and lowered.refusals:
         raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
@@ -114,6 +114,16 @@ def compile(
     if pipe is not None:
         compiled.install(pipe, clock_for(pipe) if clock is None else clock)
     return compiled
+
+
+def _chosen(
+    policy: PolicyIR | str | Path, values: Mapping[str, float | str]
+) -> tuple[PolicyIR, Mapping[str, float]]:
+    """The policy with its choices settled, and the values of its parameters; a PolicyIR has no choices any more."""
+    if isinstance(policy, PolicyIR):
+        return policy, values  # type: ignore[return-value]  # `bind` refuses a word
+    found = load_chosen(policy, values)
+    return found.policy, found.numbers
 
 
 def prepare(

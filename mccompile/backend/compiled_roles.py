@@ -117,5 +117,5 @@ def by_samples(one: GraphCall, several: GraphCall, of_one: CompiledRole, of_seve
 
 
 def _tensor(value: object) -> torch.Tensor:
-    assert isinstance(value, torch.Tensor)
-    return value.detach()
+    assert isinstance(value, torch.Tensor)  # the graph's own: it follows where the model has its values (own.py)
+    return value

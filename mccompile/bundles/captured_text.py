@@ -17,6 +17,7 @@ from mccompile.backend.records import read_any, read_record, write_record
 from mccompile.bundles.allowed import refused_calls
 from mccompile.bundles.graph_reading import is_path, read_graph, read_value
 from mccompile.bundles.spec_text import read_spec
+from mccompile.capture.own import own
 from mccompile.capture.part import AttentionSite, Operand, Part, Result, attribute
 from mccompile.capture.types import (
     BlockKind,
@@ -180,10 +181,8 @@ class _Home:
                 inner = nn.Module()
                 owner.add_module(part, inner)
             owner = inner
-        if isinstance(value, nn.Parameter):
-            owner.register_parameter(leaf, value)
-        else:
-            owner.register_buffer(leaf, value, persistent=False)
+        if leaf not in owner._buffers:  # one tensor for all graphs
+            owner.register_buffer(leaf, own(value), persistent=isinstance(value, nn.Parameter))
 
     def part(self, data: GraphJson) -> Part | None:
         """A part as it was written. Raises ValueError where it is none."""

@@ -17,6 +17,7 @@ from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.kinds import group
 from mccompile.capture.normalise import drop_checks, normalise
+from mccompile.capture.own import own_weights
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
@@ -42,6 +43,7 @@ def capture(
     drop_checks(exported.module)
     inline_contexts(exported.module)
     drop_checks(exported.module)
+    own_weights(exported.module)
     facts = measure(exported.module, exported.probe, exported.second)
     normalise(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch._dynamo.config
 from torch import fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
@@ -136,8 +137,10 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
 
 def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:
     name = type(model).__name__
+    # With symbolic sizes a hit of this cache costs more than a miss.
+    plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # torch prints the graph so far
+        with torch.no_grad(), plain, contextlib.redirect_stderr(io.StringIO()):  # torch prints the graph so far
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(

@@ -34,11 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.placement import Placement
     from mccompile.generate.places import Use, check_places
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
-    from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
+    from mccompile.policy.choosing import load_chosen
 
-    parameters = dict(arguments.parameters)
-    bind(load_policy(arguments.policy), parameters)
+    found = load_chosen(arguments.policy, dict(arguments.parameters))
+    bind(found.policy, found.numbers)
     folder = find_folder(arguments.model)
     check_places([Use(f"--out {arguments.out}", arguments.out)], [Use(arguments.policy, Path(arguments.policy))])
     with display() as shown:
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         deny = arguments.deny == "refusals"
         try:
             compiled = write_bundle(
-                arguments.out, pipe, capture_for(pipe, call), arguments.policy, parameters, arguments.model, folder,
+                arguments.out, pipe, capture_for(pipe, call), arguments.policy, found, arguments.model, folder,
                 shown.compiled, deny, arguments.verify,
             )  # fmt: skip
         except OSError as error:

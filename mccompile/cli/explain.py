@@ -13,9 +13,10 @@ from mccompile.cli.terminal import say
 from mccompile.cli.words import describe
 from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.language.fmt import format_policy
-from mccompile.language.load import find_policy, load_merged, load_policy
+from mccompile.language.load import find_policy, load_choices, load_merged
 from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
+from mccompile.policy.choosing import load_chosen
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
@@ -43,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     """A code's page, one stage, or everything about a policy that words can say."""
     if re.fullmatch(r"(?i)mc\d{4}", arguments.subject):
         return _explain_code(arguments.subject)
-    policy = load_policy(arguments.subject)
-    parameters = dict(arguments.parameters)
-    bind(policy, parameters)
+    found = load_chosen(arguments.subject, dict(arguments.parameters))
+    policy, arguments.parameters = found.policy, tuple(found.numbers.items())
+    bind(policy, found.numbers)
     stage = "graph" if arguments.after is not None or arguments.verify else arguments.stage
     if arguments.stage not in (None, stage):
         sys.stderr.write(f"--after and --verify are of `--stage graph`, not of `--stage {arguments.stage}`\n")
@@ -63,7 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(_graph(arguments, policy))
         case _:
             comments = parse(find_policy(arguments.subject)).comments
-            for line in describe(load_merged(arguments.subject), policy, [c.text for c in comments if not c.trailing]):
+            choices = {n: (found.picks.get(n, words[0]), words) for n, words in load_choices(arguments.subject).items()}
+            merged = load_merged(arguments.subject, found.picks)
+            for line in describe(merged, policy, [c.text for c in comments if not c.trailing], choices):
                 say(line)
             say("\nPlan")
             sys.stdout.write(show_plan(_plan(arguments, policy)))

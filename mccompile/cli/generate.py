@@ -68,18 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.load import EMBEDDED
     from mccompile.generate.places import Use
-    from mccompile.language.load import load_policy
     from mccompile.policy.bind import bind
+    from mccompile.policy.choosing import load_chosen
     from mccompile.policy.text import read
 
     if arguments.resume is not None:
         arguments = resumed(arguments)
-    logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the last line says it
+    logging.getLogger("mccompile").addHandler(logging.NullHandler())  # the last lines say it
     check_options(arguments)
     if arguments.bundle is not None:
         for option, given in (
             ("--policy", arguments.policy),
             ("--compare", arguments.compare),
+            *((f"--set {name}={word}", True) for name, word in arguments.parameters if isinstance(word, str)),
             ("--backend eager", arguments.backend == "eager" and not arguments.no_native),
         ):
             if given:
@@ -91,8 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.no_native:
         raise OptionRefused("--no-native", "it says how a bundle is read", "name a bundle, or leave it out")
     named = DEFAULT_POLICY if arguments.policy is None else arguments.policy
-    policy = load_policy(named)
-    bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
+    found = load_chosen(named, dict(arguments.parameters))
+    policy, arguments.parameters = found.policy, tuple(found.numbers.items())
+    bind(policy, found.numbers)  # wrong parameters are told before a model is loaded
     model = EMBEDDED if arguments.model is None else arguments.model
     job = job_of(arguments, model, policy.name, [Use(f"--policy {named}", Path(named))])
     return (_compared if arguments.compare else _single)(job, policy)
@@ -219,9 +221,9 @@ def _stopwatch() -> Stopwatch:
 
 
 def _last_line(model: CompiledModel) -> None:
-    """A policy that had no effect says so where it is seen."""
-    if model.summary().inert:
-        say(model.summary().inert)
+    """What must be known of the run is said where it is seen: a policy that had no effect, odd results."""
+    for warning in model.summary().warnings:
+        say(warning)
 
 
 def _first_line(model: CompiledModel) -> None:

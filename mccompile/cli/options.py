@@ -17,15 +17,15 @@ POLICY_HELP = "name of a shipped policy (see `mccompile policies`) or a .policy 
 
 
 def add_parameters(parser: argparse._ActionsContainer) -> None:
-    """`--set NAME=VALUE`, as often as wanted."""
+    """`--set NAME=VALUE`, as often as wanted: a number for a parameter, a word for a choice."""
     parser.add_argument(
         "--set",
         dest="parameters",
         metavar="NAME=VALUE",
-        type=assignment,
+        type=chosen,
         action="append",
         default=[],
-        help="value of a parameter of the policy, e.g. threshold=0.2 or floor=60%%",
+        help="value of a parameter or alternative of a choice: threshold=0.2, floor=60%%, cell=chunk",
     )
 
 
@@ -49,6 +49,17 @@ def add_deny(parser: argparse._ActionsContainer) -> None:
 _VALUE = re.compile(r"\s*(?P<number>[^%\s]+)\s*(?P<unit>%|steps?|frames?)?\s*")
 
 
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+def chosen(text: str) -> tuple[str, Quantity | str]:
+    """What `assignment` reads, or `cell=chunk` as the names of a choice and of its alternative."""
+    name, _, word = (part.strip() for part in text.partition("="))
+    if name and _WORD.fullmatch(word) and word.lower() not in ("nan", "inf", "infinity"):
+        return name, word
+    return assignment(text)
+
+
 def assignment(text: str) -> tuple[str, Quantity]:
     """`threshold=0.2`, `floor=60%` or `warmup=5 steps` as name and value."""
     name, _, value = text.partition("=")
@@ -58,7 +69,7 @@ def assignment(text: str) -> tuple[str, Quantity]:
     except ValueError:
         number = math.nan
     if found is None or not (name.strip() and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"`{text}` is not NAME=NUMBER")
+        raise argparse.ArgumentTypeError(f"`{text}` is neither NAME=NUMBER nor NAME=ALTERNATIVE")
     unit = {"step": "steps", "frame": "frames"}.get(found["unit"] or "", found["unit"] or "")
     return name.strip(), Quantity.of(number, unit, value.strip())
 

@@ -34,20 +34,21 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.diagnostics.source import Source
     from mccompile.generate.recording import read_recording, rules_of
     from mccompile.generate.replay import build_model, compile_recorded, policy_text, prepare_recorded, replay, verdict
-    from mccompile.language.load import load_policy
+    from mccompile.policy.choosing import load_chosen
 
     recording = read_recording(arguments.trace)
     settings = f"<settings of {arguments.trace.name}>"
-    policy = load_policy(
-        arguments.policy or Source.of_text(policy_text(rules_of(recording), recording.frames), settings)
+    found = load_chosen(
+        arguments.policy or Source.of_text(policy_text(rules_of(recording), recording.frames), settings),
+        dict(arguments.parameters),
     )
     model = build_model(recording)
     compiled, clock = compile_recorded(
         recording,
         model,
         prepare_recorded(recording, model),
-        policy,
-        dict(arguments.parameters),
+        found.policy,
+        dict(found.numbers),
         backend=arguments.backend,
         fold=not arguments.no_fold,
         deny_refusals=arguments.deny == "refusals",

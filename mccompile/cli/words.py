@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mccompile import ir
 from mccompile.cli.terminal import aligned
@@ -28,8 +28,13 @@ _LIFE = {
 }
 
 
-def describe(written: Merged, policy: ir.PolicyIR, comments: Sequence[str]) -> Iterator[str]:
-    """Lines: the name, then the parts in the order in which one asks for them. written: what `policy` was made of."""
+def describe(
+    written: Merged, policy: ir.PolicyIR, comments: Sequence[str], choices: Mapping[str, tuple[str, Sequence[str]]]
+) -> Iterator[str]:
+    """Lines: the name, then the parts in the order in which one asks for them.
+
+    written: what `policy` was made of. choices: of each the alternative that holds, and all of them.
+    """
     models = f", calibrated for {', '.join(policy.models)}" if policy.models else ""
     yield f"{policy.name}{models}"
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
@@ -37,6 +42,9 @@ def describe(written: Merged, policy: ir.PolicyIR, comments: Sequence[str]) -> I
     yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in written.phases.values()])
     for line in (*_regions(policy), *_chunks(policy), *_kept(policy.cache)):
         yield f"  {line}"
+    if choices:
+        yield "\nChoices (--set NAME=ALTERNATIVE)"
+        yield from _indented([(name, picked, f"of {', '.join(known)}") for name, (picked, known) in choices.items()])
     if policy.params:
         yield "\nParameters (--set NAME=VALUE)"
         yield from _indented([_parameter(p) for p in policy.params])

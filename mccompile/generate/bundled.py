@@ -11,10 +11,11 @@ from mccompile.backend.role import Backend
 from mccompile.bundles.bundle import Bundle, save_bundle
 from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
-from mccompile.language.load import find_policy, load_policy
+from mccompile.language.load import find_policy
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
@@ -30,24 +31,24 @@ def write_bundle(
     pipe: object,
     captured: api.Prepared,
     policy: str,
-    parameters: dict[str, float],
+    found: Chosen,
     reference: str,
     folder: Path,
     progress: Progress | None,
     deny_refusals: bool,
     verify: bool = False,
 ) -> CompiledModel:
-    """Compiles `policy` (a name or a path) into the pipeline's transformer and writes it to `path`.
+    """Compiles a policy into the pipeline's transformer and writes it to `path`.
 
+    policy: its name or path. found: the policy as it was loaded, and the values of its parameters.
     reference: how the user named the model; folder: of the pipeline.
     Raises what `api.compile` raises, UnbundledRole, and OSError where `path` cannot be written.
     """
-    ir = load_policy(policy)
-    way = within_budget(pipe, Contender(ir.name, ir, parameters), captured)
+    way = within_budget(pipe, Contender(found.policy.name, found.policy, found.numbers), captured)
     backend = compile_roles(captured, (way,), progress)
     compiled = api.compile(
         pipe, way.policy, backend=backend, captured=captured, deny_refusals=deny_refusals, verify=verify,
-        **parameters,  # type: ignore[arg-type]
+        **found.numbers,  # type: ignore[arg-type]
     )  # fmt: skip
     compiled.undo()
     text = find_policy(policy).text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, assert_never
+from typing import Literal
 
 from mccompile.diagnostics.source import Span
 
@@ -114,25 +114,6 @@ class Logic:
 
 
 WrittenExpr = Number | Ref | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
-
-
-def names_in(expr: WrittenExpr) -> list[str]:
-    """Every name that an expression refers to, in the order of the text."""
-    match expr:
-        case Ref(name=name):
-            return [name]
-        case Call(arguments=arguments):
-            return [name for argument in arguments for name in names_in(argument.value)]
-        case Pipe(value=value, call=call):
-            return [*names_in(value), *names_in(call)]
-        case Negative(of=of) | Not(of=of):
-            return names_in(of)
-        case Arithmetic(left=left, right=right) | Compare(left=left, right=right) | Logic(left=left, right=right):
-            return [*names_in(left), *names_in(right)]
-        case Number() | Text() | NumberList():
-            return []
-        case _:
-            assert_never(expr)
 
 
 # ---- phases ----------------------------------------------------------------------------------------------
@@ -358,7 +339,28 @@ class BranchesDecl:
     span: Span = field(compare=False, repr=False)
 
 
-Item = ParamDecl | SignalDecl | PhaseDecl | LayersDecl | OptionsDecl | BranchesDecl
+Declaration = ParamDecl | SignalDecl | PhaseDecl | LayersDecl | OptionsDecl | BranchesDecl
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way of a choice. declarations: what it brings into the policy; none for a word alone."""
+
+    name: Name
+    declarations: tuple[Declaration, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseDecl:
+    """`choose NAME = token | chunk`: one of the alternatives holds, the first where nobody picks another."""
+
+    name: Name
+    alternatives: tuple[Alternative, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+Item = Declaration | ChooseDecl
 
 
 @dataclass(frozen=True, slots=True)

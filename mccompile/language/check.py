@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator
+
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
+from mccompile.language.choices import (
+    MOST_WAYS,
+    Choice,
+    Picks,
+    find_choices,
+    in_alternative,
+    resolved,
+    ways,
+)
 from mccompile.language.effects import always_computes
-from mccompile.language.errors import values
+from mccompile.language.errors import choosing, names, values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Elaborator
 from mccompile.language.extend import Loader, Merged, chain, merge
@@ -19,16 +32,80 @@ from mccompile.language.regions import check_use, elaborate_regions
 from mccompile.language.rules import elaborate_phases
 
 
-def check(policy: ast.PolicyAst, loader: Loader) -> ir.PolicyIR:
-    """The policy with its bases merged in; `PolicyError` with every MC02xx diagnostic, in order of place."""
+def check(policy: ast.PolicyAst, loader: Loader, picks: Picks | None = None) -> ir.PolicyIR:
+    """The policy with its bases merged in and its choices settled.
+
+    picks: the alternatives that hold; those of the other choices are the first ones. Raises `PolicyError` with every
+    MC02xx diagnostic of every alternative, in order of place; ValueError for a pick that is none of them.
+    """
     try:
-        return _elaborated(policy, chain(policy, loader))
+        return _checked(policy, chain(policy, loader), picks or {})
     except RecursionError:
         # The parser bounds the depth of one expression; signals that use signals can add up to more.
         raise PolicyError([TooDeep(policy.name.span, MAX_DEPTH)]) from None
 
 
-def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.PolicyIR:
+def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst], picks: Picks) -> ir.PolicyIR:
+    """The policy as it is picked, after every combination of alternatives was checked."""
+    errors: list[Diagnostic] = []
+    choices = find_choices(policies, errors)
+    for name, word in picks.items():
+        if name not in choices or word not in choices[name].words:
+            raise ValueError(f"`{name} = {word}` is no alternative of policy `{policy.name.text}`")
+    count = math.prod(len(choice.alternatives) for choice in choices.values())
+    if count > MOST_WAYS:
+        errors.append(choosing.TooManyWays(policy.name.span, count, MOST_WAYS))
+    for choice in choices.values():
+        check_name(choice.name, "choice", RESERVED | keywords(), errors)
+        errors += [
+            names.DefinedTwice(item.name.span, "name", item.name.text, choice.name.span)
+            for base in policies
+            for item in base.items
+            if isinstance(item, ast.ParamDecl | ast.SignalDecl) and item.name.text == choice.name.text
+        ]
+    if errors:
+        raise PolicyError(_in_order(errors, policy))
+    made = [(way, *_elaborated(policy, [resolved(p, way) for p in policies])) for way in ways(choices)]
+    _report_alternatives(policy, made, choices)
+    return next(found for way, found, _ in made if found is not None and way.items() >= picks.items())
+
+
+_Made = tuple[dict[str, str], ir.PolicyIR | None, list[Diagnostic]]
+
+
+def _report_alternatives(policy: ast.PolicyAst, made: list[_Made], choices: dict[str, Choice]) -> None:
+    """Raises the errors of all ways, those of some ways with their alternatives, and tells alternatives that are one.
+
+    What one way does not use is no error where another way uses it.
+    """
+    errors: list[Diagnostic] = []
+    for error in dict.fromkeys(error for _, _, found in made for error in found):
+        wrong = [way for way, _, found in made if error in found]
+        if len(wrong) == len(made):
+            errors.append(error)
+        elif not isinstance(error, values.Unused):
+            errors.append(in_alternative(error, wrong, choices))
+    if not errors:
+        policies = {tuple(way.items()): found for way, found, _ in made}
+        for choice in choices.values():
+            errors += _same(choice, policies)
+    if errors:
+        raise PolicyError(_in_order(errors, policy))
+
+
+def _same(choice: Choice, made: dict[tuple[tuple[str, str], ...], ir.PolicyIR | None]) -> Iterator[Diagnostic]:
+    """Alternatives of a choice that make one policy, whatever the other choices are."""
+    name = choice.name.text
+    for one, other in itertools.combinations(choice.words, 2):
+        swapped = {tuple((n, other if n == name else w) for n, w in way): p for way, p in made.items()
+                   if (name, one) in way}  # fmt: skip
+        if all(made[way] == found for way, found in swapped.items()):
+            yield choosing.SameAlternatives(choice.span, name, one, other)
+            return
+
+
+def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[ir.PolicyIR | None, list[Diagnostic]]:
+    """The policy and its bases, without choices, as IR, and what is wrong with it; None where that leaves no policy."""
     errors: list[Diagnostic] = []
     merged = merge(policies, errors)
     within = Elaborator(_params(merged, errors), merged.signals, errors)
@@ -44,8 +121,8 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)
-    if errors:
-        raise PolicyError(_in_order(errors, policy))
+    if not all(isinstance(error, values.Unused) for error in errors):
+        return None, errors
     return ir.PolicyIR(
         name=policy.name.text,
         models=tuple(name.text for name in merged.models),
@@ -57,7 +134,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> ir.Poli
         branches=branches,
         cache=cache,
         at=policy.name.span,
-    )
+    ), errors
 
 
 def _reuses(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> bool:

@@ -17,6 +17,7 @@ from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
 from mccompile.language.demands import Demands
 from mccompile.language.errors import names, values
 from mccompile.language.intervals import Ranges
+from mccompile.language.mentioned import names_in
 from mccompile.language.types import (
     POISON,
     Poison,
@@ -64,7 +65,7 @@ class Elaborator:
 
     def mention(self, expr: ast.WrittenExpr) -> None:
         """Counts the names in an expression that was refused as used, so that no follow-up error arises."""
-        for name in ast.names_in(expr):
+        for name in names_in(expr):
             if name in self.signals and name not in self.used and name not in self._open:
                 self.signal(name)
             self.used.add(name)

@@ -108,7 +108,7 @@ def _add(merged: Merged, item: ast.Item) -> None:
             table.update({option.name.text: option for option in options})
         case ast.BranchesDecl():
             merged.branches = item
-        case ast.LayersDecl():
+        case ast.LayersDecl() | ast.ChooseDecl():
             return
 
 
@@ -147,6 +147,6 @@ def _named(policy: ast.PolicyAst) -> list[tuple[str, ast.Name]]:
                 found += [(f"`{section}` option", option.name) for option in options]
             case ast.BranchesDecl():
                 found.append(("section", ast.Name("branches", item.span)))
-            case ast.LayersDecl():
+            case ast.LayersDecl() | ast.ChooseDecl():
                 continue
     return found

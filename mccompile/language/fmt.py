@@ -14,7 +14,7 @@ from mccompile.language import ast
 from mccompile.language.spell import guard, layer_rule, option, quantity, rule, spell, when, where
 
 INDENT = "  "
-_Kind = Literal["param", "signal", "phase", "place"]
+_Kind = Literal["param", "signal", "choose", "phase", "place"]
 
 
 @dataclass(slots=True)
@@ -24,6 +24,7 @@ class _Line:
     text: str
     start: int
     remark: str = ""
+    indent: str = INDENT  # of a comment that stands before it
 
 
 def format_policy(policy: ast.PolicyAst) -> str:
@@ -32,7 +33,7 @@ def format_policy(policy: ast.PolicyAst) -> str:
     for _, group in groupby(policy.items, _kind):
         if body:
             body.append(_Line("", -1))
-        body += _group(list(group))
+        body += _group(list(group), INDENT)
     head = _Line(_head(policy), policy.span.start)
     if not policy.items and not policy.comments:
         return f"{head.text} {{ }}\n"
@@ -56,6 +57,8 @@ def _kind(item: ast.Item) -> _Kind:
             return "param"
         case ast.SignalDecl():
             return "signal"
+        case ast.ChooseDecl():
+            return "choose"
         case ast.PhaseDecl():
             return "phase"
         case ast.LayersDecl() | ast.OptionsDecl() | ast.BranchesDecl():
@@ -64,13 +67,32 @@ def _kind(item: ast.Item) -> _Kind:
             assert_never(item)
 
 
-def _group(items: Sequence[ast.Item]) -> list[_Line]:
+def _group(items: Sequence[ast.Item], indent: str) -> list[_Line]:
     """The lines of neighbouring items of one kind: heads padded to one width."""
     heads = [_item_head(item) for item in items]
     width = 0 if _kind(items[0]) == "place" else max(map(len, heads))
     lines: list[_Line] = []
     for item, head in zip(items, heads, strict=True):
-        lines += _item(item, INDENT + head.ljust(width))
+        lines += _item(item, indent + head.ljust(width))
+    return lines
+
+
+def _choose(item: ast.ChooseDecl, head: str) -> list[_Line]:
+    """One line for alternatives that are words alone; the declarations of the others stand below them."""
+    lines = [_Line(f"{head} =", item.span.start)]
+    for n, alternative in enumerate(item.alternatives):
+        sign = " |" if n else ""
+        if lines[-1].text.strip() == "}":
+            lines[-1].start = alternative.span.start
+        lines[-1].text += f"{sign} {alternative.name.text}"
+        if alternative.declarations:
+            lines[-1].text += " {"
+            inner: list[_Line] = []
+            for _, group in groupby(alternative.declarations, _kind):
+                inner += _group(list(group), 2 * INDENT)
+            for line in inner:
+                line.indent = 2 * INDENT
+            lines += [*inner, _Line(f"{INDENT}}}", alternative.span.end - 1, indent=2 * INDENT)]
     return lines
 
 
@@ -80,6 +102,8 @@ def _item_head(item: ast.Item) -> str:
             return f"param {name.text}"
         case ast.SignalDecl(name=name):
             return f"signal {name.text}"
+        case ast.ChooseDecl(name=name):
+            return f"choose {name.text}"
         case ast.PhaseDecl(name=name):
             return f"phase {name.text}" + ("" if item.when is None else f" {when(item.when)}")
         case ast.LayersDecl():
@@ -100,6 +124,8 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
             return [_Line(f"{head} = {quantity(default)}{ends}", start)]
         case ast.SignalDecl(expr=expr):
             return [_Line(f"{head} = {spell(expr)}", start)]
+        case ast.ChooseDecl():
+            return _choose(item, head)
         case ast.PhaseDecl():
             return _phase(item, head)
         case ast.LayersDecl(keep=keep, stand_in=stand_in):
@@ -142,7 +168,7 @@ def _commented(lines: list[_Line], policy: ast.PolicyAst) -> list[_Line]:
         if comment.trailing and above is not None and not above.remark and not before[below]:
             above.remark = comment.text
         else:
-            indent = INDENT if 0 < below < len(lines) else ""
+            indent = lines[below].indent if 0 < below < len(lines) else ""
             before[below].append(_Line(indent + comment.text, start))
     found: list[_Line] = []
     for own_lines, line in zip(before, [*lines, None], strict=True):

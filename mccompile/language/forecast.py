@@ -13,6 +13,7 @@ from mccompile.language.arguments import as_call
 from mccompile.language.builtins import CLOCKS
 from mccompile.language.errors import layers
 from mccompile.language.expressions import Elaborator
+from mccompile.language.mentioned import names_in
 from mccompile.language.types import POISON, Poison, TypedNumber
 from mccompile.language.walk import walk
 
@@ -91,7 +92,7 @@ class _StandIn:
         return self._within.report(layers.NotAStandIn(expr.span, why))
 
     def _has(self, expr: ast.WrittenExpr) -> bool:
-        return self._kept in ast.names_in(expr)
+        return self._kept in names_in(expr)
 
     def _call(self, expr: ast.Call | ast.Pipe) -> _Sum | Poison:
         """`kept(residual, n)` or `taylor(residual, ...)`."""

@@ -9,6 +9,7 @@ from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
 from mccompile.language.check import check
+from mccompile.language.choices import Picks, find_choices, resolved
 from mccompile.language.errors.layers import RefusedBase
 from mccompile.language.errors.syntax import NoSuchPolicy, NotText
 from mccompile.language.extend import Merged, chain, merge
@@ -92,17 +93,29 @@ def _refused(path: Path, folder: Path) -> str:
         return "its name leads to no file"
 
 
-def load_policy(policy: str | Path | Source) -> ir.PolicyIR:
-    """The IR of a policy by shipped name, path or text.
+def load_policy(policy: str | Path | Source, picks: Picks | None = None) -> ir.PolicyIR:
+    """The IR of a policy by shipped name, path or text. picks: the alternatives of its choices, else the first ones.
 
-    Raises `PolicyError` with all diagnostics of the first phase that refuses it.
+    Raises `PolicyError` with all diagnostics of the first phase that refuses it; ValueError for picks that it does not
+    have.
     """
-    return check(parse(find_policy(policy)), find_base)
+    return check(parse(find_policy(policy)), find_base, picks)
 
 
-def load_merged(policy: str | Path | Source) -> Merged:
+def load_merged(policy: str | Path | Source, picks: Picks | None = None) -> Merged:
     """The declarations of a policy that `load_policy` takes, with those of its bases, as they are written."""
-    return merge(chain(parse(find_policy(policy)), find_base), [])
+    policies = chain(parse(find_policy(policy)), find_base)
+    chosen = {name: words[0] for name, words in _words(policies).items()} | dict(picks or {})
+    return merge([resolved(one, chosen) for one in policies], [])
+
+
+def load_choices(policy: str | Path | Source) -> dict[str, tuple[str, ...]]:
+    """The alternatives of each choice of a policy and its bases, the one that holds by itself first."""
+    return _words(chain(parse(find_policy(policy)), find_base))
+
+
+def _words(policies: list[ast.PolicyAst]) -> dict[str, tuple[str, ...]]:
+    return {name: choice.words for name, choice in find_choices(policies, []).items()}
 
 
 def _shipped(name: str, span: Span | None) -> Source:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-_DECLARED = re.compile(r"\b(param|signal|phase|layers|integration|chunks|cache|branches)\b")
-_TOKEN = re.compile(r'"[^"\n]*"|#[^\n]*|[{}]|\b(?:param|signal|phase|layers|integration|chunks|cache|branches)\b')
+_WORDS = r"\b(?:param|signal|choose|phase|layers|integration|chunks|cache|branches)\b"
+_DECLARED = re.compile(_WORDS)
+_TOKEN = re.compile(r'"[^"\n]*"|#[^\n]*|[{}]|' + _WORDS)
 
 
 def without_declaration(text: str, at: int) -> str | None:

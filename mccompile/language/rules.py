@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import assert_never
 
 from mccompile import ir
+from mccompile.diagnostics.diagnostic import nearest, words
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS
 from mccompile.language.decided import decided_parts
 from mccompile.language.errors import phases, values
+from mccompile.language.errors.syntax import UnexpectedWord
 from mccompile.language.expressions import Elaborator
 from mccompile.language.guards import elaborate_guards
 from mccompile.language.intervals import reach
@@ -178,7 +180,13 @@ def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
 
 
 def _reuse(rule: ast.ReuseRule, within: Elaborator) -> ir.Reuse | None:
-    granularity = GRANULARITIES[rule.granularity.text]
+    granularity = GRANULARITIES.get(rule.granularity.text)
+    if granularity is None:
+        within.mention(rule.condition)
+        word_ = rule.granularity
+        wanted = f"{words(GRANULARITIES)} or a whole number"
+        within.report(UnexpectedWord(word_.span, wanted, f"`{word_.text}`", nearest(word_.text, GRANULARITIES)))
+        return None
     condition = within.condition(rule.condition)
     _refuse_late(condition, within)
     if isinstance(condition, TypedCondition):

@@ -47,6 +47,7 @@ _KINDS = {
 _EXPRESSION = {"NUMBER", "PERCENT", "NAME", "LPAR", "MINUS"}
 _OPERATORS = {"PLUS", "MINUS", "STAR", "SLASH", "CARET", "VBAR", "_AND", "_OR", "LT", "LE", "GT", "GE"}
 _DECLARATIONS = {"_PARAM", "_SIGNAL", "_PHASE", "_LAYERS", "_INTEGRATION", "_CHUNKS", "_CACHE", "_BRANCHES"}
+_CHOOSE = {"_CHOOSE"}
 _MAX_LISTED = 8
 
 
@@ -69,7 +70,7 @@ def translate(error: UnexpectedToken | UnexpectedCharacters, source: Source) -> 
     meant = None if meant == found else meant
     span = _place(token, source)
     foreign = Foreign(source, span.start, frozenset(error.accepts)).helps()
-    unclosed = "RBRACE" in error.accepts and token.type in _DECLARATIONS
+    unclosed = "RBRACE" in error.accepts and token.type in _DECLARATIONS | _CHOOSE
     opened = _unclosed_brace(source, span.start) if unclosed and "_PARAM" not in error.accepts else None
     return syntax.UnexpectedWord(span, _wanted(error.accepts), f"`{found}`", meant, foreign, opened)
 
@@ -132,12 +133,14 @@ def _spelled(accepts: set[str]) -> list[str]:
 def _wanted(accepts: set[str]) -> str:
     """The expected set in words: an expression by one name, operators only where nothing else fits."""
     names = set(accepts)
+    if names >= {"GRANULARITY", "INT"}:  # behind `reuse`, where the name of a choice may stand too
+        names.discard("NAME")
     listed: list[str] = []
     if names >= _EXPRESSION:
         names -= _EXPRESSION | {"_NOT", "STRING", "LSQB"}
         listed.append("an expression")
     if names >= _DECLARATIONS:
-        names -= _DECLARATIONS
+        names -= _DECLARATIONS | _CHOOSE
         listed.append("a declaration (`param`, `signal`, `phase`, `layers`, ...)")
     if names - _OPERATORS:
         names -= _OPERATORS

@@ -231,6 +231,13 @@ class AstBuilder(_Phases):
     def signal(self, meta: Meta, name: Token, expr: ast.WrittenExpr) -> ast.SignalDecl:
         return ast.SignalDecl(self._name(name), expr, self._at(meta))
 
+    def alternative(self, meta: Meta, name: Token, *declarations: ast.Declaration | None) -> ast.Alternative:
+        given = tuple(one for one in declarations if one is not None)
+        return ast.Alternative(self._name(name), given, self._at(meta))
+
+    def choose(self, meta: Meta, name: Token, *alternatives: ast.Alternative) -> ast.ChooseDecl:
+        return ast.ChooseDecl(self._name(name), alternatives, self._at(meta))
+
     def phase(self, meta: Meta, name: Token, when: ast.When | None, rule: ast.WrittenRule) -> ast.PhaseDecl:
         return ast.PhaseDecl(self._name(name), when, rule, self._at(meta))
 

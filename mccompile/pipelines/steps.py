@@ -86,7 +86,7 @@ class StepClock:
         following = (ChunkTime(0, "active", step + 1),) if step + 1 < grid.steps else None
         return Moment(
             known.request, row, name, grid, (ChunkTime(0, "active", step),), 1, following, known.first,
-            as_told(grid, known.forms),
+            as_told(grid, known.forms), self._watch.visited,
         )  # fmt: skip
 
     def _begin(self, generation: int, timesteps: torch.Tensor, row: int, inputs: Mapping[str, object]) -> Schedule:

@@ -17,6 +17,7 @@ from mccompile.runtime.errors import NoClock
 from mccompile.runtime.stand_in import StandIn
 
 _numbers = itertools.count()
+_CALLBACKS = ("callback_on_step_end", "callback")  # of diffusers' pipelines
 _OWN = "_watched_class"  # of a watched class: the one that it stands for
 
 
@@ -32,6 +33,7 @@ class Watch:
         self._own: type = vars(type(pipe)).get(_OWN, type(pipe))
         self._made = _watched(self._own, self)
         self._generation: int | None = None
+        self.visited = False  # the user's code runs between the steps of the generation under way
         self._lock = threading.RLock()
         pipe.__class__ = self._made
 
@@ -47,10 +49,10 @@ class Watch:
         return self._generation
 
     @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
-        """A generation: the call of the pipeline inside."""
+    def under_way(self, visited: bool) -> Iterator[None]:
+        """A generation: the call of the pipeline inside. visited: the call was given a callback."""
         with self._lock:
-            before, self._generation = self._generation, next(_numbers)
+            before, self._generation, self.visited = self._generation, next(_numbers), visited
             try:
                 yield
             finally:
@@ -63,7 +65,8 @@ def _watched(own: type, watch: Watch) -> type:
 
     @functools.wraps(own.__call__)
     def call(self: object, *args: object, **kwargs: object) -> object:
-        with watch.under_way():
+        visited = any(kwargs.get(name) is not None for name in _CALLBACKS)
+        with watch.under_way(visited):
             return own.__call__(self, *args, **kwargs)
 
     def save_pretrained(self: object, *args: object, **kwargs: object) -> object:

@@ -65,6 +65,28 @@ class ParameterNotWhole(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownPick(Diagnostic):
+    """A word for a choice that the policy does not have, or that is none of its alternatives."""
+
+    code = "MC0310"
+    title = "policy `{policy}` has no alternative `{found}` of a choice `{name}`"
+
+    policy: str
+    name: str
+    found: str
+    known: tuple[str, ...]
+
+    def notes(self) -> tuple[str, ...]:
+        if not self.known:
+            return (f"`{self.name}` is none of its choices, and the value of a parameter is a number",)
+        return (f"the alternatives of `{self.name}` are {words(self.known, 'and')}",)
+
+    def helps(self) -> tuple[Help, ...]:
+        near = nearest(self.found, self.known)
+        return (Help(f"did you mean `{near}`?"),) if near is not None else ()
+
+
+@dataclass(frozen=True, slots=True)
 class ParameterUnit(Diagnostic):
     """A value in another unit than the parameter has."""
 

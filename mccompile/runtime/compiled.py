@@ -195,10 +195,15 @@ class CompiledModel(StandIn):
         return flat_inputs(captured, plain)
 
     def _check_model(self, moment: Moment) -> None:
-        """Looks at the model when a request begins. Raises ModelChanged (MC0612) before its first step."""
+        """Looks at the model when a request begins, and at each row where the user's code runs between rows.
+
+        Raises ModelChanged (MC0612) before the step.
+        """
         request, row = self._checked
-        if (moment.request != request or moment.row < row) and self._state.changed():
+        begins = moment.request != request or moment.row < row
+        if (begins or (moment.visited and moment.row > row)) and self._state.changed():
             self.runner.weights_changed()
+            self._idle.forget()
         self._checked = moment.request, moment.row
 
     def _run(self, call: dict[str, object], moment: Moment) -> object:

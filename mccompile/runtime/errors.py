@@ -134,7 +134,7 @@ class ModelChanged(RunError):
     def __init__(self, model: str, difference: str) -> None:
         super().__init__(
             f"{model} is no longer what was compiled: {difference}",
-            "call `compiled.undo()` and compile it as it is now, or take the change back (weights may change in place)",
+            "call `compiled.undo()` and compile it as it is now, or take the change back (weights may get new values)",
         )
 
 

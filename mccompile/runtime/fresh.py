@@ -17,7 +17,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Held, Made, Memory, States
+from mccompile.runtime.store import BranchStore, Held, Made, Memory
 
 
 def prompt_inputs(captured: CapturedModel) -> tuple[str, ...]:
@@ -64,6 +64,5 @@ def forget_odd(store: BranchStore, actions: Sequence[Sequence[Action]]) -> bool:
     """
     if all(a.kind == "compute" for of_sample in actions for a in of_sample) or store.is_finite():
         return False
-    store.memory, store.states = Memory(), States()
-    store.history.lose(NOT_FINITE)
+    store.drop(NOT_FINITE)
     return True

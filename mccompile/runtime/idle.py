@@ -37,6 +37,10 @@ class IdleArguments:
         self._idle.add(key)
         return plain
 
+    def forget(self) -> None:
+        """Asks the model anew: its weights are others."""
+        self._idle.clear()
+
     def _differs(self, name: str, value: object) -> bool:
         """An argument of plain values that the graph holds as constants, or does not have, and that are other ones."""
         recorded = self._recorded.get(name)

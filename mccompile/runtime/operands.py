@@ -64,9 +64,10 @@ def bound_at(part: Part, call: GraphCall, captured: CapturedModel, site: BlockSi
 
 
 def weight_of(module: fx.GraphModule, name: str) -> Value:
-    """A weight by its dotted path, without its history."""
+    """A weight by its dotted path: the very tensor of the graph, so that what it is pointed at is read (own.py)."""
     value = attribute(module, name)
-    return value.detach() if isinstance(value, torch.Tensor) else value
+    assert isinstance(value, torch.Tensor | int)
+    return value
 
 
 def one_sample(value: Any, sample: int | None, batch: int) -> Any:

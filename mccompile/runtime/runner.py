@@ -77,7 +77,8 @@ class Runner:
         """Frees events, stores, plans and prelude values of all requests."""
         self.events.clear()
         self.decided.clear()
-        self.weights_changed()
+        self.requests.clear()
+        self.engine.values.forget()
 
     def not_finite(self) -> int:
         """How many branches of the latest request ended on results that were not finite."""
@@ -86,8 +87,12 @@ class Runner:
 
     def weights_changed(self) -> None:
         """Everything that was derived from the weights is derived anew. Nothing is compiled."""
-        self.requests.clear()
         self.engine.values.forget()
+        for request in self.requests.values():
+            request.plans.clear()
+            request.foresight = Foresight()
+            for store in request.branches.values():
+                store.drop("other weights")
 
     def call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
@@ -111,6 +116,7 @@ class Runner:
     def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
         """The step of one call: its store laid out for it, and what clock and plan know of its chunks."""
         self.engine.blocks.settle()
+        self._request(moment)
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
@@ -170,6 +176,7 @@ class Runner:
         request = self.requests.pop(moment.request, None)
         if request is None:
             request, self.notes = Request(), ()
+            self.engine.values.forget_weighed()
             self.decided.clear()
             self.last_step = moment.first + moment.grid.steps - 1
             del self.events[:-EVENTS_KEPT]

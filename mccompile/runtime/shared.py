@@ -28,6 +28,7 @@ class _Group:
     names: tuple[str, ...]
     call: GraphCall
     arguments: tuple[str, ...]
+    weighs: bool  # whether it reads weights
     results: OrderedDict[tuple[object, ...], tuple[tuple[Value, ...], tuple[Value, ...]]] = field(
         default_factory=OrderedDict
     )
@@ -48,7 +49,8 @@ class SharedValues:
             arguments = tuple(o.name for o in part.takes if isinstance(o, Input))
             role = Role("prelude", depends=depends)
             call = backend(part.module, role) if depends else part.call  # once per shape: not compiled
-            self._groups.append(_Group(depends, tuple(members), call, arguments))
+            weighs = bool(part.graph.find_nodes(op="get_attr")) or captured.opaque != ""
+            self._groups.append(_Group(depends, tuple(members), call, arguments, weighs))
 
     def get(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
         """All wanted values for these user inputs."""
@@ -83,6 +85,15 @@ class SharedValues:
             while len(group.results) > KEPT:
                 group.results.popitem(last=False)
         return values
+
+    def forget_weighed(self) -> None:
+        """Drops the results that were made of weights.
+
+        Weights may have changed since, in a way that no version counter tells (`weight.data.copy_`).
+        """
+        for group in self._groups:
+            if group.weighs:
+                group.results.clear()
 
     def forget(self) -> None:
         """Drops all results, and the inputs that they are of."""

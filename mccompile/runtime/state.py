@@ -1,7 +1,8 @@
 """The state of a model that was captured: what it is made of, and the values of its weights.
 
-What was captured holds for one structure. Values may change in place, for the graphs read the weights where they are.
-Both are looked at when a request begins. No value is read from a device: types, identities and version counters tell.
+What was captured holds for one structure. Values may change, in place or by other tensors of the same kind: the graphs
+read them where the model has them. Both are looked at when a request begins. No value is read from a device: types,
+identities and version counters tell.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from mccompile.capture.own import is_plain, point_at, weights_read
 from mccompile.runtime.errors import ModelChanged, ModelTreated
+from mccompile.runtime.untouched import Untouched
 
 Entry = tuple[object, ...]
 _SCALAR = (bool, int, float, str)
@@ -49,7 +52,7 @@ def _frozen(value: object) -> object:
 
 
 def values_of(model: nn.Module) -> dict[str, Entry]:
-    """By the name of each parameter and buffer: the tensor, its version and where its values lie."""
+    """By the name of each parameter, buffer and other tensor: the tensor, its version and where its values lie."""
     return {
         name: (tensor, None if tensor.is_inference() else tensor._version, _place(tensor))
         for name, tensor in _tensors(model)
@@ -59,58 +62,86 @@ def values_of(model: nn.Module) -> dict[str, Entry]:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                yield f"{path}.{name}" if path else name, value
 
 
 def _place(tensor: torch.Tensor) -> int | None:
-    plain = type(tensor) in (torch.Tensor, nn.Parameter)
-    return tensor.data_ptr() if plain else None  # tensors that stand for others have no place of their own
+    return tensor.data_ptr() if is_plain(tensor) else None  # tensors that stand for others have no place of their own
 
 
 class ModelState:
-    """What a model was when it was captured. graphs: the module that owns the tensors that the captured graphs read."""
+    """What a model was when it was captured, and how the captured graphs follow where it has its values now."""
 
-    def __init__(self, model: nn.Module, graphs: nn.Module) -> None:
-        """Raises ModelChanged (MC0612) where the graphs read other values than the model has."""
+    def __init__(self, model: nn.Module, graph: fx.GraphModule) -> None:
+        """graph: the captured one, which has tensors of its own for the weights.
+
+        Raises ModelChanged (MC0612) where it reads other values than the model has.
+        """
         self._model = model
-        self._read = dict(_tensors(graphs))
         self._structure = structure_of(model)
         self._values = values_of(model)
-        for name, read, tensor in self._astray():
-            if read.shape != tensor.shape or not torch.equal(read, tensor):
+        self._read = {name: read for name, read in weights_read(graph).items() if name in self._values}
+        for name, read in self._read.items():
+            tensor = self._values[name][0]
+            if _place(read) != _place(tensor) and (_unlike(read, tensor) or not torch.equal(read, tensor)):
                 raise ModelChanged(type(model).__name__, f"weight `{name}` is not that of the captured model")
+        self._tied = [names for names in _tied(self._values) if self._read.keys() & names]
+        self._follow(self._values)
+        self._untouched = Untouched(model)
 
     def changed(self) -> bool:
-        """Whether the weights were changed in place since the last look. The graphs read them where they are.
+        """Whether the weights have other values than at the last look. The graphs then read the values of now.
 
-        Raises ModelChanged (MC0612) where the model is made of other parts, or has other tensors as its weights.
+        Raises ModelChanged (MC0612) where the model is made of other parts, or its weights are of another kind.
         """
-        kind = type(self._model).__name__
+        if self._untouched.still() and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
+            return False
         difference = _difference(self._structure, structure_of(self._model))
         if difference:
-            raise ModelChanged(kind, difference)
+            raise ModelChanged(type(self._model).__name__, difference)
         now = values_of(self._model)
-        if _same(self._values, now):
-            return False
-        elsewhere = next((name for name, _, _ in self._astray()), None) or _moved(self._values, now)
-        if elsewhere is not None:
-            raise ModelChanged(kind, f"weight `{elsewhere}` is another tensor, or lies in other memory")
-        self._values = now
-        return True
+        followed = self._follow(now)
+        same, self._values, self._untouched = _same(self._values, now), now, Untouched(self._model)
+        return followed or not same
 
-    def _astray(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Names of weights that the graphs read elsewhere than the model has them, with both tensors."""
-        for name, tensor in _tensors(self._model):
-            read = self._read.get(name)
-            if read is not None and read is not tensor and _place(read) != _place(tensor):
-                yield name, read, tensor
+    def _follow(self, now: dict[str, Entry]) -> bool:
+        """Points the tensors of the graphs at the values of now, all of them or none. Says whether any is elsewhere."""
+        for name, read in self._read.items():
+            if name not in now:
+                raise ModelChanged(type(self._model).__name__, f"weight `{name}` is gone")
+            unlike = _unlike(read, now[name][0])
+            if unlike:
+                raise ModelChanged(type(self._model).__name__, f"weight `{name}` {unlike}")
+        for names in self._tied:
+            if len({now[name][2] if name in now else None for name in names}) > 1:
+                why = f"weights {', '.join(f'`{name}`' for name in names)} were one tensor, and are no longer"
+                raise ModelChanged(type(self._model).__name__, why)
+        elsewhere = [name for name, read in self._read.items() if _place(read) != now[name][2]]
+        for name in elsewhere:
+            point_at(self._read[name], now[name][0])
+        return bool(elsewhere)
 
 
-def _moved(before: dict[str, Entry], now: dict[str, Entry]) -> str | None:
-    """The first weight that is there at one look only, or whose memory is another one."""
-    for name in sorted(before.keys() | now.keys()):
-        if name not in before or name not in now or before[name][2] != now[name][2]:
-            return name
-    return None
+def _unlike(read: torch.Tensor, tensor: torch.Tensor) -> str:
+    """Why a graph that was captured with one tensor cannot read another in its place; "" where it can."""
+    if read is tensor:
+        return ""
+    if not is_plain(read) or not is_plain(tensor):
+        return f"is a {type(tensor).__name__}"
+    facts = (("shape", read.shape, tensor.shape), ("dtype", read.dtype, tensor.dtype),
+             ("device", read.device, tensor.device), ("order in memory", read.stride(), tensor.stride()))  # fmt: skip
+    return next((f"has another {what}: {now}" for what, then, now in facts if then != now), "")
+
+
+def _tied(values: dict[str, Entry]) -> list[list[str]]:
+    """The names of each tensor that has several."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, (tensor, *_) in values.items():
+        by_tensor.setdefault(id(tensor), []).append(name)
+    return [names for names in by_tensor.values() if len(names) > 1]
 
 
 def _same(before: dict[str, Entry], now: dict[str, Entry]) -> bool:

@@ -281,6 +281,11 @@ class BranchStore:
         """Returns the store of a video of so many chunks, of which nothing is kept yet."""
         return cls(History.empty(bound, batch, chunks))
 
+    def drop(self, why: str) -> None:
+        """Forgets what is kept, which would be wrong to use. The trace says why the next call computes everything."""
+        self.memory, self.states = Memory(), States()
+        self.history.lose(why)
+
     def is_finite(self) -> bool:
         """Whether the results of its last call were finite. Waits for that call."""
         return self.finite is None or bool(self.finite.arrived()[0])

@@ -16,6 +16,7 @@ from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.package import Contract, evaluate_size
 from mccompile.backend.package_errors import UnfitCall
 from mccompile.backend.role import Role
+from mccompile.capture.own import own_weights, point_at
 from tests.backend import toy
 
 torch.set_num_threads(1)
@@ -90,6 +91,17 @@ def test_weights_that_do_not_fit_are_refused_at_once(compiled: CompiledRole) -> 
     other.inner.weight = torch.nn.Parameter(torch.zeros(8, 9))
     with pytest.raises(UnfitCall, match=r"weight `inner.weight`"):
         packaged(other, compiled)
+
+
+def test_a_package_follows_where_the_graph_has_its_weights(compiled: CompiledRole) -> None:
+    module, arguments = toy.module(), toy.call(6, 20, 3)
+    own_weights(module)
+    package = packaged(module, compiled)
+    before = package(*arguments)[0]
+    point_at(module.inner.weight, module.inner.weight * 2)  # type: ignore[union-attr, arg-type]
+    found, wanted = package(*arguments)[0], module.forward(*arguments)[0]
+    torch.testing.assert_close(found, wanted)
+    assert not torch.equal(found, before)  # type: ignore[arg-type]
 
 
 def test_a_new_process_runs_it(compiled: CompiledRole, tmp_path: Path) -> None:

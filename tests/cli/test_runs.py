@@ -64,6 +64,7 @@ def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
         (("--policy", "motioncash"), 1, "error[MC0109]"),
         (("--set", "treshold=0.2"), 1, "error[MC0301]"),
         (("--set", "threshold=9"), 1, "error[MC0302]"),
+        (("--set", "threshold=high"), 1, "error[MC0310]"),
         (("--out", "x.gif"), 2, "neither a folder nor an .mp4"),
         (("--out", "x.mp4", "--compare"), 2, "a comparison writes several files"),
         (("--out", "/proc/none/out"), 2, "error[MC0707]"),

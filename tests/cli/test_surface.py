@@ -67,7 +67,7 @@ def test_as_a_module() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("chek",), ("replay",), ("generate", "--set", "threshold"), ("generate", "--set", "threshold=high"),
+    [(), ("chek",), ("replay",), ("generate", "--set", "threshold"), ("generate", "--set", "threshold=0.2.1"),
      ("generate", "--steps", "0"), ("generate", "--out", ""),
      ("report", ""), ("generate", "--step", "3"), ("explain", "exact", "--stage", "asm")],
 )  # fmt: skip

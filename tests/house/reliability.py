@@ -94,8 +94,9 @@ PROMISES = (
         f"{PIPELINES}/test_state.py::test_an_adapter_is_part_of_what_was_compiled",
     ),
     Promise(
-        "The model is the one of now", "weights changed in place, `load_state_dict`", "the new values run",
-        f"{PIPELINES}/test_state.py::test_weights_changed_in_place_are_the_ones_that_run",
+        "The model is the one of now",
+        "weights changed in place, `.data`, `load_state_dict(assign=True)`, parameters replaced", "the new values run",
+        f"{PIPELINES}/test_state.py::test_changed_weights_are_the_ones_that_run",
     ),
     Promise(
         "The samples of a call are apart", "results of another form for several samples", "captured for one number",

@@ -114,7 +114,7 @@ blocks = st.integers(-9, 9)
 sizes = st.sampled_from((ast.Size(2 * 10**9, "2GB", SPAN), ast.Size(512 * 2**20, "512MiB", SPAN)))
 option_values = st.one_of(names, plain_numbers, sizes)
 options = st.lists(st.builds(ast.Option, names, option_values, st.just(SPAN)), max_size=4).map(tuple)
-items = st.one_of(
+declarations = st.one_of(
     st.builds(
         ast.ParamDecl,
         names,
@@ -141,6 +141,11 @@ items = st.one_of(
     st.builds(ast.OptionsDecl, st.sampled_from(("chunks", "cache")), options, st.just(SPAN)),
     st.builds(ast.BranchesDecl, names, st.none() | names, st.just(SPAN)),
 )
+alternatives = st.builds(
+    ast.Alternative, st.one_of(names, granularities), st.lists(declarations, max_size=3).map(tuple), st.just(SPAN)
+)
+choices = st.builds(ast.ChooseDecl, names, st.lists(alternatives, min_size=1, max_size=3).map(tuple), st.just(SPAN))
+items = st.one_of(declarations, choices)
 policies = st.builds(
     ast.PolicyAst,
     names,

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from mccompile.pipelines.branches import BranchNames
 from mccompile.runtime import runner
 from mccompile.runtime.errors import ModelChanged, NoClock
+from mccompile.runtime.shared import SharedValues
 from tests.pipelines.conftest import Wan, generate
 
 SIZES = ((32, 48, 9), (48, 32, 5))
@@ -166,6 +167,7 @@ def one_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def old_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made of weights stays when they change."""
     monkeypatch.setattr(runner.Runner, "weights_changed", lambda self: None)
+    monkeypatch.setattr(SharedValues, "forget_weighed", lambda self: None)
 
 
 def old_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

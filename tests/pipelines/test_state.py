@@ -9,32 +9,56 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
 from peft import LoraConfig
-from torch import nn
+from torch import fx, nn
 
 from mccompile import api
+from mccompile.capture.own import own_weights
 from mccompile.runtime.errors import ModelChanged, ModelTreated
 from mccompile.runtime.state import ModelState
 from tests.pipelines.conftest import Wan, actions, distance, generate, text, wan, wan_transformer
 
-IN_PLACE: dict[str, Callable[[WanTransformer3DModel], object]] = {
+
+def replace_data(model: WanTransformer3DModel) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 1.2
+
+
+def replace_parameters(model: WanTransformer3DModel) -> None:
+    for block in model.blocks:
+        block.attn1.to_v.weight = nn.Parameter(block.attn1.to_v.weight * 3, requires_grad=False)
+    model.condition_embedder.text_embedder.linear_1.bias = nn.Parameter(torch.ones(48), requires_grad=False)
+
+
+def average(model: WanTransformer3DModel) -> None:
+    """As an exponential moving average is put in place: no version counter tells."""
+    for parameter in model.parameters():
+        parameter.data.copy_(parameter.data * 1.2)
+
+
+CHANGED: dict[str, Callable[[WanTransformer3DModel], object]] = {
     "text": lambda m: [p.mul_(1.5) for n, p in m.named_parameters() if "text_embedder" in n],
     "blocks": lambda m: [p.mul_(1.2) for n, p in m.named_parameters() if n.startswith("blocks")],
     "load_state_dict": lambda m: m.load_state_dict({n: v * 1.1 for n, v in m.state_dict().items()}),
+    "assign": lambda m: m.load_state_dict({n: v * 1.2 for n, v in m.state_dict().items()}, assign=True),
+    ".data": replace_data,
+    ".data.copy_": average,
+    "parameters": replace_parameters,
+    "there and back": lambda m: m.to(torch.float64).to(torch.float32).proj_out.weight.mul_(1.2),
 }
 
 
 @pytest.mark.parametrize("policy", ["compute", "top_motion"])
-@pytest.mark.parametrize("change", IN_PLACE)
-def test_weights_changed_in_place_are_the_ones_that_run(tiny_wan: Wan, change: str, policy: str) -> None:
+@pytest.mark.parametrize("change", CHANGED)
+def test_changed_weights_are_the_ones_that_run(own_wan: Wan, change: str, policy: str) -> None:
     """The same prompt tensors before and after: nothing that was made of the old values is used again."""
-    pipe, prompt = tiny_wan.pipe(), text()
+    pipe, short = own_wan.pipe(), {**text(), "num_inference_steps": 2, "num_frames": 5}
     more = {"share_moving": 1.0} if policy == "top_motion" else {}
-    compiled = tiny_wan.compile(pipe, policy, **more)
-    before = generate(pipe, **prompt)
-    IN_PLACE[change](tiny_wan.model)
-    got = generate(pipe, **prompt)
+    compiled = own_wan.compile(pipe, policy, **more)
+    before = generate(pipe, **short)
+    CHANGED[change](own_wan.model)
+    got = generate(pipe, **short)
     compiled.undo()
-    plain = generate(pipe, **prompt)
+    plain = generate(pipe, **short)
     assert distance(before, plain) > 0.05
     assert distance(got, plain) < 1e-4
 
@@ -47,16 +71,22 @@ def replace_block(model: WanTransformer3DModel) -> None:
     model.blocks[1] = nn.Identity()
 
 
-def replace_data(model: WanTransformer3DModel) -> None:
-    model.proj_out.weight.data = model.proj_out.weight.data * 1.2
+def other_shape(model: WanTransformer3DModel) -> None:
+    model.proj_out.weight.data = model.proj_out.weight.data[:8]
+
+
+def other_order(model: WanTransformer3DModel) -> None:
+    model.proj_out.weight.data = model.proj_out.weight.data.T.contiguous().T
 
 
 STRUCTURE: dict[str, tuple[Callable[[WanTransformer3DModel], object], str]] = {
     "hook": (add_hook, "module `blocks.0` has other hooks"),
     "block": (replace_block, r"module `blocks\.1.* is gone"),
     "processor": (lambda m: m.set_attn_processor(type(m.blocks[0].attn1.processor)()), "other processor"),
-    "dtype": (lambda m: m.to(torch.bfloat16), "is another tensor, or lies in other memory"),
-    "data": (replace_data, "weight `proj_out.weight`"),
+    "dtype": (lambda m: m.to(torch.bfloat16), "weight `.*` has another dtype: torch.bfloat16"),
+    "shape": (other_shape, r"weight `proj_out.weight` has another shape: torch.Size\(\[8, 48\]\)"),
+    "order": (other_order, r"weight `proj_out.weight` has another order in memory: \(1, 16\)"),
+    "gone": (lambda m: m.proj_out.register_parameter("bias", None), "weight `proj_out.bias` is gone"),
     "training": (lambda m: m.train(), "the model has other settings"),
     "cache": (lambda m: m.enable_cache(FirstBlockCacheConfig(threshold=0.2)), "has other forward"),
     "forward": (lambda m: vars(m).update(forward=partial(type(m).forward, m)), "the model has other forward"),
@@ -72,6 +102,62 @@ def test_another_structure_is_refused_before_the_first_step(own_wan: Wan, name: 
     with pytest.raises(ModelChanged, match=words):
         generate(pipe)
     assert compiled.events == []
+
+
+def test_one_capture_serves_two_models_with_equal_weights(own_wan: Wan) -> None:
+    """The graphs read the weights of the model whose generation is under way."""
+    other = wan_transformer()
+    one, two = own_wan.pipe(), wan(model=other)
+    own_wan.compile(one, "compute")
+    own_wan.compile(two, "compute")
+    before = generate(one, num_inference_steps=2)
+    assert torch.equal(generate(two, num_inference_steps=2), before)
+    other.proj_out.weight.mul_(2)
+    assert distance(generate(two, num_inference_steps=2), before) > 0.05
+    assert torch.equal(generate(one, num_inference_steps=2), before)
+
+
+class Tied(nn.Module):
+    """One weight under two names, and another one that no graph reads by its second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x))  # type: ignore[no-any-return]
+
+
+def test_tied_weights_are_followed_together_and_refused_apart() -> None:
+    model = Tied().eval().requires_grad_(False)
+    graph = torch.export.export(model, (torch.ones(4, 4),)).module()
+    assert isinstance(graph, fx.GraphModule)
+    own_weights(graph)
+    state = ModelState(model, graph)
+    assert not state.changed()
+    model.one.weight = model.two.weight = nn.Parameter(torch.eye(4) * 2, requires_grad=False)
+    assert state.changed()
+    assert torch.equal(graph(torch.ones(4, 4)), model(torch.ones(4, 4)))
+    model.two.weight = nn.Parameter(torch.eye(4), requires_grad=False)
+    with pytest.raises(ModelChanged, match=r"weights `one.weight`, `two.weight` were one tensor, and are no longer"):
+        state.changed()
+
+
+def test_weights_changed_by_a_callback_are_the_ones_of_the_next_step(own_wan: Wan) -> None:
+    def changing(pipe: object, index: int, timestep: object, kept: dict[str, object]) -> dict[str, object]:
+        if index == 3:
+            own_wan.model.condition_embedder.text_embedder.linear_1.weight.mul_(2)
+        if index == 4:
+            add_hook(own_wan.model)
+        return kept
+
+    pipe = own_wan.pipe()
+    compiled = own_wan.compile(pipe)
+    with pytest.raises(ModelChanged, match="other hooks"):
+        generate(pipe, callback_on_step_end=changing)
+    told = [(e.step, e.why) for e in compiled.events if e.branch == "cond"]
+    assert told[-2:] == [(3, "planned"), (4, "other weights")]
 
 
 def add_adapter(model: WanTransformer3DModel) -> None:
@@ -97,7 +183,7 @@ def test_an_adapter_is_part_of_what_was_compiled(name: str) -> None:
     if name != "added":
         add_adapter(model)
     with torch.no_grad():
-        state = ModelState(model, model)
+        state = ModelState(model, fx.GraphModule(model, fx.Graph()))
         if name == "added":
             add_adapter(model)
         change(model)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from policy_cases import STATIC, grid_of
 
-from mccompile.cli.options import assignment
+from mccompile.cli.options import chosen
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
-from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
+from mccompile.policy.choosing import load_chosen
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.planner import plan
 from mccompile.policy.text import read
@@ -34,7 +34,7 @@ class Block:
     """A fenced block: its kind, the parameters and the steps of its run, and its text."""
 
     kind: str
-    values: Mapping[str, float]
+    values: Mapping[str, float | str]
     steps: int
     body: str
 
@@ -45,7 +45,7 @@ def blocks(text: str) -> list[Block]:
     for m in _FENCE.finditer(text):
         flags = _FLAG.findall(m["flags"] or "")
         steps = [int(n) for n, _, _ in flags if n]
-        values = dict(assignment(f"{name}={value}") for _, name, value in flags if name)
+        values = dict(chosen(f"{name}={value}") for _, name, value in flags if name)
         found.append(Block(m["kind"], values, steps[0] if steps else 50, m["body"]))
     return found
 
@@ -54,9 +54,13 @@ def outcome(block: Block) -> str:
     """What the compiler says of a block: its diagnostics, or nothing."""
     try:
         shown = block.kind == "ir"
-        policy = read(block.body) if shown else load_policy(Source.of_text(block.body, "example.policy"))
+        if shown:
+            policy, values = read(block.body), {}
+        else:
+            found = load_chosen(Source.of_text(block.body, "example.policy"), block.values)
+            policy, values = found.policy, found.numbers
         tables = dict.fromkeys(static_changes(policy, STATIC), (0.05,) * block.steps)
-        plan(bind(policy, block.values), grid_of(block.steps), tables, STATIC)
+        plan(bind(policy, values), grid_of(block.steps), tables, STATIC)
     except PolicyError as error:
         return str(error).lstrip("\n")
     return ""

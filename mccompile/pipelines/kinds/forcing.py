@@ -84,7 +84,9 @@ class ForcingClock:
         chunks = tuple(self._as_told(c, inputs, schedule.frames) for c in schedule.rows[row])
         known = row + 1 < len(schedule.rows) and not self._conditioned
         following = schedule.rows[row + 1] if known else None
-        return Moment(schedule.request, row, branch, schedule.grid, chunks, len(chunks), following)
+        return Moment(
+            schedule.request, row, branch, schedule.grid, chunks, len(chunks), following, visited=self._watch.visited
+        )
 
     def _as_told(self, time: ChunkTime, inputs: Mapping[str, object], frames: int) -> ChunkTime:
         """A finished chunk whose frames got a timestep other than 0 (noised condition) is not clean.

@@ -1,0 +1,46 @@
+"""Gives a captured graph tensors of its own for its weights. They lie in the memory of the model's tensors.
+
+before: get_attr `proj.weight` is the model's own Parameter;  after: a tensor of the graph, in the same memory
+
+All parts that are cut from the graph name the same tensors. So when the model has its values elsewhere, every part
+follows by one assignment (`point_at`), and nothing that the user has is changed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from mccompile.capture.part import attribute
+
+
+def own(value: torch.Tensor) -> torch.Tensor:
+    """A tensor in the memory of a weight, without its history. What is no plain tensor stays as it is."""
+    return value.detach() if is_plain(value) else value
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a tensor with a place of its own in memory, and no stand-in for others."""
+    return type(value) in (torch.Tensor, nn.Parameter)
+
+
+def own_weights(module: fx.GraphModule) -> None:
+    """Replaces every tensor of a graph module by one of its own, as a buffer of the same name."""
+    for owner in module.modules():
+        for name, value in [*owner._parameters.items(), *owner._buffers.items()]:
+            if value is not None and is_plain(value):
+                lasting = name in owner._parameters or name not in owner._non_persistent_buffers_set
+                delattr(owner, name)
+                owner.register_buffer(name, own(value), persistent=lasting)
+
+
+def weights_read(module: fx.GraphModule) -> dict[str, torch.Tensor]:
+    """The tensors that a graph reads, by the name that it has for them."""
+    names = dict.fromkeys(str(node.target) for node in module.graph.find_nodes(op="get_attr"))
+    found = {name: attribute(module, name) for name in names}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def point_at(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Lets a tensor of a graph's own lie where `values` lie: the same shape, dtype, device and order of axes."""
+    tensor.data = values.detach()
