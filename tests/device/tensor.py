@@ -86,8 +86,9 @@ def memory_of(value: Any) -> Any:
 
 
 def attention(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False, **more: Any
-) -> Any:
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    **more: Any,
+) -> Any:  # fmt: skip
     """torch's attention on the memory of the CPU."""
     q, k, v, mask = (memory_of(t) for t in (query, key, value, attn_mask))
     more["enable_gqa"] = more.get("enable_gqa", False) or q.size(1) != k.size(1)
