@@ -17,6 +17,7 @@ def run_stages(arguments: argparse.Namespace) -> int:
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.places import prepare_place
     from mccompile.studio.bench.gpu.driver import WORKER, run
+    from mccompile.studio.bench.gpu.stages import REHEARSED
 
     for name in OWN:
         if getattr(arguments, name) not in (None, False, "embedded"):
@@ -33,7 +34,8 @@ def run_stages(arguments: argparse.Namespace) -> int:
         if arguments.out is not None:
             prepare_place(arguments.out)
             kept = stack.enter_context((arguments.out / FILE).open("w", encoding="utf-8"))
-        for line in run((*WORKER, *(("--rehearse",) if arguments.rehearse else ()))):
+        lines = run((*WORKER, "--rehearse"), REHEARSED, 3600.0) if arguments.rehearse else run()
+        for line in lines:
             failed |= "error" in line
             text = json.dumps(line)
             say(text)

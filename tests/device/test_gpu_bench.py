@@ -54,7 +54,7 @@ def workshop(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
 
 
 def test_every_stage_runs_on_the_simulated_device(workshop: Workshop) -> None:
-    """All but those that need other models: MAGI-1 and whole generations. `bench gpu --rehearse` has them on the CPU."""
+    """All but those that need other models: MAGI-1 and whole generations. `--rehearse` has them on the CPU."""
     told: dict[str, list[Row]] = {}
     for stage in REHEARSED:
         told[stage] = []
