@@ -53,7 +53,7 @@ readme: $(VENV)/.test  ## rewrites the measured tables of README.md and docs/ fr
 kills: $(VENV)/.test  ## kills fifty runs with SIGKILL at random points and resumes them; each video must be the same
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.generate.kills 50
 
-fuzz: $(VENV)/.test  ## changes every kind of file that is read, a minute each: read, or refused by a code
+fuzz: $(VENV)/.test  ## changes every kind of file that is read, a minute each (led by atheris: pip install '.[fuzz]')
 	$(BIN)/python -m tests.readers.fuzz 60
 
 clean:

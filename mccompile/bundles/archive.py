@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mccompile.backend.graph_text import GraphJson
-from mccompile.bundles.bundle_errors import AlteredBundle, NewerBundle, UnreadableBundle
+from mccompile.bundles.bundle_errors import AlteredBundle, NewerBundle, OlderBundle, UnreadableBundle
 
 FORMAT = 3
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
@@ -51,7 +51,7 @@ def write_archive(path: Path, manifest: Mapping[str, GraphJson], entries: Mappin
 def read_archive(path: Path) -> tuple[dict[str, GraphJson], dict[str, bytes]]:
     """(manifest, entries), every byte checked, nothing unpacked that is not stored as it is.
 
-    Raises UnreadableBundle (MC0811), AlteredBundle (MC0812), NewerBundle (MC0813).
+    Raises UnreadableBundle (MC0811), AlteredBundle (MC0812), NewerBundle (MC0813), OlderBundle (MC0817).
     """
     try:
         whole = path.read_bytes()
@@ -72,6 +72,8 @@ def read_archive(path: Path) -> tuple[dict[str, GraphJson], dict[str, bytes]]:
     match manifest:
         case {"format": int(number)} if number > FORMAT:
             raise NewerBundle(path, number, FORMAT)
+        case {"format": int(number), "entries": dict()} if number < FORMAT:
+            raise OlderBundle(path, number, FORMAT)
         case {"format": int(), "entries": dict(sums)}:
             _compare(path, sums, found)
         case _:

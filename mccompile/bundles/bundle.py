@@ -203,7 +203,8 @@ def load_bundle(path: Path, native: bool = True) -> Bundle:
 
     native: whether its packages, which are code, may be loaded; then the file must be the user's. Without them the
     graphs are compiled here, and only the versions must be the same.
-    Raises UnreadableBundle, AlteredBundle, NewerBundle, ForeignBundle (MC0811 to MC0814), ForeignFile (MC0803).
+    Raises UnreadableBundle, AlteredBundle, NewerBundle, ForeignBundle (MC0811 to MC0814), OlderBundle (MC0817),
+    ForeignFile (MC0803).
     """
     manifest, entries = read_archive(path)
     bundle = _read_manifest(path, manifest, entries, native)

@@ -50,6 +50,18 @@ class NewerBundle(BundleError):
         )
 
 
+class OlderBundle(BundleError):
+    """A bundle in a format that this version no longer reads."""
+
+    code = "MC0817"
+
+    def __init__(self, path: Path, have: int, known: int) -> None:
+        super().__init__(
+            f"{path} has the old format {have}, this mccompile reads format {known}",
+            "compile the model again: `mccompile compile MODEL POLICY -o BUNDLE`",
+        )
+
+
 class ForeignBundle(BundleError):
     """A bundle compiled for other versions or another machine; differences are (what, made for, here)."""
 

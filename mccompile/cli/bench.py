@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import location, positive
+from mccompile.cli.options import MOST_THREADS, location, positive, up_to
 from mccompile.cli.progress import display
 from mccompile.cli.terminal import aligned, say
 
@@ -29,7 +29,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--repeat", type=positive, metavar="N", help="timed rounds; medians are shown")
     parser.add_argument("--backend", choices=("eager", "inductor"), default="inductor", help="default: %(default)s")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time of this process")
-    parser.add_argument("--threads", type=positive, metavar="N", help="of torch on the CPU; default: torch's own")
+    threads = "of torch on the CPU; default: torch's own"
+    parser.add_argument("--threads", type=up_to(MOST_THREADS), metavar="N", help=threads)
     parser.add_argument("--rehearse", action="store_true", help="`gpu` without one: every stage on the CPU, tiny")
     parser.add_argument("--out", type=location, metavar="DIR", help="write JSON and SVG there")
     parser.set_defaults(run=run)

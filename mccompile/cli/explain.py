@@ -8,7 +8,7 @@ import sys
 
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
-from mccompile.cli.options import POLICY_HELP, add_parameters, positive
+from mccompile.cli.options import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, POLICY_HELP, add_parameters, up_to
 from mccompile.cli.terminal import say
 from mccompile.cli.words import describe
 from mccompile.diagnostics.pages import UnknownCode, explain_code
@@ -34,7 +34,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--after", metavar="PASS", help="of `graph`: the graphs after this pass, and what it changed")
     parser.add_argument("--verify", action="store_true", help="of `graph`: check every part after every pass")
     parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
-    parser.add_argument("--steps", type=positive, metavar="N", help=f"steps of the plan; default: {DEFAULT_STEPS}")
+    parser.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N", help=f"of the plan; default: {DEFAULT_STEPS}")
     parser.add_argument("--size", type=_size, metavar="HxWxF", help="of `memory`; default: the model's own")
     add_parameters(parser)
     parser.set_defaults(run=run)
@@ -42,15 +42,20 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """A code's page, one stage, or everything about a policy that words can say."""
-    if re.fullmatch(r"(?i)mc\d{4}", arguments.subject):
+    code = re.fullmatch(r"(?i)mc\d{4}", arguments.subject) is not None
+    stage = "graph" if arguments.after is not None or arguments.verify else arguments.stage
+    if not code and arguments.stage not in (None, stage):
+        sys.stderr.write(f"--after and --verify are of `--stage graph`, not of `--stage {arguments.stage}`\n")
+        return SETUP_FAILED
+    without = _without_meaning(arguments, "code" if code else stage)
+    if without:
+        sys.stderr.write(f"{without}\n")
+        return SETUP_FAILED
+    if code:
         return _explain_code(arguments.subject)
     found = load_chosen(arguments.subject, dict(arguments.parameters))
     policy, arguments.parameters = found.policy, tuple(found.numbers.items())
     bind(policy, found.numbers)
-    stage = "graph" if arguments.after is not None or arguments.verify else arguments.stage
-    if arguments.stage not in (None, stage):
-        sys.stderr.write(f"--after and --verify are of `--stage graph`, not of `--stage {arguments.stage}`\n")
-        return SETUP_FAILED
     match stage:
         case "ast":
             sys.stdout.write(format_policy(parse(find_policy(arguments.subject))))
@@ -71,6 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
             say("\nPlan")
             sys.stdout.write(show_plan(_plan(arguments, policy)))
     return 0
+
+
+def _without_meaning(arguments: argparse.Namespace, stage: str | None) -> str:
+    """Which option would be read by nobody, in a sentence; "" if each of them says something."""
+    asked = f"`--stage {stage}`" if stage != "code" else "the page of a code"
+    for option, given, stages in (
+        ("--steps", arguments.steps, (None, "plan")),
+        ("--size", arguments.size, ("memory",)),
+        ("--model", arguments.model, (None, "plan", "graph", "memory")),
+        ("--set", arguments.parameters or None, (None, "ast", "ir", "plan", "graph", "memory")),
+        ("--after", arguments.after, ("graph",)),
+        ("--verify", arguments.verify or None, ("graph",)),
+    ):
+        if given is not None and stage not in stages:
+            return f"{option} means nothing for {asked if stage is not None else 'a policy without `--stage`'}"
+    return ""
 
 
 def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
@@ -94,8 +115,9 @@ def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     from mccompile.generate.placement import Placement
     from mccompile.models.embedded import DEFAULTS
 
-    folder, size = find_folder(arguments.model or EMBEDDED), arguments.size
-    if (arguments.model or EMBEDDED) == EMBEDDED and size is None:
+    model = EMBEDDED if arguments.model is None else arguments.model
+    folder, size = find_folder(model), arguments.size
+    if model == EMBEDDED and size is None:
         size = DEFAULTS.height, DEFAULTS.width, DEFAULTS.num_frames
     if has_formula(folder):
         return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
@@ -107,8 +129,8 @@ def _size(text: str) -> tuple[int, int, int]:
     """Height and width in pixels and a number of video frames."""
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"`{text}` is not HEIGHTxWIDTHxFRAMES, such as 720x720x240")
-    height, width, frames = (int(n) for n in text.split("x"))
-    return height, width, frames
+    height, width, frames = text.split("x")
+    return up_to(MOST_PIXELS)(height), up_to(MOST_PIXELS)(width), up_to(MOST_FRAMES)(frames)
 
 
 def _explain_code(code: str) -> int:
@@ -156,7 +178,8 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
     from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
     from mccompile.generate.placement import Placement
 
-    pipe = load_pipeline(find_folder(arguments.model or EMBEDDED), Placement.of("cpu", None, False))
+    model = EMBEDDED if arguments.model is None else arguments.model
+    pipe = load_pipeline(find_folder(model), Placement.of("cpu", None, False))
     captured = api.prepare(pipe)
     compiled = api.compile(
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)

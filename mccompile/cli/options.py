@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +77,27 @@ def assignment(text: str) -> tuple[str, Quantity]:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number of at least 1")
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text:.40}` is not a whole number of at least 1")
     return int(text)
 
 
+def up_to(most: int) -> Callable[[str], int]:
+    """Reads a whole number from 1 to `most`: a larger one would only fail later, after much work."""
+
+    def count(text: str) -> int:
+        number = positive(text)
+        if number > most:
+            raise argparse.ArgumentTypeError(f"`{text}` is not a whole number from 1 to {most:,}")
+        return number
+
+    return count
+
+
+MOST_STEPS = 10_000  # schedules are made of 1,000 timesteps
+MOST_PIXELS = 16_384  # of a side, in H.264
+MOST_FRAMES = 100_000  # an hour at 24 a second
+MOST_THREADS = 1024
 MOST_FPS = 1000  # what the containers and players of videos count with
 SEEDS = range(-(2**63), 2**64)  # what torch takes
 
@@ -116,10 +133,10 @@ def location(text: str) -> Path:
 
 def add_video(video: argparse._ActionsContainer) -> None:
     """Steps, sizes, seed and schedule of a generation; what is left out is the model's own."""
-    video.add_argument("--steps", type=positive, metavar="N")
-    video.add_argument("--frames", type=positive, metavar="N")
-    video.add_argument("--height", type=positive, metavar="PIXELS")
-    video.add_argument("--width", type=positive, metavar="PIXELS")
+    video.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N")
+    video.add_argument("--frames", type=up_to(MOST_FRAMES), metavar="N")
+    video.add_argument("--height", type=up_to(MOST_PIXELS), metavar="PIXELS")
+    video.add_argument("--width", type=up_to(MOST_PIXELS), metavar="PIXELS")
     video.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     video.add_argument("--guidance-scale", type=float, metavar="X")
     video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")

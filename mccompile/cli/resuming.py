@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccompile.cli.terminal import say
+
 if TYPE_CHECKING:
     from mccompile.cli.generate_job import GenerateJob
     from mccompile.generate.journal import Journal
@@ -58,7 +60,7 @@ def journal_of(job: GenerateJob, pipe: object, model: CompiledModel) -> Journal 
     )  # fmt: skip
     replayable = getattr(model.model, "key_values_argument", None) is None
     try:
-        return Journal(given.record, begun, replayable, given.resume is not None)
+        return Journal(given.record, begun, replayable, given.resume is not None, say)
     except OSError as error:
         raise OutputRefused(str(given.record), reason(error)) from None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,13 +80,16 @@ class Journal:
     stopped: why nothing is kept any more, "" while it is. known: how many calls are not computed again.
     """
 
-    def __init__(self, record: Path, begun: Begun, replayable: bool = True, resume: bool = False) -> None:
-        """Begins the run in the folder `record`, or goes on with it.
+    def __init__(
+        self, record: Path, begun: Begun, replayable: bool = True, resume: bool = False,
+        said: Callable[[str], None] = lambda line: None,
+    ) -> None:  # fmt: skip
+        """Begins the run in the folder `record`, or goes on with it. said: is told when no more can be kept.
 
         Raises NothingToResume (MC0718), RunDiffers (MC0719), OSError.
         """
         self.folder, self.stopped, self.known = record / FOLDER, "", 0
-        self._replayable, self._done, self._row = replayable, 0, -1
+        self._replayable, self._done, self._row, self._said = replayable, 0, -1, said
         self._written, self._cost = time.perf_counter(), 0.0
         self._state: Snapshot | None = None
         if resume:
@@ -183,6 +186,7 @@ class Journal:
             put(self.folder / name, lambda path: save_file(dict(tensors), path, about))
         except (OSError, SafetensorError) as error:
             self.stopped = reason(error) if isinstance(error, OSError) else str(error)
+            self._said(f"cannot write {self.folder / name}: {self.stopped}; the run goes on and is not kept any more")
 
     def _latest(self) -> tuple[int, Snapshot | None]:
         """The last state that is whole, with the number of the calls before it, all of which are there."""

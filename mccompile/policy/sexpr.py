@@ -26,6 +26,7 @@ _TOKEN = re.compile(r'\s*(?P<token>[()\[\]=]|"(?:[^"\\]|\\.)*"|[^\s()\[\]="]+)')
 _BARE = re.compile(r"[A-Za-z_][\w.\-]*\Z")
 _WORDS = frozenset({"none", "true", "false", "inf", "nan"})
 _SHORT = 2
+DEEPEST = 200  # brackets in brackets: Python's own stack holds a few frames for each
 _RENAMED: dict[type[object], str] = {
     ir.ParamRef: "param",
     ir.SignalRef: "signal",
@@ -118,7 +119,7 @@ class Reader:
         """The items between two offsets of the text."""
         tokens = list(self._tokens(start, end))
         tokens.append(Atom(self.source.span(end, end), ""))
-        found, rest = self._sequence(tokens, 0, "")
+        found, rest = self._sequence(tokens, 0, 0)
         if rest != len(tokens) - 1:
             raise self.error(tokens[rest].span, "closes nothing")
         return found
@@ -132,18 +133,20 @@ class Reader:
             yield Atom(self.source.span(match.start("token"), match.end("token")), match["token"])
             at = match.end()
 
-    def _sequence(self, tokens: list[Atom], at: int, opened: str) -> tuple[tuple[TreeItem, ...], int]:
+    def _sequence(self, tokens: list[Atom], at: int, depth: int) -> tuple[tuple[TreeItem, ...], int]:
         found: list[TreeItem] = []
         while tokens[at].text not in (")", "]", ""):
             key = tokens[at] if tokens[at + 1].text == "=" else None
-            value, at = self._tree(tokens, at + (2 if key else 0))
+            value, at = self._tree(tokens, at + (2 if key else 0), depth)
             found.append(TreeItem(key, value))
         return tuple(found), at
 
-    def _tree(self, tokens: list[Atom], at: int) -> tuple[Tree, int]:
+    def _tree(self, tokens: list[Atom], at: int, depth: int) -> tuple[Tree, int]:
         first = tokens[at]
         if first.text in ("(", "["):
-            items, end = self._sequence(tokens, at + 1, first.text)
+            if depth == DEEPEST:
+                raise self.error(first.span, f"more than {DEEPEST} brackets are open here")
+            items, end = self._sequence(tokens, at + 1, depth + 1)
             if tokens[end].text != {"(": ")", "[": "]"}[first.text]:
                 raise self.error(first.span, f"`{first.text}` is not closed")
             return Group(first.span.to(tokens[end].span), first.text, items), end + 1

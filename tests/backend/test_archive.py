@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mccompile.bundles import archive
 from mccompile.bundles.archive import MANIFEST, SEAL, read_archive, write_archive
-from mccompile.bundles.bundle_errors import AlteredBundle, BundleError, NewerBundle, UnreadableBundle
+from mccompile.bundles.bundle_errors import AlteredBundle, BundleError, NewerBundle, OlderBundle, UnreadableBundle
 
 ENTRIES = {"captured.json": b'{"a": 1}', "0.pt2": bytes(range(256)) * 4}
 
@@ -85,6 +85,18 @@ def test_a_newer_format_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(NewerBundle, match=f"format {archive.FORMAT + 1}") as caught:
         read_archive(bundle)
     assert caught.value.code == "MC0813"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_older_format_is_called_old(bundle: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Whole in itself, with the entries of its time: what is to be done is to compile again."""
+    with monkeypatch.context() as older:
+        older.setattr(archive, "FORMAT", number)
+        write_archive(bundle, {}, ENTRIES)
+    with pytest.raises(OlderBundle, match=f"old format {number}, .* format {archive.FORMAT}") as caught:
+        read_archive(bundle)
+    assert caught.value.code == "MC0817"
+    assert "compile the model again" in str(caught.value)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

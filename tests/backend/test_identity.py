@@ -21,6 +21,7 @@ from mccompile.bundles.bundle_errors import (
     AlteredBundle,
     ForeignBundle,
     NewerBundle,
+    OlderBundle,
     UnbundledRole,
     UnreadableBundle,
     WrongModel,
@@ -107,6 +108,7 @@ SHOWN = (
     UnreadableBundle(B, "file is not a zip file; it may be cut off"),
     AlteredBundle(B, "captured.json", "is not what was written"),
     NewerBundle(B, 2, 1),
+    OlderBundle(B, 2, 3),
     ForeignBundle(
         B, [("torch", "2.12.0", "2.13.0+cpu"), ("CPU instructions", "amx_tile avx512f", "not available")]
     ),

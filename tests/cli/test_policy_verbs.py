@@ -148,3 +148,44 @@ def test_explain_of_a_pass_at_another_stage(shell: Shell) -> None:
     result = shell("explain", "motioncache", "--stage", "plan", "--after", "hoist")
     assert (result.status, result.out) == (2, "")
     assert result.err == "--after and --verify are of `--stage graph`, not of `--stage plan`\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("explain", "exact", "--steps", "0"), "is not a whole number of at least 1"),
+        (("explain", "exact", "--steps", "-1"), "is not a whole number of at least 1"),
+        (("explain", "exact", "--steps", "nan"), "is not a whole number of at least 1"),
+        (("explain", "exact", "--steps", "1" + "0" * 30), "is not a whole number of at least 1"),
+        (("explain", "exact", "--steps", "1000000000"), "`1000000000` is not a whole number from 1 to 10,000"),
+        (("explain", "exact", "--stage", "memory", "--size", "0x64x1"), "is not HEIGHTxWIDTHxFRAMES"),
+        (("explain", "exact", "--stage", "memory", "--size", "64x99999x1"), "from 1 to 16,384"),
+        (("explain", "exact", "--stage", "memory", "--size", "64x64x" + "9" * 5000), "is not a whole number"),
+        (("explain", "exact", "--stage", "memory", "--model", ""), "the name is empty"),
+        (("explain", "exact", "--stage", "memory", "--steps", "9"), "--steps means nothing for `--stage memory`"),
+        (("explain", "exact", "--stage", "ir", "--model", "x"), "--model means nothing for `--stage ir`"),
+        (("explain", "exact", "--size", "64x64x9"), "--size means nothing for a policy without `--stage`"),
+        (("explain", "MC0203", "--set", "a=1"), "--set means nothing for the page of a code"),
+        (("explain", "MC0203", "--verify"), "--verify means nothing for the page of a code"),
+        (("explain", "teacache", "--set", "threshold=nan"), "is neither NAME=NUMBER"),
+        (("explain", "exact", "--stage", "plan", "--model", ""), "the name is empty"),
+        (("explain", ""), "error[MC01"),
+        (("bench", "ladder", "--threads", "1000000"), "is not a whole number from 1 to 1,024"),
+        (("bench", "ladder", "--threads", "0"), "is not a whole number of at least 1"),
+        (("bench", "ladder", "--repeat", "nan"), "is not a whole number of at least 1"),
+        (("bench", "ladder", "--out", ""), "it is empty"),
+        (("bench", "ladder", "--backend", "eager", "--model", ""), "the name is empty"),
+        (("bench", "ladder", "--backend", "eager", "--out", "/proc/none/x"), "error[MC0707]"),
+        (("bench", ""), "invalid choice"),
+        (("generate", "--steps", "1000000000"), "from 1 to 10,000"),
+        (("generate", "--height", "1000000000"), "from 1 to 16,384"),
+        (("generate", "--frames", "1000000000"), "from 1 to 100,000"),
+    ],
+)
+def test_numbers_and_names_that_mean_nothing_are_refused_before_any_work(
+    shell: Shell, words: tuple[str, ...], says: str
+) -> None:
+    result = shell(*words)
+    assert result.status in (1, 2)
+    assert result.out == ""
+    assert says in result.err

@@ -129,8 +129,9 @@ def test_what_cannot_go_on(small: Small, tmp_path: Path) -> None:
 def test_a_full_disk_stops_the_journal_and_not_the_run(
     small: Small, whole: Callable[[str], Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = model_of(small, "teacache")
-    model.journal = kept = Journal(tmp_path, begun_of(model))
+    """It is told once, when it happens: the user may make room, and knows that the run cannot go on from here."""
+    model, told = model_of(small, "teacache"), list[str]()
+    model.journal = kept = Journal(tmp_path, begun_of(model), said=told.append)
 
     def full(path: Path, writer: Write) -> None:
         raise OSError(28, "No space left on device")
@@ -138,3 +139,5 @@ def test_a_full_disk_stops_the_journal_and_not_the_run(
     monkeypatch.setattr(journal, "put", full)
     same(run(small, model), whole("teacache"))
     assert kept.stopped == "no space left on device"
+    (line,) = told
+    assert line.endswith("call-000000.safetensors: no space left on device; the run goes on and is not kept any more")

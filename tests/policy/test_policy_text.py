@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from policy_cases import UNHURRIED, motioncache, policies
 
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
+from mccompile.policy.plan_text import read_plan
+from mccompile.policy.sexpr import DEEPEST
 from mccompile.policy.text import read, show
 
 
@@ -41,6 +44,26 @@ def test_damaged_text_is_refused_and_never_crashes(at: int, put: str) -> None:
     with contextlib.suppress(PolicyError):
         policy = read(damaged)
         assert read(show(policy)) == policy
+
+
+@pytest.mark.parametrize("opened", ["[", "(", "(not "])
+def test_brackets_without_end_are_refused(opened: str) -> None:
+    """Seen: a policy in a bundle with a thousand of them ended in a RecursionError."""
+    for reader in (read, read_plan):
+        with pytest.raises(PolicyError, match=f"more than {DEEPEST} brackets are open here"):
+            reader(f"policy x\nmodels {opened * 5000}")
+
+
+def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
+    made = motioncache()
+    rule = made.phases[-1].rule
+    assert isinstance(rule, ir.Reuse)
+    deep = rule.condition
+    for _ in range(DEEPEST - 10):
+        deep = ir.Apply("not", (deep,))
+    phases = (*made.phases[:-1], replace(made.phases[-1], rule=replace(rule, condition=deep)))
+    wanted = replace(made, phases=phases)
+    assert read(show(wanted)) == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,60 @@
 """Changes files that the product reads, and reads them: `python -m tests.readers.fuzz [SECONDS]`, or `make fuzz`.
 
 Each input is read as what it says, or refused by a code. Anything else is a fault; its file is kept in out/fuzz.
+Where atheris is installed (the extra `fuzz`), it looks for changes that reach new code (guided.py); else the changes
+are at random. `python -m tests.readers.fuzz keep` puts what atheris found into tests/readers/corpus.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import operator
 import random
+import re
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import fx
 
+from mccompile.backend.graph_text import write_graph
 from mccompile.backend.records import write_record
-from mccompile.bundles.archive import read_archive, write_archive
+from mccompile.bundles.archive import read_archive, read_json, write_archive
+from mccompile.bundles.bundle_errors import AlteredBundle
+from mccompile.bundles.graph_reading import read_graph
 from mccompile.bundles.identity import Environment, ModelIdentity
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.journal import FORMAT, Begun, Journal, read_begun
+from mccompile.generate.load import load_pipeline
+from mccompile.generate.placement import Placement
 from mccompile.generate.recording import read_recording, rules_of
 from mccompile.generate.video import write_contact_sheet, write_mp4
+from mccompile.language.load import find_policy, load_policy
 from mccompile.metrics import read_clip
+from mccompile.models.embedded import EMBEDDED_FOLDER
+from mccompile.policy import planner
+from mccompile.policy.bind import bind
 from mccompile.policy.phases import ChunkState
+from mccompile.policy.plan_text import read_plan, show_plan
+from mccompile.policy.text import read as read_ir
+from mccompile.policy.text import show
 from mccompile.runtime.snapshot import BranchFacts, RequestFacts, StoredTensor
 from mccompile.runtime.trace import read_jsonl, write_jsonl
 from mccompile.studio.explore.prompts import read_prompts
+from mccompile.studio.explore.search import search
 from mccompile.studio.report.page import page_data
 from mccompile.studio.report.record import read_run
+from tests.explore.fakes import GRID, FakeRig, study
 from tests.report.toy import toy
 
 ODD: tuple[object, ...] = (
@@ -45,10 +67,19 @@ FRAMES = np.linspace(0, 1, 3 * 16 * 16 * 3, dtype=np.float32).reshape(3, 16, 16,
 
 @dataclass(frozen=True)
 class Reader:
-    """make: writes files that are whole. read: reads them, and whatever of them the product uses then."""
+    """make: writes files that are whole. read: reads them, and whatever of them the product uses then.
+
+    changes: the names of the files that are changed, as a pattern. inputs: how many of them the suite tries.
+    """
 
     make: Callable[[Path], object]
     read: Callable[[Path], object]
+    changes: str = "*"
+    inputs: int = 60
+
+    def files(self, folder: Path) -> list[Path]:
+        """Those that are changed, after `make`."""
+        return sorted(path for path in folder.rglob(self.changes) if path.is_file())
 
 
 def record(folder: Path) -> None:
@@ -96,7 +127,59 @@ def go_on(folder: Path) -> None:
         journal.kept(number)
 
 
+def policy(folder: Path) -> None:
+    for number, name in enumerate(("motioncache", "teacache")):
+        (folder / f"{number}.policy").write_text(find_policy(name).text)
+
+
+def plan(folder: Path) -> None:
+    made = planner.plan(bind(load_policy("motioncache"), {}), GRID, {}, frozenset())
+    (folder / "plan.txt").write_text(show_plan(made))
+
+
+def graph(folder: Path) -> None:
+    """Graph text of a bundle, with an argument of each sort that it may have."""
+    made = fx.Graph()
+    x, y = made.placeholder("x"), made.get_attr("blocks.0.weight")
+    ops = torch.ops.aten
+    both = made.call_function(ops.cat.default, ([x, y], 1))
+    cut = made.call_function(ops.slice.Tensor, (both, 0, 0, 2**63 - 1))
+    cast = made.call_function(ops.to.dtype, (cut, torch.bfloat16), {"copy": True})
+    part = made.call_function(operator.getitem, ((cast, cast), slice(None, 1, None)))
+    filled = made.call_function(ops.full.default, ([2], float("inf")), {"device": torch.device("cpu")})
+    made.output((part, {"filled": filled, "none": None}))
+    (folder / "graph.json").write_text(json.dumps(write_graph(made)))
+
+
+def graph_of(folder: Path) -> None:
+    """As `Bundle.attach` reads a graph: what is none makes a ValueError, which it tells as MC0812."""
+    path = folder / "graph.json"
+    try:
+        read_graph(read_json(path, path.name, path.read_bytes()))
+    except ValueError as error:
+        raise AlteredBundle(path, path.name, str(error)) from error
+
+
+def model(folder: Path) -> None:
+    """The embedded model's folder: its configurations are copies, and the other files are links."""
+    for path in sorted(EMBEDDED_FOLDER.rglob("*")):
+        copy = folder / path.relative_to(EMBEDDED_FOLDER)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".json":
+            copy.write_bytes(path.read_bytes())
+        elif path.is_file():
+            copy.symlink_to(path)
+
+
 READERS = {
+    "policy": Reader(policy, lambda f: [load_policy(path) for path in sorted(f.glob("*.policy"))]),
+    "ir": Reader(lambda f: (f / "ir.txt").write_text(show(load_policy("motioncache"))),
+                 lambda f: read_ir(decoded(f / "ir.txt"))),
+    "plan": Reader(plan, lambda f: read_plan(decoded(f / "plan.txt"))),
+    "graph": Reader(graph, graph_of),
+    "model": Reader(model, lambda f: load_pipeline(f, Placement.of("cpu", None, False)), "*.json", 6),
+    "study": Reader(lambda f: search(study(f), FakeRig(), ("p",), 2, "random", (), lambda trial: None),
+                    lambda f: study(f).trials(), inputs=8),
     "bundle": Reader(lambda f: write_archive(f / "b.mcc", {"policy": "x"}, {"captured.json": b"{}"}),
                      lambda f: read_archive(f / "b.mcc")),
     "trace": Reader(lambda f: write_jsonl(f / "t.jsonl", toy().events[:4]), lambda f: read_jsonl(f / "t.jsonl")),
@@ -107,6 +190,15 @@ READERS = {
     "frames": Reader(lambda f: write_contact_sheet(f / "1.png", {"x": FRAMES}), read_clip),
     "prompts": Reader(lambda f: (f / "p.txt").write_text("one\ntwo\n"), lambda f: read_prompts(f / "p.txt", None)),
 }  # fmt: skip
+
+FOREIGN = ("video", "frames", "study")
+CORPUS = Path(__file__).parent / "corpus"
+LARGEST_KEPT, MOST_KEPT = 2048, 40
+
+
+def decoded(path: Path) -> str:
+    """Text that the product has from JSON, where every byte is some character."""
+    return path.read_bytes().decode("latin-1")
 
 
 def places(value: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -163,7 +255,7 @@ def fuzz(name: str, folder: Path, until: Callable[[int], bool], seed: int = 0) -
     """How often each outcome was seen while `until(count)` is false, and the inputs that made a raw error."""
     reader, chance, seen, faults = READERS[name], random.Random(seed), Counter[str](), []
     reader.make(folder)
-    whole = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    whole = {path: path.read_bytes() for path in reader.files(folder)}
     count = 0
     while not until(count):
         count += 1
@@ -192,18 +284,67 @@ def read(reader: Reader, folder: Path) -> str:
     return "read"
 
 
-def main(seconds: float) -> int:
-    wrong = 0
-    for name in READERS:
-        end = time.monotonic() + seconds
-        with tempfile.TemporaryDirectory() as place:
-            seen, faults = fuzz(name, Path(place), lambda count, end=end: time.monotonic() > end)  # type: ignore[misc]
-        wrong += len(faults)
-        told = ", ".join(f"{n} {what}" for what, n in seen.most_common())
-        sys.stdout.write(f"{name}: {sum(seen.values())} inputs: {told}\n")
-        sys.stdout.flush()
+def put(reader: Reader, folder: Path, data: bytes) -> Path:
+    """Writes an input of the corpus: its first byte says which file is changed, and the rest is that file."""
+    files = reader.files(folder)
+    path = files[data[0] % len(files)]
+    path.write_bytes(data[1:])
+    return path
+
+
+def keep(name: str) -> int:
+    """Puts into the corpus the smallest input of out/fuzz for each thing that the reader says. Returns their number."""
+    reader, smallest = READERS[name], dict[str, bytes]()
+    found = [
+        data for place in (CORPUS / name, Path("out", "fuzz", name)) for data in map(Path.read_bytes, place.glob("*"))
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        reader.make(folder)
+        for data in sorted((data for data in found if 0 < len(data) <= LARGEST_KEPT), key=len):
+            path = reader.files(folder)[data[0] % len(reader.files(folder))]
+            whole = path.read_bytes()
+            put(reader, folder, data)
+            said = "read"
+            try:
+                reader.read(folder)
+            except Failure as error:
+                said = re.sub(r"\S*[\d/]\S*", "", str(error.diagnostics[0]).partition("--> ")[0])[:150]
+            smallest.setdefault(said, data)
+            path.write_bytes(whole)
+    for data in list(smallest.values())[:MOST_KEPT]:
+        place_of = CORPUS / name / hashlib.sha256(data).hexdigest()[:12]
+        place_of.parent.mkdir(parents=True, exist_ok=True)
+        place_of.write_bytes(data)
+    return len(smallest)
+
+
+def at_random(name: str, seconds: float) -> int:
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as place:
+        seen, faults = fuzz(name, Path(place), lambda count: time.monotonic() > end)
+    told = ", ".join(f"{n} {what}" for what, n in seen.most_common())
+    sys.stdout.write(f"{name}: {sum(seen.values())} inputs: {told}\n")
+    sys.stdout.flush()
+    return len(faults)
+
+
+def guided(name: str, seconds: float) -> int:
+    """In a process of its own, which libFuzzer ends."""
+    command = [sys.executable, "-m", "tests.readers.guided", name, str(round(seconds))]
+    return int(subprocess.run(command, check=False).returncode != 0)
+
+
+def main(seconds: float, names: Sequence[str]) -> int:
+    """Readers whose code is not ours (videos, pictures, SQLite) give atheris nothing to follow."""
+    led = find_spec("atheris") is not None
+    wrong = sum((guided if led and name not in FOREIGN else at_random)(name, seconds) for name in names)
     return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 60.0))
+    asked, chosen = sys.argv[1] if len(sys.argv) > 1 else "60", sys.argv[2:] or list(READERS)
+    if asked == "keep":
+        sys.stdout.writelines(f"{name}: {keep(name)}\n" for name in chosen)
+    else:
+        sys.exit(main(float(asked), chosen))

@@ -19,7 +19,7 @@ from mccompile.runtime.errors import TraceMalformed
 from mccompile.runtime.trace import read_jsonl
 from mccompile.studio.report.errors import NoRecord
 from mccompile.studio.report.record import EVENTS, MASKS, RUN, VIDEOS, read_run
-from tests.readers.fuzz import READERS, fuzz
+from tests.readers.fuzz import CORPUS, READERS, fuzz, put, read
 
 Break = Callable[[Path], object]
 
@@ -28,10 +28,24 @@ Break = Callable[[Path], object]
 def test_no_change_makes_a_raw_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # what would be kept of a fault
     (tmp_path / "files").mkdir()
-    seen, faults = fuzz(name, tmp_path / "files", lambda count: count >= 60)
+    seen, faults = fuzz(name, tmp_path / "files", lambda count: count >= READERS[name].inputs)
     assert [outcome for outcome in seen if outcome.startswith("raw")] == []
     assert not faults
-    assert sum(seen.values()) == 60
+    assert sum(seen.values()) == READERS[name].inputs
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()))
+def test_no_input_of_the_corpus_makes_a_raw_error(name: str, tmp_path: Path) -> None:
+    """What atheris found to reach each part of a reader (guided.py): its first byte says which file is changed."""
+    reader = READERS[name]
+    reader.make(tmp_path)
+    whole = {path: path.read_bytes() for path in reader.files(tmp_path)}
+    seen = []
+    for kept in sorted((CORPUS / name).iterdir()):
+        path = put(reader, tmp_path, kept.read_bytes())
+        seen.append((kept.name, read(reader, tmp_path)))
+        path.write_bytes(whole[path])
+    assert [(kept, outcome) for kept, outcome in seen if outcome.startswith("raw")] == []
 
 
 def numbers(folder: Path, **changes: object) -> None:

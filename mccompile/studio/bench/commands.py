@@ -12,7 +12,7 @@ import torch
 from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce
 from mccompile.generate.errors import OptionRefused
-from mccompile.generate.load import EMBEDDED
+from mccompile.generate.load import EMBEDDED, find_folder
 from mccompile.generate.placement import Placement
 from mccompile.generate.run import Settings
 from mccompile.studio.bench import (
@@ -60,7 +60,7 @@ class Options:
         what: BenchName, model: str, device: str | None, backend: str, repeat: int | None, quick: bool, real: bool,
         clock: TimeKind,
     ) -> Options:  # fmt: skip
-        """Checked options. Raises OptionRefused."""
+        """Checked options. Raises OptionRefused, UnknownModel."""
         if real and what != "ladder":
             raise OptionRefused(f"bench {what} --real", "only the ladder has real sizes", "leave --real out")
         if real and (device == "cpu" or not torch.cuda.is_available()):
@@ -75,6 +75,7 @@ class Options:
         if what in ("scaling", "overhead", "attention") and model != EMBEDDED:
             why = "it measures at sizes of its own, with random numbers"
             raise OptionRefused(f"bench {what} --model", why, "leave --model out")
+        find_folder(model)
         return Options(what, model, Placement.of(device, None, False), backend, repeat, quick, real, clock)
 
     def conditions(self, rounds: int) -> Conditions:

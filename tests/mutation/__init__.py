@@ -1,0 +1,1 @@
+"""Mutation testing: small wrong changes of the code, and whether a test sees each of them."""

@@ -1,0 +1,85 @@
+"""Puts a wrong change into the functions of a running process: `__code__` is exchanged, nothing is imported again."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType
+
+from tests.mutation.operators import Mutant, mutated
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """functions: code that differs, before and after. reached: the function whose run a test needs; "" for none.
+
+    lasting: the change is in what an import executes, so a process that has imported the module does not see it.
+    """
+
+    functions: tuple[tuple[CodeType, CodeType], ...]
+    reached: str
+    lasting: bool
+
+
+def compiled(mutant: Mutant) -> CodeType:
+    """The code of the whole wrong module."""
+    path = ROOT / mutant.file
+    return compile(mutated(path.read_text("utf-8"), mutant), str(path), "exec", dont_inherit=True)
+
+
+def change(mutant: Mutant) -> Change:
+    """What differs between a module and its mutant."""
+    path = ROOT / mutant.file
+    old = compile(ast.parse(path.read_text("utf-8")), str(path), "exec", dont_inherit=True)
+    found: list[tuple[CodeType, CodeType]] = []
+    inner = _differing(old, compiled(mutant), found)
+    functions = tuple(pair for pair in found if pair[0].co_flags & inspect.CO_OPTIMIZED)
+    lasting = inner is None or not inner.co_flags & inspect.CO_OPTIMIZED
+    lasting = lasting or any(len(a.co_freevars) != len(b.co_freevars) for a, b in functions)
+    return Change(functions, "" if inner is None else name(mutant.file, inner), lasting)
+
+
+def name(file: str, code: CodeType) -> str:
+    """A function as the tracer tells it: comprehensions and inner lambdas belong to the function around them."""
+    return f"{file}:{code.co_qualname.partition('.<locals>.<')[0]}"
+
+
+def _inner(code: CodeType) -> list[CodeType]:
+    return [value for value in code.co_consts if isinstance(value, CodeType)]
+
+
+def _own(code: CodeType) -> tuple[object, ...]:
+    values = [(type(value), repr(value)) for value in code.co_consts if not isinstance(value, CodeType)]
+    return code.co_code, values, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags
+
+
+def _differing(old: CodeType, new: CodeType, found: list[tuple[CodeType, CodeType]]) -> CodeType | None:
+    """The innermost code whose own instructions differ. found: it and all around it."""
+    one, other = _inner(old), _inner(new)
+    if _own(old) != _own(new) or len(one) != len(other):
+        found.append((old, new))
+        return old
+    for a, b in zip(one, other, strict=True):
+        inner = _differing(a, b, found)
+        if inner is not None:
+            found.append((old, new))
+            return inner
+    return None
+
+
+def install(made: Change) -> int:
+    """Exchanges the code in all functions that have it. Returns in how many."""
+    count = 0
+    for item in gc.get_objects():
+        if type(item) is FunctionType:
+            for old, new in made.functions:
+                if item.__code__ == old and item.__code__.co_filename == old.co_filename:
+                    item.__code__ = new
+                    count += 1
+                    break
+    return count
