@@ -172,7 +172,7 @@ def repeaters(
     found: dict[str, Repeater] = {}
     calls = _of_branches(call)
     for way in ways:
-        found[way.name] = _repeater(model, prepared, way, calls, pattern, backend)
+        found[way.name] = _repeater(model, lowered_for(way, prepared), way, calls, pattern, backend)
         begun = next((found[w.name] for w in ways if w.policy == way.policy and w.name in found), found[way.name])
         if begun is found[way.name]:
             begun.step()
@@ -188,12 +188,12 @@ def _of_branches(call: ExampleCall) -> dict[str, ExampleCall]:
 
 
 def _repeater(
-    model: nn.Module, prepared: api.Prepared, way: StepWay, calls: Mapping[str, ExampleCall], pattern: Pattern,
+    model: nn.Module, lowered: LoweredModel, way: StepWay, calls: Mapping[str, ExampleCall], pattern: Pattern,
     backend: Backend,
 ) -> Repeater:  # fmt: skip
     first = tuple(ChunkTime(c.chunk, "active", 0) for c in pattern)
     timeline = Timeline(way.name, grid(STEPS), _Rows(first, pattern))  # type: ignore[arg-type]
-    compiled = CompiledModel(model, lowered_for(way, prepared), bind(POLICIES[way.policy], way.parameters), backend)
+    compiled = CompiledModel(model, lowered, bind(POLICIES[way.policy], way.parameters), backend)
     compiled.clock = timeline
     return Repeater(compiled, timeline, calls)
 
@@ -207,14 +207,18 @@ class InTurn:
     def __init__(
         self, model: nn.Module, prepared: api.Prepared, call: ExampleCall, pattern: Pattern, backend: Backend
     ) -> None:
-        self._over = (model, prepared)
+        self._model, self._prepared = model, prepared
+        self._lowered: dict[str, LoweredModel] = {}  # by policy
         self._calls, self._pattern, self._backend = _of_branches(call), pattern, backend
         self._now: tuple[StepWay, Repeater] | None = None
 
     def take(self, way: StepWay) -> Repeater:
         """The way, its first row run, in place of the one before it, whose store it takes or frees."""
         before, self._now = self._now, None
-        made = _repeater(*self._over, way, self._calls, self._pattern, self._backend)
+        if way.policy not in self._lowered:
+            self._lowered[way.policy] = lowered_for(way, self._prepared)
+        lowered = self._lowered[way.policy]
+        made = _repeater(self._model, lowered, way, self._calls, self._pattern, self._backend)
         if before is not None and before[0].policy == way.policy:
             made.continue_from(before[1])
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.text import show
+from mccompile.resources import own_version
 from mccompile.studio.explore.emit import Evidence, policy_text, said
 from mccompile.studio.explore.errors import GoalUnmet
 from mccompile.studio.explore.goals import Goal, front, meeting
@@ -67,7 +67,7 @@ class Job:
             "seed": self.seed,
             "video": self.settings.given(),
             "place": asdict(self.place),
-            "versions": {"mccompile": version("mccompile"), "torch": torch.__version__},
+            "versions": {"mccompile": own_version(), "torch": torch.__version__},
         }
 
 
@@ -132,7 +132,7 @@ class Session:
         video = ", ".join(f"{k} {v}" for k, v in job.settings.given().items() if k != "prompt")
         about = (
             f"Model {job.model} on {job.place.device} in {job.place.dtype}; {video}; seed {job.seed}.",
-            f"mccompile {version('mccompile')}, torch {torch.__version__}.",
+            f"mccompile {own_version()}, torch {torch.__version__}.",
         )
         evidence = Evidence(
             goal, trial, len(found.trials) + len(found.failures), job.prompts.seen, job.prompts.held_out, held, about
