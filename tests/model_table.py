@@ -24,6 +24,10 @@ from tests.zoo_more import MORE
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 HEAD = "| model | capture | grid | step | chunk | token | samples | reason |"
 ALL = {**FAMILIES, **{family.name: family for family in MORE}}
+RAW = (
+    RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, ImportError,
+    StopIteration,
+)  # fmt: skip  # what must never leave mccompile without a code
 STEPS = 4
 GRID = Grid(STEPS, (900.0, 700.0, 500.0, 300.0), (0.9, 0.7, 0.5, 0.3))
 STEPWISE = "policy steps {\n  phase rest { compute every 2 steps }\n  layers blocks[*] { keep residual }\n}\n"
@@ -82,7 +86,7 @@ class _Runs:
         return True
 
     def says(self, policy: str, wanted: str, samples: int = 1, exact: bool = False) -> str:
-        """"yes" where the policy does what is wanted, "no" where it computes everything, else a code."""
+        """ "yes" where the policy does what is wanted, "no" where it computes everything, else a code."""
         if not self.takes(samples):
             return "–"
         try:
@@ -107,7 +111,7 @@ def row(family: Family) -> str:
         runs = _Runs(family)
     except Failure as failure:
         what = failure.diagnostics[0]
-        return f"| {family.name} | no | – | – | – | – | – | {what.code}: {_short(what.message())} |"
+        return f"| {family.name} | no | – | – | – | – | – | {what.code}: {short(what.message())} |"
     captured = runs.prepared.model
     _, worst = runs.run("compute")
     assert worst == 0, f"{family.name}: the policy compute differs by {worst}"
@@ -119,7 +123,7 @@ def row(family: Family) -> str:
         runs.says(BY_CHUNK, "reuse"),
         runs.says(TOKENS, "rows", exact=True),
         runs.says("compute", "full", samples=2, exact=True),
-        _short(_reason(captured)) or "–",
+        short(_reason(captured)) or "–",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -142,7 +146,8 @@ def _reason(captured: CapturedModel) -> str:
     return captured.refusals[0].reason.partition(" (")[0] if captured.refusals else captured.unbatched
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A reason in one line."""
     words = " ".join(text.replace("|", "/").split())
     return words if len(words) <= 160 else f"{words[:157]}..."
 

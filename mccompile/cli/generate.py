@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.generate_job import GenerateJob, check_options, job_of
+from mccompile.cli.generate_job import GenerateJob, Take, check_options, job_of
 from mccompile.cli.options import (
     POLICY_HELP,
     add_backend,
@@ -26,12 +27,22 @@ from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
     from mccompile.bundles.bundle import Bundle
-    from mccompile.generate.run import Generation, OnStep
+    from mccompile.generate.compare import Announce
+    from mccompile.generate.run import Generation
     from mccompile.ir import PolicyIR
     from mccompile.runtime.compiled import CompiledModel
     from mccompile.studio.report.record import Stopwatch
 
 DEFAULT_POLICY = "motioncache"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A video that was made. computed: the share of its tokens that were computed, 0..1."""
+
+    take: Take
+    generation: Generation
+    computed: float
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,6 +56,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_parameters(what)
     video = parser.add_argument_group("the video (what is left out is the model's own)")
     video.add_argument("--prompt", metavar="TEXT")
+    video.add_argument("--prompts", type=location, metavar="FILE", help="a prompt a line: a video of each")
+    video.add_argument("--num-videos", type=positive, default=1, metavar="N", help="of each prompt; the seed counts up")
     video.add_argument("--negative-prompt", metavar="TEXT")
     add_video(video)
     video.add_argument("--fps", type=positive, metavar="N", help="frame rate of the written file")
@@ -121,7 +134,7 @@ def _single(job: GenerateJob, policy: PolicyIR) -> int:
             **dict(given.parameters),
         )
         model.undo()
-        done = _run(job, pipe, model, call, watch.watch(shown.task)(job.policy))
+        done = _run(job, pipe, model, call, watch.watch(shown.task))
     return _finish(job, model, done, watch, call)
 
 
@@ -137,24 +150,27 @@ def _from_bundle(job: GenerateJob, bundle: Bundle) -> int:
         pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
         driver_for(pipe).announce(pipe, call)  # a bundle asks for the configuration
-        model = open_bundle(
-            bundle, pipe, job.folder, dict(given.parameters), given.backend, shown.compiled
-        )
-        done = _run(job, pipe, model, call, watch.watch(shown.task)(job.policy))
+        model = open_bundle(bundle, pipe, job.folder, dict(given.parameters), given.backend, shown.compiled)
+        done = _run(job, pipe, model, call, watch.watch(shown.task))
     return _finish(job, model, done, watch, call)
 
 
 def _run(
-    job: GenerateJob, pipe: object, model: CompiledModel, call: Mapping[str, object], on_step: OnStep
-) -> Generation:
-    """The generation, kept as it goes under --record."""
+    job: GenerateJob, pipe: object, model: CompiledModel, call: Mapping[str, object], announce: Announce
+) -> list[Done]:
+    """Every video of the job, one after the other; kept as it goes under --record."""
     from mccompile.generate.compare import run_with
+    from mccompile.runtime.trace import share_computed
 
-    given = job.arguments
+    given, done = job.arguments, []
     model.runner.masks = None if given.record is None else []
     model.journal = journal_of(job, pipe, model)
     try:
-        return run_with(pipe, model, call, given.seed, on_step)
+        for take in job.takes:
+            words = {} if take.prompt is None else {"prompt": take.prompt}
+            made = run_with(pipe, model, {**call, **words}, take.seed, announce(take.name))
+            done.append(Done(take, made, share_computed(model.events)))
+        return done
     except KeyboardInterrupt:
         if given.record is not None:
             say(f"stopped: `mccompile generate --resume {given.record}` goes on with it")
@@ -162,20 +178,20 @@ def _run(
 
 
 def _finish(
-    job: GenerateJob, model: CompiledModel, done: Generation, watch: Stopwatch, call: Mapping[str, object]
+    job: GenerateJob, model: CompiledModel, done: Sequence[Done], watch: Stopwatch, call: Mapping[str, object]
 ) -> int:
-    """Says what was done and writes the files of one generation."""
+    """Says what was done and writes the files of the videos."""
     from mccompile.generate.outputs import write_trace, write_video
-    from mccompile.runtime.trace import share_computed
 
     given = job.arguments
     _first_line(model)
-    say(f"{done.seconds:.2f} s, {share_computed(model.events):.1%} of the tokens computed")
-    write_video(job.results, given.out, job.policy, done.video, job.fps)
+    for each in done:
+        say(f"{each.generation.seconds:.2f} s, {each.computed:.1%} of the tokens computed")
+        write_video(job.results, given.out, each.take.name, each.generation.video, job.fps)
     if given.trace is not None:
         write_trace(job.results, given.trace, model.events)
     if given.record is not None:
-        record_single(job.results, given.record, model, done, watch, job.about(call), job.fps)
+        record_single(job.results, given.record, model, done[0].generation, watch, job.about(call), job.fps)
     _last_line(model)
     job.results.finish()
     if model.journal is not None:

@@ -22,8 +22,20 @@ DEFAULT_FPS = 24  # of every family but the embedded model's
 
 
 @dataclass(frozen=True, slots=True)
+class Take:
+    """One video of a generation. name: of its file, and of what is shown while it is made."""
+
+    name: str
+    prompt: str | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateJob:
-    """One generation, or one comparison. policy: its name. judged: the prompt that the judge holds videos against."""
+    """One generation, or one comparison. policy: its name. judged: the prompt that the judge holds videos against.
+
+    takes: the videos, each of a prompt and a seed; a comparison has one.
+    """
 
     model: str
     policy: str
@@ -34,17 +46,18 @@ class GenerateJob:
     judged: str | None
     results: Results
     arguments: argparse.Namespace
+    takes: tuple[Take, ...]
 
     def about(self, call: Mapping[str, object]) -> dict[str, object]:
-        """The settings of the run, for JSON."""
-        given = self.arguments
+        """The settings of the run, for JSON; images and videos as their files."""
+        given, files = self.arguments, {"image", "last_image", "video"} & call.keys()
         return {
             "model": self.model,
             "policy": self.policy,
             "parameters": dict(given.parameters),
             "backend": given.backend,
             "seed": given.seed,
-            "call": dict(call),
+            "call": {**call, **{name: str(self.settings.given()[name]) for name in files}},
         }
 
 
@@ -62,6 +75,18 @@ def check_options(arguments: argparse.Namespace) -> None:
     if arguments.record is not None and arguments.resume is None and (arguments.record / FOLDER).exists():
         why = "the folder holds a run that was stopped"
         raise OptionRefused(f"--record {arguments.record}", why, "go on with it by --resume, or remove the folder")
+    if arguments.prompt is not None and arguments.prompts is not None:
+        raise OptionRefused("--prompts", "--prompt gives the prompt", "leave out one of the two")
+    alone = {
+        "--compare": arguments.compare, "--trace": arguments.trace, "--record": arguments.record,
+        "--out FILE": arguments.out.suffix,
+    }  # fmt: skip
+    several = "--prompts" if arguments.prompts is not None else "--num-videos" if arguments.num_videos > 1 else ""
+    for option, given in alone.items():
+        if several and given:
+            raise OptionRefused(
+                option, f"it is of one video, and {several} asks for several", "leave out one of the two"
+            )
     check_video(arguments)
     check_fps(arguments.fps)
 
@@ -76,9 +101,10 @@ def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequen
 
     folder = find_folder(model)
     embedded = model == EMBEDDED
-    settings = _settings(arguments, embedded)
+    takes = takes_of(arguments, policy)
+    settings = _settings(arguments, embedded, takes[0].prompt)
     place = Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload)
-    check_places(_writes(arguments, policy), reads)
+    check_places(_writes(arguments, policy, takes), reads)
     return GenerateJob(
         model=model,
         policy=policy,
@@ -89,16 +115,27 @@ def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequen
         judged=settings.prompt if embedded and can_judge(settings.prompt) else None,
         results=Results(say),
         arguments=arguments,
+        takes=takes,
     )
 
 
-def _settings(arguments: argparse.Namespace, embedded: bool) -> Settings:
+def takes_of(arguments: argparse.Namespace, policy: str) -> tuple[Take, ...]:
+    """A video for each prompt and each of `--num-videos` seeds. Raises OptionRefused (MC0705)."""
+    from mccompile.generate.media import read_prompts
+
+    prompts = (arguments.prompt,) if arguments.prompts is None else read_prompts(arguments.prompts)
+    pairs = [(prompt, arguments.seed + n) for prompt in prompts for n in range(arguments.num_videos)]
+    if len(pairs) == 1:
+        return (Take(policy, *pairs[0]),)
+    digits = len(str(len(pairs)))
+    return tuple(Take(f"{policy}_{number:0{digits}}", *pair) for number, pair in enumerate(pairs, 1))
+
+
+def _settings(arguments: argparse.Namespace, embedded: bool, prompt: str | None) -> Settings:
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.run import EMBEDDED_SETTINGS
 
-    given = dataclasses.replace(
-        video_settings(arguments), prompt=arguments.prompt, negative_prompt=arguments.negative_prompt
-    )
+    given = dataclasses.replace(video_settings(arguments), prompt=prompt, negative_prompt=arguments.negative_prompt)
     if embedded:
         return dataclasses.replace(EMBEDDED_SETTINGS, **given.given())  # type: ignore[arg-type]
     if given.prompt is None:
@@ -106,7 +143,7 @@ def _settings(arguments: argparse.Namespace, embedded: bool) -> Settings:
     return given
 
 
-def _writes(arguments: argparse.Namespace, policy: str) -> list[Use]:
+def _writes(arguments: argparse.Namespace, policy: str, takes: Sequence[Take]) -> list[Use]:
     """Every file that the command will write."""
     from mccompile.generate.compare import named_apart
     from mccompile.generate.outputs import comparison_files, single_files
@@ -114,7 +151,8 @@ def _writes(arguments: argparse.Namespace, policy: str) -> list[Use]:
     from mccompile.studio.report.record import FILES
 
     out = arguments.out
-    files = comparison_files(out, named_apart(policy)) if arguments.compare else single_files(out, policy)
+    single = [path for take in takes for path in single_files(out, take.name)]
+    files = comparison_files(out, named_apart(policy)) if arguments.compare else single
     writes = [Use(f"--out {out}", path) for path in files]
     if arguments.trace is not None:
         writes.append(Use(f"--trace {arguments.trace}", arguments.trace))

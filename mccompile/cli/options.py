@@ -112,6 +112,9 @@ def check_video(arguments: argparse.Namespace) -> None:
     if lag is not None and lag < 0:
         why = "no chunk lags behind the one before by less than no step"
         raise OptionRefused(f"--ar-step {lag}", why, "give a whole number of at least 0")
+    if arguments.strength is not None and not 0 < arguments.strength <= 1:
+        why = "it is the share of the steps that run"
+        raise OptionRefused(f"--strength {arguments.strength}", why, "give a number above 0 and at most 1")
     if seed not in SEEDS:
         raise OptionRefused(f"--seed {seed}", "a seed has 64 bits", "give a number from 0 to 2^64 - 1")
 
@@ -141,6 +144,10 @@ def add_video(video: argparse._ActionsContainer) -> None:
     video.add_argument("--guidance-scale", type=float, metavar="X")
     video.add_argument("--ar-step", type=int, metavar="N", help="steps by which each chunk lags behind the one before")
     video.add_argument("--causal-block-size", type=positive, metavar="N", help="latent frames per chunk")
+    video.add_argument("--image", metavar="FILE", help="the image that the video starts from")
+    video.add_argument("--last-image", metavar="FILE", help="the image that it ends with")
+    video.add_argument("--video", metavar="FILE", help="the video that it is made from")
+    video.add_argument("--strength", type=float, metavar="X", help="how much of a given video or image changes, 0 to 1")
 
 
 def video_settings(arguments: argparse.Namespace) -> Settings:
@@ -155,4 +162,8 @@ def video_settings(arguments: argparse.Namespace) -> Settings:
         guidance_scale=arguments.guidance_scale,
         ar_step=arguments.ar_step,
         causal_block_size=arguments.causal_block_size,
+        strength=arguments.strength,
+        image=arguments.image,
+        last_image=arguments.last_image,
+        video=arguments.video,
     )

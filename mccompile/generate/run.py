@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mccompile.generate.errors import NotFinite, OptionRefused
+from mccompile.generate.media import read_image, read_video
 from mccompile.models.embedded import DEFAULTS
 from mccompile.pipelines.errors import PipelineFailed
 from mccompile.pipelines.finding import driver_for
@@ -22,7 +23,10 @@ OnStep = Callable[[int, int], None]  # calls of the scheduler's loop done, and i
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A generation by the names that diffusers gives its arguments; None leaves one to the pipeline."""
+    """A generation by the names that diffusers gives its arguments; None leaves one to the pipeline.
+
+    image, last_image, video: paths of files, which `call_arguments` reads.
+    """
 
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -33,6 +37,10 @@ class Settings:
     guidance_scale: float | None = None
     ar_step: int | None = None
     causal_block_size: int | None = None
+    strength: float | None = None
+    image: str | None = None
+    last_image: str | None = None
+    video: str | None = None
 
     def given(self) -> dict[str, object]:
         """What is not None."""
@@ -59,17 +67,22 @@ class Generation:
 
 
 def call_arguments(pipe: object, settings: Settings) -> dict[str, object]:
-    """The arguments of the pipeline's call. Raises OptionRefused for one that it does not have."""
+    """The arguments of the pipeline's call, with the images and the video that it starts from.
+
+    Raises OptionRefused (MC0705) for an argument that it does not have, and for a file that cannot be read.
+    """
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
     arguments = settings.given()
     for name in arguments:
         if name not in accepted:
             option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
             raise OptionRefused(option, f"{type(pipe).__name__} has no argument `{name}`", "leave it out")
+    arguments |= {name: read(str(arguments[name])) for name, read in _READERS.items() if name in arguments}
     return driver_for(pipe).completed(pipe, arguments)
 
 
 _OPTIONS = {"num_inference_steps": "steps", "num_frames": "frames"}
+_READERS: Mapping[str, Callable[[str], object]] = {"image": read_image, "last_image": read_image, "video": read_video}
 
 
 def generate(

@@ -14,7 +14,7 @@ from torch import nn
 
 from mccompile import ir
 from mccompile.pipelines.errors import SecondTransformer
-from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, record_calls, record_declared
+from mccompile.pipelines.probe import MEDIA, SIZES, Declared, ExampleCall, record_calls, record_declared
 from mccompile.runtime.clock import Attached, Clock
 from mccompile.runtime.stand_in import transformer_of, unwrapped
 
@@ -75,5 +75,5 @@ class Driver(ABC):
         """Sets now what the call with these arguments will set in the transformer's configuration."""
 
     def changing(self, arguments: Mapping[str, object]) -> dict[str, object]:
-        """Those of the arguments that change how the transformer is called: the fixed ones and the size."""
-        return {k: v for k, v in arguments.items() if k in (*self.fixed, *SIZES)}
+        """Those of the arguments that change how the transformer is called: the fixed ones, the size, the media."""
+        return {k: v for k, v in arguments.items() if k in (*self.fixed, *SIZES, *MEDIA)}

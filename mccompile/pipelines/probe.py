@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import nn
 
 from mccompile.pipelines.errors import ProbeFailed
@@ -19,6 +20,8 @@ from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of,
 
 ExampleCall = dict[str, object]  # keyword arguments of a transformer
 SIZES = ("height", "width", "num_frames", "frames", "base_num_frames")  # arguments of a pipeline's call: its size
+MEDIA = ("image", "last_image", "video")  # arguments of a pipeline's call: what a generation starts from
+BLANK = 64  # pixels of a side of a grey image where no size is given
 PIPELINES_WANT = (16, 32, 64)  # pipelines refuse heights and widths that are no multiple of one of these
 
 
@@ -120,13 +123,22 @@ def probe_sizes(
     return first, second
 
 
+def _blank(size: Mapping[str, int]) -> dict[str, object]:
+    """Grey media for pipelines that do not run without: what they show changes no shape."""
+    height, width = size.get("height", BLANK), size.get("width", BLANK)
+    image = Image.new("RGB", (width, height), "grey")
+    return {"image": image, "video": [image] * size.get("num_frames", 1)}
+
+
 def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
     """The first call and the guidance branch that it is."""
     recorder = _Recorder(unwrapped(_own(pipe)))
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
     given = {"frames" if k == "num_frames" and k not in accepted else k: v for k, v in size.items()}
     own = {"num_inference_steps": 2, "output_type": "latent", "use_resolution_binning": False}  # of the size asked for
-    wanted = {"prompt": "a video", **own, **given, **arguments}
+    needed = {k for k, v in accepted.items() if v.default is inspect.Parameter.empty}
+    media = {k: v for k, v in _blank(size).items() if k in needed}
+    wanted = {"prompt": "a video", **own, **media, **given, **arguments}
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:

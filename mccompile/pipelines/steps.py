@@ -49,6 +49,7 @@ class StepClock:
         self._watch: Watch | None = None
         self._schedule: Schedule | None = None
         self._row = -1
+        self.source = ""  # who said which step the latest call is
 
     def attach(self, ended: Callable[[], None]) -> None:
         """Watches the pipeline's calls. Raises NoSchedule (MC0709) where it has no scheduler to ask."""
@@ -98,13 +99,19 @@ class StepClock:
     def _place(self, inputs: Mapping[str, object], place: int | None, known: Schedule | None) -> int:
         """The row of the scheduler's timesteps that a call is at."""
         scheduler = self._pipe.scheduler  # type: ignore[attr-defined]
-        for timestep in (getattr(self._pipe, "_current_timestep", None), _told(inputs)):
+        views = {
+            "the pipeline's timestep": getattr(self._pipe, "_current_timestep", None),
+            "the model's timestep": _told(inputs),
+        }
+        for self.source, timestep in views.items():
             row = _row_of(timestep, scheduler.timesteps)
             if row is not None:
                 return row
         begun = getattr(scheduler, "begin_index", None) or 0
         if place is not None:
+            self.source = "cache_context"
             return int(begun) + place
+        self.source = "the scheduler's step"
         if not isinstance(getattr(type(scheduler), "step_index", None), property):
             name = type(scheduler).__name__
             raise UnknownStep(f"{name} does not say at which step it is, and the timestep is none of its own tensor")

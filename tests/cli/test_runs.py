@@ -13,6 +13,7 @@ import mccompile.api
 import mccompile.generate.compare
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.record import Recorder
+from mccompile.generate.media import read_video
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
 from tests.cli.conftest import Shell
@@ -55,6 +56,42 @@ def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
     assert result.out.startswith("policy exact is exact: the output is that of the model\n")
     assert out.stat().st_size > 1000
     assert out.with_suffix(".png").exists()
+
+
+@pytest.mark.usefixtures("one_capture")
+def test_a_video_for_each_prompt_and_seed(shell: Shell, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("a blue square moving up\na red circle moving left\n", encoding="utf-8")
+    short = ("--steps", 1, "--frames", 15, "--height", 32, "--width", 32, "--ar-step", 0, "--backend", "eager")
+    result = shell("generate", *short, "--policy", "compute", "--prompts", prompts, "--num-videos", 2, "--out", out)
+    assert result.status == 0, result.err
+    assert sorted(path.name for path in out.glob("*.mp4")) == [f"compute_{n}.mp4" for n in range(1, 5)]
+    assert result.out.count("100.0% of the tokens computed") == 4
+    alone = shell("generate", *short, "--policy", "compute", "--prompt", "a red circle moving left", "--seed", 1,
+                  "--out", tmp_path / "alone.mp4")  # fmt: skip
+    assert alone.status == 0, alone.err
+    assert (tmp_path / "alone.png").stat().st_size > 0
+    last, single = (read_video(str(path)) for path in (out / "compute_4.mp4", tmp_path / "alone.mp4"))
+    assert [frame.tobytes() for frame in last] == [frame.tobytes() for frame in single]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--prompts", "p.txt", "--prompt", "x"), "--prompt gives the prompt"),
+        (("--num-videos", 2, "--trace", "t.jsonl"), "it is of one video, and --num-videos asks for several"),
+        (("--num-videos", 2, "--compare"), "it is of one video"),
+        (("--prompts", "p.txt", "--record", "r"), "it is of one video, and --prompts asks for several"),
+        (("--num-videos", 2, "--out", "x.mp4"), "it is of one video"),
+        (("--strength", 0), "the share of the steps that run"),
+        (("--image", "none.png", "--prompt", "x"), "has no argument `image`"),
+    ],
+)
+def test_options_of_the_video_that_mean_nothing(shell: Shell, options: tuple[object, ...], why: str) -> None:
+    result = shell("generate", *options)
+    assert result.status == 2
+    assert "MC0705" in result.err
+    assert why in " ".join(result.err.split())
 
 
 @pytest.mark.parametrize(

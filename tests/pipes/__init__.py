@@ -1,0 +1,1 @@
+"""Tiny random pipelines of diffusers, for the table of pipelines in docs/models.md."""
