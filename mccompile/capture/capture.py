@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import networkx as nx
@@ -10,13 +10,13 @@ from torch import fx, nn
 
 from mccompile.capture.assemble import Parts, assemble
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
-from mccompile.capture.errors import ExportError
+from mccompile.capture.errors import CaptureError, ExportError
 from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
 from mccompile.capture.guards import broken, sizes_of_constants
-from mccompile.capture.inline import inline_contexts
 from mccompile.capture.kinds import group
-from mccompile.capture.normalise import drop_checks, normalise
+from mccompile.capture.normalise import normalise
+from mccompile.capture.numbering import number_anew
 from mccompile.capture.own import own_weights
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
@@ -40,14 +40,24 @@ def capture(
     Raises CaptureError (MC04xx); what cannot be proved about rows is a Refusal of the result, never an error.
     """
     exported = export_model(model, probe, second)
-    drop_checks(exported.module)
-    inline_contexts(exported.module)
-    drop_checks(exported.module)
-    own_weights(exported.module)
-    facts = measure(exported.module, exported.probe, exported.second)
-    normalise(exported.module, facts)
-    assembled = assemble(_take_apart(exported, facts), type(model).__name__)
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
+    try:
+        return captured_from(model, exported, calls, unbatched)
+    except CaptureError:
+        if not exported.copies:
+            raise
+    return captured_from(model, export_model(model, probe, second, each=True), calls, unbatched)
+
+
+def captured_from(
+    model: nn.Module, exported: Exported, calls: Sequence[dict[str, object]], unbatched: str = ""
+) -> CapturedModel:
+    """As `capture`, from an exported graph, which it changes."""
+    own_weights(exported.module)
+    facts: Facts = measure(exported.module, exported.probe, exported.second, exported.copies)
+    normalise(exported.module, facts)
+    facts = number_anew(exported.module, facts)
+    assembled = assemble(_take_apart(exported, facts), type(model).__name__)
     captured = prove(assembled, model, calls, exported.source, unbatched)
     demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
     return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))

@@ -15,6 +15,10 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import ExportError, ProbeError, first_line
+from mccompile.capture.inline import inline_contexts
+from mccompile.capture.normalise import drop_checks
+from mccompile.capture.repeat import repeats
+from mccompile.capture.unfold import NotUnfolded, unfold
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Exported:
     dynamic: tuple[bool, ...]  # tensors, and ints that differ
     guards: tuple[str, ...]  # what export demands of the sizes of a call (guards.py)
     source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
+    copies: Mapping[fx.Node, fx.Node]  # the nodes of blocks that repeat others, and those of the others
 
 
 def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
@@ -70,16 +75,36 @@ def _dynamic_axes(place: str, one: object, two: object) -> dict[int, object] | o
     return None
 
 
-def export_model(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> Exported:
+def export_model(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool = False
+) -> Exported:
     """Exports `model` (non-strict, no grad) with dynamic sizes found by comparing two calls.
 
     probe, second: keyword arguments of `model.forward` at two sizes; every derived count should be at least 2.
+    each: whether every block is traced by itself; otherwise a block that repeats another gets a copy of its nodes.
+    The graph has no checks and no contexts that change nothing.
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
     pair = paired(model, probe, second)
-    module, guards = _export(model, pair.call, pytree.tree_unflatten(list(pair.shapes), pair.spec))
+    shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
+    repeated: Mapping[str, str] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            repeated = {} if each else stack.enter_context(repeats(model))
+            module, guards = _export(model, pair.call, shapes)
+    except ExportError:
+        if not repeated:
+            raise
+        return export_model(model, probe, second, each=True)
+    drop_checks(module)
+    inline_contexts(module)
+    drop_checks(module)
+    try:
+        copies = unfold(module, model, repeated)
+    except NotUnfolded:
+        return export_model(model, probe, second, each=True)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source])
+    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,12 @@ def is_dynamic(extent: Extent) -> bool:
 class _Recorder(fx.Interpreter):
     """Runs a graph and keeps shapes only; parameters are turned into fake tensors when a mode is given."""
 
-    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode | None) -> None:
-        super().__init__(module)
+    def __init__(
+        self, module: fx.GraphModule, mode: FakeTensorMode | None, copies: Mapping[fx.Node, fx.Node]
+    ) -> None:
+        super().__init__(module, garbage_collect_values=not copies)
         self.mode = mode
+        self.copies = copies
         self.seen: dict[fx.Node, object] = {}
 
     def fetch_attr(self, target: str) -> object:
@@ -65,6 +68,9 @@ class _Recorder(fx.Interpreter):
         return value
 
     def run_node(self, n: fx.Node) -> object:
+        if n in self.copies:
+            self.seen[n] = self.seen[self.copies[n]]
+            return self.env[self.copies[n]]
         value = super().run_node(n)
         self.seen[n] = _shape(value)
         return value
@@ -78,9 +84,12 @@ def _shape(value: object) -> object:
     return value
 
 
-def _record(module: fx.GraphModule, inputs: Sequence[object], fake: bool) -> dict[fx.Node, object]:
-    mode = FakeTensorMode() if fake else None
-    recorder = _Recorder(module, mode)
+def _record(
+    module: fx.GraphModule, inputs: Sequence[object], copies: Mapping[fx.Node, fx.Node] | None
+) -> dict[fx.Node, object]:
+    """On fake tensors where copies are given: each has the sizes of what it copies."""
+    mode = FakeTensorMode() if copies is not None else None
+    recorder = _Recorder(module, mode, copies or {})
     with torch.no_grad():
         if mode is None:
             recorder.run(*inputs)
@@ -104,13 +113,19 @@ def _pair(first: object, second: object) -> Fact:
     return ScalarFact(None) if isinstance(first, bool | float) else NoFact()
 
 
-def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[object]) -> dict[fx.Node, Fact]:
+def measure(
+    module: fx.GraphModule,
+    probe: Sequence[object],
+    second: Sequence[object],
+    copies: Mapping[fx.Node, fx.Node] | None = None,
+) -> dict[fx.Node, Fact]:
     """Facts of every node for two lists of flat inputs. Real data is used only if shapes depend on data.
 
+    copies: nodes that do what others do, on values of the same sizes.
     Raises IdentityError (MC0404) if the graph does not run at one of the sizes.
     """
     try:
-        one, two = (_record(module, inputs, fake=True) for inputs in (probe, second))
+        one, two = (_record(module, inputs, copies or {}) for inputs in (probe, second))
     except (DataDependentOutputException, DynamicOutputShapeException):
         one, two = (_real(module, inputs) for inputs in (probe, second))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -125,7 +140,7 @@ def measure(module: fx.GraphModule, probe: Sequence[object], second: Sequence[ob
 def _real(module: fx.GraphModule, inputs: Sequence[object]) -> dict[fx.Node, object]:
     """What each node gives, on the data of a call."""
     try:
-        return _record(module, inputs, fake=False)
+        return _record(module, inputs, None)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise IdentityError(
             "the exported graph",

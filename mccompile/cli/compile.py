@@ -42,13 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
     folder = find_folder(arguments.model)
     check_places([Use(f"--out {arguments.out}", arguments.out)], [Use(arguments.policy, Path(arguments.policy))])
     with display() as shown:
-        pipe = load_pipeline(folder, Placement.of(arguments.device, arguments.dtype, False))
+        with shown.stage("load the model"):
+            pipe = load_pipeline(folder, Placement.of(arguments.device, arguments.dtype, False))
         settings = EMBEDDED_SETTINGS if arguments.model == EMBEDDED else Settings()  # a budget is met at their size
         call = call_arguments(pipe, replace(settings, causal_block_size=arguments.causal_block_size, ar_step=None))
         deny = arguments.deny == "refusals"
+        with shown.stage("capture the model"):
+            captured = capture_for(pipe, call)
         try:
             compiled = write_bundle(
-                arguments.out, pipe, capture_for(pipe, call), arguments.policy, found, arguments.model, folder,
+                arguments.out, pipe, captured, arguments.policy, found, arguments.model, folder,
                 shown.compiled, deny, arguments.verify,
             )  # fmt: skip
         except OSError as error:

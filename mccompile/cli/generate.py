@@ -122,13 +122,16 @@ def _single(job: GenerateJob, policy: PolicyIR) -> int:
 
     given, watch = job.arguments, _stopwatch()
     with display() as shown:
-        pipe = load_pipeline(job.folder, job.place)
+        with shown.stage("load the model"):
+            pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
+        with shown.stage("capture the model"):
+            captured = capture_for(pipe, call)
         model = api.compile(
             pipe,
             policy,
             backend=given.backend,
-            captured=capture_for(pipe, call),
+            captured=captured,
             deny_refusals=given.deny == "refusals",
             progress=shown.compiled,
             **dict(given.parameters),
@@ -147,7 +150,8 @@ def _from_bundle(job: GenerateJob, bundle: Bundle) -> int:
 
     given, watch = job.arguments, _stopwatch()
     with display() as shown:
-        pipe = load_pipeline(job.folder, job.place)
+        with shown.stage("load the model"):
+            pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
         driver_for(pipe).announce(pipe, call)  # a bundle asks for the configuration
         model = open_bundle(bundle, pipe, job.folder, dict(given.parameters), given.backend, shown.compiled)
@@ -209,9 +213,11 @@ def _compared(job: GenerateJob, policy: PolicyIR) -> int:
     given, watch = job.arguments, _stopwatch()
     ways = contenders(policy, dict(given.parameters))
     with display() as shown:
-        pipe = load_pipeline(job.folder, job.place)
+        with shown.stage("load the model"):
+            pipe = load_pipeline(job.folder, job.place)
         call = call_arguments(pipe, job.settings)
-        captured = capture_for(pipe, call)
+        with shown.stage("capture the model"):
+            captured = capture_for(pipe, call)
         deny = given.deny == "refusals"
         models = compile_contenders(pipe, captured, ways, given.backend, shown.compiled, deny)
         models[ways[-1].name].runner.masks = None if given.record is None else []

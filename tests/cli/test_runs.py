@@ -54,6 +54,9 @@ def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
     result = shell("generate", *SMALL, "--policy", "exact", "--out", out, "--prompt", "a blue square moving up")
     assert result.status == 0, result.err
     assert result.out.startswith("policy exact is exact: the output is that of the model\n")
+    assert [line.partition("] ")[2] for line in result.err.splitlines()] == [
+        *("load the model", "capture the model", "exact"), *(f"exact: step {i} of 3" for i in (1, 2, 3))
+    ]
     assert out.stat().st_size > 1000
     assert out.with_suffix(".png").exists()
 

@@ -30,6 +30,7 @@ from tests.house.served import ask
 from tests.house.tree import DOCS, ROOT
 
 RUN = ("console", "python", "policy")
+PROGRESS = re.compile(r"^\[ *\d+\.\d s\] .*\n", re.MULTILINE)  # what a command is doing, of no interest in a page
 SECONDS = 1200.0  # against hanging for ever; nothing is measured
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=indent)```\s*$", re.DOTALL | re.MULTILINE)
 
@@ -110,7 +111,7 @@ class Shell:
             timeout=SECONDS,
             check=False,
         )
-        return done.returncode, done.stdout
+        return done.returncode, PROGRESS.sub("", done.stdout)
 
     def python(self, source: str) -> tuple[str, str]:
         """(what was printed, the traceback or nothing)."""

@@ -1,0 +1,163 @@
+"""Exports a block that repeats an earlier one as one operator, so that each sort of block is traced once.
+
+before: a model whose lists hold blocks that differ in their weights alone;  after: while it is exported, the first
+block of a sort runs its own code, and one like it, called with values of the same sort, gives empty tensors of the
+right sizes. unfold.py puts the nodes of the first in the place of the operator
+refuses when: a block differs from all before it in any attribute, in any number that it is given, or in the sizes, the
+layout or the sharing of its tensors; when it has hooks, sets attributes, or returns a size that it was not given
+
+The code around and between the blocks is traced as it is, at full depth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from mccompile.capture.alike import alike, state_of
+from mccompile.capture.stacks import CHILD
+from mccompile.capture.watched import Act, instead
+
+LIBRARY = torch.library.Library("mccompile", "FRAGMENT")
+LIBRARY.define("repeat(Tensor[] given, str path, str first, int[] places) -> Tensor[]")
+LIBRARY.define("ended(Tensor[] given, Tensor[] made, str path) -> Tensor[]")
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.new_empty_strided(tensor.size(), tensor.stride())
+
+
+def _repeat(given: Sequence[torch.Tensor], path: str, first: str, places: Sequence[int]) -> list[torch.Tensor]:
+    """Empty tensors like those of `given` at these places: what the block at `path` returns, as `first` does."""
+    return [_like(given[place]) for place in places]
+
+
+def _ended(given: Sequence[torch.Tensor], made: Sequence[torch.Tensor], path: str) -> list[torch.Tensor]:
+    """Marks that the block at `path` was given `given` and made `made`; gives tensors like those made."""
+    return [_like(tensor) for tensor in made]
+
+
+torch.library.register_fake("mccompile::repeat", _repeat, lib=LIBRARY)
+torch.library.register_fake("mccompile::ended", _ended, lib=LIBRARY)
+REPEAT, ENDED = torch.ops.mccompile.repeat.default, torch.ops.mccompile.ended.default
+
+Sort = tuple[object, ...]  # all that a graph knows of a value
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block that ran its own code. places: for each tensor that it returns, that of a given one of its sort."""
+
+    path: str
+    module: nn.Module
+    state: tuple[object, ...]
+    asked: Sort
+    tensors: tuple[bool, ...]  # which of the leaves that it returns; the others are None
+    out_spec: pytree.TreeSpec
+    places: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def repeats(model: nn.Module) -> Iterator[dict[str, str]]:
+    """Inside, an export of the model has one operator for each block that repeats an earlier one.
+
+    Gives, after the export, for the path of each of these blocks the path of the earlier one.
+    """
+    found: dict[str, str] = {}
+    met: dict[str, list[_Block]] = defaultdict(list)
+    blocks = {module: _act(path, module, met[path.rpartition(".")[0]], found) for path, module in _listed(model)}
+    with instead(blocks):
+        yield found
+
+
+def _listed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of lists of three or more of a class: the first is often given another layout than the others.
+
+    A module below the list that stands in two places is left alone, with all that hold it.
+    """
+    lists: dict[str, list[tuple[str, nn.Module]]] = defaultdict(list)
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    for path, module in model.named_modules():
+        match = CHILD.match(path)
+        if match and next(module.children(), None) is not None:
+            lists[match[1]].append((path, module))
+    for children in lists.values():
+        by_class = Counter(type(module) for _, module in children)
+        for path, module in children:
+            shares = any(places[id(below)] > 1 for below in module.modules())  # then export names it by another path
+            if by_class[type(module)] > 2 and not _hooked(module) and not shares:
+                yield path, module
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks))
+
+
+def _act(path: str, module: nn.Module, met: list[_Block], found: dict[str, str]) -> Act:
+    own = module.forward
+
+    def run(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        given, spec = pytree.tree_flatten((args, kwargs))
+        asked = (spec, _context(), *_sorts(given))
+        tensors = [x for x in given if isinstance(x, torch.Tensor)]
+        for block in met:
+            if block.asked == asked and state_of(block.module) == block.state and alike(block.module, module):
+                found[path] = block.path
+                made = iter(REPEAT(tensors, path, block.path, block.places))
+                return pytree.tree_unflatten([next(made) if t else None for t in block.tensors], block.out_spec)
+        before = state_of(module)
+        results, out_spec = pytree.tree_flatten(own(*args, **kwargs))
+        places = _places(tensors, results)
+        left, left_spec = pytree.tree_flatten((args, kwargs))
+        unchanged = left_spec == spec and list(map(id, left)) == list(map(id, given))
+        if places is None or state_of(module) != before or not unchanged:
+            return pytree.tree_unflatten(results, out_spec)
+        returned = tuple(isinstance(x, torch.Tensor) for x in results)
+        met.append(_Block(path, module, before, asked, returned, out_spec, places))
+        made = iter(ENDED(tensors, [x for x in results if isinstance(x, torch.Tensor)], path))
+        return pytree.tree_unflatten([next(made) if t else None for t in returned], out_spec)
+
+    return run
+
+
+def _context() -> Sort:
+    """Of the modes that change what operators do."""
+    kinds = "cpu", "cuda"
+    return torch.is_grad_enabled(), *((torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in kinds)
+
+
+def _number(value: object) -> object:
+    return value.node.expr if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool) else value
+
+
+def _sort(tensor: torch.Tensor) -> Sort:
+    laid = (tuple(map(_number, x)) for x in (tensor.size(), tensor.stride(), (tensor.storage_offset(),)))
+    return tensor.dtype, tensor.device, tensor.requires_grad, *laid
+
+
+def _sorts(values: Sequence[object]) -> Iterator[Sort]:
+    """Of each value its sort, and the first place that has the same object."""
+    first: dict[int, int] = {}
+    for i, value in enumerate(values):
+        if isinstance(value, torch.Tensor):
+            yield first.setdefault(id(value), i), type(value), _sort(value)
+        elif isinstance(value, int | float | str | torch.SymInt | torch.SymFloat | torch.SymBool) or value is None:
+            yield type(value), _number(value)
+        else:
+            yield type(value), id(value)
+
+
+def _places(given: Sequence[torch.Tensor], results: Sequence[object]) -> tuple[int, ...] | None:
+    """For each tensor among the results the place of a given one of its sort; None where one has none."""
+    sorts = [_sort(t) for t in given]
+    made = [_sort(r) for r in results if isinstance(r, torch.Tensor)]
+    others = [r for r in results if not isinstance(r, torch.Tensor)]
+    if not made or any(sort not in sorts for sort in made) or any(r is not None for r in others):
+        return None
+    return tuple(sorts.index(sort) for sort in made)

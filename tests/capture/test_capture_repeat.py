@@ -1,0 +1,159 @@
+"""Blocks that repeat an earlier one are traced once. The graph is the one that an export of every block gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from mccompile.capture import CapturedModel
+from mccompile.capture.capture import captured_from
+from mccompile.capture.export import export_model, without_defaults
+
+DEPTH = 5
+Between = Callable[["Tower", int, list[torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+class Block(nn.Module):
+    """x + f(x + shift) with two layers, a buffer and an attribute."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(width, width), nn.GELU())
+        self.out = nn.Linear(width, width, bias=False)
+        self.register_buffer("gain", torch.rand(width))
+        self.scale = 2.0
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor | None, add: int = 0) -> torch.Tensor:
+        own = x if shift is None else x + shift
+        return x + self.out(self.inner(own)) * self.gain * self.scale + add
+
+
+class Tower(nn.Module):
+    """A stack of blocks; `between` is the model's own code around a block. It is given what all before it made."""
+
+    def __init__(self, between: Between) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Conv3d(3, 8, (1, 2, 2), (1, 2, 2)), nn.Linear(8, 12)
+        self.blocks = nn.ModuleList(Block() for _ in range(DEPTH))
+        self.between = between
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        x = self.embed(latent).flatten(2).transpose(1, 2).contiguous()
+        shift, made = x.mean(1, keepdim=True), [x]
+        for i in range(DEPTH):
+            made.append(self.between(self, i, made, shift))
+        return self.head(made[-1])
+
+
+def _straight(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    return tower.blocks[i](made[-1], shift)
+
+
+def _across(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    """Two blocks late in the stack add what two early ones gave."""
+    return tower.blocks[i](made[-1] if i < 3 else made[-1] + made[DEPTH - i], shift)
+
+
+def _at_one_size(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    """A branch of one block on a size: its guard counts."""
+    x = made[-1]
+    return tower.blocks[i](x.tanh() if i == 3 and x.size(1) > 11 else x, shift)
+
+
+def _numbered(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    return tower.blocks[i](made[-1], shift, add=i)
+
+
+def _calls() -> list[dict[str, object]]:
+    return [{"latent": torch.randn(1, 3, *size)} for size in ((3, 4, 6), (5, 6, 10))]
+
+
+def _one_scale(tower: Tower) -> None:
+    tower.blocks[3].scale = 3.0
+
+
+def _tied(tower: Tower) -> None:
+    """One block shares a weight with another, the others do not."""
+    tower.blocks[4].out.weight = tower.blocks[0].out.weight
+
+
+def _one_for_all(tower: Tower) -> None:
+    for block in tower.blocks:
+        block.inner = tower.blocks[0].inner
+
+
+def _hook(tower: Tower) -> None:
+    tower.blocks[2].register_forward_hook(lambda block, given, made: made * 2)
+
+
+def _inner_hook(tower: Tower) -> None:
+    tower.blocks[2].inner.register_forward_hook(lambda block, given, made: made * 2)
+
+
+class Counts(Block):
+    """A block that changes while it runs: another cannot stand for it."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor | None, add: int = 0) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x, shift, add)
+
+
+def _counts(tower: Tower) -> None:
+    tower.blocks = nn.ModuleList(Counts() for _ in range(DEPTH))
+
+
+def _nothing(tower: Tower) -> None:
+    """All blocks differ in their weights alone."""
+
+
+def _said(captured: CapturedModel) -> tuple[object, ...]:
+    nodes = [(n.format_node(), [p for p, _ in _stack(n)]) for n in captured.module.graph.nodes]
+    forms = [[n.format_node() for n in kind.full.graph.nodes] for kind in captured.kinds]
+    return nodes, forms, captured.blocks, captured.guards, captured.refusals
+
+
+def _stack(node: torch.fx.Node) -> list[tuple[str, object]]:
+    return list((node.meta.get("nn_module_stack") or {}).values())
+
+
+def _both(model: nn.Module, calls: list[Mapping[str, object]]) -> tuple[CapturedModel, CapturedModel, set[str]]:
+    """The capture, that of an export of every block, and the paths of the blocks that were not traced."""
+    exported = export_model(model, *calls)
+    whole = export_model(model, *calls, each=True)
+    assert not whole.copies
+    copied = {p for node in exported.copies for p, _ in _stack(node) if re.fullmatch(r"blocks\.\d+", p)}
+    given = [without_defaults(model, call) for call in calls]
+    return captured_from(model, exported, given), captured_from(model, whole, given), copied
+
+
+@pytest.mark.parametrize(
+    ("between", "change", "copied"),
+    [
+        (_straight, _nothing, {1, 2, 3, 4}),
+        (_across, _nothing, {1, 2, 3, 4}),
+        (_at_one_size, _nothing, {1, 2, 3, 4}),
+        (_numbered, _nothing, set()),
+        (_straight, _one_scale, {1, 2, 4}),
+        (_straight, _tied, {1, 2, 3, 4}),
+        (_straight, _one_for_all, set()),
+        (_straight, _hook, {1, 3, 4}),
+        (_straight, _inner_hook, {1, 3, 4}),
+        (_straight, _counts, set()),
+    ],
+)
+def test_the_graph_is_that_of_an_export_of_every_block(
+    between: Between, change: Callable[[Tower], None], copied: set[int]
+) -> None:
+    tower = Tower(between)
+    change(tower)
+    short, whole, found = _both(tower.eval().requires_grad_(False), _calls())
+    assert found == {f"blocks.{i}" for i in copied}
+    assert _said(short) == _said(whole)
+    assert all("forward" not in vars(block) for block in tower.blocks)
