@@ -15,8 +15,8 @@ from mccompile.generate.flops import prices_of
 from mccompile.runtime.blocks import eager
 from mccompile.studio.bench.gpu import published, steps
 from mccompile.studio.bench.gpu.driver import run
-from mccompile.studio.bench.gpu.machine import SMALL, Machine, Made
-from mccompile.studio.bench.gpu.stages import STAGES, TOTAL, Stage
+from mccompile.studio.bench.gpu.machine import SMALL, Machine, MadeModel
+from mccompile.studio.bench.gpu.stages import STAGES, TOTAL, GpuStage
 from mccompile.studio.bench.gpu.work import Workshop
 from mccompile.studio.bench.report import Row
 from mccompile.studio.bench.rig import InTurn
@@ -47,7 +47,7 @@ def workshop(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     prices = prices_of(here.model, here.call)
     monkeypatch.setattr(steps, "prices_of", lambda *_: prices)  # counted on tensors that torch fakes
     with moved(tiny.pipe.transformer, tiny.captured) as (moving, captured), SimulatedDevice():
-        made = Made(tiny.pipe.transformer, {n: moving.value(v) for n, v in call().items()}, captured)
+        made = MadeModel(tiny.pipe.transformer, {n: moving.value(v) for n, v in call().items()}, captured)
         two = replace(SMALL.subject, chunks=2, frames=2, height=3, width=4)
         scale = replace(SMALL, subject=two, shares=SHARES, tests=("--version",))
         yield Workshop(Machine(CUDA, torch.float32, "eager", scale, lambda subject, captured: made))
@@ -86,7 +86,7 @@ COMMAND = (sys.executable, "-c", WORKER)
 
 
 def test_a_stage_that_fails_tells_what_it_found_and_the_next_one_runs() -> None:
-    stages = [Stage(name, 30, "") for name in ("one", "crash", "slow", "last")]
+    stages = [GpuStage(name, 30, "") for name in ("one", "crash", "slow", "last")]
     stages[2] = replace(stages[2], seconds=0.5)
     lines = list(run(COMMAND, stages))
     assert [(x["stage"], x.get("error")) for x in lines] == [
@@ -97,7 +97,7 @@ def test_a_stage_that_fails_tells_what_it_found_and_the_next_one_runs() -> None:
 
 
 def test_no_stage_begins_when_the_time_is_up() -> None:
-    (line,) = run(COMMAND, [Stage("one", 30, "")], total=1.0)
+    (line,) = run(COMMAND, [GpuStage("one", 30, "")], total=1.0)
     assert line["error"] == "no time was left for it"
 
 

@@ -14,19 +14,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mccompile.lowering.attention import bounds_of
 from mccompile.studio.bench.gpu.machine import Machine
-from mccompile.studio.bench.gpu.telling import Tell
+from mccompile.studio.bench.gpu.telling import TellRow
 from mccompile.studio.bench.report import Row
 from mccompile.studio.bench.timing import CallTimer
 
 CHUNKS = 5
-Attention: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+AttentionWay: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }  # fmt: skip
 
 
-def attention(machine: Machine, tell: Tell) -> None:
+def attention(machine: Machine, tell: TellRow) -> None:
     """One row per number of rows and way. share: of the products that all keys would take."""
     scale, clock = machine.scale, CallTimer(machine.device)
     for count in scale.rows:
@@ -51,15 +51,15 @@ def attention(machine: Machine, tell: Tell) -> None:
             tell({**row, "first_ms": first * 1e3, "ms": steady * 1e3, "share": share, "tflops": flops / steady / 1e12})
 
 
-def ways() -> Mapping[str, Attention]:
+def ways() -> Mapping[str, AttentionWay]:
     """Torch's kernels over all keys, torch's own choice among them, and what compiled roles call."""
-    found: dict[str, Attention] = {name: _under(backend) for name, backend in BACKENDS.items()}
+    found: dict[str, AttentionWay] = {name: _under(backend) for name, backend in BACKENDS.items()}
     found["torch's choice"] = lambda q, k, v, bounds: nnf.scaled_dot_product_attention(q, k, v)
     found["prefixes"] = torch.ops.mccompile.prefix_attention.default
     return found
 
 
-def _under(backend: SDPBackend) -> Attention:
+def _under(backend: SDPBackend) -> AttentionWay:
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
         with sdpa_kernel([backend]):
             return nnf.scaled_dot_product_attention(q, k, v)

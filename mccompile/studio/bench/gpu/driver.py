@@ -17,14 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import IO, TypeAlias
 
-from mccompile.studio.bench.gpu.stages import LEAST, STAGES, TOTAL, Stage
+from mccompile.studio.bench.gpu.stages import LEAST, STAGES, TOTAL, GpuStage
 
 Line: TypeAlias = dict[str, object]  # stage, seconds, rows, and error where it failed
 WORKER = (sys.executable, "-m", "mccompile.studio.bench.gpu.worker")
 
 
 def run(
-    command: Sequence[str] = WORKER, stages: Sequence[Stage] = STAGES, total: float = TOTAL
+    command: Sequence[str] = WORKER, stages: Sequence[GpuStage] = STAGES, total: float = TOTAL
 ) -> Iterator[Line]:
     """One line per stage, as soon as it has ended. total: seconds of all of them."""
     ends = time.monotonic() + total

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from mccompile.studio.bench.gpu.machine import Machine
-from mccompile.studio.bench.gpu.telling import Tell
+from mccompile.studio.bench.gpu.telling import TellRow
 from mccompile.studio.bench.report import Json, machine_facts
 from mccompile.studio.bench.timing import CallTimer
 
@@ -17,7 +17,7 @@ SMALL_KERNELS = 200
 PACKAGES = ("triton", "transformers", "cache-dit", "nvidia-cuda-crt", "nvidia-cuda-cccl")
 
 
-def facts(machine: Machine, tell: Tell) -> None:
+def facts(machine: Machine, tell: TellRow) -> None:
     """The machine, the versions, then one row per ceiling."""
     tell({"name": "machine", **machine_facts(), **_gpu(), "packages": {n: _version(n) for n in PACKAGES}})
     for name, row in _ceilings(machine):

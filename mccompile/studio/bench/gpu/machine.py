@@ -18,7 +18,7 @@ TESTS = ("-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/device")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class MadeModel:
     """A transformer with random weights and one call of it. prepared: what was captured of it, where that is wanted."""
 
     model: nn.Module
@@ -58,7 +58,7 @@ class Machine:
     dtype: torch.dtype
     backend: str
     scale: Scale
-    make: Callable[[Subject | MagiSubject, bool], Made]
+    make: Callable[[Subject | MagiSubject, bool], MadeModel]
 
 
 FULL = Scale(
@@ -84,10 +84,10 @@ def rehearsal() -> Machine:
     return Machine(device, dtype, "eager", SMALL, _maker(device, dtype))
 
 
-def _maker(device: torch.device, dtype: torch.dtype) -> Callable[[Subject | MagiSubject, bool], Made]:
-    def make(subject: Subject | MagiSubject, captured: bool) -> Made:
+def _maker(device: torch.device, dtype: torch.dtype) -> Callable[[Subject | MagiSubject, bool], MadeModel]:
+    def make(subject: Subject | MagiSubject, captured: bool) -> MadeModel:
         model = subject.model(device, dtype)
         prepared = subject.prepared(model) if captured else None
-        return Made(model, subject.call(device, dtype), prepared)
+        return MadeModel(model, subject.call(device, dtype), prepared)
 
     return make

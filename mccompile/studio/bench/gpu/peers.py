@@ -11,7 +11,7 @@ import torch
 
 from mccompile.studio.bench.generations import FAILURES
 from mccompile.studio.bench.gpu.machine import Machine
-from mccompile.studio.bench.gpu.telling import Tell
+from mccompile.studio.bench.gpu.telling import TellRow
 from mccompile.studio.bench.peer_ways import SKYREELS, Peer, Setup, heard, register_blocks
 from mccompile.studio.bench.timing import CallTimer
 
@@ -25,7 +25,7 @@ def chosen() -> Sequence[Peer]:
     return [p for p in SKYREELS if p.name in NAMES and (there or not p.name.startswith("cache-dit"))]
 
 
-def peers(machine: Machine, tell: Tell) -> None:
+def peers(machine: Machine, tell: TellRow) -> None:
     """A row per peer: the seconds of each of its first steps, over latents that change little from step to step.
 
     The blocks are compiled. A peer that does not run has its error.

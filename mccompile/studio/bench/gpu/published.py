@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.studio.bench.gpu.telling import Tell
+from mccompile.studio.bench.gpu.telling import TellRow
 from mccompile.studio.bench.ladder_run import WARM_UP, between, schedule
 from mccompile.studio.bench.report import Row
 
@@ -34,7 +34,7 @@ MAGI = (
 )  # fmt: skip
 
 
-def skyreels(rows: Sequence[Row], chunks: int, tell: Tell) -> None:
+def skyreels(rows: Sequence[Row], chunks: int, tell: TellRow) -> None:
     """177 frames in two windows. rows: of the ladder. Tells nothing where no share was timed."""
     own = torch.cat([schedule(chunks), schedule(chunks, ready=1)])
     active, warm = own > 0, (own > 0) & (own <= WARM_UP)
@@ -45,13 +45,13 @@ def skyreels(rows: Sequence[Row], chunks: int, tell: Tell) -> None:
     _beside(SKYREELS, rows, spent, len(own), tell)
 
 
-def magi(rows: Sequence[Row], tell: Tell) -> None:
+def magi(rows: Sequence[Row], tell: TellRow) -> None:
     """A call whose chunks are all being denoised, again and again. Tells nothing where no share was timed."""
     _beside(MAGI, rows, lambda share: torch.tensor([share]), 1, tell)
 
 
 def _beside(
-    runs: Sequence[Published], rows: Sequence[Row], spent: Callable[[float], torch.Tensor], calls: int, tell: Tell
+    runs: Sequence[Published], rows: Sequence[Row], spent: Callable[[float], torch.Tensor], calls: int, tell: TellRow
 ) -> None:
     """spent: by the share of the tokens past the warm-up, the share that each call computes."""
     vanilla = min((_number(r, "ms") for r in rows if r.get("kind") in ("baseline", "compute")), default=None)

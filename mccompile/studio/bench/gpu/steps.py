@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from mccompile.generate.flops import prices_of
 from mccompile.studio.bench.gpu.machine import Machine
 from mccompile.studio.bench.gpu.magi import MagiSubject
-from mccompile.studio.bench.gpu.telling import Tell
+from mccompile.studio.bench.gpu.telling import TellRow
 from mccompile.studio.bench.report import Json
 from mccompile.studio.bench.rig import BASELINE, EXACT, VANILLA, InTurn, StepWay, compile_ways
 from mccompile.studio.bench.subjects import Subject, all_active
@@ -31,7 +31,7 @@ def by_share(shares: Sequence[float]) -> tuple[StepWay, ...]:
     return tuple(StepWay(f"{s:.0%} of tokens", "share", s) for s in shares)
 
 
-def prepared_steps(machine: Machine, subject: Subject | MagiSubject, tell: Tell) -> InTurn:
+def prepared_steps(machine: Machine, subject: Subject | MagiSubject, tell: TellRow) -> InTurn:
     """The subject with all that its steps need compiled; tells how long that took."""
     clock, found = CallTimer(machine.device), list[InTurn]()
 
@@ -45,7 +45,7 @@ def prepared_steps(machine: Machine, subject: Subject | MagiSubject, tell: Tell)
     return found[0]
 
 
-def ladder(machine: Machine, steps: InTurn, tell: Tell) -> None:
+def ladder(machine: Machine, steps: InTurn, tell: TellRow) -> None:
     """Vanilla three ways, then each share. flops: of the first way's."""
     clock, base, tokens, prices = CallTimer(machine.device), 0.0, 0, None
     for way in (*BASES, *by_share(machine.scale.shares)):
@@ -63,7 +63,7 @@ def ladder(machine: Machine, steps: InTurn, tell: Tell) -> None:
         })  # fmt: skip
 
 
-def profiled(machine: Machine, steps: InTurn, tell: Tell) -> None:
+def profiled(machine: Machine, steps: InTurn, tell: TellRow) -> None:
     """One step at the smallest share: its time, how many kernels it has, and the longest of them."""
     repeater = steps.take(*by_share(machine.scale.shares[:1]))
     repeater.step()

@@ -7,5 +7,5 @@ from typing import TypeAlias
 
 from mccompile.studio.bench.report import Row
 
-Tell: TypeAlias = Callable[[Row], None]
+TellRow: TypeAlias = Callable[[Row], None]
 Earlier: TypeAlias = Mapping[str, Sequence[Row]]  # the rows of the stages before

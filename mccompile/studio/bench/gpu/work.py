@@ -13,7 +13,7 @@ from mccompile.studio.bench.gpu.attention import attention
 from mccompile.studio.bench.gpu.facts import facts
 from mccompile.studio.bench.gpu.machine import Machine
 from mccompile.studio.bench.gpu.peers import peers
-from mccompile.studio.bench.gpu.telling import Earlier, Tell
+from mccompile.studio.bench.gpu.telling import Earlier, TellRow
 from mccompile.studio.bench.report import Row
 from mccompile.studio.bench.rig import InTurn
 from mccompile.studio.bench.timing import CallTimer
@@ -29,7 +29,7 @@ class Workshop:
         self._machine = machine
         self._steps: InTurn | None = None  # of the 1.3B transformer
 
-    def run(self, stage: str, earlier: Earlier, tell: Tell) -> None:
+    def run(self, stage: str, earlier: Earlier, tell: TellRow) -> None:
         """Runs one stage. earlier: the rows of those before it. Raises KeyError for a name that is no stage's."""
         {
             "facts": lambda: facts(self._machine, tell),
@@ -45,12 +45,12 @@ class Workshop:
             "peers": lambda: self._peers(tell),
         }[stage]()
 
-    def _of_skyreels(self, tell: Tell) -> InTurn:
+    def _of_skyreels(self, tell: TellRow) -> InTurn:
         if self._steps is None:
             self._steps = steps.prepared_steps(self._machine, self._machine.scale.subject, tell)
         return self._steps
 
-    def _tests(self, tell: Tell) -> None:
+    def _tests(self, tell: TellRow) -> None:
         """pytest in a process of its own; its last lines."""
         command = [sys.executable, "-m", "pytest", *self._machine.scale.tests]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -58,7 +58,7 @@ class Workshop:
             tell({"line": line[:300]})
         tell({"name": "pytest", "code": ended.returncode})
 
-    def _magi(self, tell: Tell) -> None:
+    def _magi(self, tell: TellRow) -> None:
         self._steps = None  # its memory is needed
         found: list[Row] = []
 
@@ -70,7 +70,7 @@ class Workshop:
         steps.ladder(self._machine, made, both)
         published.magi(found, tell)
 
-    def _embedded(self, tell: Tell) -> None:
+    def _embedded(self, tell: TellRow) -> None:
         machine = self._machine
         place = Placement.of(machine.device.type, None, False)
         job = generations.load("embedded", place, machine.scale.generation)
@@ -79,7 +79,7 @@ class Workshop:
         for row in made.rows:
             tell(row)
 
-    def _peers(self, tell: Tell) -> None:
+    def _peers(self, tell: TellRow) -> None:
         self._steps = None  # its memory is needed
         peers(self._machine, tell)
 
