@@ -289,19 +289,31 @@ PhaseSpan = ForSteps | UntilRefreshes | Between | LastSteps | Rest
 
 
 @dataclass(frozen=True, slots=True)
+class RegionRule(Node):
+    region: str  # the name of the regions whose rule it is
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
 class Phase(Node):
+    """`rule` is that of every region which `regions` does not name."""
+
     name: str
     span: PhaseSpan
     rule: Rule
+    regions: tuple[RegionRule, ...] | None = None
 
 
 # ---- where -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Blocks(Node):
-    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last)."""
+    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last).
 
-    first: int
-    last: int
+    A float is a share of the depth: the blocks from there on, or up to there.
+    """
+
+    first: int | float
+    last: int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,11 +333,15 @@ class Forecast(Node):
 
 @dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in."""
+    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in.
+
+    name: regions of one name decide together, apart from all others; so do those without a name.
+    """
 
     where: Blocks | Integration
     keep: Literal["residual", "output", "increment"] | None
     forecast: Forecast | None = None  # None: the kept result itself
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
@@ -15,8 +16,10 @@ from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_choices, load_merged
 from mccompile.language.parse import parse
-from mccompile.policy.bind import bind
+from mccompile.language.walk import all_rules
+from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.choosing import load_chosen
+from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
@@ -62,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "ir":
             sys.stdout.write(show(policy))
         case "plan":
-            sys.stdout.write(show_plan(_plan(arguments, policy)))
+            sys.stdout.write(_plans(arguments, policy))
         case "memory":
             sys.stdout.write(_memory(arguments, policy))
         case "graph":
@@ -74,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             for line in describe(merged, policy, [c.text for c in comments if not c.trailing], choices):
                 say(line)
             say("\nPlan")
-            sys.stdout.write(show_plan(_plan(arguments, policy)))
+            sys.stdout.write(_plans(arguments, policy))
     return 0
 
 
@@ -151,16 +154,24 @@ def flow_grid(steps: int) -> Grid:
 
 def _steps(arguments: argparse.Namespace, policy: ir.PolicyIR) -> int:
     """As asked; else as many as a step mask covers; else the default."""
-    masks = [len(p.rule.compute) for p in policy.phases if isinstance(p.rule, ir.StepMask)]
+    masks = [len(rule.compute) for rule in all_rules(policy) if isinstance(rule, ir.StepMask)]
     return int(arguments.steps or min(masks, default=DEFAULT_STEPS))
 
 
-def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
-    """The plan on the model's own grid and values; without a model, what the clock alone settles."""
-    bound = bind(policy, dict(arguments.parameters))
+def _plans(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
+    """The plan, or one for the regions of each name. The grid and the values are those of the model.
+
+    Without a model, it is what the clock alone settles.
+    """
+    bounds, make = bounds_of(bind(policy, dict(arguments.parameters))), _planner(arguments, policy)
+    texts = [(f"regions {group}\n" if len(bounds) > 1 else "") + show_plan(make(bounds[group])) for group in bounds]
+    return "\n".join(texts)
+
+
+def _planner(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Callable[[BoundPolicy], Plan]:
     steps = _steps(arguments, policy)
     if arguments.model is None:
-        return plan(bound, flow_grid(steps), {}, frozenset())
+        return lambda bound: plan(bound, flow_grid(steps), {}, frozenset())
     import torch
 
     from mccompile.pipelines.grids import grid_of
@@ -168,8 +179,8 @@ def _plan(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Plan:
 
     compiled, inputs, pipe = _compiled(arguments, policy)
     pipe.scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        return make_plan(compiled.runner.lowered, bound, grid_of(pipe.scheduler), inputs, True)
+    lowered, grid = compiled.runner.lowered, grid_of(pipe.scheduler)
+    return torch.no_grad()(lambda bound: make_plan(lowered, bound, grid, inputs, True))
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]

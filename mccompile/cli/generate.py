@@ -20,7 +20,7 @@ from mccompile.cli.options import (
     positive,
 )
 from mccompile.cli.progress import display
-from mccompile.cli.recording import record_comparison, record_single
+from mccompile.cli.recording import record_comparison, record_single, watch_for_record
 from mccompile.cli.resuming import journal_of, resumed
 from mccompile.cli.table import table
 from mccompile.cli.terminal import say
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mccompile.generate.run import Generation
     from mccompile.ir import PolicyIR
     from mccompile.runtime.compiled import CompiledModel
-    from mccompile.studio.report.record import Stopwatch
+    from mccompile.studio.report.stopwatch import Stopwatch
 
 DEFAULT_POLICY = "motioncache"
 
@@ -68,6 +68,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     out = parser.add_argument_group("what comes out")
     out.add_argument("--out", type=location, default=Path("out"), metavar="PATH", help="folder or .mp4; default: out")
     out.add_argument("--record", type=location, metavar="DIR", help="keep what `mccompile report` shows")
+    out.add_argument("--no-thumbnails", action="store_true", help="of --record: without what each step predicts")
     out.add_argument("--resume", type=location, metavar="DIR", help="go on with a run of --record that was stopped")
     out.add_argument("--trace", type=location, metavar="FILE", help="write every decision of the policy as JSON lines")
     out.add_argument("--compare", action="store_true", help="also run vanilla and exact; print one table")
@@ -167,7 +168,8 @@ def _run(
     from mccompile.runtime.trace import share_computed
 
     given, done = job.arguments, []
-    model.runner.masks = None if given.record is None else []
+    if given.record is not None:
+        watch_for_record(model, given)
     model.journal = journal_of(job, pipe, model)
     try:
         for take in job.takes:
@@ -220,7 +222,8 @@ def _compared(job: GenerateJob, policy: PolicyIR) -> int:
             captured = capture_for(pipe, call)
         deny = given.deny == "refusals"
         models = compile_contenders(pipe, captured, ways, given.backend, shown.compiled, deny)
-        models[ways[-1].name].runner.masks = None if given.record is None else []
+        if given.record is not None:
+            watch_for_record(models[ways[-1].name], given)
         found = compare(pipe, models, call, given.seed, given.repeat, watch.watch(shown.task), job.judged)
     _first_line(models[ways[-1].name])
     for line in table(found):
@@ -237,7 +240,7 @@ def _compared(job: GenerateJob, policy: PolicyIR) -> int:
 
 
 def _stopwatch() -> Stopwatch:
-    from mccompile.studio.report.record import Stopwatch
+    from mccompile.studio.report.stopwatch import Stopwatch
 
     return Stopwatch()
 

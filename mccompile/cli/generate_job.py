@@ -72,6 +72,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise OptionRefused("--out FILE", "a comparison writes several files", "give --out a folder")
     if arguments.repeat > 1 and not arguments.compare:
         raise OptionRefused("--repeat", "only a comparison is timed", "add --compare, or leave --repeat out")
+    if arguments.no_thumbnails and arguments.record is None:
+        raise OptionRefused("--no-thumbnails", "nothing is recorded without --record", "add --record, or leave it out")
     if arguments.record is not None and arguments.resume is None and (arguments.record / FOLDER).exists():
         why = "the folder holds a run that was stopped"
         raise OptionRefused(f"--record {arguments.record}", why, "go on with it by --resume, or remove the folder")

@@ -150,20 +150,26 @@ def add_video(video: argparse._ActionsContainer) -> None:
     video.add_argument("--strength", type=float, metavar="X", help="how much of a given video or image changes, 0 to 1")
 
 
+def video_names(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the options of `add_video` were given, but for the seed, by diffusers' names."""
+    names = {
+        "num_inference_steps": arguments.steps,
+        "num_frames": arguments.frames,
+        "height": arguments.height,
+        "width": arguments.width,
+        "guidance_scale": arguments.guidance_scale,
+        "ar_step": arguments.ar_step,
+        "causal_block_size": arguments.causal_block_size,
+        "strength": arguments.strength,
+        "image": arguments.image,
+        "last_image": arguments.last_image,
+        "video": arguments.video,
+    }
+    return {name: value for name, value in names.items() if value is not None}
+
+
 def video_settings(arguments: argparse.Namespace) -> Settings:
-    """What the options of `add_video` were given, but for the seed; the rest is left to the model."""
+    """The same as settings of a generation; the rest is left to the model."""
     from mccompile.generate.run import Settings
 
-    return Settings(
-        num_inference_steps=arguments.steps,
-        num_frames=arguments.frames,
-        height=arguments.height,
-        width=arguments.width,
-        guidance_scale=arguments.guidance_scale,
-        ar_step=arguments.ar_step,
-        causal_block_size=arguments.causal_block_size,
-        strength=arguments.strength,
-        image=arguments.image,
-        last_image=arguments.last_image,
-        video=arguments.video,
-    )
+    return Settings(**video_names(arguments))  # type: ignore[arg-type]

@@ -20,11 +20,13 @@ from mccompile.cli import (
     policies,
     replay,
     report,
+    serve,
     tune,
 )
 
 VERBS = (
-    check, fmt, explain, policies, models, doctor, generate, compile, replay, report, metrics, explore, tune, bench,
+    check, fmt, explain, policies, models, doctor, generate, compile, replay, report, metrics, explore, tune, serve,
+    bench,
 )  # fmt: skip
 
 

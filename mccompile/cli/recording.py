@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mccompile.generate.compare import Comparison
+    from mccompile.generate.compare import Comparison, ComparisonRow
     from mccompile.generate.places import Results
     from mccompile.generate.run import Generation
     from mccompile.runtime.compiled import CompiledModel
-    from mccompile.studio.report.record import Stopwatch, Way
+    from mccompile.studio.report.record import Way
+    from mccompile.studio.report.stopwatch import Stopwatch
+
+
+def watch_for_record(model: CompiledModel, arguments: argparse.Namespace) -> None:
+    """Has the run watched that the command line asks to record."""
+    from mccompile.studio.report.recorded import watch
+
+    watch(model, thumbnails=not arguments.no_thumbnails)
 
 
 def record_single(
@@ -47,31 +56,28 @@ def record_comparison(
     fps: int,
 ) -> None:
     """Writes the record of a comparison."""
-    from mccompile.studio.report.record import Way, as_bytes
+    from mccompile.studio.report.record import as_bytes
 
-    ways = tuple(Way(r.name, r.policy, r.median, r.tokens, r.flops, watch.of(r.name)) for r in found.rows)
+    ways = tuple(_way(r, found, watch) for r in found.rows)
     videos = as_bytes([found.videos[way.name] for way in ways])
     _write(results, folder, models[ways[-1].name], ways, videos, about, fps)
+
+
+def _way(row: ComparisonRow, found: Comparison, watch: Stopwatch) -> Way:
+    from mccompile.studio.report.record import Way
+
+    steps, flops = watch.of(row.name), found.step_flops[row.name]
+    return Way(row.name, row.policy, row.median, row.tokens, row.flops, steps, flops)
 
 
 def _write(
     results: Results, folder: Path, model: CompiledModel, ways: Sequence[Way], videos: tuple[NDArray[np.uint8], ...],
     about: Mapping[str, object], fps: int,
 ) -> None:  # fmt: skip
-    from mccompile.generate.compare import announce
     from mccompile.studio.report.page import write_page
-    from mccompile.studio.report.record import Record, masks_of
+    from mccompile.studio.report.recorded import record_of
 
-    record = Record(
-        about=about,
-        said=announce(model),
-        refusals=tuple(f"{r.site}: {r.reason}" for r in model.runner.lowered.refusals),
-        fps=fps,
-        ways=tuple(ways),
-        videos=videos,
-        events=tuple(model.events),
-        masks=masks_of(model.events, model.runner.masks or ()),
-    )
+    record = record_of(model, ways, videos, about, fps)
     for name, write in record.files().items():
         results.put(folder / name, write)
     results.put(folder / PAGE, lambda path: write_page(record, path))

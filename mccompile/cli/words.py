@@ -39,7 +39,7 @@ def describe(
     yield f"{policy.name}{models}"
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
     yield "\nWhat it does"
-    yield from _indented([(p.name.text, _when(p), _does(p.rule)) for p in written.phases.values()])
+    yield from _indented([row for p in written.phases.values() for row in _phase(p)])
     for line in (*_regions(policy), *_chunks(policy), *_kept(policy.cache)):
         yield f"  {line}"
     if choices:
@@ -53,7 +53,7 @@ def describe(
         rows = [(s, spell(written.signals[s.name].expr)) for s in policy.signals]
         yield from _indented([(s.name, text, f"per {word(s.granularity)}", _known(s, policy)) for s, text in rows])
     yield "\nPhases"
-    yield from _indented([(p.name, _settled(p, policy)) for p in policy.phases])
+    yield from _indented([row for p in policy.phases for row in _settled_rules(p, policy)])
 
 
 def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -62,6 +62,12 @@ def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _when(phase: ast.PhaseDecl) -> str:
     return "to the end" if phase.when is None else when(phase.when)
+
+
+def _phase(phase: ast.PhaseDecl) -> Iterator[tuple[str, str, str]]:
+    """A row for the phase, and one for each of its rules of regions."""
+    yield phase.name.text, _when(phase), "computes all other layers" if phase.regions else _does(phase.rule)
+    yield from ((f"  {one.region.text}", "", _does(one.rule)) for one in phase.regions)
 
 
 def _does(what: ast.WrittenRule) -> str:
@@ -78,6 +84,7 @@ def _regions(policy: ir.PolicyIR) -> Iterator[str]:
                 place = f"blocks[{where(first, last)}]"
             case ir.Integration():
                 place = "the whole model with the sampler's step"
+        place = place if region.name is None else f"{region.name} = {place}"
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
         if region.forecast is not None and region.forecast.at is not None:
             depth = max(map(len, region.forecast.weights))
@@ -115,15 +122,20 @@ def _known(signal: ir.Signal, policy: ir.PolicyIR) -> str:
     return "known before the first frame" if static else "measured at each step"
 
 
-def _settled(phase: ir.Phase, policy: ir.PolicyIR) -> str:
+def _settled_rules(phase: ir.Phase, policy: ir.PolicyIR) -> Iterator[tuple[str, str]]:
+    yield phase.name, _settled(phase.rule, policy)
+    yield from ((f"  {one.region}", _settled(one.rule, policy)) for one in phase.regions or ())
+
+
+def _settled(rule: ir.Rule, policy: ir.PolicyIR) -> str:
     """Static where clock, parameters and the timestep's embedding decide; the planner's table then has it."""
-    expressions = rule_expressions(phase.rule)
+    expressions = rule_expressions(rule)
     if not expressions:
         return "static: the clock decides"
-    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
+    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
         return "static: the clock and the parameters decide"
-    if isinstance(phase.rule, ir.Every):
+    if isinstance(rule, ir.Every):
         return "static: the clock and the parameters decide"
-    if isinstance(phase.rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
+    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
         return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
     return "dynamic: decided by nodes in the graph, from data"

@@ -13,7 +13,7 @@ from mccompile import api
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
-from mccompile.generate.flops import count, prices_of
+from mccompile.generate.flops import Prices, count, count_by_row, prices_of
 from mccompile.generate.run import Generation, OnStep, Video, generate
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
@@ -54,11 +54,15 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Rows in the order vanilla, exact, policy, with their videos and the decisions of their last runs."""
+    """Rows in the order vanilla, exact, policy, with their videos and the decisions of their last runs.
+
+    step_flops: of each row of calls of the last runs, in FLOPs.
+    """
 
     rows: tuple[ComparisonRow, ...]
     videos: Mapping[str, Video]
     events: Mapping[str, tuple[Event, ...]]
+    step_flops: Mapping[str, tuple[float, ...]]
 
     def speed_up(self, row: ComparisonRow) -> float:
         """How many times faster than vanilla."""
@@ -177,7 +181,9 @@ def compare(
             runs[name].append(run_with(pipe, model, arguments, seed, announce(label)))
     videos = {name: done[-1].video for name, done in runs.items()}
     events = {name: tuple(model.events) for name, model in models.items()}
-    return Comparison(_rows(models, runs, videos, events, call, judged), videos, events)
+    prices = prices_of(next(iter(models.values())), call)
+    step_flops = {name: count_by_row(model, events[name], prices) for name, model in models.items()}
+    return Comparison(_rows(models, runs, videos, events, prices, judged), videos, events, step_flops)
 
 
 def run_with(
@@ -193,8 +199,10 @@ def run_with(
     if model.runner.masks is not None:
         model.runner.masks.clear()
     model.install(pipe, clock_for(pipe))
+    watch = model.runner.watch
     try:
-        return generate(pipe, arguments, seed, on_step, stop_after)
+        with contextlib.nullcontext() if watch is None else watch.during(pipe):
+            return generate(pipe, arguments, seed, on_step, stop_after)
     finally:
         model.undo()
         model.set_parameters()  # what the run kept is dropped: the next way needs the memory
@@ -216,11 +224,10 @@ def _rows(
     runs: Mapping[str, Sequence[Generation]],
     videos: Mapping[str, Video],
     events: Mapping[str, tuple[Event, ...]],
-    call: Mapping[str, object],
+    prices: Prices,
     judged: str | None,
 ) -> tuple[ComparisonRow, ...]:
     reference, rows = next(iter(models)), []
-    prices = prices_of(models[reference], call)
     whole = count(models[reference], events[reference], prices)
     for name, model in models.items():
         rows.append(

@@ -16,6 +16,7 @@ from mccompile.capture.types import AnyGrid, Beside, BlockSite, CapturedModel, O
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import OptionRefused
 from mccompile.language.load import load_policy
+from mccompile.language.walk import all_rules
 from mccompile.lowering.lower import ONLY_COMPUTES, lower
 from mccompile.policy.facts import cell_of, computes_always
 from mccompile.resources import shipped_policies
@@ -59,7 +60,7 @@ def effect(prepared: api.Prepared, policy: ir.PolicyIR) -> Effect:
         lowered = lower(prepared.model, policy, prepared.prefixes)
     except Failure as failure:
         return Effect(policy.name, "refused", failure.diagnostics[0].message())
-    asked = max(cell_of(phase.rule) for phase in policy.phases)
+    asked = max(map(cell_of, all_rules(policy)))
     reasons = [r.reason for r in lowered.refusals]
     if computes_always(policy):
         return Effect(policy.name, "-", "the model itself")

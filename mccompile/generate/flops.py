@@ -77,18 +77,41 @@ def count(model: CompiledModel, events: Sequence[Event], prices: Prices) -> floa
     begun = {(request, branch, sample) for request, branch, _, sample in calls}
     rows = {(request, row, sample) for request, _, row, sample in calls}
     by_rows = model.runner.engine.uses_rows
-    first = prices.first + (sum(b.once for b in prices.blocks) if by_rows else 0.0)
-    once = len(begun) * first + len(rows) * prices.row
+    once = len(begun) * _first(prices, by_rows) + len(rows) * prices.row
     return once + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
+
+
+def count_by_row(model: CompiledModel, events: Sequence[Event], prices: Prices) -> tuple[float, ...]:
+    """FLOPs of each row of a run's calls, in order. What a request needs once counts in its first row."""
+    rows: dict[int, list[Event]] = {}
+    for event in events:
+        rows.setdefault(event.row, []).append(event)
+    first = _first(prices, model.runner.engine.uses_rows)
+    begun: set[tuple[str, str, int]] = set()
+    found = []
+    for row in sorted(rows):
+        here = {(e.request, e.branch, e.sample) for e in rows[row]}
+        found.append(count(model, rows[row], prices) - len(here & begun) * first)
+        begun |= here
+    return tuple(found)
+
+
+def _first(prices: Prices, by_rows: bool) -> float:
+    """What one sample of a branch needs once per request."""
+    return prices.first + (sum(b.once for b in prices.blocks) if by_rows else 0.0)
 
 
 def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
     """One sample of one call: every region on the rows that it ran on."""
-    per_chunk = prices.lengths.reshape(len(chunks), -1).mean(1)
-    active = np.array([0 if e.action == "skip" else e.tokens for e in chunks])
-    computed = np.array([e.computed for e in chunks])
+    of_group: dict[str, list[Event]] = {}
+    for event in chunks:
+        of_group.setdefault(event.region, []).append(event)
+    by_group = list(of_group.values())
+    per_chunk = prices.lengths.reshape(len(by_group[0]), -1).mean(1)
+    active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
     total = prices.each
     for region in model.runner.lowered.regions:
+        computed = np.array([e.computed for e in of_group.get(region.group, by_group[0])])
         rows = active if region.keep is None else computed
         for block in prices.blocks[region.first : region.last + 1]:
             if not by_rows:

@@ -29,7 +29,7 @@ from mccompile.runtime.runner import Runner
 from mccompile.runtime.snapshot import RequestFacts, Snapshot, restore, size_of, take
 from mccompile.runtime.trace import Event
 
-FORMAT = 2
+FORMAT = 3
 FOLDER, BEGUN = "progress", "begun.json"  # in the folder of --record
 SHARE = 0.05  # of the time of a run that is spent on writing states
 SPEED = 200 * 2**20  # bytes per second, until a state was written

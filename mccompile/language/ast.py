@@ -6,114 +6,36 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mccompile.diagnostics.source import Span
+from mccompile.language.written import (
+    Argument,
+    Arithmetic,
+    ArithOp,
+    Call,
+    Compare,
+    CompareOp,
+    Logic,
+    LogicOp,
+    Name,
+    Negative,
+    Not,
+    Number,
+    NumberList,
+    Pipe,
+    Ref,
+    Text,
+    Unit,
+    WrittenExpr,
+)
 
-Unit = Literal["", "steps", "frames", "%"]
-CompareOp = Literal["<", "<=", ">", ">="]
-ArithOp = Literal["+", "-", "*", "/", "^"]
-LogicOp = Literal["and", "or"]
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A word with its place."""
-
-    text: str
-    span: Span = field(compare=False, repr=False)
-
-
-# ---- expressions -----------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number as stored (40% is 0.4) and as spelled."""
-
-    value: float
-    unit: Unit
-    spelling: str = field(compare=False, repr=False)
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A name in an expression: parameter, signal, source, clock value or a word that an option expects."""
-
-    name: str
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A string: the name of a calibrated set, or a path."""
-
-    value: str
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NumberList:
-    items: tuple[Number, ...]
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    name: Name | None
-    value: WrittenExpr
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    function: Name
-    arguments: tuple[Argument, ...]
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Pipe:
-    """`value | f(a)`, which is `f(value, a)`."""
-
-    value: WrittenExpr
-    call: Call
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Negative:
-    of: WrittenExpr
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    of: WrittenExpr
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
-    op: ArithOp
-    left: WrittenExpr
-    right: WrittenExpr
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    op: CompareOp
-    left: WrittenExpr
-    right: WrittenExpr
-    span: Span = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Logic:
-    op: LogicOp
-    left: WrittenExpr
-    right: WrittenExpr
-    span: Span = field(compare=False, repr=False)
-
-
-WrittenExpr = Number | Ref | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
+__all__ = [
+    "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BranchesDecl", "Call",
+    "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
+    "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends", "Guard",
+    "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "Name", "NamedRule", "Negative", "Not", "Number",
+    "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl", "Pipe", "PolicyAst", "Range", "Ref", "ReuseRule",
+    "SignalDecl", "Size", "StepRange", "Text", "Unit", "Vote", "When", "WhenForSteps", "WhenLastSteps",
+    "WhenUntilRefreshes", "While", "WrittenExpr", "WrittenRule",
+]
 
 
 # ---- phases ----------------------------------------------------------------------------------------------
@@ -278,31 +200,49 @@ class SignalDecl:
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseDecl:
-    """`when` is None for a phase that holds to the end."""
+class NamedRule:
+    """`front: compute every 2 steps`: the rule of the regions of one name."""
 
-    name: Name
-    when: When | None
+    region: Name
     rule: WrittenRule
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class BlockRange:
-    """Blocks first..last as written, both included: `[*]` is 0..-1, `[3]` is 3..3, `[8..]` is 8..-1."""
+class PhaseDecl:
+    """`when` is None for a phase that holds to the end.
 
-    first: int
-    last: int
+    regions: the rules of named regions. A phase that has some says nothing else: `rule` is then `compute`.
+    """
+
+    name: Name
+    when: When | None
+    rule: WrittenRule
+    regions: tuple[NamedRule, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRange:
+    """Blocks first..last as written, both included: `[*]` is 0..-1, `[3]` is 3..3, `[8..]` is 8..-1.
+
+    A float is a share of the depth: `[50%..]` is 0.5..-1.
+    """
+
+    first: int | float
+    last: int | float
     span: Span = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class LayersDecl:
-    """`layers blocks[0..7] { keep residual  reuse as VALUE }`.
+    """`layers front = blocks[0..7] { keep residual  reuse as VALUE }`.
 
-    where=None is `integration`, keep=None is `compute`, stand_in=None is the kept result itself.
+    name=None decides with the other layers without a name. where=None is `integration`, keep=None is `compute`,
+    stand_in=None is the kept result itself.
     """
 
+    name: Name | None
     where: BlockRange | None
     keep: Name | None
     stand_in: WrittenExpr | None

@@ -21,15 +21,16 @@ from mccompile.language.choices import (
     ways,
 )
 from mccompile.language.effects import always_computes
-from mccompile.language.errors import choosing, names, values
+from mccompile.language.errors import choosing, layers, names, values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Elaborator
 from mccompile.language.extend import Loader, Merged, chain, merge
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
 from mccompile.language.parse import MAX_DEPTH, keywords
-from mccompile.language.regions import check_use, elaborate_regions
-from mccompile.language.rules import elaborate_phases
+from mccompile.language.regions import Reusing, check_names, check_use, elaborate_regions
+from mccompile.language.rules import elaborate_phases, written_rules
+from mccompile.language.walk import rules_of
 
 
 def check(policy: ast.PolicyAst, loader: Loader, picks: Picks | None = None) -> ir.PolicyIR:
@@ -70,6 +71,9 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst], picks: Picks)
     return next(found for way, found, _ in made if found is not None and way.items() >= picks.items())
 
 
+_UNUSED = (values.Unused, layers.IdleRegionName)
+"""Errors of a policy that has a meaning all the same."""
+
 _Made = tuple[dict[str, str], ir.PolicyIR | None, list[Diagnostic]]
 
 
@@ -83,7 +87,7 @@ def _report_alternatives(policy: ast.PolicyAst, made: list[_Made], choices: dict
         wrong = [way for way, _, found in made if error in found]
         if len(wrong) == len(made):
             errors.append(error)
-        elif not isinstance(error, values.Unused):
+        elif not isinstance(error, _UNUSED):
             errors.append(in_alternative(error, wrong, choices))
     if not errors:
         policies = {tuple(way.items()): found for way, found, _ in made}
@@ -116,12 +120,13 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     _check_signals(merged, within)
     made = tuple(phase for phase in phases if phase is not None)
     signals = {name: signal for name, signal in within.order.items() if signal is not None}
-    reusing = [phase.rule.span for phase, made in zip(declared, phases, strict=True) if _reuses(phase, made, within)]
-    check_use(regions, [phase.rule for phase in made], reusing, signals, errors)
+    reusing = [rule for phase, made in zip(declared, phases, strict=True) for rule in _reusing(phase, made, within)]
+    told = check_names(merged.layers, declared, errors)
+    check_use(regions, [rule for phase in made for rule in rules_of(phase)], reusing, told, signals, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)
-    if not all(isinstance(error, values.Unused) for error in errors):
+    if not all(isinstance(error, _UNUSED) for error in errors):
         return None, errors
     return ir.PolicyIR(
         name=policy.name.text,
@@ -137,11 +142,16 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     ), errors
 
 
-def _reuses(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> bool:
-    """Whether the phase reuses something at some step, as far as an error in it leaves that open."""
-    if made is None:
-        return not isinstance(written.rule, ast.ComputeRule)
-    return not always_computes(made.rule, within.ranges)
+def _reusing(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> Iterator[Reusing]:
+    """The rules of a phase that reuse something at some step, as far as an error in it leaves that open."""
+    regions: list[str | None] = [*(one.region.text for one in written.regions)] or [None]
+    rules = written_rules(written)
+    done: tuple[ir.Rule | None, ...] = (None,) * len(rules)
+    if made is not None:
+        done = tuple(one.rule for one in made.regions or ()) or (made.rule,)
+    for region, rule, known in zip(regions, rules, done, strict=True):
+        if not (isinstance(rule, ast.ComputeRule) if known is None else always_computes(known, within.ranges)):
+            yield Reusing(region, rule.span)
 
 
 def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | None]:

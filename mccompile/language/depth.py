@@ -7,8 +7,14 @@ from mccompile import ir
 
 def block_bounds(where: ir.Blocks, depth: int) -> tuple[int, int]:
     """First and last block, counted from 0. They may lie outside of the stack, and the first behind the last."""
-    first, last = (block + depth if block < 0 else block for block in (where.first, where.last))
-    return first, last
+    return _block(where.first, depth), _block(where.last, depth) - isinstance(where.last, float)
+
+
+def _block(bound: int | float, depth: int) -> int:
+    """The block that a range begins with; behind the one that it ends with, for a share."""
+    if isinstance(bound, float):
+        return int(bound * depth + 1e-9)  # 70% of 10 blocks are 7, and not 6.999999
+    return bound + depth if bound < 0 else bound
 
 
 def shared_blocks(a: ir.Blocks, b: ir.Blocks, depth: int) -> tuple[int, int] | None:

@@ -69,7 +69,8 @@ def _kind(item: ast.Item) -> _Kind:
 
 def _group(items: Sequence[ast.Item], indent: str) -> list[_Line]:
     """The lines of neighbouring items of one kind: heads padded to one width."""
-    heads = [_item_head(item) for item in items]
+    named = max((len(item.name.text) for item in items if isinstance(item, ast.LayersDecl) and item.name), default=0)
+    heads = [_item_head(item, named) for item in items]
     width = 0 if _kind(items[0]) == "place" else max(map(len, heads))
     lines: list[_Line] = []
     for item, head in zip(items, heads, strict=True):
@@ -96,7 +97,8 @@ def _choose(item: ast.ChooseDecl, head: str) -> list[_Line]:
     return lines
 
 
-def _item_head(item: ast.Item) -> str:
+def _item_head(item: ast.Item, named: int) -> str:
+    """named: the length of the longest name of the layers beside it."""
     match item:
         case ast.ParamDecl(name=name):
             return f"param {name.text}"
@@ -107,13 +109,20 @@ def _item_head(item: ast.Item) -> str:
         case ast.PhaseDecl(name=name):
             return f"phase {name.text}" + ("" if item.when is None else f" {when(item.when)}")
         case ast.LayersDecl():
-            return "integration" if item.where is None else f"layers blocks[{where(item.where.first, item.where.last)}]"
+            return _layers_head(item, named)
         case ast.OptionsDecl(section=section):
             return section
         case ast.BranchesDecl():
             return "branches"
         case _:
             assert_never(item)
+
+
+def _layers_head(item: ast.LayersDecl, named: int) -> str:
+    if item.where is None:
+        return "integration"
+    name = "" if item.name is None else f"{item.name.text.ljust(named)} = "
+    return f"layers {name}blocks[{where(item.where.first, item.where.last)}]"
 
 
 def _item(item: ast.Item, head: str) -> list[_Line]:
@@ -141,12 +150,27 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
 
 
 def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
-    """The rule behind the head; each guard on a line of its own, below the rule."""
-    lines = [_Line(f"{head} {{ {rule(item.rule)}", item.span.start)]
-    if isinstance(item.rule, ast.ReuseRule | ast.ComputeTop):
-        pad = " " * (len(head) + len(" { "))
-        lines += [_Line(f"{pad}{guard(one)}", one.span.start) for one in item.rule.guards]
+    """The rule behind the head. Several rules of regions stand below it, each on a line of its own."""
+    if len(item.regions) > 1:
+        width = max(len(one.region.text) for one in item.regions) + 1
+        below = [
+            line
+            for one in item.regions
+            for line in _rule(one.rule, f"{2 * INDENT}{f'{one.region.text}:':<{width}} ", one.span.start)
+        ]
+        return [_Line(f"{head} {{", item.span.start), *below, _Line(f"{INDENT}}}", item.span.end - 1)]
+    one = item.regions[0] if item.regions else None
+    named = "" if one is None else f"{one.region.text}: "
+    lines = _rule(item.rule if one is None else one.rule, f"{head} {{ {named}", item.span.start)
     lines[-1].text += " }"
+    return lines
+
+
+def _rule(written: ast.WrittenRule, head: str, start: int) -> list[_Line]:
+    """A rule; each guard on a line of its own, below the rule."""
+    lines = [_Line(f"{head}{rule(written)}", start)]
+    if isinstance(written, ast.ReuseRule | ast.ComputeTop):
+        lines += [_Line(f"{' ' * len(head)}{guard(one)}", one.span.start) for one in written.guards]
     return lines
 
 

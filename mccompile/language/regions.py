@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Mapping
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Literal, cast
 
@@ -52,25 +53,65 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
     return tuple(sorted(made, key=_depth))
 
 
+def check_names(
+    declared: list[ast.LayersDecl], phases: list[ast.PhaseDecl], errors: list[Diagnostic]
+) -> frozenset[str | None]:
+    """Rules of regions are those of kept layers, one in a phase; and a name of layers has a rule somewhere.
+
+    Returns the names of regions of which it is not known what rules they have: all of them beside a misspelt name.
+    """
+    known = tuple(dict.fromkeys(item.name.text for item in declared if item.name and item.keep is not None))
+    for phase in phases:
+        first: dict[str, ast.Name] = {}
+        for rule in phase.regions:
+            region = rule.region
+            if region.text not in known:
+                errors.append(layers.UnknownRegion(region.span, region.text, known))
+            elif first.setdefault(region.text, region) is not region:
+                errors.append(names.DefinedTwice(region.span, "rule of", region.text, first[region.text].span))
+    ruled = {rule.region.text for phase in phases for rule in phase.regions}
+    named = [(item, item.name) for item in declared if item.name is not None]
+    computed = {name.text for item, name in named if item.keep is None}
+    told: set[str | None] = {None, *known} if ruled - {*known} - computed else set()
+    for item, name in named:
+        idle = name.text not in ruled and name.text not in told
+        why = "these layers are always computed" if item.keep is None else "no phase has a rule for it" if idle else ""
+        if why and not (item.keep is None and name.text in ruled):
+            errors.append(layers.IdleRegionName(name.span, name.text, why))
+            told.add(name.text)
+    return frozenset(told)
+
+
 def _met(claimed: list[tuple[int, int, ir.Region]], first: int, last: int) -> ir.Region | None:
     """The first region that has one of the blocks first..last."""
     at = max(0, bisect_right(claimed, first, key=itemgetter(0)) - 1)
     return next((region for begin, end, region in claimed[at : at + 2] if begin <= last and first <= end), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Reusing:
+    """A rule that reuses something. region: whose rule it is; None where it is that of all regions of its phase."""
+
+    region: str | None
+    at: Span
+
+
 def check_use(
-    regions: tuple[ir.Region, ...], rules: list[ir.Rule], reusing: list[Span], signals: Mapping[str, ir.Signal],
-    errors: list[Diagnostic],
+    regions: tuple[ir.Region, ...], rules: list[ir.Rule], reusing: list[Reusing], told: frozenset[str | None],
+    signals: Mapping[str, ir.Signal], errors: list[Diagnostic],
 ) -> None:
     """What is reused must be kept, what is kept must be reused, and a probe needs blocks to look at.
 
-    rules: those without an error. reusing: where a rule reuses something, or would without an error in it.
+    rules: those without an error. reusing: the rules that reuse something, or would without an error in them. told:
+    names of regions whose rules have an error already.
     """  # fmt: skip
     kept = [region for region in regions if region.keep is not None]
     if reusing and not kept:
-        errors.append(layers.NothingKept(reusing[0]))
-    if rules and kept and not reusing:
-        errors.append(layers.NeverReused(kept[0].at))
+        errors.append(layers.NothingKept(reusing[0].at))
+    reused = {rule.region for rule in reusing}
+    idle = [r for r in kept if None not in reused and r.name not in reused and r.name not in told]
+    if rules and idle:
+        errors.extend(layers.NeverReused(region.at) for region in (idle if reusing else kept[:1]))
     looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)
     read = (node for rule in rules for node in walk_rule(rule, signals))
     probe = next((node for node in read if isinstance(node, ir.SourceRef) and node.name == "probe"), None)
@@ -87,7 +128,7 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     forecast = None
     if item.keep is not None and item.stand_in is not None:
         forecast = elaborate_forecast(item.stand_in, item.keep, within)
-    return ir.Region(where, keep, forecast, at=item.span)
+    return ir.Region(where, keep, forecast, None if item.name is None else item.name.text, at=item.span)
 
 
 def _depth(region: ir.Region) -> tuple[int, int]:

@@ -58,13 +58,23 @@ def _phase(phase: ast.PhaseDecl, within: Elaborator) -> ir.Phase | None:
     name = phase.name
     span = ir.Rest(at=name.span) if phase.when is None else _when(phase, phase.when, within)
     rule = _rule(phase.rule, within)
-    return None if span is None or rule is None else ir.Phase(name.text, span, rule, at=name.span)
+    apart = [(one, _rule(one.rule, within)) for one in phase.regions]
+    named = tuple(ir.RegionRule(one.region.text, rule, at=one.span) for one, rule in apart if rule is not None)
+    if span is None or rule is None or len(named) < len(apart):
+        return None
+    return ir.Phase(name.text, span, rule, named or None, at=name.span)
+
+
+def written_rules(phase: ast.PhaseDecl) -> tuple[ast.WrittenRule, ...]:
+    """The rules that a phase is written with."""
+    return tuple(one.rule for one in phase.regions) or (phase.rule,)
 
 
 def _check_order(declared: list[ast.PhaseDecl], within: Elaborator) -> None:
     in_turn = [phase for phase in declared if not isinstance(phase.when, ast.WhenLastSteps | ast.While)]
-    if in_turn and isinstance(in_turn[0].rule, ast.ComputeSteps | ast.ComputeBins):
-        check_mask(in_turn[0].rule, within.errors, begins_run=True)
+    for rule in written_rules(in_turn[0]) if in_turn else ():
+        if isinstance(rule, ast.ComputeSteps | ast.ComputeBins):
+            check_mask(rule, within.errors, begins_run=True)
     endless = next((phase for phase in in_turn if phase.when is None), None)
     if endless is None:
         last = declared[-1].name

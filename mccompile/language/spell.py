@@ -163,13 +163,17 @@ def guard(one: ast.Guard) -> str:
             assert_never(one)
 
 
-def where(first: int, last: int) -> str:
+def where(first: int | float, last: int | float) -> str:
     """What stands between the brackets of `blocks[...]`."""
     if (first, last) == (0, -1):
         return "*"
     if first == last:
-        return str(first)
-    return f"{first}.." if last == -1 else f"{first}..{last}"
+        return _bound(first)
+    return f"{_bound(first)}.." if last == -1 else f"{_bound(first)}..{_bound(last)}"
+
+
+def _bound(bound: int | float) -> str:
+    return f"{100 * bound:g}%" if isinstance(bound, float) else str(bound)
 
 
 def layer_rule(keep: ast.Name | None, stand_in: ast.WrittenExpr | None) -> str:

@@ -204,6 +204,10 @@ class _Phases(_Expressions):
         return self._at_most(meta, n, "tokens")
 
 
+def _bound(block: ast.Number) -> int | float:
+    return block.value if block.unit == "%" else int(block.value)
+
+
 @v_args(inline=True, meta=True)
 class AstBuilder(_Phases):
     """Builds the AST of one source; used once. `errors`: numbers that are none."""
@@ -238,11 +242,22 @@ class AstBuilder(_Phases):
     def choose(self, meta: Meta, name: Token, *alternatives: ast.Alternative) -> ast.ChooseDecl:
         return ast.ChooseDecl(self._name(name), alternatives, self._at(meta))
 
-    def phase(self, meta: Meta, name: Token, when: ast.When | None, rule: ast.WrittenRule) -> ast.PhaseDecl:
-        return ast.PhaseDecl(self._name(name), when, rule, self._at(meta))
+    def region_rule(self, meta: Meta, region: Token, rule: ast.WrittenRule) -> ast.NamedRule:
+        return ast.NamedRule(self._name(region), rule, self._at(meta))
+
+    def phase(
+        self, meta: Meta, name: Token, when: ast.When | None, *rules: ast.WrittenRule | ast.NamedRule
+    ) -> ast.PhaseDecl:
+        regions = tuple(rule for rule in rules if isinstance(rule, ast.NamedRule))
+        whole = next((rule for rule in rules if not isinstance(rule, ast.NamedRule)), None)
+        at = self._at(meta)
+        return ast.PhaseDecl(self._name(name), when, whole or ast.ComputeRule(at), regions, at)
 
     def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
         return self._quantity(meta, sign, number, "")
+
+    def block_share(self, meta: Meta, share: Token) -> ast.Number:
+        return self._percent(share)
 
     def all_blocks(self, meta: Meta, star: Token) -> ast.BlockRange:
         return ast.BlockRange(0, -1, self._at(meta))
@@ -251,13 +266,13 @@ class AstBuilder(_Phases):
         return ast.BlockRange(int(block.value), int(block.value), self._at(meta))
 
     def blocks_from(self, meta: Meta, first: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(int(first.value), -1, self._at(meta))
+        return ast.BlockRange(_bound(first), -1, self._at(meta))
 
     def blocks_to(self, meta: Meta, last: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(0, int(last.value), self._at(meta))
+        return ast.BlockRange(0, _bound(last), self._at(meta))
 
     def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(int(first.value), int(last.value), self._at(meta))
+        return ast.BlockRange(_bound(first), _bound(last), self._at(meta))
 
     def keep(self, meta: Meta, name: Token, stand_in: ast.WrittenExpr | None) -> _LayerRule:
         return self._name(name), stand_in
@@ -265,11 +280,11 @@ class AstBuilder(_Phases):
     def no_keep(self, meta: Meta) -> _LayerRule:
         return None, None
 
-    def layers(self, meta: Meta, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
-        return ast.LayersDecl(where, *rule, self._at(meta))
+    def layers(self, meta: Meta, name: Token | None, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
+        return ast.LayersDecl(None if name is None else self._name(name), where, *rule, self._at(meta))
 
     def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:
-        return ast.LayersDecl(None, *rule, self._at(meta))
+        return ast.LayersDecl(None, None, *rule, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
         read: ast.Name | ast.Number | ast.Size

@@ -63,6 +63,16 @@ def walk_rule(rule: ir.Rule, signals: Mapping[str, ir.Signal], late: bool = True
     return (e for read in rule_expressions(rule) for e in walk(read, signals, late))
 
 
+def rules_of(phase: ir.Phase) -> tuple[ir.Rule, ...]:
+    """The rules of a phase: that of the regions without a rule of their own, and those of named regions."""
+    return (phase.rule, *(one.rule for one in phase.regions or ()))
+
+
+def all_rules(policy: ir.PolicyIR) -> tuple[ir.Rule, ...]:
+    """The rules of all phases, in order."""
+    return tuple(rule for phase in policy.phases for rule in rules_of(phase))
+
+
 def _every(all_at: ir.AllAt | None) -> ir.Expr | None:
     return None if all_at is None else all_at.every
 

@@ -57,6 +57,11 @@ def emit(lowered: LoweredModel) -> str:
     )
 
 
+def of_group(group: str) -> str:
+    """Words for a group of regions; "" where they have no name."""
+    return f" in the regions `{group}`" if group else ""
+
+
 def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
     """Returns every graph of the lowered model with its name and what it is, in the order of a call."""
     captured, rows = lowered.captured, lowered.rows
@@ -66,10 +71,12 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
         yield "gather", rows.gather.module, "Rows of the shared values that a selection of tokens needs."
     if lowered.modulated is not None:
         yield "modulated", lowered.modulated.module, "The input of the first attention of block 0."
-    if lowered.decide is not None:
-        fed, made = ", ".join(named(lowered.decide.host)), ", ".join(slot.name for slot in lowered.decide.outputs)
-        about = f"Which tokens are computed. host [B, K, G]: {fed}. Returns {made}."
-        yield "decide", lowered.decide.module, about
+    for group, decide in lowered.decides.items():
+        if decide is None:
+            continue
+        fed, made = ", ".join(named(decide.host)), ", ".join(slot.name for slot in decide.outputs)
+        about = f"Which tokens are computed{of_group(group)}. host [B, K, G]: {fed}. Returns {made}."
+        yield f"decide_{group}" if group else "decide", decide.module, about
     for number, plain in enumerate(lowered.plain):
         yield f"block{number}_plain", plain.module, "A block on all rows."
     for number, partial in enumerate(rows.partial if rows is not None else ()):
@@ -160,7 +167,8 @@ def _text(value: object, written: dict[fx.Node, str]) -> str:
 
 
 def _region(region: LoweredRegion) -> str:
-    rule = "always computed" if region.keep is None else f"decided by the policy, keep {region.keep}"
+    decided = f"decided as `{region.group}`" if region.group else "decided by the policy"
+    rule = "always computed" if region.keep is None else f"{decided}, keep {region.keep}"
     return f"blocks {region.first}..{region.last}: {rule}"
 
 

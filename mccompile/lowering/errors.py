@@ -8,6 +8,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Label
 from mccompile.diagnostics.failure import StatedFailure
 from mccompile.language.depth import block_bounds
+from mccompile.language.spell import where as written
 
 
 class LoweringError(StatedFailure):
@@ -23,8 +24,8 @@ class LayersNotFound(LoweringError):
 
     def __init__(self, policy: str, model: str, where: ir.Blocks, count: int) -> None:
         super().__init__(
-            f"`layers blocks[{where.first}..{where.last}]` of policy `{policy}` matches no range of {model}, which has "
-            f"{count} blocks",
+            f"`layers blocks[{written(where.first, where.last)}]` of policy `{policy}` matches no range of {model}, "
+            f"which has {count} blocks",
             f"use indices from 0 to {count - 1}, or count from the end with -1 to -{count}",
             span=where.at, marked=f"not within blocks 0 to {count - 1}",
         )  # fmt: skip
@@ -40,7 +41,7 @@ class LayersOverlap(LoweringError):
     ) -> None:
         first, last = both
         again = f"block {first}" if first == last else f"blocks {first} to {last}"
-        claims = " and ".join(f"`layers blocks[{one.first}..{one.last}]`" for one in (earlier, later))
+        claims = " and ".join(f"`layers blocks[{written(one.first, one.last)}]`" for one in (earlier, later))
         others = () if earlier.at is None else (Label(earlier.at, _are(earlier, count)),)
         super().__init__(
             f"{claims} of policy `{policy}` both claim {again} of {model}, which has {count} blocks",

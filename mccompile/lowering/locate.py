@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
 from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid
-from mccompile.language.walk import rule_expressions, walk
-from mccompile.lowering.decide import dynamic_phases
+from mccompile.language.walk import all_rules, rule_expressions, walk
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import LoweredRegion
@@ -19,7 +18,8 @@ TIMESTEPS = ("timestep", "timesteps", "t", "time")  # what models call the input
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
     """Returns the sources that some rule reads, late signals included, in the order of their first use."""
     signals = {s.name: s for s in policy.signals}
-    expressions = (x for _, rule in dynamic_phases(policy) for x in rule_expressions(rule))
+    rules = (rule for rule in all_rules(policy) if isinstance(rule, ir.Reuse | ir.Top))
+    expressions = (x for rule in rules for x in rule_expressions(rule))
     found = (e.of for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
     return tuple(dict.fromkeys(found))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
+from mccompile.language.walk import all_rules, rules_of
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
@@ -14,6 +15,7 @@ from mccompile.lowering.regions import partition
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
+from mccompile.policy.groups import groups, policies
 
 ONLY_COMPUTES = (
     "computes every step of this model and reuses nothing: `compute top` always picks some tokens, and a step that "
@@ -51,7 +53,7 @@ def lower(
         captured=captured, policy=policy, regions=regions, located=located, static=static,
         plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
         modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
-        decide=build_decide(policy, located, supplied),
+        decides={group: build_decide(own, located, supplied) for group, own in policies(policy).items()},
         observe=build_observe(policy, located["block_output"]) if "block_output" in located else None,
         together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
@@ -72,7 +74,7 @@ def _row_forms(pieces: Pieces) -> RowForms | None:
 
 def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[Refusal, ...]:
     """Returns what the policy asks for and cannot have on this model."""
-    finer = [p.name for p in policy.phases if cell_of(p.rule) > ir.Granularity.STEP]
+    finer = [p.name for p in policy.phases if any(cell_of(rule) > ir.Granularity.STEP for rule in rules_of(p))]
     apart = _apart(captured, policy) if policy.branches.batch else ""
     found = (Refusal(f"branches of {policy.name}", f"run one after the other: {apart}"),) if apart else ()
     if rows or not finer:
@@ -85,7 +87,7 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
 
 def _only_computes(policy: ir.PolicyIR) -> bool:
     """Whether a policy that decides per step computes every step, though it is not meant to."""
-    rules = [phase.rule for phase in policy.phases]
+    rules = all_rules(policy)
     return all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
 
 
@@ -93,6 +95,8 @@ def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Says why two guidance branches cannot run as one batch, or "" if they can."""
     if any(region.forecast is not None for region in policy.regions):
         return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
+    if len(groups(policy)) > 1:
+        return "regions with names decide apart, and both branches run on one list of rows"
     if policy.cache.budget is not None:
         return "under a byte budget there is no room for the rows of the other branch, which are saved meanwhile"
     if not captured.samples:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import walk, walk_rule
+from mccompile.language.walk import all_rules, walk, walk_rule
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
@@ -40,7 +40,7 @@ def late_signals(policy: ir.PolicyIR, rule: ir.Rule) -> frozenset[str]:
 
 def build_observe(policy: ir.PolicyIR, output: Located) -> ObserveSpec | None:
     """Builds the graph of all late signals that some rule reads. Returns None if there is none."""
-    wanted = sorted(frozenset().union(*(late_signals(policy, p.rule) for p in policy.phases)))
+    wanted = sorted(frozenset().union(*(late_signals(policy, rule) for rule in all_rules(policy))))
     if not wanted:
         return None
     signals = {s.name: s for s in policy.signals}

@@ -12,6 +12,7 @@ from mccompile.capture.types import CapturedModel
 from mccompile.language.depth import block_bounds, shared_blocks
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
 from mccompile.lowering.types import LoweredRegion
+from mccompile.policy.groups import group_of
 
 
 def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
@@ -20,19 +21,18 @@ def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[LoweredRegi
     Raises LayersNotFound (MC0501) and LayersOverlap (MC0505).
     """
     count = len(captured.blocks)
-    keeps: list[str | None] = [None] * count
     owner = [-1] * count
     _refuse_overlaps(captured, policy)
     for number, region in enumerate(policy.regions):
         first, last = _bounds(region.where, count, policy.name, captured.model_class)
         for i in range(first, last + 1):
-            keeps[i], owner[i] = region.keep, number if region.keep else -1
+            owner[i] = number if region.keep else -1
     regions = []
     start = 0
     for i in range(1, count + 1):
         if i == count or owner[i] != owner[start]:
-            forecast = policy.regions[owner[start]].forecast if owner[start] >= 0 else None
-            regions.append(_region(captured, start, i - 1, keeps[start], forecast))
+            named = policy.regions[owner[start]] if owner[start] >= 0 else None
+            regions.append(_region(captured, start, i - 1, named))
             start = i
     return tuple(regions)
 
@@ -57,9 +57,7 @@ def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: s
     return first, last
 
 
-def _region(
-    captured: CapturedModel, first: int, last: int, keep: str | None, forecast: ir.Forecast | None
-) -> LoweredRegion:
+def _region(captured: CapturedModel, first: int, last: int, named: ir.Region | None) -> LoweredRegion:
     """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
     blocks = captured.blocks[first : last + 1]
     before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True)}
@@ -70,4 +68,6 @@ def _region(
         while source in before:
             source = before[source]
         pairs.append((source, out))
-    return LoweredRegion(first, last, keep, tuple(pairs), forecast)  # type: ignore[arg-type]
+    if named is None:
+        return LoweredRegion(first, last, None, tuple(pairs))
+    return LoweredRegion(first, last, named.keep, tuple(pairs), named.forecast, group_of(named))

@@ -12,6 +12,7 @@ from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.observe import ObserveSpec
 from mccompile.lowering.sources import Located
+from mccompile.policy.groups import ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class LoweredRegion:
     keep: None if the blocks are always computed, because the policy says so or names them in no region.
     pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
-    result on reuse; None: that itself.
+    result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py).
     """
 
     first: int
@@ -29,6 +30,7 @@ class LoweredRegion:
     keep: Literal["residual", "output", "increment"] | None
     pairs: tuple[tuple[str, str], ...]
     forecast: ir.Forecast | None = None
+    group: str = ALL
 
     @property
     def depth(self) -> int:
@@ -62,8 +64,9 @@ class LoweredModel:
 
     plain: for each kind of block, its form on all rows without buffers. rows: None where selections of tokens are
     refused; decisions are then per step and `refusals` says why. static: sources that the clock and the request's
-    constants determine. modulated: block 0 up to its modulated input, if the policy reads it. together: the guidance
-    branch with whose calls the other one's are run as one batch, if any.
+    constants determine. modulated: block 0 up to its modulated input, if the policy reads it. decides: the decision
+    graph of each group of regions, in order of depth; None where the clock decides. together: the guidance branch with
+    whose calls the other one's are run as one batch, if any.
     """
 
     captured: CapturedModel
@@ -75,7 +78,7 @@ class LoweredModel:
     postlude: Part
     rows: RowForms | None
     modulated: Part | None
-    decide: DecideSpec | None
+    decides: Mapping[str, DecideSpec | None]
     observe: ObserveSpec | None
     together: str | None
     refusals: tuple[Refusal, ...]

@@ -12,6 +12,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.ir import Expr, PolicyIR
+from mccompile.language.walk import rules_of
 from mccompile.policy.errors import (
     CountInvalid,
     ParameterNotWhole,
@@ -102,11 +103,12 @@ def _counts(bound: BoundPolicy) -> list[Diagnostic]:
         wanted: list[tuple[ir.Expr, int]] = []
         if isinstance(phase.span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
             wanted.append((phase.span.n, 0))
-        if isinstance(phase.rule, ir.Every):
-            wanted.append((phase.rule.n, 1))
-        all_at = phase.rule.all_at if isinstance(phase.rule, ir.Reuse | ir.Top) else None
-        if all_at is not None and all_at.every is not None:
-            wanted.append((all_at.every, 1))
+        for rule in rules_of(phase):
+            if isinstance(rule, ir.Every):
+                wanted.append((rule.n, 1))
+            all_at = rule.all_at if isinstance(rule, ir.Reuse | ir.Top) else None
+            if all_at is not None and all_at.every is not None:
+                wanted.append((all_at.every, 1))
         for expr, least in wanted:
             value = float(bound.number(expr))
             if not (value.is_integer() and value >= least):

@@ -16,7 +16,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS, StaticValue
 from mccompile.arithmetic.operations import power as power_of
-from mccompile.language.walk import children, walk_rule
+from mccompile.language.walk import all_rules, children, walk_rule
 
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
 ONE, ZERO = np.float32(1.0), np.float32(0.0)
@@ -209,6 +209,6 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
 def static_changes(policy: ir.PolicyIR, static_sources: frozenset[str] = TIMESTEP_SOURCES) -> tuple[ir.Change, ...]:
     """The distinct static changes that the rules read, in order of first use: the tables a plan needs."""
     signals = {s.name: s for s in policy.signals}
-    found = (e for p in policy.phases for e in walk_rule(p.rule, signals))
+    found = (e for rule in all_rules(policy) for e in walk_rule(rule, signals))
     changes = dict.fromkeys(e for e in found if isinstance(e, ir.Change))
     return tuple(c for c in changes if is_static(c, policy, static_sources))

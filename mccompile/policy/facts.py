@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.language.walk import walk, walk_rule
+from mccompile.language.walk import all_rules, walk, walk_rule
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
 
 def computes_every_step(policy: ir.PolicyIR) -> bool:
     """No phase reuses anything."""
-    return all(isinstance(phase.rule, ir.Compute) for phase in policy.phases)
+    return all(isinstance(rule, ir.Compute) for rule in all_rules(policy))
 
 
 def computes_always(policy: ir.PolicyIR) -> bool:
@@ -43,7 +43,7 @@ def cell_of(rule: ir.Rule) -> ir.Granularity:
 
 def selects_within_chunks(policy: ir.PolicyIR) -> bool:
     """Some rule computes a part of a chunk's tokens and reuses the others."""
-    return any(cell_of(phase.rule) > ir.Granularity.CHUNK for phase in policy.phases)
+    return any(cell_of(rule) > ir.Granularity.CHUNK for rule in all_rules(policy))
 
 
 def keeps_increment(policy: ir.PolicyIR) -> bool:
@@ -54,7 +54,7 @@ def keeps_increment(policy: ir.PolicyIR) -> bool:
 def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
     """The accounts of every cell, in order: `account`, then those with a name of their own, as rules read them."""
     signals = {s.name: s for s in policy.signals}
-    found = (e for p in policy.phases for e in walk_rule(p.rule, signals))
+    found = (e for rule in all_rules(policy) for e in walk_rule(rule, signals))
     return tuple(dict.fromkeys(("account", *(e.into for e in found if isinstance(e, ir.Accumulate)))))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.language.coefficients import CoefficientSet, fit_of
-from mccompile.language.walk import walk, walk_rule
+from mccompile.language.walk import all_rules, walk, walk_rule
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.evaluate import Grid, StaticMoment, evaluate, is_static
@@ -21,7 +21,7 @@ REMEDY = "fit it for this model and number of steps, bound it (`max(..., 0)`), o
 def fits_of(policy: ir.PolicyIR) -> tuple[ir.Polynomial, ...]:
     """The polynomials that the rules read, in order of first use."""
     signals = {s.name: s for s in policy.signals}
-    found = (e for p in policy.phases for e in walk_rule(p.rule, signals))
+    found = (e for rule in all_rules(policy) for e in walk_rule(rule, signals))
     return tuple(dict.fromkeys(e for e in found if isinstance(e, ir.Polynomial)))
 
 

@@ -39,9 +39,13 @@ def plan(
 
     tables: for each of `static_changes(policy, static_sources)` its value at every own step of a chunk against
     the step before (entry 0 is not read). fold=False leaves every rule but `compute` to the run; the first
-    step, and the last under `refresh_last`, are computed in any case.
-    Raises PolicyError (MC0305 to MC0307), and ValueError for a table that is missing or short.
+    step, and the last under `refresh_last`, are computed in any case. bound: as one group of regions sees the policy
+    (policy/groups.py).
+    Raises PolicyError (MC0305 to MC0307), and ValueError for a table that is missing or short, or for a policy whose
+    regions have rules of their own.
     """
+    if any(phase.regions for phase in bound.ir.phases):
+        raise ValueError(f"a plan is of one group of regions: ask for those of `bounds_of({bound.ir.name})`")
     problems = [*_mask_problems(bound, grid), *_range_problems(bound, grid), *_gaps(bound, grid)]
     if problems:
         raise PolicyError(problems)

@@ -200,8 +200,12 @@ class Reader:
                 return ir.Const(float(str(self._scalar(_SCALARS[float], tree))))
             plain = [k for k in kinds if k in _SCALARS or get_origin(k) is Literal]
             if plain:
-                return self.value(plain[0], tree)
+                fraction = float in plain and not re.fullmatch(r"-?\d+", tree.text)
+                return self.value(float if fraction else plain[0], tree)
             raise self.error(tree.span, "a node in parentheses is expected")
+        lists = [k for k in kinds if get_origin(k) is tuple]
+        if lists and tree.opened == "[":
+            return self.value(lists[0], tree)
         if tree.opened != "(" or not tree.items or not isinstance(tree.items[0].value, Atom):
             raise self.error(tree.span, "a node in parentheses is expected")
         head = tree.items[0].value

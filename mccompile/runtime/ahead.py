@@ -11,31 +11,25 @@ from dataclasses import replace
 
 import torch
 
-from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import resolve_all
-from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import host_rows
-from mccompile.runtime.engine import Engine
-from mccompile.runtime.layout import Layout
-from mccompile.runtime.store import BranchStore, Deciding
+from mccompile.runtime.step import Step
+from mccompile.runtime.store import Deciding
 from mccompile.runtime.upload import parameters
 
 
-def decide_ahead(
-    engine: Engine, bound: BoundPolicy, fold: bool, moment: Moment, layout: Layout, store: BranchStore, plan: Plan,
-    device: torch.device,
-) -> Deciding | None:  # fmt: skip
-    """The decision of the call after `moment`; None where it is not known which that is, or what it will read."""
-    decide, branches = engine.decide, engine.lowered.policy.branches
+def decide_ahead(step: Step, device: torch.device) -> Deciding | None:
+    """The decision of the call after a step; None where it is not known which that is, or what it will read."""
+    decide, moment, layout, bound, plan = step.decides, step.moment, step.layout, step.bound, step.plan
+    branches, history, states = bound.ir.branches, step.course.history, step.course.states
     follows = branches.share_decision not in (None, moment.branch)
     if decide is None or decide.spec.sources or moment.following is None or follows:
         return None
     if len(moment.following) != layout.chunks:
         return None
     now = replace(moment, row=moment.row + 1, chunks=moment.following, following=None)
-    actions = resolve_all(now, store.history, bound, plan, layout.batch)
-    if fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
+    actions = resolve_all(now, history, bound, plan, layout.batch)
+    if step.fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
         return None
-    host = host_rows(decide.spec, now, actions, store.states, plan, store.history.computed)
-    return decide.start(host, parameters(decide.spec.params, bound, device), {}, store.states, layout, now)
+    host = host_rows(decide.spec, now, actions, states, plan, history.computed)
+    return decide.start(host, parameters(decide.spec.params, bound, device), {}, states, layout, now)

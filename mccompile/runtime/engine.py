@@ -12,6 +12,7 @@ from torch import fx
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
+from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.sources import Probe, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
@@ -44,8 +45,8 @@ class Engine:
         self.postlude = Postlude(lowered, backend)
         self.blocks = BlockCalls(lowered, backend, self.uses_rows)
         self.prefixes = Prefixes(lowered)
-        decide, observe = lowered.decide, lowered.observe
-        self.decide = Decide(decide, self._by_chunks(backend, decide.module, Role("decide"))) if decide else None
+        self.decides = {group: self._decide(spec, backend) for group, spec in lowered.decides.items()}
+        observe = lowered.observe
         self.observe: Observe | None = None
         if observe is not None:
             self.observe = Observe(observe, self._by_chunks(backend, observe.module, Role("observe")))
@@ -56,6 +57,9 @@ class Engine:
         captured = lowered.captured
         self._ports = {p.name: p for p in (*captured.sources, *captured.shared, *captured.streams)}
         self.values = SharedValues(lowered.captured, self._needed(), backend)
+
+    def _decide(self, spec: DecideSpec | None, backend: Backend) -> Decide | None:
+        return None if spec is None else Decide(spec, self._by_chunks(backend, spec.module, Role("decide")))
 
     def _by_chunks(self, backend: Backend, module: fx.GraphModule, role: Role) -> GraphCall:
         """A graph of [B, K, G] first; where G varies a lone chunk goes to the graph itself: 1 is a constant size."""
@@ -121,10 +125,13 @@ class Engine:
             count = tokens_of(self.lowered.captured, inputs)
         return value.narrow(axis, beside.start(rows, count), count)
 
-    def sources(self, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env) -> dict[str, torch.Tensor]:
-        """The values of the decision's sources, each in its own layout; env: streams before the cached region."""
+    def sources(
+        self, spec: DecideSpec, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env
+    ) -> dict[str, torch.Tensor]:
+        """The values of a decision's sources, each in its own layout; env: the streams before the first cached region,
+        and later ones."""
         found: dict[str, Value] = {}
-        for where in self.decide.spec.sources if self.decide else ():
+        for where in spec.sources:
             match where.value:
                 case Input(name):
                     found[where.source] = inputs[name]

@@ -23,7 +23,7 @@ from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Memory
+from mccompile.runtime.store import Memory, States
 from mccompile.runtime.upload import parameters
 
 
@@ -66,17 +66,19 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
         env = engine.entry(shared)
         moment = first_moment(engine, inputs, env)
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
-        store = BranchStore.empty(bound, layout.batch, layout.chunks)
+        memory, states = Memory(), States()
         for share in _SHARES if engine.uses_rows else (1.0,):
-            after = _regions(engine, inputs, shared, env, layout, store.memory, share)
-        if engine.decide is not None:
-            host = np.zeros((layout.batch, len(engine.decide.spec.host), layout.chunks), np.float32)
-            params = parameters(engine.decide.spec.params, bound, engine.video(env).device)
-            engine.decide.run(host, params, engine.sources(inputs, shared, after), store.states, layout, moment)
+            after = _regions(engine, inputs, shared, env, layout, memory, share)
+        for decide in engine.decides.values():
+            if decide is not None:
+                host = np.zeros((layout.batch, len(decide.spec.host), layout.chunks), np.float32)
+                params = parameters(decide.spec.params, bound, engine.video(env).device)
+                sources = engine.sources(decide.spec, inputs, shared, after)
+                decide.run(host, params, sources, States(), layout, moment)
         if engine.observe is not None:
             params = parameters(engine.observe.spec.params, bound, engine.video(env).device)
             want = np.ones((layout.batch, layout.chunks), bool)
-            engine.observe.run(want, params, engine.cached_output(after, inputs), store.states, layout, moment)
+            engine.observe.run(want, params, engine.cached_output(after, inputs), states, layout, moment)
         engine.postlude.run(after, shared, inputs)
 
 

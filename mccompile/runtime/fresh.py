@@ -5,7 +5,7 @@ Otherwise it counts as nothing: the call is computed afresh, and the trace says 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -39,30 +39,33 @@ def made_of(captured: CapturedModel, prompt: tuple[str, ...], layout: Layout, in
     return Made(size, {n: Held.of(v) for n, v in given.items() if isinstance(v, torch.Tensor)})
 
 
-def renew(store: BranchStore, made: Made, moment: Moment, bound: BoundPolicy) -> BranchStore:
+def renew(store: BranchStore, made: Made, moment: Moment, bounds: Mapping[str, BoundPolicy]) -> BranchStore:
     """The store for a call: `store` itself, without what is not of this call's request, size, prompt and last step."""
     before = store.made
     if before is not None and before.size != made.size:
-        store = BranchStore.empty(bound, made.size[0], moment.total)
-        store.history.lose("another size")
+        store = BranchStore.empty(bounds, made.size[0], moment.total)
+        store.lose("another size")
     elif before is not None and not made.same_prompt(before):
         store.memory = Memory()
-        store.history.lose("another prompt")
+        store.lose("another prompt")
     elif store.row >= 0 and moment.row != store.row + 1:
-        store.history.lose(f"last called in row {store.row}", but_clean=True)
+        store.lose(f"last called in row {store.row}", but_clean=True)
     store.made = made
     for time in moment.chunks:
         if time.state == "active" and time.copy_of is None:
-            store.history.follow(time, bound, moment.grid)
+            for group, course in store.courses.items():
+                course.history.follow(time, bounds[group], moment.grid)
     return store
 
 
-def forget_odd(store: BranchStore, actions: Sequence[Sequence[Action]]) -> bool:
+def forget_odd(store: BranchStore, actions: Iterable[Sequence[Sequence[Action]]]) -> bool:
     """Whether what the last call has left is dropped: its results were not finite, and this call would use them.
 
     Only then does the host wait for that call. A call that computes everything overwrites what was left.
+    actions: of each group of regions.
     """
-    if all(a.kind == "compute" for of_sample in actions for a in of_sample) or store.is_finite():
+    found = (a for of_group in actions for of_sample in of_group for a in of_sample)
+    if all(a.kind == "compute" for a in found) or store.is_finite():
         return False
     store.drop(NOT_FINITE)
     return True

@@ -98,8 +98,9 @@ class Increments:
     def _computed(self, store: BranchStore, chunk: int, latents: torch.Tensor) -> torch.Tensor:
         """Which latent cells belong to computed tokens: bool [1, 1, frames, h, w]."""
         assert store.window is not None
-        assert store.states.selection is not None
-        tokens = torch.as_tensor(store.states.selection[0, store.window.places.index((chunk, False))])  # [F, P]
+        selection = store.course.states.selection
+        assert selection is not None
+        tokens = torch.as_tensor(selection[0, store.window.places.index((chunk, False))])  # [F, P]
         grid = self.runner.lowered.captured.grid
         assert isinstance(grid, TokenGrid)
         frames, height, width = grid.of(torch.Size((1, 1, *latents.shape[2:])))

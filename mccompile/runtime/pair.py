@@ -29,7 +29,7 @@ from mccompile.runtime.engine import Engine
 from mccompile.runtime.forecast import Weights
 from mccompile.runtime.joint import Joint, Taken
 from mccompile.runtime.shared import Value
-from mccompile.runtime.step import Step
+from mccompile.runtime.step import Step, Steps, run
 from mccompile.runtime.store import BranchStore, Memory
 from mccompile.runtime.window import window_of
 
@@ -40,8 +40,8 @@ class Calls(Protocol):
     engine: Engine
 
     def store_of(self, moment: Moment) -> BranchStore | None: ...
-    def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step: ...
-    def finish(self, step: Step, env: Env, mask: np.ndarray) -> tuple[Value, ...]: ...
+    def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Steps: ...
+    def finish(self, steps: Steps, env: Env, masks: Mapping[str, np.ndarray]) -> tuple[Value, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +138,21 @@ class Pairing:
         if foreseen is not None and known.trusted:
             return self._both(known, inputs, moment, foreseen)
         known.expected = foreseen
-        return self._alone(self._calls.begin(inputs, moment))
+        return self._alone(self._begin(inputs, moment))
+
+    def _begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
+        """The step of a call, whose regions all decide together (lowering refuses `batch` where they do not)."""
+        (step,) = self._calls.begin(inputs, moment).values()
+        return step
 
     def _alone(self, step: Step) -> tuple[Value, ...]:
-        return self._calls.finish(step, *step.run())
+        steps = {step.group: step}
+        return self._calls.finish(steps, *run(steps))
 
     def _both(
         self, known: Foresight, inputs: Mapping[str, Value], moment: Moment, foreseen: Foreseen
     ) -> tuple[Value, ...]:
-        first = self._calls.begin(inputs, moment)
+        first = self._begin(inputs, moment)
         second = self._follower(first, foreseen)
         if second is None:
             return self._alone(first)
@@ -157,24 +163,26 @@ class Pairing:
             return self._alone(first)
         step = BothStep(
             first.engine, first.bound, first.fold, moment, replace(first.layout, batch=2 * first.layout.batch),
-            first.store, first.plan, first.actions + second.actions, None, inputs, *streams, first, known.joint,
+            first.store, first.plan, first.actions + second.actions, None, inputs, *streams, first.group, first,
+            known.joint,
         )  # fmt: skip
-        env, mask = step.run()
+        env, masks = run({step.group: step})
+        mask = masks[step.group]
         own, other = known.joint.halves(env)
         known.joint.publish(first.store, 0)
         known.pending = Pending(foreseen, second, other, mask[first.layout.batch :], known.joint.taken())
-        return self._calls.finish(first, own, mask[: first.layout.batch])
+        return self._calls.finish({first.group: first}, own, {first.group: mask[: first.layout.batch]})
 
     def _follower(self, first: Step, foreseen: Foreseen) -> Step | None:
         """The follower's call, begun; None where it may run on other rows than the leader, or lies elsewhere."""
         store = self._calls.store_of(foreseen.moment)
         if store is None or store.window != window_of(foreseen.moment, first.layout, foreseen.inputs):
             return None
-        second = self._calls.begin(foreseen.inputs, foreseen.moment)  # its window stays: nothing of its store changes
-        copies = store.history.copies == first.store.history.copies
+        second = self._begin(foreseen.inputs, foreseen.moment)  # its window stays: nothing of its store changes
+        copies = store.course.history.copies == first.course.history.copies
         if second.layout != first.layout or not copies or not _agree(first, second):
             return None
-        return replace(second, leader=first.store)
+        return replace(second, leader=first.course)
 
     def _claim(self, pending: Pending) -> tuple[Value, ...]:
         step = pending.step
@@ -182,7 +190,7 @@ class Pairing:
         if any(r.keep is not None for r in step.engine.lowered.regions):
             step.decide(pending.env)  # what it follows is known: it notes the selection
         _all_computed(step, pending.mask)
-        return self._calls.finish(step, pending.env, pending.mask)
+        return self._calls.finish({step.group: step}, pending.env, {step.group: pending.mask})
 
 
 def _agree(first: Step, second: Step) -> bool:
@@ -197,7 +205,7 @@ def _agree(first: Step, second: Step) -> bool:
 def _all_computed(step: Step, mask: np.ndarray) -> None:
     """Where whole steps are computed, all accounts are cleared (runtime/step.py does it for a branch alone)."""
     if not step.engine.uses_rows and mask.all():
-        step.store.states.clear_accounts()
+        step.course.states.clear_accounts()
 
 
 @dataclass(frozen=True, slots=True)

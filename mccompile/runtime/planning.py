@@ -35,7 +35,7 @@ def make_plan(
     told: the timesteps that the model is given at the steps of the grid; None: the grid's own. Raises UnknownTimesteps
     (MC0611) where they are needed and not known.
     """  # fmt: skip
-    changes = static_changes(lowered.policy, lowered.static)
+    changes = static_changes(bound.ir, lowered.static)
     timesteps = grid.timesteps
     match told:
         case Told():

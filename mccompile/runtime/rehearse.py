@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mccompile import ir
 from mccompile.lowering.kept import as_computed, kept_form
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.groups import bounds_of
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import keep_whole, merge, selected
@@ -68,15 +69,17 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         shared = engine.values.get(given)
         env = engine.entry(shared)
         layout = layout_of(engine.lowered, moment, given, engine.video(env))
-        store = BranchStore.empty(bound, layout.batch, moment.total)
+        store = BranchStore.empty(bounds_of(bound), layout.batch, moment.total)
         lengths = np.full(layout.tokens, layout.tokens, np.int64)
         mask = np.zeros((layout.batch, layout.tokens), bool)
         mask[:, : max(2, int(SHARE * layout.tokens))] = True
-        decided = engine.decide is None
+        decided = False
         for number, region in enumerate(engine.lowered.regions):
-            if region.keep is not None and not decided and engine.decide is not None:
-                device, decided = engine.video(env).device, True
-                engine.decide.states(engine.sources(given, shared, env), store.states, layout, moment, device)
+            for group, decide in engine.decides.items() if region.keep is not None and not decided else ():
+                if decide is not None:
+                    sources, states = engine.sources(decide.spec, given, shared, env), store.courses[group].states
+                    decide.states(sources, states, layout, moment, engine.video(env).device)
+            decided |= region.keep is not None
             if engine.uses_rows:
                 rows = selected(engine.blocks, mask, lengths, env, shared)
                 for _ in range(max(2, region.depth)):  # streams are merged with what is kept from the second time on
@@ -88,7 +91,8 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
                 for _ in range(region.depth):
                     keep_whole(engine.blocks, region, number, before, env, store.memory)
         if engine.observe is not None:
-            engine.observe.states(engine.cached_output(env, given), store.states, layout, moment)
+            for course in store.courses.values():
+                engine.observe.states(engine.cached_output(env, given), course.states, layout, moment)
         grid = engine.lowered.captured.grid
         if any(r.keep == "increment" for r in engine.lowered.policy.regions) and grid is not None:
             source = given[grid.source]
@@ -120,7 +124,7 @@ def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bo
         text=sum(size(t, cache.dtype) for t in texts.values()),
         residuals=sum(kept.values()),
         merged=sum(t.nbytes for t in memory.merged.values()),
-        states=store.states.nbytes(),
+        states=store.nbytes() - memory.nbytes(),
         increments=sum(t.nbytes for t in memory.increments.values()),
         working=working,
     )

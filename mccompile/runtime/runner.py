@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
+from mccompile import ir
 from mccompile.lowering.decide import dynamic_phases
-from mccompile.lowering.measured import rows_of
+from mccompile.lowering.measured import MeasuredRow, rows_of
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.groups import bounds_of, policies
 from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
-from mccompile.runtime.actions import resolve_all
+from mccompile.runtime.actions import Action, resolve_all
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
@@ -27,7 +31,7 @@ from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
-from mccompile.runtime.step import Step
+from mccompile.runtime.step import Step, Steps, run
 from mccompile.runtime.store import BranchStore
 from mccompile.runtime.trace import Event, EventAction
 from mccompile.runtime.upload import parameters
@@ -38,12 +42,24 @@ REQUESTS_KEPT = 2  # stores of the latest requests: two pipelines may take turns
 EVENTS_KEPT = 100_000  # of requests before the one that begins: a server's events do not grow without end
 
 
+class WatchesCalls(Protocol):
+    """Looks at the calls of a run while it is made; it changes nothing."""
+
+    def during(self, pipe: object) -> AbstractContextManager[None]:
+        """Holds while one run of the pipeline is made."""
+        ...
+
+    def called(self, steps: Steps) -> None:
+        """A call is over."""
+        ...
+
+
 @dataclass(slots=True)
 class Request:
-    """State of one generation: a store and a plan for each guidance branch."""
+    """State of one generation: a store for each guidance branch, and a plan for each of its groups of regions."""
 
     branches: dict[str, BranchStore] = field(default_factory=dict)
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: dict[str, Mapping[str, Plan]] = field(default_factory=dict)
     told: dict[str, Told | Untold | None] = field(default_factory=dict)  # that each plan was made with
     foresight: Foresight = field(default_factory=Foresight)
 
@@ -54,15 +70,17 @@ class Runner:
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True) -> None:
         self.lowered = lowered
         self.bound = bound
+        self.bounds = bounds_of(bound)  # as each group of regions sees it
         self.fold = fold
+        self.backend = backend
         self.engine = Engine(lowered, backend)
         self.events: list[Event] = []
         self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
+        self.watch: WatchesCalls | None = None
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.decided: list[Decided] = []  # by the graph, in the latest request
-        signals = {s.name: s for s in lowered.policy.signals}
-        self._told = {i: frozenset(rows_of(rule, signals)) for i, rule in dynamic_phases(lowered.policy)}
+        self._told = {group: _told(own) for group, own in policies(lowered.policy).items()}
         self.last_step = 0  # of the latest request's schedule
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
@@ -70,7 +88,7 @@ class Runner:
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
-        self.bound = bound
+        self.bound, self.bounds = bound, bounds_of(bound)
         self.requests.clear()
 
     def clear(self) -> None:
@@ -98,8 +116,8 @@ class Runner:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
         if self.pairing is not None:
             return self.pairing.call(self._request(moment).foresight, inputs, moment)
-        step = self.begin(inputs, moment)
-        return self.finish(step, *step.run())
+        steps = self.begin(inputs, moment)
+        return self.finish(steps, *run(steps))
 
     def made_before(self, inputs: Mapping[str, Value], moment: Moment) -> None:
         """Notes a call whose outputs another process has made: later calls are foreseen by it."""
@@ -113,31 +131,54 @@ class Runner:
         request.branches.update(branches)
         request.foresight.trusted = trusted
 
-    def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Step:
-        """The step of one call: its store laid out for it, and what clock and plan know of its chunks."""
+    def begin(self, inputs: Mapping[str, Value], moment: Moment) -> Steps:
+        """The steps of one call: its store laid out for it, and what clock and plan know of its chunks."""
         self.engine.blocks.settle()
         self._request(moment)
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
-        store, plan = self._store(moment, layout, inputs)
+        store, plans = self._store(moment, layout, inputs)
         made = made_of(self.lowered.captured, self.engine.prompt, layout, inputs)
-        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, self.bound)
+        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, self.bounds)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
-        actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
-        if forget_odd(store, actions):
-            actions = resolve_all(moment, store.history, self.bound, plan, layout.batch)
-        return Step(
-            self.engine, self.bound, self.fold, moment, layout, store, plan, actions, self._leader(moment), inputs,
-            shared, entry,
-        )  # fmt: skip
+        actions = self._resolved(moment, store, plans, layout)
+        if forget_odd(store, actions.values()):
+            actions = self._resolved(moment, store, plans, layout)
+        leader = self._leader(moment)
+        return {
+            group: Step(
+                self.engine, bound, self.fold, moment, layout, store, plans[group], actions[group],
+                None if leader is None else leader.courses[group], inputs, shared, entry, group,
+            )
+            for group, bound in self.bounds.items()
+        }  # fmt: skip
 
-    def finish(self, step: Step, env: Env, mask: np.ndarray) -> tuple[Value, ...]:
-        """The outputs of a call from the streams after its blocks; its store, phases and events follow."""
-        self._after(step, env, mask)
-        results = self.engine.postlude.run(env, step.shared, step.inputs)
-        step.store.finite = finite(results)
+    def _resolved(
+        self, moment: Moment, store: BranchStore, plans: Mapping[str, Plan], layout: Layout
+    ) -> dict[str, tuple[tuple[Action, ...], ...]]:
+        """What clock and plan know of each chunk, for each group of regions."""
+        return {
+            group: resolve_all(moment, store.courses[group].history, bound, plans[group], layout.batch)
+            for group, bound in self.bounds.items()
+        }
+
+    def finish(self, steps: Steps, env: Env, masks: Mapping[str, np.ndarray]) -> tuple[Value, ...]:
+        """The outputs of a call from the streams after its blocks; its store, phases and events follow.
+
+        masks: which tokens each group of regions computed, bool [B, G, F, P].
+        """
+        first = next(iter(steps.values()))
+        for group, step in steps.items():
+            self._after(step, env, masks[group])
+        first.store.row = first.moment.row
+        if self.masks is not None:
+            self.masks.append(np.logical_or.reduce(list(masks.values())))
+        if self.watch is not None:
+            self.watch.called(steps)
+        results = self.engine.postlude.run(env, first.shared, first.inputs)
+        first.store.finite = finite(results)
         return results
 
     def store_of(self, moment: Moment) -> BranchStore | None:
@@ -156,7 +197,9 @@ class Runner:
             for t in moment.chunks
         ]
 
-    def _store(self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> tuple[BranchStore, Plan]:
+    def _store(
+        self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]
+    ) -> tuple[BranchStore, Mapping[str, Plan]]:
         request = self._request(moment)
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
             del request.branches[name]
@@ -164,11 +207,14 @@ class Runner:
         if self.budget is not None:
             self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
-            request.branches[moment.branch] = BranchStore.empty(self.bound, layout.batch, moment.total)
+            request.branches[moment.branch] = BranchStore.empty(self.bounds, layout.batch, moment.total)
         if moment.branch not in request.plans or request.told[moment.branch] != moment.told:
-            made = make_plan(self.lowered, self.bound, moment.grid, inputs, self.fold, moment.told)
+            made = {
+                group: make_plan(self.lowered, bound, moment.grid, inputs, self.fold, moment.told)
+                for group, bound in self.bounds.items()
+            }
             request.plans[moment.branch], request.told[moment.branch] = made, moment.told
-            self.notes = (*self.notes, *made.notes)
+            self.notes = (*self.notes, *(note for plan in made.values() for note in plan.notes))
         return request.branches[moment.branch], request.plans[moment.branch]
 
     def _request(self, moment: Moment) -> Request:
@@ -194,40 +240,32 @@ class Runner:
         return store if store is not None and store.row == moment.row else None
 
     def _after(self, step: Step, env: Env, mask: np.ndarray) -> None:
-        """Phases advance, late signals are observed, events are written."""
-        store, moment, layout = step.store, step.moment, step.layout
+        """What a call leaves in one group of regions: phases advance, late signals are observed, events are written."""
+        course, moment, layout, bound = step.course, step.moment, step.layout, step.bound
         want = np.zeros((layout.batch, layout.chunks), bool)
         for b in range(layout.batch):
             for g, time in enumerate(moment.chunks):
                 count = int(mask[b, g].sum())
                 if time.state == "active" and time.copy_of is None:
-                    state = store.history.phases[b][time.chunk]
-                    want[b, g] = self._wants(next_phase(self.bound, state, moment.grid, count > 0))
-                store.history.note(b, time, self.bound, moment.grid, mask[b, g])
+                    state = course.history.phases[b][time.chunk]
+                    want[b, g] = _wants(bound.ir, next_phase(bound, state, moment.grid, count > 0))
+                course.history.note(b, time, bound, moment.grid, mask[b, g])
                 self.events.append(self._event(step, b, g, count))
-        store.row = moment.row
         observe = self.engine.observe
         if observe is not None and want.any():
             params = parameters(observe.spec.params, self.bound, self.engine.video(step.entry).device)
-            observe.run(want, params, self.engine.cached_output(env, step.inputs), store.states, layout, moment)
+            observe.run(want, params, self.engine.cached_output(env, step.inputs), course.states, layout, moment)
         device = self.engine.video(step.entry).device
         if self.foresees or (self.foresees is None and device.type == "cuda"):
-            store.states.ahead = decide_ahead(
-                self.engine, self.bound, self.fold, moment, layout, store, step.plan, device
-            )
-        if self.masks is not None:
-            self.masks.append(mask)
-
-    def _wants(self, phase: int | None) -> bool:
-        return phase is not None and bool(late_signals(self.lowered.policy, self.lowered.policy.phases[phase].rule))
+            course.states.ahead = decide_ahead(step, device)
 
     def _by_graph(self, step: Step, b: int, g: int) -> Decided | None:
         """What the graph decided a chunk by; None where it was not asked, or the answer was known."""
-        measured, decide, action = step.store.states.measured, self.lowered.decide, step.actions[b][g]
+        measured, decide, action = step.course.states.measured, step.decides, step.actions[b][g]
         if measured is None or decide is None or action.kind != "dynamic":
             return None
-        rows = zip(decide.measured, measured[b, : len(decide.measured), g], strict=True)  # zeros lie behind
-        values = {row: float(v) for row, v in rows if row in self._told[action.phase]}
+        rows = zip(decide.spec.measured, measured[b, : len(decide.spec.measured), g], strict=True)  # zeros lie behind
+        values = {row: float(v) for row, v in rows if row in self._told[step.group][action.phase]}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
@@ -243,8 +281,19 @@ class Runner:
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
             phase=phase, action=kind, computed=count, tokens=tokens,
-            why=why,
+            why=why, region=step.group,
         )  # fmt: skip
+
+
+def _told(policy: ir.PolicyIR) -> dict[int, frozenset[MeasuredRow]]:
+    """By the index of each phase that data decides, what is told of its decisions."""
+    signals = {s.name: s for s in policy.signals}
+    return {i: frozenset(rows_of(rule, signals)) for i, rule in dynamic_phases(policy)}
+
+
+def _wants(policy: ir.PolicyIR, phase: int | None) -> bool:
+    """Whether a phase reads late signals."""
+    return phase is not None and bool(late_signals(policy, policy.phases[phase].rule))
 
 
 def _left_behind(store: BranchStore, moment: Moment) -> bool:

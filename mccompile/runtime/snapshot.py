@@ -18,7 +18,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import OUTPUT
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.staging import Staging
-from mccompile.runtime.store import BranchStore, History, Memory, Recent, States, Window
+from mccompile.runtime.store import BranchStore, Course, History, Memory, Recent, States, Window
 
 Cells = tuple[tuple[bool, ...], ...]
 Pairs = tuple[tuple[int, int], ...]
@@ -36,11 +36,10 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchFacts:
-    """A store without its tensors; see runtime/store.py for the names."""
+class CourseFacts:
+    """What has happened to one group of regions, without its tensors; see runtime/store.py for the names."""
 
-    name: str
-    row: int
+    group: str
     phases: tuple[tuple[ChunkState, ...], ...]
     computed: Cells
     cleaned: Cells
@@ -50,6 +49,15 @@ class BranchFacts:
     copies: Pairs
     seen: Pairs
     observed: Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class BranchFacts:
+    """A store without its tensors; see runtime/store.py for the names."""
+
+    name: str
+    row: int
+    courses: tuple[CourseFacts, ...]
     places: tuple[tuple[int, bool], ...]
     tokens: int
     shapes: tuple[tuple[int, ...] | bool | int | float | str | None, ...]
@@ -124,12 +132,13 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
     for (region, stream), older in store.memory.older.items():
         for number, kept in enumerate(older):
             yield ("older", str(region), stream, str(number)), kept
-    for (sample, chunk, copy), recent in store.history.recent.items():
-        yield ("recent", str(sample), str(chunk), str(int(copy))), torch.from_numpy(recent.steps)
-    for slot, state in store.states.tensors.items():
-        yield ("state", slot.name), state
-    if store.states.selection is not None:
-        yield ("selection",), torch.from_numpy(np.ascontiguousarray(store.states.selection))
+    for group, course in store.courses.items():
+        for (sample, chunk, copy), recent in course.history.recent.items():
+            yield ("recent", group, str(sample), str(chunk), str(int(copy))), torch.from_numpy(recent.steps)
+        for slot, state in course.states.tensors.items():
+            yield ("state", group, slot.name), state
+        if course.states.selection is not None:
+            yield ("selection", group), torch.from_numpy(np.ascontiguousarray(course.states.selection))
 
 
 def _lying(place: StoredAt, tensor: torch.Tensor) -> StoredTensor:
@@ -137,16 +146,22 @@ def _lying(place: StoredAt, tensor: torch.Tensor) -> StoredTensor:
 
 
 def _facts(name: str, store: BranchStore, tensors: tuple[StoredTensor, ...]) -> BranchFacts:
-    history, states, window = store.history, store.states, store.window
+    window = store.window
     assert window is not None
+    courses = tuple(_course_facts(group, course) for group, course in store.courses.items())
+    shapes: tuple[tuple[int, ...] | bool | int | float | str | None, ...] = window.shapes  # type: ignore[assignment]
+    return BranchFacts(name, store.row, courses, window.places, window.tokens, shapes, tensors)
+
+
+def _course_facts(group: str, course: Course) -> CourseFacts:
+    history, states = course.history, course.states
     computed, cleaned, planned = (_rows(a) for a in (history.computed, history.cleaned, history.planned))
-    return BranchFacts(
-        name=name, row=store.row, phases=tuple(tuple(p) for p in history.phases),
+    return CourseFacts(
+        group=group, phases=tuple(tuple(p) for p in history.phases),
         computed=computed, cleaned=cleaned, planned=planned,
         since=tuple(tuple(map(int, row)) for row in history.since),
         lost=tuple((b, g, why) for (b, g), why in history.lost.items()), copies=tuple(sorted(history.copies)),
         seen=tuple(sorted(states.seen)), observed=tuple(sorted(states.observed)),
-        places=window.places, tokens=window.tokens, shapes=window.shapes, tensors=tensors,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -155,6 +170,11 @@ def _rows(cells: np.ndarray) -> Cells:
 
 
 def _store(facts: BranchFacts) -> BranchStore:
+    courses = {course.group: _course(course) for course in facts.courses}
+    return BranchStore(courses, Memory(), Window(facts.places, facts.tokens, facts.shapes), None, facts.row)
+
+
+def _course(facts: CourseFacts) -> Course:
     history = History(
         phases=[list(p) for p in facts.phases],
         computed=np.array(facts.computed, bool),
@@ -167,9 +187,7 @@ def _store(facts: BranchFacts) -> BranchStore:
     sizes = {(len(facts.phases), len(row)) for row in facts.phases}
     if {a.shape for a in (history.computed, history.cleaned, history.since, history.planned)} != sizes:
         raise ValueError("it has not one history for each chunk")
-    states = States(seen=set(facts.seen), observed=set(facts.observed))
-    window = Window(facts.places, facts.tokens, facts.shapes)
-    return BranchStore(history, Memory(), states, window, None, facts.row)
+    return Course(history, States(seen=set(facts.seen), observed=set(facts.observed)))
 
 
 def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, staging: Staging | None) -> torch.Tensor:
@@ -185,10 +203,11 @@ def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, stagi
 
 def _slots(runner: Runner) -> dict[str, KeptSlot]:
     """The states that the decision and observe graphs keep, by name."""
-    decide, observe = runner.engine.decide, runner.engine.observe
+    observe = runner.engine.observe
     found: list[KeptSlot] = []
-    if decide is not None:
-        found += [s for s in (*decide.spec.inputs, *decide.spec.outputs) if isinstance(s, KeptSlot)]
+    for decide in runner.engine.decides.values():
+        if decide is not None:
+            found += [s for s in (*decide.spec.inputs, *decide.spec.outputs) if isinstance(s, KeptSlot)]
     if observe is not None:
         found += [OUTPUT, *(Late(name) for name in observe.spec.signals)]
     return {slot.name: slot for slot in found}
@@ -209,11 +228,12 @@ def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, ten
             if len(found) != int(number):
                 raise ValueError(f"earlier results of region {region} are not in order")
             store.memory.older[key] = (*found, tensor)
-        case ("recent", sample, chunk, copy):
-            store.history.recent[int(sample), int(chunk), copy == "1"] = Recent(tensor.cpu().numpy())
-        case ("state", name) if name in slots:
-            store.states.tensors[slots[name]] = tensor
-        case ("selection",):
-            store.states.selection = tensor.cpu().numpy()
+        case ("recent", group, sample, chunk, copy) if group in store.courses:
+            recent = Recent(tensor.cpu().numpy())
+            store.courses[group].history.recent[int(sample), int(chunk), copy == "1"] = recent
+        case ("state", group, name) if group in store.courses and name in slots:
+            store.courses[group].states.tensors[slots[name]] = tensor
+        case ("selection", group) if group in store.courses:
+            store.courses[group].states.selection = tensor.cpu().numpy()
         case _:
             raise ValueError(f"it has no place {place}")

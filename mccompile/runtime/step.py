@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,19 +15,23 @@ from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
-from mccompile.runtime.decision import host_rows
+from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import keep_whole, merge, reused, selected
 from mccompile.runtime.forecast import Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import BranchStore, Memory
+from mccompile.runtime.store import BranchStore, Course, Memory
 from mccompile.runtime.upload import parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is known when a call begins. actions: [B][G]. leader: the store whose decision this call follows, if any."""
+    """What is known of one group of regions when a call begins.
+
+    bound: the policy as the group sees it. actions: [B][G]. leader: the course of the same group in the branch whose
+    decision this call follows, if any.
+    """
 
     engine: Engine
     bound: BoundPolicy
@@ -36,40 +41,34 @@ class Step:
     store: BranchStore
     plan: Plan
     actions: tuple[tuple[Action, ...], ...]
-    leader: BranchStore | None
+    leader: Course | None
     inputs: Mapping[str, Value]
     shared: Mapping[str, Value]
     entry: Env
+    group: str
+
+    @property
+    def course(self) -> Course:
+        """What has happened to the group."""
+        return self.store.courses[self.group]
+
+    @property
+    def decides(self) -> Decide | None:
+        """Its decision graph; None where the clock decides."""
+        return self.engine.decides[self.group]
 
     @property
     def memory(self) -> Memory:
         """The kept tensors that its regions read and write."""
         return self.store.memory
 
-    def run(self) -> tuple[Env, np.ndarray]:
-        """Returns the streams after the last block, and which tokens were computed, bool [B, G, F, P]."""
-        return self._rows() if self.engine.uses_rows else self._whole()
-
-    def _rows(self) -> tuple[Env, np.ndarray]:
+    def active(self) -> np.ndarray:
+        """The tokens of the chunks that are not skipped, bool [B, G, F, P]."""
         active = np.zeros(self.layout.cells, bool)
         for b, of_sample in enumerate(self.actions):
             for g, action in enumerate(of_sample):
                 active[b, g] = action.kind != "skip"
-        lengths = self.engine.prefixes.lengths(self.inputs, self.layout)
-        chosen: np.ndarray | None = None
-        rows: dict[bool, tuple[Rows, ...]] = {}  # of the active chunks, of the decision
-        env = self.entry
-        for number, region in enumerate(self.engine.lowered.regions):
-            if region.keep is not None and chosen is None:
-                chosen = self.decide(env)
-            decided = region.keep is not None
-            mask = chosen if decided and chosen is not None else active
-            if decided not in rows:
-                flat = mask.reshape(self.layout.batch, -1)
-                rows[decided] = selected(self.engine.blocks, flat, lengths, env, self.shared)
-            weights = self._weights(region, mask) if decided else None
-            env = self.merge(number, region, env, rows[decided], weights)
-        return env, active if chosen is None else chosen
+        return active
 
     def merge(
         self, number: int, region: LoweredRegion, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
@@ -77,7 +76,7 @@ class Step:
         """One region on the rows chosen."""
         return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights)
 
-    def _weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
+    def weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
         """What the last kept results of a region are worth to the tokens that are reused; None without a forecast."""
         if region.forecast is None:
             return None
@@ -88,7 +87,7 @@ class Step:
                 if time.state != "active" or mask[b, g].all():
                     continue
                 chunk = time.chunk if time.copy_of is None else time.copy_of
-                recent = self.store.history.recent.get((b, chunk, time.copy_of is not None))
+                recent = self.course.history.recent.get((b, chunk, time.copy_of is not None))
                 found[b, g] = weighing.of_chunk(time.step, recent)
         if not found:
             return None
@@ -98,31 +97,15 @@ class Step:
             cells[:, b, g] = weights
         return weights_of(cells)
 
-    def _whole(self) -> tuple[Env, np.ndarray]:
-        """All rows; a cached region is computed if any cell asks for it, reused otherwise."""
-        mask: np.ndarray | None = None
-        env = self.entry
-        for number, region in enumerate(self.engine.lowered.regions):
-            if region.keep is not None and mask is None:
-                mask = self.decide(env)
-            if region.keep is None or mask is None or mask.any():
-                made = self.engine.blocks.run_plain(region, env, self.shared)
-                self._keep(region, number, env, made)
-                env = made
-            else:
-                env = self._reuse(region, number, env, mask)
-        if mask is not None and not mask.any():
-            return env, mask
-        self.store.states.clear_accounts()
-        return env, np.ones(self.layout.cells, bool)
-
-    def _keep(self, region: LoweredRegion, number: int, before: Env, after: Env) -> None:
+    def keep(self, region: LoweredRegion, number: int, before: Env, after: Env) -> None:
+        """Keeps what a region has made of all rows."""
         if region.keep is None or self.engine.vanilla:
             return
         keep_whole(self.engine.blocks, region, number, before, after, self.memory)
 
-    def _reuse(self, region: LoweredRegion, number: int, env: Env, mask: np.ndarray) -> Env:
-        out, like, weights = dict(env), next(iter(env.values())), self._weights(region, mask)
+    def reuse(self, region: LoweredRegion, number: int, env: Env, mask: np.ndarray) -> Env:
+        """One region without computing any of it."""
+        out, like, weights = dict(env), next(iter(env.values())), self.weights(region, mask)
         for source, made in region.pairs:
             kept = reused(self.engine.blocks, (number, made), like, self.memory, weights)
             out[made] = env[source] + kept if region.keep == "residual" and source else kept
@@ -131,21 +114,21 @@ class Step:
     def decide(self, env: Env) -> np.ndarray:
         """Returns the mask [B, G, F, P]. Clock and plan give it if they know it, and otherwise the decision graph."""
         mask = np.zeros(self.layout.cells, bool)
-        dynamic, planned = False, self.store.history.planned
+        dynamic, planned = False, self.course.history.planned
         for b, of_sample in enumerate(self.actions):
             for g, action in enumerate(of_sample):
                 mask[b, g] = action.kind == "compute"
                 dynamic |= action.kind == "dynamic" or (action.runs and not planned[b, self.moment.chunks[g].chunk])
-        decide, states = self.engine.decide, self.store.states
+        decide, states = self.decides, self.course.states
         states.measured = None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
         elif decide is not None and (dynamic or not self.fold or (decide.sees_every_step and not self._settled())):
-            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan, self.store.history.computed)
+            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan, self.course.history.computed)
             ready, states.ahead = states.ahead, None
             if ready is None or not np.array_equal(ready.host, host):
                 params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
-                sources = self.engine.sources(self.inputs, self.shared, env)
+                sources = self.engine.sources(decide.spec, self.inputs, self.shared, env)
                 ready = decide.start(host, params, sources, states, self.layout, self.moment)
             mask = decide.finish(ready, states)
         mask = self._with_copies(mask)
@@ -158,8 +141,8 @@ class Step:
         Only the reuses in the whole run are counted all along.
         """
         known = self.fold and all(cell.action != "dynamic" for cell in self.plan.cells)
-        counted = self.engine.decide is not None and Count("total") in self.engine.decide.spec.counts
-        return known and not counted and bool(self.store.history.planned.all())
+        counted = self.decides is not None and Count("total") in self.decides.spec.counts
+        return known and not counted and bool(self.course.history.planned.all())
 
     def _with_copies(self, mask: np.ndarray) -> np.ndarray:
         """Adds the copies of chunks to the mask. A copy is computed where its chunk is.
@@ -169,11 +152,65 @@ class Step:
         """
         mask = mask.copy()
         waits = all(r.keep in (None, "increment") for r in self.engine.lowered.regions)
+        copies = self.course.history.copies
         at = {t.chunk: g for g, t in enumerate(self.moment.chunks) if t.copy_of is None}
         for g, time in enumerate(self.moment.chunks):
             if time.copy_of is None:
                 continue
             for b in range(self.layout.batch):
                 own = mask[b, at[time.copy_of]]
-                mask[b, g] = own if (b, time.copy_of) in self.store.history.copies else bool(own.any()) or not waits
+                mask[b, g] = own if (b, time.copy_of) in copies else bool(own.any()) or not waits
         return mask
+
+
+Steps: TypeAlias = Mapping[str, Step]
+"""The step of each group of regions, in order of depth, all of one call."""
+
+
+def run(steps: Steps) -> tuple[Env, Mapping[str, np.ndarray]]:
+    """Returns the streams after the last block, and which tokens each group computed, bool [B, G, F, P]."""
+    first = next(iter(steps.values()))
+    return _rows(steps, first) if first.engine.uses_rows else _whole(steps, first)
+
+
+def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
+    """Every region on the rows that its group selects; regions that are always computed, on those of active chunks."""
+    active: np.ndarray = np.logical_or.reduce([step.active() for step in steps.values()])
+    lengths = first.engine.prefixes.lengths(first.inputs, first.layout)
+    chosen: dict[str, np.ndarray] = {}
+    rows: dict[str | None, tuple[Rows, ...]] = {}
+    env = first.entry
+    for number, region in enumerate(first.engine.lowered.regions):
+        group, step, mask, weights = None, first, active, None
+        if region.keep is not None:
+            group, step = region.group, steps[region.group]
+            if group not in chosen:
+                chosen[group] = step.decide(env)
+            mask = chosen[group]
+            weights = step.weights(region, mask)
+        if group not in rows:
+            flat = mask.reshape(first.layout.batch, -1)
+            rows[group] = selected(first.engine.blocks, flat, lengths, env, first.shared)
+        env = step.merge(number, region, env, rows[group], weights)
+    return env, {group: chosen.get(group, active) for group in steps}
+
+
+def _whole(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
+    """All rows; a cached region is computed if any cell of its group asks for it, reused otherwise."""
+    masks: dict[str, np.ndarray] = {}
+    env = first.entry
+    for number, region in enumerate(first.engine.lowered.regions):
+        step = first if region.keep is None else steps[region.group]
+        if region.keep is not None and region.group not in masks:
+            masks[region.group] = step.decide(env)
+        if region.keep is None or masks[region.group].any():
+            made = first.engine.blocks.run_plain(region, env, first.shared)
+            step.keep(region, number, env, made)
+            env = made
+        else:
+            env = step.reuse(region, number, env, masks[region.group])
+    for group, step in steps.items():
+        if group not in masks or masks[group].any():
+            step.course.states.clear_accounts()
+            masks[group] = np.ones(first.layout.cells, bool)
+    return env, masks

@@ -261,30 +261,53 @@ class States:
 
 
 @dataclass(slots=True)
+class Course:
+    """What has happened to the regions of one group, and the states of their decision."""
+
+    history: History
+    states: States = field(default_factory=States)
+
+
+@dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
 
-    window: what the rows of `memory` are. made: what its tensors are made of. row: the last row of the schedule that it
-    was called in. finite: whether the results of that call were.
+    courses: of each group of regions, in order of depth. window: what the rows of `memory` are. made: what its tensors
+    are made of. row: the last row of the schedule that it was called in. finite: whether the results of that call were.
     """
 
-    history: History
+    courses: Mapping[str, Course]
     memory: Memory = field(default_factory=Memory)
-    states: States = field(default_factory=States)
     window: Window | None = None
     made: Made | None = None
     row: int = -1
     finite: OnItsWay | None = None
 
     @classmethod
-    def empty(cls, bound: BoundPolicy, batch: int, chunks: int) -> BranchStore:
-        """Returns the store of a video of so many chunks, of which nothing is kept yet."""
-        return cls(History.empty(bound, batch, chunks))
+    def empty(cls, bounds: Mapping[str, BoundPolicy], batch: int, chunks: int) -> BranchStore:
+        """Returns the store of a video of so many chunks, of which nothing is kept yet.
+
+        bounds: the policy as each group of regions sees it.
+        """
+        return cls({group: Course(History.empty(bound, batch, chunks)) for group, bound in bounds.items()})
+
+    @property
+    def course(self) -> Course:
+        """That of the only group."""
+        (only,) = self.courses.values()
+        return only
+
+    def lose(self, why: str, but_clean: bool = False) -> None:
+        """Forgets what is kept. but_clean: chunks that were computed on their final input keep theirs."""
+        for course in self.courses.values():
+            course.history.lose(why, but_clean)
 
     def drop(self, why: str) -> None:
         """Forgets what is kept, which would be wrong to use. The trace says why the next call computes everything."""
-        self.memory, self.states = Memory(), States()
-        self.history.lose(why)
+        self.memory = Memory()
+        for course in self.courses.values():
+            course.states = States()
+        self.lose(why)
 
     def is_finite(self) -> bool:
         """Whether the results of its last call were finite. Waits for that call."""
@@ -292,4 +315,4 @@ class BranchStore:
 
     def nbytes(self) -> int:
         """Returns the bytes of all kept tensors."""
-        return self.memory.nbytes() + self.states.nbytes()
+        return self.memory.nbytes() + sum(course.states.nbytes() for course in self.courses.values())

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mccompile import ir
+from mccompile.language.walk import all_rules
 from mccompile.runtime.decided import Decided, Spread, fits_outside, guards, spreads
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.trace import Event, share_computed
@@ -86,7 +87,7 @@ def summarise(
         why=dict(Counter(e.why for e in latest)),
         notes=tuple(dict.fromkeys((*notes, *fits_outside(decided)))),
         reuses=any(e.action in ("reuse", "partial") for e in latest),
-        may_reuse=any(not isinstance(p.rule, ir.Compute) for p in policy.phases),
+        may_reuse=any(not isinstance(rule, ir.Compute) for rule in all_rules(policy)),
         ages=dict(Counter(_ages(latest))),
         signals=spreads(decided),
         guards=guards(decided),
@@ -96,9 +97,9 @@ def summarise(
 
 def _ages(events: Iterable[Event]) -> Iterator[int]:
     """For each chunk that was reused, the steps since something of it was computed."""
-    last: dict[tuple[str, int, int], int] = {}
+    last: dict[tuple[str, int, int, str], int] = {}
     for event in events:
-        place = event.branch, event.sample, event.chunk
+        place = event.branch, event.sample, event.chunk, event.region
         if event.action in ("full", "partial"):
             last[place] = event.step
         elif event.action == "reuse" and place in last:

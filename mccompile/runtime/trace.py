@@ -1,10 +1,10 @@
-"""Every decision as data: one event per (call, sample, chunk), written as JSON lines."""
+"""Every decision as data: one event per (call, sample, chunk, group of regions), written as JSON lines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,8 @@ class Event:
     """What happened to one chunk of one sample in one call of the transformer.
 
     action: skip (the result is not needed), reuse (nothing is computed), partial, or full. computed: how many of the
-    chunk's tokens ran through the cached region. why: what decided this.
+    chunk's tokens ran through the cached regions. why: what decided this. region: the name of the regions that it is
+    about; "" for those without a name.
     """
 
     request: str
@@ -33,6 +34,7 @@ class Event:
     computed: int
     tokens: int
     why: str
+    region: str = ""
 
 
 def write_jsonl(path: Path, events: Iterable[Event]) -> None:
@@ -54,6 +56,24 @@ def _event(path: Path, number: int, line: str) -> Event:
         return read_record(Event, json.loads(line))
     except (ValueError, RecursionError) as error:
         raise TraceMalformed(str(path), number, f"{str(error).splitlines()[0]:.200}") from error
+
+
+def by_cell(events: Iterable[Event]) -> tuple[Event, ...]:
+    """One event for each chunk of each sample in each call: what happened to it in all of its regions together."""
+    cells: dict[tuple[str, int, str, int, int], list[Event]] = {}
+    for e in events:
+        cells.setdefault((e.request, e.row, e.branch, e.sample, e.chunk), []).append(e)
+    return tuple(_together(cell) for cell in cells.values())
+
+
+def _together(cell: Sequence[Event]) -> Event:
+    first, actions = cell[0], {e.action for e in cell}
+    if len(cell) == 1:
+        return first
+    action: EventAction = next(iter(actions)) if len(actions) == 1 else "partial"
+    computed, tokens = sum(e.computed for e in cell), sum(e.tokens for e in cell)
+    why = ", ".join(dict.fromkeys(e.why for e in cell))
+    return replace(first, action=action, computed=computed, tokens=tokens, why=why, region="")
 
 
 def share_computed(events: Iterable[Event]) -> float:

@@ -38,7 +38,9 @@ def move_window(
     before, store.window = store.window, now
     if before is None or before == now:
         return
-    store.states.ahead = None
+    for course in store.courses.values():
+        course.states.ahead = None
+        _forget(course.history, before, now)
     for block, old in list(store.memory.buffers.items()):
         new = blocks.new_buffers(block, env, shared)
         specs = captured.kinds[captured.blocks[block].kind].buffers
@@ -54,7 +56,6 @@ def move_window(
             store.memory.kept[key] = moved[0]
             if len(moved) > 1:
                 store.memory.older[key] = tuple(moved[1:])
-    _forget(store.history, before, now)
 
 
 def _moved_rows(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mccompile.language.load import load_policy
 from mccompile.policy.cells import Cell, Plan
+from mccompile.policy.groups import ALL
 from mccompile.policy.phases import Grid
 from mccompile.studio.explore.outcome import Outcome
 from mccompile.studio.explore.search import search
@@ -51,7 +52,7 @@ class FakeRig:
             time.sleep(600)
         return outcome(point.values["threshold"])
 
-    def plan(self, point: Point) -> Plan | None:
+    def plans(self, point: Point) -> dict[str, Plan] | None:
         """A plan of the tenths of the threshold, static or not."""
         if not self.points:
             return None
@@ -59,7 +60,7 @@ class FakeRig:
         last = "compute" if self._static else "dynamic"
         actions = ["reuse" if i <= reused else "compute" for i in range(4)]
         cells = tuple(Cell(i, 0, "compute" if i == 0 else a, (), None) for i, a in enumerate([*actions[:3], last]))
-        return Plan("motioncache", GRID, ("all",), (), cells, ())
+        return {ALL: Plan("motioncache", GRID, ("all",), (), cells, ())}
 
     def least_flops(self, point: Point, _: str) -> float | None:
         return outcome(point.values["threshold"]).flops if self.points else None

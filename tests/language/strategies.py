@@ -110,7 +110,11 @@ rules = st.one_of(
     st.builds(ast.ComputeTop, exprs, exprs, st.lists(guards, max_size=2).map(tuple), st.just(SPAN)),
     st.builds(ast.ReuseRule, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
 )
+region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)
+bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
+block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.just(SPAN))
+keeps = st.one_of(st.just((None, None)), st.tuples(names, st.none() | exprs))
 sizes = st.sampled_from((ast.Size(2 * 10**9, "2GB", SPAN), ast.Size(512 * 2**20, "512MiB", SPAN)))
 option_values = st.one_of(names, plain_numbers, sizes)
 options = st.lists(st.builds(ast.Option, names, option_values, st.just(SPAN)), max_size=4).map(tuple)
@@ -123,21 +127,10 @@ declarations = st.one_of(
         st.just(SPAN),
     ),
     st.builds(ast.SignalDecl, names, exprs, st.just(SPAN)),
-    st.builds(ast.PhaseDecl, names, whens, rules, st.just(SPAN)),
-    st.builds(
-        ast.LayersDecl,
-        st.none() | st.builds(ast.BlockRange, blocks, blocks, st.just(SPAN)),
-        st.just(None),
-        st.just(None),
-        st.just(SPAN),
-    ),
-    st.builds(
-        ast.LayersDecl,
-        st.none() | st.builds(ast.BlockRange, blocks, blocks, st.just(SPAN)),
-        names,
-        st.none() | exprs,
-        st.just(SPAN),
-    ),
+    st.builds(ast.PhaseDecl, names, whens, rules, st.just(()), st.just(SPAN)),
+    st.builds(ast.PhaseDecl, names, whens, st.just(ast.ComputeRule(SPAN)), region_rules, st.just(SPAN)),
+    st.builds(lambda keep: ast.LayersDecl(None, None, *keep, SPAN), keeps),
+    st.builds(lambda name, at, keep: ast.LayersDecl(name, at, *keep, SPAN), st.none() | names, block_ranges, keeps),
     st.builds(ast.OptionsDecl, st.sampled_from(("chunks", "cache")), options, st.just(SPAN)),
     st.builds(ast.BranchesDecl, names, st.none() | names, st.just(SPAN)),
 )

@@ -77,6 +77,20 @@ def test_every_block_is_in_one_segment_as_its_region_says(
     assert {b for r in found if r.keep for b in range(r.first, r.last + 1)} == kept
 
 
+@pytest.mark.parametrize(("depth", "front", "rear"), [(2, 1, 1), (7, 3, 4), (10, 5, 5), (30, 15, 15)])
+def test_shares_of_the_depth_meet_without_a_gap(depth: int, front: int, rear: int) -> None:
+    text = "layers blocks[..50%] { keep residual } layers blocks[50%..] { keep output }"
+    policy = load_policy(Source.of_text(f"policy p {{ phase a {{ compute every 2 steps }} {text} }}"))
+    found = partition(stack(depth), policy)
+    assert [(r.last - r.first + 1, r.keep) for r in found] == [(front, "residual"), (rear, "output")]
+
+
+def test_a_share_of_less_than_a_block_is_refused() -> None:
+    text = "policy p { phase a { compute every 2 steps } layers blocks[..20%] { keep residual } }"
+    with pytest.raises(LayersNotFound, match=r"`layers blocks\[0..20%\]` of policy `p` matches no range"):
+        partition(stack(4), load_policy(Source.of_text(text)))
+
+
 def test_streams_are_paired_by_what_they_continue() -> None:
     """Two streams without rows change places between blocks: each is paired with itself, not with its like."""
     names = (("text0", "image0"), ("image1", "text1"), ("text2", "image2"))

@@ -139,7 +139,9 @@ spans = st.one_of(
     st.builds(ir.LastSteps, expressions),
     st.builds(ir.Rest),
 )
-wheres = st.builds(ir.Blocks, st.integers(-9, 9), st.integers(-9, 9)) | st.builds(ir.Integration)
+region_rules = st.lists(st.builds(ir.RegionRule, names, rules), min_size=1, max_size=2).map(tuple)
+bounds = st.integers(-9, 9) | st.sampled_from((0.25, 0.5, 1.0))
+wheres = st.builds(ir.Blocks, bounds, bounds) | st.builds(ir.Integration)
 keeps = st.sampled_from(["residual", "output", "increment", None])
 forecasts = st.none() | st.builds(
     ir.Forecast, st.lists(st.lists(expressions, max_size=2).map(tuple), max_size=2).map(tuple)
@@ -161,8 +163,8 @@ policies = st.builds(
         )
     ),
     signals=_several(st.builds(ir.Signal, names, expressions, granularities, st.booleans())),
-    phases=_several(st.builds(ir.Phase, names, spans, rules)),
-    regions=_several(st.builds(ir.Region, wheres, keeps, forecasts)),
+    phases=_several(st.builds(ir.Phase, names, spans, rules, st.none() | region_rules)),
+    regions=_several(st.builds(ir.Region, wheres, keeps, forecasts, st.none() | names)),
     chunks=st.builds(
         ir.Chunks, counts, st.sampled_from(["skip", "compute"]), st.sampled_from(["keep", "refresh", "compute"])
     ),

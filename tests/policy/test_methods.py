@@ -11,6 +11,7 @@ from mccompile.language.coefficients import coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.groups import bounds_of, policies
 from mccompile.policy.planner import plan
 
 STEPS = (10, 28, 50, 63)
@@ -115,6 +116,25 @@ def test_magcache(steps: int, setting: tuple[float, int, float]) -> None:
 def test_settings_of_magcache() -> None:
     assert planned("magcache_fast", 50) == magcache(50, 0.24, 6, 0.2)
     assert planned("magcache_14b", 50) == magcache(50, 0.12, 4, 0.2, "14b")
+
+
+@pytest.mark.parametrize("name", ["deltadit", "deltadit_taylor"])
+@pytest.mark.parametrize(("steps", "every"), [(10, 2), (11, 3)])
+def test_deltadit(name: str, steps: int, every: int) -> None:
+    """Each half of the run lets one half of the blocks wait; a phase counts its own steps."""
+    bounds = bounds_of(bind(load_policy(name), {"interval": every}))
+    found = {group: plan(bound, grid_of(steps), {}, frozenset()) for group, bound in bounds.items()}
+    computed = {group: [c.step for c in made.cells if c.action == "compute"] for group, made in found.items()}
+    early = range((steps + 1) // 2)
+    late = range(len(early), steps)
+    assert computed == {"front": [0, *early[1:], *late[::every]], "rear": [*early[::every], *late]}
+
+
+def test_halves_of_motioncache_decide_as_its_phases() -> None:
+    """One half as its coarse phase to the end, the other as MotionCache itself."""
+    whole, halves = load_policy("motioncache"), policies(load_policy("motion_halves"))
+    assert [phase.rule for phase in halves["rear"].phases] == [phase.rule for phase in whole.phases]
+    assert halves["front"].phases[-1].rule == whole.phases[1].rule
 
 
 SETTINGS = {  # blocks that always run first, threshold, first steps, most steps in a row

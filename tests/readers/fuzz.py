@@ -53,7 +53,7 @@ from mccompile.runtime.trace import read_jsonl, write_jsonl
 from mccompile.studio.explore.prompts import read_prompts
 from mccompile.studio.explore.search import search
 from mccompile.studio.report.page import page_data
-from mccompile.studio.report.record import read_run
+from mccompile.studio.report.reading import read_run
 from tests.explore.fakes import GRID, FakeRig, study
 from tests.report.toy import toy
 

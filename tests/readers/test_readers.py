@@ -18,7 +18,8 @@ from mccompile.models.embedded import EMBEDDED_FOLDER
 from mccompile.runtime.errors import TraceMalformed
 from mccompile.runtime.trace import read_jsonl
 from mccompile.studio.report.errors import NoRecord
-from mccompile.studio.report.record import EVENTS, MASKS, RUN, VIDEOS, read_run
+from mccompile.studio.report.reading import read_run
+from mccompile.studio.report.record import EVENTS, MASKS, RUN, STORY, THUMBNAILS, VIDEOS, WEIGHTS
 from tests.readers.fuzz import CORPUS, READERS, fuzz, put, read
 
 Break = Callable[[Path], object]
@@ -86,6 +87,16 @@ BREAKS: dict[str, Break] = {
     "mask": lambda f: arrays(f / MASKS, **{"0 cond": np.zeros((1, 12), np.uint8)}),
     "mask's name": lambda f: arrays(f / MASKS, x=np.zeros((1, 12), np.uint8)),
     "event": lambda f: (f / EVENTS).write_text('{"chunk": 1}\n'),
+    "weights": lambda f: arrays(f / WEIGHTS, **{"0 cond": np.zeros((1, 12), np.uint8)}),
+    "thumbnails": lambda f: arrays(f / THUMBNAILS, **{"0 0": np.zeros((4, 4), np.uint8)}),
+    "thumbnails' sizes": lambda f: arrays(
+        f / THUMBNAILS, **{f"0 {i}": np.zeros((4, 4 + i, 3), np.uint8) for i in (0, 1)}
+    ),
+    "thumbnails' steps": lambda f: arrays(f / THUMBNAILS, **{"0 -1": np.zeros((4, 4, 3), np.uint8)}),
+    "no story": lambda f: (f / STORY).unlink(),
+    "story": lambda f: (f / STORY).write_text("[]"),
+    "story's numbers": lambda f: (f / STORY).write_text((f / STORY).read_text().replace("0.02", "NaN")),
+    "story's chunks": lambda f: (f / STORY).write_text((f / STORY).read_text().replace('"chunk": 2', '"chunk": -2')),
     "chunks": lambda f: (f / EVENTS).write_text((f / EVENTS).read_text().replace('"chunk": 2', '"chunk": 1000000000')),
 }
 

@@ -14,13 +14,16 @@ import pytest
 from PIL import Image, ImageColor
 from playwright.sync_api import Page, sync_playwright
 
+from mccompile.metrics.clips import read_clip
 from mccompile.studio.report.errors import NoRecord
-from mccompile.studio.report.figure import COLOURS, Figure
+from mccompile.studio.report.figure import CALLS_PER_SECOND, COLOURS, Figure
 from mccompile.studio.report.page import page_data, render
-from mccompile.studio.report.record import Stopwatch, masks_of, read_run
+from mccompile.studio.report.reading import read_run
+from mccompile.studio.report.record import masks_of
+from mccompile.studio.report.stopwatch import Stopwatch
 from tests.cli.conftest import Shell, shell  # noqa: F401  # the fixture
 from tests.house.tree import DOCS
-from tests.report.toy import CHUNKS, HIGH, STEPS, WIDE, action_of, toy
+from tests.report.toy import CHUNKS, HIGH, STEPS, WIDE, action_of, colour_of, toy
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -40,8 +43,12 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (found.ways, found.events) == (record.ways, record.events)
     assert all(np.array_equal(a, b) for a, b in zip(found.videos, record.videos, strict=True))
-    assert found.masks.keys() == record.masks.keys()
-    assert all(np.array_equal(found.masks[k], record.masks[k]) for k in record.masks)
+    for one, other in (
+        (found.masks, record.masks), (found.weights, record.weights), (found.thumbnails, record.thumbnails),
+    ):  # fmt: skip
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[k], other[k]) for k in other)  # type: ignore[index]
+    assert found.story == record.story
 
 
 def test_what_is_no_record(tmp_path: Path, shell: Shell) -> None:  # noqa: F811
@@ -63,10 +70,22 @@ def test_the_data_of_a_page_are_those_of_the_run() -> None:
     assert cells[0][3]["mask"] == "999000" * HIGH
     assert data["worst"] == 7
     assert [len(way["steps"]) for way in data["ways"]] == [9, 9]  # type: ignore[attr-defined]
+    assert cells[0][3]["weights"] == "999000" * HIGH
+    assert data["accounts"] == [
+        {"name": "account", "chunk": c, "steps": list(range(STEPS)), "values": [0.02 * s for s in range(STEPS)]}
+        for c in range(CHUNKS)
+    ]
+    assert data["kept"] == {"rows": list(range(9)), "bytes": [1000 * (row + 1) for row in range(9)]}
+    always, kept = data["regions"]  # type: ignore[misc]
+    assert (always["name"], kept["name"]) == ("blocks 0 to 1, always computed", "blocks 2 to 5, keep residual")
+    assert always["share"][2:4] == pytest.approx([2 / 3, 2 / 3])
+    assert kept["share"][2:4] == pytest.approx([1 / 3, (0.5 + 1) / 3])
+    assert data["surprises"] == ["call 3 (cond), chunk 1, step 1: the plan said reuse, it was full: step 1"]
+    assert [len(way["steps"]) for way in data["flops"]] == [9, 9]  # type: ignore[attr-defined]
     assert data["shares"][0] == pytest.approx(1 / CHUNKS)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize("kind", ["png", "svg", "mp4"])
 def test_the_figure_has_a_framed_cell_for_each_step(kind: str, tmp_path: Path, shell: Shell) -> None:  # noqa: F811
     for name, write in toy().files().items():
         write(tmp_path / name)
@@ -81,16 +100,24 @@ def test_the_figure_has_a_framed_cell_for_each_step(kind: str, tmp_path: Path, s
         drawn = ElementTree.fromstring(path.read_text()).findall(".//{http://www.w3.org/2000/svg}image")
         assert len(drawn) == CHUNKS * STEPS
         return
+    if kind == "mp4":  # one picture a call, and the last for two seconds
+        frames = read_clip(path).frames
+        assert len(frames) == 9 + 2 * CALLS_PER_SECOND
+        filled = [int((frame[20:224, 28:] < 0.9).any(-1).mean() * 100) for frame in frames[:9]]
+        assert filled == sorted(filled)
+        assert filled[0] < filled[-1] == int((frames[-1][20:224, 28:] < 0.9).any(-1).mean() * 100)
+        return
     with Image.open(path) as picture:
         for cell in figure.cells:
             assert picture.getpixel((cell.x + 1, cell.y + 1)) == ImageColor.getrgb(cell.colour)
-            assert picture.getpixel((cell.x + 8, cell.y + 8)) == (90, 90, 90)
+            chunk, step = (cell.y - 20) // 68, (cell.x - 28) // 68
+            assert picture.getpixel((cell.x + 8, cell.y + 8)) == colour_of(chunk, step)
 
 
 def test_a_figure_of_another_kind_is_refused(tmp_path: Path, shell: Shell) -> None:  # noqa: F811
     result = shell("report", tmp_path, "--figure", "x.pdf")
     assert (result.status, result.out) == (2, "")
-    assert "it is neither a png nor an svg" in result.err
+    assert "it is no png, no svg and no mp4" in result.err
 
 
 def test_masks_belong_to_their_calls_or_to_none() -> None:
@@ -187,7 +214,7 @@ def pixels(page: Page, selector: str) -> object:
 def looked_at(page: Page) -> None:
     assert page.locator("#grid canvas").count() == CHUNKS * STEPS
     assert page.locator("#players canvas").count() == 3
-    assert page.locator(".js-plotly-plot .main-svg").count() >= 3
+    assert page.locator(".js-plotly-plot").count() == 8
     assert page.locator("td", has_text="<b>toy</b>").count() == 1  # what a record says is text, never markup
     unnamed = "[...document.querySelectorAll('canvas')].filter(c => !c.getAttribute('aria-label')).length"
     assert page.evaluate(unnamed) == 0
@@ -199,12 +226,21 @@ def played(page: Page) -> None:
     assert page.locator("#frame-said").inner_text() == "7"
     assert pixels(page, "#players figure:nth-child(2) canvas") != before
     first = pixels(page, "#chunks canvas")
-    page.locator("#call").focus()
+    page.locator("#call").press("End")
+    assert pixels(page, "#chunks canvas") != first
+    page.locator("#call").press("Home")
+    assert pixels(page, "#chunks canvas") == first
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     assert page.locator("#call-said").inner_text() == "3"
     assert "Call 3: 2 of 3 chunks compute something" in page.locator("#call-text").inner_text()
     assert pixels(page, "#chunks canvas") != first
+    laid = pixels(page, "#chunks canvas")
+    page.get_by_label("lay the computed tokens over the frames").press("Space")
+    bare = pixels(page, "#chunks canvas")
+    page.get_by_label("lay the weights of motion over them").press("Space")
+    assert len({str(laid), str(bare), str(pixels(page, "#chunks canvas"))}) == 3
+    page.get_by_label("lay the computed tokens over the frames").press("Space")
     page.locator("#play").focus()
     page.keyboard.press("Enter")
     page.wait_for_function("document.getElementById('frame-said').textContent !== '7'")

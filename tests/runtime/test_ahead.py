@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from mccompile.policy.groups import ALL
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.compiled import CompiledModel
 from tests.runtime.conftest import Tiny
@@ -14,7 +15,7 @@ from tests.runtime.test_laws import MOTION, compiled
 
 def counted(model: CompiledModel) -> list[int]:
     """Grows by one at each run of the decision graph."""
-    decide, runs = model.runner.engine.decide, list[int]()
+    decide, runs = model.runner.engine.decides[ALL], list[int]()
     assert decide is not None
     call = decide._call
     decide._call = lambda *arguments: runs.append(0) or call(*arguments)  # type: ignore[func-returns-value]

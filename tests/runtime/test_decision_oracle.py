@@ -27,6 +27,7 @@ from mccompile.lowering.slots import Late
 from mccompile.lowering.sources import Located
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.groups import ALL
 from mccompile.policy.planner import plan
 from mccompile.runtime.actions import resolve_all
 from mccompile.runtime.clock import ChunkTime, Moment
@@ -135,7 +136,7 @@ def decided(run: Run, fold: bool, left_out: frozenset[int] = frozenset()) -> lis
     made = plan(bound, grid, tables, STATIC, fold)
     spec = build_decide(bound.ir, LOCATED, frozenset(changes) if fold else frozenset())  # type: ignore[arg-type]
     decide = None if spec is None else Decide(spec, spec.module.forward)
-    store, masks = BranchStore.empty(bound, SAMPLES, CHUNKS), []
+    store, masks = BranchStore.empty({ALL: bound}, SAMPLES, CHUNKS), []
     for row in sorted(set(range(run.steps + run.lag)) - left_out):
         times = tuple(time_of(run, g, row) for g in range(CHUNKS))
         moment = Moment("r", row, "cond", grid, times, CHUNKS)
@@ -144,13 +145,13 @@ def decided(run: Run, fold: bool, left_out: frozenset[int] = frozenset()) -> lis
             "latent": torch.from_numpy(run.latent[row]).flatten(1, 3),
             "modulation": torch.from_numpy(np.stack(each)).expand(SAMPLES, -1, -1),
         }
-        store.states.tensors[Late("late")] = torch.from_numpy(run.late[row])
-        store = renew(store, Made(LAYOUT.cells, {}), moment, bound)
-        actions = resolve_all(moment, store.history, bound, made, SAMPLES)
+        store.course.states.tensors[Late("late")] = torch.from_numpy(run.late[row])
+        store = renew(store, Made(LAYOUT.cells, {}), moment, {ALL: bound})
+        actions = resolve_all(moment, store.course.history, bound, made, SAMPLES)
         mask = stepped(decide, sources, run, fold, moment, store, made, actions).decide({})
         for b in range(SAMPLES):
             for g, time in enumerate(times):
-                store.history.note(b, time, bound, grid, mask[b, g])
+                store.course.history.note(b, time, bound, grid, mask[b, g])
         store.row = row
         masks.append(mask)
     return masks
@@ -164,13 +165,13 @@ def time_of(run: Run, chunk: int, row: int) -> ChunkTime:
 
 def stepped(decide, sources, run, fold, moment, store, made, actions) -> Step:  # type: ignore[no-untyped-def]
     engine = SimpleNamespace(
-        decide=decide,
+        decides={ALL: decide},
         sources=lambda *_: sources,
         video=lambda _: torch.zeros(1),
         lowered=SimpleNamespace(regions=()),
         uses_rows=True,
     )
-    return Step(engine, run.bound, fold, moment, LAYOUT, store, made, actions, None, {}, {}, {})  # type: ignore[arg-type]
+    return Step(engine, run.bound, fold, moment, LAYOUT, store, made, actions, None, {}, {}, {}, ALL)  # type: ignore[arg-type]
 
 
 def check(run: Run, fold: bool) -> Counter[str]:

@@ -132,7 +132,7 @@ def test_branches_share_nothing(tiny: Tiny) -> None:
         for name, store in branches.items():
             if name != moment.branch:
                 buffers = [b for x in store.memory.buffers.values() for b in x]
-                tensors = [*store.memory.kept.values(), *store.states.tensors.values(), *buffers]
+                tensors = [*store.memory.kept.values(), *store.course.states.tensors.values(), *buffers]
                 kept[name] = [(t, t.clone()) for t in tensors]
                 for t in tensors:
                     t.fill_(float("nan"))

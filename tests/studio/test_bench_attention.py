@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from mccompile.backend.native.choice import KEYS, QUERIES, TimingTable
 from mccompile.generate.errors import OptionRefused
@@ -24,9 +25,19 @@ def table(width: int, threads: int) -> TimingTable:
 def test_a_row_for_each_shape_with_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "table_for", table)
     monkeypatch.setattr(attention, "seconds", lambda *shape: (1.5, FAST))
-    made = attention.report(SWEEP)
-    found = [(r["queries"], r["keys"], r["chosen"], r["speed_up"]) for r in made.rows]
-    assert found == [(1, 64, "torch", 1.0), (12, 64, "own", 1.5)]  # larger points are left out
+    with attention._threads(2):
+        made = attention.report(SWEEP)
+        assert torch.get_num_threads() == 2
+    found = [(r["dtype"], r["threads"], r["queries"], r["keys"], r["chosen"], r["speed_up"]) for r in made.rows]
+    assert found == [  # larger points are left out
+        row
+        for threads in (1, 2)
+        for row in (
+            ("float32", threads, 1, 64, "torch", 1.0), ("float32", threads, 12, 64, "own", 1.5),
+            ("bfloat16", threads, 1, 64, "torch", 1.0), ("bfloat16", threads, 12, 64, "torch", 1.0),
+        )
+    ]  # fmt: skip
+    assert all(float(r["torch_ms"]) > 0 for r in made.rows)
     assert commands.summary((made,)) == {"benchmark": "attention", "chosen_over_torch_min": 1.0}
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,16 +82,35 @@ def measure(width: int, threads: int) -> TimingTable:
 
 def seconds(queries: int, keys: int, width: int, heads: int, rounds: int = ROUNDS) -> tuple[float, float]:
     """The least time of torch's attention and of the kernel, which take turns: what else runs slows both."""
+    q, k, v, bounds = _operands(queries, keys, width, heads, torch.float32)
+    out = torch.empty_like(q)
+    theirs, ours = _least(
+        (lambda: attend(q, k, v, bounds), lambda: attend_natively(q, k, v, bounds, None, out)), rounds
+    )
+    return theirs, ours
+
+
+def seconds_of_torch(queries: int, keys: int, width: int, heads: int, dtype: torch.dtype, rounds: int) -> float:
+    """The least time of torch's attention in a dtype that the kernel does not have."""
+    operands = _operands(queries, keys, width, heads, dtype)
+    (found,) = _least((lambda: attend(*operands),), rounds)
+    return found
+
+
+def _operands(queries: int, keys: int, width: int, heads: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """q, k and v [1, heads, n, width] as a model makes them, and the bounds of one group."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, n, heads, width, generator=generator).transpose(1, 2) for n in (queries, keys, keys))
-    bounds, out = torch.tensor([[0, queries, keys]]), torch.empty_like(q)
-    ways = (lambda: attend(q, k, v, bounds), lambda: attend_natively(q, k, v, bounds, None, out))
+    laid = (torch.randn(1, n, heads, width, generator=generator).to(dtype) for n in (queries, keys, keys))
+    return *(x.transpose(1, 2) for x in laid), torch.tensor([[0, queries, keys]])
+
+
+def _least(ways: Sequence[Callable[[], object]], rounds: int) -> tuple[float, ...]:
     for way in ways:
         way()
     runs: list[list[float]] = []
     while len(runs) < rounds or sum(map(sum, runs)) < LEAST:
         runs.append([_time(way) for way in ways])
-    return min(r[0] for r in runs), min(r[1] for r in runs)
+    return tuple(map(min, zip(*runs, strict=True)))
 
 
 def _time(way: Callable[[], object]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.diagnostics.diagnostic import Diagnostic, Help, Label
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
 from mccompile.diagnostics.source import Span
 
 
@@ -46,6 +46,37 @@ class NeverReused(Diagnostic):
 
     def helps(self) -> tuple[Help, ...]:
         return (Help("let a phase reuse it, or take these layers out"),)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownRegion(Diagnostic):
+    """A phase has a rule for regions that no `layers` names, or for those that are always computed."""
+
+    code = "MC0246"
+    title = "no kept layers are named `{name}`"
+    label = "whose rule is this?"
+    name: str
+    known: tuple[str, ...]
+
+    def helps(self) -> tuple[Help, ...]:
+        if not self.known:
+            return (Help(f"name the layers: `layers {self.name} = blocks[*] {{ keep residual }}`"),)
+        meant = nearest(self.name, self.known)
+        if meant is None or self.span is None:
+            return (Help(f"the names are {words(self.known, 'and')}"),)
+        return (Help(f"did you mean `{meant}`?", Edit(self.span, meant)),)
+
+
+@dataclass(frozen=True, slots=True)
+class IdleRegionName(Diagnostic):
+    code = "MC0247"
+    title = "the name `{name}` decides nothing"
+    label = "{why}"
+    name: str
+    why: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(f"give it a rule in a phase, `{self.name}: compute every 2 steps`, or take the name away"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from mccompile.backend.native.choice import TimingTable, seconds, table_for
+from mccompile.backend.native.choice import TimingTable, seconds, seconds_of_torch, table_for
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
 
 COLUMNS = (
-    Column("width", "head width"), Column("queries", "queries"), Column("keys", "keys"),
+    Column("dtype", "dtype"), Column("threads", "threads"), Column("width", "head width"),
+    Column("queries", "queries"), Column("keys", "keys"),
     Column("torch_ms", "torch, ms", ".3f"), Column("own_ms", "own kernel, ms", ".3f"), Column("chosen", "chosen"),
     Column("speed_up", "chosen by torch", ".2f"),
 )  # fmt: skip
@@ -33,32 +35,59 @@ QUICK = Sweep((64,), (1, 12, 102, 410), (512, 2048), 3)
 
 
 def report(sweep: Sweep) -> Report:
-    """One row per shape, float32; of other dtypes all attention is torch's. One head per thread."""
-    threads = torch.get_num_threads()
-    rows = [row for width in sweep.widths for row in _rows(sweep, width, threads)]
+    """One row per dtype, number of threads (one, and all) and shape. One head per thread.
+
+    The kernel computes in float32. In bfloat16 all attention is torch's.
+    """
+    every = torch.get_num_threads()
+    rows: list[Row] = []
+    for threads in sorted({1, every}):
+        with _threads(threads):
+            for dtype in (torch.float32, torch.bfloat16):
+                rows += [row for width in sweep.widths for row in _rows(sweep, dtype, width, threads)]
     return Report(
         name="attention",
-        title=f"Attention over prefixes, float32, {threads} thread(s), one head for each",
+        title="Attention over prefixes, one head for each thread",
         columns=COLUMNS,
         rows=tuple(rows),
         plot=Plot("queries", "speed_up", "queries", "torch's time by that of the choice", "series", log_x=True),
-        settings={"threads": threads, "rounds": sweep.rounds, "dtype": "float32"},
+        settings={"threads": every, "rounds": sweep.rounds},
     )
 
 
-def _rows(sweep: Sweep, width: int, threads: int) -> Sequence[Row]:
-    table = table_for(width, threads)
-    shapes = [(q, k) for q in sweep.queries for k in sweep.keys if q * k <= sweep.largest]
-    return [_row(table, q, k, width, threads, sweep.rounds) for q, k in shapes]
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Inside, torch works with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _row(table: TimingTable | None, queries: int, keys: int, width: int, threads: int, rounds: int) -> Row:
-    about: dict[str, Json] = {"width": width, "queries": queries, "keys": keys, "series": f"width {width}, {keys} keys"}
+def _rows(sweep: Sweep, dtype: torch.dtype, width: int, threads: int) -> Iterator[Row]:
+    table = table_for(width, threads) if dtype == torch.float32 else None
+    name = str(dtype).removeprefix("torch.")
+    for queries in sweep.queries:
+        for keys in sweep.keys:
+            if queries * keys <= sweep.largest:
+                about: dict[str, Json] = {
+                    "dtype": name, "threads": threads, "width": width, "queries": queries, "keys": keys,
+                    "series": f"{name}, {threads} thread(s), width {width}, {keys} keys",
+                }  # fmt: skip
+                yield about | _times(table, dtype, queries, keys, width, threads, sweep.rounds)
+
+
+def _times(
+    table: TimingTable | None, dtype: torch.dtype, queries: int, keys: int, width: int, threads: int, rounds: int
+) -> dict[str, Json]:
     if table is None:
-        return {**about, "chosen": "torch", "speed_up": 1.0}
+        torch_s = seconds_of_torch(queries, keys, width, threads, dtype, rounds)
+        return {"torch_ms": torch_s * 1e3, "chosen": "torch", "speed_up": 1.0}
     torch_s, own_s = seconds(queries, keys, width, threads, rounds)
     own = table.own_is_faster(queries, keys)
     return {
-        **about, "torch_ms": torch_s * 1e3, "own_ms": own_s * 1e3, "chosen": "own" if own else "torch",
+        "torch_ms": torch_s * 1e3, "own_ms": own_s * 1e3, "chosen": "own" if own else "torch",
         "speed_up": torch_s / own_s if own else 1.0,
     }  # fmt: skip

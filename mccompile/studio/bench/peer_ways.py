@@ -50,9 +50,7 @@ class Peer:
     first: bool = False  # the setting that a quick run has
 
 
-def _hook(
-    name: str, kind: str, config: Callable[[Setup], object], registered: bool, first: bool = False
-) -> Peer:
+def _hook(name: str, kind: str, config: Callable[[Setup], object], registered: bool, first: bool = False) -> Peer:
     def enable(setup: Setup) -> None:
         setup.pipe.transformer.enable_cache(config(setup))
         if not hooked(setup.pipe.transformer):

@@ -25,6 +25,7 @@ from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
 from mccompile.models.embedded.judge import judge
 from mccompile.policy.bind import bind
 from mccompile.policy.cells import Plan
+from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.planning import make_plan
@@ -120,25 +121,28 @@ class Rig:
             judged=self._judged(videos, prompts),
         )
 
-    def plan(self, point: Point) -> Plan | None:
-        """What is known of the point before it runs; None before the first run of its policy."""
+    def plans(self, point: Point) -> Mapping[str, Plan] | None:
+        """What is known of each group of regions before the point runs; None before the first run of its policy."""
         schedule = self._schedules.get(point.policy)
         if schedule is None:
             return None
         runner = self._models[point.policy].runner
         bound = bind(runner.lowered.policy, {**runner.bound.values, **point.values})
         with torch.no_grad():
-            return make_plan(runner.lowered, bound, schedule.grid, schedule.inputs, True)
+            return {
+                group: make_plan(runner.lowered, own, schedule.grid, schedule.inputs, True)
+                for group, own in bounds_of(bound).items()
+            }
 
     def least_flops(self, point: Point, prompt: str) -> float | None:
         """The least share of vanilla's FLOPs that the point can take; what it takes if its plan is static.
 
         A dynamic step may compute nothing, so it counts nothing. None before the first run of its policy.
         """
-        plan = self.plan(point)
-        if plan is None or self._prices is None:
+        plans = self.plans(point)
+        if plans is None or self._prices is None:
             return None
-        events = [_at_least(e, plan) for e in self._schedules[point.policy].events]
+        events = [_at_least(e, plans[e.region]) for e in self._schedules[point.policy].events]
         return count(self._models[point.policy], events, self._prices) / self.reference(prompt).flops
 
     def reference(self, prompt: str) -> Reference:
@@ -183,7 +187,7 @@ class Rig:
 
         def after(module: CompiledModel, _: object, kwargs: dict[str, object], __: object) -> None:
             latest = next(reversed(module.runner.requests.values()))
-            seen.update(call=kwargs, plan=next(iter(latest.plans.values())))
+            seen.update(call=kwargs, plan=next(iter(next(iter(latest.plans.values())).values())))
 
         hook = nn.Module.register_forward_hook(model, after, with_kwargs=True)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mccompile.diagnostics.failure import Failure
@@ -67,20 +67,21 @@ def _one(study: Study, rig: Rig, prompts: Sequence[str], asked: Asked, goals: Se
 
 def _twin(study: Study, rig: Rig, asked: Asked) -> Trial | None:
     """An earlier trial whose schedule is this one's: where nothing is left to the data, so are its results."""
-    own = _schedule(rig.plan(asked.point))
+    own = _schedule(rig.plans(asked.point))
     if own is None:
         return None
     for trial in study.trials():
-        if trial.twin is None and trial.point.policy == asked.point.policy and _schedule(rig.plan(trial.point)) == own:
+        if trial.twin is None and trial.point.policy == asked.point.policy and _schedule(rig.plans(trial.point)) == own:
             return trial
     return None
 
 
-def _schedule(plan: Plan | None) -> tuple[str, ...] | None:
-    """What each step does; None where data decides any of them."""
-    if plan is None or any(cell.action == "dynamic" for cell in plan.cells):
+def _schedule(plans: Mapping[str, Plan] | None) -> tuple[tuple[str, ...], ...] | None:
+    """What each step does in each group of regions; None where data decides any of it."""
+    if plans is None:
         return None
-    return tuple(cell.action for cell in plan.cells)
+    steps = tuple(tuple(cell.action for cell in plan.cells) for plan in plans.values())
+    return None if any("dynamic" in own for own in steps) else steps
 
 
 def _hopeless(rig: Rig, prompt: str, asked: Asked, goals: Sequence[Goal]) -> str:

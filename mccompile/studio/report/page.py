@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from mccompile.metrics.pixels import psnr_per_frame
 from mccompile.runtime.trace import Event
 from mccompile.studio.report.record import Record
+from mccompile.studio.report.series import series
 
 _SHOWN = 360  # pixels: larger videos are made smaller for the page
 _ERROR_GAIN = 4
@@ -37,6 +39,7 @@ def render(record: Record) -> str:
         json=json.dumps(data).replace("<", "\\u003c"),
         plotly=get_plotlyjs(),
         rows=_table(record),
+        whys=Counter(event.why for event in record.events).most_common(),
     )
 
 
@@ -51,6 +54,7 @@ def page_data(record: Record) -> dict[str, object]:
     branch = record.events[0].branch if record.events else ""
     events = [e for e in record.events if e.branch == branch and e.sample == 0]
     masks = {row: mask for (row, name), mask in record.masks.items() if name == branch}
+    weights = {row: weight for (row, name), weight in record.weights.items() if name == branch}
     quality = _decibel(record)
     return {
         "fps": record.fps,
@@ -61,11 +65,19 @@ def page_data(record: Record) -> dict[str, object]:
         "psnr": quality,
         "worst": quality.index(min(quality)) if quality else 0,
         "ways": [{"name": w.name, "steps": [round(1000 * s, 3) for s in w.steps]} for w in record.ways],
-        **_decisions(events, masks, video.shape[1] / video.shape[2]),
+        **_decisions(events, masks, weights, video.shape[1] / video.shape[2]),
+        "thumbnails": _thumbnails(record),
+        "weighed": record.story.weighed,
+        **series(record, branch),
     }
 
 
-def _decisions(events: Sequence[Event], masks: Mapping[int, NDArray[np.bool_]], aspect: float) -> dict[str, object]:
+def _decisions(
+    events: Sequence[Event],
+    masks: Mapping[int, NDArray[np.bool_]],
+    weights: Mapping[int, NDArray[np.uint8]],
+    aspect: float,
+) -> dict[str, object]:
     """The grid of chunks and their own steps, and per call of the model what each chunk computed."""
     chunks = 1 + max((e.chunk for e in events), default=-1)
     steps = 1 + max((e.step for e in events if e.phase), default=-1)
@@ -80,7 +92,9 @@ def _decisions(events: Sequence[Event], masks: Mapping[int, NDArray[np.bool_]], 
                 "phase": event.phase, "why": event.why, "step": event.step,
             }  # fmt: skip
             if row in masks and event.action == "partial":
-                about["mask"], wide = _digits(masks[row][place], aspect)
+                about["mask"], wide = _digits(masks[row][place].astype(np.float64), aspect)
+            if row in weights and event.action != "skip":
+                about["weights"], wide = _digits(weights[row][place] / 255.0, aspect)
             call[event.chunk] = about
             if event.phase:
                 cells[event.chunk][event.step] = about
@@ -88,10 +102,10 @@ def _decisions(events: Sequence[Event], masks: Mapping[int, NDArray[np.bool_]], 
     return {"cells": cells, "calls": calls, "mask_width": wide, "shares": [_share(c) for c in calls]}
 
 
-def _digits(mask: NDArray[np.bool_], aspect: float) -> tuple[str, int]:
-    """A chunk's tokens as a map: a digit per place (ninths of its frames that were computed), and the width."""
-    places, wide = _places(mask.size, aspect)
-    share = mask.reshape(-1, places).mean(0)
+def _digits(values: NDArray[np.float64], aspect: float) -> tuple[str, int]:
+    """A chunk's tokens, 0..1, as a map: a digit per place (ninths, the mean of its frames), and the width."""
+    places, wide = _places(values.size, aspect)
+    share = values.reshape(-1, places).mean(0)
     return "".join(str(min(9, math.ceil(9 * s))) for s in share), wide
 
 
@@ -140,6 +154,15 @@ def _sheet(video: NDArray[np.uint8]) -> str:
     out = io.BytesIO()
     Image.fromarray(small.reshape(-1, *small.shape[2:])).save(out, "webp", quality=88, method=4)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _thumbnails(record: Record) -> dict[str, object] | None:
+    """All thumbnails below each other in one picture, and the place of each by "chunk step"; None without any."""
+    if not record.thumbnails:
+        return None
+    small = np.stack(list(record.thumbnails.values()))
+    at = {f"{chunk} {step}": place for place, (chunk, step) in enumerate(record.thumbnails)}
+    return {"sheet": _sheet(small), "at": at, "count": len(small)}
 
 
 def _table(record: Record) -> list[tuple[str, ...]]:

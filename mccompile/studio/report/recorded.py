@@ -1,0 +1,121 @@
+"""Makes the record of a run from the compiled model that has run it, and from what was seen of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mccompile import ir
+from mccompile.backend.compiled_roles import CompiledRoles
+from mccompile.generate.compare import announce
+from mccompile.language.walk import walk
+from mccompile.policy.bind import BoundPolicy
+from mccompile.policy.evaluate import StaticMoment, evaluate
+from mccompile.policy.phases import Grid
+from mccompile.policy.planner import Plan
+from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.trace import by_cell
+from mccompile.studio.report.record import Record, Way, masks_of
+from mccompile.studio.report.seen import Watching
+from mccompile.studio.report.story import LayerRegion, PlannedStep, Story, Threshold
+
+
+def record_of(
+    model: CompiledModel,
+    ways: Sequence[Way],
+    videos: tuple[NDArray[np.uint8], ...],
+    about: Mapping[str, object],
+    fps: int,
+) -> Record:
+    """The record of the latest run of `model`, which `watch` has seen and which is the last of the ways.
+
+    videos: uint8 [F, H, W, 3] by way.
+    """
+    seen = model.runner.watch
+    assert isinstance(seen, Watching)
+    thumbnails: Mapping[tuple[int, int], NDArray[np.uint8]] = {}
+    undrawn = "they were not asked for"
+    if seen.predictions is not None:
+        thumbnails = seen.predictions.thumbnails(videos[-1], seen.frames, seen.chunks)
+        undrawn = seen.predictions.why
+    return Record(
+        about=about,
+        said=announce(model),
+        refusals=tuple(f"{r.site}: {r.reason}" for r in model.runner.lowered.refusals),
+        fps=fps,
+        ways=tuple(ways),
+        videos=videos,
+        events=by_cell(model.events),
+        masks=masks_of(model.events, model.runner.masks or ()),
+        weights=dict(seen.weights),
+        thumbnails=thumbnails,
+        story=_story(model, seen, undrawn),
+    )
+
+
+def watch(model: CompiledModel, thumbnails: bool) -> None:
+    """Has the next runs of `model` watched for their record. thumbnails: also the scheduler's predictions."""
+    model.runner.masks, model.runner.watch = [], Watching(thumbnails)
+
+
+def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
+    lowered, plan = model.runner.lowered, seen.plan
+    bounds = model.runner.bounds if plan is not None else {}
+    found = [t for group, bound in bounds.items() if plan is not None for t in thresholds(bound, plan.grid, group)]
+    return Story(
+        plan=() if plan is None or len(model.runner.bounds) > 1 else tuple(_planned(plan)),
+        thresholds=tuple(dict.fromkeys(found)),
+        regions=tuple(LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions),
+        calls=tuple(seen.calls),
+        warnings=model.summary().warnings,
+        fallbacks=tuple(_fallbacks(model)),
+        weighed=seen.weighed if seen.weights else "",
+        undrawn=undrawn,
+        watching=seen.seconds + (seen.predictions.seconds if seen.predictions is not None else 0.0),
+    )
+
+
+def _planned(plan: Plan) -> Iterator[PlannedStep]:
+    return (PlannedStep("" if c.phase is None else plan.phases[c.phase], c.action) for c in plan.cells)
+
+
+def _fallbacks(model: CompiledModel) -> Iterator[str]:
+    """What ran another way than it could have: graphs, guards that overruled the rule, results that were no numbers."""
+    backend, summary = model.runner.backend, model.summary()
+    if isinstance(backend, CompiledRoles):
+        yield from (f"{r.site}: {r.reason}" for r in backend.refusals)
+    yield from (f"guard {name} changed {count} decisions" for name, count in summary.guards.items() if count)
+    if summary.odd:
+        yield f"the results of {summary.odd} calls were not finite"
+
+
+def thresholds(bound: BoundPolicy, grid: Grid, group: str = "") -> Iterator[Threshold]:
+    """What each account is compared with, phase by phase; comparisons of other things have no account.
+
+    bound: the policy as a group of regions sees it; the accounts of a group with a name have it before their own.
+    """
+    params = {name: np.float32(value) for name, value in bound.values.items()}
+    signals = {s.name: s for s in bound.ir.signals}
+    for phase in bound.ir.phases:
+        if not isinstance(phase.rule, ir.Reuse):
+            continue
+        for found in walk(phase.rule.condition, signals, late=False):
+            if not isinstance(found, ir.Apply) or found.op not in ("lt", "le", "gt", "ge"):
+                continue
+            for one, other in (found.args, tuple(reversed(found.args))):
+                into = [e.into for e in walk(one, signals, late=False) if isinstance(e, ir.Accumulate)]
+                if into:
+                    moments = (StaticMoment(params, signals, grid, step, {}, None) for step in range(grid.steps))
+                    values = tuple(_value(other, moment) for moment in moments)
+                    yield Threshold(f"{group} {into[0]}".strip(), phase.name, values)
+
+
+def _value(expr: ir.Expr, moment: StaticMoment) -> float | None:
+    """None where it depends on data, or is no number."""
+    try:
+        value = float(evaluate(expr, moment))
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
