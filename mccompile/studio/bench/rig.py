@@ -107,8 +107,8 @@ class Repeater:
         """Takes away what `other`, over the same model and policy, keeps: from now on its steps are this one's."""
         (request,) = other.model.runner.requests.values()
         other.model.runner.requests.clear()
-        for store in request.branches.values():
-            store.states.ahead = None  # decided under the other's parameters
+        for course in (c for store in request.branches.values() for c in store.courses.values()):
+            course.states.ahead = None  # decided under the other's parameters
         self.model.runner.requests[self.timeline.request] = Request(request.branches)
         self.model.runner.engine.prefixes = other.model.runner.engine.prefixes
         self.timeline.row, self._first = other.timeline.row, False
