@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import nn
 
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
+from mccompile.capture.own import note_model
 from mccompile.capture.types import CapturedModel
 from mccompile.ir import PolicyIR
 from mccompile.lowering.errors import DeniedRefusals
 from mccompile.lowering.lower import ONLY_COMPUTES, lower
 from mccompile.lowering.spec import verifying
 from mccompile.lowering.types import LoweredModel
+from mccompile.pipelines.alike import over
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.pipelines.probe import SIZES, ExampleCall
-from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.bind import BoundPolicy, bind, parameters_of
 from mccompile.policy.budget import measures
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.facts import keeps_increment
+from mccompile.runtime.adapters import open_scales, without_scale
 from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Clock
@@ -33,8 +36,10 @@ from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
-from mccompile.runtime.stand_in import transformer_of, unwrapped
+from mccompile.runtime.stand_in import SLOTS, Slot, transformer_of, unwrapped
 from mccompile.runtime.state import check_untreated, uncompiled
+
+AnyPolicy: TypeAlias = PolicyIR | str | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +50,16 @@ class Prepared:
     prefixes: frozenset[str]
     calls: tuple[Mapping[str, Value], ...]  # the two example calls, as the captured graph takes them
     call: Mapping[str, object]  # arguments of the pipeline's call, with the size that budgets are met at
+    others: Mapping[Slot, Prepared] = field(default_factory=dict)  # captures of the further experts of the pipeline
+
+    def of(self, slot: Slot | None) -> Prepared:
+        """The capture of the transformer in a place."""
+        return self if slot is None or slot not in self.others else replace(self.others[slot], call=self.call)
 
 
 def compile(
     model: object,
-    policy: PolicyIR | str | Path,
+    policy: AnyPolicy | Mapping[Slot, AnyPolicy],
     *,
     backend: Backend | Literal["inductor", "eager"] = "inductor",
     call: Mapping[str, object] | None = None,
@@ -68,7 +78,8 @@ def compile(
 
     model: a diffusers pipeline, or a transformer (torch.nn.Module). The result replaces the pipeline's `transformer`
     until `result.undo()`. A transformer needs two example calls: probe and second, its keyword arguments at two sizes.
-    policy: the IR, the name of a shipped policy, a path, or the text of a policy.
+    policy: the IR, the name of a shipped policy, a path, or the text of a policy. Experts that take turns (Wan 2.2) are
+    all compiled, under one policy, or each under its own: {"transformer": ..., "transformer_2": ...}.
     backend: "inductor" compiles everything at once, and "eager" compiles nothing. A callable gets a graph and its role,
     and returns what runs in the graph's place.
     batches: compile also for several samples (prompts) per call. This takes about twice as long. ("eager" runs any
@@ -85,45 +96,99 @@ def compile(
     Raises PolicyError, CaptureError, LoweringError, PipelineError or NoIncrement. Each names its place, its cause and a
     remedy.
     """
-    ir, numbers = _chosen(policy, parameters)
-    bound = bind(ir, numbers)
     pipe = None if isinstance(model, nn.Module) else model
-    if pipe is None and keeps_increment(ir):
-        raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
-    if pipe is not None:
-        driver_for(pipe).admit(pipe)
+    slots = slots_in(model)
+    chosen = _chosen(policy, slots, parameters)
+    for ir, numbers in chosen:
+        bind(ir, numbers)
+        if pipe is None and keeps_increment(ir):
+            raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
     if captured is None:
-        fixed = driver_for(model).fixed_by(ir) if probe is None or second is None else {}
+        fixed = driver_for(model).fixed_by(chosen[0][0]) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
-    transformer = own_transformer(model)
+    captured = complete(model, captured)
     if call is not None:
         captured = replace(captured, call={**captured.call, **call})
-    keeping = keeping_of(model, ir, captured, numbers)
-    if ir.cache.budget is not None:
-        ir = replace(ir, cache=keeping.cache)
-        bound = bind(ir, numbers)
-    lowered = lower(captured.model, ir, captured.prefixes, fold, verifying if verify else None)
-    if deny_refusals and lowered.refusals:
-        raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in lowered.refusals))
-    for refusal in lowered.refusals:
+    parts = [
+        _lowered(model, slot, ir, captured, numbers, fold, verify)
+        for slot, (ir, numbers) in zip(slots, chosen, strict=True)
+    ]
+    refusals = [refusal for part in parts for refusal in part.lowered.refusals]
+    if deny_refusals and refusals:
+        raise DeniedRefusals(tuple(f"{r.site}: {r.reason}" for r in refusals))
+    for refusal in refusals:
         if refusal.reason == ONLY_COMPUTES:
             LOG.warning("%s %s", refusal.site, refusal.reason)
-    chosen = _backend(backend, lowered, bound, captured.calls, progress, batches)
-    compiled = CompiledModel(transformer, lowered, bound, chosen, fold)
-    compiled.clock, compiled.keeping = clock, keeping
+    made = _backend(backend, parts, progress, batches)
+    compiled = [_compiled(model, part, made, fold, clock) for part in parts]
+    for other in compiled[1:]:
+        compiled[0].join(other)
     if pipe is not None:
-        compiled.install(pipe, clock_for(pipe) if clock is None else clock)
-    return compiled
+        compiled[0].install(pipe, clock_for(pipe) if clock is None else clock)
+    return compiled[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One transformer of a pipeline under its policy, and the example calls of its capture."""
+
+    slot: Slot | None
+    lowered: LoweredModel
+    bound: BoundPolicy
+    keeping: Keeping
+    calls: tuple[Mapping[str, Value], ...]
 
 
 def _chosen(
-    policy: PolicyIR | str | Path, values: Mapping[str, float | str]
-) -> tuple[PolicyIR, Mapping[str, float]]:
-    """The policy with its choices settled, and the values of its parameters; a PolicyIR has no choices any more."""
+    policy: AnyPolicy | Mapping[Slot, AnyPolicy], slots: Sequence[Slot | None], values: Mapping[str, float | str]
+) -> list[tuple[PolicyIR, Mapping[str, float]]]:
+    """For each transformer its policy with the choices settled, and the values of the parameters that are its own."""
+    if isinstance(policy, Mapping) and set(policy) != set(slots):
+        wanted = ", ".join(slot or SLOTS[0] for slot in slots)
+        raise ValueError(f"policies are given for {', '.join(policy)}, and the transformers are {wanted}")
+    each = [policy[slot] if isinstance(policy, Mapping) else policy for slot in slots]  # type: ignore[index]
+    found = [_settled(one, values) for one in each]
+    policies = [ir for ir, _ in found]
+    choices = {name for name in values if any(name not in numbers for _, numbers in found)}
+    rest = [{n: v for n, v in numbers.items() if n not in choices} for _, numbers in found]
+    return [(ir, parameters_of(ir, own, policies)) for ir, own in zip(policies, rest, strict=True)]
+
+
+def _settled(policy: AnyPolicy, values: Mapping[str, float | str]) -> tuple[PolicyIR, Mapping[str, float]]:
+    """The policy with its choices settled, and the values that are left; a PolicyIR has no choices any more."""
     if isinstance(policy, PolicyIR):
         return policy, values  # type: ignore[return-value]  # `bind` refuses a word
     found = load_chosen(policy, values)
     return found.policy, found.numbers
+
+
+def _lowered(
+    model: object, slot: Slot | None, ir: PolicyIR, captured: Prepared, parameters: Mapping[str, float], fold: bool,
+    verify: bool,
+) -> _Part:  # fmt: skip
+    own = captured.of(slot)
+    keeping = keeping_of(model, ir, own, parameters)
+    if ir.cache.budget is not None:
+        ir = replace(ir, cache=keeping.cache)
+    lowered = lower(own.model, ir, own.prefixes, fold, verifying if verify else None)
+    return _Part(slot, lowered, bind(ir, parameters), keeping, own.calls)
+
+
+def _compiled(model: object, part: _Part, backend: Backend, fold: bool, clock: Clock | None) -> CompiledModel:
+    compiled = CompiledModel(own_transformer(model, part.slot), part.lowered, part.bound, backend, fold, part.slot)
+    compiled.clock, compiled.keeping = clock, part.keeping
+    return compiled
+
+
+def slots_in(model: object) -> tuple[Slot | None, ...]:
+    """The places of the transformers that are compiled: of each expert of a pipeline, else None for the only one.
+
+    Raises NotAPipeline (MC0701), and SecondTransformer (MC0713) where another one would run without the policy.
+    """
+    if isinstance(model, nn.Module):
+        return (None,)
+    found = driver_for(model).experts(model)
+    return found if len(found) > 1 else (None,)
 
 
 def prepare(
@@ -133,28 +198,74 @@ def prepare(
     probe: ExampleCall | None = None,
     second: ExampleCall | None = None,
 ) -> Prepared:
-    """Captures a pipeline's transformer, or a transformer with two example calls. Arguments as in `compile`."""
-    transformer = own_transformer(model)
-    check_untreated(transformer)
+    """Captures a pipeline's transformers, or a transformer with two example calls. Arguments as in `compile`."""
+    slots = slots_in(model)
     if probe is None or second is None:
         arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
         probe, second = driver_for(model).record(model, arguments)
+    first = own_transformer(model, slots[0])
+    made, given = _prepared(first, probe, second, call)
+    others = {s: _alike(made, first, own_transformer(model, s), given) for s in slots[1:] if s is not None}
+    return replace(made, others=others)
+
+
+Calls: TypeAlias = tuple[Mapping[str, object], Mapping[str, object]]
+
+
+def _prepared(
+    transformer: nn.Module, probe: ExampleCall, second: ExampleCall, call: Mapping[str, object] | None
+) -> tuple[Prepared, Calls]:
+    """A transformer's capture, and the two calls that it is captured with."""
+    check_untreated(transformer)
     transformer.eval()
-    with uncompiled(transformer):
-        captured, given = capture_batched(transformer, probe, second)
+    calls = (without_scale(transformer, call) for call in (probe, second))
+    with uncompiled(transformer), open_scales(transformer):
+        captured, given = capture_batched(transformer, *calls)
+    return _of(captured, transformer, given, call), given
+
+
+def _of(
+    captured: CapturedModel, transformer: nn.Module, given: Calls, call: Mapping[str, object] | None
+) -> Prepared:
+    note_model(captured.module, transformer)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
 
 
-def own_transformer(model: object) -> nn.Module:
+def _alike(first: Prepared, model: nn.Module, other: nn.Module, given: Calls) -> Prepared:
+    """The capture of a further expert: that of the first one over its weights where they are built alike."""
+    check_untreated(other)
+    other.eval()
+    with uncompiled(model), uncompiled(other), open_scales(model), open_scales(other):
+        found = over(first.model, model, other, given)
+    if found is None:
+        return _prepared(other, dict(given[0]), dict(given[1]), first.call)[0]
+    return _of(found, other, given, first.call)
+
+
+def complete(model: object, captured: Prepared) -> Prepared:
+    """A capture of all transformers of a pipeline; those are added that it lacks, since its pipeline had only one."""
+    missing = [slot for slot in slots_in(model)[1:] if slot is not None and slot not in captured.others]
+    if not missing:
+        return captured
+    arguments = {k: v for k, v in captured.call.items() if k not in SIZES}
+    probe, second = driver_for(model).record(model, arguments)
+    first, given = own_transformer(model), (probe, second)
+    made = {slot: _alike(captured, first, own_transformer(model, slot), given) for slot in missing}
+    return replace(captured, others={**captured.others, **made})
+
+
+def own_transformer(model: object, slot: Slot | None = None) -> nn.Module:
     """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it.
+
+    slot: its place; None: the first.
 
     Raises NotAPipeline (MC0701) for what is neither.
     """
     if isinstance(model, nn.Module):
         return unwrapped(model)
     driver_for(model)
-    found = transformer_of(model)
+    found = transformer_of(model, slot)
     assert found is not None
     return unwrapped(found)
 
@@ -167,15 +278,8 @@ def keeping_of(model: object, policy: PolicyIR, captured: Prepared, parameters: 
     return keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, captured.call, parameters)
 
 
-def _backend(
-    wanted: Backend | str,
-    lowered: LoweredModel,
-    bound: BoundPolicy,
-    calls: tuple[Mapping[str, Value], ...],
-    progress: Progress | None,
-    batches: bool,
-) -> Backend:
-    """The backend of that name; "inductor" records what the two example calls ask for and compiles it.
+def _backend(wanted: Backend | str, parts: Sequence[_Part], progress: Progress | None, batches: bool) -> Backend:
+    """The backend of that name; "inductor" records what the example calls ask for and compiles it, equal graphs once.
 
     Blocks that are the model's own code are not compiled: a refusal of `lowered` says so.
     """
@@ -183,11 +287,13 @@ def _backend(
         return wanted
     if wanted not in ("eager", "inductor"):
         raise ValueError(f"backend must be 'inductor', 'eager' or a callable, not {wanted!r}")
-    if wanted == "eager" or lowered.captured.opaque:
+    graphs = [part for part in parts if not part.lowered.captured.opaque]
+    if wanted == "eager" or not graphs:
         return eager
     recorder = Recorder()
-    record_roles(recorder, lowered, bound, calls, several=batches)
-    return inductor(recorder, lowered, progress=progress)
+    for part in graphs:
+        record_roles(recorder, part.lowered, part.bound, part.calls, several=batches)
+    return inductor(recorder, graphs[0].lowered, progress=progress)
 
 
 def _masks(captured: CapturedModel) -> tuple[str, ...]:

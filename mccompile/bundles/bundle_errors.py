@@ -95,3 +95,16 @@ class UnbundledRole(BundleError):
             f"the graph `{role}` cannot be stored: {reason}",
             "use the compiled model in the process that compiled it",
         )
+
+
+class SeveralTransformers(BundleError):
+    """A bundle for a pipeline whose steps are run by several transformers."""
+
+    code = "MC0818"
+
+    def __init__(self, kind: str, slots: Sequence[str]) -> None:
+        names = " and ".join(f"`{slot}`" for slot in slots)
+        super().__init__(
+            f"a bundle holds one transformer, and the steps of {kind} are run by {names}",
+            "compile it in the process that runs it (`mccompile generate --model`); packages are kept on this machine",
+        )

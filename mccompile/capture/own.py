@@ -8,10 +8,14 @@ follows by one assignment (`point_at`), and nothing that the user has is changed
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import fx, nn
 
 from mccompile.capture.part import attribute
+
+_MODEL = "captured of"  # in the facts of a graph module
 
 
 def own(value: torch.Tensor) -> torch.Tensor:
@@ -32,6 +36,17 @@ def own_weights(module: fx.GraphModule) -> None:
                 lasting = name in owner._parameters or name not in owner._non_persistent_buffers_set
                 delattr(owner, name)
                 owner.register_buffer(name, own(value), persistent=lasting)
+
+
+def note_model(graph: fx.GraphModule, model: nn.Module) -> None:
+    """Notes which model a graph was captured of."""
+    graph.meta[_MODEL] = weakref.ref(model)
+
+
+def is_of(graph: fx.GraphModule, model: nn.Module) -> bool:
+    """Says whether a graph was captured of this very model, whatever values its weights have now."""
+    known = graph.meta.get(_MODEL)
+    return known is not None and known() is model
 
 
 def weights_read(module: fx.GraphModule) -> dict[str, torch.Tensor]:

@@ -6,6 +6,8 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
@@ -23,6 +25,9 @@ from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.text import show
+
+if TYPE_CHECKING:
+    from mccompile.lowering.types import LoweredModel
 
 DEFAULT_STEPS = 50
 MAGI_SIZE = (720, 720, 240)  # of `--stage memory` for MAGI-1
@@ -104,9 +109,11 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
 
     if arguments.after is not None:
         place_of(arguments.after)
-    lowered = _compiled(arguments, policy)[0].runner.lowered
+    experts = _compiled(arguments, policy)[0].experts
     if arguments.after is None:
-        return emit(lowered)
+        graphs = {emit(each.runner.lowered): each.slot for each in experts}  # those that are built alike: once
+        return "".join(f"# {slot}\n{text}" if len(graphs) > 1 else text for text, slot in graphs.items())
+    lowered = experts[0].runner.lowered
     proved = lowered.rows.prefixes if lowered.rows is not None else frozenset()
     return show_steps(arguments.after, policy.name, steps_of(arguments.after, lowered.captured, lowered.policy, proved))
 
@@ -161,26 +168,42 @@ def _steps(arguments: argparse.Namespace, policy: ir.PolicyIR) -> int:
 def _plans(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     """The plan, or one for the regions of each name. The grid and the values are those of the model.
 
-    Without a model, it is what the clock alone settles.
+    Without a model, it is what the clock alone settles. Where two transformers take turns, each has its own.
     """
-    bounds, make = bounds_of(bind(policy, dict(arguments.parameters))), _planner(arguments, policy)
-    texts = [(f"regions {group}\n" if len(bounds) > 1 else "") + show_plan(make(bounds[group])) for group in bounds]
+    bounds, makers = bounds_of(bind(policy, dict(arguments.parameters))), _planners(arguments, policy)
+    texts = [
+        part + (f"regions {group}\n" if len(bounds) > 1 else "") + show_plan(make(bounds[group]))
+        for part, make in makers.items()
+        for group in bounds
+    ]
     return "\n".join(texts)
 
 
-def _planner(arguments: argparse.Namespace, policy: ir.PolicyIR) -> Callable[[BoundPolicy], Plan]:
+def _planners(arguments: argparse.Namespace, policy: ir.PolicyIR) -> dict[str, Callable[[BoundPolicy], Plan]]:
+    """What makes the plan of each transformer, by a line that says which; that line is empty for the only one."""
     steps = _steps(arguments, policy)
     if arguments.model is None:
-        return lambda bound: plan(bound, flow_grid(steps), {}, frozenset())
+        return {"": lambda bound: plan(bound, flow_grid(steps), {}, frozenset())}
     import torch
 
+    from mccompile.pipelines.experts import part_of, rows_of
     from mccompile.pipelines.grids import grid_of
     from mccompile.runtime.planning import make_plan
 
+    def made(lowered: LoweredModel, grid: Grid, bound: BoundPolicy) -> Plan:
+        with torch.no_grad():
+            return make_plan(lowered, bound, grid, inputs, True)
+
     compiled, inputs, pipe = _compiled(arguments, policy)
     pipe.scheduler.set_timesteps(steps)
-    lowered, grid = compiled.runner.lowered, grid_of(pipe.scheduler)
-    return torch.no_grad()(lambda bound: make_plan(lowered, bound, grid, inputs, True))
+    found: dict[str, Callable[[BoundPolicy], Plan]] = {}
+    whole = grid_of(pipe.scheduler)
+    for each in compiled.experts:
+        rows = range(whole.steps) if each.slot is None else rows_of(pipe, each.slot, pipe.scheduler.timesteps)
+        part = f"{each.slot}: {len(rows)} steps from step {rows.start} on\n" if each.slot is not None else ""
+        make = partial(made, each.runner.lowered, part_of(whole, rows))
+        found |= {part: make} if rows else {}
+    return found
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]

@@ -256,5 +256,5 @@ def _first_line(model: CompiledModel) -> None:
     from mccompile.generate.compare import announce
 
     say(announce(model))
-    for refusal in model.runner.lowered.refusals:
+    for refusal in model.refusals:
         say(f"refused {refusal.site}: {refusal.reason}")

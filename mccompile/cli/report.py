@@ -72,6 +72,8 @@ def summary(record: Record, data: Mapping[str, object]) -> Iterator[str]:
     if record.story.plan:
         settled = sum(step.action != "dynamic" for step in record.story.plan)
         yield f"the plan settles {settled} of {len(record.story.plan)} steps; {len(surprises)} chunks did otherwise"
+    own = record.ways[-1].seconds
+    yield f"recording took {record.story.watching:.2f} s of the run's {own:.2f} s ({record.story.watching / own:.1%})"
     yield from (f"refused {refusal}" for refusal in record.refusals)
     yield from (*record.story.warnings, *record.story.fallbacks)
 

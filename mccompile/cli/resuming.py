@@ -55,7 +55,10 @@ def journal_of(job: GenerateJob, pipe: object, model: CompiledModel) -> Journal 
     device = job.place.device.partition(":")[0]
     begun = Begun(
         format=FORMAT, words=given.words, folder=str(Path.cwd()), made_on=environment(device),
-        model=identify(model.model, job.model, transformer_folder(job.folder)), policy=show(bound.ir),
+        models=tuple(
+            identify(each.model, job.model, transformer_folder(job.folder, each.slot)) for each in model.experts
+        ),
+        policy=show(bound.ir),
         parameters=tuple((n, float(v)) for n, v in bound.values.items()), threads=_threads(),
     )  # fmt: skip
     replayable = getattr(model.model, "key_values_argument", None) is None

@@ -9,6 +9,7 @@ from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.backend.role import Backend
 from mccompile.bundles.bundle import Bundle, save_bundle
+from mccompile.bundles.bundle_errors import SeveralTransformers
 from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.language.load import find_policy
@@ -19,11 +20,12 @@ from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.stand_in import SLOTS, Slot
 
 
-def transformer_folder(folder: Path) -> Path:
-    """Where a pipeline folder keeps its transformer."""
-    return folder / "transformer"
+def transformer_folder(folder: Path, slot: Slot | None = None) -> Path:
+    """Where a pipeline folder keeps the transformer of a place."""
+    return folder / (SLOTS[0] if slot is None else slot)
 
 
 def write_bundle(
@@ -42,8 +44,10 @@ def write_bundle(
 
     policy: its name or path. found: the policy as it was loaded, and the values of its parameters.
     reference: how the user named the model; folder: of the pipeline.
-    Raises what `api.compile` raises, UnbundledRole, and OSError where `path` cannot be written.
+    Raises what `api.compile` raises, UnbundledRole, SeveralTransformers (MC0818), and OSError where `path` cannot be
+    written.
     """
+    _refuse_several(pipe)
     way = within_budget(pipe, Contender(found.policy.name, found.policy, found.numbers), captured)
     backend = compile_roles(captured, (way,), progress)
     compiled = api.compile(
@@ -56,6 +60,12 @@ def write_bundle(
     return compiled
 
 
+def _refuse_several(pipe: object) -> None:
+    slots = driver_for(pipe).experts(pipe)
+    if len(slots) > 1:
+        raise SeveralTransformers(type(pipe).__name__, slots)
+
+
 def open_bundle(
     bundle: Bundle, pipe: object, folder: Path, parameters: dict[str, float], backend: str = "inductor",
     progress: Progress | None = None,
@@ -63,8 +73,10 @@ def open_bundle(
     """The bundle's compiled model over the transformer of a loaded pipeline, not yet in its place.
 
     A bundle that was read without its packages is compiled here, by the backend "inductor" or "eager".
-    Raises WrongModel, AlteredBundle, and PolicyError for parameters that the policy does not have.
+    Raises WrongModel, AlteredBundle, SeveralTransformers (MC0818), and PolicyError for parameters that the policy does
+    not have.
     """
+    _refuse_several(pipe)
     transformer = api.own_transformer(pipe)
 
     def here(lowered: LoweredModel, bound: BoundPolicy) -> Backend:

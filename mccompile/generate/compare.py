@@ -152,9 +152,10 @@ def compile_contenders(
 def compile_roles(captured: api.Prepared, ways: Sequence[Contender], progress: Progress | None) -> CompiledRoles:
     """Every graph of every way, compiled; graphs that several have in common once."""
     recorder = Recorder()
-    for way in ways:
-        lowered = lower(captured.model, way.policy, captured.prefixes)
-        record_roles(recorder, lowered, bind(way.policy, way.parameters), captured.calls)
+    for own in (captured, *captured.others.values()):
+        for way in ways:
+            lowered = lower(own.model, way.policy, own.prefixes)
+            record_roles(recorder, lowered, bind(way.policy, way.parameters), own.calls)
     return inductor(recorder, lowered, progress=progress)
 
 

@@ -40,14 +40,14 @@ MALFORMED = (OSError, ValueError, KeyError, TypeError, RecursionError, Safetenso
 class Begun:
     """A run as it was begun. words: of the command line. folder: where it was given. policy: the IR, with its values.
 
-    threads: of torch, on which sums depend.
+    models: of each transformer of the pipeline. threads: of torch, on which sums depend.
     """
 
     format: int
     words: tuple[str, ...]
     folder: str
     made_on: Environment
-    model: ModelIdentity
+    models: tuple[ModelIdentity, ...]
     policy: str
     parameters: tuple[tuple[str, float], ...]
     threads: int
@@ -55,7 +55,10 @@ class Begun:
     def differences(self, now: Begun) -> list[str]:
         """Why a run that was begun so would not go on the same way now."""
         found = [f"{what} is {there}, and was {here}" for what, here, there in self.made_on.differences(now.made_on)]
-        found += self.model.differences(now.model)
+        if len(self.models) == len(now.models):
+            found += [d for one, other in zip(self.models, now.models, strict=True) for d in one.differences(other)]
+        else:
+            found.append(f"the pipeline has {len(now.models)} transformers, and had {len(self.models)}")
         found += ["the policy is another"] if self.policy != now.policy else []
         found += ["its parameters are others"] if self.parameters != now.parameters else []
         if self.threads != now.threads:
@@ -141,7 +144,7 @@ class Journal:
         if (call.row, call.branch) != (moment.row, moment.branch):
             raise RunDiffers(str(self.folder.parent), [f"call {number} is of row {moment.row}, and was of {call.row}"])
         runner.made_before(inputs, moment)
-        runner.events += [replace(event, request=str(moment.request)) for event in call.events]
+        runner.events.extend(replace(event, request=str(moment.request)) for event in call.events)
         if runner.masks is not None and call.masked:
             runner.masks.append(tensors[-1].numpy())
         self._row = moment.row

@@ -10,13 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
-from torch import nn
-
 from mccompile import ir
-from mccompile.pipelines.errors import SecondTransformer
+from mccompile.pipelines.experts import refuse_others
 from mccompile.pipelines.probe import MEDIA, SIZES, Declared, ExampleCall, record_calls, record_declared
 from mccompile.runtime.clock import Attached, Clock
-from mccompile.runtime.stand_in import transformer_of, unwrapped
+from mccompile.runtime.stand_in import Slot, slots_of
 
 
 class PipelineClock(Clock, Attached, Protocol):
@@ -40,14 +38,14 @@ class Driver(ABC):
     def clock(self, pipe: object) -> PipelineClock:
         """A new clock for a pipeline of this kind."""
 
-    def admit(self, pipe: object) -> None:
-        """Raises SecondTransformer (MC0713) where another transformer of the pipeline would run without the policy."""
-        own = transformer_of(pipe)
-        kind = type(unwrapped(own)) if own is not None else None
-        parts = ((name, part) for name, part in vars(pipe).items() if isinstance(part, nn.Module) and part is not own)
-        others = [name for name, part in parts if type(unwrapped(part)) is kind]
-        if others:
-            raise SecondTransformer(type(pipe).__name__, ", ".join(others))
+    def experts(self, pipe: object) -> tuple[Slot, ...]:
+        """The places of the transformers that run the steps of a generation, in the order in which they do.
+
+        Raises SecondTransformer (MC0713) where another one of the pipeline would run without the policy.
+        """
+        own = slots_of(pipe)[:1]
+        refuse_others(pipe, own)
+        return own
 
     def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
         """The transformer's keyword arguments at two small sizes. Raises NotAPipeline, ProbeFailed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
@@ -57,6 +57,15 @@ class BoundPolicy:
     def whole(self, expr: Expr) -> int:
         """A count: the value of an expression that `bind` has found to be whole."""
         return int(self.number(expr))
+
+
+def parameters_of(
+    policy: ir.PolicyIR, values: Mapping[str, float], policies: Sequence[ir.PolicyIR]
+) -> dict[str, float]:
+    """Those of the values that are of a policy, and those that none of the policies has (`bind` refuses them)."""
+    own = {param.name for param in policy.params}
+    known = {param.name for each in policies for param in each.params}
+    return {name: value for name, value in values.items() if name in own or name not in known}
 
 
 def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:

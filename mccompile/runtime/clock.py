@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from mccompile.policy.phases import Grid
+from mccompile.runtime.stand_in import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,14 @@ class Attached(Protocol):
 
     def detach(self) -> None:
         """Gives the pipeline back as it was."""
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A clock that tells the steps of several transformers, which run a generation in turn."""
+
+    def share(self, slots: tuple[Slot | None, ...]) -> tuple[Clock, ...]:
+        """A clock for each of the transformers in these places; None: the only one. Raises for places that it lacks."""
 
 
 @dataclass(slots=True)

@@ -14,21 +14,23 @@ from torch.utils import _pytree as pytree
 from mccompile.backend.role import Value
 from mccompile.capture import CapturedModel, flat_inputs
 from mccompile.capture.errors import CallError
+from mccompile.capture.types import Refusal
 from mccompile.lowering.types import LoweredModel
-from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.bind import BoundPolicy, bind, parameters_of
 from mccompile.policy.budget import measures
 from mccompile.policy.facts import keeps_increment
+from mccompile.runtime.adapters import AdapterScales
 from mccompile.runtime.blocks import Backend
 from mccompile.runtime.budget import Keeping
-from mccompile.runtime.clock import Attached, Clock, Moment
+from mccompile.runtime.clock import Attached, Clock, Moment, Shared
 from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.new_sizes import NewSizes, told_of
 from mccompile.runtime.runner import Runner
-from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of
+from mccompile.runtime.stand_in import Slot, StandIn, put_transformer, transformer_of
 from mccompile.runtime.state import ModelState
-from mccompile.runtime.summary import Summary, summarise
+from mccompile.runtime.summary import Ran, Summary, summarise
 from mccompile.runtime.trace import Event
 
 LOG = logging.getLogger("mccompile")
@@ -49,12 +51,16 @@ class CompiledModel(StandIn):
 
     clock: says which step a call is. The driver of the pipeline sets it, or the user (runtime.clock.Timeline).
     keeping: how kept tensors are kept, and what the budget required. journal: keeps the calls of a run, or None.
+    slot: the place in the pipeline; None: that of its only transformer.
     """
 
     def __init__(
-        self, model: nn.Module, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True
+        self, model: nn.Module, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True,
+        slot: Slot | None = None,
     ) -> None:
         super().__init__(model)
+        self.slot = slot
+        self._experts = [self]
         self.clock: Clock | None = None
         self.journal: KeepsCalls | None = None
         self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
@@ -70,20 +76,40 @@ class CompiledModel(StandIn):
         self._given = model  # what the pipeline had in this one's place
         self._idle = IdleArguments(model, lowered.captured)
         self._sizes = NewSizes(model, lowered.captured)
-        self._state = ModelState(model, lowered.captured.module)
+        self._scales = AdapterScales(model, lowered.captured.module)
+        self._state = ModelState(model, lowered.captured.module, self._scales.layers)
+        self._factor = 1.0  # of all adapters, in the last call
         self._checked: tuple[Hashable, int] = (None, -1)  # request and row of the last call
+
+    def join(self, other: CompiledModel) -> None:
+        """Takes on a further expert: another transformer of the pipeline, which runs its own part of the steps.
+
+        Both write one log, and are installed, undone, cleared and summed up together.
+        """
+        self._experts.append(other)
+        other._experts = self._experts
+        other.runner.log = self.runner.log
+
+    @property
+    def experts(self) -> tuple[CompiledModel, ...]:
+        """The compiled transformers of the pipeline, in the order in which they run; this one alone in most of them."""
+        return tuple(self._experts)
 
     def install(self, pipe: object, clock: Clock) -> None:
         """Takes the place of `pipe.transformer`, and of its integration step if the policy keeps increments.
 
-        `undo` gives both back. Whatever was compiled into this pipeline before is undone first. Raises NoIncrement
-        (MC0608) if the pipeline's steps cannot be taken over, and what the clock raises.
+        Every other expert takes its place too. `undo` gives all back. Whatever was compiled into this pipeline before
+        is undone first. Raises NoIncrement (MC0608) if the pipeline's steps cannot be taken over, and what the clock
+        raises: StepClock raises SecondTransformer (MC0713) for a pipeline with more transformers than were compiled.
         """
         self.undo()
-        before = transformer_of(pipe)
-        assert before is not None
-        if isinstance(before, CompiledModel) and before._pipe is pipe:
-            before.undo()
+        before = [transformer_of(pipe, each.slot) for each in self._experts]
+        for found in before:
+            if isinstance(found, CompiledModel) and found._pipe is pipe:
+                found.undo()
+        clocks = (clock,) * len(before)
+        if isinstance(clock, Shared):
+            clocks = clock.share(tuple(each.slot for each in self._experts))
         if isinstance(clock, Attached):
             clock.attach(self._ended)
             self._undo.append(clock.detach)
@@ -93,25 +119,29 @@ class CompiledModel(StandIn):
             except NoIncrement:
                 self.undo()
                 raise
-        self.clock, self._pipe = clock, pipe
-        self._given = self.model if isinstance(before, StandIn) else before
-        put_transformer(pipe, self)
+        for each, own, found in zip(self._experts, clocks, before, strict=True):
+            assert found is not None
+            each.clock, each._pipe = own, pipe
+            each._given = each.model if isinstance(found, StandIn) else found
+            put_transformer(pipe, each, each.slot)
 
     def undo(self) -> nn.Module:
-        """Gives the pipeline its own transformer back and returns it.
+        """Gives the pipeline its own transformers back and returns the one of this one's place.
 
         A transformer that took this one's place in the meantime stays where it is.
         """
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None and transformer_of(pipe) is self:
-            put_transformer(pipe, self._given)
-        while self._undo:
-            self._undo.pop()()
+        for each in self._experts:
+            pipe, each._pipe = each._pipe, None
+            if pipe is not None and transformer_of(pipe, each.slot) is each:
+                put_transformer(pipe, each._given, each.slot)
+            while each._undo:
+                each._undo.pop()()
         return self._given
 
     def _ended(self) -> None:
         """A generation is over, whatever ended it."""
-        self._branch, self._place = "cond", None
+        for each in self._experts:
+            each._branch, each._place = "cond", None
         told = self.summary()
         for warning in told.warnings if told.complete else ():
             LOG.warning(warning)
@@ -127,14 +157,26 @@ class CompiledModel(StandIn):
             self._branch, self._place = before
 
     def set_parameters(self, **values: float) -> None:
-        """Gives parameters new values for the next requests. Nothing is compiled. Raises PolicyError for bad values."""
-        bound = self.runner.bound
-        self.runner.rebind(bind(bound.ir, {**bound.values, **values}))
+        """Gives parameters new values for the next requests. Nothing is compiled. Raises PolicyError for bad values.
+
+        Experts under different policies get those that their policies have.
+        """
+        policies = [each.runner.bound.ir for each in self._experts]
+        bounds = [each.runner.bound for each in self._experts]
+        others = [parameters_of(policy, values, policies) for policy in policies]
+        bounds = [bind(b.ir, {**b.values, **own}) for b, own in zip(bounds, others, strict=True)]
+        for each, bound in zip(self._experts, bounds, strict=True):
+            each.runner.rebind(bound)
 
     @property
     def captured(self) -> CapturedModel:
         """The captured model: pass it to `compile` to try another policy."""
         return self.runner.lowered.captured
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """What of the policies was refused on the model, and why; the same of several experts once."""
+        return tuple(dict.fromkeys(refusal for each in self._experts for refusal in each.runner.lowered.refusals))
 
     @property
     def events(self) -> list[Event]:
@@ -143,14 +185,21 @@ class CompiledModel(StandIn):
 
     def summary(self) -> Summary:
         """What the latest generation came to; `str` of it is for people."""
-        runner = self.runner
-        return summarise(
-            runner.lowered.policy, runner.events, runner.notes, runner.last_step, runner.decided, runner.not_finite()
-        )
+        events = self.events
+        ran = [e for e in self._experts if not events or str(e.runner.latest) == events[-1].request]
+        return summarise(tuple(each._ran() for each in ran or self._experts), events)
+
+    def _ran(self) -> Ran:
+        runner, name = self.runner, self.slot or ""
+        return Ran(
+            name if len(self._experts) > 1 else "", runner.lowered.policy, runner.notes, runner.first_step,
+            runner.last_step, tuple(runner.decided), runner.not_finite(),
+        )  # fmt: skip
 
     def clear(self) -> None:
         """Frees what finished generations left: their events, what was kept for them, and values of their inputs."""
-        self.runner.clear()
+        for each in self._experts:
+            each.runner.clear()
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -194,16 +243,25 @@ class CompiledModel(StandIn):
                 raise
         return flat_inputs(captured, plain)
 
-    def _check_model(self, moment: Moment) -> None:
+    def _check_model(self, moment: Moment, factor: float) -> None:
         """Looks at the model when a request begins, and at each row where the user's code runs between rows.
 
         Raises ModelChanged (MC0612) before the step.
         """
         request, row = self._checked
         begins = moment.request != request or moment.row < row
-        if (begins or (moment.visited and moment.row > row)) and self._state.changed():
+        looks = begins or (moment.visited and moment.row > row)
+        changed = looks and self._state.changed()
+        if looks or factor != self._factor:
+            changed = self._scales.follow(factor) or changed
+        if changed:
             self.runner.weights_changed()
             self._idle.forget()
+        self._factor = factor
+        if begins:
+            for other in self._experts:
+                if other is not self:
+                    other.runner.leave(moment.request)
         self._checked = moment.request, moment.row
 
     def _run(self, call: dict[str, object], moment: Moment) -> object:
@@ -213,10 +271,13 @@ class CompiledModel(StandIn):
         if config != self._config:
             changed = [f"{k}: {self._config.get(k)} -> {v}" for k, v in config.items() if self._config.get(k) != v]
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
-        asked = {**call, "return_dict": False} if self._return_dict is not _ABSENT else call
+        plain, factor = self._scales.split(call)
+        asked = {**plain, "return_dict": False} if self._return_dict is not _ABSENT else plain
         inputs = dict(zip(captured.inputs, self._inputs(asked), strict=True))
-        self._sizes.check(inputs)
-        self._check_model(moment)
+        if not self._sizes.knows(inputs):
+            self._scales.follow(1.0)
+            self._sizes.check(inputs)
+        self._check_model(moment, factor)
         flat = self._flat(inputs, moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         return self._wrapped(call, result) if as_dict else result
@@ -232,8 +293,9 @@ class CompiledModel(StandIn):
     def _flat(self, inputs: dict[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The flat outputs of a call. Raises CallError (MC0405) where the captured graph does not run at its sizes."""
         with told_of("the captured graph", self.model, inputs):
-            if self.journal is not None:
-                return self.journal.call(self.runner, inputs, moment)
+            journal = self._experts[0].journal
+            if journal is not None:
+                return journal.call(self.runner, inputs, moment)
             return self.runner.call(inputs, moment)
 
 

@@ -50,22 +50,21 @@ class NewSizes:
         self._constants = dict(captured.constants)
         self._known: set[tuple[object, ...]] = set()
 
+    def knows(self, inputs: Mapping[str, Value]) -> bool:
+        """Says whether a call of these sizes was checked before."""
+        return _sizes_of(inputs) in self._known
+
     def check(self, inputs: Mapping[str, Value]) -> None:
         """Raises CallError (MC0405) for a call at whose sizes the graph gives other results than the model.
 
         inputs: as the captured graph takes them.
         """
-        if not self._captured.guards:
-            return
-        key = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
-        if key in self._known:
-            return
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
         against = broken(self._captured.guards, call)
         if against:
             self._compare(call, inputs, against[0])
-        self._known.add(key)
+        self._known.add(_sizes_of(inputs))
 
     def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
         with told_of("the model itself", self._model, inputs, "call it with a size that it takes"):
@@ -77,3 +76,7 @@ class NewSizes:
         if len(wanted) != len(made) or not all(close(a, b) for a, b in zip(wanted, made, strict=True)):
             why = f"the model takes another branch at this size: not {guard}"
             raise CallError(_place(self._model, inputs), why, CAPTURE_AGAIN)
+
+
+def _sizes_of(inputs: Mapping[str, Value]) -> tuple[object, ...]:
+    return tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())

@@ -33,7 +33,7 @@ from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step, Steps, run
 from mccompile.runtime.store import BranchStore
-from mccompile.runtime.trace import Event, EventAction
+from mccompile.runtime.trace import Event, EventAction, Log
 from mccompile.runtime.upload import parameters
 from mccompile.runtime.window import KeptKeyValues, leading_key_values, move_window, window_of
 
@@ -74,17 +74,32 @@ class Runner:
         self.fold = fold
         self.backend = backend
         self.engine = Engine(lowered, backend)
-        self.events: list[Event] = []
-        self.masks: list[np.ndarray] | None = None  # set to a list to keep the masks of every call
+        self.log = Log()
         self.watch: WatchesCalls | None = None
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.decided: list[Decided] = []  # by the graph, in the latest request
         self._told = {group: _told(own) for group, own in policies(lowered.policy).items()}
-        self.last_step = 0  # of the latest request's schedule
+        self.latest: Hashable = None  # the latest request, and the steps of the schedule that it has
+        self.first_step, self.last_step = 0, 0
+        self._odd_left = 0
         self.requests: dict[Hashable, Request] = {}
         self.pairing = Pairing(self, lowered.together) if lowered.together is not None else None
         self.budget = Budget(lowered, bound) if lowered.policy.cache.budget is not None else None
+
+    @property
+    def events(self) -> list[Event]:
+        """What was decided in each call."""
+        return self.log.events
+
+    @property
+    def masks(self) -> list[np.ndarray] | None:
+        """The masks of every call; set it to a list to keep them."""
+        return self.log.masks
+
+    @masks.setter
+    def masks(self, masks: list[np.ndarray] | None) -> None:
+        self.log.masks = masks
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
@@ -96,12 +111,16 @@ class Runner:
         self.events.clear()
         self.decided.clear()
         self.requests.clear()
+        self._odd_left = 0
         self.engine.values.forget()
 
     def not_finite(self) -> int:
         """How many branches of the latest request ended on results that were not finite."""
-        latest = next(reversed(self.requests.values()), None)
-        return 0 if latest is None else sum(not store.is_finite() for store in latest.branches.values())
+        return self._odd_left + _odd(self.requests.get(self.latest))
+
+    def leave(self, request: Hashable) -> None:
+        """Frees what a request keeps: its part of the steps is over, and another expert goes on with it."""
+        self._odd_left += _odd(self.requests.pop(request, None))
 
     def weights_changed(self) -> None:
         """Everything that was derived from the weights is derived anew. Nothing is compiled."""
@@ -192,10 +211,10 @@ class Runner:
 
     def note_whole(self, moment: Moment, why: str) -> None:
         """Events of a call that the model itself has run, all of it: one unit of work per chunk."""
-        self.events += [
+        self.events.extend(
             Event(str(moment.request), moment.row, moment.branch, 0, t.chunk, t.step, "", "full", 1, 1, why)
             for t in moment.chunks
-        ]
+        )
 
     def _store(
         self, moment: Moment, layout: Layout, inputs: Mapping[str, Value]
@@ -224,7 +243,8 @@ class Runner:
             request, self.notes = Request(), ()
             self.engine.values.forget_weighed()
             self.decided.clear()
-            self.last_step = moment.first + moment.grid.steps - 1
+            self.latest, self._odd_left = moment.request, 0
+            self.first_step, self.last_step = moment.first, moment.first + moment.grid.steps - 1
             del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request
         while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
@@ -283,6 +303,11 @@ class Runner:
             phase=phase, action=kind, computed=count, tokens=tokens,
             why=why, region=step.group,
         )  # fmt: skip
+
+
+def _odd(request: Request | None) -> int:
+    """How many branches of a request ended on results that were not finite."""
+    return 0 if request is None else sum(not store.is_finite() for store in request.branches.values())
 
 
 def _told(policy: ir.PolicyIR) -> dict[int, frozenset[MeasuredRow]]:

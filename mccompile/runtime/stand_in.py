@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import Literal, assert_never
 
 from torch import nn
 from torch._dynamo import OptimizedModule
+
+Slot = Literal["transformer", "transformer_2"]  # where a pipeline has a transformer
+SLOTS: tuple[Slot, Slot] = ("transformer", "transformer_2")
 
 
 class StandIn(nn.Module):
@@ -34,17 +38,33 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def transformer_of(pipe: object) -> nn.Module | None:
-    """The transformer that a pipeline runs: its `transformer`, or `transformer_2` where that is its only one."""
-    for found in (getattr(pipe, "transformer", None), getattr(pipe, "transformer_2", None)):
-        if isinstance(found, nn.Module):
-            return found
-    return None
+def slots_of(pipe: object) -> tuple[Slot, ...]:
+    """The places where a pipeline has transformers."""
+    found = zip(SLOTS, (getattr(pipe, "transformer", None), getattr(pipe, "transformer_2", None)), strict=True)
+    return tuple(slot for slot, part in found if isinstance(part, nn.Module))
 
 
-def put_transformer(pipe: object, transformer: nn.Module) -> None:
-    """Puts a transformer in the place of `transformer_of(pipe)`."""
-    if isinstance(getattr(pipe, "transformer", None), nn.Module):
-        pipe.transformer = transformer  # type: ignore[attr-defined]
-    else:
-        pipe.transformer_2 = transformer  # type: ignore[attr-defined]
+def transformer_of(pipe: object, slot: Slot | None = None) -> nn.Module | None:
+    """The transformer in that place; None for the first: `transformer`, or `transformer_2` where it is the only one."""
+    first = next(iter(slots_of(pipe)), None)
+    match first if slot is None else slot:
+        case "transformer":
+            found = getattr(pipe, "transformer", None)
+        case "transformer_2":
+            found = getattr(pipe, "transformer_2", None)
+        case None:
+            found = None
+        case other:
+            assert_never(other)
+    return found if isinstance(found, nn.Module) else None
+
+
+def put_transformer(pipe: object, transformer: nn.Module, slot: Slot | None = None) -> None:
+    """Puts a transformer in the place of `transformer_of(pipe, slot)`."""
+    match slots_of(pipe)[0] if slot is None else slot:
+        case "transformer":
+            pipe.transformer = transformer  # type: ignore[attr-defined]
+        case "transformer_2":
+            pipe.transformer_2 = transformer  # type: ignore[attr-defined]
+        case other:
+            assert_never(other)

@@ -8,32 +8,37 @@ identities and version counters tell.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import fx, nn
 
-from mccompile.capture.own import is_plain, point_at, weights_read
+from mccompile.capture.own import is_of, is_plain, point_at, weights_read
 from mccompile.runtime.errors import ModelChanged, ModelTreated
 from mccompile.runtime.untouched import Untouched
 
 Entry = tuple[object, ...]
 _SCALAR = (bool, int, float, str)
 _ADAPTERS = ("scaling", "merged_adapters", "_active_adapter", "_disable_adapters")  # of the layers of peft
+_SCALES = frozenset(_ADAPTERS) - {"merged_adapters"}  # those that are inputs of graphs where adapters.py made them so
 _RUNS = ("forward", "processor")  # what a module runs in place of its class's own
 
 
-def structure_of(model: nn.Module) -> dict[str, Entry]:
-    """By the name of each module: its type, what it runs, its hooks, its settings and its adapters."""
-    return {name: _entry(module) for name, module in model.named_modules()}
+def structure_of(model: nn.Module, scaled: Collection[str] = ()) -> dict[str, Entry]:
+    """By the name of each module: its type, what it runs, its hooks, its settings and its adapters.
+
+    scaled: names of modules whose adapters may be scaled, switched on and off (adapters.py).
+    """
+    return {name: _entry(module, name in scaled) for name, module in model.named_modules()}
 
 
-def _entry(module: nn.Module) -> Entry:
+def _entry(module: nn.Module, scaled: bool = False) -> Entry:
     own = vars(module)
     settings = tuple((k, v) for k, v in own.items() if isinstance(v, _SCALAR) and not k.startswith("_"))
     hooks = (*module._forward_pre_hooks, *module._forward_hooks)
     runs = (_forward_of(module), own.get("processor"))
-    return type(module), settings, hooks, *runs, *(_frozen(own.get(k)) for k in _ADAPTERS)
+    adapters = (None if scaled and k in _SCALES else _frozen(own.get(k)) for k in _ADAPTERS)
+    return type(module), settings, hooks, *runs, *adapters
 
 
 def _forward_of(module: nn.Module) -> object:
@@ -75,18 +80,20 @@ def _place(tensor: torch.Tensor) -> int | None:
 class ModelState:
     """What a model was when it was captured, and how the captured graphs follow where it has its values now."""
 
-    def __init__(self, model: nn.Module, graph: fx.GraphModule) -> None:
-        """graph: the captured one, which has tensors of its own for the weights.
+    def __init__(self, model: nn.Module, graph: fx.GraphModule, scaled: Collection[str] = ()) -> None:
+        """graph: the captured one, which has tensors of its own for the weights. scaled: see `structure_of`.
 
-        Raises ModelChanged (MC0612) where it reads other values than the model has.
+        Raises ModelChanged (MC0612) where it is of another model with other values, or cannot read those of now.
         """
         self._model = model
-        self._structure = structure_of(model)
+        self._scaled = scaled
+        self._structure = structure_of(model, scaled)
         self._values = values_of(model)
         self._read = {name: read for name, read in weights_read(graph).items() if name in self._values}
         for name, read in self._read.items():
             tensor = self._values[name][0]
-            if _place(read) != _place(tensor) and (_unlike(read, tensor) or not torch.equal(read, tensor)):
+            other = _place(read) != _place(tensor) and not is_of(graph, model)
+            if other and (_unlike(read, tensor) or not torch.equal(read, tensor)):
                 raise ModelChanged(type(model).__name__, f"weight `{name}` is not that of the captured model")
         self._tied = [names for names in _tied(self._values) if self._read.keys() & names]
         self._follow(self._values)
@@ -99,7 +106,7 @@ class ModelState:
         """
         if self._untouched.still() and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
             return False
-        difference = _difference(self._structure, structure_of(self._model))
+        difference = _difference(self._structure, structure_of(self._model, self._scaled))
         if difference:
             raise ModelChanged(type(self._model).__name__, difference)
         now = values_of(self._model)
@@ -161,6 +168,20 @@ def _difference(before: dict[str, Entry], now: dict[str, Entry]) -> str:
             if one is not other and one != other:
                 return f"{f'module `{name}`' if name else 'the model'} has other {word}"
     return ""
+
+
+def built_alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models are of the same parts with the same settings: they differ in values at most."""
+    return _built(one) == _built(other)
+
+
+def _built(model: nn.Module) -> list[object]:
+    """What two models that are built alike have in common."""
+    found: list[object] = [dict(getattr(model, "config", {}))]
+    for name, module in model.named_modules():
+        kind, settings, hooks, forward, processor, *adapters = _entry(module)
+        found.append((name, kind, settings, hooks, forward, type(processor), adapters))
+    return found + [(name, type(t), t.shape, t.dtype, t.stride(), t.device) for name, t in _tensors(model)]
 
 
 def check_untreated(model: nn.Module) -> None:

@@ -14,6 +14,15 @@ from mccompile.runtime.trace import Event, share_computed
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A transformer's steps of the schedule, both included, and the share of their tokens that was computed, 0..1."""
+
+    first: int
+    last: int
+    computed: float
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """One generation under a policy.
 
@@ -23,7 +32,8 @@ class Summary:
     outside of their domain. reuses: whether anything was reused. may_reuse: whether a rule of the policy can reuse at
     all. ages: for each number of steps since it was computed, how many chunks were reused at that age.
     signals: percentiles of each signal, and of the account, where the run decided by them. guards: how many of these
-    decisions each guard changed. odd: calls whose results were not finite.
+    decisions each guard changed. odd: calls whose results were not finite. experts: the parts of transformers that take
+    turns, by their places in the pipeline; empty where there is only one.
     """
 
     policy: str
@@ -39,6 +49,7 @@ class Summary:
     signals: Mapping[str, Spread] = field(default_factory=dict)
     guards: Mapping[str, int] = field(default_factory=dict)
     odd: int = 0
+    experts: Mapping[str, Share] = field(default_factory=dict)
 
     @property
     def inert(self) -> str:
@@ -57,6 +68,7 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [f"{self.policy}: {self.steps} steps, {self.computed:.1%} of the tokens computed"]
+        lines += [f"{name}: steps {e.first} to {e.last}, {e.computed:.1%}" for name, e in self.experts.items()]
         lines += [f"phase {name}: {share:.1%}" for name, share in self.phases.items()]
         lines += [f"decided by {why}: {count}" for why, count in self.why.items()]
         lines += [f"guard {name}: changed {count} decisions" for name, count in self.guards.items()]
@@ -66,33 +78,55 @@ class Summary:
         return "\n".join([*lines, *self.warnings])
 
 
-def summarise(
-    policy: ir.PolicyIR, events: Sequence[Event], notes: Iterable[str], last_step: int,
-    decided: Sequence[Decided] = (), odd_now: int = 0,
-) -> Summary:
-    """The summary of the latest request among `events`.
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One transformer's part of the latest generation.
 
-    notes: of its plans. last_step: of its schedule. decided: its decisions by the graph. odd_now: branches whose last
-    results were not finite.
-    """  # fmt: skip
+    name: of its place in the pipeline, "" where it is the only one. notes: of its plans. first, last: its steps of the
+    schedule. decided: its decisions by the graph. odd: branches whose last results were not finite.
+    """
+
+    name: str
+    policy: ir.PolicyIR
+    notes: tuple[str, ...]
+    first: int
+    last: int
+    decided: tuple[Decided, ...] = ()
+    odd: int = 0
+
+    def told(self) -> tuple[str, ...]:
+        """What its plans and its decisions found odd."""
+        where = f"{self.name}: " if self.name else ""
+        return tuple(f"{where}{note}" for note in (*self.notes, *fits_outside(self.decided)))
+
+
+def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
+    """The summary of the latest request among `events`. parts: of the transformers that took part in it, in order."""
     latest = [e for e in events if e.request == events[-1].request] if events else []
     phases = dict.fromkeys(e.phase for e in latest if e.phase)
     calls = {(e.row, e.branch) for e in latest if e.why == NOT_FINITE}
+    decided = [decision for part in parts for decision in part.decided]
     return Summary(
-        policy=policy.name,
+        policy=" and ".join(dict.fromkeys(part.policy.name for part in parts)),
         steps=len({e.row for e in latest}),
-        complete=any(e.step >= last_step for e in latest),
+        complete=any(e.step >= max(part.last for part in parts) for e in latest),
         computed=share_computed(latest),
         phases={name: share_computed([e for e in latest if e.phase == name]) for name in phases},
         why=dict(Counter(e.why for e in latest)),
-        notes=tuple(dict.fromkeys((*notes, *fits_outside(decided)))),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.told())),
         reuses=any(e.action in ("reuse", "partial") for e in latest),
-        may_reuse=any(not isinstance(rule, ir.Compute) for rule in all_rules(policy)),
+        may_reuse=any(not isinstance(rule, ir.Compute) for part in parts for rule in all_rules(part.policy)),
         ages=dict(Counter(_ages(latest))),
         signals=spreads(decided),
         guards=guards(decided),
-        odd=len(calls) + odd_now,
+        odd=len(calls) + sum(part.odd for part in parts),
+        experts={part.name: _share(part, latest) for part in parts if part.name},
     )
+
+
+def _share(part: Ran, events: Sequence[Event]) -> Share:
+    own = [e for e in events if part.first <= e.step <= part.last]
+    return Share(part.first, part.last, share_computed(own))
 
 
 def _ages(events: Iterable[Event]) -> Iterator[int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from mccompile.backend.records import read_record
 from mccompile.runtime.errors import TraceMalformed
@@ -35,6 +37,17 @@ class Event:
     tokens: int
     why: str
     region: str = ""
+
+
+@dataclass(slots=True)
+class Log:
+    """What runs leave behind. The experts of one pipeline write one log.
+
+    events: in the order of the calls. masks: the computed tokens of every call, bool [B, G, F, P], where they are kept.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    masks: list[np.ndarray] | None = None
 
 
 def write_jsonl(path: Path, events: Iterable[Event]) -> None:

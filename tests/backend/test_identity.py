@@ -22,6 +22,7 @@ from mccompile.bundles.bundle_errors import (
     ForeignBundle,
     NewerBundle,
     OlderBundle,
+    SeveralTransformers,
     UnbundledRole,
     UnreadableBundle,
     WrongModel,
@@ -112,6 +113,7 @@ SHOWN = (
     ForeignBundle(
         B, [("torch", "2.12.0", "2.13.0+cpu"), ("CPU instructions", "amx_tile avx512f", "not available")]
     ),
+    SeveralTransformers("WanPipeline", ("transformer", "transformer_2")),
     WrongModel(B, "/models/skyreels/transformer", ["diffusion_pytorch_model.safetensors has other content"]),
     UnbundledRole(
         Role("block"), "AOTInductor refused it (torch.export: UserError), and torch.compile keeps no file"

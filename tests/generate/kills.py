@@ -44,7 +44,7 @@ class Rig:
         model = api.compile(self._pipe, POLICY, backend="eager", captured=self._captured, **VALUES)
         model.undo()
         model.runner.masks = []
-        begun = Begun(FORMAT, ("generate",), "", environment("cpu"), identify(model.model), POLICY, (), 1)
+        begun = Begun(FORMAT, ("generate",), "", environment("cpu"), (identify(model.model),), POLICY, (), 1)
         model.journal = journal = Journal(folder, begun, resume=resume)
         video = run_with(self._pipe, model, self._call, 0, lambda done, total: None).video
         decided = "".join(f"{e.row} {e.branch} {e.chunk} {e.action} {e.computed};" for e in model.events)

@@ -42,7 +42,7 @@ def model_of(small: Small, policy: str) -> CompiledModel:
 
 
 def begun_of(model: CompiledModel) -> Begun:
-    return Begun(FORMAT, ("generate",), "/here", environment("cpu"), identify(model.model), "ir", (("a", 1.0),), 1)
+    return Begun(FORMAT, ("generate",), "/here", environment("cpu"), (identify(model.model),), "ir", (("a", 1.0),), 1)
 
 
 def run(small: Small, model: CompiledModel) -> Outcome:

@@ -134,7 +134,7 @@ SHOWN = (
     runtime.ModelTreated("WanTransformer3DModel", "module `blocks.0`", "hooks"),
     runtime.TraceMalformed("out/trace.jsonl", 3, "Expecting value: line 1 column 1 (char 0)"),
     pipelines.CopyRefused("WanPipeline"),
-    pipelines.SecondTransformer("WanPipeline", "transformer_2"),
+    pipelines.SecondTransformer("WanPipeline", "unconditional_transformer"),
     pipelines.NoSchedule("OmniGenPipeline", "it has no `scheduler` with `set_timesteps`"),
     pipelines.NotAPipeline("StableAudioEncoder"),
     pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),

@@ -14,9 +14,9 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 
 from mccompile.pipelines.driver import Driver
-from mccompile.pipelines.errors import CopyRefused, SecondTransformer
+from mccompile.pipelines.errors import CopyRefused
 from mccompile.pipelines.finding import driver_for, drivers
-from tests.pipelines.conftest import Wan, generate, steps, wan_transformer
+from tests.pipelines.conftest import Wan, generate, steps
 
 
 def test_a_saved_pipeline_has_its_own_transformer(tiny_wan: Wan, tmp_path: Path) -> None:
@@ -101,10 +101,3 @@ def test_each_file_of_kinds_is_a_kind() -> None:
 
 def test_a_pipeline_of_plain_steps_is_of_the_last_kind(tiny_wan: Wan) -> None:
     assert driver_for(tiny_wan.pipe()) is drivers()[-1]
-
-
-def test_a_second_transformer_is_not_left_out_in_silence(tiny_wan: Wan) -> None:
-    pipe = tiny_wan.pipe(transformer_2=wan_transformer(), boundary_ratio=0.875)
-    with pytest.raises(SecondTransformer, match="`transformer_2` beside"):
-        tiny_wan.compile(pipe)
-    assert pipe.transformer is tiny_wan.model

@@ -101,7 +101,7 @@ def recording(folder: Path) -> None:
 def begun() -> Begun:
     made_on = Environment("1", "2", "3", "Linux", "x86", "", ("avx2",))
     model = ModelIdentity("embedded", "", "Model", "float32", "a", "b", ())
-    return Begun(FORMAT, ("generate", "--record", "r"), "/here", made_on, model, "ir", (("a", 1.0),), 1)
+    return Begun(FORMAT, ("generate", "--record", "r"), "/here", made_on, (model,), "ir", (("a", 1.0),), 1)
 
 
 def progress(folder: Path) -> None:

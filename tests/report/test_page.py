@@ -93,6 +93,14 @@ def test_the_figure_has_a_framed_cell_for_each_step(kind: str, tmp_path: Path, s
     result = shell("report", tmp_path, "--figure", path)
     assert result.status == 0, result.err
     assert result.out.endswith(f"wrote {path}\n")
+    for line in (
+        "motioncache: 2.00 s, 2.00x, 40.0% of the tokens, 35.0% of the FLOPs",
+        "kept at most 9,000 bytes",
+        "the plan settles 2 of 5 steps; 1 chunks did otherwise",
+        "recording took 0.10 s of the run's 2.00 s (5.0%)",
+        "guard vote changed 3 decisions",
+    ):
+        assert f"{line}\n" in result.out
     figure = Figure.of(toy())
     assert [cell.colour for cell in figure.cells].count(COLOURS["full"]) == 2 * CHUNKS
     assert len(figure.cells) == CHUNKS * STEPS

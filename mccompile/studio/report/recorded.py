@@ -43,7 +43,7 @@ def record_of(
     return Record(
         about=about,
         said=announce(model),
-        refusals=tuple(f"{r.site}: {r.reason}" for r in model.runner.lowered.refusals),
+        refusals=tuple(f"{r.site}: {r.reason}" for r in model.refusals),
         fps=fps,
         ways=tuple(ways),
         videos=videos,

@@ -22,7 +22,7 @@ class Watching:
     """Is told of every call of one run, and of every step of its scheduler (runtime/runner.py: `WatchesCalls`).
 
     thumbnails: whether the scheduler's predictions are kept. weights: by (row, branch) the first late signal of each
-    token [chunks, tokens] uint8, 255 at its largest value of the call. seconds: that watching took.
+    token [chunks, tokens] uint8, 255 at its largest value of the call. seconds: that it took, predictions apart.
     """
 
     thumbnails: bool = True
@@ -46,7 +46,6 @@ class Watching:
             return
         with self.predictions:
             yield
-        self.seconds += self.predictions.seconds
 
     def called(self, steps: Steps) -> None:
         """A call is over."""
