@@ -9,7 +9,7 @@ JOBS ?= 2
 DEMO ?= out/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest slow site readme kills fuzz clean
+.PHONY: demo test lint types pytest slow avx2 site readme kills fuzz clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -43,6 +43,10 @@ pytest: $(VENV)/.test
 
 slow: $(VENV)/.test  ## the long tests, whose kinds the others cover
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m slow
+
+avx2: $(VENV)/.test  ## attention, the ladder and replays as on a CPU without AVX-512
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/backend/test_native.py \
+	  tests/lowering/test_attention.py tests/studio/test_bench_steps.py tests/generate/test_replay.py
 
 site: $(VENV)/.test  ## the documentation as a web site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch._dynamo.config
 from torch import fx
 from torch._inductor.package import package_aoti
 from torch.export import Dim, ExportedProgram
@@ -147,8 +148,10 @@ def export_role(recording: RoleRecording) -> tuple[ExportedProgram, Contract]:
     weights = [attribute(recording.module, name) for name in lifted.weights]
     examples += [w.detach() for w in weights if isinstance(w, torch.Tensor)]
     shapes += [None] * len(weights)
+    # With symbolic sizes a hit of this cache costs more than a miss.
+    plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
-        with torch.no_grad(), _own_deprecations():
+        with torch.no_grad(), plain, _own_deprecations():
             program = torch.export.export(lifted.module, tuple(examples), dynamic_shapes=tuple(shapes), strict=False)
     except Exception as error:
         raise CannotCompile(f"torch.export: {type(error).__name__}: {_first_line(error)}") from error
