@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.placement import Placement
     from mccompile.generate.places import Use, check_places
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
+    from mccompile.language.load import find_policy
     from mccompile.policy.bind import bind
     from mccompile.policy.choosing import load_chosen
 
@@ -50,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
         with shown.stage("capture the model"):
             captured = capture_for(pipe, call)
         try:
+            text = find_policy(arguments.policy).text
             compiled = write_bundle(
-                arguments.out, pipe, captured, arguments.policy, found, arguments.model, folder,
+                arguments.out, pipe, captured, found, text, arguments.model, folder,
                 shown.compiled, deny, arguments.verify,
             )  # fmt: skip
         except OSError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccompile.cli.batch import batch
 from mccompile.cli.generate_job import GenerateJob, Take, check_options, job_of
 from mccompile.cli.options import (
     POLICY_HELP,
@@ -52,7 +53,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what.add_argument("bundle", nargs="?", type=location, metavar="BUNDLE", help="what `mccompile compile` wrote")
     what.add_argument("--no-native", action="store_true", help="of a bundle only graphs: compile its code here")
     what.add_argument("--model", metavar="NAME", help="`embedded` or a diffusers folder; the bundle's by default")
-    what.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}; default: {DEFAULT_POLICY}")
+    what.add_argument("--policy", metavar="POLICY", help=f"{POLICY_HELP}, or auto:GOAL; default: {DEFAULT_POLICY}")
     add_parameters(what)
     video = parser.add_argument_group("the video (what is left out is the model's own)")
     video.add_argument("--prompt", metavar="TEXT")
@@ -65,6 +66,8 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_place(how)
     how.add_argument("--cpu-offload", action="store_true", help="text encoder and VAE wait on the CPU")
     add_backend(how, "inductor")
+    how.add_argument("--engine", choices=("local", "ray"), default="local", help="of --prompts; default: %(default)s")
+    how.add_argument("--workers", type=positive, metavar="N", help="of ray; default: one per GPU, or per CPU")
     out = parser.add_argument_group("what comes out")
     out.add_argument("--out", type=location, default=Path("out"), metavar="PATH", help="folder or .mp4; default: out")
     out.add_argument("--record", type=location, metavar="DIR", help="keep what `mccompile report` shows")
@@ -73,7 +76,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     out.add_argument("--trace", type=location, metavar="FILE", help="write every decision of the policy as JSON lines")
     out.add_argument("--compare", action="store_true", help="also run vanilla and exact; print one table")
     out.add_argument("--repeat", type=positive, default=1, metavar="N", help="timed runs of each way; median shown")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, picks={})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,7 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.generate.load import EMBEDDED
     from mccompile.generate.places import Use
     from mccompile.policy.bind import bind
-    from mccompile.policy.choosing import load_chosen
     from mccompile.policy.text import read
 
     if arguments.resume is not None:
@@ -102,16 +104,32 @@ def run(arguments: argparse.Namespace) -> int:
         bundle = load_bundle(arguments.bundle, native=not arguments.no_native)
         model = bundle.model.reference if arguments.model is None else arguments.model
         files = [Use(f"{arguments.bundle}", arguments.bundle)]
-        return _from_bundle(job_of(arguments, model, read(bundle.ir).name, files), bundle)
+        job = job_of(arguments, model, read(bundle.ir).name, files)
+        return batch(job, read(bundle.ir)) if len(job.takes) > 1 else _from_bundle(job, bundle)
     if arguments.no_native:
         raise OptionRefused("--no-native", "it says how a bundle is read", "name a bundle, or leave it out")
     named = DEFAULT_POLICY if arguments.policy is None else arguments.policy
-    found = load_chosen(named, dict(arguments.parameters))
-    policy, arguments.parameters = found.policy, tuple(found.numbers.items())
-    bind(policy, found.numbers)  # wrong parameters are told before a model is loaded
     model = EMBEDDED if arguments.model is None else arguments.model
+    policy, arguments.parameters = _policy(arguments, model, named)
+    bind(policy, dict(arguments.parameters))  # wrong parameters are told before a model is loaded
     job = job_of(arguments, model, policy.name, [Use(f"--policy {named}", Path(named))])
+    if len(job.takes) > 1:
+        return batch(job, policy)
     return (_compared if arguments.compare else _single)(job, policy)
+
+
+def _policy(
+    arguments: argparse.Namespace, model: str, named: str
+) -> tuple[PolicyIR, tuple[tuple[str, float], ...]]:
+    """The policy that is named, or the stored one that meets a goal; and the values of its parameters."""
+    from mccompile.cli.automatic import AUTO, automatic
+    from mccompile.policy.choosing import load_chosen
+
+    if named.startswith(AUTO):
+        return automatic(arguments, model, named)
+    found = load_chosen(named, dict(arguments.parameters))
+    arguments.picks = dict(found.picks)
+    return found.policy, tuple(found.numbers.items())
 
 
 def _single(job: GenerateJob, policy: PolicyIR) -> int:

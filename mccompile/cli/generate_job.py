@@ -54,7 +54,7 @@ class GenerateJob:
         return {
             "model": self.model,
             "policy": self.policy,
-            "parameters": dict(given.parameters),
+            "parameters": {**dict(given.parameters), **given.picks},
             "backend": given.backend,
             "seed": given.seed,
             "call": {**call, **{name: str(self.settings.given()[name]) for name in files}},
@@ -89,6 +89,9 @@ def check_options(arguments: argparse.Namespace) -> None:
             raise OptionRefused(
                 option, f"it is of one video, and {several} asks for several", "leave out one of the two"
             )
+    for option, given in (("--engine ray", arguments.engine == "ray"), ("--workers", arguments.workers is not None)):
+        if given and not several:
+            raise OptionRefused(option, "it shares several videos out", "give --prompts FILE or --num-videos N")
     check_video(arguments)
     check_fps(arguments.fps)
 
@@ -104,7 +107,7 @@ def job_of(arguments: argparse.Namespace, model: str, policy: str, reads: Sequen
     folder = find_folder(model)
     embedded = model == EMBEDDED
     takes = takes_of(arguments, policy)
-    settings = _settings(arguments, embedded, takes[0].prompt)
+    settings = settings_of(arguments, embedded, takes[0].prompt)
     place = Placement.of(arguments.device, arguments.dtype, arguments.cpu_offload)
     check_places(_writes(arguments, policy, takes), reads)
     return GenerateJob(
@@ -133,7 +136,8 @@ def takes_of(arguments: argparse.Namespace, policy: str) -> tuple[Take, ...]:
     return tuple(Take(f"{policy}_{number:0{digits}}", *pair) for number, pair in enumerate(pairs, 1))
 
 
-def _settings(arguments: argparse.Namespace, embedded: bool, prompt: str | None) -> Settings:
+def settings_of(arguments: argparse.Namespace, embedded: bool, prompt: str | None) -> Settings:
+    """What the videos of a command line are made with. Raises OptionRefused (MC0705) where a prompt is missing."""
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.run import EMBEDDED_SETTINGS
 

@@ -27,5 +27,5 @@ def run(arguments: argparse.Namespace) -> int:
     job = job_of(arguments, (arguments.policy,), goals_of([arguments.goal]), arguments.trials)
     if arguments.to is not None:
         check_places([Use(f"--to {arguments.to}", arguments.to)], [Use("--policy", Path(arguments.policy))])
-    found, _ = carry_out(job, arguments.to)
+    found = carry_out(job, arguments.to, arguments.store)
     return INTERRUPTED if found.interrupted else 0

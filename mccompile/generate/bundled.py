@@ -12,7 +12,6 @@ from mccompile.bundles.bundle import Bundle, save_bundle
 from mccompile.bundles.bundle_errors import SeveralTransformers
 from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
-from mccompile.language.load import find_policy
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import BoundPolicy
@@ -32,8 +31,8 @@ def write_bundle(
     path: Path,
     pipe: object,
     captured: api.Prepared,
-    policy: str,
     found: Chosen,
+    text: str,
     reference: str,
     folder: Path,
     progress: Progress | None,
@@ -42,7 +41,7 @@ def write_bundle(
 ) -> CompiledModel:
     """Compiles a policy into the pipeline's transformer and writes it to `path`.
 
-    policy: its name or path. found: the policy as it was loaded, and the values of its parameters.
+    found: the policy as it was loaded, and the values of its parameters. text: as it is written, "" where it is not.
     reference: how the user named the model; folder: of the pipeline.
     Raises what `api.compile` raises, UnbundledRole, SeveralTransformers (MC0818), and OSError where `path` cannot be
     written.
@@ -55,7 +54,6 @@ def write_bundle(
         **found.numbers,  # type: ignore[arg-type]
     )  # fmt: skip
     compiled.undo()
-    text = find_policy(policy).text
     save_bundle(path, compiled, backend, reference=reference, folder=transformer_folder(folder), policy=text)
     return compiled
 

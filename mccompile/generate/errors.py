@@ -122,3 +122,37 @@ class RunDiffers(PipelineError):
             "go on with it as it was begun, or run it anew",
             causes=tuple(differences[1:]),
         )
+
+
+class PromptsUnusable(PipelineError):
+    """A file of prompts that cannot be used."""
+
+    code = "MC0741"
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the prompts of `{path}` cannot be used: {why}",
+            "give a text file with one prompt a line, at least two: the last quarter is held out of the search",
+        )
+
+
+class RayMissing(PipelineError):
+    """`--engine ray` where Ray is not installed."""
+
+    code = "MC0746"
+
+    def __init__(self) -> None:
+        super().__init__("`--engine ray` needs the package `ray`, which is missing", "pip install 'mccompile[ray]'")
+
+
+class ClusterFailed(PipelineError):
+    """Workers of a cluster that cannot do what they are there for."""
+
+    code = "MC0747"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            "the workers of the cluster cannot do their work",
+            "see what the worker says, and run it without `--engine ray` to see it here",
+            causes=tuple(line for line in why.splitlines() if line.strip()),
+        )

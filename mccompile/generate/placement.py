@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,10 @@ class Placement:
     device: str
     dtype: DtypeName
     cpu_offload: bool
+
+    def of_worker(self) -> Placement:
+        """The same in a worker, which sees the device that it was given and no other."""
+        return replace(self, device=self.device.partition(":")[0])
 
     @staticmethod
     def of(device: str | None, dtype: DtypeName | None, cpu_offload: bool) -> Placement:

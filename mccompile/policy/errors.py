@@ -82,8 +82,10 @@ class UnknownPick(Diagnostic):
         return (f"the alternatives of `{self.name}` are {words(self.known, 'and')}",)
 
     def helps(self) -> tuple[Help, ...]:
+        if not self.known:
+            return (Help(f"give a number, as in `--set {self.name}=0.1`, if it is a parameter"),)
         near = nearest(self.found, self.known)
-        return (Help(f"did you mean `{near}`?"),) if near is not None else ()
+        return (Help("choose one of them" if near is None else f"did you mean `{near}`?"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,6 +14,7 @@ import mccompile.api
 import mccompile.generate.compare
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.record import Recorder
+from mccompile.generate.batch import Made, Recipe, Unmade
 from mccompile.generate.media import read_video
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
@@ -59,6 +61,42 @@ def test_a_single_video(shell: Shell, tmp_path: Path) -> None:
     ]
     assert out.stat().st_size > 1000
     assert out.with_suffix(".png").exists()
+
+
+class MadeUp:
+    """Stands for a pipeline: each video is grey. The prompt `bad` is refused the first time."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str | None, int]] = []
+
+    def said(self) -> list[str]:
+        return ["said of the policy"]
+
+    def make(self, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+        again = (name, prompt, seed) in self.made
+        self.made.append((name, prompt, seed))
+        refused = prompt == "bad" and not again
+        return Unmade("too long") if refused else Made(np.full((2, 32, 32, 3), 0.5, np.float32), 1.5, 0.25)
+
+
+def test_a_batch_makes_what_is_not_there(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, out, rig = tmp_path / "p.txt", tmp_path / "out", MadeUp()
+    prompts.write_text("a red circle\nbad\n")
+    monkeypatch.setattr(Recipe, "build", lambda recipe, shown, progress: rig)
+    batch = ("generate", "--prompts", prompts, "--out", out, "--seed", 3)
+    result = shell(*batch)
+    assert result.status == 1
+    assert "said of the policy\nmotioncache_1: 1.50 s, 25.0% of the tokens computed\n" in result.out
+    assert result.out.endswith(f"failed: motioncache_2: too long\n1 of 2 videos are in {out}\n")
+    assert {path.name for path in out.iterdir()} == {"motioncache_1.mp4", "motioncache_1.png", "batch.json"}
+    result = shell(*batch)
+    assert result.status == 0, result.err
+    assert result.out.startswith(f"going on with {out}: 1 of 2 videos are there\n")
+    assert shell(*batch).out.endswith(f"2 of 2 videos are in {out}\n")
+    bad = ("motioncache_2", "bad", 3)
+    assert rig.made == [("motioncache_1", "a red circle", 3), bad, bad]
+    other = shell(*batch[:-1], 1)
+    assert (other.status, "a batch with another videos" in other.err) == (2, True)
 
 
 @pytest.mark.usefixtures("one_capture")

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mccompile.language.load import load_policy
 from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.groups import ALL
 from mccompile.policy.phases import Grid
+from mccompile.studio.explore.engine import FAILURES, Broken
 from mccompile.studio.explore.outcome import Outcome
-from mccompile.studio.explore.search import search
-from mccompile.studio.explore.space import Point, SearchedRange, ranges_of
+from mccompile.studio.explore.search import Aim, search
+from mccompile.studio.explore.space import Point, Space, ranges_of
 from mccompile.studio.explore.study import Study
 
 GRID = Grid(4, (4.0, 3.0, 2.0, 1.0), (1.0, 0.7, 0.5, 0.2))
 
 
-def spaces(*names: str) -> dict[str, tuple[SearchedRange, ...]]:
+def spaces(*names: str) -> dict[str, Space]:
     fixed = {"updates": 6.0, "floor": 0.6, "warmup": 2.0}
-    return {name: ranges_of(load_policy(name), fixed, 4) for name in names or ("motioncache",)}
+    return {n: Space({}, {n: ranges_of(load_policy(n), fixed, 4)}) for n in names or ("motioncache",)}
 
 
 def study(folder: Path, sampler: str = "random", seed: int = 0, about: Mapping[str, object] | None = None) -> Study:
@@ -38,6 +39,13 @@ class FakeRig:
     def __init__(self, fails: Sequence[int] = (), interrupts: int = -1, sleeps: int = -1, static: bool = False) -> None:
         self.points: list[Point] = []
         self._fails, self._interrupts, self._sleeps, self._static = fails, interrupts, sleeps, static
+
+    def run_all(self, points: Sequence[Point], prompts: Sequence[str]) -> Iterator[tuple[int, Outcome | Broken]]:
+        for place, point in enumerate(points):
+            try:
+                yield place, self.run(point, prompts)
+            except FAILURES as error:
+                yield place, Broken(str(error))
 
     def run(self, point: Point, _: Sequence[str]) -> Outcome:
         index = len(self.points)
@@ -67,4 +75,4 @@ class FakeRig:
 
 
 if __name__ == "__main__":
-    search(study(Path(sys.argv[1])), FakeRig(sleeps=3), ("p",), 8, "random", (), lambda trial: None)  # type: ignore[arg-type]
+    search(study(Path(sys.argv[1])), FakeRig(sleeps=3), Aim(("p",), 8, "random", ()), lambda trial: None)

@@ -9,12 +9,14 @@ import pytest
 
 import mccompile.api
 import mccompile.generate.compare
+from mccompile import ir
 from mccompile.generate.load import EMBEDDED, find_folder
 from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS
 from mccompile.language.load import load_policy
 from mccompile.studio.explore.goals import parse_goal
-from mccompile.studio.explore.job import Job, Session
+from mccompile.studio.explore.job import Emitted, Job, Session
+from mccompile.studio.explore.outcome import Outcome
 from mccompile.studio.explore.prompts import EMBEDDED as EMBEDDED_PROMPTS
 from mccompile.studio.explore.prompts import split
 from mccompile.studio.explore.space import Point
@@ -40,6 +42,7 @@ def job(tmp_path: Path) -> Job:
         each=3,
         goals=(parse_goal("fastest above 10 dB"),),
         backend="eager",
+        statics=(2,),
     )
 
 
@@ -61,11 +64,14 @@ def test_a_search_captures_and_compiles_once(job: Job, monkeypatch: pytest.Monke
         patch.setattr(mccompile.api, "prepare", forbidden)
         found = session.search(lambda trial: None)
         assert found.failures == []
-        work = session.rig.work
-        assert (work.captures, work.compiled) == (1, 3)
+        work = session.work()
+        assert (work.captures, work.compiled) == (1, 5)  # vanilla, the cost table, two policies and a static schedule
         assert work.vanilla == len(job.prompts.seen)
-        assert work.runs == len(job.prompts.seen) * sum(t.twin is None for t in found.trials)
+        measured = len(job.prompts.seen)  # runs that the cost table was measured on
+        assert work.runs == measured + len(job.prompts.seen) * sum(t.twin is None for t in found.trials)
         emitted = session.emit(job.goals[0], found)
+        (static,) = session.emit_statics(found)
+    _a_static_schedule_folds_away(static)
     _a_static_plan_costs_what_is_predicted(session, job)
     text = emitted.path.read_text()
     policy = load_policy(emitted.path)
@@ -76,8 +82,17 @@ def test_a_search_captures_and_compiles_once(job: Job, monkeypatch: pytest.Monke
     assert "fastest above 10 dB" in text
     again = Session(job, nothing, None)
     assert again.search(lambda trial: None).trials == found.trials
-    again.rig.reference(job.prompts.seen[0])
-    assert (again.rig.work.vanilla, again.rig.work.runs) == (0, 0)
+    assert (again.work().vanilla, again.work().runs) == (0, 0)
+
+
+def _a_static_schedule_folds_away(emitted: Emitted) -> None:
+    """The best schedule of two computed steps is on the plane as a trial, and its file is a step mask."""
+    assert emitted.trial.point == Point("static_2", {})
+    (phase,) = load_policy(emitted.path).phases
+    assert isinstance(phase.rule, ir.StepMask)
+    assert phase.rule.compute[0]
+    assert sum(phase.rule.compute) == 2
+    assert "Held out, measured afterwards" in emitted.path.read_text()
 
 
 def _a_static_plan_costs_what_is_predicted(session: Session, job: Job) -> None:
@@ -86,9 +101,11 @@ def _a_static_plan_costs_what_is_predicted(session: Session, job: Job) -> None:
     for threshold in (0.02, 0.49):
         for name, exact in (("teacache", True), ("motioncache", False)):
             point = Point(name, {"threshold": threshold})
-            least = session.rig.least_flops(point, prompt)
+            least = session.engine.least_flops(point, prompt)
             assert least is not None
-            took = session.rig.run(point, (prompt,)).flops
+            ((_, ran),) = session.engine.run_all([point], (prompt,))
+            assert isinstance(ran, Outcome)
+            took = ran.flops
             assert took == pytest.approx(least, rel=1e-9) if exact else took >= least * (1 - 1e-9)
 
 
@@ -116,6 +133,7 @@ def test_tune_writes_a_policy(shell: Shell, tmp_path: Path) -> None:  # noqa: F8
         (("explore", "teacache", "--emit", "good"), "is no goal"),
         (("explore", "teacache", "--prompts", "none.txt"), "error[MC0741]"),
         (("explore", "teacache", "--held-out", "none.txt"), "belongs to --prompts"),
+        (("explore", "teacache", "--static", "99", "--steps", "4"), "reuses nothing"),
         (("tune", "4x", "--set", "nothing=1", "--backend", "eager"), "error[MC0301]"),
     ],
 )

@@ -10,20 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mccompile.studio.explore.errors import GoalUnmet, PromptsUnusable, StudyDiffers, StudyUnreadable
+from mccompile.generate.errors import ClusterFailed, PromptsUnusable, RayMissing
+from mccompile.studio.explore.errors import GoalUnmet, NotCalibrated, StudyDiffers, StudyUnreadable
 from mccompile.studio.explore.goals import Goal, front, meeting, parse_goal
 from mccompile.studio.explore.outcome import Outcome, Trial
 from mccompile.studio.explore.prompts import read_prompts
 from mccompile.studio.explore.rig import read_reference
-from mccompile.studio.explore.search import Found, search
+from mccompile.studio.explore.search import Aim, Found, search
 from mccompile.studio.explore.space import Point, grid
-from mccompile.studio.explore.study import DATABASE, Study
+from mccompile.studio.explore.study import DATABASE, Sampler, Study
 from tests.explore.fakes import FakeRig, outcome, spaces, study
 from tests.house.tree import DOCS, ROOT
 
 
-def run(of: Study, rig: FakeRig, trials: int = 8, goals: Sequence[Goal] = (), sampler: str = "random") -> Found:
-    return search(of, rig, ("p",), trials, sampler, goals, lambda trial: None)  # type: ignore[arg-type]
+def run(
+    of: Study, rig: FakeRig, trials: int = 8, goals: Sequence[Goal] = (), sampler: Sampler = "random", at_once: int = 1
+) -> Found:
+    return search(of, rig, Aim(("p",), trials, sampler, goals, at_once), lambda trial: None)
 
 
 def test_a_study_goes_on_after_kill_9(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_other_words_are_no_goal(text: str) -> None:
 
 def test_the_space_is_what_a_policy_declares() -> None:
     """Steps go no further than the run; fixed parameters are not searched; whole ones stay whole."""
-    (threshold,) = spaces()["motioncache"]
+    (threshold,) = spaces()["motioncache"].ranges["motioncache"]
     assert (threshold.name, threshold.low, threshold.high, threshold.default) == ("threshold", 0.01, 0.5, 0.1)
     points = list(grid(spaces("motioncache", "teacache"), 3))
     assert [p.policy for p in points] == ["motioncache"] * 3 + ["teacache"] * 3
@@ -210,6 +213,9 @@ PAGES = (
     StudyDiffers("out/explore", "seed", 0, 1),
     StudyUnreadable("out/explore/study.db", "file is not a database"),
     GoalUnmet("best above 9x", "the nearest, trial 7, has 5.10x fewer FLOPs"),
+    NotCalibrated("auto", "nothing is stored for embedded, height 96, width 96, on cpu in float32"),
+    RayMissing(),
+    ClusterFailed("error[MC0705]: `--device cuda` cannot be used here: this torch has no CUDA"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.language.fmt import format_policy
 from mccompile.language.parse import parse
-from mccompile.studio.explore.goals import Goal
 from mccompile.studio.explore.outcome import EQUAL, Outcome, Trial
 
 _WIDTH = 110
@@ -22,7 +22,7 @@ _WIDTH = 110
 class Evidence:
     """What an emitted policy rests on. about: lines of settings and versions. held_out: measured after the search."""
 
-    goal: Goal
+    goal: str
     trial: Trial
     trials: int
     seen: Sequence[str]
@@ -34,14 +34,29 @@ class Evidence:
 def policy_text(base: str, policy: ir.PolicyIR, fixed: Mapping[str, float], evidence: Evidence, target: Path) -> str:
     """The policy file: `extends` the searched one, with the found values as defaults, after the evidence.
 
-    base: a shipped policy's name, or a path, which is written relative to the file's own folder.
+    base: a shipped policy's name, or a path, which is written relative to the file's own folder. Each choice of the
+    searched policy has one alternative.
     """
     values = {**fixed, **evidence.trial.point.values}
+    picks = "\n".join(f"choose {name} = {word}" for name, word in evidence.trial.point.picks.items())
     named = base if "/" not in base and not base.endswith(".policy") else _relative(base, target)
     params = "\n".join(f"param {p.name} = {_number(p, values[p.name])}" for p in policy.params if p.name in values)
     head = "\n".join(f"# {line}".rstrip() for line in _comment(evidence))
-    text = f"policy {policy.name}_{evidence.goal.slug} extends {named} {{\n{head}\n{params}\n}}\n"
+    text = f"policy {name_of(target)} extends {named} {{\n{head}\n{params}\n{picks}\n}}\n"
     return format_policy(parse(Source.of_text(text, str(target))))
+
+
+def with_evidence(text: str, evidence: Evidence, target: Path) -> str:
+    """A policy's own text with the evidence at its head."""
+    head = "\n".join(f"# {line}".rstrip() for line in _comment(evidence))
+    opened, rest = text.split("{\n", 1)
+    return format_policy(parse(Source.of_text(f"{opened}{{\n{head}\n{rest}", str(target))))
+
+
+def name_of(target: Path) -> str:
+    """The name of the policy in a file: the file's own, with what no name has left out."""
+    name = re.sub(r"\W", "_", target.stem)
+    return name if re.match(r"[A-Za-z_]", name) else f"_{name}"
 
 
 def _relative(base: str, target: Path) -> str:
@@ -56,7 +71,7 @@ def _number(param: ir.Param, value: float) -> str:
 
 def _comment(evidence: Evidence) -> list[str]:
     lines = [
-        f"Found by `mccompile explore`: {evidence.goal.text}, trial {evidence.trial.number} of {evidence.trials}.",
+        f"Found by `mccompile explore`: {evidence.goal}, trial {evidence.trial.number} of {evidence.trials}.",
         f"Searched on {len(evidence.seen)} prompts: {said(evidence.trial.outcome)}.",
         f"Held out, measured afterwards on {len(evidence.held_out_prompts)} prompts: {said(evidence.held_out)}.",
         *evidence.about,

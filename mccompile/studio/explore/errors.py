@@ -11,18 +11,6 @@ class ExploreError(StatedFailure):
     code = "MC0700"
 
 
-class PromptsUnusable(ExploreError):
-    """A file of prompts that a search cannot use."""
-
-    code = "MC0741"
-
-    def __init__(self, path: str, why: str) -> None:
-        super().__init__(
-            f"the prompts of `{path}` cannot be used: {why}",
-            "give a text file with one prompt a line, at least two: the last quarter is held out of the search",
-        )
-
-
 class StudyDiffers(ExploreError):
     """A study that was begun with other settings."""
 
@@ -56,4 +44,17 @@ class StudyUnreadable(ExploreError):
         super().__init__(
             f"the study `{path}` cannot be read: {why}",
             "restore the file, or give another --out to begin a new study",
+        )
+
+
+class NotCalibrated(ExploreError):
+    """A goal behind `--policy auto:` that no stored policy meets."""
+
+    code = "MC0745"
+
+    def __init__(self, goal: str, why: str) -> None:
+        super().__init__(
+            f"`--policy {goal}` finds no policy: {why}",
+            "make a set: `mccompile explore --policies motioncache,teacache --store`, with the model, the size, the "
+            "steps and the device of this run",
         )

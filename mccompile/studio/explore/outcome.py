@@ -17,6 +17,7 @@ class Outcome:
     flops, tokens: shares of vanilla's, 0..1. seconds, vanilla_seconds: wall time of the pipeline's calls, all prompts.
     psnr: of the worst prompt, in dB, EQUAL where nothing differs. frame: of the worst frame of all. ssim: mean.
     judged: share of the prompts whose colour and motion were seen; None where the judge does not know the prompts.
+    lpips: mean learned distance, 0 where equal; None where it was not asked for.
     """
 
     flops: float
@@ -27,6 +28,7 @@ class Outcome:
     frame: float
     ssim: float
     judged: float | None
+    lpips: float | None = None
 
     @property
     def speed_up(self) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mccompile.studio.explore.errors import PromptsUnusable
+from mccompile.generate.errors import PromptsUnusable
+from mccompile.generate.prompts import prompt_lines
 
 EMBEDDED = (
     "a red circle moving right over a slate texture",
@@ -27,9 +28,9 @@ def read_prompts(path: Path, held_out: Path | None) -> Prompts:
 
     Empty lines and lines that begin with `#` say nothing. Raises PromptsUnusable (MC0741).
     """
-    seen = _lines(path)
+    seen = prompt_lines(path)
     if held_out is not None:
-        return Prompts(seen, _lines(held_out))
+        return Prompts(seen, prompt_lines(held_out))
     if len(seen) < 2:
         raise PromptsUnusable(str(path), "it has one prompt, so that none is left to be held out")
     return split(seen)
@@ -39,14 +40,3 @@ def split(prompts: tuple[str, ...]) -> Prompts:
     """The last quarter held out, at least one."""
     held = max(1, len(prompts) // 4)
     return Prompts(prompts[:-held], prompts[-held:])
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptsUnusable(str(path), str(error).lower()) from None
-    found = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    if not found:
-        raise PromptsUnusable(str(path), "it has no prompt")
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,9 @@ from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Announce, Contender, can_judge, capture_for, compile_contenders, run_with
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.run import Settings, Video, call_arguments
-from mccompile.ir import PolicyIR
+from mccompile.ir import Chunks, PolicyIR
 from mccompile.language.load import load_policy
+from mccompile.metrics.perceived import lpips
 from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
 from mccompile.models.embedded.judge import judge
 from mccompile.policy.bind import bind
@@ -31,7 +33,9 @@ from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.planning import make_plan
 from mccompile.runtime.shared import Value
 from mccompile.runtime.trace import Event
+from mccompile.studio.explore.measuring import Residuals, all_kept, mean_table
 from mccompile.studio.explore.outcome import Outcome, capped
+from mccompile.studio.explore.schedule import CostTable
 from mccompile.studio.explore.space import Point
 
 _VANILLA = "vanilla (reference)"  # no policy has such a name
@@ -45,6 +49,10 @@ class Work:
     compiled: int = 0
     vanilla: int = 0
     runs: int = 0
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """All four, in their order."""
+        return self.captures, self.compiled, self.vanilla, self.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +74,67 @@ class RunOutline:
 
 
 class Rig:
-    """Runs points of a search. `work` counts what was done; nothing is captured or compiled after `__init__`."""
+    """Runs points of a search. `work` counts what was done; nothing is captured or compiled after `compile`."""
 
     def __init__(
         self,
         pipe: object,
         settings: Settings,
         seed: int,
-        policies: Mapping[str, PolicyIR],
-        fixed: Mapping[str, Mapping[str, float]],
         kept: Path,
         backend: str,
         announce: Announce,
         progress: Progress | None,
         judges: bool,
+        learned: bool = False,
     ) -> None:
+        """judges: the embedded judge looks. learned: LPIPS is measured. Raises MetricUnavailable (MC0733)."""
+        if learned:
+            lpips(*(np.zeros((1, 64, 64, 3), np.float32) for _ in range(2)))  # told before anything is captured
+        self._learned = learned
         self.work = Work()
         self._pipe, self._settings, self._seed = pipe, settings, seed
         self._kept, self._announce, self._judges = kept, announce, judges
-        captured = capture_for(pipe, call_arguments(pipe, settings))
+        self._backend, self._progress = backend, progress
+        self._captured = capture_for(pipe, call_arguments(pipe, settings))
         self.work.captures += 1
-        ways = [
-            Contender(_VANILLA, load_policy("compute"), {}),
-            *(Contender(n, p, fixed[n]) for n, p in policies.items()),
-        ]
-        self._models = compile_contenders(pipe, captured, ways, backend, progress)
-        self.work.compiled += len(ways)
+        self._models: dict[str, CompiledModel] = {}
         self._prices: Prices | None = None
         self._schedules: dict[str, RunOutline] = {}
+        self._references: dict[str, Reference] = {}
+
+    def compile(self, policies: Mapping[str, PolicyIR], fixed: Mapping[str, Mapping[str, float]]) -> None:
+        """Compiles vanilla and the policies, by variant, with the parameters that are not searched."""
+        ways = [
+            Contender(_VANILLA, load_policy("compute"), {}),
+            *(Contender(n, p, fixed.get(n, {})) for n, p in policies.items()),
+        ]
+        self._models = compile_contenders(self._pipe, self._captured, ways, self._backend, self._progress)
+        self.work.compiled += len(ways)
+
+    def costs(self, prompts: Sequence[str], steps: int, chunks: Chunks) -> CostTable:
+        """What each reuse would cost, measured on one run of every prompt that computes all of its `steps` steps."""
+        way = Contender("costs", all_kept(steps, chunks), {})
+        model = compile_contenders(self._pipe, self._captured, [way], self._backend, self._progress)[way.name]
+        self.work.compiled += 1
+        tables = []
+        for prompt in prompts:
+            residuals = Residuals()
+            with residuals.watching(model):
+                run_with(self._pipe, model, self._call(prompt), self._seed, self._announce("cost table"))
+            self.work.runs += 1
+            tables.append(residuals.table(steps))
+        return mean_table(tables)
 
     def run(self, point: Point, prompts: Sequence[str]) -> Outcome:
         """The point on every prompt, against vanilla. Raises what the pipeline and the policy raise."""
         references = [self.reference(prompt) for prompt in prompts]
-        model = self._models[point.policy]
+        model = self._models[point.variant]
         model.set_parameters(**point.values)
         videos, seconds, flops, tokens = [], 0.0, 0.0, []
         for prompt in prompts:
-            with self._watched(point.policy, model):
-                done = run_with(self._pipe, model, self._call(prompt), self._seed, self._announce(point.policy))
+            with self._watched(point.variant, model):
+                done = run_with(self._pipe, model, self._call(prompt), self._seed, self._announce(point.variant))
             self.work.runs += 1
             videos.append(done.video)
             seconds += done.seconds
@@ -119,14 +150,15 @@ class Rig:
             frame=min(capped(min(psnr_per_frame(v, r))) for v, r in pairs),
             ssim=float(np.mean([ssim(v, r) for v, r in pairs])),
             judged=self._judged(videos, prompts),
+            lpips=float(np.mean([lpips(v, r) for v, r in pairs])) if self._learned else None,
         )
 
     def plans(self, point: Point) -> Mapping[str, Plan] | None:
         """What is known of each group of regions before the point runs; None before the first run of its policy."""
-        schedule = self._schedules.get(point.policy)
+        schedule = self._schedules.get(point.variant)
         if schedule is None:
             return None
-        runner = self._models[point.policy].runner
+        runner = self._models[point.variant].runner
         bound = bind(runner.lowered.policy, {**runner.bound.values, **point.values})
         with torch.no_grad():
             return {
@@ -142,11 +174,13 @@ class Rig:
         plans = self.plans(point)
         if plans is None or self._prices is None:
             return None
-        events = [_at_least(e, plans[e.region]) for e in self._schedules[point.policy].events]
-        return count(self._models[point.policy], events, self._prices) / self.reference(prompt).flops
+        events = [_at_least(e, plans[e.region]) for e in self._schedules[point.variant].events]
+        return count(self._models[point.variant], events, self._prices) / self.reference(prompt).flops
 
     def reference(self, prompt: str) -> Reference:
         """Vanilla's generation, made once and kept in a file."""
+        if prompt in self._references:
+            return self._references[prompt]
         path = self._kept / f"{self._key(prompt)}.npz"
         known = read_reference(path) if path.is_file() else None
         if known is None:
@@ -155,12 +189,20 @@ class Rig:
                 done = run_with(self._pipe, model, self._call(prompt), self._seed, self._announce(_VANILLA))
             self.work.vanilla += 1
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = path.with_suffix(".part")  # a file that is there is complete, whenever the process is killed
-            with whole.open("wb") as file:
-                np.savez(file, video=done.video, seconds=done.seconds, flops=self._flops(model))
-            whole.rename(path)
             known = Reference(done.video, done.seconds, float(self._flops(model)))
+            self.hold(prompt, known)
+        self._references[prompt] = known
         return known
+
+    def hold(self, prompt: str, reference: Reference) -> None:
+        """Takes vanilla's generation of a prompt from somewhere else, and keeps it in a file."""
+        path = self._kept / f"{self._key(prompt)}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(f".{os.getpid()}.part")  # a file that is there is complete, whenever we are killed
+        with whole.open("wb") as file:
+            np.savez(file, video=reference.video, seconds=reference.seconds, flops=reference.flops)
+        whole.rename(path)
+        self._references[prompt] = reference
 
     def _call(self, prompt: str) -> dict[str, object]:
         return call_arguments(self._pipe, replace(self._settings, prompt=prompt))

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from mccompile.studio.explore.errors import StudyDiffers, StudyUnreadable
 from mccompile.studio.explore.outcome import Outcome, Trial
-from mccompile.studio.explore.space import Point, SearchedRange, asked, default, grid, suggest
+from mccompile.studio.explore.space import Point, Space, asked, default, grid, suggest
 
 Sampler = Literal["tpe", "nsga2", "random", "grid"]
 DATABASE = "study.db"
@@ -44,16 +44,20 @@ class Asked:
 
 
 class Study:
-    """The trials of one search. about: settings that all of them share; a study with others is refused (MC0742)."""
+    """The trials of one search. about: settings that all of them share; a study with others is refused (MC0742).
+
+    statics: policies without parameters that are measured beside the searched ones, each once.
+    """
 
     def __init__(
         self,
         folder: Path,
-        spaces: Mapping[str, Sequence[SearchedRange]],
+        spaces: Mapping[str, Space],
         about: Mapping[str, object],
         sampler: Sampler,
         seed: int,
         each: int,
+        statics: Sequence[str] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,16 +71,22 @@ class Study:
         _check_same(folder, self._study, about)
         self._study.sampler = _sampler(sampler, seed + len(self._study.trials))
         self._again()
-        if not self._study.trials:
-            points = grid(spaces, each) if sampler == "grid" else (default(n, r) for n, r in spaces.items())
+        known = [t.user_attrs.get("static") for t in self._study.trials]
+        if None not in known:
+            points = grid(spaces, each) if sampler == "grid" else (default(n, s) for n, s in spaces.items())
             for point in points:
                 self._study.enqueue_trial(asked(point))
+        for name in statics:
+            if name not in known:
+                self._study.enqueue_trial({}, user_attrs={"static": name})
 
     def ask(self) -> Asked:
         """The next point. It is recorded before it runs."""
         trial = self._study.ask()
-        point = suggest(trial, self._spaces)
+        static = trial.user_attrs.get("static")
+        point = suggest(trial, self._spaces) if static is None else Point(static, {})
         trial.set_user_attr("values", dict(point.values))
+        trial.set_user_attr("picks", dict(point.picks))
         return Asked(trial.number, point, trial)
 
     def tell(self, asked: Asked, outcome: Outcome, twin: int | None = None) -> None:
@@ -98,15 +108,14 @@ class Study:
     def interrupted(self, asked: Asked) -> None:
         """A trial that was cut off: it does not count and will be asked for again."""
         self._study.tell(asked.trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(asked.trial.params, user_attrs={"again": asked.number})
+        self._once_more(asked.number, asked.trial.params, asked.trial.user_attrs)
 
     def trials(self) -> list[Trial]:
         """The finished trials, in their order."""
         found = []
         for trial in self._study.get_trials(states=(TrialState.COMPLETE,)):
             kept = trial.user_attrs
-            point = Point(trial.params["policy"], kept["values"])
-            found.append(Trial(trial.number, point, Outcome(**kept["outcome"]), kept["twin"]))
+            found.append(Trial(trial.number, _point(trial), Outcome(**kept["outcome"]), kept["twin"]))
         return found
 
     def failures(self) -> list[Failed]:
@@ -115,7 +124,7 @@ class Study:
         return [
             Failed(
                 t.number,
-                Point(t.params["policy"], t.user_attrs["values"]),
+                _point(t),
                 t.user_attrs["why"],
                 t.state is TrialState.PRUNED,
             )
@@ -131,8 +140,19 @@ class Study:
         """Trials that were running when the process was killed are asked for again."""
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             self._study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                self._study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+            self._once_more(trial.number, trial.params, trial.user_attrs)
+
+    def _once_more(self, number: int, params: Mapping[str, object], attributes: Mapping[str, object]) -> None:
+        """Asks for the point of a trial again, where it had one."""
+        static = {"static": attributes["static"]} if "static" in attributes else {}
+        if params or static:
+            self._study.enqueue_trial(dict(params), user_attrs={"again": number, **static})
+
+
+def _point(trial: optuna.trial.FrozenTrial) -> Point:
+    """The point of a recorded trial."""
+    kept = trial.user_attrs
+    return Point(kept.get("static") or trial.params["policy"], kept["values"], kept.get("picks", {}))
 
 
 def _check_database(path: Path) -> None:
