@@ -6,15 +6,16 @@ Names are resolved on first use: the language and the planner do not need torch.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from mccompile.resources import own_version
 
 if TYPE_CHECKING:
     from mccompile.api import compile
     from mccompile.language.load import load_policy
     from mccompile.runtime.compiled import CompiledModel
 
-__version__ = version("mccompile")
+__version__ = own_version()
 __all__ = ["CompiledModel", "__version__", "compile", "load_policy"]
 
 

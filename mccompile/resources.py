@@ -1,7 +1,9 @@
-"""Finds the grammar, the shipped policies and the error pages, in a checkout or in an installed wheel."""
+"""Finds the grammar, the shipped policies, the error pages and the version, in a checkout or in an installed wheel."""
 
 from __future__ import annotations
 
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +23,14 @@ def data_folder(folder: Folder) -> Path:
     raise FileNotFoundError(
         f"the data folder `{folder}` is at neither {installed} nor {checkout}: reinstall mccompile"
     )
+
+
+def own_version() -> str:
+    """The version of mccompile, of a checkout too that nothing has installed."""
+    try:
+        return version("mccompile")
+    except PackageNotFoundError:
+        return str(tomllib.loads((_PACKAGE.parent / "pyproject.toml").read_text())["project"]["version"])
 
 
 def shipped_policies() -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class _Alone:
     def __init__(self, case: Case) -> None:
         self.case, self.pipe = case, case.make()
         self.ways = self._ways() if case.call(1) else {}
-        self.plain = {name: self._plainly(call) for name, call in self.ways.items()}
+        self.plain = {way: self._plainly(way) for way in self.ways}
 
     def _ways(self) -> dict[str, dict[str, object]]:
         """The ways of calling the pipeline, by the columns of the table."""
@@ -77,12 +77,12 @@ class _Alone:
             ways["no guidance"] = {**one, **self.case.off}
         return ways
 
-    def _plainly(self, call: Arguments) -> torch.Tensor | None:
+    def _plainly(self, way: str) -> torch.Tensor | None:
         """What the pipeline gives by itself; None where it takes no such call."""
         try:
-            return output(self.pipe, call)
+            return output(self.pipe, self.ways[way])
         except RAW:
-            if call == self.case.call(1):
+            if way == "compute":
                 raise
             return None
 

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from mccompile.backend.native import use_native
 from mccompile.backend.package import Contract, SymbolicSize, TensorInput
 from mccompile.backend.record import DYNAMIC, RoleRecording, ScalarArgument, TensorSpec, axis_order
+from mccompile.backend.sdpa import cudnn_attention
 from mccompile.capture.part import attribute
 
 OPTIONS = {
@@ -157,16 +158,17 @@ def export_role(recording: RoleRecording) -> tuple[ExportedProgram, Contract]:
     return program, _contract(recording, lifted, program, examples)
 
 
-def compile_program(program: ExportedProgram, path: Path, headers: bool) -> None:
+def compile_program(program: ExportedProgram, path: Path, headers: bool, by_rows: bool = False) -> None:
     """Writes the AOTInductor package of an exported program. Raises CannotCompile.
 
     headers: whether torch's C++ headers are compiled first, for this graph and those after it (`headers_pay`).
+    by_rows: a selection decides sizes of the graph, so its attention is not cuDNN's (sdpa.py).
     """
     examples = program.example_inputs
     assert examples is not None
     options = {**OPTIONS, "aot_inductor.precompile_headers": headers}
     try:
-        with torch.no_grad(), _own_deprecations():
+        with torch.no_grad(), _own_deprecations(), cudnn_attention(allowed=not by_rows):
             files = torch._inductor.aot_compile(program.module(), examples[0], options=options)
     except Exception as error:
         raise CannotCompile(f"AOTInductor: {type(error).__name__}: {_first_line(error)}") from error

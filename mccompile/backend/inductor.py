@@ -6,6 +6,7 @@ refuses when: AOTInductor cannot take the graph (then torch.compile), or no call
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import time
@@ -19,6 +20,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
+from mccompile.backend import cuda_headers
 from mccompile.backend.aot import OPTIONS, CannotCompile, compile_program, export_role, headers_pay
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.isa import host_isa
@@ -26,11 +28,12 @@ from mccompile.backend.jit import compile_in_place
 from mccompile.backend.package import Contract, PackageFolder
 from mccompile.backend.package_cache import find, keep, key_of
 from mccompile.backend.pool import Pool
-from mccompile.backend.record import Key, Recorder, RoleRecording
+from mccompile.backend.record import Key, Recorder, RoleRecording, TensorSpec
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel
 
 Progress = Callable[[str, int, int, float], None]  # role just done, roles done, roles in all, seconds so far
+LOG = logging.getLogger("mccompile")
 WORTH_COMPILING = 20  # operators: fewer take under 0.2 ms a call, and 6 s of CPU time to compile
 VIEWS = frozenset(("view", "reshape", "movedim", "unsqueeze", "flatten", "unflatten", "permute", "transpose", "size"))
 
@@ -55,20 +58,39 @@ def inductor(
     made = _Build(folder.path, _distinct(todo), progress or _silent)
     if made.todo:
         host_isa()
+        if any(_on_gpu(recording) for recording in made.todo.values()):
+            _find_headers()
         made.run(min(len(made.todo), os.cpu_count() or 1) - 1 if workers is None else workers)
     roles |= {(role, graph): replace(made.roles[graph], role=role) for role, graph in todo}
+    for graph, role in made.roles.items():
+        if role.form == "torch.compile":
+            LOG.warning("graph %s is no package and runs under torch.compile: %s", made.todo[graph].role, role.reason)
     jit = {g: compile_in_place(made.todo[g]) for g, r in made.roles.items() if r.form == "torch.compile"}
     order = [k for k in recorder.recordings if k in roles]
     return CompiledRoles({k: roles[k] for k in order}, len(made.roles), _jit=jit, _folder=folder)
 
 
+def _on_gpu(recording: RoleRecording) -> bool:
+    return any(isinstance(spec, TensorSpec) and spec.device.type == "cuda" for spec in recording.calls[0])
+
+
+def _find_headers() -> None:
+    """Says which packages of CUDA headers are missing: without them nothing becomes a package."""
+    places = cuda_headers.folders()
+    lacking = cuda_headers.missing(places)
+    if lacking:
+        LOG.warning("the CUDA headers of %s are missing: %s", ", ".join(lacking), cuda_headers.REMEDY)
+    cuda_headers.show_to_compilers(places)
+
+
 def _distinct(recordings: Mapping[Key, RoleRecording]) -> dict[str, RoleRecording]:
-    """One recording per graph, with the calls of all roles that share it."""
+    """One recording per graph, with the calls of all roles that share it; on rows where one of them is."""
     found: dict[str, RoleRecording] = {}
     for (_, graph), recording in recordings.items():
         if graph in found:
             calls = [*found[graph].calls, *recording.calls]
-            recording = replace(found[graph], calls=list(dict.fromkeys(calls)))
+            first = recording if recording.role.part == "rows" else found[graph]
+            recording = replace(first, calls=list(dict.fromkeys(calls)))
         found[graph] = recording
     return found
 
@@ -103,7 +125,7 @@ class _Build:
                     continue
                 program_path = self._package(key).with_suffix(".program.pt2")
                 torch.export.save(program, program_path)
-                job = pool.submit(program_path, self._package(key), headers)
+                job = pool.submit(program_path, self._package(key), headers, self._by_rows(key))
                 jobs.append((key, contract, program, job))
             for key, contract, program, job in reversed(jobs):
                 if job.cancel():  # no process has begun it: this one is free now
@@ -131,11 +153,14 @@ class _Build:
     def _compile(self, key: str, program: ExportedProgram, contract: Contract, headers: bool) -> None:
         """Compiles one graph in this process."""
         try:
-            compile_program(program, self._package(key), headers)
+            compile_program(program, self._package(key), headers, self._by_rows(key))
         except CannotCompile as verdict:
             self._done(key, None, str(verdict))
         else:
             self._done(key, contract, None)
+
+    def _by_rows(self, key: str) -> bool:
+        return self.todo[key].role.part == "rows"
 
     def _package(self, key: str) -> Path:
         return self.folder / f"{key}.pt2"

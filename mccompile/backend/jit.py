@@ -7,6 +7,7 @@ import torch
 from mccompile.backend.package_errors import NotCompiled
 from mccompile.backend.record import RoleRecording, TensorSpec
 from mccompile.backend.role import GraphCall
+from mccompile.backend.sdpa import cudnn_attention
 
 
 def compile_in_place(recording: RoleRecording) -> GraphCall:
@@ -26,7 +27,7 @@ def compile_in_place(recording: RoleRecording) -> GraphCall:
             torch._dynamo.mark_dynamic(example, axis)
         arguments.append(example)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), cudnn_attention(allowed=recording.role.part != "rows"):
             call(*arguments)
     except Exception as error:
         lines = str(error).strip().splitlines()

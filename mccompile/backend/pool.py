@@ -94,12 +94,12 @@ class Pool:
             worker.tell(json.dumps(own))
         return worker
 
-    def submit(self, program: Path, package: Path, headers: bool) -> Future[str | None]:
+    def submit(self, program: Path, package: Path, headers: bool, by_rows: bool = False) -> Future[str | None]:
         """Compiles the program saved at `program` into `package`. The result is None, or the reason for a failure.
 
-        headers: as in backend/aot.py, `compile_program`.
+        headers, by_rows: as in backend/aot.py, `compile_program`.
         """
-        job = {"program": str(program), "package": str(package), "headers": headers}
+        job = {"program": str(program), "package": str(package), "headers": headers, "by_rows": by_rows}
         return self._threads.submit(self._run, json.dumps(job))
 
     def _run(self, job: str) -> str | None:

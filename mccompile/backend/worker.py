@@ -37,7 +37,8 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            compile_program(torch.export.load(job["program"]), Path(job["package"]), job["headers"])
+            program, package = torch.export.load(job["program"]), Path(job["package"])
+            compile_program(program, package, job["headers"], job["by_rows"])
             answer: dict[str, str | None] = {"error": None}
         except CannotCompile as verdict:
             answer = {"error": str(verdict)}

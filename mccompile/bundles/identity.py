@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mccompile.backend.isa import cpu_features
+from mccompile.resources import own_version
 
 WHOLE = 64 * 2**20  # larger weight files are hashed by their header and by samples
 SAMPLES, SAMPLE = 256, 64 * 2**10
@@ -98,7 +99,7 @@ def environment(device: str) -> Environment:
     if device == "cuda":
         gpu = f"{torch.cuda.get_device_name()} {torch.cuda.get_device_capability()}"
     return Environment(
-        mccompile=version("mccompile"), torch=torch.__version__, diffusers=version("diffusers"),
+        mccompile=own_version(), torch=torch.__version__, diffusers=version("diffusers"),
         system=platform.system(), machine=platform.machine(), gpu=gpu, cpu=cpu_features(),
     )  # fmt: skip
 

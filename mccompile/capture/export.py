@@ -15,6 +15,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.errors import ExportError, ProbeError, first_line
+from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks
 from mccompile.capture.repeat import repeats
@@ -85,6 +86,19 @@ def export_model(
     The graph has no checks and no contexts that change nothing.
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
+    found = _traced(model, probe, second, each)
+    if not any(map(compares, found.guards)) or not takes_extremes(model):
+        return found
+    try:
+        with symbolic_extremes(model):
+            other = _traced(model, probe, second, each)
+    except ExportError:
+        return found
+    return other if sum(map(compares, other.guards)) < sum(map(compares, found.guards)) else found
+
+
+def _traced(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool) -> Exported:
+    """As `export_model`, with a branch of the recorded calls where forward takes the larger of two sizes."""
     pair = paired(model, probe, second)
     shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
     repeated: Mapping[str, str] = {}
@@ -95,14 +109,14 @@ def export_model(
     except ExportError:
         if not repeated:
             raise
-        return export_model(model, probe, second, each=True)
+        return _traced(model, probe, second, each=True)
     drop_checks(module)
     inline_contexts(module)
     drop_checks(module)
     try:
         copies = unfold(module, model, repeated)
     except NotUnfolded:
-        return export_model(model, probe, second, each=True)
+        return _traced(model, probe, second, each=True)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
     return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies)
 

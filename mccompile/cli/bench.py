@@ -15,12 +15,12 @@ from mccompile.cli.terminal import aligned, say
 if TYPE_CHECKING:
     from mccompile.studio.bench.report import Report
 
-WHAT = ("ladder", "peers", "scaling", "overhead", "attention")
+WHAT = ("ladder", "peers", "scaling", "overhead", "attention", "gpu")
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
-    parser = verbs.add_parser("bench", help="measure: ladder, peers, scaling, overhead, attention", description=__doc__)
+    parser = verbs.add_parser("bench", help=f"measure: {', '.join(WHAT)}", description=__doc__)
     parser.add_argument("what", choices=WHAT, metavar="|".join(WHAT))
     parser.add_argument("--model", default="embedded", metavar="NAME", help="`embedded` (default) or a folder")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
@@ -31,18 +31,24 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time of this process")
     threads = "of torch on the CPU; default: torch's own"
     parser.add_argument("--threads", type=up_to(MOST_THREADS), metavar="N", help=threads)
+    parser.add_argument("--rehearse", action="store_true", help="`gpu` without one: every stage on the CPU, tiny")
     parser.add_argument("--out", type=location, metavar="DIR", help="write JSON and SVG there")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints each table, writes each report; with --quick the last line is one JSON object."""
+    if arguments.what == "gpu":
+        from mccompile.cli.bench_gpu import run_stages
+
+        return run_stages(arguments)
     import torch
 
     if arguments.backend == "inductor":
         from mccompile.backend.pool import start_early
 
         start_early()
+    from mccompile.generate.errors import OptionRefused
     from mccompile.generate.places import prepare_place
     from mccompile.studio.bench.commands import Options, measure, summary
 
@@ -50,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         prepare_place(arguments.out)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    if arguments.rehearse:
+        raise OptionRefused(f"bench {arguments.what} --rehearse", "only `gpu` is rehearsed", "leave --rehearse out")
     options = Options.of(
         arguments.what, arguments.model, arguments.device, arguments.backend, arguments.repeat, arguments.quick,
         arguments.real, arguments.clock,

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mccompile import ir
 from mccompile.cli.failures import SETUP_FAILED
-from mccompile.cli.options import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, POLICY_HELP, add_parameters, up_to
+from mccompile.cli.options import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, POLICY_HELP, add_parameters, location, up_to
+from mccompile.cli.planned_run import WITHOUT_MODEL, steps_asked
+from mccompile.cli.steps_told import steps_svg, steps_table
 from mccompile.cli.terminal import say
-from mccompile.cli.words import describe
+from mccompile.cli.words import describe, whence, worth_lines
 from mccompile.diagnostics.pages import UnknownCode, explain_code
+from mccompile.language.extend import Merged
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_choices, load_merged
 from mccompile.language.parse import parse
-from mccompile.language.walk import all_rules
-from mccompile.policy.bind import BoundPolicy, bind
-from mccompile.policy.choosing import load_chosen
+from mccompile.policy.bind import bind
+from mccompile.policy.choosing import Chosen, load_chosen
+from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
 from mccompile.policy.groups import bounds_of
-from mccompile.policy.phases import Grid
+from mccompile.policy.in_words import rules_decided
 from mccompile.policy.planner import Plan, plan, show_plan
+from mccompile.policy.reasons import StepReason, reasons
+from mccompile.policy.rules import Static
 from mccompile.policy.text import show
 
 if TYPE_CHECKING:
-    from mccompile.lowering.types import LoweredModel
+    from mccompile.generate.worth import Worth
 
-DEFAULT_STEPS = 50
+JSON_FORMAT = "mccompile explain 1"
 MAGI_SIZE = (720, 720, 240)  # of `--stage memory` for MAGI-1
-FLOW_SHIFT = 5.0  # of the grid without a model: flow matching as SkyReels-V2 and Wan use it
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = verbs.add_parser("explain", help="explain a policy or an error code", description=__doc__)
     parser.add_argument("subject", metavar="POLICY|CODE", help=f"{POLICY_HELP}; or a code such as MC0203")
-    parser.add_argument("--stage", choices=("ast", "ir", "plan", "graph", "memory"), help="print this only")
+    parser.add_argument("--stage", choices=("ast", "ir", "plan", "steps", "graph", "memory"), help="print this only")
     parser.add_argument("--after", metavar="PASS", help="of `graph`: the graphs after this pass, and what it changed")
     parser.add_argument("--verify", action="store_true", help="of `graph`: check every part after every pass")
     parser.add_argument("--model", metavar="NAME", help="whose plan and graph: `embedded` or a diffusers folder")
+    parser.add_argument("--json", action="store_true", help="print everything that is known as one JSON object")
+    parser.add_argument("--svg", type=location, metavar="FILE", help="draw the plan into a file")
     parser.add_argument("--steps", type=up_to(MOST_STEPS), metavar="N", help=f"of the plan; default: {DEFAULT_STEPS}")
     parser.add_argument("--size", type=_size, metavar="HxWxF", help="of `memory`; default: the model's own")
     add_parameters(parser)
@@ -70,30 +78,90 @@ def run(arguments: argparse.Namespace) -> int:
         case "ir":
             sys.stdout.write(show(policy))
         case "plan":
-            sys.stdout.write(_plans(arguments, policy))
+            sys.stdout.write(_plans(_foreseen(arguments, policy)))
+        case "steps":
+            foreseen = _foreseen(arguments, policy)
+            for title, steps in foreseen.steps.items():
+                if title:
+                    say(title)
+                for line in steps_table(steps):
+                    say(line)
         case "memory":
             sys.stdout.write(_memory(arguments, policy))
         case "graph":
             sys.stdout.write(_graph(arguments, policy))
         case _:
-            comments = parse(find_policy(arguments.subject)).comments
-            choices = {n: (found.picks.get(n, words[0]), words) for n, words in load_choices(arguments.subject).items()}
-            merged = load_merged(arguments.subject, found.picks)
-            for line in describe(merged, policy, [c.text for c in comments if not c.trailing], choices):
-                say(line)
-            say("\nPlan")
-            sys.stdout.write(_plans(arguments, policy))
+            _everything(arguments, found)
     return 0
+
+
+def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
+    """All that words, or one JSON object, can say; and the drawing."""
+    foreseen = _foreseen(arguments, found.policy)
+    merged = load_merged(arguments.subject, found.picks)
+    if arguments.svg is not None:
+        name, steps = found.policy.name, next(iter(foreseen.steps.values()))
+        _draw(arguments.svg, steps_svg(f"{name}, {len(steps)} steps", steps))
+    if arguments.json:
+        say(json.dumps(_object(found, merged, foreseen)))
+        return
+    comments = parse(find_policy(arguments.subject)).comments
+    choices = {n: (found.picks.get(n, words[0]), words) for n, words in load_choices(arguments.subject).items()}
+    for line in describe(merged, found.policy, [c.text for c in comments if not c.trailing], choices, found.numbers):
+        say(line)
+    say("\nPlan")
+    sys.stdout.write(_plans(foreseen))
+    say("\nShould I run this?")
+    for title, made in foreseen.plans.items():
+        if title:
+            say(f"  {title}")
+        for line in worth_lines(made, foreseen.worth):
+            say(f"  {line}")
+
+
+def _plans(foreseen: ForeseenPlan) -> str:
+    """The plan, or several, each under what it is of."""
+    return "\n".join((f"{title}\n" if title else "") + show_plan(made) for title, made in foreseen.plans.items())
+
+
+def _draw(path: Path, text: str) -> None:
+    from mccompile.generate.errors import OutputRefused
+    from mccompile.generate.places import put, reason
+
+    try:
+        put(path, lambda draft: draft.write_bytes(text.encode()))
+    except OSError as error:
+        raise OutputRefused(str(path), reason(error)) from None
+
+
+def _object(found: Chosen, merged: Merged, foreseen: ForeseenPlan) -> dict[str, object]:
+    policy = found.policy
+    parameters = [
+        {"name": p.name, "value": found.numbers.get(p.name, p.default), "from": whence(merged, p.name, found.numbers),
+         "low": p.low, "high": p.high, "unit": p.unit}
+        for p in policy.params
+    ]  # fmt: skip
+    phases = [{"name": name.strip(), "decided": at} for p in policy.phases for name, at in rules_decided(p, policy)]
+    steps = {title: [asdict(step) for step in of] for title, of in foreseen.steps.items()}
+    notes = [note for made in foreseen.plans.values() for note in made.notes]
+    worth = foreseen.worth
+    return {
+        "format": JSON_FORMAT, "policy": policy.name, "picks": dict(found.picks), "parameters": parameters,
+        "phases": phases, "steps": steps, "notes": notes,
+        "worth": None if worth is None else asdict(worth) | {"speed_up": worth.speed_up},
+    }  # fmt: skip
 
 
 def _without_meaning(arguments: argparse.Namespace, stage: str | None) -> str:
     """Which option would be read by nobody, in a sentence; "" if each of them says something."""
     asked = f"`--stage {stage}`" if stage != "code" else "the page of a code"
     for option, given, stages in (
-        ("--steps", arguments.steps, (None, "plan")),
+        ("--steps", arguments.steps, (None, "plan", "steps")),
         ("--size", arguments.size, ("memory",)),
-        ("--model", arguments.model, (None, "plan", "graph", "memory")),
-        ("--set", arguments.parameters or None, (None, "ast", "ir", "plan", "graph", "memory")),
+        ("--model", arguments.model, (None, "plan", "steps", "graph", "memory")),
+        ("--json", arguments.json or None, (None,)),
+        ("--svg", arguments.svg, (None,)),
+        ("--set", arguments.parameters or None, (None, "ast", "ir", "plan", "steps", "graph", "memory")),
         ("--after", arguments.after, ("graph",)),
         ("--verify", arguments.verify or None, ("graph",)),
     ):
@@ -152,62 +220,63 @@ def _explain_code(code: str) -> int:
     return 0
 
 
-def flow_grid(steps: int) -> Grid:
-    """Flow matching's grid of timesteps and sigmas, shifted, from noise to data."""
-    even = [1 - i * (1 - 1 / 1000) / steps for i in range(steps)]
-    sigmas = tuple(FLOW_SHIFT * s / (1 + (FLOW_SHIFT - 1) * s) for s in even)
-    return Grid(steps, tuple(1000 * s for s in sigmas), sigmas)
+@dataclass(frozen=True, slots=True)
+class ForeseenPlan:
+    """What is known before a run: of each transformer, and of the regions of each name (policy/groups.py).
 
-
-def _steps(arguments: argparse.Namespace, policy: ir.PolicyIR) -> int:
-    """As asked; else as many as a step mask covers; else the default."""
-    masks = [len(rule.compute) for rule in all_rules(policy) if isinstance(rule, ir.StepMask)]
-    return int(arguments.steps or min(masks, default=DEFAULT_STEPS))
-
-
-def _plans(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
-    """The plan, or one for the regions of each name. The grid and the values are those of the model.
-
-    Without a model, it is what the clock alone settles. Where two transformers take turns, each has its own.
+    The keys say which; that of the only one is empty. worth: None without a model, and where there are several.
     """
-    bounds, makers = bounds_of(bind(policy, dict(arguments.parameters))), _planners(arguments, policy)
-    texts = [
-        part + (f"regions {group}\n" if len(bounds) > 1 else "") + show_plan(make(bounds[group]))
-        for part, make in makers.items()
-        for group in bounds
-    ]
-    return "\n".join(texts)
+
+    plans: Mapping[str, Plan]
+    steps: Mapping[str, tuple[StepReason, ...]]
+    worth: Worth | None
 
 
-def _planners(arguments: argparse.Namespace, policy: ir.PolicyIR) -> dict[str, Callable[[BoundPolicy], Plan]]:
-    """What makes the plan of each transformer, by a line that says which; that line is empty for the only one."""
-    steps = _steps(arguments, policy)
+def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPlan:
+    """On the model's own grid and values; without a model, what the clock alone settles."""
+    bounds = bounds_of(bind(policy, dict(arguments.parameters)))
+    steps = steps_asked(arguments.steps, [policy])
+    names = {group: f"regions {group}" if len(bounds) > 1 else "" for group in bounds}
+    plans: dict[str, Plan] = {}
+    why: dict[str, tuple[StepReason, ...]] = {}
     if arguments.model is None:
-        return {"": lambda bound: plan(bound, flow_grid(steps), {}, frozenset())}
+        grid = flow_grid(steps)
+        for group, bound in bounds.items():
+            plans[names[group]] = plan(bound, grid, {}, frozenset())
+            why[names[group]] = reasons(bound, grid, WITHOUT_MODEL)
+        return ForeseenPlan(plans, why, None)
     import torch
 
+    from mccompile.generate.worth import worth_of
+    from mccompile.pipelines.budgets import keeping_for
     from mccompile.pipelines.experts import part_of, rows_of
     from mccompile.pipelines.grids import grid_of
-    from mccompile.runtime.planning import make_plan
+    from mccompile.runtime.planning import make_plan, static_tables
 
-    def made(lowered: LoweredModel, grid: Grid, bound: BoundPolicy) -> Plan:
-        with torch.no_grad():
-            return make_plan(lowered, bound, grid, inputs, True)
-
-    compiled, inputs, pipe = _compiled(arguments, policy)
+    compiled, captured, pipe = _compiled(arguments, policy)
+    inputs = captured.calls[0]
     pipe.scheduler.set_timesteps(steps)
-    found: dict[str, Callable[[BoundPolicy], Plan]] = {}
     whole = grid_of(pipe.scheduler)
     for each in compiled.experts:
         rows = range(whole.steps) if each.slot is None else rows_of(pipe, each.slot, pipe.scheduler.timesteps)
-        part = f"{each.slot}: {len(rows)} steps from step {rows.start} on\n" if each.slot is not None else ""
-        make = partial(made, each.runner.lowered, part_of(whole, rows))
-        found |= {part: make} if rows else {}
-    return found
+        part = f"{each.slot}: {len(rows)} steps from step {rows.start} on" if each.slot is not None else ""
+        for group, bound in bounds.items() if rows else ():
+            title = "\n".join(filter(None, (part, names[group])))
+            lowered, grid = each.runner.lowered, part_of(whole, rows)
+            with torch.no_grad():
+                plans[title] = make_plan(lowered, bound, grid, inputs, True)
+                static = Static(static_tables(lowered, bound.ir, grid, inputs), lowered.static)
+            why[title] = reasons(bound, grid, static)
+    if arguments.stage is not None or len(plans) > 1:
+        return ForeseenPlan(plans, why, None)
+    numbers = dict(arguments.parameters)
+    kept = keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, {}, numbers).predicted
+    made = next(iter(plans.values()))
+    return ForeseenPlan(plans, why, worth_of(compiled, inputs, made, None if kept is None else kept.total))
 
 
 def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: ignore[no-untyped-def]
-    """The policy on the model, nothing compiled; one recorded call; the pipeline."""
+    """The policy on the model, nothing compiled; the captured model with its recorded calls; the pipeline."""
     from mccompile import api
     from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
     from mccompile.generate.placement import Placement
@@ -219,4 +288,4 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)
     )
     compiled.undo()
-    return compiled, captured.calls[0], pipe
+    return compiled, captured, pipe

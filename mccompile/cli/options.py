@@ -30,6 +30,20 @@ def add_parameters(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_two_parameters(parser: argparse._ActionsContainer) -> None:
+    """`--set-a` and `--set-b`, for a verb of two policies A and B."""
+    for which in "ab":
+        parser.add_argument(
+            f"--set-{which}",
+            dest=f"parameters_{which}",
+            metavar="NAME=VALUE",
+            type=chosen,
+            action="append",
+            default=[],
+            help=f"value of a parameter, or alternative of a choice, of {which.upper()}",
+        )
+
+
 def add_backend(parser: argparse._ActionsContainer, default: str) -> None:
     """`--backend` and `--deny refusals`."""
     parser.add_argument("--backend", choices=("eager", "inductor"), default=default, help="default: %(default)s")
@@ -80,6 +94,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text:.40}` is not a whole number of at least 1")
     return int(text)
+
+
+def step_range(text: str) -> range:
+    """`0..4` as steps 0 to 4, `7` as step 7 alone."""
+    found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if last < first:
+        raise argparse.ArgumentTypeError(f"`{text}` is no range of steps such as 0..4")
+    return range(first, last + 1)
 
 
 def up_to(most: int) -> Callable[[str], int]:

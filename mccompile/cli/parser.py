@@ -10,14 +10,18 @@ from mccompile.cli import (
     bench,
     check,
     compile,
+    diff,
     doctor,
     explain,
     explore,
     fmt,
     generate,
+    import_,
+    lsp,
     metrics,
     models,
     policies,
+    prove,
     replay,
     report,
     serve,
@@ -25,8 +29,8 @@ from mccompile.cli import (
 )
 
 VERBS = (
-    check, fmt, explain, policies, models, doctor, generate, compile, replay, report, metrics, explore, tune, serve,
-    bench,
+    check, fmt, explain, diff, prove, import_, policies, models, doctor, generate, compile, replay, report, metrics,
+    explore, tune, serve, bench, lsp,
 )  # fmt: skip
 
 

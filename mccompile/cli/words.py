@@ -3,57 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mccompile import ir
 from mccompile.cli.terminal import aligned
 from mccompile.language import ast
 from mccompile.language.extend import Merged
-from mccompile.language.spell import guard, rule, spell, when, where
+from mccompile.language.spell import guard, rule, spell, when
 from mccompile.language.types import word
-from mccompile.language.walk import rule_expressions
-from mccompile.policy.budget import in_words
-from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static
+from mccompile.policy.cells import Plan
+from mccompile.policy.in_words import chunks, kept, known, parameter, regions, rules_decided
 
-_KEPT = {
-    "residual": "what the blocks add to their input",
-    "output": "what the blocks return",
-    "increment": "the step of the latent",
-}
-_LIFE = {
-    ("pending", "skip"): "chunks that have not begun are skipped",
-    ("pending", "compute"): "chunks that have not begun are computed",
-    ("finished", "keep"): "finished chunks keep the keys and values of their last step (approximate)",
-    ("finished", "refresh"): "finished chunks get one last clean pass, then keep their keys and values (exact)",
-    ("finished", "compute"): "finished chunks are computed",
-}
+if TYPE_CHECKING:
+    from mccompile.generate.worth import Worth
 
 
 def describe(
-    written: Merged, policy: ir.PolicyIR, comments: Sequence[str], choices: Mapping[str, tuple[str, Sequence[str]]]
+    written: Merged, policy: ir.PolicyIR, comments: Sequence[str], choices: Mapping[str, tuple[str, Sequence[str]]],
+    numbers: Mapping[str, float],
 ) -> Iterator[str]:
     """Lines: the name, then the parts in the order in which one asks for them.
 
-    written: what `policy` was made of. choices: of each the alternative that holds, and all of them.
-    """
+    written: what `policy` was made of. choices: of each the alternative that holds, and all of them. numbers: the
+    parameters that were set.
+    """  # fmt: skip
     models = f", calibrated for {', '.join(policy.models)}" if policy.models else ""
     yield f"{policy.name}{models}"
     yield from (f"  {c.removeprefix('#').strip()}" for c in comments)
     yield "\nWhat it does"
     yield from _indented([row for p in written.phases.values() for row in _phase(p)])
-    for line in (*_regions(policy), *_chunks(policy), *_kept(policy.cache)):
+    for line in (*regions(policy), *chunks(policy), *kept(policy.cache)):
         yield f"  {line}"
     if choices:
         yield "\nChoices (--set NAME=ALTERNATIVE)"
-        yield from _indented([(name, picked, f"of {', '.join(known)}") for name, (picked, known) in choices.items()])
+        yield from _indented([(name, picked, f"of {', '.join(others)}") for name, (picked, others) in choices.items()])
     if policy.params:
         yield "\nParameters (--set NAME=VALUE)"
-        yield from _indented([_parameter(p) for p in policy.params])
+        whole = [(p, numbers.get(p.name)) for p in policy.params]
+        yield from _indented([(*parameter(p, value), whence(written, p.name, numbers)) for p, value in whole])
     if policy.signals:
         yield "\nSignals"
         rows = [(s, spell(written.signals[s.name].expr)) for s in policy.signals]
-        yield from _indented([(s.name, text, f"per {word(s.granularity)}", _known(s, policy)) for s, text in rows])
+        yield from _indented([(s.name, text, f"per {word(s.granularity)}", known(s, policy)) for s, text in rows])
     yield "\nPhases"
-    yield from _indented([row for p in policy.phases for row in _settled_rules(p, policy)])
+    yield from _indented([row for p in policy.phases for row in rules_decided(p, policy)])
+
+
+def whence(written: Merged, name: str, numbers: Mapping[str, float]) -> str:
+    """Where the value of a parameter comes from: `--set`, the policy itself, or the place of a base."""
+    if name in numbers:
+        return "--set"
+    span = written.params[name].span if name in written.params else None
+    if span is None or span.source == written.policy.span.source:
+        return "default"
+    return f"default of {span.source.name}:{span.line}"
 
 
 def _indented(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -77,65 +80,25 @@ def _does(what: ast.WrittenRule) -> str:
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 
 
-def _regions(policy: ir.PolicyIR) -> Iterator[str]:
-    for region in policy.regions:
-        match region.where:
-            case ir.Blocks(first, last):
-                place = f"blocks[{where(first, last)}]"
-            case ir.Integration():
-                place = "the whole model with the sampler's step"
-        place = place if region.name is None else f"{region.name} = {place}"
-        yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
-        if region.forecast is not None and region.forecast.at is not None:
-            depth = max(map(len, region.forecast.weights))
-            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
+def worth_lines(plan: Plan, worth: Worth | None) -> Iterator[str]:
+    """What the plan saves: steps, and with a model tokens, FLOPs, bytes and the speed-up that they allow."""
+    steps = len(plan.cells)
+    sure = sum(cell.action == "compute" for cell in plan.cells)
+    perhaps = sum(cell.action == "dynamic" for cell in plan.cells)
+    rows = [("steps computed", _between(sure / steps, (sure + perhaps) / steps), f"of {steps}")]
+    if worth is not None:
+        slow, fast = worth.speed_up
+        rows.append(("tokens computed", _between(*worth.tokens), "of an active chunk"))
+        rows.append(("FLOPs", _between(*worth.flops), "of a run that computes everything"))
+        rows.append(("speed-up", f"{slow:.2f}" if slow == fast else f"{slow:.2f} to {fast:.2f}", "by FLOPs alone"))
+        if worth.kept is not None:
+            rows.append(("kept", f"{worth.kept / 1e6:.1f} MB", "see --stage memory"))
+    yield from aligned(rows)
+    if worth is None:
+        yield "with --model NAME: tokens, FLOPs, bytes, and the steps that the model's timestep embedding settles"
+    if perhaps:
+        yield f"data decides {perhaps} of the steps: `mccompile generate --compare` measures"
 
 
-def _chunks(policy: ir.PolicyIR) -> Iterator[str]:
-    if policy.chunks.frames is not None:
-        yield f"a chunk is {policy.chunks.frames} latent frames"
-    yield _LIFE["pending", policy.chunks.pending]
-    yield _LIFE["finished", policy.chunks.finished]
-    leader = policy.branches.share_decision
-    if leader is not None:
-        batch = ", and run with it in one batch" if policy.branches.batch else ""
-        yield f"the other guidance branches follow the decisions of {leader}{batch}"
-
-
-def _kept(cache: ir.Cache) -> Iterator[str]:
-    if cache.budget is not None:
-        yield f"keeps at most {cache.budget:,} bytes on the model's device: `--stage memory` tells how"
-    elif not {cache.dtype, cache.residual, cache.device} <= {"auto", "model"}:
-        yield f"keeps {in_words(cache)}"
-
-
-def _parameter(param: ir.Param) -> tuple[str, str, str]:
-    scale, unit = (100.0, "%") if param.unit == "%" else (1.0, f" {param.unit}" if param.unit else "")
-    default, low, high = (f"{scale * v:g}" for v in (param.default, param.low, param.high))
-    return param.name, f"{default}{unit}", f"{low}..{high}{unit}"
-
-
-def _known(signal: ir.Signal, policy: ir.PolicyIR) -> str:
-    if signal.late:
-        return "known after the step, used by the next"
-    static = is_static(signal.expr, policy, TIMESTEP_SOURCES)
-    return "known before the first frame" if static else "measured at each step"
-
-
-def _settled_rules(phase: ir.Phase, policy: ir.PolicyIR) -> Iterator[tuple[str, str]]:
-    yield phase.name, _settled(phase.rule, policy)
-    yield from ((f"  {one.region}", _settled(one.rule, policy)) for one in phase.regions or ())
-
-
-def _settled(rule: ir.Rule, policy: ir.PolicyIR) -> str:
-    """Static where clock, parameters and the timestep's embedding decide; the planner's table then has it."""
-    expressions = rule_expressions(rule)
-    if not expressions:
-        return "static: the clock decides"
-    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
-        return "static: the clock and the parameters decide"
-    if isinstance(rule, ir.Every):
-        return "static: the clock and the parameters decide"
-    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
-        return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
-    return "dynamic: decided by nodes in the graph, from data"
+def _between(low: float, high: float) -> str:
+    return f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"

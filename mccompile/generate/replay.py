@@ -188,7 +188,8 @@ def _example(recording: Recording, chunks: int, area: tuple[int, int]) -> dict[s
     noise = torch.Generator().manual_seed(0)
     latents = torch.randn(1, recording.latents.size(1), frames, height, width, generator=noise)
     timesteps = torch.arange(1, frames + 1, dtype=recording.timesteps.dtype).mul(7).unsqueeze(0)
-    return _arguments(latents, timesteps, recording.contexts[BRANCHES[0]])
+    context = recording.contexts[BRANCHES[0]]
+    return _arguments(latents.to(context.device), timesteps.to(context.device), context)
 
 
 def _arguments(latents: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> dict[str, object]:

@@ -25,6 +25,7 @@ from mccompile.language.errors import choosing, layers, names, values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Elaborator
 from mccompile.language.extend import Loader, Merged, chain, merge
+from mccompile.language.in_extension import in_user_file
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
 from mccompile.language.parse import MAX_DEPTH, keywords
@@ -65,8 +66,11 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst], picks: Picks)
             if isinstance(item, ast.ParamDecl | ast.SignalDecl) and item.name.text == choice.name.text
         ]
     if errors:
-        raise PolicyError(_in_order(errors, policy))
-    made = [(way, *_elaborated(policy, [resolved(p, way) for p in policies])) for way in ways(choices)]
+        raise PolicyError(_in_order([in_user_file(error, policies) for error in errors], policy))
+    made: list[_Made] = []
+    for way in ways(choices):
+        found, wrong = _elaborated(policy, [resolved(p, way) for p in policies])
+        made.append((way, found, [in_user_file(error, policies) for error in wrong]))
     _report_alternatives(policy, made, choices)
     return next(found for way, found, _ in made if found is not None and way.items() >= picks.items())
 
@@ -174,7 +178,8 @@ def _check_signals(merged: Merged, within: Elaborator) -> None:
         name = declaration.name
         if name.text in merged.own and name.text not in within.used:
             what = "parameter" if isinstance(declaration, ast.ParamDecl) else "signal"
-            within.report(values.Unused(name.span, what, name.text))
+            base = tuple(d.name.text for d in _declarations(merged) if d.name.text not in merged.own)
+            within.report(values.Unused(name.span, what, name.text, base))
 
 
 def _in_order(errors: list[Diagnostic], policy: ast.PolicyAst) -> list[Diagnostic]:

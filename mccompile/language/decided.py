@@ -32,7 +32,7 @@ class DecidedPart:
 
 def decided_parts(condition: ir.Expr, ranges: Ranges) -> Iterator[DecidedPart]:
     """The largest parts of a condition that are the same at every step."""
-    found = _decided(condition, ranges)
+    found = decided(condition, ranges)
     if found is not None:
         yield DecidedPart(condition, found)
     elif isinstance(condition, ir.Apply) and condition.op in ("and", "or", "not"):
@@ -40,7 +40,7 @@ def decided_parts(condition: ir.Expr, ranges: Ranges) -> Iterator[DecidedPart]:
             yield from decided_parts(arg, ranges)
 
 
-def _decided(condition: ir.Expr, ranges: Ranges) -> bool | None:
+def decided(condition: ir.Expr, ranges: Ranges) -> bool | None:
     """Whether it always (True) or never (False) holds; None where that depends on the step."""
     domains: dict[Variable, list[float]] = {}
     for left, right, _ in _comparisons(condition):

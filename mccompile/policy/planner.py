@@ -7,7 +7,7 @@ account. A step that computes everything restores the account. A cell says what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -46,7 +46,7 @@ def plan(
     """
     if any(phase.regions for phase in bound.ir.phases):
         raise ValueError(f"a plan is of one group of regions: ask for those of `bounds_of({bound.ir.name})`")
-    problems = [*_mask_problems(bound, grid), *_range_problems(bound, grid), *_gaps(bound, grid)]
+    problems = run_problems(bound, grid)
     if problems:
         raise PolicyError(problems)
     changes = static_changes(bound.ir, static_sources)
@@ -54,17 +54,12 @@ def plan(
         if len(tables.get(change, ())) < grid.steps:
             raise ValueError(f"the table of the change of {change.of.name} must have {grid.steps} entries")
     static = Static({c: tables[c] for c in changes}, static_sources)
-    situations = frozenset({Situation(start(bound), kept=False, since=0, accounts=no_accounts(bound.ir), total=0)})
-    signals = {s.name: s for s in bound.ir.signals}
-    back = max(looks_back(p.rule, signals) for p in bound.ir.phases)
     cells: list[Cell] = []
     seen: list[frozenset[int]] = []
-    for step in range(grid.steps):
-        decided = {s: decide(bound, grid, s, static) if fold else forced(bound, grid, s) for s in situations}
+    for step, decided in enumerate(steps_of(bound, grid, static, fold)):
         values = tuple(float(np.float32(tables[c][step])) if step else 0.0 for c in changes)
         cells.append(_cell(step, decided, values))
         seen.append(frozenset(d.phase for d in decided.values()))
-        situations = frozenset(t for s, d in decided.items() for t in _after(bound, grid, s, d, back))
     return Plan(
         policy=bound.ir.name,
         grid=Grid(grid.steps, _float32(grid.timesteps), _float32(grid.sigmas)),
@@ -74,6 +69,30 @@ def plan(
         accounts=account_names(bound.ir)[1:],
         notes=(*_notes(bound, cells, frozenset().union(*seen)), *static_notes(bound, grid, static, cells)),
     )
+
+
+def steps_of(
+    bound: BoundPolicy, grid: Grid, static: Static, fold: bool = True
+) -> Iterator[Mapping[Situation, Decision]]:
+    """For every step, the situations in which a chunk can then be, and what is decided in each of them."""
+    situations = frozenset({first_situation(bound)})
+    back = looks_back_most(bound)
+    for step in range(grid.steps):
+        decided = {s: decide(bound, grid, s, static) if fold else forced(bound, grid, s) for s in situations}
+        yield decided
+        if step + 1 < grid.steps:
+            situations = frozenset(t for s, d in decided.items() for t in after(bound, grid, s, d, back))
+
+
+def first_situation(bound: BoundPolicy) -> Situation:
+    """That of a chunk that has done no step."""
+    return Situation(start(bound), kept=False, since=0, accounts=no_accounts(bound.ir), total=0)
+
+
+def looks_back_most(bound: BoundPolicy) -> int:
+    """At how many of a cell's last computations some rule of the policy looks back."""
+    signals = {s.name: s for s in bound.ir.signals}
+    return max(looks_back(p.rule, signals) for p in bound.ir.phases)
 
 
 def _float32(values: Iterable[float]) -> tuple[float, ...]:
@@ -97,8 +116,11 @@ def _action(decided: Mapping[Situation, Decision]) -> PlannedAction:
     return "reuse" if agree else "dynamic"
 
 
-def _after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision, back: int) -> Iterable[Situation]:
-    """The situations that can follow. back: how many of the last computations matter to some rule."""
+def after(bound: BoundPolicy, grid: Grid, before: Situation, decision: Decision, back: int) -> Iterable[Situation]:
+    """The situations that can follow: first that in which nothing was computed, where data decides.
+
+    back: how many of the last computations matter to some rule.
+    """
     known = before.computed
     if decision.compute is None:
         for computed in (False, True):
@@ -132,6 +154,11 @@ def _forget(bound: BoundPolicy, state: ChunkState) -> ChunkState:
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------
+def run_problems(bound: BoundPolicy, grid: Grid) -> list[Diagnostic]:
+    """Why the policy cannot run on this grid (MC0305 to MC0307); empty where it can."""
+    return [*_mask_problems(bound, grid), *_range_problems(bound, grid), *_gaps(bound, grid)]
+
+
 def _mask_problems(bound: BoundPolicy, grid: Grid) -> Iterable[Diagnostic]:
     for phase in bound.ir.phases:
         if isinstance(phase.rule, ir.StepMask) and len(phase.rule.compute) < grid.steps:

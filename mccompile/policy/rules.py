@@ -174,15 +174,19 @@ class _Folded:
         return compute or (rule.all_above is not None and bool(self._value(rule.all_above) < 0))
 
     def _value(self, expr: ir.Expr) -> StaticValue:
-        step, accounts = self.at.state.step, self.at.accounts
-        moment = StaticMoment(
-            params={name: np.float32(v) for name, v in self.bound.values.items()},
-            signals={s.name: s for s in self.bound.ir.signals},
-            grid=self.grid,
-            step=step,
-            changes={c: np.float32(t[step]) for c, t in self.static.tables.items()},
-            accounts=None if accounts is None else dict(zip(account_names(self.bound.ir), accounts, strict=True)),
-            tables=self.static.tables,
-            kept=self.at.computed,
-        )
-        return evaluate(expr, moment)
+        return evaluate(expr, moment_of(self.bound, self.grid, self.at, self.static))
+
+
+def moment_of(bound: BoundPolicy, grid: Grid, at: Situation, static: Static) -> StaticMoment:
+    """What a static expression may look at in the step about to run."""
+    step, accounts = at.state.step, at.accounts
+    return StaticMoment(
+        params={name: np.float32(v) for name, v in bound.values.items()},
+        signals={s.name: s for s in bound.ir.signals},
+        grid=grid,
+        step=step,
+        changes={c: np.float32(t[step]) for c, t in static.tables.items()},
+        accounts=None if accounts is None else dict(zip(account_names(bound.ir), accounts, strict=True)),
+        tables=static.tables,
+        kept=at.computed,
+    )

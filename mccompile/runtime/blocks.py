@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from mccompile.backend.role import Backend, GraphCall, Purpose, Role, Value
+from mccompile.backend.sdpa import cudnn_attention
 from mccompile.capture.part import (
     Additive,
     Buffer,
@@ -216,7 +217,8 @@ class BlockCalls:
         for i, home, local in zip(numbers, homes, self.staging.through(homes) if self.staging else homes, strict=True):
             site = self._captured.blocks[i]
             kept = dict(zip(self._keeps[site.kind], local, strict=True))
-            results = self._partial[i](resolve)
+            with cudnn_attention(allowed=rows.whole):
+                results = self._partial[i](resolve)
             if self.staging is not None:
                 self._put_back(site.kind, home, local, rows)
             made |= dict(zip(site.streams_out, results, strict=True))

@@ -70,7 +70,7 @@ class CompiledModel(StandIn):
         parameter = self.signature.parameters.get("return_dict")
         self._return_dict = _ABSENT if parameter is None else parameter.default
         self._output: type | None = None  # the class of the model's output object, once it is known
-        self._config = dict(getattr(model, "config", {}))
+        self._config = _configured(model)
         self._undo: list[Callable[[], None]] = []
         self._pipe: object | None = None
         self._given = model  # what the pipeline had in this one's place
@@ -267,7 +267,7 @@ class CompiledModel(StandIn):
     def _run(self, call: dict[str, object], moment: Moment) -> object:
         as_dict = call.get("return_dict", self._return_dict) is True
         captured = self.runner.lowered.captured
-        config = dict(getattr(self.model, "config", {}))
+        config = _configured(self.model)
         if config != self._config:
             changed = [f"{k}: {self._config.get(k)} -> {v}" for k, v in config.items() if self._config.get(k) != v]
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
@@ -301,3 +301,7 @@ class CompiledModel(StandIn):
 
 _ABSENT = object()
 
+
+def _configured(model: nn.Module) -> dict[str, object]:
+    """The model's configuration, without what saving it notes there: names that begin with `_` are diffusers' own."""
+    return {name: value for name, value in dict(getattr(model, "config", {})).items() if not name.startswith("_")}

@@ -35,7 +35,21 @@ def make_plan(
     told: the timesteps that the model is given at the steps of the grid; None: the grid's own. Raises UnknownTimesteps
     (MC0611) where they are needed and not known.
     """  # fmt: skip
-    changes = static_changes(bound.ir, lowered.static)
+    tables = static_tables(lowered, bound.ir, grid, inputs, told)
+    made = plan(bound, grid, tables, lowered.static, fold)
+    idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
+    return replace(made, notes=(*made.notes, *idle))
+
+
+def static_tables(
+    lowered: LoweredModel, policy: ir.PolicyIR, grid: Grid, inputs: Mapping[str, Value],
+    told: Told | Untold | None = None,
+) -> dict[ir.Change, tuple[float, ...]]:
+    """The values of a policy's static changes at every step of the grid; arguments and errors as of `make_plan`.
+
+    policy: that of the model, or another one that measures nothing else of static sources.
+    """  # fmt: skip
+    changes = static_changes(policy, lowered.static)
     timesteps = grid.timesteps
     match told:
         case Told():
@@ -43,10 +57,7 @@ def make_plan(
         case Untold() if changes:
             raise UnknownTimesteps(lowered.policy.name, told.why)
     sources = {c.of.name: _StaticSource(lowered, lowered.located[c.of.name]) for c in changes}
-    tables = {c: sources[c.of.name].table(c, timesteps, inputs) for c in changes}
-    made = plan(bound, grid, tables, lowered.static, fold)
-    idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
-    return replace(made, notes=(*made.notes, *idle))
+    return {c: sources[c.of.name].table(c, timesteps, inputs) for c in changes}
 
 
 class _StaticSource:

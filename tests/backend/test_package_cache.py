@@ -93,7 +93,7 @@ def test_nothing_is_compiled_twice(folder: Path, tmp_path: Path, monkeypatch: py
     """The second build takes the package of the first, and says so by progress as ever."""
     made = []
 
-    def compile_program(program: object, path: Path, headers: bool) -> None:
+    def compile_program(program: object, path: Path, headers: bool, by_rows: bool) -> None:
         made.append(path)
         path.write_bytes(b"a package")
 

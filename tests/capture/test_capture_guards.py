@@ -8,12 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from torch import nn
 
-from mccompile.capture import capture
+from mccompile.capture import capture, flat_inputs, run_full
 from mccompile.capture.errors import CallError
+from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.runtime.new_sizes import NewSizes
+from tests import zoo
 from tests.pipelines.conftest import wan_transformer
+from tests.zoo import ToyTransformer
 
 CALL = {"x": torch.zeros(2, 6, 8), "n": 5, "pair": [torch.zeros(3), {"y": torch.zeros(4)}], "flag": True}
 
@@ -83,3 +87,39 @@ def test_a_size_at_which_forward_branches_is_refused_and_others_are_run() -> Non
         sizes.check(asked(4, 6, 8, 9))  # another length of the text than both calls had: numbers say that it is right
         silent = NewSizes(model, replace(captured, guards=()))
         silent.check(asked(3, 6, 8))  # without the guards nothing is noticed
+
+
+class Reaching(ToyTransformer):
+    """A model that reads a table from the longer side of its grid on, as Qwen-Image does for its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.linspace(1, 2, 64))
+
+    def forward(self, latent: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        reach = max(latent.size(3) // 2, latent.size(4) // 2)
+        return super().forward(latent * self.table[reach : reach + 1], time)
+
+
+def test_the_longer_side_is_no_branch() -> None:
+    """Captured from two landscapes, the graph is the model at a portrait too, and demands nothing of it."""
+    torch.manual_seed(0)
+    model = Reaching().eval().requires_grad_(False)
+    landscapes = [{"latent": torch.randn(1, 4, *size), "time": torch.rand(1)} for size in ((4, 6, 14), (5, 10, 22))]
+    captured = capture(model, *landscapes)
+    assert not any(map(compares, captured.guards))
+    assert takes_extremes(model)
+    assert not takes_extremes(ToyTransformer())
+    portrait = {"latent": torch.randn(1, 4, 4, 14, 6), "time": torch.rand(1)}
+    (given,) = run_full(captured, flat_inputs(captured, portrait)).outputs
+    torch.testing.assert_close(given, model(**portrait))
+    assert "max" not in vars(zoo)
+
+
+def test_the_larger_of_numbers_that_are_no_sizes_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "min", lambda *values: "own", raising=False)
+    with symbolic_extremes(ToyTransformer()):
+        assert vars(zoo)["max"](2, 5, 3) == 5
+        assert vars(zoo)["max"]([2, 7], key=lambda x: -x) == 2
+        assert zoo.min(1, 2) == "own"  # type: ignore[attr-defined]
+    assert "max" not in vars(zoo)

@@ -19,14 +19,16 @@ class Moving:
     """Each tensor is moved once: what shares memory on the CPU shares it on the device."""
 
     def __init__(self) -> None:
-        self._moved: dict[int, tuple[torch.Tensor, OnDevice]] = {}
+        self._moved: dict[tuple[object, ...], tuple[torch.Tensor, OnDevice]] = {}
         self._back: list[Callable[[], object]] = []
 
     def value(self, value: Any) -> Any:
         """A tensor of the device for a tensor; anything else is itself."""
         if not isinstance(value, torch.Tensor):
             return value
-        return self._moved.setdefault(id(value), (value, on_device(value)))[1]
+        place = value.data_ptr() or id(value)  # a graph has tensors of its own where the model's values lie
+        key = (place, value.shape, value.stride(), value.dtype)
+        return self._moved.setdefault(key, (value, on_device(value)))[1]
 
     def module(self, module: torch.nn.Module) -> None:
         """Parameters, buffers and plain tensors of a module, and the devices that its graphs name."""

@@ -29,6 +29,7 @@ _READS = {
     aten.masked_select.default, aten._unique2.default, aten.unique_dim.default, aten.bincount.default,
 }  # fmt: skip
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+_SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _BYTES = (torch.bool, torch.uint8)
 
 
@@ -83,6 +84,7 @@ class SimulatedDevice(TorchDispatchMode):
         super().__init__()
         self.waits: list[Wait] = []
         self.launched: Counter[str] = Counter()
+        self.attended: list[tuple[int, bool]] = []  # rows of each attention over prefixes; whether cuDNN may take it
         self._pinned: list[torch.Tensor] = []  # held, so that no other memory takes the place of theirs
 
     @property
@@ -220,10 +222,12 @@ class SimulatedDevice(TorchDispatchMode):
         """One kernel, the project's own attention or torch's. A mask of truth values is first made an added one."""
         self.launched[str(func)] += 1
         if func.namespace != "mccompile":
-            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-            self._together(func, [t for t in (*args[:3], mask) if t is not None])
+            given = dict(zip(_SDPA, args, strict=False)) | kwargs
+            mask = given.get("attn_mask")
+            self._together(func, [t for t in (*(given[n] for n in _SDPA[:3]), mask) if t is not None])
             self.launched["a mask of truth values"] += 2 if mask is not None and mask.dtype == torch.bool else 0
-            return OnDevice(attention(*args, **{("mask" if k == "attn_mask" else k): v for k, v in kwargs.items()}))
+            return OnDevice(attention(**given))
+        self.attended.append((args[0].size(2), torch.backends.cuda.cudnn_sdp_enabled()))
         self._together(func, list(args[:3]))
         if isinstance(args[3], OnDevice):
             self.wait("read", "bounds of attention")

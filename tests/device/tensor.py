@@ -85,11 +85,14 @@ def memory_of(value: Any) -> Any:
     return value.memory if isinstance(value, OnDevice) else value
 
 
-def attention(q: Any, k: Any, v: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **more: Any) -> Any:
+def attention(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    **more: Any,
+) -> Any:  # fmt: skip
     """torch's attention on the memory of the CPU."""
-    q, k, v, mask = (memory_of(t) for t in (q, k, v, mask))
+    q, k, v, mask = (memory_of(t) for t in (query, key, value, attn_mask))
     more["enable_gqa"] = more.get("enable_gqa", False) or q.size(1) != k.size(1)
-    out = nnf.scaled_dot_product_attention(q, k, v, mask, dropout, causal, **more)
+    out = nnf.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, **more)
     return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 

@@ -44,16 +44,18 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
     "on the host": (TOP.format(more="cache { device: cpu  dtype: float8 }"), {}),
 }
 SIZE = {"num_frames": 13, "num_inference_steps": 5, "ar_step": 2}  # 2 chunks, 14 calls of two branches
+WHOLE = 48  # tokens of both chunks
 ALLOWED = {"on the host": 8}  # rows of two tensors in three blocks and the residual come back, and one of before
 
 
 @dataclass
 class Seen:
-    """What one generation cost. waits, launches: of each call of the transformer."""
+    """What one generation cost. waits, launches: of each call of the transformer. attended: as in SimulatedDevice."""
 
     video: torch.Tensor
     waits: list[list[Wait]] = field(default_factory=list)
     launches: list[int] = field(default_factory=list)
+    attended: list[tuple[int, bool]] = field(default_factory=list)
 
 
 def generated(tiny: Tiny, name: str) -> torch.Tensor:
@@ -76,7 +78,7 @@ def on_the_device(tiny: Tiny, name: str) -> Seen:
     with moved(tiny.pipe.transformer, tiny.captured) as (moving, captured), SimulatedDevice() as device:
         there = replace(tiny, captured=captured, call={k: moving.value(v) for k, v in tiny.call.items()})
         model = _compiled(there, policy, parameters)
-        seen, call = Seen(torch.zeros(0)), model.runner.call
+        seen, call = Seen(torch.zeros(0), attended=device.attended), model.runner.call
 
         def counted(inputs, moment):  # type: ignore[no-untyped-def]
             launches, waits = device.launches, len(device.waits)
@@ -105,6 +107,9 @@ def test_a_generation_on_the_device(tiny: Tiny, name: str, update_golden: bool) 
         declared = ("runtime/finite.py", "runtime/decision.py")
         assert len([w for w in waits if w.place.startswith(declared)]) <= (4 if name == "both branches" else 2)
         assert len([w for w in waits if not w.place.startswith(declared)]) <= ALLOWED.get(name, 0)
+    assert bool(seen.attended) == (name != "compute")
+    for rows, cudnn in seen.attended:  # it would plan anew for every number of rows
+        assert cudnn == (rows == WHOLE)
     budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
     spent = {"median": int(np.median(seen.launches)), "most": max(seen.launches)}
     if update_golden:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.house.readme import BENCHMARKS, filled
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
+MUTANTS = BENCHMARKS / "mutants.json"
 
 HEAD = """# What is promised, and what was tried
 
@@ -23,6 +27,43 @@ A cache that is sometimes wrong without a word is worse than none. Each row of t
 could break it, and what happens instead. *Cases* is the number of cases that one run of a test has passed. The command
 `python -m tests.house.reliability` runs these tests and writes this page. A case that fails stops it.
 
+"""
+LONG = """
+## Long runs
+
+`make soak` generates a thousand videos in one process, each with a prompt of its own. It counts what is held after a
+tenth of them, after a half, and after all.
+
+<!-- table soak -->
+<!-- end soak -->
+
+`make kills` kills fifty runs with SIGKILL at random points, resumes each, and compares the video with that of a run
+that was left alone.
+
+## Fuzzing
+
+`make fuzz` changes the files that are read. Where atheris is installed (`pip install 'mccompile[fuzz]'`), it looks for
+changes that reach new code of the reader. What it found is kept in `tests/readers/corpus/`, and a test reads all of it.
+A fault is an error without a code.
+
+<!-- table fuzz -->
+<!-- end fuzz -->
+
+## Mutants
+
+A mutant is the product with one small change: another comparison, another constant, a condition turned round, a
+statement left out. It is killed when a test fails. [Mutants are made by a driver of our own](decisions/mutants.md).
+`make mutants` tries them in a random order, so that those tried are a sample of all. Each is run against the tests that
+call the changed function, the quick ones first, for at most five seconds.
+
+<!-- table mutants -->
+<!-- end mutants -->
+
+The file [mutants.json](benchmarks/mutants.json) names those that no test has seen. These change nothing that a run
+could show:
+
+| mutant | why it is not seen |
+| --- | --- |
 """
 TAIL = """
 ## Laws
@@ -48,7 +89,7 @@ PIPELINES, RUNTIME = "tests/pipelines", "tests/runtime"
 PROMISES = (
     Promise(
         "A generation is that of a fresh compile", "sequences of runs, interrupts, other sizes, prompts, guidance, "
-        "weights, hooks, undo, compile, clear, save", "bit-equal, or refused (MC0612)",
+        "weights, hooks, LoRA, undo, compile, clear, save, load", "bit-equal, or refused (MC0612)",
         f"{PIPELINES}/test_sequences.py::test_a_generation_is_that_of_a_fresh_compile_whatever_came_before",
     ),
     Promise(
@@ -124,8 +165,12 @@ PROMISES = (
         "test_a_result_without_its_place_is_saved_and_the_others_are_written",
     ),
     Promise(
-        "What is read may come from anybody", "60 changed files of each kind", "read as what it says, or refused by a "
-        "code", "tests/readers/test_readers.py::test_no_change_makes_a_raw_error",
+        "What is read may come from anybody", "up to 60 changed files of each kind", "read as what it says, or refused "
+        "by a code", "tests/readers/test_readers.py::test_no_change_makes_a_raw_error",
+    ),
+    Promise(
+        "What is read may come from anybody", "what atheris found to reach each part of a reader", "read as what it "
+        "says, or refused by a code", "tests/readers/test_readers.py::test_no_input_of_the_corpus_makes_a_raw_error",
     ),
     Promise(
         "What is read may come from anybody", "a malformed record of a run", "refused (MC0751)",
@@ -171,7 +216,10 @@ def page(counts: Mapping[str, int]) -> str:
         lines.append(f"| {row.promise} | {row.fault} | {row.outcome} | {counts[row.test.rpartition('::')[2]]} |")
     laws = [f"| {law} | {wrong}: `{test}` |" for law, wrong, test in WRONG]
     total = f"\n{sum(counts[row.test.rpartition('::')[2]] for row in PROMISES)} cases were run, and all passed.\n"
-    return HEAD + "\n".join(lines) + "\n" + total + TAIL + "\n".join(laws) + "\n"
+    survivors = json.loads(MUTANTS.read_text("utf-8"))["survivors"]
+    same = [f"| `{key.removeprefix('mccompile/').replace('|', '·')}` | {why} |" for key, why in survivors.items()]
+    text = HEAD + "\n".join(lines) + "\n" + total + LONG + "\n".join(same) + "\n" + TAIL + "\n".join(laws) + "\n"
+    return filled(text)
 
 
 def main() -> None:

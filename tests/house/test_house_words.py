@@ -12,7 +12,10 @@ from tests.house.vocabulary import docstrings, prose, unknown, words, words_of_t
 # Values and files that a page makes up as an example, or quotes from another program.
 QUOTED = {
     "CONTRIBUTING.md": {"feat", "fix", "docs/errors/MCxxxx.md"},
+    "CHANGELOG.md": {"TextMate"},
     "docs/cli.md": {"flop_counter"},
+    "docs/editors/index.md": {"GitHub", "TextMate"},
+    "mccompile/lsp/textmate.py": {"TextMate"},
     "docs/magi1.md": {"B_distill", "zstd", "fp32_precision", "_quant", "prev_chunks_scale", "structure"},
     "docs/errors/MC0105.md": {"GiB", "KiB"},
     "docs/errors/MC0803.md": {"torchinductor"},

@@ -134,8 +134,8 @@ def _strings(module: Module) -> Iterator[str]:
 
 @cache
 def verbs() -> frozenset[str]:
-    """The verbs of the command line: one file each."""
-    return frozenset(path.stem for path in (PACKAGE / "cli").glob("*.py"))
+    """The verbs of the command line: one file each, `import_.py` for the one that is a word of Python."""
+    return frozenset(path.stem.rstrip("_") for path in (PACKAGE / "cli").glob("*.py"))
 
 
 def exists(path: str, beside: Path) -> bool:

@@ -58,6 +58,7 @@ def main() -> int:
             made.add_argument("--sample", type=int, default=0)
             made.add_argument("--seconds", type=float, default=200.0)
             made.add_argument("--again", action="store_true", help="try the survivors again")
+    verbs.add_parser("report")
     made = verbs.add_parser("alone")
     made.add_argument("write", type=int)
     made.add_argument("file")
@@ -69,6 +70,12 @@ def main() -> int:
             return reach(given.room, given.paths)
         case "run":
             return run(given.room, given.sample, given.seconds, given.again)
+        case "report":
+            from tests.mutation.report import write  # `alone` must not have imported the product
+
+            for key in write():
+                print(key)  # noqa: T201
+            return 0
         case _:
             source = (ROOT / given.file).read_text("utf-8")
             wanted = next(m for m in mutants(given.file, source) if m.key == given.key)

@@ -22,7 +22,7 @@ from types import CodeType
 import pytest
 from _pytest.main import pytest_runtestloop as loop
 
-from tests.mutation.codes import ROOT, change, compiled, install
+from tests.mutation.codes import ROOT, change, compiled, functions, install
 from tests.mutation.operators import Mutant
 from tests.mutation.rooms import SECONDS, Test, chosen
 
@@ -60,7 +60,7 @@ def child_of(number: int, read: int) -> tuple[str, str]:
         by = pipe.read()
     if os.WIFSIGNALED(status):
         return ("slow" if os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL) else "killed"), by
-    if os.WEXITSTATUS(status) not in (0, 1) or (os.WEXITSTATUS(status) and not by):
+    if os.WEXITSTATUS(status) == BROKEN or (os.WEXITSTATUS(status) and not by):
         raise RuntimeError(f"a child ran no tests: {by}")
     return ("killed" if os.WEXITSTATUS(status) else "survived"), by
 
@@ -100,7 +100,7 @@ class Loop:
             names = [name for name in chosen(mutant, made, self.known) if name in items]
             if not names:
                 what, by = "unreached", ""
-            elif made.lasting:
+            elif made.lasting or not any(made.reached in test.reached for test in self.known):  # at import only
                 what, by = alone(mutant, names)
             else:
                 what, by = forked(session, [items[name] for name in names], mutant)
@@ -123,7 +123,7 @@ def forked(session: pytest.Session, items: list[pytest.Item], mutant: Mutant) ->
     status = BROKEN
     try:
         limited()
-        install(change(mutant))
+        install(change(mutant), functions(mutant.file))
         session.items[:] = items
         session.config.pluginmanager.register(Failing(write))
         with contextlib.suppress(session.Failed):  # after the first test that fails
@@ -151,6 +151,10 @@ class Failing:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
+            os.write(self.write, report.nodeid.encode())
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:  # the changed module cannot even be imported
             os.write(self.write, report.nodeid.encode())
 
 

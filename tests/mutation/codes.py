@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -72,14 +73,19 @@ def _differing(old: CodeType, new: CodeType, found: list[tuple[CodeType, CodeTyp
     return None
 
 
-def install(made: Change) -> int:
-    """Exchanges the code in all functions that have it. Returns in how many."""
-    count = 0
-    for item in gc.get_objects():
-        if type(item) is FunctionType:
-            for old, new in made.functions:
-                if item.__code__ == old and item.__code__.co_filename == old.co_filename:
-                    item.__code__ = new
-                    count += 1
-                    break
-    return count
+def functions(file: str) -> list[FunctionType]:
+    """All functions of this process whose code stands in the file, those that tables and closures hold included."""
+    place = str(ROOT / file)
+    return [item for item in gc.get_objects() if type(item) is FunctionType and item.__code__.co_filename == place]
+
+
+def install(made: Change, among: Iterable[FunctionType]) -> dict[FunctionType, CodeType]:
+    """Exchanges the code in all functions that have it. Returns the code that each had."""
+    before: dict[FunctionType, CodeType] = {}
+    for function in among:
+        for old, new in made.functions:
+            if function.__code__ == old:
+                before[function] = function.__code__
+                function.__code__ = new
+                break
+    return before

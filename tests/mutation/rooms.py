@@ -13,7 +13,7 @@ from tests.mutation.operators import Mutant, mutants
 
 OUT = ROOT / "out" / "mutants"
 REACHED = OUT / "reached.json"
-SECONDS = 10.0
+SECONDS = 5.0
 """Of processor time: a mutant that as many seconds of tests do not see has survived."""
 OPERATIONS = "tests/lowering/test_operations.py"
 DECISIONS = ("tests/runtime/test_decision_oracle.py", "tests/runtime/test_wrong_decisions.py")
@@ -31,7 +31,7 @@ class Room:
 ROOMS = {
     room.name: room
     for room in (
-        Room("arithmetic", ("tests/policy", "tests/language", OPERATIONS)),
+        Room("arithmetic", ("tests/arithmetic", "tests/policy", "tests/language", OPERATIONS)),
         Room("policy", ("tests/policy", "tests/language", *DECISIONS)),
         Room("lowering", ("tests/lowering", *RUNS)),
         Room("runtime", (*RUNS, "tests/generate/test_journal.py")),

@@ -16,6 +16,7 @@ from diffusers import WanTransformer3DModel
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from peft import LoraConfig
 
 from mccompile.pipelines.branches import BranchNames
 from mccompile.runtime import runner
@@ -47,6 +48,7 @@ class Used(RuleBasedStateMachine):
         self.pipe = wan.pipe()
         self.compiled = wan.compile(self.pipe, self.policy)
         self.hook: torch.utils.hooks.RemovableHandle | None = None
+        self.adapted = False
 
     def run(self, pipe: object, **more: object) -> torch.Tensor:
         height, width, frames = self.size
@@ -65,14 +67,14 @@ class Used(RuleBasedStateMachine):
     @rule()
     def generates(self) -> None:
         self.done.append("generate")
-        if self.hook is None:
+        if self.hook is None and not self.adapted:
             wanted = self.expected()
             assert torch.equal(self.run(self.pipe), wanted)
             return
         with pytest.raises(ModelChanged):
             self.run(self.pipe)
 
-    @precondition(lambda self: self.hook is None)
+    @precondition(lambda self: self.hook is None and not self.adapted)
     @rule(at=st.integers(0, 4))
     def is_interrupted(self, at: int) -> None:
         def stopping(pipe: object, index: int, timestep: object, kept: dict[str, object]) -> dict[str, object]:
@@ -99,6 +101,32 @@ class Used(RuleBasedStateMachine):
             self.wan.model.blocks[0].ffn.net[2].weight.mul_(scale / self.scale)
         self.scale = scale
 
+    @precondition(lambda self: not self.adapted)
+    @rule(scale=st.integers(1, 2))
+    def loads_weights(self, scale: int) -> None:
+        """Of a checkpoint."""
+        self.done.append("load weights")
+        own = {name: value.clone() for name, value in self.wan.model.state_dict().items()}
+        own["blocks.0.ffn.net.2.weight"] *= scale / self.scale
+        self.wan.model.load_state_dict(own)
+        self.scale = scale
+
+    @precondition(lambda self: not self.adapted)
+    @rule()
+    def gets_a_lora(self) -> None:
+        self.done.append("add a LoRA")
+        config = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"])
+        self.wan.model.add_adapter(config, "one")
+        self.adapted = True
+
+    @precondition(lambda self: self.adapted)
+    @rule()
+    def loses_the_lora(self) -> None:
+        self.done.append("remove the LoRA")
+        self.wan.model.unload_lora()
+        self.adapted = False
+
+    @precondition(lambda self: not self.adapted)
     @rule(policy=st.sampled_from(POLICIES))
     def is_compiled_again(self, policy: str) -> None:
         self.done.append("compile again")
@@ -132,6 +160,7 @@ class Used(RuleBasedStateMachine):
         self.done.append("clear")
         self.compiled.clear()
 
+    @precondition(lambda self: not self.adapted)
     @rule()
     def is_saved(self) -> None:
         self.done.append("save and load")
@@ -143,20 +172,23 @@ class Used(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.unhook()
+        if self.adapted:
+            self.loses_the_lora()
         self.gets_other_weights(1)
         self.compiled.undo()
 
 
 FEW = settings(
-    max_examples=6, stateful_step_count=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=6, stateful_step_count=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
-def test_a_generation_is_that_of_a_fresh_compile_whatever_came_before(tiny_wan: Wan) -> None:
+def test_a_generation_is_that_of_a_fresh_compile_whatever_came_before(own_wan: Wan) -> None:
     fresh: dict[Key, torch.Tensor] = {}
     done: list[str] = []
-    run_state_machine_as_test(lambda: Used(tiny_wan, fresh, done), settings=FEW)
-    assert {"generate", "interrupt", "change weights", "compile again", "undo", "add a hook"} <= set(done)
+    run_state_machine_as_test(lambda: Used(own_wan, fresh, done), settings=FEW)
+    assert {"generate", "interrupt", "change weights", "compile again", "undo", "add a hook", "load weights",
+            "save and load", "add a LoRA", "remove the LoRA"} <= set(done)  # fmt: skip
 
 
 def one_store(monkeypatch: pytest.MonkeyPatch) -> None:

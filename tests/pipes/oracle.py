@@ -24,7 +24,8 @@ class _Run:
         Calls without a step of the scheduler between them are of one step. Some pipelines step the scheduler twice.
         """
         order = list(dict.fromkeys(before for _, before in self.calls))
-        rows = {before: self.scheduled - len(order) + i for i, before in enumerate(order)}
+        skipped = self.scheduled - self.taken
+        rows = {n: n + skipped if skipped >= 0 else self.scheduled - len(order) + i for i, n in enumerate(order)}
         bad = [(row, rows[before]) for row, before in self.calls if self.taken and row != rows[before]]
         return f"row {bad[0][0]} at step {bad[0][1]} of {self.scheduled}" if bad else ""
 

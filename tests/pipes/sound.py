@@ -22,7 +22,7 @@ class _AudioVae:
     config = SimpleNamespace(sample_rate=16000, mel_hop_length=160, mel_bins=64, latent_channels=8)
 
 
-def _ltx2(kind: type, vae: object = None) -> object:
+def _ltx2(kind: type, vae: object) -> object:
     model = made(
         D.LTX2VideoTransformer3DModel, in_channels=8, out_channels=8, cross_attention_dim=72, audio_in_channels=_AUDIO,
         audio_out_channels=_AUDIO, audio_num_attention_heads=2, audio_attention_head_dim=24,
@@ -45,7 +45,7 @@ def _ltx2_call(prompts: int, **more: object) -> dict[str, object]:
     return {**VIDEO, **masked(prompts), **guidance, **sizes, **more}
 
 
-def _kandinsky6(vae: object = None) -> object:
+def _kandinsky6(vae: object) -> object:
     model = made(
         D.Kandinsky6Transformer3DModel, in_visual_dim=4, out_visual_dim=4, in_text_dim=DIM, in_text_dim2=8, time_dim=16,
         model_dim=72, ff_dim=64, num_text_blocks=1, num_visual_blocks=2, axes_dims=(12, 12, 12), in_audio_dim=5,
@@ -67,9 +67,9 @@ def _kandinsky6_call(prompts: int, **more: object) -> dict[str, object]:
 _OTHER = {"height": 128, "width": 96, "num_frames": 25}
 _OFF = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
 CASES = (
-    Case("LTX2Pipeline", lambda: _ltx2(D.LTX2Pipeline), _ltx2_call, _OTHER, _OFF),
+    Case("LTX2Pipeline", lambda: _ltx2(D.LTX2Pipeline, ltx_vae()), _ltx2_call, _OTHER, _OFF),
     Case(
-        "LTX2Pipeline, all guidance", lambda: _ltx2(D.LTX2Pipeline),
+        "LTX2Pipeline, all guidance", lambda: _ltx2(D.LTX2Pipeline, ltx_vae()),
         lambda n: _ltx2_call(n, stg_scale=1.0, modality_scale=3.0, spatio_temporal_guidance_blocks=[1]), _OTHER, _OFF,
     ),
     Case(

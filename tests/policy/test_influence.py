@@ -7,14 +7,14 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from policy_cases import STATIC, grid_of
+from policy_cases import MOTION, STATIC, WAN, grid_of
 
 from mccompile import ir
 from mccompile.language.coefficients import CoefficientSet, coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.evaluate import horner, static_changes
-from mccompile.policy.influence import without_influence
+from mccompile.policy.influence import fits_of, without_influence
 from mccompile.policy.planner import Plan, plan
 
 FITS = [s for s in coefficient_sets().values() if s.kind == "polynomial"]
@@ -48,6 +48,18 @@ def test_a_negative_fit_is_told_and_so_is_the_threshold_that_it_leaves_without_i
     assert "negative distance at 15 of 15 steps (-0.0368 for 0.001 at step 5), and is none from 0.0044 to 0.1019" in fit
     assert "fit it for this model and number of steps" in fit
     assert idle == ["parameter threshold has no influence: the same steps are computed from 0.01 to 0.5"]
+
+
+def test_a_fit_is_told_behind_one_that_only_the_run_knows() -> None:
+    policy = load_policy("teacache")
+    rule = policy.phases[1].rule
+    assert isinstance(rule, ir.Reuse)
+    measured = ir.Apply("lt", (ir.Polynomial(MOTION, WAN), ir.Const(0.5)))
+    rule = replace(rule, condition=ir.Apply("and", (measured, rule.condition)))
+    bound = bind(replace(policy, phases=(policy.phases[0], replace(policy.phases[1], rule=rule))), {})
+    tables = dict.fromkeys(static_changes(bound.ir, STATIC), (0.0, *[0.001] * 19))
+    assert len(fits_of(bound.ir)) == 2
+    assert any("outside of its domain" in note for note in plan(bound, grid_of(20), tables, STATIC).notes)
 
 
 def test_a_fit_inside_of_its_domain_and_a_threshold_that_decides_are_not_told() -> None:

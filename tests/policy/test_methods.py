@@ -11,6 +11,7 @@ from mccompile.language.coefficients import coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import static_changes
+from mccompile.policy.facts import steps_read
 from mccompile.policy.groups import bounds_of, policies
 from mccompile.policy.planner import plan
 
@@ -154,3 +155,10 @@ def test_settings_of_dbcache(name: str) -> None:
     assert ((where.first, where.last), *values.values()) == SETTINGS[name]
     assert policy.regions[0].keep is None
     assert (policy.regions[1].forecast is not None) == (name == "dbcache_taylor")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("teacache_taylor", 2), ("abcache", 2)]
+)
+def test_how_many_results_a_forecast_reads(name: str, steps: int) -> None:
+    assert steps_read(load_policy(name)) == steps

@@ -59,6 +59,17 @@ def test_every_third() -> None:
     assert marks(planned(policy(warmup(C(2.0)), rest(ir.Every(C(3.0)))), 10)) == "CCCrrCrrCr"
 
 
+def test_a_rule_that_reuses_computes_all_at_its_own_steps() -> None:
+    """Every third step of the phase, or steps by their number, while the condition would always reuse."""
+    for all_at, expected in (
+        (ir.AllAt(C(3.0), ()), "CCCrrCrrCr"),
+        (ir.AllAt(None, (4, 9)), "CCrrCrrrrC"),
+        (ir.AllAt(C(4.0), (3,)), "CCCCrrCrrr"),
+    ):
+        rule = replace(reuse(below(C(0.0), C(1.0))), all_at=all_at)
+        assert marks(planned(policy(warmup(C(2.0)), rest(rule)), 10)) == expected
+
+
 def test_pab_in_its_range() -> None:
     made = policy(between("timestep", 100.0, 800.0, ir.Every(C(2.0))), rest(ir.Compute()))
     assert marks(planned(made, 10)) == "CCCCrCrCrC"  # 700..100 are in the range: compute, reuse, ...
@@ -220,6 +231,8 @@ def test_a_plan_as_text() -> None:
     made = planned(teacache(0.15), 5, (0.0, 0.1, 0.1, 0.1, 0.1))
     assert show_plan(made) == TABLE
     assert read_plan(TABLE) == made
+    noted = replace(made, notes=("one thing", "and another"))
+    assert read_plan(show_plan(noted)) == noted
 
 
 @pytest.mark.parametrize(
@@ -243,6 +256,8 @@ def test_a_damaged_plan_is_refused_at_its_line(old: str, new: str, line: int) ->
     assert found.code == "MC0308"
     assert found.span is not None
     assert found.span.line == line
+    if old == "plan made":  # the first word of the line is marked
+        assert found.span.text == "plam"
 
 
 def test_an_empty_text_is_no_plan() -> None:

@@ -125,6 +125,7 @@ def test_what_is_static() -> None:
     everything = frozenset({"modulation", "block_output", "probe", "latent"})
     assert is_static(MOTION, made, everything)
     assert not is_static(PROBE, made, everything)
+    assert not is_static(replace(MOTION, of=ir.SourceRef("block_output")), made, everything)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
     assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
@@ -148,6 +149,8 @@ def test_earlier_values() -> None:
     assert [evaluate(p, at) for p in pasts] == [4, 1, 1, 5]
     assert evaluate(ir.Cumulative("sum", ir.ClockRef("step")), at) == 21
     assert evaluate(ir.Before(ir.ClockRef("step")), StaticMoment({}, {}, GRID, 0, {}, None)) == 0
+    first = StaticMoment({}, {}, GRID, 1, {MODULATION: np.float32(1)}, None, {MODULATION: (7.0, *table[1:])}, (0,))
+    assert evaluate(ir.Before(MODULATION), first) == 0  # no change has been measured at the first step
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,7 @@ READERS = {
 
 FOREIGN = ("video", "frames", "study")
 CORPUS = Path(__file__).parent / "corpus"
+LOGS = Path("out", "fuzz")
 LARGEST_KEPT, MOST_KEPT = 2048, 40
 
 
@@ -332,7 +333,11 @@ def at_random(name: str, seconds: float) -> int:
 def guided(name: str, seconds: float) -> int:
     """In a process of its own, which libFuzzer ends."""
     command = [sys.executable, "-m", "tests.readers.guided", name, str(round(seconds))]
-    return int(subprocess.run(command, check=False).returncode != 0)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / f"{name}.log").open("wb") as log:
+        wrong = subprocess.run(command, check=False, stdout=log, stderr=log).returncode != 0
+    sys.stdout.write(f"{name}: {'a fault' if wrong else 'no fault'}, see {LOGS / name}.log\n")
+    return int(wrong)
 
 
 def main(seconds: float, names: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def main(name: str, seconds: float) -> None:
     options = [f"-max_total_time={seconds:.0f}", f"-max_len={LARGEST}", f"-artifact_prefix={kept}-", "-timeout=60",
                "-rss_limit_mb=6000", "-print_final_stats=1", "-verbosity=0"]  # fmt: skip
     options += [str(kept), *([str(own)] if own.exists() else [])]
+    sys.stdout.write(f"begun: {time.time():.0f}\n")
+    sys.stdout.flush()
     atheris.Setup([sys.argv[0], *options], one, custom_mutator=other)
     atheris.Fuzz()
 

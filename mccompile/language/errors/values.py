@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, words
+from mccompile.diagnostics.diagnostic import Diagnostic, Edit, Help, Label, nearest, words
 from mccompile.diagnostics.source import Span
 
 ASK_HOW_FAR = (
@@ -252,8 +252,12 @@ class Unused(Diagnostic):
     label = "nothing that a phase does depends on it"
     what: str
     name: str
+    base: tuple[str, ...]  # the names that the policy inherits
 
     def helps(self) -> tuple[Help, ...]:
+        near = nearest(self.name, self.base)
+        if near is not None and self.span is not None:
+            return (Help(f"did you mean `{near}` of the base?", Edit(self.span, near)),)
         return (Help("use it in a phase, or take it out"),)
 
 

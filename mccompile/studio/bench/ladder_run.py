@@ -45,7 +45,7 @@ def integrated(subject: Subject, rows: Sequence[Row]) -> tuple[Row, ...]:
     curve = sorted((_number(r, "tokens"), _number(r, "ms")) for r in rows if r["kind"] == SHARES)
     for share in (1.0, 0.5, 0.25, 0.1):
         spent = (torch.where(warm, 1.0, share) * active).mean(1)
-        seconds = sum(_between(curve, float(x)) for x in spent) / 1e3
+        seconds = sum(between(curve, float(x)) for x in spent) / 1e3
         name = "exact" if share == 1.0 else f"{share:.0%} of the active tokens"
         tokens = float(spent.mean())
         out.append({"name": name, "seconds_in_all": seconds, "tokens": tokens, "speed_up": vanilla / seconds})
@@ -59,7 +59,7 @@ def report(subject: Subject, steps: Report) -> Report:
     return Report("ladder_run", title, COLUMNS, integrated(subject, steps.rows), PLOT, steps.settings)
 
 
-def _between(curve: Sequence[tuple[float, float]], at: float) -> float:
+def between(curve: Sequence[tuple[float, float]], at: float) -> float:
     """Linear between the points (share, ms), and along the first two below the first."""
     after = next((i for i, (x, _) in enumerate(curve) if x >= at), len(curve) - 1)
     (x0, y0), (x1, y1) = curve[max(after, 1) - 1], curve[max(after, 1)]

@@ -103,6 +103,16 @@ class Repeater:
             with self.model.cache_context(branch):
                 self.model(**call | fresh)
 
+    def continue_from(self, other: Repeater) -> None:
+        """Takes away what `other`, over the same model and policy, keeps: from now on its steps are this one's."""
+        (request,) = other.model.runner.requests.values()
+        other.model.runner.requests.clear()
+        for course in (c for store in request.branches.values() for c in store.courses.values()):
+            course.states.ahead = None  # decided under the other's parameters
+        self.model.runner.requests[self.timeline.request] = Request(request.branches)
+        self.model.runner.engine.prefixes = other.model.runner.engine.prefixes
+        self.timeline.row, self._first = other.timeline.row, False
+
     def begin_as(self, other: Repeater) -> None:
         """Takes over what `other`, over the same model, kept of its first row; `other` has run no more than that."""
         (request,) = other.model.runner.requests.values()
@@ -160,22 +170,63 @@ def repeaters(
     A first row computes everything, whatever the share: it is run once for all shares.
     """
     found: dict[str, Repeater] = {}
-    text = call["encoder_hidden_states"]
-    assert isinstance(text, torch.Tensor)
-    calls = {b: call | {"encoder_hidden_states": t} for b, t in zip(BRANCHES, (text, -text), strict=True)}
-    first = tuple(ChunkTime(c.chunk, "active", 0) for c in pattern)
+    calls = _of_branches(call)
     for way in ways:
-        timeline = Timeline(way.name, grid(STEPS), _Rows(first, pattern))  # type: ignore[arg-type]
-        bound = bind(POLICIES[way.policy], way.parameters)
-        compiled = CompiledModel(model, lowered_for(way, prepared), bound, backend)
-        compiled.clock = timeline
-        found[way.name] = Repeater(compiled, timeline, calls)
+        found[way.name] = _repeater(model, lowered_for(way, prepared), way, calls, pattern, backend)
         begun = next((found[w.name] for w in ways if w.policy == way.policy and w.name in found), found[way.name])
         if begun is found[way.name]:
             begun.step()
         else:
             found[way.name].begin_as(begun)
     return found
+
+
+def _of_branches(call: ExampleCall) -> dict[str, ExampleCall]:
+    text = call["encoder_hidden_states"]
+    assert isinstance(text, torch.Tensor)
+    return {b: call | {"encoder_hidden_states": t} for b, t in zip(BRANCHES, (text, -text), strict=True)}
+
+
+def _repeater(
+    model: nn.Module, lowered: LoweredModel, way: StepWay, calls: Mapping[str, ExampleCall], pattern: Pattern,
+    backend: Backend,
+) -> Repeater:  # fmt: skip
+    first = tuple(ChunkTime(c.chunk, "active", 0) for c in pattern)
+    timeline = Timeline(way.name, grid(STEPS), _Rows(first, pattern))  # type: ignore[arg-type]
+    compiled = CompiledModel(model, lowered, bind(POLICIES[way.policy], way.parameters), backend)
+    compiled.clock = timeline
+    return Repeater(compiled, timeline, calls)
+
+
+class InTurn:
+    """Ways over one model, one after the other: there is never more than one store of keys and values.
+
+    At the sizes of a real model a store takes 19 GB. Times of ways that take turns need one for each (`repeaters`).
+    """
+
+    def __init__(
+        self, model: nn.Module, prepared: api.Prepared, call: ExampleCall, pattern: Pattern, backend: Backend
+    ) -> None:
+        self._model, self._prepared = model, prepared
+        self._lowered: dict[str, LoweredModel] = {}  # by policy
+        self._calls, self._pattern, self._backend = _of_branches(call), pattern, backend
+        self._now: tuple[StepWay, Repeater] | None = None
+
+    def take(self, way: StepWay) -> Repeater:
+        """The way, its first row run, in place of the one before it, whose store it takes or frees."""
+        before, self._now = self._now, None
+        if way.policy not in self._lowered:
+            self._lowered[way.policy] = lowered_for(way, self._prepared)
+        lowered = self._lowered[way.policy]
+        made = _repeater(self._model, lowered, way, self._calls, self._pattern, self._backend)
+        if before is not None and before[0].policy == way.policy:
+            made.continue_from(before[1])
+        else:
+            if before is not None:
+                before[1].model.clear()
+            made.step()
+        self._now = way, made
+        return made
 
 
 def as_it_is(backend: Backend) -> Backend:

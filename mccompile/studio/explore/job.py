@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +22,7 @@ from mccompile.language.load import load_choices, load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.text import show
+from mccompile.resources import own_version
 from mccompile.studio.explore.emit import Evidence, policy_text, said, with_evidence
 from mccompile.studio.explore.engine import Broken, Local, Rigging, Spread
 from mccompile.studio.explore.errors import GoalUnmet
@@ -87,7 +87,7 @@ class Job:
             "seed": self.seed,
             "video": self.settings.given(),
             "place": asdict(self.place),
-            "versions": {"mccompile": version("mccompile"), "torch": torch.__version__},
+            "versions": {"mccompile": own_version(), "torch": torch.__version__},
             **({"lpips": "measured"} if self.lpips else {}),
         }
 
@@ -199,7 +199,7 @@ class Session:
         video = ", ".join(f"{k} {v}" for k, v in job.settings.given().items() if k != "prompt")
         about = (
             f"Model {job.model} on {job.place.device} in {job.place.dtype}; {video}; seed {job.seed}.",
-            f"mccompile {version('mccompile')}, torch {torch.__version__}.",
+            f"mccompile {own_version()}, torch {torch.__version__}.",
         )
         evidence = Evidence(
             goal, trial, len(found.trials) + len(found.failures), job.prompts.seen, job.prompts.held_out, held, about

@@ -1,0 +1,111 @@
+"""What a word of a policy means: a parameter, a signal, a phase, layers, or a word of the language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mccompile import ir
+from mccompile.diagnostics.source import Span
+from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.intervals import CLOCKS as RANGES
+from mccompile.language.intervals import Ranges, reach
+from mccompile.language.parse import keywords
+from mccompile.language.spell import spell
+from mccompile.language.types import word
+from mccompile.language.walk import walk
+from mccompile.lsp.document import Document
+from mccompile.policy.evaluate import TIMESTEP_SOURCES
+from mccompile.policy.in_words import known, parameter, regions, rules_decided
+
+_SOURCES: Mapping[str, str] = {
+    "time_embedding": "the embedding of the timestep",
+    "modulation": "the modulation of the blocks, which the model derives from the time embedding",
+    "latent": "the model's latent input",
+    "embedded": "the latent after patch embedding, the input of the first block",
+    "modulated_input": "the input of the first self-attention",
+    "block_output": "the output of the cached layers, computed or reused; known after the step",
+    "probe": "the residual of the layers before the cached ones, which are always computed",
+}
+_CLOCKS: Mapping[str, str] = {
+    "step": "the chunk's own step, from 0",
+    "fraction": "step / steps",
+    "timestep": "the timestep of the chunk's own step, from 1000 to 0",
+    "sigma": "the noise level of the chunk's own step, from 1 to 0",
+}
+_KEYWORDS: Mapping[str, str] = {
+    "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise",
+    "compute": "`compute`: everything is computed; also `compute every N steps`, `compute top 40% of tokens by SIGNAL`",
+    "vote": "`vote 50% of frames`: a place is computed in all frames if more than this share of them selects it",
+    "hold": "`hold when selected < 40%`: with less than this share, nothing is computed and the accounts stay",
+    "keep": "`keep residual` or `keep output`: what is put in the place of blocks that are reused",
+    "until": "`until N refreshes`: until N steps of the phase computed at least one token of the chunk",
+    "extends": "`extends BASE`: everything of another policy, some of it declared again",
+}
+
+
+def hover(document: Document, at: Span) -> str:
+    """Markdown about the word at a place; "" where there is nothing to say."""
+    name = at.text
+    policy = document.policy
+    if policy is not None:
+        for param in policy.params:
+            if param.name == name:
+                return _param(param)
+        for signal in policy.signals:
+            if signal.name == name:
+                return "\n\n".join(_signal(document, signal, policy))
+        for phase in policy.phases:
+            if phase.name == name:
+                rows = rules_decided(phase, policy)
+                return f"**phase** `{name}`\n\n" + "\n\n".join(f"{at.strip()}: {what}" for at, what in rows)
+        if name in ("layers", "blocks", "integration", "residual", "output", "increment"):
+            return "**layers**\n\n" + "\n\n".join(line.strip() for line in regions(policy))
+    return _of_language(name)
+
+
+def _param(param: ir.Param) -> str:
+    name, default, within = parameter(param)
+    kind = "a whole number" if param.whole else "a share" if param.unit == "%" else "a number"
+    return (
+        f"**param** `{name}`: {kind}, {default} in {within}\n\n"
+        f"`--set {name}=VALUE`; it is known before the run, and a new value compiles nothing"
+    )
+
+
+def _signal(document: Document, signal: ir.Signal, policy: ir.PolicyIR) -> Iterator[str]:
+    written = document.merged.signals.get(signal.name) if document.merged is not None else None
+    yield f"**signal** `{signal.name}`" + (f" = `{spell(written.expr)}`" if written is not None else "")
+    signals = {s.name: s for s in policy.signals}
+    within = reach(signal.expr, Ranges({p.name: p for p in policy.params}, signals))
+    yield f"one number per {word(signal.granularity)}, from {within.low:g} to {within.high:g}; {known(signal, policy)}"
+    read = dict.fromkeys(e.name for e in walk(signal.expr, signals) if isinstance(e, ir.SourceRef))
+    if read:
+        yield f"reads {', '.join(f'`{name}`' for name in read)}"
+    into = dict.fromkeys(
+        account.into
+        for phase in policy.phases
+        for account in _accounts(phase.rule, signals)
+        if any(isinstance(e, ir.SignalRef) and e.name == signal.name for e in walk(account.of, {}))
+    )
+    if into:
+        yield f"added to {', '.join(f'`{name}`' for name in into)} of each cell until the cell is computed"
+
+
+def _accounts(rule: ir.Rule, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Accumulate]:
+    if isinstance(rule, ir.Reuse):
+        yield from (e for e in walk(rule.condition, signals) if isinstance(e, ir.Accumulate))
+
+
+def _of_language(name: str) -> str:
+    if name in FUNCTIONS:
+        return f"```policy\n{FUNCTIONS[name].signature()}\n```\n\n{FUNCTIONS[name].duty}"
+    if name in SOURCES:
+        tokens = "one value per token" if SOURCES[name].per_token else "one value per step"
+        static = "known before the run" if name in TIMESTEP_SOURCES else "measured at each step"
+        return f"**source** `{name}`: {_SOURCES[name]}\n\na tensor, {tokens}; {static}"
+    if name in CLOCKS:
+        within = RANGES[CLOCKS[name]]
+        return f"**clock** `{name}`: {_CLOCKS[name]}\n\na number per chunk, {within.low:g} to {within.high:g}; static"
+    if name in _KEYWORDS and name in keywords():
+        return _KEYWORDS[name]
+    return ""

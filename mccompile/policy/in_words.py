@@ -1,0 +1,96 @@
+"""Parts of a policy in words: its layers, chunks and cache, its parameters, and when what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mccompile import ir
+from mccompile.language.spell import where
+from mccompile.language.walk import rule_expressions
+from mccompile.policy.budget import in_words
+from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static
+
+_KEPT = {
+    "residual": "what the blocks add to their input",
+    "output": "what the blocks return",
+    "increment": "the step of the latent",
+}
+_LIFE = {
+    ("pending", "skip"): "chunks that have not begun are skipped",
+    ("pending", "compute"): "chunks that have not begun are computed",
+    ("finished", "keep"): "finished chunks keep the keys and values of their last step (approximate)",
+    ("finished", "refresh"): "finished chunks get one last clean pass, then keep their keys and values (exact)",
+    ("finished", "compute"): "finished chunks are computed",
+}
+
+
+def regions(policy: ir.PolicyIR) -> Iterator[str]:
+    """A line for every region: its layers, and what is kept of them."""
+    for region in policy.regions:
+        match region.where:
+            case ir.Blocks(first, last):
+                place = f"blocks[{where(first, last)}]"
+            case ir.Integration():
+                place = "the whole model with the sampler's step"
+        place = place if region.name is None else f"{region.name} = {place}"
+        yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
+        if region.forecast is not None and region.forecast.at is not None:
+            depth = max(map(len, region.forecast.weights))
+            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
+
+
+def chunks(policy: ir.PolicyIR) -> Iterator[str]:
+    """What happens before and after a chunk's own steps, and how guidance branches decide."""
+    if policy.chunks.frames is not None:
+        yield f"a chunk is {policy.chunks.frames} latent frames"
+    yield _LIFE["pending", policy.chunks.pending]
+    yield _LIFE["finished", policy.chunks.finished]
+    leader = policy.branches.share_decision
+    if leader is not None:
+        batch = ", and run with it in one batch" if policy.branches.batch else ""
+        yield f"the other guidance branches follow the decisions of {leader}{batch}"
+
+
+def kept(cache: ir.Cache) -> Iterator[str]:
+    """How things are kept, where that is not as the model has them."""
+    if cache.budget is not None:
+        yield f"keeps at most {cache.budget:,} bytes on the model's device: `--stage memory` tells how"
+    elif not {cache.dtype, cache.residual, cache.device} <= {"auto", "model"}:
+        yield f"keeps {in_words(cache)}"
+
+
+def parameter(param: ir.Param, value: float | None = None) -> tuple[str, str, str]:
+    """The name, the value (None: the default) and the range of a parameter, as they are written."""
+    scale, unit = (100.0, "%") if param.unit == "%" else (1.0, f" {param.unit}" if param.unit else "")
+    default, low, high = (f"{scale * v:g}" for v in (param.default if value is None else value, param.low, param.high))
+    return param.name, f"{default}{unit}", f"{low}..{high}{unit}"
+
+
+def known(signal: ir.Signal, policy: ir.PolicyIR) -> str:
+    """When the value of a signal is known."""
+    if signal.late:
+        return "known after the step, used by the next"
+    static = is_static(signal.expr, policy, TIMESTEP_SOURCES)
+    return "known before the first frame" if static else "measured at each step"
+
+
+def rules_decided(phase: ir.Phase, policy: ir.PolicyIR) -> Iterator[tuple[str, str]]:
+    """When the rule of a phase is decided, and each of its rules of regions."""
+    yield phase.name, when_decided(phase.rule, policy)
+    yield from ((f"  {one.region}", when_decided(one.rule, policy)) for one in phase.regions or ())
+
+
+def when_decided(rule: ir.Rule, policy: ir.PolicyIR) -> str:
+    """Static where clock, parameters and the timestep's embedding decide; the planner's table then has it."""
+    expressions = rule_expressions(rule)
+    if not expressions:
+        return "static: the clock decides"
+    if isinstance(rule, ir.Reuse) and rule.max_reused is not None:
+        return "dynamic: a part of the tokens is chosen in the graph, from data"
+    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, frozenset()) for e in expressions):
+        return "static: the clock and the parameters decide"
+    if isinstance(rule, ir.Every):
+        return "static: the clock and the parameters decide"
+    if isinstance(rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
+        return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
+    return "dynamic: decided by nodes in the graph, from data"

@@ -1,0 +1,1 @@
+"""`bench gpu`: everything that is to be known of a GPU, in eight minutes."""

@@ -1,0 +1,161 @@
+"""Claims about policies: what is proved holds in every simulated run, and every counterexample is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import TOKENS, Chunk, Done
+from policy_cases import MODULATION, MOTION, UNHURRIED, below, grid_of, policy, rest, reuse
+from test_planner_oracle import rules, runs
+
+from mccompile import ir
+from mccompile.language.load import load_policy
+from mccompile.policy import witness
+from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
+from mccompile.policy.settled import settled
+from mccompile.resources import shipped_policies
+
+GRIDS = tuple(grid_of(n) for n in (1, 4, 9, 12))
+
+
+def told(text: str, **values: float) -> BoundPolicy:
+    return bind(load_policy(text), values)
+
+
+def verdict(a: BoundPolicy, claim: Claim) -> ClaimVerdict:
+    return prove(a, claim, GRIDS)
+
+
+# ---- single claims -----------------------------------------------------------------------------------------
+def test_the_same_in_other_words_is_equivalent() -> None:
+    """A parameter for a literal, a signal for its expression, a phase in two."""
+    written = told("policy a { phase w for 3 steps { compute } phase r { reuse chunk while rel_l1(modulation) < 0.2 }"
+                   " layers blocks[*] { keep residual } }")  # fmt: skip
+    other = told("policy b { param t = 0.2 in 0.1..0.3 signal d = rel_l1(modulation) phase u for 1 step { compute }"
+                 " phase v for 2 steps { compute } phase r { reuse chunk while d < t } layers blocks[*]"
+                 " { keep residual } }")  # fmt: skip
+    assert verdict(written, Equivalent(other)).outcome == "proved"
+    assert verdict(written, Equivalent(bind(other.ir, {"t": 0.25}))).outcome == "refuted"
+
+
+@pytest.mark.parametrize("name", ["motioncache", "fbcache", "top_motion", "magcache", "dbcache_taylor"])
+def test_a_policy_is_equivalent_to_itself(name: str) -> None:
+    assert verdict(told(name), Equivalent(told(name))).outcome == "proved"
+
+
+def test_a_higher_threshold_does_not_reuse_everywhere_else() -> None:
+    """The account of the laxer policy is cleared later, so it can be the one that computes: a fact that surprises."""
+    found = verdict(told("teacache"), Implies(told("teacache", threshold=0.2)))
+    assert found.outcome == "refuted"
+    assert found.shown is not None
+    assert [one[-1] for one in found.shown.actions] == ["reuse", "compute"]
+
+
+def test_without_an_account_it_does() -> None:
+    tight, lax = (bind(policy(rest(reuse(below(MODULATION, ir.Const(t))))), {}) for t in (0.1, 0.2))
+    assert verdict(tight, Implies(lax)).outcome == "proved"
+    assert verdict(lax, Implies(tight)).outcome == "refuted"
+
+
+def test_of_data_it_does_not_follow() -> None:
+    """Once the two have parted, what is measured differs: no proof, though one schedule shows nothing either."""
+    tight, lax = (bind(policy(rest(reuse(below(MOTION, ir.Const(t))))), {}) for t in (0.1, 0.2))
+    assert verdict(tight, Implies(lax)).outcome == "unknown"
+
+
+def test_accounts_that_began_apart_are_not_taken_for_equal() -> None:
+    account = rest(reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5))))
+    four = ir.ForSteps(ir.Const(4.0))
+    late = bind(policy(ir.Phase("first", four, ir.Compute()), account), {})
+    early = bind(policy(ir.Phase("first", four, replace(account.rule)), account), {})
+    assert verdict(late, Implies(early)).outcome == "refuted"
+
+
+def test_schedules_of_the_clock_alone() -> None:
+    assert verdict(told("fixed_interval", interval=2), Implies(told("fixed_interval", interval=4))).outcome == "proved"
+    assert verdict(told("compute"), Implies(told("motioncache"))).outcome == "proved"
+    found = verdict(told("fixed_interval", interval=4), Implies(told("fixed_interval", interval=2)))
+    assert found.reason == "at step 5 of a run of 9 steps, A reuses and B computes"
+
+
+def test_steps_that_never_reuse() -> None:
+    assert verdict(told("motioncache"), NeverReuses(0, 4)).outcome == "proved"
+    assert verdict(told("motioncache"), NeverReuses(0, 5)).reason == "it reuses at step 5 of a run of 9 steps"
+    assert verdict(told("top_motion"), NeverReuses(4, 5)).outcome == "refuted"
+    assert verdict(told("motioncache_fast"), NeverReuses(0, 30)).outcome == "refuted"
+
+
+def test_other_declarations_count() -> None:
+    assert verdict(told("taylorseer"), Equivalent(told("fixed_interval", interval=4))).reason == "their layers differ"
+    blocks = "on a model of 2 blocks, A reuses block 1, which B always computes"
+    assert verdict(told("fbcache"), Implies(told("dbcache"))).reason == blocks
+
+
+def test_no_possible_run_proves_nothing() -> None:
+    assert verdict(told("step_mask"), Equivalent(told("step_mask"))).outcome == "proved"
+    assert prove(told("step_mask"), NeverReuses(0, 1), [grid_of(40)]).outcome == "unknown"
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_what_is_settled_has_no_names_left(name: str) -> None:
+    made = settled(told(name)).ir
+    assert (made.params, made.signals) == ((), ())
+    assert "Ref(name" not in repr(replace(made, regions=())).replace("SourceRef(name", "")
+
+
+# ---- against the simulation --------------------------------------------------------------------------------
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Chunk, Chunk]:
+    """Two chunks of policies that are near each other, with the same data."""
+    chunk, _ = draw(runs(static=False))
+    changed = list(chunk.bound.ir.phases)
+    if draw(st.booleans()):
+        place = draw(st.integers(0, len(changed) - 1))
+        changed[place] = replace(changed[place], rule=draw(rules(static=draw(st.booleans()))))
+    other = bind(replace(chunk.bound.ir, phases=tuple(changed)), {})
+    return chunk, Chunk(other, chunk.grid, chunk.data)
+
+
+def parted(chunk: Chunk, other: Chunk, seed: int) -> tuple[list[Done], list[Done]]:
+    """Both runs. If they part, all that the second one measures is its own, apart from what the timestep decides."""
+    fresh = [Chunk(c.bound, c.grid, c.data) for c in (chunk, other)]
+    one, two = (c.run() for c in fresh)
+    if all((a.computed == b.computed).all() for a, b in zip(one, two, strict=True)):
+        return one, two
+    motion = np.random.default_rng(seed).random((chunk.grid.steps, TOKENS), np.float32)
+    return one, Chunk(other.bound, other.grid, {**other.data, MOTION: motion}).run()
+
+
+def holds(claim: Claim, one: list[Done], two: list[Done]) -> list[bool]:
+    """At every step."""
+    if isinstance(claim, Implies):
+        return [bool((a.computed | ~b.computed).all()) for a, b in zip(one, two, strict=True)]
+    if isinstance(claim, Equivalent):
+        return [bool((a.computed == b.computed).all()) for a, b in zip(one, two, strict=True)]
+    return [bool(a.computed.all()) or not claim.first <= i <= claim.last for i, a in enumerate(one)]
+
+
+@settings(UNHURRIED, max_examples=60)
+@given(pairs(), st.sampled_from(["implies", "equivalent", "never"]), st.integers(0, 1000))
+def test_a_verdict_is_what_runs_do(both: tuple[Chunk, Chunk], which: str, seed: int) -> None:
+    chunk, other = both
+    claims: dict[str, Claim] = {
+        "implies": Implies(other.bound), "equivalent": Equivalent(other.bound), "never": NeverReuses(2, 5)
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(witness, "TRIES", 8)
+        found = prove(chunk.bound, claims[which], [chunk.grid])
+    if found.outcome == "proved":
+        for more in range(3):
+            assert all(holds(claims[which], *parted(chunk, other, seed + more)))
+    elif found.shown is not None:
+        told_values = {e: np.zeros((chunk.grid.steps, 1), np.float32) for e in (MODULATION, MOTION)}
+        for expr, values in found.shown.values:
+            told_values[expr][: len(values), 0] = values  # type: ignore[index]  # both are changes
+        shown = (Chunk(c.bound, c.grid, told_values).run() for c in (chunk, other))
+        assert not holds(claims[which], *shown)[found.shown.step]
