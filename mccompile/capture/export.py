@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 from mccompile.capture.inline import inline_contexts
-from mccompile.capture.normalise import drop_checks
+from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.repeat import repeats
 from mccompile.capture.unfold import NotUnfolded, unfold
 
@@ -113,6 +113,7 @@ def _traced(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, 
     drop_checks(module)
     inline_contexts(module)
     drop_checks(module)
+    drop_plain_casts(module)
     try:
         copies = unfold(module, model, repeated)
     except NotUnfolded:

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.dependence import flow_graph, needed_for, writes_outside
-from mccompile.capture.facts import Facts, tensor_fact
+from mccompile.capture.facts import Facts, TensorFact, tensor_fact
 
 aten = torch.ops.aten
 
@@ -74,6 +74,20 @@ def drop_identities(module: fx.GraphModule, facts: Facts) -> None:
         if node.op == "call_function" and _changes_nothing(node, facts):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+
+
+def drop_plain_casts(module: fx.GraphModule) -> None:
+    """Removes casts to the dtype and device that a tensor has, by the values that export saw.
+
+    Export binds the tensor to the cast, so that a later block would read what an earlier one made of a shared value.
+    """
+    for node in [n for n in module.graph.nodes if n.target in _CASTS and isinstance(n.args[0], fx.Node)]:
+        before, after = node.args[0].meta.get("val"), node.meta.get("val")
+        if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
+            own = {n: TensorFact((), t.dtype) for n, t in ((node.args[0], before), (node, after))}
+            if _changes_nothing(node, own):
+                node.replace_all_uses_with(node.args[0])
+                module.graph.erase_node(node)
 
 
 def drop_dead(graph: fx.Graph) -> None:
