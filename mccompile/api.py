@@ -36,7 +36,7 @@ from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.shared import Value
-from mccompile.runtime.stand_in import SLOTS, Slot, transformer_of, unwrapped
+from mccompile.runtime.stand_in import SLOTS, ExpertSlot, transformer_of, unwrapped
 from mccompile.runtime.state import check_untreated, uncompiled
 
 AnyPolicy: TypeAlias = PolicyIR | str | Path
@@ -50,16 +50,16 @@ class Prepared:
     prefixes: frozenset[str]
     calls: tuple[Mapping[str, Value], ...]  # the two example calls, as the captured graph takes them
     call: Mapping[str, object]  # arguments of the pipeline's call, with the size that budgets are met at
-    others: Mapping[Slot, Prepared] = field(default_factory=dict)  # captures of the further experts of the pipeline
+    others: Mapping[ExpertSlot, Prepared] = field(default_factory=dict)  # captures of the pipeline's further experts
 
-    def of(self, slot: Slot | None) -> Prepared:
+    def of(self, slot: ExpertSlot | None) -> Prepared:
         """The capture of the transformer in a place."""
         return self if slot is None or slot not in self.others else replace(self.others[slot], call=self.call)
 
 
 def compile(
     model: object,
-    policy: AnyPolicy | Mapping[Slot, AnyPolicy],
+    policy: AnyPolicy | Mapping[ExpertSlot, AnyPolicy],
     *,
     backend: Backend | Literal["inductor", "eager"] = "inductor",
     call: Mapping[str, object] | None = None,
@@ -132,7 +132,7 @@ def compile(
 class _Part:
     """One transformer of a pipeline under its policy, and the example calls of its capture."""
 
-    slot: Slot | None
+    slot: ExpertSlot | None
     lowered: LoweredModel
     bound: BoundPolicy
     keeping: Keeping
@@ -140,7 +140,8 @@ class _Part:
 
 
 def _chosen(
-    policy: AnyPolicy | Mapping[Slot, AnyPolicy], slots: Sequence[Slot | None], values: Mapping[str, float | str]
+    policy: AnyPolicy | Mapping[ExpertSlot, AnyPolicy], slots: Sequence[ExpertSlot | None],
+    values: Mapping[str, float | str],
 ) -> list[tuple[PolicyIR, Mapping[str, float]]]:
     """For each transformer its policy with the choices settled, and the values of the parameters that are its own."""
     if isinstance(policy, Mapping) and set(policy) != set(slots):
@@ -163,8 +164,8 @@ def _settled(policy: AnyPolicy, values: Mapping[str, float | str]) -> tuple[Poli
 
 
 def _lowered(
-    model: object, slot: Slot | None, ir: PolicyIR, captured: Prepared, parameters: Mapping[str, float], fold: bool,
-    verify: bool,
+    model: object, slot: ExpertSlot | None, ir: PolicyIR, captured: Prepared, parameters: Mapping[str, float],
+    fold: bool, verify: bool,
 ) -> _Part:  # fmt: skip
     own = captured.of(slot)
     keeping = keeping_of(model, ir, own, parameters)
@@ -180,7 +181,7 @@ def _compiled(model: object, part: _Part, backend: Backend, fold: bool, clock: C
     return compiled
 
 
-def slots_in(model: object) -> tuple[Slot | None, ...]:
+def slots_in(model: object) -> tuple[ExpertSlot | None, ...]:
     """The places of the transformers that are compiled: of each expert of a pipeline, else None for the only one.
 
     Raises NotAPipeline (MC0701), and SecondTransformer (MC0713) where another one would run without the policy.
@@ -209,12 +210,12 @@ def prepare(
     return replace(made, others=others)
 
 
-Calls: TypeAlias = tuple[Mapping[str, object], Mapping[str, object]]
+ExampleCalls: TypeAlias = tuple[Mapping[str, object], Mapping[str, object]]
 
 
 def _prepared(
     transformer: nn.Module, probe: ExampleCall, second: ExampleCall, call: Mapping[str, object] | None
-) -> tuple[Prepared, Calls]:
+) -> tuple[Prepared, ExampleCalls]:
     """A transformer's capture, and the two calls that it is captured with."""
     check_untreated(transformer)
     transformer.eval()
@@ -225,14 +226,14 @@ def _prepared(
 
 
 def _of(
-    captured: CapturedModel, transformer: nn.Module, given: Calls, call: Mapping[str, object] | None
+    captured: CapturedModel, transformer: nn.Module, given: ExampleCalls, call: Mapping[str, object] | None
 ) -> Prepared:
     note_model(captured.module, transformer)
     calls = tuple(dict(zip(captured.inputs, flat_inputs(captured, c), strict=True)) for c in given)
     return Prepared(captured, provable(captured, _masks(captured), calls), calls, dict(call or {}))
 
 
-def _alike(first: Prepared, model: nn.Module, other: nn.Module, given: Calls) -> Prepared:
+def _alike(first: Prepared, model: nn.Module, other: nn.Module, given: ExampleCalls) -> Prepared:
     """The capture of a further expert: that of the first one over its weights where they are built alike."""
     check_untreated(other)
     other.eval()
@@ -255,7 +256,7 @@ def complete(model: object, captured: Prepared) -> Prepared:
     return replace(captured, others={**captured.others, **made})
 
 
-def own_transformer(model: object, slot: Slot | None = None) -> nn.Module:
+def own_transformer(model: object, slot: ExpertSlot | None = None) -> nn.Module:
     """The transformer of a pipeline, or one that was given alone, without what was put in its place or around it.
 
     slot: its place; None: the first.

@@ -14,7 +14,7 @@ from mccompile.cli.progress import Display, display
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
-    from mccompile.generate.batch import Made, Recipe, Unmade
+    from mccompile.generate.batch import MadeVideo, Recipe, Unmade
     from mccompile.ir import PolicyIR
 
 
@@ -62,7 +62,7 @@ def _recipe(job: GenerateJob, policy: PolicyIR) -> Recipe:
 
 def _made(
     job: GenerateJob, recipe: Recipe, takes: Sequence[Take], shown: Display
-) -> Iterator[tuple[int, Made | Unmade]]:
+) -> Iterator[tuple[int, MadeVideo | Unmade]]:
     """The videos as they end."""
     from mccompile.generate.batch import make_here, make_spread
     from mccompile.generate.cluster import Workers, ray_cluster

@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from mccompile import api
@@ -25,6 +24,7 @@ from mccompile.generate.run import Settings, Video, call_arguments
 from mccompile.ir import PolicyIR
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.text import show
+from mccompile.resources import own_version
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
 
@@ -32,7 +32,7 @@ MANIFEST = "batch.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class MadeVideo:
     """The video of one prompt, the seconds that it took, and the share of the tokens that was computed, 0..1."""
 
     video: Video
@@ -106,7 +106,7 @@ class Recipe:
             "parameters": dict(self.numbers),
             "video": video,
             "place": asdict(self.place),
-            "mccompile": version("mccompile"),
+            "mccompile": own_version(),
         }
 
 
@@ -114,7 +114,7 @@ def _silent(_: str) -> Callable[[int, int], None]:
     return lambda done, total: None
 
 
-Wanted = tuple[str, str | None, int]
+WantedVideo = tuple[str, str | None, int]
 """A video: its name, its prompt (None: that of the settings) and its seed."""
 
 
@@ -129,7 +129,7 @@ class BatchRig:
         refusals = self._model.runner.lowered.refusals
         return [announce(self._model), *(f"refused {r.site}: {r.reason}" for r in refusals)]
 
-    def make(self, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+    def make(self, name: str, prompt: str | None, seed: int) -> MadeVideo | Unmade:
         """One video. What the pipeline refuses of it does not stop the others."""
         try:
             settings = self._settings if prompt is None else replace(self._settings, prompt=prompt)
@@ -137,16 +137,16 @@ class BatchRig:
             done = run_with(self._pipe, self._model, call, seed, self._shown(name))
         except Failure as error:
             return Unmade(str(error).strip().splitlines()[0])
-        return Made(done.video, done.seconds, share_computed(self._model.events))
+        return MadeVideo(done.video, done.seconds, share_computed(self._model.events))
 
 
-def make_here(rig: BatchRig, wanted: Sequence[Wanted]) -> Iterator[tuple[int, Made | Unmade]]:
+def make_here(rig: BatchRig, wanted: Sequence[WantedVideo]) -> Iterator[tuple[int, MadeVideo | Unmade]]:
     """Every video, one after the other: its place and what was made."""
     for place, one in enumerate(wanted):
         yield place, rig.make(*one)
 
 
-def make_spread(workers: Workers[BatchRig], wanted: Sequence[Wanted]) -> Iterator[tuple[int, Made | Unmade]]:
+def make_spread(workers: Workers[BatchRig], wanted: Sequence[WantedVideo]) -> Iterator[tuple[int, MadeVideo | Unmade]]:
     """Every video on a free worker, as they end. One whose worker dies is made once more by another one."""
     left = list(range(len(wanted)))
     for _ in range(2):
@@ -155,14 +155,14 @@ def make_spread(workers: Workers[BatchRig], wanted: Sequence[Wanted]) -> Iterato
             if isinstance(found, Lost):
                 lost.append(left[n])
             else:
-                assert isinstance(found, Made | Unmade)
+                assert isinstance(found, MadeVideo | Unmade)
                 yield left[n], found
         left = lost
     for place in left:
         yield place, Unmade("its worker died, twice")
 
 
-def _make(rig: BatchRig, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+def _make(rig: BatchRig, name: str, prompt: str | None, seed: int) -> MadeVideo | Unmade:
     return rig.make(name, prompt, seed)
 
 

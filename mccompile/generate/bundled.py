@@ -19,10 +19,10 @@ from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
-from mccompile.runtime.stand_in import SLOTS, Slot
+from mccompile.runtime.stand_in import SLOTS, ExpertSlot
 
 
-def transformer_folder(folder: Path, slot: Slot | None = None) -> Path:
+def transformer_folder(folder: Path, slot: ExpertSlot | None = None) -> Path:
     """Where a pipeline folder keeps the transformer of a place."""
     return folder / (SLOTS[0] if slot is None else slot)
 

@@ -12,9 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import ClusterFailed, RayMissing
 
-State = TypeVar("State")
-Result = TypeVar("Result")
-Work = Callable[..., Any]  # of a worker's state and what is given; it travels to the worker by name
+WorkerState = TypeVar("State")
+TaskResult = TypeVar("Result")
+WorkerTask = Callable[..., Any]  # of a worker's state and what is given; it travels to the worker by name
 _LEAST_LIVES = 3  # times that a worker is begun again before one question is given up
 
 
@@ -45,7 +45,7 @@ class Cluster(Protocol):
     def begin(self, make: Callable[[], object]) -> Any:
         """A new worker; it makes its state before the first work."""
 
-    def give(self, worker: Any, work: Work, given: tuple[object, ...]) -> Hashable:
+    def give(self, worker: Any, work: WorkerTask, given: tuple[object, ...]) -> Hashable:
         """Sends work; the token stands for its result."""
 
     def first(self, tokens: Sequence[Hashable]) -> Hashable:
@@ -58,19 +58,19 @@ class Cluster(Protocol):
         """Ends a worker."""
 
 
-class Workers(Generic[State]):
+class Workers(Generic[WorkerState]):
     """A number of workers of one kind. One that dies is begun again, and told all that `everywhere` told the others."""
 
-    def __init__(self, cluster: Cluster, count: int, make: Callable[[], State]) -> None:
+    def __init__(self, cluster: Cluster, count: int, make: Callable[[], WorkerState]) -> None:
         self._cluster, self._make = cluster, make
         self._workers = [cluster.begin(make) for _ in range(count)]
-        self._told: list[tuple[Work, tuple[object, ...]]] = []
+        self._told: list[tuple[WorkerTask, tuple[object, ...]]] = []
         self.deaths = 0
 
     def __len__(self) -> int:
         return len(self._workers)
 
-    def ask(self, number: int, work: Work, *given: object) -> Any:
+    def ask(self, number: int, work: WorkerTask, *given: object) -> Any:
         """The result of work on one worker; a worker that dies is begun again and asked again.
 
         Raises ClusterFailed (MC0747) for a refusal in the worker, and where it dies each time.
@@ -82,7 +82,7 @@ class Workers(Generic[State]):
                 self._again(number)
         raise ClusterFailed(f"worker {number} died {_LEAST_LIVES} times")
 
-    def everywhere(self, work: Work, *given: object) -> None:
+    def everywhere(self, work: WorkerTask, *given: object) -> None:
         """The same work on every worker, and later on each that takes the place of one that died."""
         tokens = [self._cluster.give(worker, work, given) for worker in self._workers]
         died = []
@@ -95,7 +95,7 @@ class Workers(Generic[State]):
         for number in died:
             self._again(number)
 
-    def share(self, work: Work, items: Sequence[tuple[object, ...]]) -> Iterator[tuple[int, int, Any | Lost]]:
+    def share(self, work: WorkerTask, items: Sequence[tuple[object, ...]]) -> Iterator[tuple[int, int, Any | Lost]]:
         """Every item on whichever worker is free: its place, the worker and the result, as they end.
 
         An item whose worker dies is lost, and the others go on.
@@ -171,7 +171,7 @@ class RayCluster:
         """A new actor."""
         return self._holder.remote(make, self._threads)
 
-    def give(self, worker: Any, work: Work, given: tuple[object, ...]) -> Hashable:
+    def give(self, worker: Any, work: WorkerTask, given: tuple[object, ...]) -> Hashable:
         """A call of the actor."""
         return worker.do.remote(work, given)
 
@@ -201,7 +201,7 @@ class _Holder:
         self._make = make
         self._state: object = None
 
-    def do(self, work: Work, given: tuple[object, ...]) -> object:
+    def do(self, work: WorkerTask, given: tuple[object, ...]) -> object:
         """The work's result; a refusal of ours as text."""
         try:
             if self._state is None:

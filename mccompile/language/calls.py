@@ -34,6 +34,7 @@ from mccompile.language.types import (
 
 _WITH_TOKENS = tuple(source.name for source in SOURCES.values() if source.per_token)
 _ZERO, _ONE = ir.Const(0.0), ir.Const(1.0)
+_NO_EARLIER_OUTPUT = "no earlier block output is kept; `frame_diff(block_output)` measures its motion between frames"
 
 
 class CallRules:
@@ -190,6 +191,8 @@ class CallRules:
             return POISON
         if source.since:
             return self._report(values.PastFirst(place(source.expr), call.function.name))
+        if source.late:
+            return self._report(values.NoPast(place(source.expr), call.function.name, _NO_EARLIER_OUTPUT))
         over = GRANULARITIES[call.word("over")]
         if over > Granularity.CHUNK and not source.per_token:
             return self._no_tokens(source, f"`over = {word(over)}`")

@@ -14,7 +14,7 @@ from mccompile import ir
 from mccompile.pipelines.experts import refuse_others
 from mccompile.pipelines.probe import MEDIA, SIZES, Declared, ExampleCall, record_calls, record_declared
 from mccompile.runtime.clock import Attached, Clock
-from mccompile.runtime.stand_in import Slot, slots_of
+from mccompile.runtime.stand_in import ExpertSlot, slots_of
 
 
 class PipelineClock(Clock, Attached, Protocol):
@@ -38,7 +38,7 @@ class Driver(ABC):
     def clock(self, pipe: object) -> PipelineClock:
         """A new clock for a pipeline of this kind."""
 
-    def experts(self, pipe: object) -> tuple[Slot, ...]:
+    def experts(self, pipe: object) -> tuple[ExpertSlot, ...]:
         """The places of the transformers that run the steps of a generation, in the order in which they do.
 
         Raises SecondTransformer (MC0713) where another one of the pipeline would run without the policy.

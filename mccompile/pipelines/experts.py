@@ -13,12 +13,12 @@ from torch import nn
 from mccompile.pipelines.errors import SecondTransformer
 from mccompile.policy.phases import Grid
 from mccompile.runtime.errors import UnknownStep
-from mccompile.runtime.stand_in import SLOTS, Slot, slots_of, transformer_of, unwrapped
+from mccompile.runtime.stand_in import SLOTS, ExpertSlot, slots_of, transformer_of, unwrapped
 
 RATIO = "boundary_ratio"
 
 
-def experts_of(pipe: object) -> tuple[Slot, ...]:
+def experts_of(pipe: object) -> tuple[ExpertSlot, ...]:
     """The places of the transformers that run the steps of a generation, in the order in which they do.
 
     Raises SecondTransformer (MC0713) where others of the kind would run beside them.
@@ -30,7 +30,7 @@ def experts_of(pipe: object) -> tuple[Slot, ...]:
     return found
 
 
-def refuse_others(pipe: object, known: tuple[Slot, ...]) -> None:
+def refuse_others(pipe: object, known: tuple[ExpertSlot, ...]) -> None:
     """Raises SecondTransformer (MC0713) where a pipeline has transformers of its kind outside of the places `known`."""
     own = [transformer_of(pipe, slot) for slot in known]
     kinds = {type(unwrapped(part)) for part in own if part is not None}
@@ -40,7 +40,7 @@ def refuse_others(pipe: object, known: tuple[Slot, ...]) -> None:
         raise SecondTransformer(type(pipe).__name__, ", ".join(others))
 
 
-def rows_of(pipe: object, slot: Slot, timesteps: torch.Tensor) -> range:
+def rows_of(pipe: object, slot: ExpertSlot, timesteps: torch.Tensor) -> range:
     """The rows of the schedule that one of two transformers runs. Reads the timesteps.
 
     Raises UnknownStep (MC0604) where they take turns more than once.

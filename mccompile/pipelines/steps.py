@@ -22,7 +22,7 @@ from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Clock, Moment, Untold
 from mccompile.runtime.errors import NoClock, UnknownStep
-from mccompile.runtime.stand_in import Slot
+from mccompile.runtime.stand_in import ExpertSlot
 
 _requests = itertools.count()
 
@@ -49,7 +49,7 @@ class StepClock:
     Where two transformers take turns, each has a clock of its own, and its schedule holds its own part of the steps.
     """
 
-    def __init__(self, pipe: object, slot: Slot | None = None, lead: StepClock | None = None) -> None:
+    def __init__(self, pipe: object, slot: ExpertSlot | None = None, lead: StepClock | None = None) -> None:
         """slot: of the transformer whose steps it tells, where there are two. lead: the clock that watches."""
         self._pipe, self._slot, self._lead = pipe, slot, lead
         self._watch: Watch | None = None
@@ -58,7 +58,7 @@ class StepClock:
         self.source = ""  # who said which step the latest call is
         self._shared: tuple[StepClock, ...] = ()
 
-    def share(self, slots: tuple[Slot | None, ...]) -> tuple[Clock, ...]:
+    def share(self, slots: tuple[ExpertSlot | None, ...]) -> tuple[Clock, ...]:
         """A clock for each of the transformers in these places.
 
         Raises SecondTransformer (MC0713) where the pipeline runs one that is not among them.
@@ -189,7 +189,7 @@ class StepDriver(Driver):
     def fits(self, pipe: object) -> bool:
         return True
 
-    def experts(self, pipe: object) -> tuple[Slot, ...]:
+    def experts(self, pipe: object) -> tuple[ExpertSlot, ...]:
         return experts_of(pipe)
 
     def clock(self, pipe: object) -> StepClock:

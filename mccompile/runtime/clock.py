@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from mccompile.policy.phases import Grid
-from mccompile.runtime.stand_in import Slot
+from mccompile.runtime.stand_in import ExpertSlot
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ class Attached(Protocol):
 
 
 @runtime_checkable
-class Shared(Protocol):
+class SharedClock(Protocol):
     """A clock that tells the steps of several transformers, which run a generation in turn."""
 
-    def share(self, slots: tuple[Slot | None, ...]) -> tuple[Clock, ...]:
+    def share(self, slots: tuple[ExpertSlot | None, ...]) -> tuple[Clock, ...]:
         """A clock for each of the transformers in these places; None: the only one. Raises for places that it lacks."""
 
 

@@ -22,13 +22,13 @@ from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.adapters import AdapterScales
 from mccompile.runtime.blocks import Backend
 from mccompile.runtime.budget import Keeping
-from mccompile.runtime.clock import Attached, Clock, Moment, Shared
+from mccompile.runtime.clock import Attached, Clock, Moment, SharedClock
 from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.new_sizes import NewSizes, told_of
 from mccompile.runtime.runner import Runner
-from mccompile.runtime.stand_in import Slot, StandIn, put_transformer, transformer_of
+from mccompile.runtime.stand_in import ExpertSlot, StandIn, put_transformer, transformer_of
 from mccompile.runtime.state import ModelState
 from mccompile.runtime.summary import Ran, Summary, summarise
 from mccompile.runtime.trace import Event
@@ -56,7 +56,7 @@ class CompiledModel(StandIn):
 
     def __init__(
         self, model: nn.Module, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True,
-        slot: Slot | None = None,
+        slot: ExpertSlot | None = None,
     ) -> None:
         super().__init__(model)
         self.slot = slot
@@ -108,7 +108,7 @@ class CompiledModel(StandIn):
             if isinstance(found, CompiledModel) and found._pipe is pipe:
                 found.undo()
         clocks = (clock,) * len(before)
-        if isinstance(clock, Shared):
+        if isinstance(clock, SharedClock):
             clocks = clock.share(tuple(each.slot for each in self._experts))
         if isinstance(clock, Attached):
             clock.attach(self._ended)

@@ -8,8 +8,8 @@ from typing import Literal, assert_never
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-Slot = Literal["transformer", "transformer_2"]  # where a pipeline has a transformer
-SLOTS: tuple[Slot, Slot] = ("transformer", "transformer_2")
+ExpertSlot = Literal["transformer", "transformer_2"]  # where a pipeline has a transformer
+SLOTS: tuple[ExpertSlot, ExpertSlot] = ("transformer", "transformer_2")
 
 
 class StandIn(nn.Module):
@@ -38,13 +38,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def slots_of(pipe: object) -> tuple[Slot, ...]:
+def slots_of(pipe: object) -> tuple[ExpertSlot, ...]:
     """The places where a pipeline has transformers."""
     found = zip(SLOTS, (getattr(pipe, "transformer", None), getattr(pipe, "transformer_2", None)), strict=True)
     return tuple(slot for slot, part in found if isinstance(part, nn.Module))
 
 
-def transformer_of(pipe: object, slot: Slot | None = None) -> nn.Module | None:
+def transformer_of(pipe: object, slot: ExpertSlot | None = None) -> nn.Module | None:
     """The transformer in that place; None for the first: `transformer`, or `transformer_2` where it is the only one."""
     first = next(iter(slots_of(pipe)), None)
     match first if slot is None else slot:
@@ -59,7 +59,7 @@ def transformer_of(pipe: object, slot: Slot | None = None) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
-def put_transformer(pipe: object, transformer: nn.Module, slot: Slot | None = None) -> None:
+def put_transformer(pipe: object, transformer: nn.Module, slot: ExpertSlot | None = None) -> None:
     """Puts a transformer in the place of `transformer_of(pipe, slot)`."""
     match slots_of(pipe)[0] if slot is None else slot:
         case "transformer":

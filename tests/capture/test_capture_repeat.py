@@ -109,6 +109,17 @@ def _counts(tower: Tower) -> None:
     tower.blocks = nn.ModuleList(Counts() for _ in range(DEPTH))
 
 
+class Casts(Block):
+    """A block that casts what it is given, as those that add in float32 do. Here the casts change nothing."""
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor | None, add: int = 0) -> torch.Tensor:
+        return super().forward(x.float(), None if shift is None else shift.float(), add).type_as(x)
+
+
+def _casts(tower: Tower) -> None:
+    tower.blocks = nn.ModuleList(Casts() for _ in range(DEPTH))
+
+
 def _nothing(tower: Tower) -> None:
     """All blocks differ in their weights alone."""
 
@@ -146,6 +157,7 @@ def _both(model: nn.Module, calls: list[Mapping[str, object]]) -> tuple[Captured
         (_straight, _hook, {1, 3, 4}),
         (_straight, _inner_hook, {1, 3, 4}),
         (_straight, _counts, set()),
+        (_straight, _casts, {1, 2, 3, 4}),
     ],
 )
 def test_the_graph_is_that_of_an_export_of_every_block(

@@ -14,7 +14,7 @@ import mccompile.api
 import mccompile.generate.compare
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles
 from mccompile.backend.record import Recorder
-from mccompile.generate.batch import Made, Recipe, Unmade
+from mccompile.generate.batch import MadeVideo, Recipe, Unmade
 from mccompile.generate.media import read_video
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.runtime.trace import read_jsonl, share_computed
@@ -72,11 +72,11 @@ class MadeUp:
     def said(self) -> list[str]:
         return ["said of the policy"]
 
-    def make(self, name: str, prompt: str | None, seed: int) -> Made | Unmade:
+    def make(self, name: str, prompt: str | None, seed: int) -> MadeVideo | Unmade:
         again = (name, prompt, seed) in self.made
         self.made.append((name, prompt, seed))
         refused = prompt == "bad" and not again
-        return Unmade("too long") if refused else Made(np.full((2, 32, 32, 3), 0.5, np.float32), 1.5, 0.25)
+        return Unmade("too long") if refused else MadeVideo(np.full((2, 32, 32, 3), 0.5, np.float32), 1.5, 0.25)
 
 
 def test_a_batch_makes_what_is_not_there(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

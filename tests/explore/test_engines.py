@@ -9,7 +9,7 @@ import pytest
 
 from mccompile.generate.cluster import Workers
 from mccompile.language.load import load_choices, load_policy
-from mccompile.studio.explore.engine import Spread
+from mccompile.studio.explore.engine import Spreading
 from mccompile.studio.explore.search import Aim, Found, search
 from mccompile.studio.explore.space import Point, Space, grid, ranges_of, variant
 from mccompile.studio.explore.study import Sampler, Study
@@ -26,7 +26,7 @@ def aim(trials: int, at_once: int, sampler: Sampler) -> Aim:
 
 def spread(folder: Path, sampler: Sampler, dies: Sequence[int] = (), trials: int = 12) -> Found:
     workers = Workers(FakeCluster(frozenset(dies)), 3, FakeRig)
-    return search(study(folder, sampler), Spread(workers), aim(trials, 3, sampler), lambda trial: None)  # type: ignore[arg-type]
+    return search(study(folder, sampler), Spreading(workers), aim(trials, 3, sampler), lambda trial: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mccompile.cli import main
-from mccompile.generate.batch import Made, Unmade, make_spread, open_folder
+from mccompile.generate.batch import MadeVideo, Unmade, make_spread, open_folder
 from mccompile.generate.cluster import Lost, WorkerDied, Workers
 from mccompile.generate.errors import ClusterFailed, OptionRefused
 
@@ -86,8 +86,9 @@ def test_a_question_is_asked_again_until_the_worker_dies_each_time() -> None:
 class Maker(list[int]):
     """Stands for a rig: every video is its prompt's length."""
 
-    def make(self, name: str, prompt: str, seed: int) -> Made | Unmade:
-        return Unmade("refused") if prompt == "bad" else Made(np.full((1, 1, 1, 3), len(prompt), np.float32), 1.0, 0.5)
+    def make(self, name: str, prompt: str, seed: int) -> MadeVideo | Unmade:
+        video = np.full((1, 1, 1, 3), len(prompt), np.float32)
+        return Unmade("refused") if prompt == "bad" else MadeVideo(video, 1.0, 0.5)
 
 
 def test_a_video_whose_worker_dies_is_made_by_another() -> None:
@@ -96,7 +97,7 @@ def test_a_video_whose_worker_dies_is_made_by_another() -> None:
     found = dict(make_spread(Workers(cluster, 2, Maker), wanted))  # type: ignore[arg-type]
     assert sorted(found) == [0, 1, 2, 3]
     assert found[2] == Unmade("refused")
-    assert [int(m.video[0, 0, 0, 0]) for n, m in sorted(found.items()) if isinstance(m, Made)] == [3, 5, 6]
+    assert [int(m.video[0, 0, 0, 0]) for n, m in sorted(found.items()) if isinstance(m, MadeVideo)] == [3, 5, 6]
     twice = dict(make_spread(Workers(FakeCluster(frozenset((0, 1))), 1, Maker), wanted[:1]))  # type: ignore[arg-type]
     assert twice == {0: Unmade("its worker died, twice")}
 

@@ -67,7 +67,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CalibratedEntry:
     """A policy of a set, with the found values as defaults. seen, held_out: what both kinds of prompts showed."""
 
     policy: PolicyIR
@@ -108,7 +108,7 @@ def store_front(session: Session, found: Found) -> str:
     return f"stored {len(entries)} policies for `--policy auto` in {setting.file}"
 
 
-def pick(goal: Goal, setting: Setting) -> Entry:
+def pick(goal: Goal, setting: Setting) -> CalibratedEntry:
     """The best stored policy that meets a goal. Raises NotCalibrated (MC0745)."""
     entries = _entries(setting)
     met = [e for e in entries if e.meets(goal)]
@@ -119,7 +119,7 @@ def pick(goal: Goal, setting: Setting) -> Entry:
     return min(met, key=lambda e: goal.order(e.held_out))
 
 
-def _entries(setting: Setting) -> list[Entry]:
+def _entries(setting: Setting) -> list[CalibratedEntry]:
     path = setting.file
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def _entries(setting: Setting) -> list[Entry]:
                 match entry:
                     case {"ir": str(text), "settings": str(words), "seen": dict(seen), "held_out": dict(held)}:
                         try:
-                            found.append(Entry(read(text), words, Outcome(**seen), Outcome(**held)))
+                            found.append(CalibratedEntry(read(text), words, Outcome(**seen), Outcome(**held)))
                         except (PolicyError, TypeError):
                             break
                     case _:

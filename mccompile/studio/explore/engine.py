@@ -33,7 +33,7 @@ class Broken:
     why: str
 
 
-class Engine(Protocol):
+class TrialEngine(Protocol):
     """Runs points, each against vanilla, and tells what is known of a point before it runs."""
 
     def plans(self, point: Point) -> Mapping[str, Plan] | None:
@@ -109,7 +109,7 @@ class Local:
         """Nothing is held."""
 
 
-class Spread:
+class Spreading:
     """A rig on every worker of a cluster. A worker that dies costs the trial that it ran, and is begun again."""
 
     def __init__(self, workers: Workers[Rig]) -> None:

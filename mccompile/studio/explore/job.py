@@ -24,7 +24,7 @@ from mccompile.policy.choosing import load_chosen
 from mccompile.policy.text import show
 from mccompile.resources import own_version
 from mccompile.studio.explore.emit import Evidence, policy_text, said, with_evidence
-from mccompile.studio.explore.engine import Broken, Local, Rigging, Spread
+from mccompile.studio.explore.engine import Broken, Local, Rigging, Spreading
 from mccompile.studio.explore.errors import GoalUnmet
 from mccompile.studio.explore.goals import Goal, front, meeting
 from mccompile.studio.explore.measuring import read_table, table_json
@@ -240,13 +240,13 @@ class Session:
         return known
 
 
-def _engine(job: Job, announce: Announce, progress: Progress | None) -> Local | Spread:
+def _engine(job: Job, announce: Announce, progress: Progress | None) -> Local | Spreading:
     match job.engine:
         case "local":
             return Local(job.rigging().build(announce, progress))
         case "ray":
             cluster = ray_cluster(job.place.device)
-            return Spread(Workers(cluster, job.workers or cluster.size(), job.rigging().build_alone))
+            return Spreading(Workers(cluster, job.workers or cluster.size(), job.rigging().build_alone))
 
 
 def _searched(base: str, job: Job) -> _Searched:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mccompile.policy.cells import Plan
-from mccompile.studio.explore.engine import FAILURES, Broken, Engine
+from mccompile.studio.explore.engine import FAILURES, Broken, TrialEngine
 from mccompile.studio.explore.goals import Goal
 from mccompile.studio.explore.outcome import Outcome, Trial
 from mccompile.studio.explore.study import Asked, Failed, Sampler, Study
@@ -38,7 +38,7 @@ class Aim:
     at_once: int = 1
 
 
-def search(study: Study, engine: Engine, aim: Aim, told: Tell) -> Found:
+def search(study: Study, engine: TrialEngine, aim: Aim, told: Tell) -> Found:
     """Goes on until the study has its trials, or Ctrl-C. told: called after each trial."""
     interrupted = False
     while not interrupted and not study.exhausted(aim.sampler):
@@ -60,7 +60,7 @@ def search(study: Study, engine: Engine, aim: Aim, told: Tell) -> Found:
 class _Round:
     """Points that are asked for at once. What is known before they run settles some of them; the others run."""
 
-    def __init__(self, study: Study, engine: Engine, aim: Aim, told: Tell) -> None:
+    def __init__(self, study: Study, engine: TrialEngine, aim: Aim, told: Tell) -> None:
         self._study, self._engine, self._aim, self._told = study, engine, aim, told
         self._runs: list[Asked] = []
         self._twins: list[tuple[Asked, Asked]] = []  # with the point of this round whose schedule it has too
@@ -149,7 +149,7 @@ def _schedule(plans: Mapping[str, Plan] | None) -> tuple[tuple[str, ...], ...] |
     return None if any("dynamic" in own for own in steps) else steps
 
 
-def _hopeless(engine: Engine, asked: Asked, aim: Aim) -> str:
+def _hopeless(engine: TrialEngine, asked: Asked, aim: Aim) -> str:
     """Why the point cannot have the speed that every goal demands; "" where it may."""
     if not aim.goals or any(goal.measure != "x" for goal in aim.goals):
         return ""
