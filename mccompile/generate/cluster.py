@@ -12,8 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import ClusterFailed, RayMissing
 
-WorkerState = TypeVar("State")
-TaskResult = TypeVar("Result")
+WorkerState = TypeVar("WorkerState")
+TaskResult = TypeVar("TaskResult")
 WorkerTask = Callable[..., Any]  # of a worker's state and what is given; it travels to the worker by name
 _LEAST_LIVES = 3  # times that a worker is begun again before one question is given up
 

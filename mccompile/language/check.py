@@ -163,6 +163,9 @@ def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | No
     for declaration in _declarations(merged):
         what = "parameter" if isinstance(declaration, ast.ParamDecl) else "signal"
         check_name(declaration.name, what, reserved, errors)
+    for item in merged.layers:
+        if item.name is not None:
+            check_name(item.name, "region", reserved, errors)
     return {name: check_param(param, errors) for name, param in merged.params.items()}
 
 

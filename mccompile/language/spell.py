@@ -167,8 +167,8 @@ def where(first: int | float, last: int | float) -> str:
     """What stands between the brackets of `blocks[...]`."""
     if (first, last) == (0, -1):
         return "*"
-    if first == last:
-        return _bound(first)
+    if first == last and isinstance(first, int):
+        return str(first)
     return f"{_bound(first)}.." if last == -1 else f"{_bound(first)}..{_bound(last)}"
 
 

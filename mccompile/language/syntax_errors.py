@@ -132,7 +132,7 @@ def _spelled(accepts: set[str]) -> list[str]:
 
 def _wanted(accepts: set[str]) -> str:
     """The expected set in words: an expression by one name, operators only where nothing else fits."""
-    names = set(accepts)
+    names = set(accepts) - {"REGION"}  # any word with a colon behind it
     if names >= {"GRANULARITY", "INT"}:  # behind `reuse`, where the name of a choice may stand too
         names.discard("NAME")
     listed: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -83,6 +84,24 @@ def read_plan(text: str) -> Plan:
     if source.line(end.line).rstrip() != _summary(plan):
         raise reader.error(end, "the summary does not fit the table")
     return plan
+
+
+REGIONS = "regions "
+"""Begins the line above the plan of the regions of one name, where a policy has several."""
+
+
+def read_plans(text: str) -> dict[str, Plan]:
+    """The plans of `explain --stage plan`, by the name of their regions; that of a single plan is "".
+
+    Raises PolicyError (MC0308) with the first thing that does not read.
+    """
+    if not text.startswith(REGIONS):
+        return {"": read_plan(text)}
+    found: dict[str, Plan] = {}
+    for part in re.split(rf"^(?={REGIONS})", text, flags=re.MULTILINE)[1:]:
+        head, _, rest = part.partition("\n")
+        found[head.removeprefix(REGIONS)] = read_plan(rest)
+    return found
 
 
 class _Lines:

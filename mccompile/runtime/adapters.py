@@ -3,7 +3,7 @@
 before: result + lora_B(lora_A(x)) * 0.25;  after: result + lora_B(lora_A(x)) * scale, a weight of the graph
 
 While a model is captured, every adapter is active and every scale is a tensor. So other scales, other active adapters,
-disabled ones, and `attention_kwargs={"scale": ...}` of a call change values and no structure. An adapter that comes or
+disabled ones, and a scale in the arguments of a call change values and no structure. An adapter that comes or
 goes, or is fused, changes the structure (state.py).
 """
 
@@ -135,7 +135,7 @@ def without_scale(model: nn.Module, call: Mapping[str, object]) -> dict[str, obj
 
 
 def _argument_of(model: nn.Module) -> str | None:
-    """The argument of a forward whose entry `scale` is for all adapters (diffusers' `apply_lora_scale`)."""
+    """The argument of a forward whose entry `scale` is for all adapters (a decorator of diffusers names it)."""
     forward = type(model).forward
     if inspect.unwrap(forward) is forward or not inspect.isfunction(forward):
         return None

@@ -10,6 +10,8 @@ import pytest
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import parse
+from mccompile.policy.groups import groups
+from mccompile.policy.plan_text import read_plans
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies
@@ -118,7 +120,9 @@ def test_stages_read_back(policy: str, shell: Shell) -> None:
     assert read(shell("explain", policy, "--stage", "ir").out) == ir
     steps = () if policy.startswith("step_mask") else ("--steps", 20)
     plan = shell("explain", policy, "--stage", "plan", *steps).out
-    assert show_plan(read_plan(plan)) == plan
+    plans = read_plans(plan)
+    assert "\n".join((f"regions {name}\n" if name else "") + show_plan(made) for name, made in plans.items()) == plan
+    assert tuple(plans) == (groups(ir) if len(groups(ir)) > 1 else ("",))
     assert show(ir) == show(read(show(ir)))
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
 PARTS = {
     "01": "Syntax", "02": "Meaning", "03": "Binding and planning", "04": "Capture", "05": "Lowering", "06": "A run",
-    "07": "Driving a pipeline", "08": "Compiled packages and bundles",
+    "07": "Driving a pipeline", "08": "Compiled packages and bundles", "09": "Configurations of other tools",
 }  # fmt: skip
 
 

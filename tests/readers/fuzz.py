@@ -48,10 +48,10 @@ from mccompile.policy.phases import ChunkState
 from mccompile.policy.plan_text import read_plan, show_plan
 from mccompile.policy.text import read as read_ir
 from mccompile.policy.text import show
-from mccompile.runtime.snapshot import BranchFacts, RequestFacts, StoredTensor
+from mccompile.runtime.snapshot import BranchFacts, CourseFacts, RequestFacts, StoredTensor
 from mccompile.runtime.trace import read_jsonl, write_jsonl
 from mccompile.studio.explore.prompts import read_prompts
-from mccompile.studio.explore.search import search
+from mccompile.studio.explore.search import Aim, search
 from mccompile.studio.report.page import page_data
 from mccompile.studio.report.reading import read_run
 from tests.explore.fakes import GRID, FakeRig, study
@@ -107,10 +107,12 @@ def begun() -> Begun:
 def progress(folder: Path) -> None:
     """A journal with two calls and a state."""
     Journal(folder, begun())
-    branch = BranchFacts(
-        "cond", 0, ((ChunkState(1, 0, 1, 1),),), ((True,),), ((False,),), ((True,),), ((0,),), ((0, 0, "why"),), (),
-        ((0, 0),), (), ((0, False),), 4, ((1, 2), 3, None), (StoredTensor(("kept", "0", "x"), (2, 3), (3, 1), True),),
+    course = CourseFacts(
+        "", ((ChunkState(1, 0, 1, 1),),), ((True,),), ((False,),), ((True,),), ((0,),), ((0, 0, "why"),), (),
+        ((0, 0),), (),
     )  # fmt: skip
+    kept = StoredTensor(("kept", "0", "x"), (2, 3), (3, 1), True)
+    branch = BranchFacts("cond", 0, (course,), ((0, False),), 4, ((1, 2), 3, None), (kept,))
     facts = json.dumps(write_record(RequestFacts(True, (branch,))))
     call = {"row": 0, "branch": "cond", "outputs": 1, "masked": True, "events": []}
     place = folder / "progress"
@@ -178,7 +180,7 @@ READERS = {
     "plan": Reader(plan, lambda f: read_plan(decoded(f / "plan.txt"))),
     "graph": Reader(graph, graph_of),
     "model": Reader(model, lambda f: load_pipeline(f, Placement.of("cpu", None, False)), "*.json", 6),
-    "study": Reader(lambda f: search(study(f), FakeRig(), ("p",), 2, "random", (), lambda trial: None),
+    "study": Reader(lambda f: search(study(f), FakeRig(), Aim(("p",), 2, "random", ()), lambda trial: None),
                     lambda f: study(f).trials(), inputs=8),
     "bundle": Reader(lambda f: write_archive(f / "b.mcc", {"policy": "x"}, {"captured.json": b"{}"}),
                      lambda f: read_archive(f / "b.mcc")),

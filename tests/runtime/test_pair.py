@@ -199,6 +199,7 @@ def test_requests_that_take_turns_keep_apart(claims: Claims) -> None:
         torch.testing.assert_close(mixed[seed], outputs[seed], **CLOSE)
 
 
+@pytest.mark.slow
 def test_samples_of_a_batch_decide_alone_and_run_with_their_other_branch(claims: Claims) -> None:
     text = torch.cat([embeds(seed=s)["prompt_embeds"] for s in (0, 1)])  # type: ignore[misc]
     tiny = Tiny(pipeline(), {"prompt": None, "prompt_embeds": text, "negative_prompt_embeds": -text}, None)

@@ -35,7 +35,7 @@ def alike(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
 
 
 def test_a_planner_that_forgets_to_clear_accounts_breaks_the_law_of_folding(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, own = drifting(ir.Const(0.4)), planner._after
+    run, own = drifting(ir.Const(0.4)), planner.after
 
     def after(bound: object, grid: object, before: Situation, decision: Decision, back: int) -> Iterable[Situation]:
         for found in own(bound, grid, before, decision, back):  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def test_a_planner_that_forgets_to_clear_accounts_breaks_the_law_of_folding(monk
 
     unfolded = decided(run, False)
     assert alike(decided(run, True), unfolded)
-    monkeypatch.setattr(planner, "_after", after)
+    monkeypatch.setattr(planner, "after", after)
     assert not alike(decided(run, True), unfolded)
 
 
