@@ -44,8 +44,8 @@ that was left alone.
 
 `make fuzz` changes the files that are read. Where atheris is installed (`pip install 'mccompile[fuzz]'`), it looks for
 changes that reach new code of the reader. What it found is kept in `tests/readers/corpus/`, and a test reads all of it.
-A fault is an error without a code. In the run below the seconds of each reader were taken from the limit of time and from
-the files' times, and not from a clock.
+A fault is an error without a code. In the run below the seconds of each reader were taken from the limit of time and
+from the files' times, and not from a clock.
 
 <!-- table fuzz -->
 <!-- end fuzz -->
