@@ -59,9 +59,14 @@ class Request:
     """State of one generation: a store for each guidance branch, and a plan for each of its groups of regions."""
 
     branches: dict[str, BranchStore] = field(default_factory=dict)
-    plans: dict[str, Mapping[str, Plan]] = field(default_factory=dict)
+    planned: dict[str, Mapping[str, Plan]] = field(default_factory=dict)
     told: dict[str, Told | Untold | None] = field(default_factory=dict)  # that each plan was made with
     foresight: Foresight = field(default_factory=Foresight)
+
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """The plan of each branch; of each of its groups, where regions have names."""
+        return {f"{name} {group}".strip(): p for name, of in self.planned.items() for group, p in of.items()}
 
 
 class Runner:
@@ -126,7 +131,7 @@ class Runner:
         """Everything that was derived from the weights is derived anew. Nothing is compiled."""
         self.engine.values.forget()
         for request in self.requests.values():
-            request.plans.clear()
+            request.planned.clear()
             request.foresight = Foresight()
             for store in request.branches.values():
                 store.drop("other weights")
@@ -222,19 +227,19 @@ class Runner:
         request = self._request(moment)
         for name in [n for n, s in request.branches.items() if _left_behind(s, moment)]:
             del request.branches[name]
-            request.plans.pop(name, None)
+            request.planned.pop(name, None)
         if self.budget is not None:
             self.budget.admit(inputs, moment, request.branches.keys())
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bounds, layout.batch, moment.total)
-        if moment.branch not in request.plans or request.told[moment.branch] != moment.told:
+        if moment.branch not in request.planned or request.told[moment.branch] != moment.told:
             made = {
                 group: make_plan(self.lowered, bound, moment.grid, inputs, self.fold, moment.told)
                 for group, bound in self.bounds.items()
             }
-            request.plans[moment.branch], request.told[moment.branch] = made, moment.told
+            request.planned[moment.branch], request.told[moment.branch] = made, moment.told
             self.notes = (*self.notes, *(note for plan in made.values() for note in plan.notes))
-        return request.branches[moment.branch], request.plans[moment.branch]
+        return request.branches[moment.branch], request.planned[moment.branch]
 
     def _request(self, moment: Moment) -> Request:
         """The request of a moment, begun where it is new; the latest ones stay."""

@@ -67,6 +67,8 @@ def test_each_region_runs_at_its_own_steps(tiny: Tiny, keep: str) -> None:
         expected = tiny.run(ar_step=0)
     model = compiled(tiny, HALVES.replace("KEEP", keep))
     torch.testing.assert_close(tiny.run(ar_step=0), expected, rtol=0, atol=2e-5)
+    (request,) = model.runner.requests.values()
+    assert set(request.plans) == {f"{branch} {name}" for branch in ("cond", "uncond") for name in COMPUTED}
     for name, steps in COMPUTED.items():
         assert {e.step for e in model.events if e.region == name and e.action == "full"} == steps
     whole = by_cell(model.events)

@@ -67,7 +67,7 @@ class Residuals:
     def take(self, model: CompiledModel, events: Sequence[Event]) -> None:
         """Copies what the call that left `events` has kept."""
         latest = next(reversed(model.runner.requests.values()))
-        self.grid = next(iter(next(iter(latest.plans.values())).values())).grid
+        self.grid = next(iter(latest.plans.values())).grid
         branch = events[0].branch
         store = latest.branches[branch]
         assert store.window is not None

@@ -229,7 +229,7 @@ class Rig:
 
         def after(module: CompiledModel, _: object, kwargs: dict[str, object], __: object) -> None:
             latest = next(reversed(module.runner.requests.values()))
-            seen.update(call=kwargs, plan=next(iter(next(iter(latest.plans.values())).values())))
+            seen.update(call=kwargs, plan=next(iter(latest.plans.values())))
 
         hook = nn.Module.register_forward_hook(model, after, with_kwargs=True)
         try:
