@@ -12,7 +12,7 @@ from mccompile.language.intervals import Ranges, reach
 from mccompile.language.parse import keywords
 from mccompile.language.spell import spell
 from mccompile.language.types import word
-from mccompile.language.walk import walk
+from mccompile.language.walk import all_rules, walk
 from mccompile.lsp.document import Document
 from mccompile.policy.evaluate import TIMESTEP_SOURCES
 from mccompile.policy.in_words import known, parameter, regions, rules_decided
@@ -83,8 +83,8 @@ def _signal(document: Document, signal: ir.Signal, policy: ir.PolicyIR) -> Itera
         yield f"reads {', '.join(f'`{name}`' for name in read)}"
     into = dict.fromkeys(
         account.into
-        for phase in policy.phases
-        for account in _accounts(phase.rule, signals)
+        for rule in all_rules(policy)
+        for account in _accounts(rule, signals)
         if any(isinstance(e, ir.SignalRef) and e.name == signal.name for e in walk(account.of, {}))
     )
     if into:

@@ -113,6 +113,16 @@ def test_hover(server: Conversation, file: Path, place: str, says: list[str]) ->
     assert text.at(found["range"]) in place.replace("¦", "")
 
 
+def test_hover_knows_the_rules_of_regions(server: Conversation, tmp_path: Path) -> None:
+    text = Text(server, tmp_path / "apart.policy", """policy apart {
+  signal dr¦ift = rel_l1(modulation)
+  phase all { front: reuse chunk while accumulate(drift, into = debt) < 0.1 }
+  layers front = blocks[*] { keep residual }
+}
+""")
+    assert "added to `debt`" in text.at_cursor("hover")["contents"]["value"]
+
+
 def test_hover_of_nothing(server: Conversation, file: Path) -> None:
     assert Text(server, file, GOOD.replace("policy mine", "policy mi¦ne")).at_cursor("hover") is None
 

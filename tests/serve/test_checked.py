@@ -34,6 +34,15 @@ def test_values_are_in_the_parameters_own_units(tmp_path: Path) -> None:
     assert len(wrong.knobs) == 4
 
 
+def test_regions_that_decide_apart_have_a_plan_each(tmp_path: Path) -> None:
+    text = (data_folder("policies") / "deltadit.policy").read_text()
+    found = check_text(source_of(text, "mine", tmp_path), {"interval": 3.0}, GRID)
+    steps = {(s.region, s.action): [*range(s.first, s.last + 1)] for s in found.stretches if s.action == "reuse"}
+    assert found.problems == ()
+    assert {s.region for s in found.stretches} == {"front", "rear"}
+    assert steps["front", "reuse"][0] >= 5 > steps["rear", "reuse"][-1]
+
+
 def test_choices_are_picked_by_their_words(tmp_path: Path) -> None:
     text = "policy mine {\n  choose cell = chunk | token\n\n  phase warm for 2 steps { compute }\n" \
         "  phase all { reuse cell while step > 3 }\n\n  layers blocks[*] { keep residual }\n}\n"  # fmt: skip

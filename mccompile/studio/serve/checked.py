@@ -16,6 +16,7 @@ from mccompile.language.load import load_choices
 from mccompile.policy.bind import BoundPolicy, Quantity, bind
 from mccompile.policy.cells import Plan, PlannedAction
 from mccompile.policy.choosing import load_chosen
+from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import plan
 from mccompile.studio.serve.errors import RequestRefused
@@ -67,17 +68,24 @@ class OpenChoice:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Neighbouring steps of a plan with one phase and one action. phase: "" where it is not known beforehand."""
+    """Neighbouring steps of a plan with one phase and one action.
+
+    phase: "" where it is not known beforehand. region: the name of the regions that the plan is of; "" without one.
+    """
 
     first: int
     last: int
     phase: str
     action: PlannedAction
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is known of a text. stretches: of the plan, none where a problem is. notes: what the plan makes void."""
+    """What is known of a text. stretches: of the plan, or of that of each region; none where a problem is.
+
+    notes: what the plans make void.
+    """
 
     policy: str
     problems: tuple[Problem, ...]
@@ -117,10 +125,12 @@ def check_text(source: Source, values: Values, grid: Grid) -> Checked:
         picks = {name: word for name, word in values.items() if isinstance(word, str)}
         knobs = tuple(_knob(p) for p in load_chosen(source, picks).policy.params)
         bound = bound_of(source, values)
-        made = plan(bound, grid, {}, frozenset())
+        plans = {group: plan(own, grid, {}, frozenset()) for group, own in bounds_of(bound).items()}
     except PolicyError as error:
         return Checked("", problems_of(error.diagnostics, source), knobs, choices, grid.steps, (), ())
-    return Checked(bound.ir.name, (), knobs, choices, grid.steps, tuple(_stretches(made)), made.notes)
+    stretches = tuple(stretch for group, made in plans.items() for stretch in _stretches(made, group))
+    notes = tuple(dict.fromkeys(note for made in plans.values() for note in made.notes))
+    return Checked(bound.ir.name, (), knobs, choices, grid.steps, stretches, notes)
 
 
 def problems_of(diagnostics: Iterable[Diagnostic], source: Source) -> tuple[Problem, ...]:
@@ -141,10 +151,10 @@ def _knob(param: ir.Param) -> Knob:
     return Knob(param.name, default, low, high, param.whole, param.unit)
 
 
-def _stretches(made: Plan) -> Iterable[Stretch]:
+def _stretches(made: Plan, group: str) -> Iterable[Stretch]:
     begun = made.cells[0]
     for before, cell in zip(made.cells, (*made.cells[1:], None), strict=True):
         if cell is None or (cell.phase, cell.action) != (begun.phase, begun.action):
             phase = "" if begun.phase is None else made.phases[begun.phase]
-            yield Stretch(begun.step, before.step, phase, begun.action)
+            yield Stretch(begun.step, before.step, phase, begun.action, group)
             begun = cell or begun

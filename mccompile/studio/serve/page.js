@@ -59,16 +59,18 @@ function drawPlan(found) {
   plan.replaceChildren(); list.replaceChildren();
   const counts = {compute: 0, reuse: 0, dynamic: 0};
   for (const part of found.stretches) {
+    const where = (part.phase ? `, phase ${part.phase}` : "") + (part.region ? `, regions ${part.region}` : "");
     counts[part.action] += part.last - part.first + 1;
     for (let step = part.first; step <= part.last; step++) {
       const cell = element("i", "", plan);
-      cell.className = part.action; cell.title = `step ${step}: ${WORDS[part.action]}${part.phase ? `, phase ${part.phase}` : ""}`;
+      cell.className = part.action; cell.title = `step ${step}: ${WORDS[part.action]}${where}`;
     }
     const steps = part.first === part.last ? `step ${part.first}` : `steps ${part.first} to ${part.last}`;
-    element("li", `${steps}: ${WORDS[part.action]}${part.phase ? `, phase ${part.phase}` : ""}`, list);
+    element("li", `${steps}: ${WORDS[part.action]}${where}`, list);
   }
   for (const note of found.notes) element("li", note, list);
-  by("plan-said").textContent = `${found.policy}, ${found.steps} steps of a chunk: ${counts.compute} computed, ${counts.reuse} reused, ${counts.dynamic} decided by data.`;
+  const all = found.stretches.some(part => part.region) ? ", over all regions" : "";
+  by("plan-said").textContent = `${found.policy}, ${found.steps} steps of a chunk${all}: ${counts.compute} computed, ${counts.reuse} reused, ${counts.dynamic} decided by data.`;
 }
 function drawKnobs(knobs, choices) {
   const place = by("knobs"), drawn = JSON.stringify([knobs, choices]);
