@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from mccompile.importing.errors import NoEquivalent, ToolUnknown
 from mccompile.importing.keys import Keys
-from mccompile.importing.methods import MOST_STEPS, first_blocks, magcache, nothing_cached
+from mccompile.importing.methods import MAG_RATIOS, MOST_STEPS, first_blocks, magcache, nothing_cached
 from mccompile.importing.writing import PolicyDraft
 
 _ATTENTION = "it reuses attention alone, and a region of a policy is whole blocks"
@@ -30,9 +30,7 @@ def _first_block(keys: Keys) -> PolicyDraft:
 def _mag(keys: Keys) -> PolicyDraft:
     if keys.flag("calibrate", False):
         return nothing_cached("imported_magcache", "MagCache while it calibrates: everything is computed")
-    ratios = keys.numbers("mag_ratios")
-    if ratios is None:
-        raise keys.refuse("mag_ratios", "the ratios that were measured on the model")
+    ratios = keys.needed("mag_ratios", MAG_RATIOS)
     steps = keys.whole("num_inference_steps", 28, 1, "the first phase is counted on it")
     retention = keys.number("retention_ratio", 0.2)
     first = int(retention * steps + 0.5)

@@ -118,6 +118,13 @@ class Keys:
         self.taken(key, note)
         return found
 
+    def needed(self, key: str, want: str) -> tuple[float, ...]:
+        """A list of numbers that must be there. want: what to give, where it is not."""
+        found = self.numbers(key)
+        if found is None:
+            raise self.refuse(key, want)
+        return found
+
     def numbers(self, key: str, note: str = "") -> tuple[float, ...] | None:
         """A list of numbers, also as text with commas; None where there is none, or an empty one."""
         value = self.values.get(key)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mccompile.importing.errors import NoEquivalent
 from mccompile.importing.keys import Keys
-from mccompile.importing.methods import magcache, nothing_cached, teacache
+from mccompile.importing.methods import MAG_RATIOS, first_share, magcache, nothing_cached, teacache
 from mccompile.importing.writing import PolicyDraft
 
 METHODS = ("NoCaching", "Tea", "TaylorSeer", "Mag", "Ada", "Custom", "FirstBlock", "DualBlock", "DynamicBlock")
@@ -63,15 +63,10 @@ def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, li
 def _tea(keys: Keys) -> PolicyDraft:
     threshold = keys.number("teacache_thresh", 0.26)
     retained = keys.flag("use_ret_steps", False, "which fit is used, and how many first steps are computed")
-    value = keys.values.get("coefficients")
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(part, list) for part in value):
-        picked = Keys(keys.place, "coefficients ", {"used": value[0 if retained else 1]}, frozenset())
-        coefficients = picked.numbers("used")
+    want = "the coefficients of the fit, or two lists of them"
+    coefficients, of_two = _listed(keys, "coefficients", 0 if retained else 1, want)
+    if of_two:
         keys.taken("coefficients", f"the {'first' if retained else 'second'} list, as `use_ret_steps` says")
-    else:
-        coefficients = keys.numbers("coefficients")
-    if coefficients is None:
-        raise keys.refuse("coefficients", "the coefficients of the fit, or two lists of them")
     source, warmup, last = ("modulation", RET_STEPS, 0) if retained else ("time_embedding", 1, 1)
     says = "TeaCache, imported from a configuration of LightX2V"
     return teacache("imported_teacache", says, threshold, coefficients, source, warmup, last)
@@ -80,19 +75,22 @@ def _tea(keys: Keys) -> PolicyDraft:
 def _mag(keys: Keys) -> PolicyDraft:
     if keys.flag("magcache_calibration", False):
         return nothing_cached("imported_magcache", "MagCache while it calibrates: everything is computed")
-    value = keys.values.get("magcache_ratios")
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(part, list) for part in value):
-        picked = Keys(keys.place, "magcache_ratios ", {"used": value[0]}, frozenset())
-        ratios = picked.numbers("used")
+    ratios, of_two = _listed(keys, "magcache_ratios", 0, MAG_RATIOS)
+    if of_two:
         keys.lost("magcache_ratios", "the ratios of cond are used for both branches: a table does not know the branch")
-    else:
-        ratios = keys.numbers("magcache_ratios")
-    if ratios is None:
-        raise keys.refuse("magcache_ratios", "the ratios that were measured on the model")
-    retention = keys.number("magcache_retention_ratio", 0.2)
-    if not 0 < retention < 1:
-        raise keys.refuse("magcache_retention_ratio", "a share between 0 and 1")
-    first = f"while fraction < {100 * retention:g}%"
+    first = first_share(keys, "magcache_retention_ratio", 0.2)
     threshold, in_a_row = keys.number("magcache_thresh", 0.24), keys.whole("magcache_K", 6, 1)
     says = "MagCache, imported from a configuration of LightX2V"
     return magcache("imported_magcache", says, threshold, in_a_row, first, ratios, "<")
+
+
+def _listed(keys: Keys, key: str, which: int, want: str) -> tuple[tuple[float, ...], bool]:
+    """The numbers of a key that has one list, or two of which one is used; and whether there are two."""
+    value = keys.values.get(key)
+    of_two = isinstance(value, list) and len(value) == 2 and all(isinstance(part, list) for part in value)
+    if not isinstance(value, list) or not of_two:
+        return keys.needed(key, want), False
+    found = Keys(keys.place, f"{key} ", {"used": value[which]}, frozenset()).numbers("used")
+    if found is None:
+        raise keys.refuse(key, want)
+    return found, True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from mccompile.importing.keys import Keys
 from mccompile.importing.writing import PolicyDraft, polynomial
 
 MOST_STEPS = 1000
+MAG_RATIOS = "the ratios that were measured on the model"  # what MagCache must be given
 
 
 def nothing_cached(name: str, says: str) -> PolicyDraft:
@@ -44,6 +46,14 @@ def magcache(
     draft.phases.append(f"phase first {first} {{ compute }}")
     draft.phases.append(f"phase cache {{ reuse chunk while accumulate(error) {sign} {limit} at most {most} in a row }}")
     return draft
+
+
+def first_share(keys: Keys, key: str, default: float) -> str:
+    """When MagCache's first phase holds, where the tool gives it as a share of the run."""
+    share = keys.number(key, default)
+    if not 0 < share < 1:
+        raise keys.refuse(key, "a share between 0 and 1")
+    return f"while fraction < {100 * share:g}%"
 
 
 def first_blocks(front: int, back: int, stand_in: str, keep: str = "residual") -> tuple[str, ...]:

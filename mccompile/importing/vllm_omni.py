@@ -8,7 +8,7 @@ from mccompile.importing.cache_dit import KEYS as CACHE_DIT
 from mccompile.importing.cache_dit import PRESETS, Defaults, dbcache, preset_mask
 from mccompile.importing.errors import NoEquivalent
 from mccompile.importing.keys import Keys
-from mccompile.importing.methods import magcache, nothing_cached, teacache
+from mccompile.importing.methods import MAG_RATIOS, first_share, magcache, nothing_cached, teacache
 from mccompile.importing.writing import PolicyDraft
 
 BACKENDS = ("cache_dit", "tea_cache", "mag_cache", "sea_cache", "step_cache", "none")
@@ -68,9 +68,7 @@ def _cache_dit(keys: Keys) -> PolicyDraft:
 
 def _tea(keys: Keys) -> PolicyDraft:
     threshold = keys.number("rel_l1_thresh", 0.2)
-    coefficients = keys.numbers("coefficients")
-    if coefficients is None:
-        raise keys.refuse("coefficients", "those of the fit: vLLM-Omni's own for a model are not in the file")
+    coefficients = keys.needed("coefficients", "those of the fit: vLLM-Omni's own for a model are not in the file")
     says = "TeaCache, imported from vLLM-Omni's tea_cache backend"
     return teacache("imported_teacache", says, threshold, coefficients, "modulated_input", 1, 0)
 
@@ -78,13 +76,8 @@ def _tea(keys: Keys) -> PolicyDraft:
 def _mag(keys: Keys) -> PolicyDraft:
     if keys.flag("mag_calibrate", False):
         return nothing_cached("imported_magcache", "MagCache while it calibrates: everything is computed")
-    ratios = keys.numbers("mag_ratios")
-    if ratios is None:
-        raise keys.refuse("mag_ratios", "the ratios that were measured on the model")
-    retention = keys.number("mag_retention_ratio", 0.1)
-    if not 0 < retention < 1:
-        raise keys.refuse("mag_retention_ratio", "a share between 0 and 1")
-    first = f"while fraction < {100 * retention:g}%"
+    ratios = keys.needed("mag_ratios", MAG_RATIOS)
+    first = first_share(keys, "mag_retention_ratio", 0.1)
     threshold, in_a_row = keys.number("mag_threshold", 0.24), keys.whole("mag_max_skip_steps", 5, 1)
     says = "MagCache, imported from vLLM-Omni's mag_cache backend"
     return magcache("imported_magcache", says, threshold, in_a_row, first, ratios, "<")

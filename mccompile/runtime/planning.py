@@ -35,7 +35,24 @@ def make_plan(
     told: the timesteps that the model is given at the steps of the grid; None: the grid's own. Raises UnknownTimesteps
     (MC0611) where they are needed and not known.
     """  # fmt: skip
-    tables = static_tables(lowered, bound.ir, grid, inputs, told)
+    return _planned(lowered, bound, grid, static_tables(lowered, bound.ir, grid, inputs, told), fold)
+
+
+def make_plans(
+    lowered: LoweredModel, bounds: Mapping[str, BoundPolicy], grid: Grid, inputs: Mapping[str, Value], fold: bool,
+    told: Told | Untold | None = None,
+) -> dict[str, Plan]:
+    """The plan of each group of regions. What they read of static sources is measured once.
+
+    bounds: the model's policy as each group sees it. The other arguments and the errors are those of `make_plan`.
+    """  # fmt: skip
+    tables = static_tables(lowered, lowered.policy, grid, inputs, told)
+    return {group: _planned(lowered, bound, grid, tables, fold) for group, bound in bounds.items()}
+
+
+def _planned(
+    lowered: LoweredModel, bound: BoundPolicy, grid: Grid, tables: Mapping[ir.Change, tuple[float, ...]], fold: bool
+) -> Plan:
     made = plan(bound, grid, tables, lowered.static, fold)
     idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
     return replace(made, notes=(*made.notes, *idle))

@@ -29,7 +29,7 @@ from mccompile.runtime.finite import finite
 from mccompile.runtime.fresh import forget_odd, made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
-from mccompile.runtime.planning import make_plan
+from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step, Steps, run
 from mccompile.runtime.store import BranchStore
@@ -233,10 +233,7 @@ class Runner:
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(self.bounds, layout.batch, moment.total)
         if moment.branch not in request.planned or request.told[moment.branch] != moment.told:
-            made = {
-                group: make_plan(self.lowered, bound, moment.grid, inputs, self.fold, moment.told)
-                for group, bound in self.bounds.items()
-            }
+            made = make_plans(self.lowered, self.bounds, moment.grid, inputs, self.fold, moment.told)
             request.planned[moment.branch], request.told[moment.branch] = made, moment.told
             self.notes = (*self.notes, *(note for plan in made.values() for note in plan.notes))
         return request.branches[moment.branch], request.planned[moment.branch]

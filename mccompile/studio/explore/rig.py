@@ -30,7 +30,7 @@ from mccompile.policy.cells import Plan
 from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.planning import make_plan
+from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
 from mccompile.runtime.trace import Event
 from mccompile.studio.explore.measuring import Residuals, all_kept, mean_table
@@ -161,10 +161,7 @@ class Rig:
         runner = self._models[point.variant].runner
         bound = bind(runner.lowered.policy, {**runner.bound.values, **point.values})
         with torch.no_grad():
-            return {
-                group: make_plan(runner.lowered, own, schedule.grid, schedule.inputs, True)
-                for group, own in bounds_of(bound).items()
-            }
+            return make_plans(runner.lowered, bounds_of(bound), schedule.grid, schedule.inputs, True)
 
     def least_flops(self, point: Point, prompt: str) -> float | None:
         """The least share of vanilla's FLOPs that the point can take; what it takes if its plan is static.
