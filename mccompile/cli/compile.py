@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
         except OSError as error:
             raise OutputRefused(str(arguments.out), (error.strerror or str(error)).lower()) from None
-    for refusal in compiled.runner.lowered.refusals:
+    for refusal in compiled.refusals:
         say(f"refused {refusal.site}: {refusal.reason}")
     say(f"wrote {arguments.out}, {arguments.out.stat().st_size / 2**20:.1f} MiB")
     return 0

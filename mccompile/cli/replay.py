@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         fold=not arguments.no_fold,
         deny_refusals=arguments.deny == "refusals",
     )
-    for refusal in compiled.runner.lowered.refusals:
+    for refusal in compiled.refusals:
         say(f"refused {refusal.site}: {refusal.reason}")
     seen = []
     for agreement in replay(recording, compiled, clock):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mccompile.bundles.bundle import Bundle, load_bundle
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.bundled import open_bundle
 from mccompile.generate.cluster import Lost, Workers
-from mccompile.generate.compare import Announce, announce, capture_for, run_with
+from mccompile.generate.compare import Announce, announce, capture_for, run_with, unannounced
 from mccompile.generate.errors import OptionRefused
 from mccompile.generate.load import load_pipeline
 from mccompile.generate.placement import Placement
@@ -87,7 +87,7 @@ class Recipe:
 
     def build_alone(self) -> BatchRig:
         """The same on the one device of a worker, telling nobody of its progress."""
-        return replace(self, place=self.place.of_worker()).build(_silent, None)
+        return replace(self, place=self.place.of_worker()).build(unannounced, None)
 
     def _bundle(self) -> Bundle:
         assert self.bundle is not None
@@ -110,10 +110,6 @@ class Recipe:
         }
 
 
-def _silent(_: str) -> Callable[[int, int], None]:
-    return lambda done, total: None
-
-
 WantedVideo = tuple[str, str | None, int]
 """A video: its name, its prompt (None: that of the settings) and its seed."""
 
@@ -126,8 +122,7 @@ class BatchRig:
 
     def said(self) -> list[str]:
         """What the policy does to the numbers, and what of it was refused."""
-        refusals = self._model.runner.lowered.refusals
-        return [announce(self._model), *(f"refused {r.site}: {r.reason}" for r in refusals)]
+        return [announce(self._model), *(f"refused {r.site}: {r.reason}" for r in self._model.refusals)]
 
     def make(self, name: str, prompt: str | None, seed: int) -> MadeVideo | Unmade:
         """One video. What the pipeline refuses of it does not stop the others."""

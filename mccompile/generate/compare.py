@@ -34,6 +34,11 @@ WARM_UP_STEPS = 2
 Announce = Callable[[str], OnStep]  # the name of the run that begins; returns what is told its steps
 
 
+def unannounced(_: str) -> OnStep:
+    """Tells nobody of a run and of its steps."""
+    return lambda done, total: None
+
+
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
     """One way. seconds: of each timed run. tokens, flops: shares of vanilla's, 0..1. psnr, ssim: against vanilla."""

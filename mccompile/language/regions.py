@@ -71,14 +71,14 @@ def check_names(
                 errors.append(names.DefinedTwice(region.span, "rule of", region.text, first[region.text].span))
     ruled = {rule.region.text for phase in phases for rule in phase.regions}
     named = [(item, item.name) for item in declared if item.name is not None]
-    computed = {name.text for item, name in named if item.keep is None}
-    told: set[str | None] = {None, *known} if ruled - {*known} - computed else set()
+    misspelt = ruled - {name.text for _, name in named}
+    told: set[str | None] = {None, *known} if misspelt else set()
     for item, name in named:
-        idle = name.text not in ruled and name.text not in told
-        why = "these layers are always computed" if item.keep is None else "no phase has a rule for it" if idle else ""
-        if why and not (item.keep is None and name.text in ruled):
-            errors.append(layers.IdleRegionName(name.span, name.text, why))
-            told.add(name.text)
+        if name.text in ruled or (item.keep is not None and name.text in told):
+            continue
+        why = "these layers are always computed" if item.keep is None else "no phase has a rule for it"
+        errors.append(layers.IdleRegionName(name.span, name.text, why))
+        told.add(name.text)
     return frozenset(told)
 
 

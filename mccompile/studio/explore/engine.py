@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -10,6 +10,7 @@ from typing import Protocol, cast
 from mccompile.backend.inductor import Progress
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.cluster import Lost, Workers
+from mccompile.generate.compare import unannounced
 from mccompile.generate.errors import ClusterFailed
 from mccompile.generate.load import EMBEDDED, load_pipeline
 from mccompile.generate.placement import Placement
@@ -67,11 +68,7 @@ class Rigging:
 
     def build_alone(self) -> Rig:
         """A rig on the one device of a worker, which tells nobody of its progress."""
-        return replace(self, place=self.place.of_worker()).build(_silent, None)
-
-
-def _silent(_: str) -> Callable[[int, int], None]:
-    return lambda done, total: None
+        return replace(self, place=self.place.of_worker()).build(unannounced, None)
 
 
 class Local:
