@@ -252,7 +252,7 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     from mccompile.pipelines.budgets import keeping_for
     from mccompile.pipelines.experts import part_of, rows_of
     from mccompile.pipelines.grids import grid_of
-    from mccompile.runtime.planning import make_plan, static_tables
+    from mccompile.runtime.planning import planned, static_tables
 
     compiled, captured, pipe = _compiled(arguments, policy)
     inputs = captured.calls[0]
@@ -261,12 +261,14 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     for each in compiled.experts:
         rows = range(whole.steps) if each.slot is None else rows_of(pipe, each.slot, pipe.scheduler.timesteps)
         part = f"{each.slot}: {len(rows)} steps from step {rows.start} on" if each.slot is not None else ""
-        for group, bound in bounds.items() if rows else ():
+        if not rows:
+            continue
+        lowered, grid = each.runner.lowered, part_of(whole, rows)
+        with torch.no_grad():
+            static = Static(static_tables(lowered, grid, inputs), lowered.static)
+        for group, bound in bounds.items():
             title = "\n".join(filter(None, (part, names[group])))
-            lowered, grid = each.runner.lowered, part_of(whole, rows)
-            with torch.no_grad():
-                plans[title] = make_plan(lowered, bound, grid, inputs, True)
-                static = Static(static_tables(lowered, bound.ir, grid, inputs), lowered.static)
+            plans[title] = planned(lowered, bound, grid, static.tables, True)
             why[title] = reasons(bound, grid, static)
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)

@@ -77,6 +77,6 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
         compiled.undo()
         lowered = compiled.runner.lowered
         with torch.no_grad():
-            tables |= static_tables(lowered, lowered.policy, grid, captured.calls[0])
+            tables |= static_tables(lowered, grid, captured.calls[0])
         sources.append(lowered.static)
     return PlannedRun(grid, Static(tables, frozenset.intersection(*sources)))

@@ -26,47 +26,36 @@ from mccompile.runtime.shared import SharedValues, Value
 ROWS = 2  # of a static source that are looked at: all tokens agree, and 1 is a size that graphs specialise on
 
 
-def make_plan(
-    lowered: LoweredModel, bound: BoundPolicy, grid: Grid, inputs: Mapping[str, Value], fold: bool,
-    told: Told | Untold | None = None,
-) -> Plan:
-    """The plan for one guidance branch of a request, from its own inputs with the timestep replaced.
-
-    told: the timesteps that the model is given at the steps of the grid; None: the grid's own. Raises UnknownTimesteps
-    (MC0611) where they are needed and not known.
-    """  # fmt: skip
-    return _planned(lowered, bound, grid, static_tables(lowered, bound.ir, grid, inputs, told), fold)
-
-
 def make_plans(
     lowered: LoweredModel, bounds: Mapping[str, BoundPolicy], grid: Grid, inputs: Mapping[str, Value], fold: bool,
     told: Told | Untold | None = None,
 ) -> dict[str, Plan]:
-    """The plan of each group of regions. What they read of static sources is measured once.
+    """The plan of each group of regions, for one guidance branch of a request. Static sources are measured once.
 
-    bounds: the model's policy as each group sees it. The other arguments and the errors are those of `make_plan`.
+    bounds: the model's policy as each group sees it. The other arguments and the errors are those of `static_tables`.
     """  # fmt: skip
-    tables = static_tables(lowered, lowered.policy, grid, inputs, told)
-    return {group: _planned(lowered, bound, grid, tables, fold) for group, bound in bounds.items()}
+    tables = static_tables(lowered, grid, inputs, told)
+    return {group: planned(lowered, bound, grid, tables, fold) for group, bound in bounds.items()}
 
 
-def _planned(
+def planned(
     lowered: LoweredModel, bound: BoundPolicy, grid: Grid, tables: Mapping[ir.Change, tuple[float, ...]], fold: bool
 ) -> Plan:
+    """The plan of one group of regions, from the values of static sources, and what has no influence in it."""
     made = plan(bound, grid, tables, lowered.static, fold)
     idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
     return replace(made, notes=(*made.notes, *idle))
 
 
 def static_tables(
-    lowered: LoweredModel, policy: ir.PolicyIR, grid: Grid, inputs: Mapping[str, Value],
-    told: Told | Untold | None = None,
+    lowered: LoweredModel, grid: Grid, inputs: Mapping[str, Value], told: Told | Untold | None = None
 ) -> dict[ir.Change, tuple[float, ...]]:
-    """The values of a policy's static changes at every step of the grid; arguments and errors as of `make_plan`.
+    """The values of the policy's static changes at every step of the grid.
 
-    policy: that of the model, or another one that measures nothing else of static sources.
-    """  # fmt: skip
-    changes = static_changes(policy, lowered.static)
+    inputs: of one guidance branch; the timestep in them is replaced. told: the timesteps that the model is given at the
+    steps of the grid; None: the grid's own. Raises UnknownTimesteps (MC0611) where they are needed and not known.
+    """
+    changes = static_changes(lowered.policy, lowered.static)
     timesteps = grid.timesteps
     match told:
         case Told():
