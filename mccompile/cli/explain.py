@@ -116,7 +116,7 @@ def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
     for title, made in foreseen.plans.items():
         if title:
             say(f"  {title}")
-        for line in worth_lines(made, foreseen.worth):
+        for line in worth_lines(made, foreseen.worth, arguments.model is not None):
             say(f"  {line}")
 
 
@@ -187,17 +187,24 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     return show_steps(arguments.after, policy.name, steps_of(arguments.after, lowered.captured, lowered.policy, proved))
 
 
+def _size_of(arguments: argparse.Namespace) -> tuple[int, int, int] | None:
+    """The size that bytes are counted at: as asked, or the embedded model's; None: the pipeline's own."""
+    from mccompile.generate.load import EMBEDDED
+    from mccompile.models.embedded import DEFAULTS
+
+    if arguments.size is not None or arguments.model not in (None, EMBEDDED):
+        return arguments.size
+    return DEFAULTS.height, DEFAULTS.width, DEFAULTS.num_frames
+
+
 def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     """What a run needs, where there is a formula for all of it; else what the policy keeps."""
     from mccompile.generate.load import EMBEDDED, find_folder, load_pipeline
     from mccompile.generate.memory import has_formula, predict_kept, predict_memory, show_kept, show_memory
     from mccompile.generate.placement import Placement
-    from mccompile.models.embedded import DEFAULTS
 
-    model = EMBEDDED if arguments.model is None else arguments.model
-    folder, size = find_folder(model), arguments.size
-    if model == EMBEDDED and size is None:
-        size = DEFAULTS.height, DEFAULTS.width, DEFAULTS.num_frames
+    folder = find_folder(EMBEDDED if arguments.model is None else arguments.model)
+    size = _size_of(arguments)
     if has_formula(folder):
         return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
     pipe = load_pipeline(folder, Placement.of("cpu", None, False))
@@ -248,8 +255,8 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         return ForeseenPlan(plans, why, None)
     import torch
 
+    from mccompile.generate.memory import kept_by
     from mccompile.generate.worth import worth_of
-    from mccompile.pipelines.budgets import keeping_for
     from mccompile.pipelines.experts import part_of, rows_of
     from mccompile.pipelines.grids import grid_of
     from mccompile.runtime.planning import planned, static_tables
@@ -273,7 +280,9 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)
     numbers = dict(arguments.parameters)
-    kept = keeping_for(pipe, policy, captured.model, captured.prefixes, captured.calls, {}, numbers).predicted
+    kept = None
+    if not captured.model.opaque:
+        kept = kept_by(pipe, policy, captured, _size_of(arguments), numbers).predicted
     made = next(iter(plans.values()))
     return ForeseenPlan(plans, why, worth_of(compiled, inputs, made, None if kept is None else kept.total))
 

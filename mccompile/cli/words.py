@@ -80,8 +80,11 @@ def _does(what: ast.WrittenRule) -> str:
     return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
 
 
-def worth_lines(plan: Plan, worth: Worth | None) -> Iterator[str]:
-    """What the plan saves: steps, and with a model tokens, FLOPs, bytes and the speed-up that they allow."""
+def worth_lines(plan: Plan, worth: Worth | None, on_model: bool = False) -> Iterator[str]:
+    """What the plan saves: steps, and with a model tokens, FLOPs, bytes and the speed-up that they allow.
+
+    on_model: the plan is that of a model, whose worth may be left out all the same.
+    """
     steps = len(plan.cells)
     sure = sum(cell.action == "compute" for cell in plan.cells)
     perhaps = sum(cell.action == "dynamic" for cell in plan.cells)
@@ -94,7 +97,7 @@ def worth_lines(plan: Plan, worth: Worth | None) -> Iterator[str]:
         if worth.kept is not None:
             rows.append(("kept", f"{worth.kept / 1e6:.1f} MB", "see --stage memory"))
     yield from aligned(rows)
-    if worth is None:
+    if worth is None and not on_model:
         yield "with --model NAME: tokens, FLOPs, bytes, and the steps that the model's timestep embedding settles"
     if perhaps:
         yield f"data decides {perhaps} of the steps: `mccompile generate --compare` measures"

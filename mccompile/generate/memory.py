@@ -61,8 +61,15 @@ def predict_kept(
     size: height and width in pixels and a number of video frames; None: the pipeline's own.
     Raises what `api.prepare` raises, and BudgetUnmet (MC0504).
     """
+    return kept_by(pipe, policy, api.prepare(pipe), size, parameters)
+
+
+def kept_by(
+    pipe: object, policy: PolicyIR, made: api.Prepared, size: tuple[int, int, int] | None,
+    parameters: Mapping[str, float],
+) -> Keeping:
+    """The same of a pipeline that has been captured. Raises BudgetUnmet (MC0504)."""  # fmt: skip
     call = {} if size is None else dict(zip(SIZES[:2], size[:2], strict=True)) | dict.fromkeys(SIZES[2:], size[2])
-    made = api.prepare(pipe)
     return keeping_for(pipe, policy, made.model, made.prefixes, made.calls, call, parameters)
 
 

@@ -95,6 +95,13 @@ def test_the_plan_is_drawn(shell: Shell, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_regions_of_a_model_have_a_plan_each(shell: Shell) -> None:
+    said = shell("explain", "deltadit", "--model", "embedded", "--steps", 8).out
+    assert said.count("steps computed  75%  of 8") == 2
+    assert "with --model NAME" not in said
+
+
+@pytest.mark.slow
 def test_a_model_tells_tokens_flops_and_bytes(shell: Shell) -> None:
     found = json.loads(shell("explain", "fixed_interval", "--model", "embedded", "--steps", 12, "--json").out)
     worth = found["worth"]
