@@ -62,7 +62,9 @@ class Rigging:
 
     def build(self, announce: Announce, progress: Progress | None) -> Rig:
         """Loads the pipeline and captures it."""
+        loaded = announce("load the model")
         pipe = load_pipeline(self.folder, self.place)
+        loaded(1, 1)
         judges = self.model == EMBEDDED
         return Rig(pipe, self.settings, self.seed, self.kept, self.backend, announce, progress, judges, self.learned)
 

@@ -96,7 +96,9 @@ class Rig:
         self._pipe, self._settings, self._seed = pipe, settings, seed
         self._kept, self._announce, self._judges = kept, announce, judges
         self._backend, self._progress = backend, progress
+        done = announce("capture the model")
         self._captured = capture_for(pipe, call_arguments(pipe, settings))
+        done(1, 1)
         self.work.captures += 1
         self._models: dict[str, CompiledModel] = {}
         self._prices: Prices | None = None
