@@ -60,7 +60,7 @@ class Lines:
         yield
 
     def task(self, name: str) -> OnStep:
-        """A line now; the returned function is told how many steps are done, of how many. One step has no other line."""
+        """A line now; the returned function is told how many steps are done, of how many (one step: no line)."""
         self._say(name)
 
         def told(done: int, total: int) -> None:

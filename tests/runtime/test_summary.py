@@ -42,7 +42,7 @@ def test_what_is_meant_to_compute_is_not_called_idle(tiny: Tiny) -> None:
 
 
 def test_a_mask_that_computes_every_step_is_not_called_idle(tiny: Tiny) -> None:
-    """It measures a run: the cost table of a search is made by one. A mask that has a reuse is told where it had none."""
+    """It measures a run, as the cost table of a search does. A mask with a reuse is told where it had none."""
     model = compiled(tiny, "exact")
     tiny.run(num_inference_steps=2, num_frames=13)
     for compute, inert in ((True,) * 9, False), ((True,) * 8 + (False,), True):
