@@ -42,13 +42,13 @@ class StandIn(nn.Module):
         if self._is_own(name) or not (isinstance(value, nn.Module | nn.Parameter) or _has(vars(self.model), name)):
             object.__setattr__(self, name, value)
         else:
-            setattr(self.model, name, value)
+            self.model.__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
         if self._is_own(name):
             object.__delattr__(self, name)
         else:
-            delattr(self.model, name)
+            self.model.__delattr__(name)
 
     def _is_own(self, name: str) -> bool:
         """Whether an attribute is this one's and not the model's. While a class sets itself up, all of them are."""
