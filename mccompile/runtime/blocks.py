@@ -175,7 +175,9 @@ class BlockCalls:
     def enter(self, region: LoweredRegion, env: Env, rows: Rows) -> Env:
         """The selected rows of the streams that enter a region."""
         found: Env = {}
-        for name in self._captured.blocks[region.first].streams_in:
+        blocks = self._captured.blocks[region.first : region.last + 1]
+        made = {name for block in blocks for name in block.streams_out}
+        for name in dict.fromkeys(n for block in blocks for n in block.streams_in if n not in made):
             local: torch.Tensor = one_sample(env[name], rows.sample, rows.batch)
             port = self._ports[name]
             if port.token_axis is not None and not self._all(name, local, rows):
