@@ -41,7 +41,7 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
         if item.keep is not None and item.keep.text not in choices:
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
         if item.where is not None and item.where.part is not None and item.where.part.text not in PARTS:
-            errors.append(names.InvalidWord(item.where.part.span, "blocks", item.where.part.text, PARTS))
+            errors.append(layers.UnknownSublayer(item.where.part.span, item.where.part.text))
             continue
         region = _region(item, within)
         made.append(region)

@@ -21,7 +21,7 @@ from torch import fx
 
 from mccompile import ir
 from mccompile.capture.part import Buffer, Operand, Part, Positions, Shared, Stream, Weight
-from mccompile.capture.types import BlockKind, BlockSite, CapturedModel, ModulatedInput, names_at
+from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, ModulatedInput, names_at
 from mccompile.lowering.draft import Draft
 from mccompile.lowering.errors import SublayerNotFound
 from mccompile.lowering.regions import Split, claims
@@ -221,20 +221,23 @@ class _Splitter:
         own = {s: s.name for s in chain.ends}, {s: e.name for s, e in chain.ends.items()}
         names = _Names.at(chain, start, *own), _Names.at(chain, end, *own)
         full = _cut_out(kind.full, chain.between(_at(chain, start), _at(chain, end)), *names)
-        partial, rows = None, set[str]()
+        partial = None
         if kind.partial is not None and forms.partial is not None:
             stretch = forms.partial.between(_at(forms.partial, start), _at(forms.partial, end))
-            partial = _stripped(_cut_out(kind.partial, stretch, *names))
-            rows = {o.rows for o in partial.takes if isinstance(o, Positions)}
-        written = {o for o, n in full.holders().items() if isinstance(o, Buffer) and n.users}
+            partial = _cut_out(kind.partial, stretch, *names)
+        written = tuple(b for b in kind.buffers if full.holders()[Buffer(b.name)].users)
         allocate = _allocation(kind.allocate, names[0], written)
-        taken = frozenset(o for part in (partial, allocate) if part is not None for o in part.takes)
+        parts = [part for part in (full, partial, allocate) if part is not None]
+        used = list(dict.fromkeys(o for part in parts for o, n in part.holders().items() if _is_used(part, n)))
+        values = [*(o for o in used if isinstance(o, Stream)), *(o for o in used if isinstance(o, Shared))]
+        vectors = [o for o in used if isinstance(o, Positions)]
+        rest = [*(Buffer(b.name) for b in written), *(o for o in used if isinstance(o, Weight))]
         modulated = kind.modulated
         if isinstance(modulated, ModulatedInput) and modulated.node not in {n.name for n in full.graph.nodes}:
             modulated = "its first sublayer attends to no video tokens"
         return BlockKind(
-            _stripped(full, taken), partial, allocate, tuple(key for key in kind.row_keys if key in rows),
-            tuple(b for b in kind.buffers if Buffer(b.name) in written), modulated,
+            _taking(full, [*values, *rest]), None if partial is None else _taking(partial, [*values, *vectors, *rest]),
+            _taking(allocate, values), tuple(o.rows for o in vectors), written, modulated,
         )  # fmt: skip
 
     def _site(self, site: BlockSite, forms: _Forms, number: int, start: _Place, end: _Place) -> BlockSite:
@@ -296,18 +299,28 @@ def _enter(draft: Draft, value: fx.Node, name: str) -> fx.Node:
     return holder
 
 
-def _allocation(part: Part, enter: _Names, written: set[Operand]) -> Part:
+def _allocation(part: Part, enter: _Names, written: Sequence[BufferSpec]) -> Part:
     """The form that allocates the buffers of a piece. Streams have the same sizes at every cut."""
     draft = Draft(part)
     draft.rename({s: Stream(name) for s, name in enter.values.items()})
-    draft.gives = {r: v for r, v in draft.gives.items() if r in written}
-    return _stripped(draft.part())
+    draft.gives = {Buffer(b.name): draft.gives[Buffer(b.name)] for b in written}
+    return draft.part()
 
 
-def _stripped(part: Part, kept: frozenset[Operand] = frozenset()) -> Part:
-    """Without operands that nothing reads, but with those of `kept`."""
+def _is_used(part: Part, holder: fx.Node) -> bool:
+    return bool(holder.users) or holder in part.results().values()
+
+
+def _taking(part: Part, operands: Sequence[Operand]) -> Part:
+    """The part with exactly these operands, in this order; it reads no other ones."""
     draft = Draft(part)
-    for operand, holder in list(draft.takes.items()):
-        if not holder.users and holder not in draft.gives.values() and operand not in kept:
-            draft.drop(operand)
+    for operand in [o for o in draft.takes if o not in operands]:
+        draft.drop(operand)
+    for number, operand in enumerate([o for o in operands if o not in draft.takes]):
+        draft.take(operand, f"unread_{number}")
+    draft.takes = {operand: draft.takes[operand] for operand in operands}
+    for holder in reversed(draft.takes.values()):
+        first = next(iter(draft.graph.nodes))
+        if holder is not first:
+            first.prepend(holder)
     return draft.part()

@@ -17,7 +17,7 @@ _KEPT = {
 }
 _OF_SUBLAYERS = {
     "residual": "what this part of each block adds to its input",
-    "output": "the stream behind this part of each block",
+    "output": "what this part of each block gives, before its gate",
 }
 _LIFE = {
     ("pending", "skip"): "chunks that have not begun are skipped",

@@ -337,6 +337,17 @@ class BlockCalls:
         zeros = torch.zeros(shape, dtype=dtype, device="cpu" if self.staging else like.device)
         return self.staging.home(zeros) if self.staging else zeros
 
+    def nothing(self, name: str, made: torch.Tensor, rows: Rows, env: Env) -> torch.Tensor:
+        """Zeros for all rows of a stream of which `made` are the selected ones."""
+        port = self._ports[name]
+        alike = (self._ports[n] for n in env if n in self._ports)
+        like = next(p for p in alike if (p.rows, p.token_axis) == (port.rows, port.token_axis))
+        shape = list(made.shape)
+        if port.token_axis is not None:
+            shape[port.token_axis] = env[like.name].size(port.token_axis)
+        shape[0] = shape[0] if rows.sample is None else rows.batch
+        return made.new_zeros(shape)
+
     def keep_rows(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
         """Writes the selected rows of a residual or output into what is kept of it."""
         kept = encode(made, self.cache.residual)
