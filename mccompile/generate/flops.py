@@ -160,7 +160,8 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
         blocks, env = _blocks(lowered, shared | sources, env)
         each += _count(lambda: Postlude(lowered, eager).run(env, shared, fake))
     single = tuple(BlockPrice(*(getattr(b, f.name) / batch for f in fields(b))) for b in blocks)
-    return Prices(first / batch, row / batch, each / batch, single, _lengths(lowered, inputs, env), lowered.pieces, inputs)
+    lengths = _lengths(lowered, inputs, env)
+    return Prices(first / batch, row / batch, each / batch, single, lengths, lowered.pieces, inputs)
 
 
 def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tuple[list[BlockPrice], Env]:

@@ -11,7 +11,6 @@ from mccompile.diagnostics.failure import StatedFailure
 from mccompile.language.depth import block_bounds, blocks_of, part_of
 from mccompile.language.spell import where as written
 
-
 Layers: TypeAlias = ir.Blocks | ir.Sublayers
 
 

@@ -53,7 +53,8 @@ def lower(
     supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     rows = _row_forms(pieces)
     return LoweredModel(
-        captured=captured, whole=whole, pieces=parts.pieces, policy=policy, regions=regions, located=located, static=static,
+        captured=captured, whole=whole, pieces=parts.pieces, policy=policy, regions=regions, located=located,
+        static=static,
         plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
         modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
         decides={group: build_decide(own, located, supplied) for group, own in policies(policy).items()},

@@ -43,7 +43,7 @@ def claims(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Mapping[ir.Sub
     for number, region in enumerate(policy.regions):
         blocks = blocks_of(region.where)
         first, last = (0, count - 1) if blocks is None else block_bounds(blocks, count)
-        if blocks is not None and not 0 <= first <= last < count:
+        if not isinstance(region.where, ir.Integration) and not 0 <= first <= last < count:
             raise LayersNotFound(policy.name, captured.model_class, region.where, count)
         for i in range(first, last + 1):
             found[i][part_of(region.where)] = number

@@ -6,8 +6,8 @@ before: the same block;  the policy keeps the output of `blocks[*].attn`
 after:  two blocks: x0 -> attn -> y, and x0, y -> x1 = x0 + gate * y, cross, ffn -> x3
 refuses when: a block cannot be cut (sublayers.py), has no such sublayer, or its two forms are cut at different places
 
-Nothing else changes: every operator of a block is in one of its pieces, with the same operands. What a block computes of
-shared values and weights alone is computed in each piece that reads it.
+Nothing else changes: every operator of a block is in one of its pieces, with the same operands. What a block computes
+of shared values and weights alone is computed in each piece that reads it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Splitter:
         self._captured = captured
         self._ports = {p.name: p for p in captured.streams}
         self._forms: dict[int, _Forms | Inseparable] = {}
-        self._numbers: dict[tuple[int, _Place | None, _Place | None], int] = {}  # of kinds; without places of whole ones
+        self._numbers: dict[tuple[int, _Place | None, _Place | None], int] = {}  # of kinds; a whole one has no places
         self._kinds: list[BlockKind] = []
         self._sites: list[BlockSite] = []
         self._pieces: list[Piece] = []
@@ -142,7 +142,10 @@ class _Splitter:
     def add(
         self, site: BlockSite, owners: Mapping[ir.SublayerName | None, int], outputs: set[ir.SublayerName | None]
     ) -> None:
-        """Cuts a block where the owner changes. owners: the regions that keep it, or a sublayer. outputs: whose output."""
+        """Cuts a block where the owner changes.
+
+        owners: the regions that keep it, or a sublayer of it. outputs: the sublayers whose output is kept.
+        """
         forms = self._of(site.kind) if any(part is not None for part in owners) else None
         if forms is None or isinstance(forms, Inseparable):
             self._add_whole(site, owners.get(None))
@@ -229,9 +232,10 @@ class _Splitter:
         allocate = _allocation(kind.allocate, names[0], written)
         parts = [part for part in (full, partial, allocate) if part is not None]
         used = list(dict.fromkeys(o for part in parts for o, n in part.holders().items() if _is_used(part, n)))
-        values = [*(o for o in used if isinstance(o, Stream)), *(o for o in used if isinstance(o, Shared))]
+        streams = [o for o in used if isinstance(o, Stream)]
+        values: list[Operand] = [*streams, *(o for o in used if isinstance(o, Shared))]
         vectors = [o for o in used if isinstance(o, Positions)]
-        rest = [*(Buffer(b.name) for b in written), *(o for o in used if isinstance(o, Weight))]
+        rest: list[Operand] = [*(Buffer(b.name) for b in written), *(o for o in used if isinstance(o, Weight))]
         modulated = kind.modulated
         if isinstance(modulated, ModulatedInput) and modulated.node not in {n.name for n in full.graph.nodes}:
             modulated = "its first sublayer attends to no video tokens"

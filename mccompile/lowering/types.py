@@ -35,8 +35,8 @@ class LoweredRegion:
     keep: None if the blocks are always computed, because the policy says so or names them in no region.
     pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
-    result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py). inside: what leaves is
-    the output of a sublayer, which the next region adds to the stream.
+    result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py). inside: what leaves
+    is the output of a sublayer, which the next region adds to the stream.
     """
 
     first: int

@@ -1,6 +1,6 @@
 """Laws of blocks that are split at their sublayers: they are what was captured, in more pieces.
 
-Identity: the pieces give the blocks' outputs, bit for bit. Rows: `partial(S)` of every piece gives the rows S of `full`.
+Identity: the pieces give the blocks' outputs, bit for bit. Rows: `partial(S)` of a piece gives the rows S of `full`.
 Names: which sublayers a block has, by what attends to what. What cannot be cut is refused with the reason.
 """
 

@@ -11,6 +11,7 @@ from mccompile import ir
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.generate.compare import announce
 from mccompile.language.walk import walk
+from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.phases import Grid
@@ -67,7 +68,7 @@ def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
     return Story(
         plan=() if plan is None or len(model.runner.bounds) > 1 else tuple(_planned(plan)),
         thresholds=tuple(dict.fromkeys(found)),
-        regions=tuple(LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions),
+        regions=tuple(_layers(lowered)),
         calls=tuple(seen.calls),
         warnings=model.summary().warnings,
         fallbacks=tuple(_fallbacks(model)),
@@ -75,6 +76,20 @@ def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
         undrawn=undrawn,
         watching=seen.seconds + (seen.predictions.seconds if seen.predictions is not None else 0.0),
     )
+
+
+def _layers(lowered: LoweredModel) -> Iterator[LayerRegion]:
+    """The regions. Those of one sublayer in all blocks are one, and so is all that is computed beside them."""
+    if not any(piece.sublayers for piece in lowered.pieces):
+        yield from (LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions)
+        return
+    found: dict[str, set[int]] = {}
+    for region in lowered.regions:
+        pieces = lowered.pieces[region.first : region.last + 1]
+        parts = dict.fromkeys(part for piece in pieces for part in piece.sublayers)
+        keep = "" if region.keep is None else " of ".join(filter(None, (region.keep, " and ".join(parts))))
+        found.setdefault(keep, set()).update(piece.block for piece in pieces)
+    yield from (LayerRegion(min(blocks), max(blocks), keep) for keep, blocks in found.items())
 
 
 def _planned(plan: Plan) -> Iterator[PlannedStep]:
