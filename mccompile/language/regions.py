@@ -40,15 +40,16 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
         choices = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
         if item.keep is not None and item.keep.text not in choices:
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
-        if item.where is not None and item.where.part is not None and item.where.part.text not in PARTS:
-            errors.append(layers.UnknownSublayer(item.where.part.span, item.where.part.text))
-            continue
         region = _region(item, within)
         made.append(region)
+        named = item.where.part if item.where is not None else None
+        if named is not None and named.text not in PARTS:
+            errors.append(layers.UnknownSublayer(named.span, named.text))
+            continue
         blocks = blocks_of(region.where)
         first, last = (0, _DEEP) if blocks is None else block_bounds(blocks, _DEEP)
-        if first > last:
-            errors.append(layers.EmptyLayers(region.where.at))
+        if blocks is not None and first > last:
+            errors.append(layers.EmptyLayers(blocks.at))
             continue
         part = part_of(region.where)
         others = claimed.values() if part is None else (claimed[None], claimed[part])
@@ -139,8 +140,8 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
         where: ir.Blocks | ir.Sublayers | ir.Integration = ir.Integration(at=item.span)
     else:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
-        if item.where.part is not None:
-            where = ir.Sublayers(where, cast("ir.SublayerName", item.where.part.text), at=item.where.span)
+        if item.where.part is not None and item.where.part.text in PARTS:
+            where = ir.Sublayers(where, cast("ir.SublayerName", item.where.part.text), at=item.where.part.span)
     keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
     forecast = None
     if item.keep is not None and item.stand_in is not None:

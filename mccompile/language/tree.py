@@ -285,8 +285,7 @@ class AstBuilder(_Phases):
         self, meta: Meta, name: Token | None, where: ast.BlockRange, part: Token | None, rule: _LayerRule
     ) -> ast.LayersDecl:
         if part is not None:
-            word = self._name(part)
-            where = replace(where, part=word, span=where.span.to(word.span))
+            where = replace(where, part=self._name(part))
         return ast.LayersDecl(None if name is None else self._name(name), where, *rule, self._at(meta))
 
     def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Label
 from mccompile.diagnostics.failure import StatedFailure
-from mccompile.language.depth import block_bounds, blocks_of, part_of
+from mccompile.language.depth import block_bounds, part_of
 from mccompile.language.spell import where as written
 
 Layers: TypeAlias = ir.Blocks | ir.Sublayers
@@ -30,7 +30,7 @@ class LayersNotFound(LoweringError):
             f"`layers {spelled(where)}` of policy `{policy}` matches no range of {model}, "
             f"which has {count} blocks",
             f"use indices from 0 to {count - 1}, or count from the end with -1 to -{count}",
-            span=where.at, marked=f"not within blocks 0 to {count - 1}",
+            span=_range(where).at, marked=f"not within blocks 0 to {count - 1}",
         )  # fmt: skip
 
 
@@ -45,25 +45,27 @@ class LayersOverlap(LoweringError):
         first, last = both
         again = f"block {first}" if first == last else f"blocks {first} to {last}"
         claims = " and ".join(f"`layers {spelled(one)}`" for one in (earlier, later))
-        others = () if earlier.at is None else (Label(earlier.at, _are(earlier, count)),)
+        first_at = _range(earlier).at
+        others = () if first_at is None else (Label(first_at, _are(earlier, count)),)
         super().__init__(
             f"{claims} of policy `{policy}` both claim {again} of {model}, which has {count} blocks",
             "let each block lie in one region: count both ranges from the same end",
-            span=later.at, marked=_are(later, count), others=others,
+            span=_range(later).at, marked=_are(later, count), others=others,
         )  # fmt: skip
 
 
 def spelled(where: Layers) -> str:
     """The layers as they are written: `blocks[0..7].attn`."""
-    blocks = blocks_of(where)
-    assert blocks is not None
+    blocks = _range(where)
     return written(blocks.first, blocks.last, part_of(where))
 
 
+def _range(where: Layers) -> ir.Blocks:
+    return where.blocks if isinstance(where, ir.Sublayers) else where
+
+
 def _are(where: Layers, count: int) -> str:
-    blocks = blocks_of(where)
-    assert blocks is not None
-    first, last = block_bounds(blocks, count)
+    first, last = block_bounds(_range(where), count)
     return f"block {first} of {count}" if first == last else f"blocks {first} to {last} of {count}"
 
 
