@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -53,7 +53,8 @@ class Prices:
 
     first: prelude values that stay the same through a request and branch (text). row: those of latents and timestep
     alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it sees.
-    pieces: what the blocks are of the captured model. inputs: of the call.
+    others: of the further transformers that take turns, by their places; empty where there is only one. pieces: what
+    the blocks are of the captured model. inputs: of the call.
     """
 
     first: float
@@ -63,6 +64,7 @@ class Prices:
     lengths: np.ndarray
     pieces: tuple[Piece, ...]
     inputs: Mapping[str, Value] = field(repr=False)
+    others: Mapping[str, Prices] = field(default_factory=dict)
     _otherwise: dict[tuple[Piece, ...], tuple[BlockPrice, ...]] = field(default_factory=dict, repr=False)
 
     def of(self, lowered: LoweredModel) -> tuple[BlockPrice, ...]:
@@ -75,21 +77,38 @@ class Prices:
 
 
 def prices_of(model: CompiledModel, call: Mapping[str, object]) -> Prices:
-    """Prices at the sizes of a call, the transformer's arguments; the same for every policy on a captured model."""
-    captured = model.runner.lowered.captured
+    """Prices at the sizes of a call, the transformer's arguments; the same for every policy on a captured model.
+
+    Transformers that take turns are called with the same arguments.
+    """
     asked = {**call, "return_dict": False} if "return_dict" in call else dict(call)
-    return price(model.runner.lowered, dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True)))
+    found = {}
+    for each in model.experts:
+        captured = each.runner.lowered.captured
+        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        found[each.runner.expert] = price(each.runner.lowered, inputs)
+    first = model.experts[0].runner.expert
+    return replace(found.pop(first), others=found)
 
 
 def count(model: CompiledModel, events: Sequence[Event], prices: Prices) -> float:
-    """FLOPs of the run that left `events`."""
+    """FLOPs of the run that left `events`: of each transformer by its own prices."""
+    own: dict[str, list[Event]] = {}
+    for event in events:
+        own.setdefault(event.expert, []).append(event)
+    parts = {each.runner.expert: each for each in model.experts}
+    return sum(_count_of(parts[name], some, prices.others.get(name, prices)) for name, some in own.items())
+
+
+def _count_of(model: CompiledModel, events: Sequence[Event], prices: Prices) -> float:
+    """FLOPs of one transformer's part of a run."""
     calls: dict[tuple[str, str, int, int], list[Event]] = {}
     for event in events:
         calls.setdefault((event.request, event.branch, event.row, event.sample), []).append(event)
     begun = {(request, branch, sample) for request, branch, _, sample in calls}
     rows = {(request, row, sample) for request, _, row, sample in calls}
     by_rows = model.runner.engine.uses_rows
-    once = len(begun) * _first(model, prices, by_rows) + len(rows) * prices.row
+    once = len(begun) * _first(model, prices) + len(rows) * prices.row
     return once + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
 
 
@@ -98,19 +117,20 @@ def count_by_row(model: CompiledModel, events: Sequence[Event], prices: Prices) 
     rows: dict[int, list[Event]] = {}
     for event in events:
         rows.setdefault(event.row, []).append(event)
-    first = _first(model, prices, model.runner.engine.uses_rows)
-    begun: set[tuple[str, str, int]] = set()
+    first = {each.runner.expert: _first(each, prices.others.get(each.runner.expert, prices)) for each in model.experts}
+    begun: set[tuple[str, str, int, str]] = set()
     found = []
     for row in sorted(rows):
-        here = {(e.request, e.branch, e.sample) for e in rows[row]}
-        found.append(count(model, rows[row], prices) - len(here & begun) * first)
+        here = {(e.request, e.branch, e.sample, e.expert) for e in rows[row]}
+        found.append(count(model, rows[row], prices) - sum(first[expert] for *_, expert in here & begun))
         begun |= here
     return tuple(found)
 
 
-def _first(model: CompiledModel, prices: Prices, by_rows: bool) -> float:
+def _first(model: CompiledModel, prices: Prices) -> float:
     """What one sample of a branch needs once per request."""
-    return prices.first + (sum(b.once for b in prices.of(model.runner.lowered)) if by_rows else 0.0)
+    once = sum(block.once for block in prices.of(model.runner.lowered))
+    return prices.first + (once if model.runner.engine.uses_rows else 0.0)
 
 
 def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
