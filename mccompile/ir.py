@@ -316,6 +316,17 @@ class Blocks(Node):
     last: int | float
 
 
+SublayerName = Literal["attn", "cross", "ffn"]  # self-attention, attention to the text, feed-forward
+
+
+@dataclass(frozen=True, slots=True)
+class Sublayers(Node):
+    """One sublayer of each of these blocks: what a block adds to its streams between two of its residual adds."""
+
+    blocks: Blocks
+    part: SublayerName
+
+
 @dataclass(frozen=True, slots=True)
 class Integration(Node):
     """The whole model together with the sampler's step. The increment of the latent is kept (MAGI-1)."""
@@ -338,7 +349,7 @@ class Region(Node):
     name: regions of one name decide together, apart from all others; so do those without a name.
     """
 
-    where: Blocks | Integration
+    where: Blocks | Sublayers | Integration
     keep: Literal["residual", "output", "increment"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
