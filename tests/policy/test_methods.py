@@ -78,7 +78,10 @@ def test_teacache(name: str) -> None:
     assert not all(wanted)
 
 
-@pytest.mark.parametrize(("name", "fit"), [("hunyuan", "hunyuan_video"), ("ltx", "ltx_0.9.1"), ("mochi", "mochi"), ("cosmos", "cosmos")])
+MEASURED = [("hunyuan", "hunyuan_video"), ("ltx", "ltx_0.9.1"), ("mochi", "mochi"), ("cosmos", "cosmos")]
+
+
+@pytest.mark.parametrize(("name", "fit"), MEASURED)
 def test_a_measured_teacache_has_the_fit_of_its_model(name: str, fit: str) -> None:
     found, flux = load_policy(f"teacache_{name}"), load_policy("teacache_flux")
     (signal,) = found.signals
@@ -188,7 +191,8 @@ def test_settings_of_dbcache(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2)]
+    ("name", "steps"),
+    [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2)],
 )
 def test_how_many_results_a_forecast_reads(name: str, steps: int) -> None:
     assert steps_read(load_policy(name)) == steps

@@ -47,7 +47,7 @@ def theirs(model: WanTransformer3DModel, config: object) -> tuple[list[torch.Ten
     found = []
     try:
         with model.cache_context("cond"):
-            for row in range(STEPS):  # noqa: B007  # the hook reads it
+            for row in range(STEPS):  # the hook reads it
                 found.append(model(**call(row))[0])
     finally:
         model.disable_cache()

@@ -19,7 +19,9 @@ def nearest(name: str) -> list[float]:
     return [values[round(i * (len(values) - 1) / (STEPS - 1))] for i in range(STEPS)]
 
 
-def plain(model: WanTransformer3DModel, threshold: float, early: float, in_a_row: int) -> tuple[list[torch.Tensor], list[bool]]:
+def plain(
+    model: WanTransformer3DModel, threshold: float, early: float, in_a_row: int
+) -> tuple[list[torch.Tensor], list[bool]]:
     """The reference of latents and timestep moves with each computation; the error is not summed up."""
     by_latent, by_timestep = nearest("embedded_sensitivity_latent"), nearest("embedded_sensitivity_timestep")
     made, computed = [], []
