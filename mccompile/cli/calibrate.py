@@ -13,7 +13,7 @@ from mccompile.cli.progress import display
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
-    from mccompile.studio.calibrate.job import Job
+    from mccompile.studio.calibrate.job import CalibrationJob
 
 MOST_AGES = 50
 
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _job(arguments: argparse.Namespace) -> Job:
+def _job(arguments: argparse.Namespace) -> CalibrationJob:
     """The calibration that a command line asks for."""
     from mccompile.generate.errors import OptionRefused
     from mccompile.generate.load import EMBEDDED, find_folder
@@ -72,7 +72,7 @@ def _job(arguments: argparse.Namespace) -> Job:
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
     from mccompile.language.load import load_policy
     from mccompile.studio.calibrate.asked import asked_by
-    from mccompile.studio.calibrate.job import Job
+    from mccompile.studio.calibrate.job import CalibrationJob
     from mccompile.studio.calibrate.prompts import EMBEDDED_PROMPTS
     from mccompile.studio.explore import prompts
 
@@ -98,7 +98,7 @@ def _job(arguments: argparse.Namespace) -> Job:
     policy = None if arguments.policy is None else load_policy(arguments.policy)
     own = EMBEDDED_SETTINGS.given() if embedded else {}
     given = video_settings(arguments).given()
-    return Job(
+    return CalibrationJob(
         command=shlex.join(["mccompile", *arguments.words]),
         name=name,
         asked=asked_by(arguments.signal, policy),

@@ -41,11 +41,11 @@ class CoefficientSet:
         return Fitted(self.name, self.domain, self.fitted)
 
 
-Sets = Mapping[tuple[SetKind, str], CoefficientSet]
+NamedSets = Mapping[tuple[SetKind, str], CoefficientSet]
 
 
 @cache
-def coefficient_sets() -> Sets:
+def coefficient_sets() -> NamedSets:
     """Every shipped set by kind and name: those of publications, and those calibrated on the embedded model."""
     found: dict[tuple[SetKind, str], CoefficientSet] = {}
     for path in sorted(data_folder("policies").glob("*.toml")):
@@ -53,7 +53,7 @@ def coefficient_sets() -> Sets:
     return found
 
 
-def read_sets(path: Path) -> Sets:
+def read_sets(path: Path) -> NamedSets:
     """The sets of a file. Raises OSError as the file system does, ValueError with the reason where it is none."""
     with path.open("rb") as file:
         data = file.read(LARGEST + 1)

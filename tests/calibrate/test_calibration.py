@@ -25,7 +25,7 @@ from mccompile.policy.influence import beyond, fits_of
 from mccompile.studio.calibrate import job as jobs
 from mccompile.studio.calibrate.asked import asked_by, slug
 from mccompile.studio.calibrate.errors import NotMeasurable, WorthlessFit
-from mccompile.studio.calibrate.job import Job, run
+from mccompile.studio.calibrate.job import CalibrationJob, run
 from mccompile.studio.calibrate.samples import Samples, read_samples
 from mccompile.studio.explore.prompts import Prompts
 from tests.cli.conftest import one_capture  # noqa: F401  # fixture
@@ -43,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("calibrate")
 
 
-def job_in(folder: Path) -> Job:
-    return Job(
+def job_in(folder: Path) -> CalibrationJob:
+    return CalibrationJob(
         command="mccompile calibrate",
         name="tiny",
         asked=asked_by(SIGNALS, load_policy("fbcache")),
@@ -62,7 +62,7 @@ def job_in(folder: Path) -> Job:
     )
 
 
-def measured(job: Job) -> list[str]:
+def measured(job: CalibrationJob) -> list[str]:
     """Carries the calibration out, however good its fits are; what was said."""
     said: list[str] = []
     with contextlib.suppress(WorthlessFit):

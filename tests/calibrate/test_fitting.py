@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mccompile.studio.calibrate.fitting import Pairs, fit, r_squared
+from mccompile.studio.calibrate.fitting import Moves, fit, r_squared
 
 
-def prompts(of: Callable[[np.ndarray], np.ndarray], noise: float, count: int = 4, seed: int = 0) -> list[Pairs]:
+def prompts(of: Callable[[np.ndarray], np.ndarray], noise: float, count: int = 4, seed: int = 0) -> list[Moves]:
     generator = np.random.default_rng(seed)
     signals = [generator.uniform(0.02, 0.4, 60) for _ in range(count)]
-    return [Pairs(x, np.abs(of(x) + noise * generator.standard_normal(x.size))) for x in signals]
+    return [Moves(x, np.abs(of(x) + noise * generator.standard_normal(x.size))) for x in signals]
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_a_fit_is_a_distance_wherever_it_was_tried(seed: int, a: float, b: float
 
 
 def test_r2_is_that_of_numpy_by_hand() -> None:
-    pairs = [Pairs(np.array([1.0, 2.0]), np.array([1.0, 3.0])), Pairs(np.array([3.0]), np.array([2.0]))]
+    pairs = [Moves(np.array([1.0, 2.0]), np.array([1.0, 3.0])), Moves(np.array([3.0]), np.array([2.0]))]
     assert r_squared((1.0, 0.0), pairs) == pytest.approx(1 - 2 / 2)

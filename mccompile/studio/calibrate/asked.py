@@ -24,7 +24,7 @@ _NEVER = ir.Const(-1.0)  # no distance is below it
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Measurement:
     """signals: distances of a source from its value one step ago, each chunk measured alone. policy: measures them."""
 
     signals: tuple[ir.Change, ...]
@@ -36,7 +36,7 @@ class Asked:
         return tuple(_name(r) for r in self.policy.regions if r.keep is not None)
 
 
-def asked_by(texts: Sequence[str], policy: ir.PolicyIR | None) -> Asked:
+def asked_by(texts: Sequence[str], policy: ir.PolicyIR | None) -> Measurement:
     """The measurement of signals in the words of the language.
 
     policy: its regions and the length of its chunks hold; without texts, the arguments of its polynomials are the
@@ -46,12 +46,19 @@ def asked_by(texts: Sequence[str], policy: ir.PolicyIR | None) -> Asked:
     if not signals and policy is not None:
         signals = tuple(dict.fromkeys(_distance(fit.of, policy) for fit in fits_of(policy)))
     signals = signals or (_signal(DEFAULT_SIGNAL),)
-    regions = (ir.Region(ir.Blocks(0, -1), "residual"),) if policy is None else policy.regions
+    regions = () if policy is None else policy.regions
     if any(isinstance(r.where, ir.Integration) for r in regions):
         why = "it keeps increments of the sampler's step, and no residual of blocks"
         raise NotMeasurable(f"policy {policy.name if policy else ''}", why, "give a policy with `layers`")
+    if all(r.keep is None for r in regions):
+        regions = (ir.Region(ir.Blocks(0, -1), "residual"),)
     frames = None if policy is None else policy.chunks.frames
-    return Asked(signals, _measuring(signals, tuple(replace(r, forecast=None, name=None) for r in regions), frames))
+    return Measurement(signals, _measuring(signals, tuple(map(_plain, regions)), frames))
+
+
+def _plain(region: ir.Region) -> ir.Region:
+    """The region with the residual itself in the place of whatever it keeps."""
+    return replace(region, forecast=None, name=None, keep=region.keep and "residual")
 
 
 def _measuring(signals: Sequence[ir.Change], regions: tuple[ir.Region, ...], frames: int | None) -> ir.PolicyIR:

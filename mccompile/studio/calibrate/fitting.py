@@ -14,7 +14,7 @@ _LOOKED_AT = 400  # arguments at which a fit is tried for its sign
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Moves:
     """One prompt: how far a signal moved, and how far the output moved with it."""
 
     signal: Numbers
@@ -40,7 +40,7 @@ class Fit:
         return len(self.coefficients) - 1
 
 
-def fit(seen: Sequence[Pairs], held_out: Sequence[Pairs]) -> Fit:
+def fit(seen: Sequence[Moves], held_out: Sequence[Moves]) -> Fit:
     """The simplest polynomial that predicts prompts left out as well as any, up to one standard error.
 
     Candidates have degrees 1 to 4 and go through 0 or not; one that is negative between 0 and the highest argument is
@@ -61,7 +61,7 @@ def fit(seen: Sequence[Pairs], held_out: Sequence[Pairs]) -> Fit:
     return Fit(rounded, (low, high), r_squared(rounded, held_out), count)
 
 
-def r_squared(coefficients: Sequence[float], pairs: Sequence[Pairs]) -> float:
+def r_squared(coefficients: Sequence[float], pairs: Sequence[Moves]) -> float:
     """The share of the output's variance that the polynomial explains, over all pairs."""
     output = np.concatenate([p.output for p in pairs])
     missed = np.concatenate([p.output - np.polyval(coefficients, p.signal) for p in pairs])
@@ -74,7 +74,7 @@ def _candidates() -> list[tuple[int, ...]]:
     return sorted(found, key=lambda powers: (len(powers), max(powers)))
 
 
-def _least_squares(pairs: Sequence[Pairs], powers: tuple[int, ...], high: float) -> Numbers:
+def _least_squares(pairs: Sequence[Moves], powers: tuple[int, ...], high: float) -> Numbers:
     """Coefficients, highest power first. The arguments are scaled to 0..1 in between, so that powers stay apart."""
     scale = max(high, 1e-12)
     x = np.concatenate([p.signal for p in pairs]) / scale
@@ -86,7 +86,7 @@ def _least_squares(pairs: Sequence[Pairs], powers: tuple[int, ...], high: float)
     return coefficients
 
 
-def _left_out(pairs: Sequence[Pairs], powers: tuple[int, ...], high: float) -> Numbers:
+def _left_out(pairs: Sequence[Moves], powers: tuple[int, ...], high: float) -> Numbers:
     """The mean squared error on each prompt, of a fit on all others."""
     errors = []
     for i, out in enumerate(pairs):

@@ -19,12 +19,12 @@ from mccompile.generate.run import Settings, call_arguments
 from mccompile.policy.text import show
 from mccompile.resources import own_version
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.studio.calibrate.asked import Asked, slug
+from mccompile.studio.calibrate.asked import Measurement, slug
 from mccompile.studio.calibrate.errors import NotMeasurable, WorthlessFit
-from mccompile.studio.calibrate.fitting import Fit, Pairs, fit
+from mccompile.studio.calibrate.fitting import Fit, Moves, fit
 from mccompile.studio.calibrate.samples import Samples, read_samples, write_samples
-from mccompile.studio.calibrate.sets import Sets, tables_of
-from mccompile.studio.calibrate.watching import Watch
+from mccompile.studio.calibrate.sets import CalibratedSets, tables_of
+from mccompile.studio.calibrate.watching import WatchedRun
 from mccompile.studio.calibrate.writing import text_of
 from mccompile.studio.explore.prompts import Prompts
 
@@ -32,7 +32,7 @@ FEWEST_SEEN = 2  # prompts that a fit sees: its degree is chosen by leaving one 
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CalibrationJob:
     """A calibration. command: the words that began it. name: how the names of its sets begin.
 
     ages: how many earlier steps each step is compared with. least_r2: below it a polynomial is worthless.
@@ -40,7 +40,7 @@ class Job:
 
     command: str
     name: str
-    asked: Asked
+    asked: Measurement
     model: str
     folder: Path
     place: Placement
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
     return {"mccompile": own_version(), "torch": torch.__version__}
 
 
-def check(job: Job) -> None:
+def check(job: CalibrationJob) -> None:
     """Raises NotMeasurable (MC0772) for prompts that are too few."""
     if len(job.prompts.seen) < FEWEST_SEEN:
         why = f"{len(job.prompts.seen)} prompt is seen by the fits"
@@ -85,7 +85,9 @@ def check(job: Job) -> None:
         raise NotMeasurable("with these prompts, the model", why, remedy)
 
 
-def run(job: Job, announce: Announce, compiled: Progress | None, said: Callable[[str], None]) -> Sets:
+def run(
+    job: CalibrationJob, announce: Announce, compiled: Progress | None, said: Callable[[str], None]
+) -> CalibratedSets:
     """Measures what is not kept yet, fits, and writes the file.
 
     Raises WorthlessFit (MC0771) for polynomials below the least R2; the file then has the other sets. Raises what the
@@ -98,7 +100,7 @@ def run(job: Job, announce: Announce, compiled: Progress | None, said: Callable[
     held_out = [samples[p] for p in job.prompts.held_out]
     fits = {s: fit(_pairs(seen, slug(s)), _pairs(held_out, slug(s))) for s in job.asked.signals}
     good = {slug(s): found for s, found in fits.items() if found.r2 >= job.least_r2}
-    sets = Sets(job.name, good, tables_of(seen, job.asked.kept, job.ages))
+    sets = CalibratedSets(job.name, good, tables_of(seen, job.asked.kept, job.ages))
     if good or sets.tables:
         text = text_of(job.command, job.about(), job.prompts, sets)
         put(job.out, lambda draft: draft.write_text(text, encoding="utf-8"))
@@ -115,12 +117,12 @@ def _worthless(name: str, found: Fit, least: float) -> str:
     )
 
 
-def _pairs(samples: Sequence[Samples], name: str) -> list[Pairs]:
-    return [Pairs(s.pair(f"signal {name}"), s.pair("output")) for s in samples]
+def _pairs(samples: Sequence[Samples], name: str) -> list[Moves]:
+    return [Moves(s.pair(f"signal {name}"), s.pair("output")) for s in samples]
 
 
 def _measured(
-    job: Job, announce: Announce, compiled: Progress | None, said: Callable[[str], None]
+    job: CalibrationJob, announce: Announce, compiled: Progress | None, said: Callable[[str], None]
 ) -> Mapping[str, Samples]:
     """The samples of every prompt, from a file or from a run."""
     prompts = tuple(dict.fromkeys((*job.prompts.seen, *job.prompts.held_out)))
@@ -137,7 +139,7 @@ def _measured(
     model = _compiled(pipe, job, compiled)
     for number, prompt in enumerate(prompts, 1):
         if prompt not in found:
-            watch = Watch(job.asked.signals, job.ages, job.sensitive)
+            watch = WatchedRun(job.asked.signals, job.ages, job.sensitive)
             arguments = call_arguments(pipe, replace(job.settings, prompt=prompt))
             with watch.watching(model):
                 run_with(pipe, model, arguments, job.seed, announce(f"prompt {number} of {len(prompts)}"))
@@ -149,7 +151,7 @@ def _measured(
     return found
 
 
-def _compiled(pipe: object, job: Job, progress: Progress | None) -> CompiledModel:
+def _compiled(pipe: object, job: CalibrationJob, progress: Progress | None) -> CompiledModel:
     """The model under the policy that measures."""
     way = Contender(job.asked.policy.name, job.asked.policy, {})
     captured = capture_for(pipe, call_arguments(pipe, job.settings))
@@ -160,6 +162,6 @@ def _compiled(pipe: object, job: Job, progress: Progress | None) -> CompiledMode
     return model
 
 
-def _file(job: Job, prompt: str) -> Path:
+def _file(job: CalibrationJob, prompt: str) -> Path:
     key = hashlib.sha256(json.dumps([job.about(), prompt], sort_keys=True).encode()).hexdigest()[:16]
     return job.kept / f"{key}.npz"

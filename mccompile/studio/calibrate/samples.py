@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-Table = NDArray[np.float64]
+NumberTable = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,15 @@ class Samples:
 
     branches: tuple[str, ...]
     pair_names: tuple[str, ...]
-    pairs: Table
+    pairs: NumberTable
     step_names: tuple[str, ...]
-    steps: Table
+    steps: NumberTable
 
-    def pair(self, name: str) -> Table:
+    def pair(self, name: str) -> NumberTable:
         """A column of `pairs`."""
         return self.pairs[:, self.pair_names.index(name)]
 
-    def step(self, name: str) -> Table:
+    def step(self, name: str) -> NumberTable:
         """A column of `steps`."""
         return self.steps[:, self.step_names.index(name)]
 

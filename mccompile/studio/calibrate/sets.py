@@ -21,7 +21,7 @@ class StepTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Sets:
+class CalibratedSets:
     """name: how the names begin. fits, tables: by the rest of their names."""
 
     name: str

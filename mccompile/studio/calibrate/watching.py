@@ -42,7 +42,7 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Watch:
+class WatchedRun:
     """Rows of `Samples`, gathered while a run is made.
 
     ages: how many earlier steps each step is compared with. sensitive: whether the model is asked once more at every

@@ -7,13 +7,13 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from mccompile.studio.calibrate.fitting import Fit
-from mccompile.studio.calibrate.sets import Sets, StepTable
+from mccompile.studio.calibrate.sets import CalibratedSets, StepTable
 from mccompile.studio.explore.prompts import Prompts
 
 _PER_LINE = 10
 
 
-def text_of(command: str, about: Mapping[str, object], prompts: Prompts, sets: Sets) -> str:
+def text_of(command: str, about: Mapping[str, object], prompts: Prompts, sets: CalibratedSets) -> str:
     """The text, in TOML. Equal measurements give equal texts."""
     lines = [
         "# Calibrated sets. Policies beside this file reach them by its name and theirs, with a colon between.",
@@ -73,7 +73,7 @@ def _value(value: object) -> str:
             return json.dumps(str(value), ensure_ascii=False)
 
 
-def told(sets: Sets) -> Iterator[str]:
+def told(sets: CalibratedSets) -> Iterator[str]:
     """The sets in lines for a terminal."""
     for name, fit in sets.fits.items():
         low, high = fit.fitted
