@@ -207,7 +207,7 @@ def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     size = _size_of(arguments)
     if has_formula(folder):
         return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
-    pipe = load_pipeline(folder, Placement.of("cpu", None, False))
+    pipe = load_pipeline(folder, Placement.of("cpu", None, False), hollow=True)
     return show_kept(predict_kept(pipe, policy, size, dict(arguments.parameters)))
 
 
@@ -294,7 +294,7 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
     from mccompile.generate.placement import Placement
 
     model = EMBEDDED if arguments.model is None else arguments.model
-    pipe = load_pipeline(find_folder(model), Placement.of("cpu", None, False))
+    pipe = load_pipeline(find_folder(model), Placement.of("cpu", None, False), hollow=True)
     captured = api.prepare(pipe)
     compiled = api.compile(
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)
