@@ -60,10 +60,8 @@ def captured_from(
     normalise(exported.module, facts)
     facts = number_anew(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)
-    if proved is not None:
-        captured = proved(assembled)
-    else:
-        captured = prove(assembled, model, calls, exported.source, unbatched)
+    proof = proved or (lambda made: prove(made, model, calls, exported.source, unbatched))
+    captured = proof(assembled)
     demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
     return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))
 

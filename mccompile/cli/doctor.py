@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.module is not None:
         prepared = prepare_module(arguments.module)
     else:
-        prepared = api.prepare(load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False), hollow=True))
+        place = Placement.of("cpu", None, False)
+        prepared = api.prepare(load_pipeline(find_folder(arguments.model), place, hollow=True))
     for line in aligned(findings(prepared.model)):
         say(line)
     say()

@@ -83,7 +83,8 @@ MODELS: Mapping[str, Published] = {
         }),
         ("AutoencoderKLCogVideoX", {"scaling_factor": 0.7}),
         ("CogVideoXDPMScheduler", {
-            "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction",
+            "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+            "prediction_type": "v_prediction",
             "rescale_betas_zero_snr": True, "snr_shift_scale": 1.0, "timestep_spacing": "trailing",
             "set_alpha_to_one": True,
         }),
