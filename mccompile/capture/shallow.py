@@ -64,11 +64,11 @@ def shallow(model: nn.Module) -> nn.Module:
 def _lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
     """Lists of more blocks than the twin needs; a list inside a block is not looked at."""
     for path, module in model.named_modules():
-        parts = path.split(".")
-        inside = any(part.isdecimal() for part in parts)
+        inside = any(part.isdecimal() for part in path.split("."))
         large = isinstance(module, nn.ModuleList) and len(module) > SHOWN + 1
-        if large and not inside and all(next(b.children(), None) is not None for b in module):  # type: ignore[union-attr, operator]
-            yield path, module  # type: ignore[misc]
+        if large and not inside and all(next(block.children(), None) is not None for block in module.children()):
+            assert isinstance(module, nn.ModuleList)
+            yield path, module
 
 
 def capture_hollow(

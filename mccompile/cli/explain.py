@@ -255,6 +255,7 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         return ForeseenPlan(plans, why, None)
     import torch
 
+    from mccompile.capture.shallow import is_hollow
     from mccompile.generate.memory import kept_by
     from mccompile.generate.worth import worth_of
     from mccompile.pipelines.experts import part_of, rows_of
@@ -271,11 +272,16 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         if not rows:
             continue
         lowered, grid = each.runner.lowered, part_of(whole, rows)
-        with torch.no_grad():
-            static = Static(static_tables(lowered, grid, inputs), lowered.static)
+        static = WITHOUT_MODEL
+        if not is_hollow(each.model):  # values of a source are made by weights
+            with torch.no_grad():
+                static = Static(static_tables(lowered, grid, inputs), lowered.static)
         for group, bound in bounds.items():
             title = "\n".join(filter(None, (part, names[group])))
-            plans[title] = planned(lowered, bound, grid, static.tables, True)
+            if static is WITHOUT_MODEL:
+                plans[title] = plan(bound, grid, {}, frozenset())
+            else:
+                plans[title] = planned(lowered, bound, grid, static.tables, True)
             why[title] = reasons(bound, grid, static)
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)

@@ -60,6 +60,7 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
     import torch
 
     from mccompile import api
+    from mccompile.capture.shallow import is_hollow
     from mccompile.generate.load import find_folder, load_pipeline
     from mccompile.generate.placement import Placement
     from mccompile.pipelines.grids import grid_of
@@ -69,6 +70,8 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
     captured = api.prepare(pipe)
     pipe.scheduler.set_timesteps(steps)
     grid = grid_of(pipe.scheduler)
+    if is_hollow(pipe.transformer):  # values of a source are made by weights
+        return PlannedRun(grid, WITHOUT_MODEL)
     tables: dict[ir.Change, tuple[float, ...]] = {}
     sources: list[frozenset[str]] = []
     for bound in policies:

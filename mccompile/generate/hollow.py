@@ -101,11 +101,11 @@ def _unfilled() -> Iterator[None]:
     def register(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
         own(module, name, None if value is None else nn.Parameter(value.to("meta"), requires_grad=False))
 
-    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    nn.Module.register_parameter = register
     try:
         yield
     finally:
-        nn.Module.register_parameter = own  # type: ignore[method-assign]
+        nn.Module.register_parameter = own
 
 
 def _filled(model: nn.Module, dtype: torch.dtype, precise: Sequence[str]) -> nn.Module:

@@ -37,7 +37,7 @@ _CLIP: Config = {
     "hidden_size": 768, "intermediate_size": 64, "num_attention_heads": 1, "num_hidden_layers": 1, "vocab_size": 512,
     "max_position_embeddings": 77, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": 2,
 }  # fmt: skip
-_WAN_VAE = ("AutoencoderKLWan", {})
+_WAN_VAE: tuple[str, Config] = ("AutoencoderKLWan", {})
 _UMT5 = ("UMT5EncoderModel", _T5)
 
 
@@ -127,7 +127,7 @@ def _own(folder: Path, kind: type[ConfigMixin], config: Config, random: bool) ->
         (folder / "config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def _text(folder: Path, kind: type, config: Config, random: bool) -> None:
+def _text(folder: Path, kind: type[transformers.PreTrainedModel], config: Config, random: bool) -> None:
     settings = kind.config_class(**config)
     if random:
         _random(kind(settings)).save_pretrained(folder)

@@ -12,6 +12,7 @@ import torch
 from mccompile import api
 from mccompile.capture.errors import ExportError
 from mccompile.capture.shallow import capture_hollow, hollow, is_hollow, shallow
+from mccompile.cli import main
 from mccompile.generate.doctor import findings
 from mccompile.generate.errors import UnknownModel
 from mccompile.generate.load import load_pipeline
@@ -123,3 +124,12 @@ def test_a_block_that_the_twin_lacks_is_refused() -> None:
     calls = [{"hidden_states": torch.randn(1, count, 4)} for count in (6, 10)]
     with pytest.raises(ExportError, match="a kind of its blocks"):
         capture_hollow(model, *calls)
+
+
+@pytest.mark.slow
+def test_a_plan_without_weights_leaves_values_to_the_run(
+    folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zeros in place of weights would say that the modulation never moves."""
+    assert main(["explain", "teacache", "--model", str(folders[0]), "--stage", "plan", "--steps", "6"]) == 0
+    assert "dynamic" in capsys.readouterr().out
