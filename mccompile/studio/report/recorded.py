@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,17 +58,20 @@ def record_of(
 
 def watch(model: CompiledModel, thumbnails: bool) -> None:
     """Has the next runs of `model` watched for their record. thumbnails: also the scheduler's predictions."""
-    model.runner.masks, model.runner.watch = [], Watching(thumbnails)
+    seen = Watching(thumbnails)
+    model.runner.masks = []
+    for each in model.experts:
+        each.runner.watch = seen
 
 
 def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
-    lowered, plan = model.runner.lowered, seen.plan
-    bounds = model.runner.bounds if plan is not None else {}
-    found = [t for group, bound in bounds.items() if plan is not None for t in thresholds(bound, plan.grid, group)]
+    plans = [plan for _, plan in sorted(seen.plans.items())]
+    apart = any(len(each.runner.bounds) > 1 for each in model.experts)
+    regions = (LayerRegion(r.first, r.last, r.keep or "") for e in model.experts for r in e.runner.lowered.regions)
     return Story(
-        plan=() if plan is None or len(model.runner.bounds) > 1 else tuple(_planned(plan)),
-        thresholds=tuple(dict.fromkeys(found)),
-        regions=tuple(LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions),
+        plan=() if apart else tuple(step for plan in plans for step in _planned(plan)),
+        thresholds=tuple(_thresholds(model, seen.plans)),
+        regions=tuple(dict.fromkeys(regions)),
         calls=tuple(seen.calls),
         warnings=model.summary().warnings,
         fallbacks=tuple(_fallbacks(model)),
@@ -75,6 +79,22 @@ def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
         undrawn=undrawn,
         watching=seen.seconds + (seen.predictions.seconds if seen.predictions is not None else 0.0),
     )
+
+
+def _thresholds(model: CompiledModel, plans: Mapping[int, Plan]) -> Iterator[Threshold]:
+    """Those of each transformer at its own steps of the schedule; at the steps of the others they have no value."""
+    total = max((first + plan.grid.steps for first, plan in plans.items()), default=0)
+    found: dict[Threshold, None] = {}
+    for each in model.experts:
+        first = each.runner.first_step
+        if first not in plans:  # it took no part
+            continue
+        for group, bound in each.runner.bounds.items():
+            for one in thresholds(bound, plans[first].grid, group):
+                before = min(plans)
+                values = (None,) * (first - before) + one.values
+                found[replace(one, values=values + (None,) * (total - before - len(values)))] = None
+    return iter(found)
 
 
 def _planned(plan: Plan) -> Iterator[PlannedStep]:
