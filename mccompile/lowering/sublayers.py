@@ -31,7 +31,7 @@ NAMES: tuple[SublayerName, ...] = get_args(SublayerName)
 _CASTS = frozenset((aten.to.dtype, aten.type_as.default, aten.clone.default, aten.contiguous.default))
 _ADD = aten.add.Tensor
 
-Values = Mapping[Stream, fx.Node]
+SublayerValues = Mapping[Stream, fx.Node]
 """For each stream that enters a block the value that stands for it at some depth of the block."""
 
 
@@ -40,8 +40,8 @@ class Cut:
     """A place in a block. values: what all streams are there. inside: for streams that a sublayer is about to continue
     what it has made of them: the sum is still to come, and the gate in front of it."""
 
-    values: Values
-    inside: Values
+    values: SublayerValues
+    inside: SublayerValues
 
     def nodes(self) -> set[fx.Node]:
         """All that crosses the cut."""
@@ -84,8 +84,8 @@ class Chain:
         self.part, self.ends = part, ends
         self._flow: nx.DiGraph = flow_graph(part.graph)
         holders, results = part.holders(), part.results()
-        self._entries: Values = {s: holders[s] for s in ends}
-        self._exits: Values = {s: _node(results[end], s) for s, end in ends.items()}
+        self._entries: SublayerValues = {s: holders[s] for s in ends}
+        self._exits: SublayerValues = {s: _node(results[end], s) for s, end in ends.items()}
         self._trunks = {s: _trunk(self._exits[s], self._entries[s], s) for s in ends}
         self._of_stream = {node: s for s, trunk in self._trunks.items() for node in trunk}
         self._video = video
