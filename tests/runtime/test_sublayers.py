@@ -108,7 +108,7 @@ def test_pyramid_attention_broadcast_is_that_of_diffusers(tiny: Tiny) -> None:
     watch = own.register_forward_pre_hook(
         lambda _, args, named: seen.append(float(named["timestep"].flatten()[0])), with_kwargs=True
     )
-    tiny.run(**call)
+    stock = tiny.run(**call)
     timesteps, first, last = list(seen), 4, 8
     low, high = (timesteps[last] + timesteps[last - 1]) / 2, (timesteps[first] + timesteps[first - 1]) / 2
     config = PyramidAttentionBroadcastConfig(
@@ -127,6 +127,7 @@ def test_pyramid_attention_broadcast_is_that_of_diffusers(tiny: Tiny) -> None:
     text = f"policy w extends pab {{ phase broadcast while {low} <= timestep < {high} {{ {rules} }} }}"
     model = compiled(tiny, text, own=2, text=4)
     assert torch.equal(tiny.run(**call), expected)
+    assert not torch.equal(stock, expected)
     reused = {(e.region, e.step) for e in model.events if e.action == "reuse"}
     assert reused == {*(("attn", step) for step in (5, 7)), *(("cross", step) for step in (5, 6, 7))}
 
