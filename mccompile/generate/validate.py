@@ -24,7 +24,7 @@ import torch
 
 from mccompile.capture.verify import TOLERANCE
 from mccompile.generate.part_laws import difference, reuse_apart, rows_apart
-from mccompile.generate.subjects import Subject, without_budget
+from mccompile.generate.subjects import LawSubject, without_budget
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.language.source import Source
@@ -32,7 +32,7 @@ from mccompile.lowering.locate import latent_inputs
 from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.compiled import LOG, CompiledModel
 
-Outcome = Literal["holds", "fails", "unclear", "-"]
+LawOutcome = Literal["holds", "fails", "unclear", "-"]
 LARGE = 0.25  # a bound above this share of the largest entry tells a wrong result from none
 _SIGMAS = 4  # how many times the expected size of a sum of roundings is allowed
 _MASK = """policy mask {
@@ -55,7 +55,7 @@ class Law:
     """What a run says about a law. said: how far two results are apart, or why it was not tried ("-")."""
 
     name: str
-    outcome: Outcome
+    outcome: LawOutcome
     said: str
 
 
@@ -79,7 +79,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LawVerdict:
     """All laws of a policy on a model, and the bound of its runs."""
 
     laws: tuple[Law, ...]
@@ -91,11 +91,11 @@ class Verdict:
         return all(law.outcome in ("holds", "-") for law in self.laws)
 
 
-def validate(subject: Subject, policy: PolicyIR, numbers: Mapping[str, float]) -> Verdict:
+def validate(subject: LawSubject, policy: PolicyIR, numbers: Mapping[str, float]) -> LawVerdict:
     """Tries every law. Raises what compiling the policy raises, and what the model raises at a small size."""
     with _silent():
         trial = _Trial(subject, policy, numbers)
-        return Verdict(tuple(trial.laws()), trial.bound)
+        return LawVerdict(tuple(trial.laws()), trial.bound)
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _silent() -> Iterator[None]:
 class _Trial:
     """The runs of a policy on a subject."""
 
-    def __init__(self, subject: Subject, policy: PolicyIR, numbers: Mapping[str, float]) -> None:
+    def __init__(self, subject: LawSubject, policy: PolicyIR, numbers: Mapping[str, float]) -> None:
         self.subject, self.policy, self.numbers = subject, policy, numbers
         subject.restore()
         self.vanilla = [subject.run(0), subject.run(1)]

@@ -42,7 +42,7 @@ _UMT5 = ("UMT5EncoderModel", _T5)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedModel:
     """A pipeline by the classes and configurations of its parts. values: further entries of its index."""
 
     pipeline: str
@@ -54,29 +54,29 @@ class Published:
     values: Config | None = None
 
 
-def _wan(size: Config, shift: float, **more: object) -> Published:
+def _wan(size: Config, shift: float, **more: object) -> PublishedModel:
     scheduler = ("UniPCMultistepScheduler", {**_UNIPC, "flow_shift": shift})
-    return Published("WanPipeline", ("WanTransformer3DModel", size), _WAN_VAE, scheduler, (_UMT5,), **more)  # type: ignore[arg-type]
+    return PublishedModel("WanPipeline", ("WanTransformer3DModel", size), _WAN_VAE, scheduler, (_UMT5,), **more)  # type: ignore[arg-type]
 
 
-def _skyreels(size: Config) -> Published:
-    return Published(
+def _skyreels(size: Config) -> PublishedModel:
+    return PublishedModel(
         "SkyReelsV2DiffusionForcingPipeline", ("SkyReelsV2Transformer3DModel", size), _WAN_VAE,
         ("UniPCMultistepScheduler", {**_UNIPC, "flow_shift": 8.0}), (_UMT5,),
     )  # fmt: skip
 
 
-MODELS: Mapping[str, Published] = {
+MODELS: Mapping[str, PublishedModel] = {
     "skyreels-v2-df-1.3b": _skyreels({**_WAN_1_3B, "inject_sample_info": True}),
     "skyreels-v2-df-14b": _skyreels(_WAN_14B),
     "wan2.1-1.3b": _wan(_WAN_1_3B, 3.0),
     "wan2.1-14b": _wan(_WAN_14B, 5.0),
     "wan2.2-a14b": _wan(_WAN_14B, 12.0, second=True, values={"boundary_ratio": 0.875}),
-    "hunyuanvideo": Published(
+    "hunyuanvideo": PublishedModel(
         "HunyuanVideoPipeline", ("HunyuanVideoTransformer3DModel", {}), ("AutoencoderKLHunyuanVideo", {}),
         ("FlowMatchEulerDiscreteScheduler", {"shift": 7.0}), (("LlamaModel", _LLAMA), ("CLIPTextModel", _CLIP)),
     ),
-    "cogvideox-5b": Published(
+    "cogvideox-5b": PublishedModel(
         "CogVideoXPipeline",
         ("CogVideoXTransformer3DModel", {
             "num_attention_heads": 48, "num_layers": 42, "use_rotary_positional_embeddings": True,
