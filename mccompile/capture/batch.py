@@ -88,7 +88,7 @@ def capture_batched(
 
 
 @dataclass(frozen=True, slots=True)
-class CapturedWay:
+class CaptureWay:
     """How a model was captured: the calls that `capture` was given, and why the number of samples may not vary."""
 
     calls: tuple[Arguments, ...]
@@ -105,7 +105,7 @@ def _captured(
 
 def capture_way(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
-) -> tuple[CapturedModel, tuple[Arguments, Arguments], CapturedWay]:
+) -> tuple[CapturedModel, tuple[Arguments, Arguments], CaptureWay]:
     """The whole model captured, both calls as calls of one sample, and the way that was taken. Raises CaptureError."""
     given = without_defaults(model, probe), without_defaults(model, second)
     latent = _latent(*given)
@@ -115,7 +115,7 @@ def capture_way(
     held, reason = _held(model, one, number, latent, _marked(given[0], count))
     if held is not None:
         both = held.several(number)
-        way = CapturedWay((both, small, one), "")
+        way = CaptureWay((both, small, one), "")
         try:
             captured = capture(model, *way.calls)
         except CaptureError as error:
@@ -123,11 +123,11 @@ def capture_way(
         else:
             if not captured.refusals:
                 return captured, (one, small), way
-            other = CapturedWay(given, captured.refusals[-1].reason)
+            other = CaptureWay(given, captured.refusals[-1].reason)
             alone = capture(model, *given, unbatched=other.unbatched)
             fewer = len(alone.refusals) < len(captured.refusals)
             return (alone, given, other) if fewer else (captured, (one, small), way)
-    return capture(model, *given, unbatched=reason), given, CapturedWay(given, reason)
+    return capture(model, *given, unbatched=reason), given, CaptureWay(given, reason)
 
 
 def _latent(probe: Arguments, second: Arguments) -> str:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from mccompile.capture.batch import Arguments, CapturedWay, capture_way
+from mccompile.capture.batch import Arguments, CaptureWay, capture_way
 from mccompile.capture.capture import captured_from
 from mccompile.capture.errors import ExportError
 from mccompile.capture.export import export_model, without_defaults
@@ -79,7 +79,7 @@ def capture_hollow(
     return _at_depth(model, proved, way), given
 
 
-def _at_depth(model: nn.Module, proved: CapturedModel, way: CapturedWay) -> CapturedModel:
+def _at_depth(model: nn.Module, proved: CapturedModel, way: CaptureWay) -> CapturedModel:
     calls = [without_defaults(model, call) for call in way.calls]
     exported = export_model(model, calls[0], calls[1])
     return captured_from(model, exported, calls, way.unbatched, lambda made: _as_proved(made, proved))

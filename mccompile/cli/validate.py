@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.model is None) == (arguments.module is None):
         sys.stderr.write("give either a MODEL or --module FILE.py:FUNCTION, and a POLICY\n")
         return SETUP_FAILED
-    from mccompile.generate.subjects import TriedModel
+    from mccompile.generate.subjects import LawSubject
     from mccompile.generate.validate import validate
     from mccompile.policy.bind import bind
     from mccompile.policy.choosing import load_chosen
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = load_chosen(arguments.policy, dict(arguments.parameters))
     bind(found.policy, found.numbers)
     steps = steps_asked(arguments.steps, [found.policy], STEPS)
-    subject: TriedModel = _pipeline(arguments, steps) if arguments.module is None else _module(arguments, steps)
+    subject: LawSubject = _pipeline(arguments, steps) if arguments.module is None else _module(arguments, steps)
     verdict = validate(subject, found.policy, found.numbers)
     rows = [("law", "", ""), *((law.name, law.outcome, law.said) for law in verdict.laws)]
     for line in aligned(rows):

@@ -30,7 +30,7 @@ _NONE: Mapping[str, float] = MappingProxyType({})
 SIZES = (0, 1)  # of the runs: the first, and another one
 
 
-class TriedModel(ABC):
+class LawSubject(ABC):
     """prepared: its capture."""
 
     prepared: api.Prepared
@@ -87,7 +87,7 @@ class _Nudged(StandIn):
 
 
 @dataclass
-class PipelineSubject(TriedModel):
+class PipelineSubject(LawSubject):
     """A pipeline, with the arguments of its two small runs."""
 
     pipe: object
@@ -140,7 +140,7 @@ class PipelineSubject(TriedModel):
 
 
 @dataclass
-class ModuleSubject(TriedModel):
+class ModuleSubject(LawSubject):
     """A module with two calls; a run is `steps` calls with other latents and another timestep each."""
 
     own: nn.Module

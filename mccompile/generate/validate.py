@@ -24,7 +24,7 @@ import torch
 
 from mccompile.capture.verify import TOLERANCE
 from mccompile.generate.part_laws import difference, reuse_apart, rows_apart
-from mccompile.generate.subjects import TriedModel, without_budget
+from mccompile.generate.subjects import LawSubject, without_budget
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.language.source import Source
@@ -79,7 +79,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class LawsTried:
+class LawVerdict:
     """All laws of a policy on a model, and the bound of its runs."""
 
     laws: tuple[Law, ...]
@@ -91,11 +91,11 @@ class LawsTried:
         return all(law.outcome in ("holds", "-") for law in self.laws)
 
 
-def validate(subject: TriedModel, policy: PolicyIR, numbers: Mapping[str, float]) -> LawsTried:
+def validate(subject: LawSubject, policy: PolicyIR, numbers: Mapping[str, float]) -> LawVerdict:
     """Tries every law. Raises what compiling the policy raises, and what the model raises at a small size."""
     with _silent():
         trial = _Trial(subject, policy, numbers)
-        return LawsTried(tuple(trial.laws()), trial.bound)
+        return LawVerdict(tuple(trial.laws()), trial.bound)
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def _silent() -> Iterator[None]:
 class _Trial:
     """The runs of a policy on a subject."""
 
-    def __init__(self, subject: TriedModel, policy: PolicyIR, numbers: Mapping[str, float]) -> None:
+    def __init__(self, subject: LawSubject, policy: PolicyIR, numbers: Mapping[str, float]) -> None:
         self.subject, self.policy, self.numbers = subject, policy, numbers
         subject.restore()
         self.vanilla = [subject.run(0), subject.run(1)]

@@ -12,7 +12,7 @@ from torch import nn
 
 from mccompile import api
 from mccompile.generate.subjects import ModuleSubject
-from mccompile.generate.validate import LawsTried, validate
+from mccompile.generate.validate import LawVerdict, validate
 from mccompile.language.load import load_policy
 from mccompile.language.source import Source
 from mccompile.runtime.compiled import CompiledModel
@@ -62,11 +62,11 @@ def subject(shared: ModuleSubject) -> ModuleSubject:
     return dataclasses.replace(shared, _now=None, _clock=None, _requests=0)
 
 
-def tried(subject: ModuleSubject) -> LawsTried:
+def tried(subject: ModuleSubject) -> LawVerdict:
     return validate(subject, load_policy(Source("moving.policy", POLICY)), {})
 
 
-def failing(verdict: LawsTried) -> set[str]:
+def failing(verdict: LawVerdict) -> set[str]:
     return {law.name for law in verdict.laws if law.outcome == "fails"}
 
 
