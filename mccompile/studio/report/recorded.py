@@ -12,15 +12,16 @@ from mccompile import ir
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.generate.compare import announce
 from mccompile.language.walk import walk
+from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.trace import by_cell
+from mccompile.runtime.trace import Event, by_cell
 from mccompile.studio.report.record import Record, Way, masks_of
 from mccompile.studio.report.seen import Watching
-from mccompile.studio.report.story import LayerRegion, PlannedStep, Story, Threshold
+from mccompile.studio.report.story import LayerRegion, PlannedStep, SeenCall, Story, Threshold
 
 
 def record_of(
@@ -67,14 +68,14 @@ def watch(model: CompiledModel, thumbnails: bool) -> None:
 def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
     plans = [plan for _, plan in sorted(seen.plans.items())]
     apart = any(len(each.runner.bounds) > 1 for each in model.experts)
-    regions = (LayerRegion(r.first, r.last, r.keep or "") for e in model.experts for r in e.runner.lowered.regions)
+    regions = (region for each in model.experts for region in _layers(each.runner.lowered))
     return Story(
         plan=() if apart else tuple(step for plan in plans for step in _planned(plan)),
         thresholds=tuple(_thresholds(model, seen.plans)),
         regions=tuple(dict.fromkeys(regions)),
         calls=tuple(seen.calls),
         warnings=model.summary().warnings,
-        fallbacks=tuple(_fallbacks(model)),
+        fallbacks=(*_fallbacks(model), *unseen(model.events, seen.calls)),
         weighed=seen.weighed if seen.weights else "",
         undrawn=undrawn,
         watching=seen.seconds + (seen.predictions.seconds if seen.predictions is not None else 0.0),
@@ -97,6 +98,20 @@ def _thresholds(model: CompiledModel, plans: Mapping[int, Plan]) -> Iterator[Thr
     return iter(found)
 
 
+def _layers(lowered: LoweredModel) -> Iterator[LayerRegion]:
+    """The regions. Those of one sublayer in all blocks are one, and so is all that is computed beside them."""
+    if not any(piece.sublayers for piece in lowered.pieces):
+        yield from (LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions)
+        return
+    found: dict[str, set[int]] = {}
+    for region in lowered.regions:
+        pieces = lowered.pieces[region.first : region.last + 1]
+        parts = dict.fromkeys(part for piece in pieces for part in piece.sublayers)
+        keep = "" if region.keep is None else " of ".join(filter(None, (region.keep, " and ".join(parts))))
+        found.setdefault(keep, set()).update(piece.block for piece in pieces)
+    yield from (LayerRegion(min(blocks), max(blocks), keep) for keep, blocks in found.items())
+
+
 def _planned(plan: Plan) -> Iterator[PlannedStep]:
     return (PlannedStep("" if c.phase is None else plan.phases[c.phase], c.action) for c in plan.cells)
 
@@ -109,6 +124,14 @@ def _fallbacks(model: CompiledModel) -> Iterator[str]:
     yield from (f"guard {name} changed {count} decisions" for name, count in summary.guards.items() if count)
     if summary.odd:
         yield f"the results of {summary.odd} calls were not finite"
+
+
+def unseen(events: Sequence[Event], calls: Sequence[SeenCall]) -> Iterator[str]:
+    """What a resumed run cannot tell: of the calls before the stop its journal has the events, and nothing else."""
+    first = min((event.row for event in events), default=0)
+    again = min((call.row for call in calls), default=first)
+    if again > first:
+        yield f"the run was resumed at step {again} of the schedule: accounts, signals and bytes are shown from there"
 
 
 def thresholds(bound: BoundPolicy, grid: Grid, group: str = "") -> Iterator[Threshold]:
