@@ -25,7 +25,7 @@ from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedMo
 from mccompile.lowering.draft import Draft
 from mccompile.lowering.errors import SublayerNotFound
 from mccompile.lowering.regions import Split, claims
-from mccompile.lowering.sublayers import Chain, Cut, Inseparable, Stretch
+from mccompile.lowering.sublayers import Chain, Cut, Inseparable, SublayerSpan
 from mccompile.lowering.types import Piece
 
 
@@ -274,7 +274,7 @@ def _pairs(kind: _Names, site: _Names) -> list[tuple[str, str]]:
     return list(zip(kind.all(), site.all(), strict=True))
 
 
-def _cut_out(part: Part, stretch: Stretch, enter: _Names, leave: _Names) -> Part:
+def _cut_out(part: Part, stretch: SublayerSpan, enter: _Names, leave: _Names) -> Part:
     """One stretch of a form of a block. It still takes all operands of the block."""
     draft = Draft(part)
     entries = part.holders()

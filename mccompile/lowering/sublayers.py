@@ -31,7 +31,7 @@ NAMES: tuple[SublayerName, ...] = get_args(SublayerName)
 _CASTS = frozenset((aten.to.dtype, aten.type_as.default, aten.clone.default, aten.contiguous.default))
 _ADD = aten.add.Tensor
 
-Values = Mapping[Stream, fx.Node]
+SublayerValues = Mapping[Stream, fx.Node]
 """For each stream that enters a block the value that stands for it at some depth of the block."""
 
 
@@ -40,8 +40,8 @@ class Cut:
     """A place in a block. values: what all streams are there. inside: for streams that a sublayer is about to continue
     what it has made of them: the sum is still to come, and the gate in front of it."""
 
-    values: Values
-    inside: Values
+    values: SublayerValues
+    inside: SublayerValues
 
     def nodes(self) -> set[fx.Node]:
         """All that crosses the cut."""
@@ -53,7 +53,7 @@ class Inseparable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class SublayerSpan:
     """What a block computes between two cuts.
 
     nodes: what it computes, operands too. sizes: nodes that read nothing but the size of a stream as it was earlier,
@@ -84,8 +84,8 @@ class Chain:
         self.part, self.ends = part, ends
         self._flow: nx.DiGraph = flow_graph(part.graph)
         holders, results = part.holders(), part.results()
-        self._entries: Values = {s: holders[s] for s in ends}
-        self._exits: Values = {s: _node(results[end], s) for s, end in ends.items()}
+        self._entries: SublayerValues = {s: holders[s] for s in ends}
+        self._exits: SublayerValues = {s: _node(results[end], s) for s, end in ends.items()}
         self._trunks = {s: _trunk(self._exits[s], self._entries[s], s) for s in ends}
         self._of_stream = {node: s for s, trunk in self._trunks.items() for node in trunk}
         self._video = video
@@ -96,13 +96,13 @@ class Chain:
         self.names: tuple[SublayerName, ...] = tuple(named[i] for i in firsts)
         self.cuts: tuple[Cut, ...] = (*(every[i] for i in firsts), every[-1])
 
-    def between(self, before: Cut, after: Cut) -> Stretch:
+    def between(self, before: Cut, after: Cut) -> SublayerSpan:
         """What the block computes between two cuts."""
         known, done = needed_for(self._flow, before.nodes()), needed_for(self._flow, after.nodes())
         writes = [w for w in self._writes if _written(w) in done and _written(w) not in known]
         found = self._reached([*(after.nodes() - before.nodes()), *writes], before)
         assert found is not None
-        return Stretch(before, after, *found)
+        return SublayerSpan(before, after, *found)
 
     def inside(self, number: int) -> Cut:
         """The cut within a sublayer, in front of its gate and its add. Raises Inseparable."""
@@ -120,7 +120,7 @@ class Chain:
             raise Inseparable(f"what its {self.names[number]} adds is not made of one value and a gate")
         return cut
 
-    def _ungated(self, value: fx.Node, stretch: Stretch) -> fx.Node:
+    def _ungated(self, value: fx.Node, stretch: SublayerSpan) -> fx.Node:
         """A value before it is multiplied with what no stream is part of."""
         streams = frozenset(stretch.before.values)
         while True:
@@ -135,7 +135,7 @@ class Chain:
                 return value
             value = only
 
-    def _passed(self, stretch: Stretch, stream: Stream) -> tuple[fx.Node, ...]:
+    def _passed(self, stretch: SublayerSpan, stream: Stream) -> tuple[fx.Node, ...]:
         """The values that a stream takes within a stretch, without the one that enters it."""
         trunk = self._trunks[stream]
         first, last = trunk.index(stretch.before.values[stream]), trunk.index(stretch.after.values[stream])
@@ -206,7 +206,7 @@ class Chain:
         trunk = self._trunks[stream]
         return stream if trunk.index(node) < trunk.index(than.values[stream]) else None
 
-    def _name(self, stretch: Stretch, token_wise: bool) -> SublayerName:
+    def _name(self, stretch: SublayerSpan, token_wise: bool) -> SublayerName:
         attentions = [n for n in stretch.nodes if is_attention(n)]
         if not attentions and not token_wise:
             raise Inseparable("it has no row form, so it is not known what mixes its tokens")
@@ -218,7 +218,7 @@ class Chain:
         keys = [n.args[1] for n in attentions]
         return "attn" if any(self._made_of(key, stretch, self._video) for key in keys) else "cross"
 
-    def _made_of(self, value: object, stretch: Stretch, streams: frozenset[Stream]) -> bool:
+    def _made_of(self, value: object, stretch: SublayerSpan, streams: frozenset[Stream]) -> bool:
         """Whether a value of a stretch is made of one of these streams as it enters; sizes do not count."""
         ends = stretch.before.nodes()
         wanted = {value for s, value in stretch.before.values.items() if s in streams}
@@ -232,7 +232,7 @@ class Chain:
                 todo += [] if node in ends else list(self._flow.predecessors(node))
         return False
 
-    def _beside_attention(self, stretch: Stretch) -> fx.Node | None:
+    def _beside_attention(self, stretch: SublayerSpan) -> fx.Node | None:
         """The add to whose summand a stream comes without passing attention or gating what has passed it."""
         around = self._around_attention(stretch)
         for stream in stretch.changed:
@@ -242,7 +242,7 @@ class Chain:
                     return node
         return None
 
-    def _around_attention(self, stretch: Stretch) -> dict[fx.Node, bool]:
+    def _around_attention(self, stretch: SublayerSpan) -> dict[fx.Node, bool]:
         """For each value of a stretch whether a stream comes to it by a way on which no attention lies.
 
         A gate is no such way: what is multiplied with the result of attention.
