@@ -22,6 +22,7 @@ from mccompile.backend.native.kernel import kernel
 from mccompile.backend.package import Contract
 from mccompile.backend.record import RoleRecording, axis_order
 from mccompile.backend.records import read_record, write_record
+from mccompile.backend.rows.choice import needs_triton, source_hash
 from mccompile.capture.part import attribute
 
 KEPT = 256  # packages, of about 2 MB each
@@ -36,7 +37,7 @@ def key_of(recording: RoleRecording, options: object) -> str:
         fingerprint(recording.module), recording.role, recording.calls, recording.tensors, owned, options,
         sorted(config.save_config_portable().items()),
         torch.__version__, torch.version.cuda, torch.get_num_threads(), cpu_features(), kernel() is not None,
-        torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        (torch.cuda.get_device_name(), source_hash(), needs_triton()) if torch.cuda.is_available() else "",
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -1,6 +1,8 @@
 """The operator for attention over prefixes of the keys, and the proof, for each shape, that a mask selects prefixes.
 
-`bounds` is int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to keys 0 to bounds[i, 2].
+A selection is told twice. `bounds` is int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to
+keys 0 to bounds[i, 2]. `seen` is int32 [n] on the device of the rows: row i attends to keys 0 to seen[i]. Kernels that
+are called group by group read the bounds, those that take all rows at once read the other (backend/rows).
 Without a dense mask, flash kernels apply. Masked keys are never read; over a causal run they are about half of all
 keys.
 """
@@ -14,16 +16,18 @@ import torch
 from torch.nn import functional as nnf
 
 LIBRARY = torch.library.Library("mccompile", "DEF")
-LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
+LIBRARY.define(
+    "prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor seen, float? scale=None) -> Tensor"
+)
 
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
-    """Attends from q [B, H, n, D] to k and v [B, H, L, D]. Returns [B, H, n, D], a view of [B, n, H, D].
+    """Attends from q [B, H, n, D] to k and v [B, H, L, D], group by group. Returns [B, H, n, D], a view of [B, n, H, D].
 
     Heads are grouped as in SDPA. The layout is part of the contract: compiled code reads the result by the strides of
-    `shape_only`.
+    `empty_result`.
     """
     gqa = q.size(1) != k.size(1)
     groups = bounds.tolist()
@@ -31,7 +35,7 @@ def attend(
         stop = groups[0][2]
         out = nnf.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa)
         return out.transpose(1, 2).contiguous().transpose(1, 2)
-    out = shape_only(q, k, v, bounds, scale)
+    out = empty_result(q, v)
     attend_groups(q, k, v, groups, scale, out)
     return out
 
@@ -49,15 +53,20 @@ def attend_groups(
         )
 
 
-def shape_only(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
-) -> torch.Tensor:
-    """Returns an empty tensor with the strides of the result of `attend`."""
+def empty_result(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Returns an empty tensor with the shape and the strides of the result of `attend`."""
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
-LIBRARY.impl("prefix_attention", attend, "CompositeExplicitAutograd")
-torch.library.register_fake("mccompile::prefix_attention", shape_only, lib=LIBRARY)
+def _attend_by_groups(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    return attend(q, k, v, bounds, scale)
+
+
+LIBRARY.impl("prefix_attention", _attend_by_groups, "CompositeExplicitAutograd")
+torch.library.register_fake("mccompile::prefix_attention", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
 
 
 def prefix_lengths(mask: torch.Tensor) -> np.ndarray | None:
@@ -92,3 +101,8 @@ def bounds_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     starts = np.concatenate(([0], edges))
     stops = np.concatenate((edges, [positions.size]))
     return torch.from_numpy(np.stack((starts, stops, seen[starts]), 1).astype(np.int64))
+
+
+def seen_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """How many keys each selected row sees. Returns int32 [n]."""
+    return torch.from_numpy(lengths[positions].astype(np.int32))

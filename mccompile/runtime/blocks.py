@@ -153,6 +153,7 @@ class BlockCalls:
             values, sources = self._of_sample(values, sample, batch), self._of_sample(sources, sample, batch)
         whole = sample is None and positions.size == lengths.size
         made = {o.name: o.make(positions, lengths) for o in self._per_selection}
+        made |= {o.name: upload(made[o.name].numpy(), like.device) for o in self._per_selection if o.on_device}
         return Rows(sample, batch, whole, index, made, values, sources, vectors, picks)
 
     def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:
