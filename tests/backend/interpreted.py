@@ -1,4 +1,4 @@
-"""`python -m tests.backend.interpreted`: the Triton kernel in Triton's interpreter, case by case, one line of JSON each.
+"""`python -m tests.backend.interpreted`: the Triton kernel in Triton's interpreter, one line of JSON for each case.
 
 A process of its own: Triton reads TRITON_INTERPRET when it is imported. The interpreter computes with numpy on the CPU;
 bfloat16 is not right there.

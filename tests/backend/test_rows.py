@@ -16,7 +16,17 @@ import torch
 from torch._inductor import config
 
 from mccompile.backend.rows import choice
-from mccompile.backend.rows.choice import HOPPER, IN_SINGLE, OTHERS, POINTS, Choice, Tile, candidates, choice_for, choose
+from mccompile.backend.rows.choice import (
+    HOPPER,
+    IN_SINGLE,
+    OTHERS,
+    POINTS,
+    Choice,
+    Tile,
+    candidates,
+    choice_for,
+    choose,
+)
 from mccompile.lowering.attention import bounds_of, seen_of
 from tests.backend.interpreted import CASES
 
@@ -113,7 +123,8 @@ def test_torchs_switch_keeps_nothing(machine: list[int], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("width", "dtype", "capability", "why"),
     [
-        (64, torch.float64, (9, 0), "the kernel has no float64"), (512, torch.float16, (9, 0), "heads of 512 are wider"),
+        (64, torch.float64, (9, 0), "the kernel has no float64"),
+        (512, torch.float16, (9, 0), "heads of 512 are wider"),
         (64, torch.float16, (7, 5), "compute capability 7.5 is older than 8.0"),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Attention over prefixes on a GPU, for all rows in one launch: the operator of the Triton kernel (kernel.py).
 
-before: mccompile::prefix_attention(q, k, v, bounds, seen);  after: mccompile::prefix_attention_rows(q, k, v, seen, tile)
+before: mccompile::prefix_attention(q, k, v, bounds, seen);  after: ...::prefix_attention_rows(q, k, v, seen, tile)
 refuses when: the graph is not on a GPU, or torch's attention, group by group, was chosen there (choice.py)
 
 The operator is transparent to compilers: in a package the kernel is launched without Python.

@@ -75,7 +75,8 @@ def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.dev
     refused = _refused(max(width, out_width), dtype, torch.cuda.get_device_capability(device))
     if refused:
         return Choice(None, refused)
-    path = None if config.force_disable_caches else cache_folder() / f"rows-{_facts(width, out_width, dtype, device)}.json"
+    name = f"rows-{_facts(width, out_width, dtype, device)}.json"
+    path = None if config.force_disable_caches else cache_folder() / name
     found = None if path is None else _read(path)
     if found is None:
         found = choose(measure(width, out_width, dtype, device))
@@ -112,13 +113,16 @@ def choose(times: Mapping[Tile | None, Sequence[float]]) -> Choice:
 
 
 def _name(tile: Tile | None) -> str:
-    return "torch, by groups" if tile is None else f"{tile.rows} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
+    if tile is None:
+        return "torch, by groups"
+    return f"{tile.rows} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
 
 
 def told(choice: Choice) -> str:
     """What runs, in words."""
-    runs = "torch's, one call for each group of rows" if choice.tile is None else f"one Triton kernel, {_name(choice.tile)}"
-    return f"{runs} ({choice.why})"
+    if choice.tile is None:
+        return f"torch's, one call for each group of rows ({choice.why})"
+    return f"one Triton kernel, {_name(choice.tile)} ({choice.why})"
 
 
 def measure(

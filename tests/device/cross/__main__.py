@@ -1,6 +1,6 @@
 """`python -m tests.device.cross --out FILE`: compiles for GPUs that are not there. It needs a CUDA build of torch.
 
-Each GPU and model is a process of its own, since a process believes in one GPU. It prints a line of JSON for each graph.
+Each GPU is a process of its own, since a process believes in one GPU. It prints a line of JSON for each graph.
 The command writes all lines to FILE, says what is wrong, and returns 1 if anything is.
 """
 
@@ -38,10 +38,10 @@ def main() -> int:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             for line in child.stdout:
-                print(line, end="", flush=True)
+                sys.stdout.write(line)
                 rows.append(json.loads(line))
         if child.returncode:
-            print(f"the process for {gpu} ended with {child.returncode}", file=sys.stderr)
+            sys.stderr.write(f"the process for {gpu} ended with {child.returncode}\n")
             return 1
     from tests.device.cross.verdict import document, problems
 
@@ -49,7 +49,7 @@ def main() -> int:
         versions = f"torch {version('torch')}, Triton {version('triton')}"
         given.out.write_text(json.dumps(document(rows, TITLE, COMMAND, versions), indent=1) + "\n")
     found = problems(rows)
-    print(*found, f"{len(rows)} graphs and tiles, {len(found)} problems", sep="\n")
+    sys.stdout.write("\n".join((*found, f"{len(rows)} graphs and tiles, {len(found)} problems\n")))
     return int(bool(found))
 
 
@@ -93,7 +93,8 @@ def _alone(name: str, model: str) -> None:
 
 
 def _tell(row: dict[str, object]) -> None:
-    print(json.dumps(row), flush=True)
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

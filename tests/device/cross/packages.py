@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,7 +26,7 @@ class Compiled:
     role: str
     by_rows: bool
     error: str
-    calls: Calls = Calls()
+    calls: Calls = field(default_factory=Calls)
     kernels: tuple[Resources, ...] = ()
 
 
