@@ -48,7 +48,7 @@ def _one(mode: FakeTensorMode, recording: RoleRecording) -> Compiled:
             with mode:
                 program, _ = export_role(recording)
             with _disable_current_modes():
-                compile_program(program, path, False, by_rows)
+                compile_program(program, path, True, by_rows)
         except CannotCompile as verdict:
             return Compiled(role, by_rows, str(verdict))
         calls, kernels = read_package(path)

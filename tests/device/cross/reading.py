@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 _BODY = "AOTInductorModel::run_impl("
 _KERNEL = re.compile(r"\bcall_(\w+?)\s*\(")  # a launch: every kernel has a function of its own that launches it
 _EXTERN = re.compile(r"\baoti_torch_(?:cuda|cpu)_+(\w+?)\s*\(")
-_MEMORY = re.compile(r"\baoti_torch_(copy_|clone|clone_preserve_strides)\s*\(")
+_MEMORY = re.compile(r"\baoti_torch_(copy_|clone)\s*\(")  # not `clone_preserve_strides`: of misaligned inputs alone
 _CUSTOM = re.compile(r"\b(?:aoti_torch_proxy_executor_call_function|aoti_torch_call_dispatcher)\s*\(")
 _FUNCTION = re.compile(r"^ Function (\S+):\s*$")
 _USED = re.compile(r"\b(REG|STACK|SHARED|LOCAL):(\d+)")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from mccompile.backend.rows.choice import Tile, candidates
+from mccompile.backend.rows.choice import DTYPES, Tile, candidates
 from mccompile.backend.rows.operator import padded
 from tests.device.cross.packages import resources
 from tests.device.cross.pretend import Gpu
 
 WIDTHS = (64, 128)  # of heads: the embedded model's, and that of SkyReels-V2, Wan and MAGI-1
-_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 _TENSORS = ("Q", "K", "V", "OUT")
 
 
@@ -34,9 +34,9 @@ class CompiledTile:
 
 def compiled_tiles(gpu: Gpu) -> Iterator[CompiledTile]:
     """Every candidate on that GPU, for heads of every width."""
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    for dtype in DTYPES:
         for width in WIDTHS:
-            for tile in candidates(gpu.capability, dtype):
+            for tile in candidates(gpu.capability):
                 yield compiled_tile(gpu, width, dtype, tile)
 
 
