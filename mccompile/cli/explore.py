@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccompile.cli.metrics import VBENCH_HELP
 from mccompile.cli.options import (
     POLICY_HELP,
     add_backend,
@@ -17,6 +18,7 @@ from mccompile.cli.options import (
     check_video,
     location,
     positive,
+    vbench_dimensions,
     video_settings,
 )
 from mccompile.cli.progress import display
@@ -63,6 +65,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=positive, metavar="N", help="of ray; default: one per GPU, or per CPU")
     parser.add_argument("--at-once", type=positive, metavar="N", help="trials begun together; default: 1, or --workers")
     parser.add_argument("--lpips", action="store_true", help="also measure LPIPS (an extra, with its own weights)")
+    parser.add_argument("--vbench", type=vbench_dimensions, default=(), metavar="A,B", help=VBENCH_HELP)
     parser.add_argument("--store", action="store_true", help="keep the front for `generate --policy auto:30dB`")
     add_parameters(parser)
     add_video(parser.add_argument_group("the video (what is left out is the model's own)"))
@@ -102,6 +105,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
     from mccompile.generate.placement import Placement
     from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
     from mccompile.studio.explore import prompts
+    from mccompile.studio.explore.extras import Extras
     from mccompile.studio.explore.job import Job
 
     check_video(arguments)
@@ -136,7 +140,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
         engine=arguments.engine,
         workers=arguments.workers,
         at_once=arguments.at_once,
-        lpips=arguments.lpips,
+        extras=Extras(arguments.lpips, arguments.vbench),
     )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import location
+from mccompile.cli.options import location, vbench_dimensions
 from mccompile.cli.terminal import aligned, say
 
 if TYPE_CHECKING:
     from mccompile.metrics import Measured
+
+VBENCH_HELP = "also these dimensions of VBench, by its own package in an environment of its own"
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,6 +25,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("reference", type=location, metavar="VANILLA", help="video file, or folder of frames")
     parser.add_argument("video", type=location, metavar="VIDEO", help="video file, or folder of frames")
     parser.add_argument("--lpips", action="store_true", help="also LPIPS; needs torchvision and its AlexNet weights")
+    parser.add_argument("--vbench", type=vbench_dimensions, default=(), metavar="A,B", help=VBENCH_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -30,13 +35,29 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.metrics import measure_clips, read_clip
 
     reference, video = read_clip(arguments.reference), read_clip(arguments.video)
+    dimensions = compared_by_vbench(arguments.video, arguments.reference, arguments.vbench)
     found = measure_clips(video, reference, arguments.lpips)
     if arguments.json:
-        say(json.dumps(numbers(found)))
+        say(json.dumps({**numbers(found), **({"vbench": dimensions} if dimensions else {})}))
         return 0
-    for line in aligned(lines(found)):
+    rows = [(f"VBench {name}", f"{own:.4f}", f"vanilla {vanilla:.4f}") for name, (own, vanilla) in dimensions.items()]
+    for line in aligned([*lines(found), *rows]):
         say(line)
     return 0
+
+
+def compared_by_vbench(video: Path, reference: Path, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Each dimension's value of both video files. Raises MetricUnavailable (MC0733)."""
+    from mccompile.metrics import vbench
+    from mccompile.metrics.errors import MetricUnavailable
+
+    if not names:
+        return {}
+    for path in (video, reference):
+        if path.is_dir():
+            raise MetricUnavailable("VBench", f"`{path}` is a folder of frames", "give video files, which VBench reads")
+    own, vanilla = vbench([video], names), vbench([reference], names)
+    return {name: (own[name], vanilla[name]) for name in names}
 
 
 def lines(found: Measured) -> list[tuple[str, str, str]]:

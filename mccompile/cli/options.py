@@ -150,6 +150,16 @@ def check_fps(fps: int | None) -> None:
         raise OptionRefused(f"--fps {fps}", f"a video has at most {MOST_FPS} frames a second", "give a rate such as 24")
 
 
+def vbench_dimensions(text: str) -> tuple[str, ...]:
+    """Names of dimensions of VBench, with commas between them."""
+    from mccompile.metrics.vbench_process import read_dimensions
+
+    try:
+        return read_dimensions(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def location(text: str) -> Path:
     """The place of a file or a folder."""
     if not text.strip():

@@ -60,11 +60,11 @@ class Lines:
         yield
 
     def task(self, name: str) -> OnStep:
-        """A line now; the returned function is told how many steps are done, of how many."""
+        """A line now; the returned function is told how many steps are done, of how many (one step: no line)."""
         self._say(name)
 
         def told(done: int, total: int) -> None:
-            if done * PARTS // total > (done - 1) * PARTS // total:
+            if total > 1 and done * PARTS // total > (done - 1) * PARTS // total:
                 self._say(f"{name}: step {done} of {total}")
 
         return told

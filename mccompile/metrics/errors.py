@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from mccompile.diagnostics.failure import StatedFailure
 
+LPIPS_REMEDY = (
+    "install a torchvision that matches this torch (`pip install 'mccompile[lpips]'`) and have the weights of its "
+    "AlexNet in torch's cache; or leave the measure out"
+)
+
 
 class MetricsError(StatedFailure):
     """Base: a code, then place, cause and remedy."""
@@ -40,9 +45,5 @@ class MetricUnavailable(MetricsError):
 
     code = "MC0733"
 
-    def __init__(self, measure: str, why: str) -> None:
-        super().__init__(
-            f"{measure} cannot be measured here: {why}",
-            "install a torchvision that matches this torch (`pip install 'mccompile[lpips]'`) and have the weights of "
-            "its AlexNet in torch's cache; or leave the measure out",
-        )
+    def __init__(self, measure: str, why: str, remedy: str = LPIPS_REMEDY) -> None:
+        super().__init__(f"{measure} cannot be measured here: {why}", remedy)

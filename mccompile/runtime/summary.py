@@ -115,13 +115,24 @@ def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
         why=dict(Counter(e.why for e in latest)),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.told())),
         reuses=any(e.action in ("reuse", "partial") for e in latest),
-        may_reuse=any(not isinstance(rule, ir.Compute) for part in parts for rule in all_rules(part.policy)),
+        may_reuse=any(_may_reuse(rule) for part in parts for rule in all_rules(part.policy)),
         ages=dict(Counter(_ages(latest))),
         signals=spreads(decided),
         guards=guards(decided),
         odd=len(calls) + sum(part.odd for part in parts),
         experts={part.name: _share(part, latest) for part in parts if part.name},
     )
+
+
+def _may_reuse(rule: ir.Rule) -> bool:
+    """Whether the rule can say anything but compute. A mask of computed steps measures a run and is not meant to."""
+    match rule:
+        case ir.Compute():
+            return False
+        case ir.StepMask():
+            return not all(rule.compute)
+        case _:
+            return True
 
 
 def _share(part: Ran, events: Sequence[Event]) -> Share:

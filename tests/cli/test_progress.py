@@ -18,10 +18,11 @@ def test_a_pipe_gets_a_line_for_each_stage(capsys: pytest.CaptureFixture[str]) -
         told = shown.task("vanilla")
         for step in range(10):
             told(step + 1, 10)
+        shown.task("load the model")(1, 1)
     after = capsys.readouterr()
     assert re.fullmatch(r"\[ +\d+\.\d s\] capture the model\n", inside)
     assert after.out == ""
     assert [line.partition("] ")[2] for line in after.err.splitlines()] == [
         "compiled block 0, rows, 1 of 3 graphs", "vanilla", "vanilla: step 3 of 10", "vanilla: step 5 of 10",
-        "vanilla: step 8 of 10", "vanilla: step 10 of 10",
+        "vanilla: step 8 of 10", "vanilla: step 10 of 10", "load the model",
     ]  # fmt: skip

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from mccompile.ir import Phase, Rest, StepMask
+from mccompile.language.load import load_policy
 from mccompile.runtime import runner
+from mccompile.runtime.summary import Ran, summarise
 from tests.runtime.conftest import Tiny
 from tests.runtime.test_laws import MOTION, compiled
 
@@ -34,6 +39,16 @@ def test_what_is_meant_to_compute_is_not_called_idle(tiny: Tiny) -> None:
     assert model.summary().inert == ""
     tiny.run(num_inference_steps=2, num_frames=13)
     assert model.summary().inert == ""
+
+
+def test_a_mask_that_computes_every_step_is_not_called_idle(tiny: Tiny) -> None:
+    """It measures a run, as the cost table of a search does. A mask with a reuse is told where it had none."""
+    model = compiled(tiny, "exact")
+    tiny.run(num_inference_steps=2, num_frames=13)
+    for compute, inert in ((True,) * 9, False), ((True,) * 8 + (False,), True):
+        masked = replace(load_policy("exact"), phases=(Phase("all", Rest(), StepMask(compute)),))
+        ran = Ran("", masked, (), first=0, last=1)
+        assert bool(summarise([ran], model.events).inert) is inert
 
 
 def test_finished_generations_are_freed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

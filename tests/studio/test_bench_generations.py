@@ -12,7 +12,7 @@ import torch
 
 from mccompile.generate.placement import Placement
 from mccompile.generate.run import Generation, Settings
-from mccompile.studio.bench import generations, ladder, peers, verdict, wan
+from mccompile.studio.bench import generations, ladder, peers, stock, verdict, wan
 from mccompile.studio.bench.generations import EXACT, VANILLA, GenerationJob, take_turns
 from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard
 from mccompile.studio.bench.report import Report
@@ -43,9 +43,10 @@ def made(job: GenerationJob) -> Report:
 
 def test_longer_intervals_compute_less(made: Report) -> None:
     names = [r["name"] for r in made.rows]
-    assert names == ["vanilla", "exact", "fixed_interval 2 1", "fixed_interval 3 1"]
+    assert names == ["vanilla", "exact", "fixed_interval 2 1", "fixed_interval 3 1", stock.EAGER]
+    assert made.rows[-1]["psnr"] is None, "the stock pipeline gives vanilla's video bit for bit"
     for key in ("tokens", "flops"):
-        vanilla, exact, two, three = (r[key] for r in made.rows)
+        vanilla, exact, two, three = (r[key] for r in made.rows[:-1])
         assert vanilla == 1.0 > exact
         assert 1.0 > two > three > 0.0
 
@@ -56,7 +57,8 @@ def test_the_rows_recompute_from_the_raw_seconds(made: Report) -> None:
         assert row["median"] == statistics.median(row["seconds"])
         inverse = statistics.median(b / s for b, s in zip(base, row["seconds"], strict=True))
         assert row["speed_up"] == pytest.approx(inverse)
-        assert row["realised_over_ideal"] == pytest.approx(inverse * row["flops"])
+        if "flops" in row:
+            assert row["realised_over_ideal"] == pytest.approx(inverse * row["flops"])
 
 
 def test_vanilla_equals_itself_and_exact_is_near(made: Report) -> None:
@@ -84,16 +86,37 @@ def test_a_way_that_fails_is_left_out_and_says_why(job: GenerationJob) -> None:
 
 
 def test_a_peer_leaves_the_pipeline_as_it_was(job: GenerationJob) -> None:
-    stock = peers.Stock(job, "eager", silent)
+    stocked = peers.Stock(job, "eager", silent)
     own, forward = job.pipe.transformer, type(job.pipe.transformer.blocks[0]).forward
-    before = stock.run(None).video
+    before = stocked.run(None).video
     taylor = next(p for p in SKYREELS if p.kind == "TaylorSeer")
-    rows = stock.rows_of_schedule()
-    changed = stock.run(None, taylor, Setup(job.pipe, rows, ()))
+    rows = stocked.rows_of_schedule()
+    changed = stocked.run(None, taylor, Setup(job.pipe, rows, ()))
     assert (changed.video != before).any()
-    assert (stock.run(None).video == before).all()
+    assert (stocked.run(None).video == before).all()
     assert job.pipe.transformer is own
     assert all(block.forward.__func__ is forward for block in own.blocks)
+
+
+def test_the_baselines_compile_the_whole_model_and_each_block(
+    job: GenerationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[object] = []
+
+    def counted(forward: Callable[..., object], **_: object) -> Callable[..., object]:
+        return lambda *args, **kwargs: (called.append(forward.__self__), forward(*args, **kwargs))[1]
+
+    monkeypatch.setattr(torch, "compile", counted)
+    own = job.pipe.transformer
+    ways = stock.baselines(job, silent, compiled=True)
+    assert list(ways) == [stock.EAGER, stock.WHOLE, stock.REGIONAL]
+    expected = {stock.EAGER: set(), stock.WHOLE: {own}, stock.REGIONAL: set(own.blocks)}
+    for name, way in ways.items():
+        called.clear()
+        way(1)
+        assert set(called) == expected[name], name
+        assert "forward" not in vars(own)
+        assert not any("forward" in vars(block) for block in own.blocks)
 
 
 @pytest.mark.slow
@@ -105,9 +128,9 @@ def test_magcache_is_calibrated_above_compiled_blocks(wan_job: GenerationJob, mo
         return lambda *args, **kwargs: (called.append(1), forward(*args, **kwargs))[1]
 
     monkeypatch.setattr(torch, "compile", counted)
-    stock = peers.Stock(wan_job, "inductor", silent)
-    rows = stock.rows_of_schedule()
-    ratios = calibrated_ratios(lambda peer: stock.run(None, peer, Setup(wan_job.pipe, rows, ())))
+    stocked = peers.Stock(wan_job, "inductor", silent)
+    rows = stocked.rows_of_schedule()
+    ratios = calibrated_ratios(lambda peer: stocked.run(None, peer, Setup(wan_job.pipe, rows, ())))
     assert len(ratios) == rows == TINY_WAN["num_inference_steps"]
     assert ratios[0] == 1.0 != ratios[1]
     assert len(called) == rows * len(wan_job.pipe.transformer.blocks)

@@ -1,4 +1,8 @@
-"""`bench ladder`: vanilla eager, vanilla compiled, exact, then policies. Does the time fall as much as the work?"""
+"""`bench ladder`: baselines, exact, then policies. Does the time fall as much as the work?
+
+The baselines are vanilla (our compiled graph), the same eager, and the stock pipeline: eager, and under torch.compile
+as a whole and block by block.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce, Contender, compile_contenders
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.report import Column, Json, Plot, Report
+from mccompile.studio.bench.stock import baselines
 from mccompile.studio.bench.timing import CallTimer
 
 COLUMNS = (
@@ -33,7 +38,8 @@ def report(
     if backend != "eager":
         plain = Contender(generations.EAGER, ways[0].policy, {})
         models |= compile_contenders(job.pipe, job.captured, [plain], "eager", None)
-    rows = generations.measure(job, models, {}, repeat, announce, clock)
+    stock = baselines(job, announce, backend != "eager")
+    rows = generations.measure(job, models, stock, repeat, announce, clock)
     title = f"Whole generations of {type(job.pipe.transformer).__name__}, the same seed and prompt"
     return Report("ladder", title, COLUMNS, rows, PLOT, settings(job, backend, repeat, clock))
 

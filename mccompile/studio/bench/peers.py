@@ -7,12 +7,9 @@ with diffusers if the registry does not know it, as its message asks for.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import torch
 
 from mccompile.backend.inductor import Progress
 from mccompile.generate.compare import Announce, compile_contenders
@@ -21,10 +18,11 @@ from mccompile.studio.bench import generations
 from mccompile.studio.bench.ladder import settings
 from mccompile.studio.bench.peer_ways import Peer, Setup, calibrated_ratios, heard, register_blocks
 from mccompile.studio.bench.report import Column, Plot, Report, Row
+from mccompile.studio.bench.stock import REGIONAL, compiled_forwards, replaced
 from mccompile.studio.bench.timing import CallTimer
 from mccompile.studio.bench.verdict import OURS, PEERS, with_plane
 
-STOCK = "diffusers, blocks compiled"
+STOCK = REGIONAL
 COLUMNS = (
     Column("name", "run"), Column("median", "s", ".2f"), Column("speed_up", "speed-up", ".2f"),
     Column("psnr", "PSNR (dB)", ".1f"), Column("ssim", "SSIM", ".3f"), Column("judge", "prompt followed"),
@@ -98,14 +96,14 @@ class Stock:
         blocks = job.pipe.transformer.blocks
         inner = [part for b in blocks for part in (b.attn1, b.attn2, b.ffn)]
         self._parts = {False: [*blocks], True: inner}  # by whether hooks lie inside the blocks: then those stay outside
-        self._compiled: dict[bool, list[Callable[..., object]]] = {False: [], True: []}
-        if backend != "eager":
-            self._compiled = {k: [torch.compile(p.forward, dynamic=False) for p in v] for k, v in self._parts.items()}
+        eager = backend == "eager"
+        self._forwards = {k: [] if eager else compiled_forwards(parts) for k, parts in self._parts.items()}
 
     def run(self, stop: int | None, peer: Peer | None = None, setup: Setup | None = None) -> Generation:
         """One generation, under the peer if one is given."""
         pipe, name = self._job.pipe, peer.name if peer is not None else STOCK
-        with self._compiled_parts(peer is not None and peer.inside), heard() as lines:
+        inside = peer is not None and peer.inside
+        with replaced(self._parts[inside], self._forwards[inside]), heard() as lines:
             try:
                 if peer is not None and setup is not None:
                     peer.enable(setup)
@@ -121,14 +119,3 @@ class Stock:
         seen = [0]
         generate(self._job.pipe, self._job.call, 0, lambda _, total: seen.append(total), stop_after=1)
         return seen[-1]
-
-    @contextlib.contextmanager
-    def _compiled_parts(self, inside: bool) -> Iterator[None]:
-        if self._compiled[inside]:
-            for part, compiled in zip(self._parts[inside], self._compiled[inside], strict=True):
-                part.forward = compiled
-        try:
-            yield
-        finally:
-            for part in self._parts[inside]:
-                vars(part).pop("forward", None)

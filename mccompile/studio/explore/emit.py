@@ -81,11 +81,17 @@ def _comment(evidence: Evidence) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ")]
 
 
+def in_dimensions(outcome: Outcome) -> str:
+    """VBench's dimensions of the policy's videos, each beside vanilla's; "" where none was asked for."""
+    return ", ".join(f"{name} {own:.4f} ({outcome.vanilla_vbench[name]:.4f})" for name, own in outcome.vbench.items())
+
+
 def said(outcome: Outcome) -> str:
     """An outcome in a line."""
     quality = "equal" if outcome.psnr >= EQUAL else f"{outcome.psnr:.2f} dB"
     judged = "" if outcome.judged is None else f", judge {outcome.judged:.2f}"
+    seen = f", VBench {in_dimensions(outcome)}" if outcome.vbench else ""
     return (
         f"{outcome.speed_up:.2f}x fewer FLOPs, {outcome.vanilla_seconds / outcome.seconds:.2f}x in time, "
-        f"worst prompt {quality}, SSIM {outcome.ssim:.4f}{judged}"
+        f"worst prompt {quality}, SSIM {outcome.ssim:.4f}{judged}{seen}"
     )

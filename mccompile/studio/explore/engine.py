@@ -17,6 +17,7 @@ from mccompile.generate.placement import Placement
 from mccompile.generate.run import Settings
 from mccompile.ir import Chunks, PolicyIR
 from mccompile.policy.cells import Plan
+from mccompile.studio.explore.extras import NO_EXTRAS, Extras
 from mccompile.studio.explore.outcome import Outcome
 from mccompile.studio.explore.rig import Announce, Reference, Rig, Work
 from mccompile.studio.explore.schedule import CostTable
@@ -49,7 +50,7 @@ class TrialEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rigging:
-    """How a rig is made, wherever it stands. kept: the folder of vanilla's videos. learned: LPIPS is measured."""
+    """How a rig is made, wherever it stands. kept: the folder of vanilla's videos."""
 
     model: str
     folder: Path
@@ -58,13 +59,15 @@ class Rigging:
     seed: int
     kept: Path
     backend: str
-    learned: bool = False
+    extras: Extras = NO_EXTRAS
 
     def build(self, announce: Announce, progress: Progress | None) -> Rig:
         """Loads the pipeline and captures it."""
+        loaded = announce("load the model")
         pipe = load_pipeline(self.folder, self.place)
+        loaded(1, 1)
         judges = self.model == EMBEDDED
-        return Rig(pipe, self.settings, self.seed, self.kept, self.backend, announce, progress, judges, self.learned)
+        return Rig(pipe, self.settings, self.seed, self.kept, self.backend, announce, progress, judges, self.extras)
 
     def build_alone(self) -> Rig:
         """A rig on the one device of a worker, which tells nobody of its progress."""

@@ -26,6 +26,7 @@ from mccompile.resources import own_version
 from mccompile.studio.explore.emit import Evidence, policy_text, said, with_evidence
 from mccompile.studio.explore.engine import Broken, Local, Rigging, Spreading
 from mccompile.studio.explore.errors import GoalUnmet
+from mccompile.studio.explore.extras import NO_EXTRAS, Extras
 from mccompile.studio.explore.goals import Goal, front, meeting
 from mccompile.studio.explore.measuring import read_table, table_json
 from mccompile.studio.explore.outcome import Outcome, Trial
@@ -49,7 +50,7 @@ class Job:
     each: values of each parameter in a grid. trials: how many the study is to have in all. picks: alternatives of
     choices that are not searched. statics: budgets of static schedules, in computed steps. engine, workers: where
     trials run, and on how many workers (None: as many as there is room for). at_once: see search.Aim; None: one, or as
-    many as there are workers. lpips: whether LPIPS is measured too.
+    many as there are workers. extras: what is measured beside PSNR and SSIM.
     """
 
     bases: tuple[str, ...]
@@ -71,7 +72,7 @@ class Job:
     engine: EngineName = "local"
     workers: int | None = None
     at_once: int | None = None
-    lpips: bool = False
+    extras: Extras = NO_EXTRAS
 
     def about(self, policies: Mapping[str, Sequence[PolicyIR]]) -> dict[str, object]:
         """What all trials of the study share."""
@@ -88,13 +89,13 @@ class Job:
             "video": self.settings.given(),
             "place": asdict(self.place),
             "versions": {"mccompile": own_version(), "torch": torch.__version__},
-            **({"lpips": "measured"} if self.lpips else {}),
+            **self.extras.about(),
         }
 
     def rigging(self) -> Rigging:
         """How its rigs are made."""
         kept = self.out / "vanilla"
-        return Rigging(self.model, self.folder, self.place, self.settings, self.seed, kept, self.backend, self.lpips)
+        return Rigging(self.model, self.folder, self.place, self.settings, self.seed, kept, self.backend, self.extras)
 
 
 @dataclass(frozen=True, slots=True)

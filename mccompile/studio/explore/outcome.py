@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mccompile.studio.explore.space import Point
 
@@ -17,7 +18,8 @@ class Outcome:
     flops, tokens: shares of vanilla's, 0..1. seconds, vanilla_seconds: wall time of the pipeline's calls, all prompts.
     psnr: of the worst prompt, in dB, EQUAL where nothing differs. frame: of the worst frame of all. ssim: mean.
     judged: share of the prompts whose colour and motion were seen; None where the judge does not know the prompts.
-    lpips: mean learned distance, 0 where equal; None where it was not asked for.
+    lpips: mean learned distance, 0 where equal; None where it was not asked for. vbench, vanilla_vbench: the mean of
+    each dimension of VBench that was asked for, of the policy's videos and of vanilla's.
     """
 
     flops: float
@@ -29,6 +31,8 @@ class Outcome:
     ssim: float
     judged: float | None
     lpips: float | None = None
+    vbench: Mapping[str, float] = field(default_factory=dict)
+    vanilla_vbench: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def speed_up(self) -> float:

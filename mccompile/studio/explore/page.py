@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from mccompile.studio.explore.emit import said
+from mccompile.studio.explore.emit import in_dimensions, said
 from mccompile.studio.explore.goals import front
 from mccompile.studio.explore.outcome import EQUAL, Trial
 from mccompile.studio.explore.search import Found
@@ -18,8 +18,9 @@ from mccompile.studio.explore.space import Point
 
 HEADS = (
     "trial", "policy", "parameters", "FLOPs", "speed-up", "in time", "PSNR", "worst frame", "SSIM", "LPIPS", "judge",
+    "VBench",
 )  # fmt: skip
-TEXTS = frozenset({1, 2})  # columns of words
+TEXTS = frozenset({1, 2, 11})  # columns of words
 PAGE = "report.html"
 _TOP = 100.0  # dB at which the plot shows equal videos
 
@@ -54,6 +55,7 @@ def cells_of(trial: Trial) -> tuple[str, ...]:
         f"{own.ssim:.4f}",
         "-" if own.lpips is None else f"{own.lpips:.4f}",
         "-" if own.judged is None else f"{own.judged:.2f}",
+        in_dimensions(own) or "-",
     )
 
 

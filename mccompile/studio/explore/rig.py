@@ -22,7 +22,6 @@ from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.run import Settings, Video, call_arguments
 from mccompile.ir import Chunks, PolicyIR
 from mccompile.language.load import load_policy
-from mccompile.metrics.perceived import lpips
 from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
 from mccompile.models.embedded.judge import judge
 from mccompile.policy.bind import bind
@@ -33,6 +32,7 @@ from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
 from mccompile.runtime.trace import Event
+from mccompile.studio.explore.extras import NO_EXTRAS, Extras
 from mccompile.studio.explore.measuring import Residuals, all_kept, mean_table
 from mccompile.studio.explore.outcome import Outcome, capped
 from mccompile.studio.explore.schedule import CostTable
@@ -86,17 +86,19 @@ class Rig:
         announce: Announce,
         progress: Progress | None,
         judges: bool,
-        learned: bool = False,
+        extras: Extras = NO_EXTRAS,
     ) -> None:
-        """judges: the embedded judge looks. learned: LPIPS is measured. Raises MetricUnavailable (MC0733)."""
-        if learned:
-            lpips(*(np.zeros((1, 64, 64, 3), np.float32) for _ in range(2)))  # told before anything is captured
-        self._learned = learned
+        """judges: the embedded judge looks. Raises MetricUnavailable (MC0733)."""
+        extras.check()
+        self._extras = extras
+        self._vanilla_dimensions: dict[tuple[str, ...], dict[str, float]] = {}
         self.work = Work()
         self._pipe, self._settings, self._seed = pipe, settings, seed
         self._kept, self._announce, self._judges = kept, announce, judges
         self._backend, self._progress = backend, progress
+        done = announce("capture the model")
         self._captured = capture_for(pipe, call_arguments(pipe, settings))
+        done(1, 1)
         self.work.captures += 1
         self._models: dict[str, CompiledModel] = {}
         self._prices: Prices | None = None
@@ -140,7 +142,8 @@ class Rig:
             seconds += done.seconds
             flops += self._flops(model)
             tokens.append((sum(e.computed for e in model.events), sum(e.tokens for e in model.events)))
-        pairs = [(v, r.video) for v, r in zip(videos, references, strict=True)]
+        stock = [r.video for r in references]
+        pairs = list(zip(videos, stock, strict=True))
         return Outcome(
             flops=flops / sum(r.flops for r in references),
             tokens=sum(c for c, _ in tokens) / sum(t for _, t in tokens),
@@ -150,8 +153,17 @@ class Rig:
             frame=min(capped(min(psnr_per_frame(v, r))) for v, r in pairs),
             ssim=float(np.mean([ssim(v, r) for v, r in pairs])),
             judged=self._judged(videos, prompts),
-            lpips=float(np.mean([lpips(v, r) for v, r in pairs])) if self._learned else None,
+            lpips=self._extras.distance(videos, stock),
+            vbench=self._extras.dimensions(videos),
+            vanilla_vbench=self._dimensions_of_vanilla(prompts, stock),
         )
+
+    def _dimensions_of_vanilla(self, prompts: Sequence[str], videos: Sequence[Video]) -> dict[str, float]:
+        """Of the same prompts, measured once."""
+        known = self._vanilla_dimensions.get(tuple(prompts))
+        if known is None:
+            known = self._vanilla_dimensions[tuple(prompts)] = self._extras.dimensions(videos)
+        return known
 
     def plans(self, point: Point) -> Mapping[str, Plan] | None:
         """What is known of each group of regions before the point runs; None before the first run of its policy."""
