@@ -59,11 +59,11 @@ class _Ready:
     order: int
 
 
-def refused(scheduler: object) -> str:
+def refused(scheduler: Any) -> str:
     """Why a scheduler keeps its own step; "" where frames may step together."""
     if type(scheduler) is not UniPCMultistepScheduler:
         return f"{type(scheduler).__name__} is not UniPCMultistepScheduler"
-    config: Any = scheduler.config
+    config = scheduler.config
     if scheduler.solver_p is not None:
         return "it has a predictor of its own"
     wanted = {"solver_type": "bh2", "prediction_type": "flow_prediction", "predict_x0": True, "thresholding": False}

@@ -133,6 +133,9 @@ def test_what_the_kernel_does_not_cover_is_torchs_and_told(
     assert machine == []
 
 
-def test_without_triton_it_is_torchs_and_told(machine: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_it_is_torchs_and_told(
+    machine: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(choice, "needs_triton", lambda: True)
     assert choice_for(64, 64, torch.bfloat16, CUDA) == Choice(None, choice.TRITON_MISSING)
+    assert "attention over prefixes on a GPU: torch's, one call for each group of rows (Triton is not" in caplog.text

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ POINTS = ((512, 12_800), (2_560, 51_200), (10_240, 51_200))  # rows, keys
 HEADS, GROUPS, ROUNDS = 12, 5, 5
 OLDEST = (8, 0)  # compute capability: older GPUs have no bfloat16
 DTYPES = (torch.bfloat16, torch.float16)  # tiles of float32 do not stay in registers
+LOG = logging.getLogger("mccompile")
 WIDEST = 128  # tiles of wider heads do not stay in registers
 TRITON_MISSING = "Triton is not installed"
 
@@ -71,7 +73,7 @@ def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.dev
     """For heads of these widths; measured now where it is not yet known on this machine."""
     refused = _refused(max(width, out_width), dtype, torch.cuda.get_device_capability(device))
     if refused:
-        return Choice(None, refused)
+        return _said(Choice(None, refused), device)
     name = f"rows-{_facts(width, out_width, dtype, device)}.json"
     path = None if config.force_disable_caches else cache_folder() / name
     found = None if path is None else _read(path)
@@ -81,7 +83,14 @@ def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.dev
             draft = path.with_suffix(f".{time.monotonic_ns()}")
             draft.write_text(json.dumps(write_record(found)))
             draft.replace(path)  # whole or not at all: other processes may be at it
-    return found
+    return _said(found, device)
+
+
+def _said(choice: Choice, device: torch.device) -> Choice:
+    """Tells in the log what attends from selected rows; without Triton on a GPU that could use it, as a warning."""
+    level = logging.WARNING if choice.why == TRITON_MISSING else logging.INFO
+    LOG.log(level, "attention over prefixes on %s: %s", torch.cuda.get_device_name(device), told(choice))
+    return choice
 
 
 def needs_triton() -> bool:

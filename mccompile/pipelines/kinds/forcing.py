@@ -78,7 +78,7 @@ class ForcingClock:
         chunks = schedule.rows[row]
         first, own = frame // schedule.frames, chunks[frame // schedule.frames]
         end = first
-        while end < len(chunks) and own.state == "active" and (chunks[end].state, chunks[end].step) == ("active", own.step):
+        while end < len(chunks) and chunks[end].state == "active" and chunks[end].step == own.step:
             end += 1
         step = schedule.grid.timesteps[own.step]
         places = [i for i, t in enumerate(schedule.grid.timesteps) if t == step]
