@@ -58,9 +58,10 @@ Value: TypeAlias = Any  # Repeated, a tensor, a number, or lists of them
 
 
 def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Value]:
-    """The outputs of a graph; those that were made by repeating are Repeated.
+    """The outputs of a graph that depends on sizes alone; those that were made by repeating are Repeated.
 
-    Raises TooLarge, also for a graph that writes to tensors: who else holds them is not followed.
+    All of it is computed on the host, whatever devices the graph names: a GPU would be waited for. Raises TooLarge
+    where a value is elsewhere, and for a graph that writes to tensors: who else holds them is not followed.
     """
     if any(_writes(node.target) for node in module.graph.nodes):
         raise TooLarge
@@ -73,8 +74,8 @@ def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Va
             case "get_attr":
                 env[node] = reduce(getattr, str(node.target).split("."), module)
             case "call_function":
-                args = fx.node.map_arg(node.args, lambda n: env[n])
-                kwargs = fx.node.map_arg(node.kwargs, lambda n: env[n])
+                args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), _host)
+                args, kwargs = fx.node.map_arg((args, kwargs), lambda n: env[n])
                 env[node] = _call(node.target, args, kwargs)
             case "output":
                 return list(fx.node.map_arg(node.args[0], lambda n: env[n]))
@@ -83,12 +84,18 @@ def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Va
     raise AssertionError("a graph has an output")
 
 
+def _host(value: Value) -> Value:
+    return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
 def _writes(target: object) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _call(target: Any, args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> Value:
     tensors = [a for a in args if isinstance(a, torch.Tensor | Repeated)]
+    if target is not aten.sym_size.int and any(isinstance(a, torch.Tensor) and a.device.type != "cpu" for a in tensors):
+        raise TooLarge
     known = _KNOWN.get(target)
     pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
     if tensors and not kwargs and (known is not None or pointwise):
