@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from mccompile.cli.failures import SETUP_FAILED
-from mccompile.cli.terminal import aligned, say
+from mccompile.cli.terminal import aligned
+from mccompile.cli.words import by_place
+
+if TYPE_CHECKING:
+    from mccompile.api import Prepared
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,12 +23,12 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Two tables: the findings, and a line for each policy."""
+    """Two tables: the findings, and a line for each policy. Of two transformers that differ, each has its own."""
     if (arguments.model is None) == (arguments.module is None):
         sys.stderr.write("give either a MODEL or --module FILE.py:FUNCTION\n")
         return SETUP_FAILED
     from mccompile import api
-    from mccompile.generate.doctor import effects, findings, prepare_module
+    from mccompile.generate.doctor import parts_of, prepare_module
     from mccompile.generate.load import find_folder, load_pipeline
     from mccompile.generate.placement import Placement
 
@@ -31,10 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
         prepared = prepare_module(arguments.module)
     else:
         prepared = api.prepare(load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False)))
-    for line in aligned(findings(prepared.model)):
-        say(line)
-    say()
-    rows = [("policy", "decides per", "")]
-    for line in aligned([*rows, *((e.policy, e.decides, e.why) for e in effects(prepared))]):
-        say(line)
+    sys.stdout.write(by_place({place: _told(own) for place, own in parts_of(prepared).items()}))
     return 0
+
+
+def _told(prepared: Prepared) -> str:
+    from mccompile.generate.doctor import effects, findings
+
+    rows = [("policy", "decides per", ""), *((e.policy, e.decides, e.why) for e in effects(prepared))]
+    return "\n".join((*aligned(findings(prepared.model)), "", *aligned(rows), ""))

@@ -17,7 +17,7 @@ from mccompile.cli.options import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, POLICY_H
 from mccompile.cli.planned_run import WITHOUT_MODEL, steps_asked
 from mccompile.cli.steps_told import steps_svg, steps_table
 from mccompile.cli.terminal import say
-from mccompile.cli.words import describe, whence, worth_lines
+from mccompile.cli.words import by_place, describe, whence, worth_lines
 from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.language.extend import Merged
 from mccompile.language.fmt import format_policy
@@ -36,6 +36,7 @@ from mccompile.policy.text import show
 
 if TYPE_CHECKING:
     from mccompile.generate.worth import Worth
+    from mccompile.lowering.types import LoweredModel
 
 JSON_FORMAT = "mccompile explain 1"
 MAGI_SIZE = (720, 720, 240)  # of `--stage memory` for MAGI-1
@@ -179,12 +180,15 @@ def _graph(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     if arguments.after is not None:
         place_of(arguments.after)
     experts = _compiled(arguments, policy)[0].experts
-    if arguments.after is None:
-        graphs = {emit(each.runner.lowered): each.slot for each in experts}  # those that are built alike: once
-        return "".join(f"# {slot}\n{text}" if len(graphs) > 1 else text for text, slot in graphs.items())
-    lowered = experts[0].runner.lowered
-    proved = lowered.rows.prefixes if lowered.rows is not None else frozenset()
-    return show_steps(arguments.after, policy.name, steps_of(arguments.after, lowered.captured, lowered.policy, proved))
+
+    def shown(lowered: LoweredModel) -> str:
+        if arguments.after is None:
+            return emit(lowered)
+        proved = lowered.rows.prefixes if lowered.rows is not None else frozenset()
+        steps = steps_of(arguments.after, lowered.captured, lowered.policy, proved)
+        return show_steps(arguments.after, policy.name, steps)
+
+    return by_place({each.slot or "": shown(each.runner.lowered) for each in experts})
 
 
 def _size_of(arguments: argparse.Namespace) -> tuple[int, int, int] | None:
@@ -208,7 +212,8 @@ def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     if has_formula(folder):
         return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
     pipe = load_pipeline(folder, Placement.of("cpu", None, False))
-    return show_kept(predict_kept(pipe, policy, size, dict(arguments.parameters)))
+    found = predict_kept(pipe, policy, size, dict(arguments.parameters))
+    return by_place({place: show_kept(keeping) for place, keeping in found.items()})
 
 
 def _size(text: str) -> tuple[int, int, int]:

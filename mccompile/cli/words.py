@@ -105,3 +105,13 @@ def worth_lines(plan: Plan, worth: Worth | None, on_model: bool = False) -> Iter
 
 def _between(low: float, high: float) -> str:
     return f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+
+
+def by_place(texts: Mapping[str, str]) -> str:
+    """Texts of several transformers, each under the places of those that it is of; one text of all stands alone."""
+    places: dict[str, list[str]] = {}
+    for place, text in texts.items():
+        places.setdefault(text, []).append(place)
+    if len(places) == 1:
+        return next(iter(places))
+    return "".join(f"# {', '.join(of)}\n{text}" for text, of in places.items())

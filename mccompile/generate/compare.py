@@ -216,13 +216,17 @@ def run_with(
 
 @contextlib.contextmanager
 def last_call(model: CompiledModel) -> Iterator[dict[str, object]]:
-    """The arguments of the model's latest call inside, for the prices of its parts."""
+    """The arguments of the latest call inside, of whichever transformer, for the prices of its parts."""
     seen: dict[str, object] = {}
-    hook = nn.Module.register_forward_pre_hook(model, lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    hooks = [
+        nn.Module.register_forward_pre_hook(each, lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
+        for each in model.experts
+    ]
     try:
         yield seen
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _rows(

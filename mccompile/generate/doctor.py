@@ -20,6 +20,7 @@ from mccompile.language.walk import all_rules
 from mccompile.lowering.lower import ONLY_COMPUTES, lower
 from mccompile.policy.facts import cell_of, computes_always
 from mccompile.resources import shipped_policies
+from mccompile.runtime.stand_in import SLOTS
 
 Finding = tuple[str, str]
 
@@ -47,6 +48,13 @@ def findings(captured: CapturedModel) -> list[Finding]:
         ("samples", _samples(captured)),
     ]
     return [*rows, *(("refused", f"{r.site}: {r.reason}") for r in captured.refusals)]
+
+
+def parts_of(prepared: api.Prepared) -> dict[str, api.Prepared]:
+    """The captures of the transformers of a pipeline, by their places; the place of the only one is ""."""
+    if not prepared.others:
+        return {"": prepared}
+    return {SLOTS[0]: prepared, **{slot: prepared.of(slot) for slot in prepared.others}}
 
 
 def effects(prepared: api.Prepared) -> list[Effect]:

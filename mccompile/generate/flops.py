@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Prices:
 
     first: prelude values that stay the same through a request and branch (text). row: those of latents and timestep
     alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it sees.
+    others: of the further transformers that take turns, by their places; empty where there is only one.
     """
 
     first: float
@@ -60,17 +61,35 @@ class Prices:
     each: float
     blocks: tuple[BlockPrice, ...]
     lengths: np.ndarray
+    others: Mapping[str, Prices] = field(default_factory=dict)
 
 
 def prices_of(model: CompiledModel, call: Mapping[str, object]) -> Prices:
-    """Prices at the sizes of a call, the transformer's arguments; the same for every policy on a captured model."""
-    captured = model.runner.lowered.captured
+    """Prices at the sizes of a call, the transformer's arguments; the same for every policy on a captured model.
+
+    Transformers that take turns are called with the same arguments.
+    """
     asked = {**call, "return_dict": False} if "return_dict" in call else dict(call)
-    return price(model.runner.lowered, dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True)))
+    found = {}
+    for each in model.experts:
+        captured = each.runner.lowered.captured
+        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        found[each.runner.expert] = price(each.runner.lowered, inputs)
+    first = model.experts[0].runner.expert
+    return replace(found.pop(first), others=found)
 
 
 def count(model: CompiledModel, events: Sequence[Event], prices: Prices) -> float:
-    """FLOPs of the run that left `events`."""
+    """FLOPs of the run that left `events`: of each transformer by its own prices."""
+    own: dict[str, list[Event]] = {}
+    for event in events:
+        own.setdefault(event.expert, []).append(event)
+    parts = {each.runner.expert: each for each in model.experts}
+    return sum(_count_of(parts[name], some, prices.others.get(name, prices)) for name, some in own.items())
+
+
+def _count_of(model: CompiledModel, events: Sequence[Event], prices: Prices) -> float:
+    """FLOPs of one transformer's part of a run."""
     calls: dict[tuple[str, str, int, int], list[Event]] = {}
     for event in events:
         calls.setdefault((event.request, event.branch, event.row, event.sample), []).append(event)
@@ -86,12 +105,15 @@ def count_by_row(model: CompiledModel, events: Sequence[Event], prices: Prices) 
     rows: dict[int, list[Event]] = {}
     for event in events:
         rows.setdefault(event.row, []).append(event)
-    first = _first(prices, model.runner.engine.uses_rows)
-    begun: set[tuple[str, str, int]] = set()
+    first = {
+        each.runner.expert: _first(prices.others.get(each.runner.expert, prices), each.runner.engine.uses_rows)
+        for each in model.experts
+    }
+    begun: set[tuple[str, str, int, str]] = set()
     found = []
     for row in sorted(rows):
-        here = {(e.request, e.branch, e.sample) for e in rows[row]}
-        found.append(count(model, rows[row], prices) - len(here & begun) * first)
+        here = {(e.request, e.branch, e.sample, e.expert) for e in rows[row]}
+        found.append(count(model, rows[row], prices) - sum(first[expert] for *_, expert in here & begun))
         begun |= here
     return tuple(found)
 

@@ -55,13 +55,15 @@ def show_memory(estimate: MemoryEstimate) -> str:
 
 def predict_kept(
     pipe: object, policy: PolicyIR, size: tuple[int, int, int] | None, parameters: Mapping[str, float]
-) -> Keeping:
+) -> dict[str, Keeping]:
     """How a pipeline keeps what the policy keeps, and its bytes; no transformer is run at that size.
 
-    size: height and width in pixels and a number of video frames; None: the pipeline's own.
-    Raises what `api.prepare` raises, and BudgetUnmet (MC0504).
+    Of each transformer, by its place: where two take turns, what the first one kept is freed when the second begins.
+    The place of the only one is "". size: height and width in pixels and a number of video frames; None: the
+    pipeline's own. Raises what `api.prepare` raises, and BudgetUnmet (MC0504).
     """
-    return kept_by(pipe, policy, api.prepare(pipe), size, parameters)
+    made = api.prepare(pipe)
+    return {slot or "": kept_by(pipe, policy, made.of(slot), size, parameters) for slot in api.slots_in(pipe)}
 
 
 def kept_by(

@@ -37,14 +37,15 @@ def worth_of(model: CompiledModel, inputs: Mapping[str, Value], plan: Plan, kept
     """
     prices = price(model.runner.lowered, inputs)
     tokens = len(prices.lengths)
-    everything = count(model, [_event(cell, tokens, tokens) for cell in plan.cells], prices)
-    least = [_event(cell, tokens if cell.action == "compute" else 0, tokens) for cell in plan.cells]
-    most = [_event(cell, 0 if cell.action == "reuse" else tokens, tokens) for cell in plan.cells]
+    expert = model.runner.expert
+    everything = count(model, [_event(cell, tokens, tokens, expert) for cell in plan.cells], prices)
+    least = [_event(cell, tokens if cell.action == "compute" else 0, tokens, expert) for cell in plan.cells]
+    most = [_event(cell, 0 if cell.action == "reuse" else tokens, tokens, expert) for cell in plan.cells]
     shares = tuple(sum(e.computed for e in events) / (tokens * len(events)) for events in (least, most))
     flops = tuple(count(model, events, prices) / everything for events in (least, most))
     return Worth((shares[0], shares[1]), (flops[0], flops[1]), kept)
 
 
-def _event(cell: Cell, computed: int, tokens: int) -> Event:
+def _event(cell: Cell, computed: int, tokens: int, expert: str) -> Event:
     action = "full" if computed else "reuse"
-    return Event("", cell.step, "cond", 0, 0, cell.step, "", action, computed, tokens, "")  # type: ignore[arg-type]
+    return Event("", cell.step, "cond", 0, 0, cell.step, "", action, computed, tokens, "", "", expert)  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ class _Recorder(StandIn):
         super().__init__(model)
         self.call: ExampleCall | None = None
         self.branch = ""  # guidance branch of the call, where the pipeline names it
+        self.set_up()
 
     @contextlib.contextmanager
     def cache_context(self, name: str, **_: object) -> Iterator[None]:

@@ -12,12 +12,13 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 
+from torch import nn
+
 from mccompile.pipelines.errors import CopyRefused
 from mccompile.runtime.errors import NoClock
-from mccompile.runtime.stand_in import StandIn
+from mccompile.runtime.stand_in import stand_in_of, unwrapped
 
 _numbers = itertools.count()
-_CALLBACKS = ("callback_on_step_end", "callback")  # of diffusers' pipelines
 _OWN = "_watched_class"  # of a watched class: the one that it stands for
 
 
@@ -50,14 +51,15 @@ class Watch:
 
     @contextlib.contextmanager
     def under_way(self, visited: bool) -> Iterator[None]:
-        """A generation: the call of the pipeline inside. visited: the call was given a callback."""
+        """A generation: the call of the pipeline inside. visited: code of others runs between its calls."""
         with self._lock:
-            before, self._generation, self.visited = self._generation, next(_numbers), visited
+            before = self._generation, self.visited
+            self._generation, self.visited = next(_numbers), visited
             try:
                 self._begun()
                 yield
             finally:
-                self._generation = before
+                self._generation, self.visited = before
                 self._ended()
 
 
@@ -66,8 +68,7 @@ def _watched(own: type, watch: Watch) -> type:
 
     @functools.wraps(own.__call__)
     def call(self: object, *args: object, **kwargs: object) -> object:
-        visited = any(kwargs.get(name) is not None for name in _CALLBACKS)
-        with watch.under_way(visited):
+        with watch.under_way(_visited(self, (*args, *kwargs.values()))):
             return own.__call__(self, *args, **kwargs)
 
     def save_pretrained(self: object, *args: object, **kwargs: object) -> object:
@@ -84,12 +85,19 @@ def _watched(own: type, watch: Watch) -> type:
     return type(own.__name__, (own,), members | named)
 
 
+def _visited(pipe: object, arguments: tuple[object, ...]) -> bool:
+    """Whether code that is not the pipeline's runs between its calls: a callback, or a guider, which skips layers."""
+    parts = (part for name, part in vars(pipe).items() if not name.startswith("_"))
+    return any(map(callable, arguments)) or any(callable(getattr(part, "prepare_models", None)) for part in parts)
+
+
 @contextlib.contextmanager
 def _given_back(pipe: object) -> Iterator[None]:
     """Inside, the transformers of the pipeline are the user's own."""
-    taken = {name: part for name, part in vars(pipe).items() if isinstance(part, StandIn)}
+    parts = {name: part for name, part in vars(pipe).items() if isinstance(part, nn.Module)}
+    taken = {name: part for name, part in parts.items() if stand_in_of(part) is not None}
     put = pipe.register_modules  # type: ignore[attr-defined]
-    put(**{name: part.model for name, part in taken.items()})
+    put(**{name: unwrapped(part) for name, part in taken.items()})
     try:
         yield
     finally:

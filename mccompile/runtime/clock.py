@@ -47,7 +47,7 @@ class Moment:
     chunks: the chunks in the call's input, in order. total: the number of chunks of the whole video. following: the
     chunks of the request's next row, if the schedule already knows them. first: the schedule's step that is the first
     of the grid, because a generation may start in the middle. told: the timesteps that the model is given; None: the
-    grid's own. visited: code of the user runs between the rows, and may change the model.
+    grid's own. visited: code of others runs between the calls, and may change the model.
     """
 
     request: Hashable

@@ -23,12 +23,12 @@ from mccompile.runtime.adapters import AdapterScales
 from mccompile.runtime.blocks import Backend
 from mccompile.runtime.budget import Keeping
 from mccompile.runtime.clock import Attached, Clock, Moment, SharedClock
-from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement
+from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement, UnderAutocast
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.new_sizes import NewSizes, told_of
 from mccompile.runtime.runner import Runner
-from mccompile.runtime.stand_in import ExpertSlot, StandIn, put_transformer, transformer_of
+from mccompile.runtime.stand_in import ExpertSlot, StandIn, put_transformer, stand_in_of, transformer_of
 from mccompile.runtime.state import ModelState
 from mccompile.runtime.summary import Ran, Summary, summarise
 from mccompile.runtime.trace import Event
@@ -80,6 +80,7 @@ class CompiledModel(StandIn):
         self._state = ModelState(model, lowered.captured.module, self._scales.layers)
         self._factor = 1.0  # of all adapters, in the last call
         self._checked: tuple[Hashable, int] = (None, -1)  # request and row of the last call
+        self.set_up()
 
     def join(self, other: CompiledModel) -> None:
         """Takes on a further expert: another transformer of the pipeline, which runs its own part of the steps.
@@ -89,6 +90,8 @@ class CompiledModel(StandIn):
         self._experts.append(other)
         other._experts = self._experts
         other.runner.log = self.runner.log
+        for each in self._experts:
+            each.runner.expert = each.slot or ""
 
     @property
     def experts(self) -> tuple[CompiledModel, ...]:
@@ -104,7 +107,7 @@ class CompiledModel(StandIn):
         """
         self.undo()
         before = [transformer_of(pipe, each.slot) for each in self._experts]
-        for found in before:
+        for found in map(stand_in_of, before):
             if isinstance(found, CompiledModel) and found._pipe is pipe:
                 found.undo()
         clocks = (clock,) * len(before)
@@ -122,17 +125,18 @@ class CompiledModel(StandIn):
         for each, own, found in zip(self._experts, clocks, before, strict=True):
             assert found is not None
             each.clock, each._pipe = own, pipe
-            each._given = each.model if isinstance(found, StandIn) else found
+            each._given = found if stand_in_of(found) is None else each.model
             put_transformer(pipe, each, each.slot)
 
     def undo(self) -> nn.Module:
         """Gives the pipeline its own transformers back and returns the one of this one's place.
 
-        A transformer that took this one's place in the meantime stays where it is.
+        A transformer that took this one's place in the meantime stays where it is. What `torch.compile` put around this
+        one goes with it.
         """
         for each in self._experts:
             pipe, each._pipe = each._pipe, None
-            if pipe is not None and transformer_of(pipe, each.slot) is each:
+            if pipe is not None and stand_in_of(transformer_of(pipe, each.slot)) is each:
                 put_transformer(pipe, each._given, each.slot)
             while each._undo:
                 each._undo.pop()()
@@ -204,8 +208,11 @@ class CompiledModel(StandIn):
     @torch.compiler.disable
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
-        """The model's forward under the policy. Raises NoClock, CallError and what the clock raises."""
+        """The model's forward under the policy. Raises NoClock, UnderAutocast, CallError and what the clock raises."""
         call = self.arguments_of(*args, **kwargs)
+        for device in {value.device.type for value in call.values() if isinstance(value, torch.Tensor)}:
+            if torch.is_autocast_enabled(device):
+                raise UnderAutocast(type(self.model).__name__, device)
         keys_of = getattr(self.model, "key_values_argument", None)
         if keys_of is not None and call.get(keys_of):
             return self._with_key_values(call, keys_of)
@@ -244,13 +251,13 @@ class CompiledModel(StandIn):
         return flat_inputs(captured, plain)
 
     def _check_model(self, moment: Moment, factor: float) -> None:
-        """Looks at the model when a request begins, and at each row where the user's code runs between rows.
+        """Looks at the model when a request begins, and at each call where code of others runs between calls.
 
         Raises ModelChanged (MC0612) before the step.
         """
         request, row = self._checked
         begins = moment.request != request or moment.row < row
-        looks = begins or (moment.visited and moment.row > row)
+        looks = begins or moment.visited
         changed = looks and self._state.changed()
         if looks or factor != self._factor:
             changed = self._scales.follow(factor) or changed

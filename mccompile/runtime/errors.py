@@ -150,6 +150,18 @@ class ModelTreated(RunError):
         )
 
 
+class UnderAutocast(RunError):
+    """A call inside `torch.autocast`."""
+
+    code = "MC0614"
+
+    def __init__(self, model: str, device: str) -> None:
+        super().__init__(
+            f"{model} was called under `torch.autocast({device!r})`, and the captured graphs have other casts than it",
+            "leave autocast, and cast the pipeline before the compile: `pipe.to(torch.bfloat16)`",
+        )
+
+
 class NoForecast(RunError):
     """A forecast that has no value, or none for the rows that it would stand in for."""
 

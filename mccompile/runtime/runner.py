@@ -80,6 +80,7 @@ class Runner:
         self.backend = backend
         self.engine = Engine(lowered, backend)
         self.log = Log()
+        self.expert = ""  # the place of this transformer, where two take turns
         self.watch: WatchesCalls | None = None
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
@@ -217,7 +218,10 @@ class Runner:
     def note_whole(self, moment: Moment, why: str) -> None:
         """Events of a call that the model itself has run, all of it: one unit of work per chunk."""
         self.events.extend(
-            Event(str(moment.request), moment.row, moment.branch, 0, t.chunk, t.step, "", "full", 1, 1, why)
+            Event(
+                str(moment.request), moment.row, moment.branch, 0, t.chunk, t.step, "", "full", 1, 1, why,
+                expert=self.expert,
+            )
             for t in moment.chunks
         )
 
@@ -303,7 +307,7 @@ class Runner:
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
             phase=phase, action=kind, computed=count, tokens=tokens,
-            why=why, region=step.group,
+            why=why, region=step.group, expert=self.expert,
         )  # fmt: skip
 
 

@@ -15,13 +15,14 @@ from torch import fx, nn
 
 from mccompile.capture.own import is_of, is_plain, point_at, weights_read
 from mccompile.runtime.errors import ModelChanged, ModelTreated
+from mccompile.runtime.settings import PROCESSOR, code_of, frozen, settings_of
 from mccompile.runtime.untouched import Untouched
 
 Entry = tuple[object, ...]
-_SCALAR = (bool, int, float, str)
 _ADAPTERS = ("scaling", "merged_adapters", "_active_adapter", "_disable_adapters")  # of the layers of peft
-_SCALES = frozenset(_ADAPTERS) - {"merged_adapters"}  # those that are inputs of graphs where adapters.py made them so
-_RUNS = ("forward", "processor")  # what a module runs in place of its class's own
+_ADAPTED = frozenset(_ADAPTERS)
+_SCALES = _ADAPTED - {"merged_adapters"}  # those that are inputs of graphs where adapters.py made them so
+_RUNS = ("code of its class", "forward", PROCESSOR)  # what a module runs
 
 
 def structure_of(model: nn.Module, scaled: Collection[str] = ()) -> dict[str, Entry]:
@@ -29,31 +30,28 @@ def structure_of(model: nn.Module, scaled: Collection[str] = ()) -> dict[str, En
 
     scaled: names of modules whose adapters may be scaled, switched on and off (adapters.py).
     """
-    return {name: _entry(module, name in scaled) for name, module in model.named_modules()}
+    code: dict[type, object] = {}
+    return {name: _entry(module, code, name in scaled) for name, module in model.named_modules()}
 
 
-def _entry(module: nn.Module, scaled: bool = False) -> Entry:
-    own = vars(module)
-    settings = tuple((k, v) for k, v in own.items() if isinstance(v, _SCALAR) and not k.startswith("_"))
+def _entry(module: nn.Module, code: dict[type, object], scaled: bool = False) -> Entry:
+    """code: that of each class, as it is found."""
+    own, kind = vars(module), type(module)
+    processor = own.get(PROCESSOR)
+    for each in (kind, type(processor)):
+        if each not in code:
+            code[each] = code_of(each)
     hooks = (*module._forward_pre_hooks, *module._forward_hooks)
-    runs = (_forward_of(module), own.get("processor"))
-    adapters = (None if scaled and k in _SCALES else _frozen(own.get(k)) for k in _ADAPTERS)
-    return type(module), settings, hooks, *runs, *adapters
+    runs = ((code[kind], code[type(processor)]), _forward_of(module), processor)
+    adapters = (None if scaled and k in _SCALES else frozen(own.get(k)) for k in _ADAPTERS)
+    return kind, hooks, *runs, settings_of(module, _ADAPTED), *adapters
 
 
 def _forward_of(module: nn.Module) -> object:
     """The forward of an instance; None where it is that of its class, as hooks leave it when they are removed."""
     forward = vars(module).get("forward")
-    return None if getattr(forward, "__func__", None) is type(module).forward else forward
-
-
-def _frozen(value: object) -> object:
-    match value:
-        case dict():
-            return tuple(value.items())
-        case list():
-            return tuple(value)
-    return value
+    of_class = getattr(forward, "__func__", None) is type(module).forward
+    return None if of_class and getattr(forward, "__self__", None) is module else forward
 
 
 def values_of(model: nn.Module) -> dict[str, Entry]:
@@ -158,16 +156,26 @@ def _same(before: dict[str, Entry], now: dict[str, Entry]) -> bool:
 
 
 def _difference(before: dict[str, Entry], now: dict[str, Entry]) -> str:
-    """The first module that differs, in words; "" where none does."""
+    """The gravest difference, and the first module that has it, in words; "" where there is none."""
     gone, come = sorted(before.keys() - now.keys()), sorted(now.keys() - before.keys())
     if gone or come:
         return f"module `{gone[0]}` is gone" if gone else f"module `{come[0]}` was added"
-    words = ("type", "settings", "hooks", *_RUNS, *(f"adapters (`{name}`)" for name in _ADAPTERS))
-    for name, entry in before.items():
-        for word, one, other in zip(words, entry, now[name], strict=True):
+    words = ("type", "hooks", *_RUNS, "settings", *(f"adapters (`{name}`)" for name in _ADAPTERS))
+    for place, word in enumerate(words):
+        for name, entry in before.items():
+            one, other = entry[place], now[name][place]
             if one is not other and one != other:
-                return f"{f'module `{name}`' if name else 'the model'} has other {word}"
+                which = f" ({_which(one, other)})" if word == "settings" else ""
+                return f"{f'module `{name}`' if name else 'the model'} has other {word}{which}"
     return ""
+
+
+def _which(one: object, other: object) -> str:
+    """The names of the settings that differ."""
+    assert isinstance(one, tuple)
+    assert isinstance(other, tuple)
+    names = dict.fromkeys(name for name, value in (*one, *other) if ((name, value) in one) != ((name, value) in other))
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def built_alike(one: nn.Module, other: nn.Module) -> bool:
@@ -179,7 +187,7 @@ def _built(model: nn.Module) -> list[object]:
     """What two models that are built alike have in common."""
     found: list[object] = [dict(getattr(model, "config", {}))]
     for name, module in model.named_modules():
-        kind, settings, hooks, forward, processor, *adapters = _entry(module)
+        kind, hooks, _, forward, processor, settings, *adapters = _entry(module, {})
         found.append((name, kind, settings, hooks, forward, type(processor), adapters))
     return found + [(name, type(t), t.shape, t.dtype, t.stride(), t.device) for name, t in _tensors(model)]
 

@@ -22,7 +22,7 @@ class Event:
 
     action: skip (the result is not needed), reuse (nothing is computed), partial, or full. computed: how many of the
     chunk's tokens ran through the cached regions. why: what decided this. region: the name of the regions that it is
-    about; "" for those without a name.
+    about; "" for those without a name. expert: the place of the transformer that was called, where two take turns.
     """
 
     request: str
@@ -37,6 +37,7 @@ class Event:
     tokens: int
     why: str
     region: str = ""
+    expert: str = ""
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ from operator import is_
 import torch
 from torch import nn
 
+from mccompile.runtime.settings import PROCESSOR, bases_of, holds_settings
+
 
 class Untouched:
     """A model as it stands: the objects that its modules hold, and the versions and places of its tensors."""
@@ -20,10 +22,17 @@ class Untouched:
         self._model = model
         self._dicts: list[dict[object, object]] = []
         self._lists: list[list[object]] = []
+        self._known: set[int] = set()  # of the dictionaries and lists, one may lie in another
+        self._typed: list[object] = []  # whose class may be exchanged
         for module in model.modules():
-            own: dict[object, object] = vars(module)
-            self._dicts += (own, *(value for value in own.values() if isinstance(value, dict)))
-            self._lists += (value for value in own.values() if isinstance(value, list))
+            own = vars(module)
+            self._add(own)
+            for name, value in own.items():
+                if holds_settings(name, value):
+                    self._add(vars(value))
+            self._typed += (module, own.get(PROCESSOR))
+        self._types = [*map(type, self._typed)]
+        self._code = [vars(kind) for kind in {base for kind in set(self._types) for base in bases_of(kind)}]
         self._empty = [d for d in self._dicts if not d]
         self._dicts = [d for d in self._dicts if d]
         self._held = self._holds()
@@ -32,15 +41,29 @@ class Untouched:
         self._placed = [tensor for tensor in tensors if type(tensor) in (torch.Tensor, nn.Parameter)]
         self._facts = self._told()
 
+    def _add(self, held: dict[str, object] | dict[object, object] | list[object]) -> None:
+        """A dictionary or a list, and those inside."""
+        if id(held) in self._known:
+            return
+        self._known.add(id(held))
+        if isinstance(held, dict):
+            self._dicts.append(held)  # type: ignore[arg-type]
+        else:
+            self._lists.append(held)
+        for value in held.values() if isinstance(held, dict) else held:
+            if isinstance(value, dict | list):
+                self._add(value)
+
     def still(self) -> bool:
         """Says whether everything is as it was."""
         now = self._holds()
-        if any(map(len, self._empty)):
+        if any(map(len, self._empty)) or not all(map(is_, map(type, self._typed), self._types)):
             return False
         return len(now) == len(self._held) and all(map(is_, now, self._held)) and self._told() == self._facts
 
     def _holds(self) -> list[object]:
-        return [*chain.from_iterable(map(dict.values, self._dicts)), *chain.from_iterable(self._lists)]
+        dicts, code = map(dict.values, self._dicts), (own.values() for own in self._code)
+        return [*chain.from_iterable(dicts), *chain.from_iterable(self._lists), *chain.from_iterable(code)]
 
     def _told(self) -> tuple[list[int], list[tuple[object, ...]]]:
         lying: list[tuple[object, ...]] = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in self._placed]

@@ -18,7 +18,7 @@ from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import ModelChanged
 from mccompile.runtime.state import ModelState
 from tests.pipelines import conftest
-from tests.pipelines.conftest import distance, text, wan, wan_transformer
+from tests.pipelines.conftest import Wan, distance, text, wan, wan_transformer
 
 generate = partial(conftest.generate, num_frames=5, num_inference_steps=2)
 
@@ -73,6 +73,60 @@ def test_scales_and_active_adapters_follow(
     compiled.install(pipe, clock)
     assert distance(got, plain) < 1e-5
     assert (distance(before, plain) > 1e-3) == (change not in ("as it was", "enabled again") or bool(more))
+
+
+BY_PIPELINE: dict[str, Callable[[WanPipeline], object]] = {
+    "scaled": lambda p: p.set_adapters("one", 0.25),
+    "other": lambda p: p.set_adapters("two"),
+    "disabled": lambda p: p.disable_lora(),
+    "enabled again": lambda p: (p.disable_lora(), p.enable_lora(), p.set_adapters("two", 0.7)),
+}
+
+
+@pytest.mark.parametrize("change", BY_PIPELINE)
+def test_the_pipelines_own_functions_reach_the_adapters(
+    compiled_pipe: tuple[WanPipeline, CompiledModel], change: str
+) -> None:
+    pipe, compiled = compiled_pipe
+    pipe.enable_lora()
+    pipe.set_adapters("one", 0.5)
+    assert pipe.get_list_adapters() == {"transformer": ["one", "two"]}
+    before = generate(pipe)
+    BY_PIPELINE[change](pipe)
+    got = generate(pipe)
+    clock = compiled.clock
+    assert clock is not None
+    compiled.undo()
+    plain = generate(pipe)
+    compiled.install(pipe, clock)
+    assert distance(before, plain) > 1e-3
+    assert distance(got, plain) < 1e-5
+
+
+@pytest.mark.parametrize("change", ["fused", "deleted", "unloaded"])
+def test_adapters_that_go_by_the_pipelines_own_functions_are_refused(own_wan: Wan, change: str) -> None:
+    """What was loaded and is gone again leaves the model as it was: it runs."""
+    pipe = own_wan.pipe()
+    own_wan.compile(pipe, "compute")
+    before = generate(pipe)
+    config = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"])
+    pipe.transformer.add_adapter(config, "late")
+    with pytest.raises(ModelChanged, match="was added"):
+        generate(pipe)
+    match change:
+        case "fused":
+            pipe.fuse_lora(components=["transformer"])
+            assert pipe.num_fused_loras == 1
+            with pytest.raises(ModelChanged, match="was added"):
+                generate(pipe)
+            return
+        case "deleted":
+            pipe.delete_adapters("late")
+            assert not [name for name, _ in own_wan.model.named_parameters() if "late" in name]
+        case _:
+            pipe.unload_lora_weights()
+            own_wan.model.eval()
+            assert torch.equal(generate(pipe), before)
 
 
 def test_a_callback_may_switch_adapters_in_mid_run(compiled_pipe: tuple[WanPipeline, CompiledModel]) -> None:

@@ -9,18 +9,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 
 from mccompile import api
+from mccompile.cli.words import by_place
 from mccompile.diagnostics.failure import PolicyError
+from mccompile.generate import memory
+from mccompile.generate.compare import last_call
+from mccompile.generate.doctor import parts_of
+from mccompile.generate.flops import count, count_by_row, prices_of
+from mccompile.language.load import load_policy
 from mccompile.pipelines.errors import SecondTransformer
 from mccompile.pipelines.finding import clock_for
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import UnknownStep
+from mccompile.studio.report.record import Way
+from mccompile.studio.report.recorded import record_of, watch
 from tests.pipelines import conftest
-from tests.pipelines.conftest import Wan, distance, steps, wan_transformer
+from tests.pipelines.conftest import Wan, distance, steps, wan, wan_transformer
 
 RATIO = 0.875
 SECOND = 3  # of 8 steps with a shift of 3: the first row below 875
@@ -206,3 +215,58 @@ def test_a_second_expert_of_another_build_is_captured_itself(captured_wan: Wan) 
     prepared = api.complete(pipe, captured_wan.captured)
     assert len(prepared.others["transformer_2"].model.blocks) == 1
 
+
+@pytest.fixture(scope="module")
+def unlike(captured_wan: Wan) -> Experts:
+    """The second expert has one block, and the first one two."""
+    second = copy.deepcopy(captured_wan.model)
+    second.blocks = second.blocks[:1]
+    found = Experts(captured_wan.model, second, captured_wan.captured)
+    return replace(found, captured=api.complete(found.pipe(), captured_wan.captured))
+
+
+def test_each_expert_has_its_own_prices(unlike: Experts) -> None:
+    """What the second one did costs what it costs a pipeline whose only transformer it is."""
+    pipe = unlike.pipe()
+    compiled = unlike.compile(pipe, warmup=1, interval=3)
+    with last_call(compiled) as call:
+        generate(pipe)
+    prices = prices_of(compiled, call)
+    assert {e.expert for e in compiled.events} == {"transformer", "transformer_2"}
+    assert (len(prices.blocks), len(prices.others["transformer_2"].blocks)) == (2, 1)
+    own = [e for e in compiled.events if e.expert == "transformer_2"]
+    alone = Wan(unlike.second, unlike.captured.of("transformer_2")).compile(wan(model=unlike.second))
+    wanted = count(alone, [replace(e, expert="") for e in own], prices_of(alone, call))
+    assert count(compiled, own, prices) == pytest.approx(wanted, rel=1e-9)
+    by_row = count_by_row(compiled, compiled.events, prices)
+    assert len(by_row) == 8
+    assert sum(by_row) == pytest.approx(count(compiled, compiled.events, prices), rel=1e-9)
+
+
+def test_a_record_has_the_calls_and_the_plans_of_both(unlike: Experts) -> None:
+    pipe = unlike.pipe()
+    policies = {"transformer": "compute", "transformer_2": "teacache"}
+    compiled = unlike.compile(pipe, policies, warmup=1)
+    watch(compiled, thumbnails=False)
+    seen = compiled.runner.watch
+    assert seen is not None
+    with seen.during(pipe):
+        generate(pipe)
+    way = Way("both", "both", 1.0, 1.0, None, (0.1,) * 8)
+    story = record_of(compiled, (way,), (np.zeros((1, 8, 8, 3), np.uint8),), {}, 8).story
+    assert [call.row for call in story.calls] == [row for row in range(8) for _ in range(2)]
+    assert [step.action for step in story.plan[:4]] == ["compute"] * 4
+    assert len(story.plan) == 8
+    (threshold,) = story.thresholds
+    assert [value is None for value in threshold.values] == [True] * SECOND + [False] * (8 - SECOND)
+
+
+def test_what_is_told_before_a_run_is_told_of_both(unlike: Experts, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_of(unlike.captured)
+    assert [len(own.model.blocks) for own in parts.values()] == [2, 1]
+    monkeypatch.setattr(api, "prepare", lambda pipe: unlike.captured)
+    monkeypatch.setattr(memory, "kept_by", lambda pipe, policy, made, *_: len(made.model.blocks))
+    found = memory.predict_kept(unlike.pipe(), load_policy("compute"), None, {})
+    assert found == {"transformer": 2, "transformer_2": 1}
+    assert by_place({"one": "a\n", "two": "b\n", "three": "a\n"}) == "# one, three\na\n# two\nb\n"
+    assert by_place({"one": "a\n", "two": "a\n"}) == "a\n"

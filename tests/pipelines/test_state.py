@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,6 +117,66 @@ def test_one_capture_serves_two_models_with_equal_weights(own_wan: Wan) -> None:
     other.proj_out.weight.mul_(2)
     assert distance(generate(two, num_inference_steps=2), before) > 0.05
     assert torch.equal(generate(one, num_inference_steps=2), before)
+
+
+class Halved(nn.Linear):
+    """Another layer with the same weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 2
+
+
+class Settings(nn.Module):
+    """Settings as modules have them: numbers, lists, an object that holds some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self._scales, self.nested = nn.Linear(2, 2), [1.0, 2.0], {"a": [1]}
+        self.more = SimpleNamespace(factor=1.0)
+        self.processor = Processor()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.processor(self, x) * self._scales[0] * self.more.factor
+
+
+class Processor:
+    """Runs in the place of a module's own code."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+    def __call__(self, module: Settings, x: torch.Tensor) -> torch.Tensor:
+        return module.one(x) * self.scale
+
+
+def other_class(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> None:
+    old = vars(kind)[name]
+    monkeypatch.setattr(kind, name, lambda *args, **kwargs: old(*args, **kwargs) * 2)
+
+
+PARTS: dict[str, tuple[Callable[[Settings, pytest.MonkeyPatch], object], str]] = {
+    "list": (lambda m, _: m._scales.append(3.0), "other settings (`_scales`)"),
+    "in a list": (lambda m, _: m._scales.__setitem__(0, 3.0), "other settings (`_scales`)"),
+    "nested": (lambda m, _: m.nested["a"].append(2), "other settings (`nested`)"),
+    "object": (lambda m, _: vars(m.more).update(factor=2.0), "other settings (`more.factor`)"),
+    "new": (lambda m, _: vars(m).update(eps=1e-3), "other settings (`eps`)"),
+    "processor's": (lambda m, _: vars(m.processor).update(scale=2.0), "other settings (`processor.scale`)"),
+    "class": (lambda m, _: setattr(m.one, "__class__", Halved), "module `one` has other type"),
+    "forward": (lambda m, p: other_class(p, Settings, "forward"), "the model has other code of its class"),
+    "call": (lambda m, p: other_class(p, Processor, "__call__"), "the model has other code of its class"),
+    "of another": (lambda m, _: vars(m.one).update(forward=nn.Linear(2, 2).forward), "module `one` has other forward"),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_settings_and_code_are_part_of_a_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Settings()
+    state = ModelState(model, fx.GraphModule(model, fx.Graph()))
+    assert not state.changed()
+    change, words = PARTS[name]
+    change(model, monkeypatch)
+    with pytest.raises(ModelChanged, match=re.escape(words)):
+        state.changed()
 
 
 class Tied(nn.Module):

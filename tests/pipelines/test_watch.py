@@ -17,7 +17,7 @@ from diffusers.configuration_utils import FrozenDict
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import CopyRefused
 from mccompile.pipelines.finding import driver_for, drivers
-from tests.pipelines.conftest import Wan, generate, steps
+from tests.pipelines.conftest import SIZE, Wan, generate, steps, text
 
 
 def test_a_saved_pipeline_has_its_own_transformer(tiny_wan: Wan, tmp_path: Path) -> None:
@@ -96,6 +96,34 @@ def test_calls_of_two_threads_run_one_after_the_other(tiny_wan: Wan) -> None:
         thread.join()
     assert all(torch.equal(video, wanted) for video in found)
     assert steps(compiled) == 2 * list(range(8))
+
+
+class Guider:
+    """Treats the model before a call, as guiders of diffusers do that skip layers."""
+
+    def prepare_models(self, model: object) -> None:
+        """Nothing here."""
+
+
+def test_a_model_is_looked_at_where_code_of_others_runs_between_calls(tiny_wan: Wan) -> None:
+    pipe = tiny_wan.pipe()
+    compiled = tiny_wan.compile(pipe)
+    looks: list[bool] = []
+    compiled._state.changed = lambda: looks.append(True)  # type: ignore[method-assign,assignment,func-returns-value]
+    short = {"num_frames": 5, "num_inference_steps": 3, "guidance_scale": 3.0}
+    generate(pipe, **short)
+    assert len(looks) == 1
+    generate(pipe, callback_on_step_end=lambda pipe, index, timestep, kept: kept, **short)
+    assert len(looks) == 1 + 6, "before each call"
+    names = list(inspect.signature(WanPipeline.__call__).parameters)[1:]
+    wanted = {**text(), **SIZE, **short, "callback_on_step_end": lambda pipe, index, timestep, kept: kept}
+    defaults = {n: p.default for n, p in inspect.signature(WanPipeline.__call__).parameters.items()}
+    first = names[: names.index("callback_on_step_end") + 1]
+    pipe(*(wanted.get(name, defaults[name]) for name in first))
+    assert len(looks) == 1 + 6 + 6, "a callback that is given by its place too"
+    pipe.guider = Guider()
+    generate(pipe, **short)
+    assert len(looks) == 1 + 6 + 6 + 6
 
 
 def test_each_file_of_kinds_is_a_kind() -> None:

@@ -22,6 +22,7 @@ from policy_cases import (
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import bind
+from mccompile.policy.facts import computes_always
 from mccompile.policy.planner import Plan, diff_plans, plan, predicted_share, read_plan, show_plan
 
 C = ir.Const
@@ -68,6 +69,21 @@ def test_a_rule_that_reuses_computes_all_at_its_own_steps() -> None:
     ):
         rule = replace(reuse(below(C(0.0), C(1.0))), all_at=all_at)
         assert marks(planned(policy(warmup(C(2.0)), rest(rule)), 10)) == expected
+
+
+@pytest.mark.parametrize(("step", "told"), [(9, False), (10, True), (11, True)])
+def test_a_step_behind_the_last_one_is_told(step: int, told: bool) -> None:
+    rule = replace(reuse(below(C(0.0), C(1.0))), all_at=ir.AllAt(C(2.0), (step,)))
+    notes = planned(policy(warmup(C(2.0)), rest(rule)), 10).notes
+    assert (f"phase all computes all at step {step}, and the run has 10 steps" in notes) == told
+
+
+@pytest.mark.parametrize(("pending", "finished"), [("compute", "compute"), ("skip", "compute"), ("compute", "keep")])
+def test_only_a_policy_that_computes_every_chunk_at_every_step_is_the_model_itself(pending: str, finished: str) -> None:
+    chunks = replace(policy(rest(ir.Compute())).chunks, pending=pending, finished=finished)  # type: ignore[arg-type]
+    for rule, all_steps in ((ir.Compute(), True), (reuse(below(C(0.0), C(1.0))), False)):
+        made = replace(policy(rest(rule)), chunks=chunks)
+        assert computes_always(made) == (all_steps and (pending, finished) == ("compute", "compute"))
 
 
 def test_pab_in_its_range() -> None:

@@ -116,6 +116,15 @@ def test_a_table_is_resampled_to_the_nearest(picked: list[int]) -> None:
     assert [table_value(table, step, len(picked)) for step in range(len(picked))] == picked
 
 
+@pytest.mark.parametrize("norm", ["mean", "max"])
+def test_a_motion_so_small_that_its_guard_decides(norm: ir.Norm) -> None:
+    """m / (m + 1e-8), as in the graph."""
+    frame = ir.Normalise(norm, MODULATION, C(0.0), C(1.0))
+    tiny = np.float32(1e-8)
+    found = evaluate(frame, StaticMoment({}, {}, GRID, 1, {MODULATION: tiny}, None))
+    assert found == np.float32(tiny / np.float32(tiny + np.float32(1e-8))) == np.float32(0.5)
+
+
 def test_what_is_static() -> None:
     made = motioncache()
     drift = ir.SignalRef("drift")

@@ -86,7 +86,10 @@ class ChunkClock:
         chunks = self._pipe.current_chunks
         own = f"{branch}:{chunks[0]}" if branch == "uncond" else branch
         # One place more than there are chunks: a copy lies after the last one.
-        return Moment(number, call.index, own, grid_of_run(run), chunk_times(call, chunks), run.chunks + 1)  # type: ignore[attr-defined]
+        return Moment(
+            number, call.index, own, grid_of_run(run), chunk_times(call, chunks), run.chunks + 1,  # type: ignore[attr-defined]
+            visited=self._watch is not None and self._watch.visited,
+        )  # fmt: skip
 
 
 def grid_of_run(run: object) -> Grid:
@@ -116,6 +119,7 @@ class _Listener(StandIn):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.calls: list[ExampleCall] = []
+        self.set_up()
 
     def forward(self, *args: object, **kwargs: object) -> object:
         call = self.arguments_of(*args, **kwargs)

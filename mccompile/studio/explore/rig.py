@@ -240,16 +240,19 @@ class Rig:
             latest = next(reversed(module.runner.requests.values()))
             seen.update(call=kwargs, plan=next(iter(latest.plans.values())))
 
-        hook = nn.Module.register_forward_hook(model, after, with_kwargs=True)
+        hooks = [nn.Module.register_forward_hook(each, after, with_kwargs=True) for each in model.experts]
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         call, plan = seen["call"], seen["plan"]
         assert isinstance(call, dict)
         assert isinstance(plan, Plan)
         if self._prices is None:
             self._prices = prices_of(model, call)
+        if len(model.experts) > 1:  # each has a plan, of its own part of the steps
+            return
         captured = model.runner.lowered.captured
         asked = {**call, "return_dict": False} if "return_dict" in call else call
         inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))

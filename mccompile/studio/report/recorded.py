@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,10 @@ from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.trace import by_cell
+from mccompile.runtime.trace import Event, by_cell
 from mccompile.studio.report.record import Record, Way, masks_of
 from mccompile.studio.report.seen import Watching
-from mccompile.studio.report.story import LayerRegion, PlannedStep, Story, Threshold
+from mccompile.studio.report.story import LayerRegion, PlannedStep, SeenCall, Story, Threshold
 
 
 def record_of(
@@ -57,24 +58,43 @@ def record_of(
 
 def watch(model: CompiledModel, thumbnails: bool) -> None:
     """Has the next runs of `model` watched for their record. thumbnails: also the scheduler's predictions."""
-    model.runner.masks, model.runner.watch = [], Watching(thumbnails)
+    seen = Watching(thumbnails)
+    model.runner.masks = []
+    for each in model.experts:
+        each.runner.watch = seen
 
 
 def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
-    lowered, plan = model.runner.lowered, seen.plan
-    bounds = model.runner.bounds if plan is not None else {}
-    found = [t for group, bound in bounds.items() if plan is not None for t in thresholds(bound, plan.grid, group)]
+    plans = [plan for _, plan in sorted(seen.plans.items())]
+    apart = any(len(each.runner.bounds) > 1 for each in model.experts)
+    regions = (LayerRegion(r.first, r.last, r.keep or "") for e in model.experts for r in e.runner.lowered.regions)
     return Story(
-        plan=() if plan is None or len(model.runner.bounds) > 1 else tuple(_planned(plan)),
-        thresholds=tuple(dict.fromkeys(found)),
-        regions=tuple(LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions),
+        plan=() if apart else tuple(step for plan in plans for step in _planned(plan)),
+        thresholds=tuple(_thresholds(model, seen.plans)),
+        regions=tuple(dict.fromkeys(regions)),
         calls=tuple(seen.calls),
         warnings=model.summary().warnings,
-        fallbacks=tuple(_fallbacks(model)),
+        fallbacks=(*_fallbacks(model), *unseen(model.events, seen.calls)),
         weighed=seen.weighed if seen.weights else "",
         undrawn=undrawn,
         watching=seen.seconds + (seen.predictions.seconds if seen.predictions is not None else 0.0),
     )
+
+
+def _thresholds(model: CompiledModel, plans: Mapping[int, Plan]) -> Iterator[Threshold]:
+    """Those of each transformer at its own steps of the schedule; at the steps of the others they have no value."""
+    total = max((first + plan.grid.steps for first, plan in plans.items()), default=0)
+    found: dict[Threshold, None] = {}
+    for each in model.experts:
+        first = each.runner.first_step
+        if first not in plans:  # it took no part
+            continue
+        for group, bound in each.runner.bounds.items():
+            for one in thresholds(bound, plans[first].grid, group):
+                before = min(plans)
+                values = (None,) * (first - before) + one.values
+                found[replace(one, values=values + (None,) * (total - before - len(values)))] = None
+    return iter(found)
 
 
 def _planned(plan: Plan) -> Iterator[PlannedStep]:
@@ -89,6 +109,14 @@ def _fallbacks(model: CompiledModel) -> Iterator[str]:
     yield from (f"guard {name} changed {count} decisions" for name, count in summary.guards.items() if count)
     if summary.odd:
         yield f"the results of {summary.odd} calls were not finite"
+
+
+def unseen(events: Sequence[Event], calls: Sequence[SeenCall]) -> Iterator[str]:
+    """What a resumed run cannot tell: of the calls before the stop its journal has the events, and nothing else."""
+    first = min((event.row for event in events), default=0)
+    again = min((call.row for call in calls), default=first)
+    if again > first:
+        yield f"the run was resumed at step {again} of the schedule: accounts, signals and bytes are shown from there"
 
 
 def thresholds(bound: BoundPolicy, grid: Grid, group: str = "") -> Iterator[Threshold]:

@@ -33,13 +33,13 @@ class Watching:
     chunks: int = 0
     seconds: float = 0.0
     predictions: Predictions | None = None
-    plan: Plan | None = None  # of the latest call
+    plans: dict[int, Plan] = field(default_factory=dict)  # of the latest run: by the first step that each is of
 
     @contextlib.contextmanager
     def during(self, pipe: object) -> Iterator[None]:
         """One run of the pipeline; what was seen of the run before it is forgotten."""
         self.calls, self.weights, self.seconds, self.frames = [], {}, 0.0, 0
-        self.plan = None
+        self.plans = {}
         self.predictions = Predictions(pipe) if self.thumbnails else None
         if self.predictions is None:
             yield
@@ -53,7 +53,7 @@ class Watching:
         first = next(iter(steps.values()))
         moment, layout = first.moment, first.layout
         self.frames, self.chunks = moment.total * layout.frames, moment.total
-        self.plan = first.plan
+        self.plans[moment.first] = first.plan
         chunks = tuple(_chunk(steps, place) for place, t in enumerate(moment.chunks) if t.copy_of is None)
         self.calls.append(SeenCall(moment.row, moment.branch, first.store.memory.nbytes(), chunks))
         tensors = {slot: tensor for step in steps.values() for slot, tensor in step.course.states.tensors.items()}
