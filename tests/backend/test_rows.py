@@ -25,6 +25,7 @@ from mccompile.backend.rows.choice import (
     candidates,
     choice_for,
     choose,
+    needs_triton,
 )
 from mccompile.lowering.attention import bounds_of, seen_of
 from tests.backend.interpreted import CASES
@@ -33,6 +34,7 @@ CUDA = torch.device("cuda", 0)
 NEAR = {"torch.float32": 1e-6, "torch.float16": 1e-3}  # relative: of sums in float32, of products in float16
 
 
+@pytest.mark.skipif(needs_triton(), reason="Triton is not installed; on Linux the extra `test` brings it")
 def test_the_kernel_is_right_in_the_interpreter() -> None:
     """In float32 and float16: groups, samples, shared keys, heads of odd widths, rows apart in memory."""
     command = [sys.executable, "-m", "tests.backend.interpreted"]
