@@ -54,10 +54,10 @@ class Repeated:
         return reduce(lambda t, i: t.index_select(i, self.places[i]), chosen, self.once)
 
 
-Value: TypeAlias = Any  # Repeated, a tensor, a number, or lists of them
+Computed: TypeAlias = Any  # Repeated, a tensor, a number, or lists of them
 
 
-def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Value]:
+def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Computed]:
     """The outputs of a graph that depends on sizes alone; those that were made by repeating are Repeated.
 
     All of it is computed on the host, whatever devices the graph names: a GPU would be waited for. Raises TooLarge
@@ -65,7 +65,7 @@ def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Va
     """
     if any(_writes(node.target) for node in module.graph.nodes):
         raise TooLarge
-    env: dict[fx.Node, Value] = {}
+    env: dict[fx.Node, Computed] = {}
     given = iter(arguments)
     for node in module.graph.nodes:
         match node.op:
@@ -84,7 +84,7 @@ def run_repeated(module: fx.GraphModule, arguments: Sequence[object]) -> list[Va
     raise AssertionError("a graph has an output")
 
 
-def _host(value: Value) -> Value:
+def _host(value: Computed) -> Computed:
     return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
@@ -92,7 +92,7 @@ def _writes(target: object) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-def _call(target: Any, args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> Value:
+def _call(target: Any, args: tuple[Computed, ...], kwargs: Mapping[str, Computed]) -> Computed:
     tensors = [a for a in args if isinstance(a, torch.Tensor | Repeated)]
     if target is not aten.sym_size.int and any(isinstance(a, torch.Tensor) and a.device.type != "cpu" for a in tensors):
         raise TooLarge
@@ -108,11 +108,11 @@ def _call(target: Any, args: tuple[Value, ...], kwargs: Mapping[str, Value]) -> 
     return target(*map(_plain, args), **{n: _plain(v) for n, v in kwargs.items()})
 
 
-def _repeated(value: Value) -> Repeated:
+def _repeated(value: Computed) -> Repeated:
     return value if isinstance(value, Repeated) else Repeated.of(value)
 
 
-def _plain(value: Value) -> Value:
+def _plain(value: Computed) -> Computed:
     match value:
         case Repeated():
             return value.whole()
@@ -218,7 +218,7 @@ def _flatten(value: Repeated, first: int = 0, last: int = -1) -> Repeated:
     return _reshape(value, (*value.shape[:first], prod(value.shape[first : last + 1]), *value.shape[last + 1 :]))
 
 
-def _pointwise(target: Callable[..., torch.Tensor], args: tuple[Value, ...]) -> Repeated:
+def _pointwise(target: Callable[..., torch.Tensor], args: tuple[Computed, ...]) -> Repeated:
     """Applies an operator to each pair of slices that meet somewhere, once."""
     given = {i: _distinct(_repeated(a)) for i, a in enumerate(args) if isinstance(a, torch.Tensor | Repeated)}
     rank = max(len(v.places) for v in given.values())

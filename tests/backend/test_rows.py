@@ -20,7 +20,7 @@ from mccompile.backend.rows.choice import (
     HOPPER,
     OTHERS,
     POINTS,
-    Choice,
+    RowsChoice,
     Tile,
     candidates,
     choice_for,
@@ -139,5 +139,5 @@ def test_without_triton_it_is_torchs_and_told(
     machine: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(choice, "needs_triton", lambda: True)
-    assert choice_for(64, 64, torch.bfloat16, CUDA) == Choice(None, choice.TRITON_MISSING)
+    assert choice_for(64, 64, torch.bfloat16, CUDA) == RowsChoice(None, choice.TRITON_MISSING)
     assert "attention over prefixes on a GPU: torch's, one call for each group of rows (Triton is not" in caplog.text

@@ -52,7 +52,7 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RowsChoice:
     """tile: of the Triton kernel; None for torch's attention, one call for each group. why: in words."""
 
     tile: Tile | None
@@ -69,11 +69,11 @@ def candidates(capability: tuple[int, int]) -> tuple[Tile, ...]:
 
 
 @functools.cache
-def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.device) -> Choice:
+def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.device) -> RowsChoice:
     """For heads of these widths; measured now where it is not yet known on this machine."""
     refused = _refused(max(width, out_width), dtype, torch.cuda.get_device_capability(device))
     if refused:
-        return _said(Choice(None, refused), device)
+        return _said(RowsChoice(None, refused), device)
     name = f"rows-{_facts(width, out_width, dtype, device)}.json"
     path = None if config.force_disable_caches else cache_folder() / name
     found = None if path is None else _read(path)
@@ -86,7 +86,7 @@ def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.dev
     return _said(found, device)
 
 
-def _said(choice: Choice, device: torch.device) -> Choice:
+def _said(choice: RowsChoice, device: torch.device) -> RowsChoice:
     """Tells in the log what attends from selected rows; without Triton on a GPU that could use it, as a warning."""
     level = logging.WARNING if choice.why == TRITON_MISSING else logging.INFO
     LOG.log(level, "attention over prefixes on %s: %s", torch.cuda.get_device_name(device), told(choice))
@@ -109,13 +109,13 @@ def _refused(widest: int, dtype: torch.dtype, capability: tuple[int, int]) -> st
     return f"heads of {widest} are wider than {WIDEST}" if widest > WIDEST else ""
 
 
-def choose(times: Mapping[Tile | None, Sequence[float]]) -> Choice:
+def choose(times: Mapping[Tile | None, Sequence[float]]) -> RowsChoice:
     """The choice by seconds at each point; None: torch's attention. Infinite: it did not run there."""
     best = [min(column) for column in zip(*times.values(), strict=True)]
     sums = {tile: sum(s / b for s, b in zip(seconds, best, strict=True)) for tile, seconds in times.items()}
     tile = min(sums, key=lambda t: sums[t])
     shown = "; ".join(f"{_name(t)} {' / '.join(f'{s * 1e3:.3g}' for s in times[t])} ms" for t in times)
-    return Choice(tile, f"the fastest by measurement: {shown}")
+    return RowsChoice(tile, f"the fastest by measurement: {shown}")
 
 
 def _name(tile: Tile | None) -> str:
@@ -124,7 +124,7 @@ def _name(tile: Tile | None) -> str:
     return f"{tile.rows} x {tile.keys}, {tile.warps} warps, {tile.stages} stages"
 
 
-def told(choice: Choice) -> str:
+def told(choice: RowsChoice) -> str:
     """What runs, in words."""
     if choice.tile is None:
         return f"torch's, one call for each group of rows ({choice.why})"
@@ -190,11 +190,11 @@ def _facts(width: int, out_width: int, dtype: torch.dtype, device: torch.device)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _read(path: Path) -> Choice | None:
+def _read(path: Path) -> RowsChoice | None:
     """None for a file that is missing or damaged: then it is measured again."""
     if not path.exists():
         return None
     try:
-        return read_record(Choice, json.loads(path.read_text()))
+        return read_record(RowsChoice, json.loads(path.read_text()))
     except (ValueError, OSError):
         return None
