@@ -13,6 +13,7 @@ from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
 from mccompile.capture.own import note_model
+from mccompile.capture.shallow import capture_hollow, is_hollow
 from mccompile.capture.types import CapturedModel
 from mccompile.ir import PolicyIR
 from mccompile.lowering.errors import DeniedRefusals
@@ -221,7 +222,8 @@ def _prepared(
     transformer.eval()
     calls = (without_scale(transformer, call) for call in (probe, second))
     with uncompiled(transformer), open_scales(transformer):
-        captured, given = capture_batched(transformer, *calls)
+        take = capture_hollow if is_hollow(transformer) else capture_batched
+        captured, given = take(transformer, *calls)
     return _of(captured, transformer, given, call), given
 
 
@@ -237,8 +239,10 @@ def _alike(first: Prepared, model: nn.Module, other: nn.Module, given: ExampleCa
     """The capture of a further expert: that of the first one over its weights where they are built alike."""
     check_untreated(other)
     other.eval()
+    found = None
     with uncompiled(model), uncompiled(other), open_scales(model), open_scales(other):
-        found = over(first.model, model, other, given)
+        if not is_hollow(other):
+            found = over(first.model, model, other, given)
     if found is None:
         return _prepared(other, dict(given[0]), dict(given[1]), first.call)[0]
     return _of(found, other, given, first.call)

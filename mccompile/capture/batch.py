@@ -87,10 +87,26 @@ def capture_batched(
             raise type(whole)(whole.place, whole.cause, whole.remedy, besides) from whole
 
 
+@dataclass(frozen=True, slots=True)
+class CaptureWay:
+    """How a model was captured: the calls that `capture` was given, and why the number of samples may not vary."""
+
+    calls: tuple[Arguments, ...]
+    unbatched: str
+
+
 def _captured(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
     """As `capture_batched`, of the whole model."""
+    captured, given, _ = capture_way(model, probe, second)
+    return captured, given
+
+
+def capture_way(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
+) -> tuple[CapturedModel, tuple[Arguments, Arguments], CaptureWay]:
+    """The whole model captured, both calls as calls of one sample, and the way that was taken. Raises CaptureError."""
     given = without_defaults(model, probe), without_defaults(model, second)
     latent = _latent(*given)
     count = _samples(given[0].get(latent))
@@ -99,17 +115,19 @@ def _captured(
     held, reason = _held(model, one, number, latent, _marked(given[0], count))
     if held is not None:
         both = held.several(number)
+        way = CaptureWay((both, small, one), "")
         try:
-            captured = capture(model, both, small, one)
+            captured = capture(model, *way.calls)
         except CaptureError as error:
             reason = error.cause
         else:
             if not captured.refusals:
-                return captured, (one, small)
-            alone = capture(model, *given, unbatched=captured.refusals[-1].reason)
+                return captured, (one, small), way
+            other = CaptureWay(given, captured.refusals[-1].reason)
+            alone = capture(model, *given, unbatched=other.unbatched)
             fewer = len(alone.refusals) < len(captured.refusals)
-            return (alone, given) if fewer else (captured, (one, small))
-    return capture(model, *given, unbatched=reason), given
+            return (alone, given, other) if fewer else (captured, (one, small), way)
+    return capture(model, *given, unbatched=reason), given, CaptureWay(given, reason)
 
 
 def _latent(probe: Arguments, second: Arguments) -> str:

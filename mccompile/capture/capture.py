@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import networkx as nx
@@ -21,7 +21,7 @@ from mccompile.capture.own import own_weights
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
-from mccompile.capture.types import CapturedModel
+from mccompile.capture.types import Assembled, CapturedModel
 from mccompile.capture.verify import prove
 
 
@@ -50,15 +50,18 @@ def capture(
 
 
 def captured_from(
-    model: nn.Module, exported: Exported, calls: Sequence[dict[str, object]], unbatched: str = ""
+    model: nn.Module, exported: Exported, calls: Sequence[dict[str, object]], unbatched: str = "",
+    proved: Callable[[Assembled], CapturedModel] | None = None,
 ) -> CapturedModel:
-    """As `capture`, from an exported graph, which it changes."""
+    """As `capture`, from an exported graph, which it changes. proved: what is known of its parts without running them.
+    """  # fmt: skip
     own_weights(exported.module)
     facts: Facts = measure(exported.module, exported.probe, exported.second, exported.copies)
     normalise(exported.module, facts)
     facts = number_anew(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)
-    captured = prove(assembled, model, calls, exported.source, unbatched)
+    proof = proved or (lambda made: prove(made, model, calls, exported.source, unbatched))
+    captured = proof(assembled)
     demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
     return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))
 

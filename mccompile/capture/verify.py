@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=Assembled)
 
 # Largest difference allowed between a row of `partial` and of `full`, relative to the largest entry: the same
 # products summed in another order. An index off by one is wrong by the order of one.
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
 def check_identity(
@@ -62,7 +62,7 @@ def close(expected: torch.Tensor, given: torch.Tensor) -> bool:
         return torch.equal(expected, given)
     scale = max(float(expected.abs().max()), 1e-6) if expected.numel() else 1.0
     error = float((expected - given).abs().max()) if expected.numel() else 0.0
-    return error <= _TOLERANCE[expected.dtype] * scale
+    return error <= TOLERANCE[expected.dtype] * scale
 
 
 def check_rows(captured: Model, inputs: Sequence[object], run: FullRun, index: torch.Tensor) -> Model:
@@ -72,15 +72,12 @@ def check_rows(captured: Model, inputs: Sequence[object], run: FullRun, index: t
     """
     if captured.gather is None:
         return captured
-    sources = split_prelude(captured, [p.name for p in captured.sources])
     try:
-        with torch.no_grad():
-            gathered = captured.gather(index, *sources(*inputs))
+        rows = gathered_rows(captured, inputs, index)
     except (RuntimeError, IndexError) as error:
         whole = tuple(replace(k, partial=None) for k in captured.kinds)
         refusal = Refusal("gather", f"it fails on the selected rows: {first_line(error)}")
         return replace(captured, gather=None, kinds=whole, refusals=(*captured.refusals, refusal))
-    rows = {"video": index} | dict(zip((*captured.gathered, *captured.row_keys), gathered, strict=True))
     kinds, refusals = list(captured.kinds), list(captured.refusals)
     for site in captured.blocks:
         first = next(s for s in captured.blocks if s.kind == site.kind) is site
@@ -90,6 +87,15 @@ def check_rows(captured: Model, inputs: Sequence[object], run: FullRun, index: t
                 kinds[site.kind] = replace(kinds[site.kind], partial=None)
                 refusals.append(Refusal(site.path, reason))
     return replace(captured, kinds=tuple(kinds), refusals=tuple(refusals))
+
+
+def gathered_rows(captured: Assembled, inputs: Sequence[object], index: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The rows of the shared values by name, and positions by row key ("video" is the index of selected tokens)."""
+    assert captured.gather is not None
+    sources = split_prelude(captured, [p.name for p in captured.sources])
+    with torch.no_grad():
+        found = captured.gather(index, *sources(*inputs))
+    return {"video": index} | dict(zip((*captured.gathered, *captured.row_keys), found, strict=True))
 
 
 def stream_rows(captured: Assembled, name: str, value: object, rows: dict[str, torch.Tensor]) -> object:
@@ -104,6 +110,21 @@ def wrong_rows(
     captured: Assembled, site: BlockSite, run: FullRun, rows: dict[str, torch.Tensor]
 ) -> str | None:
     """What is wrong with the partial form at one block; None if its rows and buffers are those of the full form."""
+    try:
+        pairs = row_pairs(captured, site, run, rows)
+    except (RuntimeError, IndexError) as error:
+        return f"its row form fails: {first_line(error)}"
+    wrong = (what for what, expected, given in pairs if not close(expected, given))
+    return next((f"{what} differ from those of the full form" for what in wrong), None)
+
+
+def row_pairs(
+    captured: Assembled, site: BlockSite, run: FullRun, rows: dict[str, torch.Tensor]
+) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """(what, of the full form, of the partial form) at one block: the rows of each stream, and each buffer.
+
+    run: of the parts on some inputs. rows: as the gather part gives them at the selected positions.
+    """
     kind = captured.kinds[site.kind]
     assert kind.partial is not None
     kept = [b.clone() for b in run.buffers[site.index]]
@@ -112,20 +133,15 @@ def wrong_rows(
     streams = [stream_rows(captured, n, run.values[n], rows) for n in site.streams_in]
     shared = [rows[n] for n in site.shared]
     vectors = [rows[k] for k in kind.row_keys]
-    try:
-        with torch.no_grad():
-            outputs = kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
-    except (RuntimeError, IndexError) as error:
-        return f"its row form fails: {first_line(error)}"
+    with torch.no_grad():
+        outputs = kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
+    pairs = []
     for name, given in zip(site.streams_out, outputs, strict=True):
         expected = stream_rows(captured, name, run.values[name], rows)
         assert isinstance(expected, torch.Tensor)
-        if not close(expected, given):
-            return f"the rows of `{name}` differ from those of the full form"
-    for spec, buffer, full in zip(kind.buffers, kept, run.buffers[site.index], strict=True):
-        if not close(full, buffer):
-            return f"the buffer {spec.name} differs from that of the full form"
-    return None
+        pairs.append((f"the rows of `{name}`", expected, given))
+    buffers = zip(kind.buffers, kept, run.buffers[site.index], strict=True)
+    return [*pairs, *((f"the rows of the buffer {spec.name}", full, buffer) for spec, buffer, full in buffers)]
 
 
 def random_selection(count: int, seed: int, device: torch.device) -> torch.Tensor:

@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.module is not None:
         prepared = prepare_module(arguments.module)
     else:
-        prepared = api.prepare(load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False)))
+        place = Placement.of("cpu", None, False)
+        prepared = api.prepare(load_pipeline(find_folder(arguments.model), place, hollow=True))
     sys.stdout.write(by_place({place: _told(own) for place, own in parts_of(prepared).items()}))
     return 0
 

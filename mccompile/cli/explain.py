@@ -211,7 +211,7 @@ def _memory(arguments: argparse.Namespace, policy: ir.PolicyIR) -> str:
     size = _size_of(arguments)
     if has_formula(folder):
         return show_memory(predict_memory(folder, *(size or MAGI_SIZE)))
-    pipe = load_pipeline(folder, Placement.of("cpu", None, False))
+    pipe = load_pipeline(folder, Placement.of("cpu", None, False), hollow=True)
     found = predict_kept(pipe, policy, size, dict(arguments.parameters))
     return by_place({place: show_kept(keeping) for place, keeping in found.items()})
 
@@ -260,6 +260,7 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         return ForeseenPlan(plans, why, None)
     import torch
 
+    from mccompile.capture.shallow import is_hollow
     from mccompile.generate.memory import kept_by
     from mccompile.generate.worth import worth_of
     from mccompile.pipelines.experts import part_of, rows_of
@@ -276,11 +277,16 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         if not rows:
             continue
         lowered, grid = each.runner.lowered, part_of(whole, rows)
-        with torch.no_grad():
-            static = Static(static_tables(lowered, grid, inputs), lowered.static)
+        static = WITHOUT_MODEL
+        if not is_hollow(each.model):  # values of a source are made by weights
+            with torch.no_grad():
+                static = Static(static_tables(lowered, grid, inputs), lowered.static)
         for group, bound in bounds.items():
             title = "\n".join(filter(None, (part, names[group])))
-            plans[title] = planned(lowered, bound, grid, static.tables, True)
+            if static is WITHOUT_MODEL:
+                plans[title] = plan(bound, grid, {}, frozenset())
+            else:
+                plans[title] = planned(lowered, bound, grid, static.tables, True)
             why[title] = reasons(bound, grid, static)
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)
@@ -299,7 +305,7 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
     from mccompile.generate.placement import Placement
 
     model = EMBEDDED if arguments.model is None else arguments.model
-    pipe = load_pipeline(find_folder(model), Placement.of("cpu", None, False))
+    pipe = load_pipeline(find_folder(model), Placement.of("cpu", None, False), hollow=True)
     captured = api.prepare(pipe)
     compiled = api.compile(
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)

@@ -27,11 +27,12 @@ from mccompile.cli import (
     report,
     serve,
     tune,
+    validate,
 )
 
 VERBS = (
-    check, fmt, explain, diff, prove, import_, policies, models, doctor, generate, compile, replay, report, metrics,
-    explore, tune, calibrate, serve, bench, lsp,
+    check, fmt, explain, diff, prove, import_, policies, models, doctor, validate, generate, compile, replay, report,
+    metrics, explore, tune, calibrate, serve, bench, lsp,
 )  # fmt: skip
 
 

@@ -20,10 +20,10 @@ from mccompile.policy.rules import Static
 WITHOUT_MODEL = Static({}, frozenset())
 
 
-def steps_asked(asked: int | None, policies: Sequence[ir.PolicyIR]) -> int:
+def steps_asked(asked: int | None, policies: Sequence[ir.PolicyIR], default: int = DEFAULT_STEPS) -> int:
     """As asked; else as many as the step masks cover; else the default."""
     masks = [len(r.compute) for policy in policies for r in all_rules(policy) if isinstance(r, ir.StepMask)]
-    return asked or min(masks, default=DEFAULT_STEPS)
+    return asked or min(masks, default=default)
 
 
 def bound_policy(policy: str, values: Sequence[tuple[str, float | str]]) -> BoundPolicy:
@@ -60,15 +60,18 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
     import torch
 
     from mccompile import api
+    from mccompile.capture.shallow import is_hollow
     from mccompile.generate.load import find_folder, load_pipeline
     from mccompile.generate.placement import Placement
     from mccompile.pipelines.grids import grid_of
     from mccompile.runtime.planning import static_tables
 
-    pipe = load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False))
+    pipe = load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False), hollow=True)
     captured = api.prepare(pipe)
     pipe.scheduler.set_timesteps(steps)
     grid = grid_of(pipe.scheduler)
+    if is_hollow(pipe.transformer):  # values of a source are made by weights
+        return PlannedRun(grid, WITHOUT_MODEL)
     tables: dict[ir.Change, tuple[float, ...]] = {}
     sources: list[frozenset[str]] = []
     for bound in policies:

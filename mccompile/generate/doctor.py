@@ -131,10 +131,16 @@ def _samples(captured: CapturedModel) -> str:
 
 
 def prepare_module(text: str) -> api.Prepared:
-    """Captures what a function of a file makes; text: FILE.py:FUNCTION.
+    """Captures what a function of a file makes. Raises what `load_module` raises, and what capture raises."""
+    model, probe, second = load_module(text)
+    return api.prepare(model, probe=probe, second=second)
+
+
+def load_module(text: str) -> tuple[nn.Module, dict[str, object], dict[str, object]]:
+    """What a function of a file makes; text: FILE.py:FUNCTION.
 
     The function returns (module, first call, second call): a torch.nn.Module, and two dicts of keyword arguments of
-    its forward at two sizes. Raises OptionRefused (MC0705) where it does not, and what capture raises.
+    its forward at two sizes. Raises OptionRefused (MC0705) where it does not.
     """
     path, _, name = text.rpartition(":")
     option = f"--module {text}"
@@ -150,7 +156,7 @@ def prepare_module(text: str) -> api.Prepared:
         raise OptionRefused(option, why, "see that the function runs by itself") from error
     match found:
         case (nn.Module() as model, Mapping() as probe, Mapping() as second):
-            return api.prepare(model.eval(), probe=dict(probe), second=dict(second))
+            return model.eval(), dict(probe), dict(second)
     raise OptionRefused(
         option, f"it returned {type(found).__name__}", "return (module, first call, second call), see docs/cli.md"
     )

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from mccompile.generate.errors import UnknownModel
+from mccompile.generate.hollow import has_weights, load_hollow
 from mccompile.generate.placement import DTYPES, Placement
 from mccompile.generate.placement import Placement as Place
 from mccompile.models.embedded import EMBEDDED_FOLDER
@@ -71,16 +72,18 @@ def cached_pipelines() -> tuple[str, ...]:
     )
 
 
-def load_pipeline(folder: Path, place: Placement) -> DiffusionPipeline:
-    """The pipeline of a folder by its model_index.json; the VAE stays in float32. Raises UnknownModel."""
+def load_pipeline(folder: Path, place: Placement, hollow: bool = False) -> DiffusionPipeline:
+    """The pipeline of a folder by its model_index.json; the VAE stays in float32. Raises UnknownModel.
+
+    hollow: a folder of configurations without weights will do. What comes of it can be examined, and not run.
+    """
     kind = _pipeline_class(folder)
+    if hollow and not has_weights(folder):
+        with _quiet(), _as_unknown(folder):
+            return load_hollow(folder, DTYPES[place.dtype])
     dtypes = {"default": DTYPES[place.dtype], "vae": torch.float32}
-    try:
-        with _quiet():
-            pipe = kind.from_pretrained(folder, dtype=dtypes, local_files_only=True)
-    except MALFORMED as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnknownModel(str(folder), f"diffusers cannot load it ({first})") from error
+    with _quiet(), _as_unknown(folder):
+        pipe = kind.from_pretrained(folder, dtype=dtypes, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     if place.cpu_offload:
         pipe.model_cpu_offload_seq = "text_encoder->vae"
@@ -89,6 +92,18 @@ def load_pipeline(folder: Path, place: Placement) -> DiffusionPipeline:
     else:
         pipe.to(place.device)
     return pipe
+
+
+@contextlib.contextmanager
+def _as_unknown(folder: Path) -> Iterator[None]:
+    """What loaders raise inside is raised as UnknownModel."""
+    try:
+        yield
+    except UnknownModel:
+        raise
+    except MALFORMED as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnknownModel(str(folder), f"diffusers cannot load it ({first})") from error
 
 
 def _pipeline_class(folder: Path) -> type[DiffusionPipeline]:

@@ -12,7 +12,16 @@ from typing import ClassVar, Protocol
 
 from mccompile import ir
 from mccompile.pipelines.experts import refuse_others
-from mccompile.pipelines.probe import MEDIA, SIZES, Declared, ExampleCall, record_calls, record_declared
+from mccompile.pipelines.probe import (
+    MEDIA,
+    SIZES,
+    Declared,
+    ExampleCall,
+    arguments_at,
+    record_calls,
+    record_declared,
+    unseen_sizes,
+)
 from mccompile.runtime.clock import Attached, Clock
 from mccompile.runtime.stand_in import ExpertSlot, slots_of
 
@@ -60,6 +69,14 @@ class Driver(ABC):
         arguments: of the pipeline's call, with its size.
         """
         return record_declared(pipe, arguments)
+
+    def small_runs(self, pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+        """The arguments of two short runs of the pipeline, at small sizes that `record` does not show.
+
+        arguments: further arguments of the pipeline's call, without its size. Raises ProbeFailed.
+        """
+        one, two = unseen_sizes(pipe, arguments)
+        return arguments_at(pipe, one, arguments), arguments_at(pipe, two, arguments)
 
     def fixed_by(self, policy: ir.PolicyIR) -> dict[str, object]:
         """The fixed arguments that a policy's own words determine."""

@@ -110,6 +110,29 @@ def probe_sizes(
     pixels: heights and widths are multiples of it. Frames are 2 and 3 causal blocks (at least 4 latent frames); height
     and width a few patches, all different.
     """
+    return _sizes(pipe, arguments, pixels, ((2, 3, 7), (3, 5, 11)))
+
+
+def unseen_sizes(pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, int], dict[str, int]]:
+    """Two further small sizes, which no capture has seen. Raises ProbeFailed where the pipeline refuses them."""
+    refused: ProbeFailed | None = None
+    for pixels in PIPELINES_WANT:
+        small, large = _sizes(pipe, arguments, pixels, ((2, 4, 6), (3, 6, 4)))
+        try:
+            _record(pipe, small, arguments)
+            _record(pipe, large, arguments)
+        except ProbeFailed as failed:
+            refused = refused or failed
+        else:
+            return small, large
+    assert refused is not None
+    raise refused
+
+
+def _sizes(
+    pipe: object, arguments: Mapping[str, object], pixels: int, counts: tuple[tuple[int, int, int], ...]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """counts: of each size its causal blocks, and its height and width in patches."""
     config = _own(pipe).config
     assert isinstance(config, Mapping)
     block = arguments.get("causal_block_size") or config.get("num_frame_per_block") or 1
@@ -118,9 +141,11 @@ def probe_sizes(
     spatial = int(getattr(pipe, "vae_scale_factor_spatial", 8))
     patch = config.get("patch_size") or 1
     side = math.lcm(spatial * (max(patch) if isinstance(patch, tuple | list) else int(patch)), pixels)
-    one, two = (n * block if block > 2 else 3 + 2 * n for n in (2, 3))
-    sizes = ((one, 3, 7), (two, 5, 11))
-    first, second = ({"num_frames": (f - 1) * temporal + 1, "height": h * side, "width": w * side} for f, h, w in sizes)
+    frames = (n * block if block > 2 else 3 + 2 * n for n, _, _ in counts)
+    sizes = zip(frames, counts, strict=True)
+    first, second = (
+        {"num_frames": (f - 1) * temporal + 1, "height": h * side, "width": w * side} for f, (_, h, w) in sizes
+    )
     return first, second
 
 
@@ -131,20 +156,25 @@ def _blank(size: Mapping[str, int]) -> dict[str, object]:
     return {"image": image, "video": [image] * size.get("num_frames", 1)}
 
 
-def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
-    """The first call and the guidance branch that it is."""
-    recorder = _Recorder(unwrapped(_own(pipe)))
+def arguments_at(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of a small call of the pipeline at a size, as far as its call has them. `arguments` come last."""
     accepted = inspect.signature(pipe.__call__).parameters  # type: ignore[operator]
     given = {"frames" if k == "num_frames" and k not in accepted else k: v for k, v in size.items()}
     own = {"num_inference_steps": 2, "output_type": "latent", "use_resolution_binning": False}  # of the size asked for
     needed = {k for k, v in accepted.items() if v.default is inspect.Parameter.empty}
     media = {k: v for k, v in _blank(size).items() if k in needed}
     wanted = {"prompt": "a video", **own, **media, **given, **arguments}
+    return {k: v for k, v in wanted.items() if k in accepted}
+
+
+def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
+    """The first call and the guidance branch that it is."""
+    recorder = _Recorder(unwrapped(_own(pipe)))
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:
         with replaced(pipe, recorder):
-            pipe(**{k: v for k, v in wanted.items() if k in accepted})  # type: ignore[operator]
+            pipe(**arguments_at(pipe, size, arguments))  # type: ignore[operator]
     except _Recorded:
         pass
     except Exception as error:

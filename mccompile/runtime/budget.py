@@ -57,8 +57,8 @@ class Predictor:
         """
         grid = self._engine.lowered.captured.grid
         found = first_moment(self._engine, example, self._engine.entry(self._engine.values.get(example)))
-        if grid is None or masked_by_input(self._engine.lowered.captured):
-            return found
+        if grid is None or masked_by_input(self._engine.lowered.captured) or len(found.chunks) == 1:
+            return found  # one chunk is the whole video, however long it is
         frames = grid.of_call(example)[0] // len(found.chunks)
         chunks = max(1, grid.of_call(inputs)[0] // frames)
         times = tuple(ChunkTime(c, "active", 0) for c in range(chunks))

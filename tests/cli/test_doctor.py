@@ -1,4 +1,4 @@
-"""`mccompile doctor`: what it says of a model, and what of a policy."""
+"""`mccompile doctor` and `mccompile validate`: what they say of a model, and of a policy on it."""
 
 from __future__ import annotations
 
@@ -92,3 +92,17 @@ def test_what_cannot_be_examined_is_refused(shell: Shell, module: Path, asked: t
     found = shell("doctor", *(text.replace("HERE", str(module)) for text in asked))
     assert found.status == 2
     assert says in found.err
+
+
+def test_the_laws_of_a_policy_are_tried_on_a_module(shell: Shell, module: Path) -> None:
+    found = shell("validate", "--module", f"{module}:make", "top_motion", "--steps", "3")
+    assert found.status == 0, found.out
+    lines = {line.split()[0]: line.split()[1] for line in found.out.splitlines()[1:10]}
+    assert lines.pop("rows") == "holds"
+    assert set(lines.values()) == {"holds"}
+    assert "bound of whole runs" in found.out
+
+
+def test_validate_needs_one_model(shell: Shell) -> None:
+    assert "give either a MODEL or --module" in shell("validate", "top_motion").err
+    assert shell("validate", "--module", "nowhere.py:make", "top_motion", "--dtype", "bfloat16").status == 2

@@ -28,6 +28,7 @@ from mccompile.runtime.errors import NoClock
 from mccompile.runtime.stand_in import StandIn, unwrapped
 
 TOKENS = ((3, 7), (5, 11))  # rows and columns of tokens, all different
+UNSEEN = ((4, 6), (6, 4))  # further sizes, for runs that prove something of a captured model
 MORE_TEXT = 64  # padding that tells the length of the text from a constant
 _requests = itertools.count()
 
@@ -165,24 +166,36 @@ def _longer_text(call: ExampleCall) -> ExampleCall:
 
 def _record(pipe: object, chunks: int, size: tuple[int, int], arguments: Mapping[str, object]) -> list[ExampleCall]:
     """Every call of a run of so many chunks, as one that asks for no keys."""
-    settings, patch = pipe.scheduler.settings, pipe.transformer.config.patch_size  # type: ignore[attr-defined]
-    # Two steps in each stage: in the second of them a chunk that has just left is read from the cache.
-    steps = 2 * math.lcm(settings.window_size, max(1, len(settings.noise2clean_kvrange)))
-    height, width = (8 * patch * n for n in size)
-    frames = chunks * settings.chunk_width * settings.temporal_factor
-    wanted = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": steps}
-    text = {} if "prompt_embeds" in arguments else {"prompt": "a video"}
+    given = _arguments_at(pipe, chunks, size, arguments)
     listener = _Listener(unwrapped(pipe.transformer))  # type: ignore[attr-defined]
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:
         with replaced(pipe, listener):
-            pipe(**{**text, **arguments, **wanted, "output_type": "latent"})  # type: ignore[operator]
+            pipe(**given)  # type: ignore[operator]
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ProbeFailed(type(pipe).__name__, wanted, error) from error
+        sizes = {k: v for k, v in given.items() if k in _SIZED and isinstance(v, int)}
+        raise ProbeFailed(type(pipe).__name__, sizes, error) from error
     finally:
         pipe._progress_bar_config = bar  # type: ignore[attr-defined]
     return [{**call, "return_kv_chunks": 0} for call in listener.calls]
+
+
+_SIZED = ("num_frames", "height", "width", "num_inference_steps")
+
+
+def _arguments_at(
+    pipe: object, chunks: int, size: tuple[int, int], arguments: Mapping[str, object]
+) -> dict[str, object]:
+    """The arguments of a short run of so many chunks."""
+    settings, patch = pipe.scheduler.settings, pipe.transformer.config.patch_size  # type: ignore[attr-defined]
+    # Two steps in each stage: in the second of them a chunk that has just left is read from the cache.
+    steps = 2 * math.lcm(settings.window_size, max(1, len(settings.noise2clean_kvrange)))
+    height, width = (8 * patch * n for n in size)
+    frames = chunks * settings.chunk_width * settings.temporal_factor
+    wanted = dict(zip(_SIZED, (frames, height, width, steps), strict=True))
+    text = {} if "prompt_embeds" in arguments else {"prompt": "a video"}
+    return {**text, **arguments, **wanted, "output_type": "latent"}
 
 
 class WindowDriver(Driver):
@@ -196,6 +209,12 @@ class WindowDriver(Driver):
 
     def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
         return record_window_calls(pipe, arguments)
+
+    def small_runs(self, pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+        """Runs at two sizes that the recorded ones do not have; their steps are the fewest that end every stage."""
+        most = max(pipe.scheduler.settings.window_size, 2)  # type: ignore[attr-defined]
+        one, two = (_arguments_at(pipe, n, size, arguments) for n, size in zip((most, most + 1), UNSEEN, strict=True))
+        return one, two
 
     def declared(self, pipe: object, arguments: Mapping[str, object]) -> Declared:
         """No call of its own: the larger example stands for it, for calls of a run differ in their chunks."""
