@@ -112,11 +112,21 @@ class Normalise(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Fitted:
+    """Where a polynomial comes from. domain: where it is a distance, None: all of 0..1. fitted: the arguments seen."""
+
+    name: str
+    domain: tuple[float, float] | None
+    fitted: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Polynomial(Node):
-    """Coefficients highest power first."""
+    """Coefficients highest power first. `origin`, as `at`, is not part of the meaning; warnings need it."""
 
     of: Expr
     coefficients: tuple[float, ...]
+    origin: Fitted | None = field(default=None, compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

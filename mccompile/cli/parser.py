@@ -8,6 +8,7 @@ from functools import partial
 from mccompile import __version__
 from mccompile.cli import (
     bench,
+    calibrate,
     check,
     compile,
     diff,
@@ -31,7 +32,7 @@ from mccompile.cli import (
 
 VERBS = (
     check, fmt, explain, diff, prove, import_, policies, models, doctor, validate, generate, compile, replay, report,
-    metrics, explore, tune, serve, bench, lsp,
+    metrics, explore, tune, calibrate, serve, bench, lsp,
 )  # fmt: skip
 
 

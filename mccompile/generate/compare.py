@@ -136,10 +136,14 @@ def compile_contenders(
     backend: str,
     progress: Progress | None,
     deny_refusals: bool = False,
+    fold: bool = True,
 ) -> dict[str, CompiledModel]:
-    """Every way compiled, none installed. Graphs that several ways have in common are compiled once."""
+    """Every way compiled, none installed. Graphs that several ways have in common are compiled once.
+
+    fold: whether what the clock and the timestep decide is decided before the run.
+    """
     ways = [within_budget(pipe, way, captured) for way in ways]
-    chosen = eager if backend == "eager" else compile_roles(captured, ways, progress)
+    chosen = eager if backend == "eager" else compile_roles(captured, ways, progress, fold)
     found = {}
     for way in ways:
         found[way.name] = api.compile(
@@ -148,18 +152,21 @@ def compile_contenders(
             backend=chosen,
             captured=captured,
             deny_refusals=deny_refusals,
+            fold=fold,
             **way.parameters,  # type: ignore[arg-type]
         )
         found[way.name].undo()
     return found
 
 
-def compile_roles(captured: api.Prepared, ways: Sequence[Contender], progress: Progress | None) -> CompiledRoles:
+def compile_roles(
+    captured: api.Prepared, ways: Sequence[Contender], progress: Progress | None, fold: bool = True
+) -> CompiledRoles:
     """Every graph of every way, compiled; graphs that several have in common once."""
     recorder = Recorder()
     for own in (captured, *captured.others.values()):
         for way in ways:
-            lowered = lower(own.model, way.policy, own.prefixes)
+            lowered = lower(own.model, way.policy, own.prefixes, fold)
             record_roles(recorder, lowered, bind(way.policy, way.parameters), own.calls)
     return inductor(recorder, lowered, progress=progress)
 

@@ -13,12 +13,13 @@ from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall
 from mccompile.language.builtins import DISTANCES, REDUCTIONS, SOURCES, Parameter
-from mccompile.language.coefficients import SetKind, coefficient_sets, set_names
+from mccompile.language.coefficients import SetKind
 from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
 from mccompile.language.errors import layers, names, values
 from mccompile.language.pasts import MOST_KEPT, clocked, no_past
+from mccompile.language.sets import find_set
 from mccompile.language.types import (
     GRANULARITIES,
     POISON,
@@ -60,7 +61,7 @@ class CallRules:
         if name == "frame_diff":
             return self._motion(call, given["of"])
         if name == "table":
-            table = ir.Table(_numbers(call, "table", "values"), at=call.span)
+            table = ir.Table(_numbers(call, "table", "values")[0], at=call.span)
             return TypedNumber(table, Granularity.CHUNK, measured=True)
         numbers = {parameter: self._number(found) for parameter, found in given.items()}
         of = numbers["of"]
@@ -78,8 +79,9 @@ class CallRules:
             above = self._combining.arithmetic("max", (of, numbers["low"]), call.span)
             return self._combining.arithmetic("min", (above, numbers["high"]), call.span)
         if name == "polynomial":
-            expr = ir.Polynomial(of.expr, _numbers(call, "polynomial", "coefficients"), at=call.span)
-            return replace(of, expr=expr, unit="", whole=False)
+            coefficients, origin = _numbers(call, "polynomial", "coefficients")
+            fit = ir.Polynomial(of.expr, coefficients, origin=origin, at=call.span)
+            return replace(of, expr=fit, unit="", whole=False)
         operands = [numbers[parameter.name] for parameter in call.function.parameters]
         return self._combining.arithmetic(cast(Operator, name), operands, call.span)
 
@@ -127,12 +129,12 @@ class CallRules:
 
     def _list(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
         value, kind = call.values[parameter.name], cast(SetKind, parameter.kind)
-        known = set_names(kind)
         match value:
-            case ast.Text(value=name):
-                if name not in known:
-                    self._report(names.UnknownSet(value.span, kind, name, known))
-                return name in known
+            case ast.Text():
+                found = find_set(kind, value)
+                if isinstance(found, Diagnostic):
+                    self._report(found)
+                return not isinstance(found, Diagnostic)
             case ast.NumberList(items=items):
                 if not items:
                     advice = "a list holds at least one number: `[1.5, -0.2]`"
@@ -143,8 +145,8 @@ class CallRules:
                 return bool(items) and not odd
             case _:
                 advice = 'write the numbers, `[1.5, -0.2]`, or the name of a shipped set, `"flux"`'
-                found = described(given[parameter.name])
-                self._report(values.WrongType(value.span, "a list of numbers", found, advice))
+                other = described(given[parameter.name])
+                self._report(values.WrongType(value.span, "a list of numbers", other, advice))
                 return False
 
     # ---- tensors ----
@@ -249,8 +251,10 @@ class CallRules:
         return replace(of, expr=ir.Reduce(how, of.expr, to, at=call.span), granularity=to, whole=False)
 
 
-def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[float, ...]:
+def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[tuple[float, ...], ir.Fitted | None]:
+    """The numbers of a sound argument, and where a named set comes from."""
     value = call.values[parameter]
-    if isinstance(value, ast.Text):
-        return coefficient_sets()[kind, value.value].values
-    return call.number_list(parameter) or ()
+    found = find_set(kind, value) if isinstance(value, ast.Text) else None
+    if found is None or isinstance(found, Diagnostic):
+        return call.number_list(parameter) or (), None
+    return found.values, found.known

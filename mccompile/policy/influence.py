@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from mccompile import ir
-from mccompile.language.coefficients import CoefficientSet, fit_of
+from mccompile.language.coefficients import fit_of
 from mccompile.language.walk import all_rules, walk, walk_rule
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.evaluate import Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.rules import Static
 
+BEYOND = 0.05  # the share by which an argument may be above the highest one that a fit has seen
 REMEDY = "fit it for this model and number of steps, bound it (`max(..., 0)`), or use another signal"
 
 
@@ -30,8 +31,8 @@ def negative_fit(fit: ir.Polynomial, values: Sequence[tuple[str, float, float]],
 
     values: for each time that it did, when, its argument, and what it gave. of: how often it was asked, with the noun.
     """
-    known = fit_of(fit.coefficients)
-    name = "a polynomial" if known is None else f"polynomial {known.name}"
+    known = origin_of(fit)
+    name = _named(known)
     when, argument, value = min(values, key=lambda found: found[2])
     holds = "" if known is None or known.domain is None else _within(known)
     return (
@@ -40,7 +41,35 @@ def negative_fit(fit: ir.Polynomial, values: Sequence[tuple[str, float, float]],
     )
 
 
-def _within(known: CoefficientSet) -> str:
+def origin_of(fit: ir.Polynomial) -> ir.Fitted | None:
+    """Where a polynomial comes from: what the policy named, or the shipped set that has its coefficients."""
+    found = fit_of(fit.coefficients)
+    return fit.origin or (None if found is None else found.known)
+
+
+def beyond(fit: ir.Polynomial, values: Sequence[tuple[str, float]], of: str) -> str:
+    """What to tell of a fit whose arguments were not seen when it was fitted; "" where all were, or nobody knows.
+
+    values: for each time that it was asked, when, and its argument. of: as in `negative_fit`.
+    """
+    known = origin_of(fit)
+    if known is None or known.fitted is None:
+        return ""
+    above = [(when, x) for when, x in values if x > known.fitted[1] * (1 + BEYOND)]
+    if not above:
+        return ""
+    when, most = max(above, key=lambda found: found[1])
+    return (
+        f"{_named(known)} is used beyond what it was fitted on at {len(above)} of {of} "
+        f"({most:.3g} at {when}; it was fitted on {known.fitted[0]:.3g} to {known.fitted[1]:.3g}); {REMEDY}"
+    )
+
+
+def _named(known: ir.Fitted | None) -> str:
+    return "a polynomial" if known is None or not known.name else f"polynomial {known.name}"
+
+
+def _within(known: ir.Fitted) -> str:
     assert known.domain is not None
     return f", and is none from {known.domain[0]:g} to {known.domain[1]:g} only"
 
@@ -57,16 +86,19 @@ def static_notes(bound: BoundPolicy, grid: Grid, static: Static, cells: Sequence
         if past or not is_static(fit.of, bound.ir, static.sources):
             continue  # what was computed when is not known of a fit alone
         asked = [c.step for c in cells if c.step and (c.phase is None or _reads(bound, c.phase, fit))]
-        found = []
+        found, arguments = [], []
         for step in asked:
             changes = {c: np.float32(t[step]) for c, t in static.tables.items()}
             params = {name: np.float32(v) for name, v in bound.values.items()}
             at = StaticMoment(params, signals, grid, step, changes, None, static.tables)
-            value = float(evaluate(fit, at))
+            value, argument = float(evaluate(fit, at)), float(evaluate(fit.of, at))
+            arguments.append((f"step {step}", argument))
             if value < 0:
-                found.append((f"step {step}", float(evaluate(fit.of, at)), value))
+                found.append((f"step {step}", argument, value))
         if found:
             yield negative_fit(fit, found, f"{len(asked)} steps")
+        elif far := beyond(fit, arguments, f"{len(asked)} steps"):
+            yield far
 
 
 def _reads(bound: BoundPolicy, phase: int, fit: ir.Polynomial) -> bool:

@@ -83,7 +83,7 @@ def rebuilt(value: object, change: Replacement) -> object:
         if found is not None:
             return found
     if isinstance(value, ir.Node):
-        names = (f.name for f in fields(value) if f.name != "at")
+        names = (f.name for f in fields(value) if f.compare)
         made: dict[str, Any] = {name: rebuilt(getattr(value, name), change) for name in names}
         return replace(value, **made)
     return tuple(rebuilt(item, change) for item in value) if isinstance(value, tuple) else value

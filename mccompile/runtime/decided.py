@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mccompile.lowering.measured import MeasuredRow
-from mccompile.policy.influence import negative_fit
+from mccompile.policy.influence import beyond, negative_fit
 
 ODD = "a signal is not finite"  # why a chunk is computed
 
@@ -77,6 +77,8 @@ def fits_outside(decided: Sequence[Decided]) -> Iterator[str]:
         below = [(f"step {one.step}", one.values[of], one.values[gave]) for one in asked if one.values[gave] < 0]
         if below:
             yield negative_fit(fit, below, f"{len(asked)} decisions")
+        elif far := beyond(fit, [(f"step {one.step}", one.values[of]) for one in asked], f"{len(asked)} decisions"):
+            yield far
     accounts = [value for row, value in _rows(decided) if row.what == "lowest"]
     if any(value < 0 for value in accounts):
         yield (

@@ -29,7 +29,8 @@ PATH = re.compile(r"(?<![\w./-])(?:[\w.-]+/)+[\w.-]*")
 FOREIGN = (
     "AlexNet", "DiCache", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "FoCa",
     "MagCache", "MotionCache",
-    "NaNs", "NumPy", "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
+    "NaNs", "NumPy", "PreciseCache",
+    "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
     "TeaCache",
 )  # fmt: skip
 

@@ -48,6 +48,13 @@ TEACACHES = {  # the fit, the steps that are computed first, and those that are 
     "teacache_i2v_480p": ("wan2.1_i2v_480p_ret", 5, 0),
     "teacache_i2v_720p": ("wan2.1_i2v_720p_ret", 5, 0),
     "teacache_cogvideox": ("cogvideox_5b", 1, 1),
+    "teacache_cogvideox_2b": ("cogvideox_2b", 1, 1),
+    "teacache_plain": ("wan2.1_1.3b", 1, 1),
+    "teacache_plain_14b": ("wan2.1_14b", 1, 1),
+    "teacache_plain_i2v_480p": ("wan2.1_i2v_480p", 1, 1),
+    "teacache_plain_i2v_720p": ("wan2.1_i2v_720p", 1, 1),
+    "teacache_ti2v_5b": ("wan2.2_ti2v_5b", 1, 1),
+    "teacache_embedded": ("embedded_modulation", 5, 0),
     "teacache_taylor": ("wan2.1_1.3b_ret", 5, 0),
 }
 
@@ -71,7 +78,10 @@ def test_teacache(name: str) -> None:
     assert not all(wanted)
 
 
-@pytest.mark.parametrize(("name", "fit"), [("hunyuan", "hunyuan_video"), ("ltx", "ltx_0.9.1"), ("mochi", "mochi")])
+MEASURED = [("hunyuan", "hunyuan_video"), ("ltx", "ltx_0.9.1"), ("mochi", "mochi"), ("cosmos", "cosmos")]
+
+
+@pytest.mark.parametrize(("name", "fit"), MEASURED)
 def test_a_measured_teacache_has_the_fit_of_its_model(name: str, fit: str) -> None:
     found, flux = load_policy(f"teacache_{name}"), load_policy("teacache_flux")
     (signal,) = found.signals
@@ -80,9 +90,11 @@ def test_a_measured_teacache_has_the_fit_of_its_model(name: str, fit: str) -> No
     assert (found.phases, found.regions) == (flux.phases, flux.regions)
 
 
-def magcache(steps: int, threshold: float, patience: int, retention: float, size: str = "1.3b") -> list[bool]:
+def magcache(
+    steps: int, threshold: float, patience: int, retention: float, size: str = "magcache_wan2.1_1.3b_cond"
+) -> list[bool]:
     """The loop of MagCache's code: a running product and a running error, both reset by a computation."""
-    measured = coefficient_sets()["table", f"magcache_wan2.1_{size}_cond"].values
+    measured = coefficient_sets()["table", size].values
     ratios = [measured[round(i * (len(measured) - 1) / (steps - 1))] for i in range(steps)]
     computed, product, error, skipped = [], 1.0, 0.0, 0
     for step in range(steps):
@@ -97,7 +109,7 @@ def magcache(steps: int, threshold: float, patience: int, retention: float, size
     return computed
 
 
-INTERVALS = [("taylorseer", 3, 4), ("abcache", 4, 2), ("fixed_interval", 3, 3)]
+INTERVALS = [("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("fixed_interval", 3, 3)]
 
 
 @pytest.mark.parametrize(("name", "first", "every"), INTERVALS)
@@ -116,7 +128,28 @@ def test_magcache(steps: int, setting: tuple[float, int, float]) -> None:
 
 def test_settings_of_magcache() -> None:
     assert planned("magcache_fast", 50) == magcache(50, 0.24, 6, 0.2)
-    assert planned("magcache_14b", 50) == magcache(50, 0.12, 4, 0.2, "14b")
+    assert planned("magcache_14b", 50) == magcache(50, 0.12, 4, 0.2, "magcache_wan2.1_14b_cond")
+    for size in ("480p", "720p"):
+        assert planned(f"magcache_i2v_{size}", 40) == magcache(40, 0.12, 4, 0.2, f"magcache_wan2.1_i2v_{size}_cond")
+    for name, table in (("hunyuan", "720p"), ("hunyuan_540p", "540p")):
+        assert planned(f"magcache_{name}", 50) == magcache(50, 0.24, 6, 0.2, f"magcache_hunyuan_{table}")
+    assert planned("magcache_embedded", 30) == magcache(30, 0.12, 4, 0.2, "embedded_ratios")
+
+
+def test_magcache_on_flux_computes_its_eleventh_step() -> None:
+    """The loop of MagCache4FLUX: `<=`, first steps rounded, and no skip at step 11 of 28."""
+    measured = coefficient_sets()["table", "magcache_flux"].values
+    computed, product, error, skipped = [], 1.0, 0.0, 0
+    for step in range(28):
+        skip = False
+        if step >= int(0.1 * 28 + 0.5):
+            product, skipped = product * measured[step], skipped + 1
+            error += abs(1 - product)
+            skip = error <= 0.24 and skipped <= 5 and step != 11
+        if not skip:
+            product, error, skipped = 1.0, 0.0, 0
+        computed.append(not skip)
+    assert planned("magcache_flux", 28) == computed
 
 
 @pytest.mark.parametrize("name", ["deltadit", "deltadit_taylor"])
@@ -158,7 +191,8 @@ def test_settings_of_dbcache(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("teacache_taylor", 2), ("abcache", 2)]
+    ("name", "steps"),
+    [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2)],
 )
 def test_how_many_results_a_forecast_reads(name: str, steps: int) -> None:
     assert steps_read(load_policy(name)) == steps

@@ -15,7 +15,7 @@ from mccompile.runtime.compiled import CompiledModel
 from mccompile.studio.report.page import page_data
 from mccompile.studio.report.reading import read_run
 from mccompile.studio.report.record import Record, Way, as_bytes
-from mccompile.studio.report.recorded import record_of, watch
+from mccompile.studio.report.recorded import record_of, unseen, watch
 from tests.generate.conftest import Small, small  # noqa: F401  # the fixture
 
 POLICY = """policy watched {
@@ -100,6 +100,14 @@ def test_the_story_is_told(record: Record, tmp_path: Path) -> None:
     data = page_data(read_run(tmp_path))
     assert data["surprises"] == []
     assert data["thumbnails"] is not None
+
+
+def test_a_resumed_run_says_from_where_it_was_seen(record: Record) -> None:
+    assert not any("resumed" in said for said in record.story.fallbacks)
+    whole = record.story.calls
+    later = [call for call in whole if call.row > whole[0].row + 1]
+    (said,) = unseen(record.events, later)
+    assert said.startswith(f"the run was resumed at step {later[0].row} of the schedule: accounts, signals and bytes")
 
 
 def test_looking_changes_nothing(record: Record, small: Small) -> None:  # noqa: F811

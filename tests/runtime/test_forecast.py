@@ -91,6 +91,18 @@ def taylor(order: int) -> Predict:
     return predict
 
 
+def hicache(step: int, kept: Kept) -> torch.Tensor:
+    """HiCache's code: TaylorSeer's derivatives, each under H_k(s e) s^k / k! of the e steps since, with s = 0.5."""
+    if len(kept) < 3:
+        return kept[-1][1]
+    (s2, r2), (s1, r1), (s0, r0) = kept[-3:]
+    first, before = (r0 - r1) / (s0 - s1), (r1 - r2) / (s1 - s2)
+    second, x = (first - before) / (s0 - s1), 0.5 * (step - s0)
+    hermite = [1.0, 2 * x]
+    hermite.append(2 * x * hermite[1] - 2 * hermite[0])
+    return r0 + first * hermite[1] * 0.5 + second * hermite[2] / 2 * 0.5**2
+
+
 def abcache(step: int, kept: Kept) -> torch.Tensor:
     return 1.5 * kept[-1][1] - 0.5 * kept[-2][1] if len(kept) > 1 else kept[-1][1]
 
@@ -149,6 +161,17 @@ def test_a_forecast_is_that_of_the_method(
     made, clock = compiled(small_wan, captured_wan, policy(stand_in, warmup=warmup))
     rows = range(STEPS)
     plain = Plain(list(small_wan.blocks), lambda s: s < warmup or (s - warmup) % 3 == 0, METHODS[stand_in])
+    for row, (ours, theirs) in enumerate(zip(outputs(made, clock, rows), by_hand(small_wan, plain, rows), strict=True)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"row {r}: {m}")
+    assert len(plain.kept) < STEPS
+
+
+def test_hicache_is_that_of_its_code(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    """The shipped policy, its interval set to 3."""
+    clock = Timeline("request", GRID, steps_in_order(GRID))
+    made = api.compile(small_wan, "hicache", backend="eager", captured=captured_wan, clock=clock, interval=3)
+    rows = range(STEPS)
+    plain = Plain(list(small_wan.blocks), lambda s: s < 3 or s % 3 == 0, hicache)
     for row, (ours, theirs) in enumerate(zip(outputs(made, clock, rows), by_hand(small_wan, plain, rows), strict=True)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"row {r}: {m}")
     assert len(plain.kept) < STEPS

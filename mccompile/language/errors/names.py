@@ -156,7 +156,7 @@ class TooManyArguments(Diagnostic):
 
 @dataclass(frozen=True, slots=True)
 class UnknownSet(Diagnostic):
-    """The name of a fitted polynomial or a measured table that is not shipped."""
+    """The name of a fitted polynomial or a measured table that is not shipped, or not in the file that it names."""
 
     code = "MC0209"
     title = "unknown {kind} `{name}`"
@@ -164,12 +164,28 @@ class UnknownSet(Diagnostic):
     kind: str
     name: str
     known: tuple[str, ...]
+    file: str = ""
 
     def notes(self) -> tuple[str, ...]:
-        return (f"the shipped ones are {words(self.known, 'and')}",)
+        if self.file and not self.known:
+            return (f"the file `{self.file}` has no {self.kind}",)
+        return (f"{f'those of `{self.file}`' if self.file else 'the shipped ones'} are {words(self.known, 'and')}",)
 
     def helps(self) -> tuple[Help, ...]:
         meant = nearest(self.name, self.known)
         if meant is None or self.span is None:
             return (Help("give the numbers in a list: `[1.5, -0.2]`"),)
-        return (Help(f"did you mean `{meant}`?", Edit(self.span, f'"{meant}"')),)
+        place = f"{self.file}:" if self.file else ""
+        return (Help(f"did you mean `{meant}`?", Edit(self.span, f'"{place}{meant}"')),)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSets(Diagnostic):
+    """A file of calibrated sets that is not read."""
+
+    code = "MC0270"
+    title = "the file `{path}` holds no calibrated sets"
+    label = "{why}"
+    note = "a policy names sets of a `.toml` file in its own folder or below; `mccompile calibrate` writes such files"
+    path: str
+    why: str

@@ -17,10 +17,10 @@ from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan
 from mccompile.runtime.compiled import CompiledModel
-from mccompile.runtime.trace import by_cell
+from mccompile.runtime.trace import Event, by_cell
 from mccompile.studio.report.record import Record, Way, masks_of
 from mccompile.studio.report.seen import Watching
-from mccompile.studio.report.story import LayerRegion, PlannedStep, Story, Threshold
+from mccompile.studio.report.story import LayerRegion, PlannedStep, SeenCall, Story, Threshold
 
 
 def record_of(
@@ -74,7 +74,7 @@ def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
         regions=tuple(dict.fromkeys(regions)),
         calls=tuple(seen.calls),
         warnings=model.summary().warnings,
-        fallbacks=tuple(_fallbacks(model)),
+        fallbacks=(*_fallbacks(model), *unseen(model.events, seen.calls)),
         weighed=seen.weighed if seen.weights else "",
         undrawn=undrawn,
         watching=seen.seconds + (seen.predictions.seconds if seen.predictions is not None else 0.0),
@@ -109,6 +109,14 @@ def _fallbacks(model: CompiledModel) -> Iterator[str]:
     yield from (f"guard {name} changed {count} decisions" for name, count in summary.guards.items() if count)
     if summary.odd:
         yield f"the results of {summary.odd} calls were not finite"
+
+
+def unseen(events: Sequence[Event], calls: Sequence[SeenCall]) -> Iterator[str]:
+    """What a resumed run cannot tell: of the calls before the stop its journal has the events, and nothing else."""
+    first = min((event.row for event in events), default=0)
+    again = min((call.row for call in calls), default=first)
+    if again > first:
+        yield f"the run was resumed at step {again} of the schedule: accounts, signals and bytes are shown from there"
 
 
 def thresholds(bound: BoundPolicy, grid: Grid, group: str = "") -> Iterator[Threshold]:
