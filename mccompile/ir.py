@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from mccompile.arithmetic.fitted import Fitted
 from mccompile.arithmetic.operations import Operator
 from mccompile.diagnostics.source import Span
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`at`: the policy's own words; None in a policy that was read from its text form. It is not part of the meaning.
-    Neither equality nor the text form depends on it."""
+    """`at`: the policy's own words, None where it was read from its text. Neither equality nor its text has it."""
 
     at: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
 
@@ -109,15 +109,6 @@ class Normalise(Node):
     of: Expr
     floor: Expr
     power: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Where a polynomial comes from. domain: where it is a distance, None: all of 0..1. fitted: the arguments seen."""
-
-    name: str
-    domain: tuple[float, float] | None
-    fitted: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,12 +309,21 @@ class Phase(Node):
 @dataclass(frozen=True, slots=True)
 class Blocks(Node):
     """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last).
-
-    A float is a share of the depth: the blocks from there on, or up to there.
-    """
+    A float is a share of the depth: the blocks from there on, or up to there."""
 
     first: int | float
     last: int | float
+
+
+SublayerName = Literal["attn", "cross", "ffn"]  # self-attention, attention to the text, feed-forward
+
+
+@dataclass(frozen=True, slots=True)
+class Sublayers(Node):
+    """One sublayer of each of these blocks: what a block adds to its streams between two of its residual adds."""
+
+    blocks: Blocks
+    part: SublayerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +348,7 @@ class Region(Node):
     name: regions of one name decide together, apart from all others; so do those without a name.
     """
 
-    where: Blocks | Integration
+    where: Blocks | Sublayers | Integration
     keep: Literal["residual", "output", "increment"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None

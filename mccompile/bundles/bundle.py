@@ -170,7 +170,7 @@ def save_bundle(
             entries[entry] = role.package.read_bytes()
         roles.append(_StoredRole(name, graph, role.form, role.reason, role.tensors, entry, role.contract))
     try:
-        data, constants = write_captured(lowered.captured, compiled.model)
+        data, constants = write_captured(lowered.whole, compiled.model)
     except UnwritableGraph as error:
         raise UnbundledRole("captured model", f"{error} has no text form") from error
     entries[CAPTURED] = json.dumps(data).encode()

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile.capture import flat_inputs
 from mccompile.lowering.locate import latent_inputs, timestep_of
-from mccompile.lowering.types import LoweredModel, LoweredRegion
+from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
 from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
@@ -53,7 +53,8 @@ class Prices:
 
     first: prelude values that stay the same through a request and branch (text). row: those of latents and timestep
     alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it sees.
-    others: of the further transformers that take turns, by their places; empty where there is only one.
+    others: of the further transformers that take turns, by their places; empty where there is only one. pieces: what
+    the blocks are of the captured model. inputs: of the call.
     """
 
     first: float
@@ -61,7 +62,18 @@ class Prices:
     each: float
     blocks: tuple[BlockPrice, ...]
     lengths: np.ndarray
+    pieces: tuple[Piece, ...]
+    inputs: Mapping[str, Value] = field(repr=False)
     others: Mapping[str, Prices] = field(default_factory=dict)
+    _otherwise: dict[tuple[Piece, ...], tuple[BlockPrice, ...]] = field(default_factory=dict, repr=False)
+
+    def of(self, lowered: LoweredModel) -> tuple[BlockPrice, ...]:
+        """Those of the blocks of a model that another policy may have split into sublayers."""
+        if lowered.pieces == self.pieces:
+            return self.blocks
+        if lowered.pieces not in self._otherwise:
+            self._otherwise[lowered.pieces] = price(lowered, self.inputs).blocks
+        return self._otherwise[lowered.pieces]
 
 
 def prices_of(model: CompiledModel, call: Mapping[str, object]) -> Prices:
@@ -96,7 +108,7 @@ def _count_of(model: CompiledModel, events: Sequence[Event], prices: Prices) -> 
     begun = {(request, branch, sample) for request, branch, _, sample in calls}
     rows = {(request, row, sample) for request, _, row, sample in calls}
     by_rows = model.runner.engine.uses_rows
-    once = len(begun) * _first(prices, by_rows) + len(rows) * prices.row
+    once = len(begun) * _first(model, prices) + len(rows) * prices.row
     return once + sum(_call(model, prices, chunks, by_rows) for chunks in calls.values())
 
 
@@ -105,10 +117,7 @@ def count_by_row(model: CompiledModel, events: Sequence[Event], prices: Prices) 
     rows: dict[int, list[Event]] = {}
     for event in events:
         rows.setdefault(event.row, []).append(event)
-    first = {
-        each.runner.expert: _first(prices.others.get(each.runner.expert, prices), each.runner.engine.uses_rows)
-        for each in model.experts
-    }
+    first = {each.runner.expert: _first(each, prices.others.get(each.runner.expert, prices)) for each in model.experts}
     begun: set[tuple[str, str, int, str]] = set()
     found = []
     for row in sorted(rows):
@@ -118,9 +127,10 @@ def count_by_row(model: CompiledModel, events: Sequence[Event], prices: Prices) 
     return tuple(found)
 
 
-def _first(prices: Prices, by_rows: bool) -> float:
+def _first(model: CompiledModel, prices: Prices) -> float:
     """What one sample of a branch needs once per request."""
-    return prices.first + (sum(b.once for b in prices.blocks) if by_rows else 0.0)
+    once = sum(block.once for block in prices.of(model.runner.lowered))
+    return prices.first + (once if model.runner.engine.uses_rows else 0.0)
 
 
 def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows: bool) -> float:
@@ -131,11 +141,11 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
     by_group = list(of_group.values())
     per_chunk = prices.lengths.reshape(len(by_group[0]), -1).mean(1)
     active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
-    total = prices.each
+    total, blocks = prices.each, prices.of(model.runner.lowered)
     for region in model.runner.lowered.regions:
         computed = np.array([e.computed for e in of_group.get(region.group, by_group[0])])
         rows = active if region.keep is None else computed
-        for block in prices.blocks[region.first : region.last + 1]:
+        for block in blocks[region.first : region.last + 1]:
             if not by_rows:
                 total += block.whole if region.keep is None or computed.any() else 0.0
             elif rows.any():
@@ -170,7 +180,8 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
         blocks, env = _blocks(lowered, shared | sources, env)
         each += _count(lambda: Postlude(lowered, eager).run(env, shared, fake))
     single = tuple(BlockPrice(*(getattr(b, f.name) / batch for f in fields(b))) for b in blocks)
-    return Prices(first / batch, row / batch, each / batch, single, _lengths(lowered, inputs, env))
+    lengths = _lengths(lowered, inputs, env)
+    return Prices(first / batch, row / batch, each / batch, single, lengths, lowered.pieces, inputs)
 
 
 def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tuple[list[BlockPrice], Env]:

@@ -226,11 +226,12 @@ class PhaseDecl:
 class BlockRange:
     """Blocks first..last as written, both included: `[*]` is 0..-1, `[3]` is 3..3, `[8..]` is 8..-1.
 
-    A float is a share of the depth: `[50%..]` is 0.5..-1.
+    A float is a share of the depth: `[50%..]` is 0.5..-1. part: the sublayer of each of them, `blocks[*].attn`.
     """
 
     first: int | float
     last: int | float
+    part: Name | None
     span: Span = field(compare=False, repr=False)
 
 

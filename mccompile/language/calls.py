@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from mccompile import ir
+from mccompile.arithmetic.fitted import Fitted
 from mccompile.arithmetic.operations import LARGEST_POWER, Operator
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
@@ -251,7 +252,7 @@ class CallRules:
         return replace(of, expr=ir.Reduce(how, of.expr, to, at=call.span), granularity=to, whole=False)
 
 
-def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[tuple[float, ...], ir.Fitted | None]:
+def _numbers(call: BoundCall, kind: SetKind, parameter: str) -> tuple[tuple[float, ...], Fitted | None]:
     """The numbers of a sound argument, and where a named set comes from."""
     value = call.values[parameter]
     found = find_set(kind, value) if isinstance(value, ast.Text) else None

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from mccompile.ir import Fitted
+from mccompile.arithmetic.fitted import Fitted
 from mccompile.resources import data_folder
 
 SetKind = Literal["polynomial", "table"]

@@ -1,8 +1,28 @@
-"""Which blocks a region names in a stack of a given depth."""
+"""Which blocks a region names in a stack of a given depth, and which sublayer of them."""
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from mccompile import ir
+
+
+def blocks_of(where: ir.Blocks | ir.Sublayers | ir.Integration) -> ir.Blocks | None:
+    """The range of blocks that a region names; None for the integration, which is all of them."""
+    match where:
+        case ir.Blocks():
+            return where
+        case ir.Sublayers(blocks=blocks):
+            return blocks
+        case ir.Integration():
+            return None
+        case _:
+            assert_never(where)
+
+
+def part_of(where: ir.Blocks | ir.Sublayers | ir.Integration) -> ir.SublayerName | None:
+    """The sublayer that a region names of each of its blocks; None where it names whole blocks."""
+    return where.part if isinstance(where, ir.Sublayers) else None
 
 
 def block_bounds(where: ir.Blocks, depth: int) -> tuple[int, int]:
@@ -17,8 +37,13 @@ def _block(bound: int | float, depth: int) -> int:
     return bound + depth if bound < 0 else bound
 
 
-def shared_blocks(a: ir.Blocks, b: ir.Blocks, depth: int) -> tuple[int, int] | None:
-    """First and last block that both name; None where they name none in common."""
-    (first_a, last_a), (first_b, last_b) = block_bounds(a, depth), block_bounds(b, depth)
-    first, last = max(first_a, first_b), min(last_a, last_b)
+def shared_blocks(
+    a: ir.Blocks | ir.Sublayers, b: ir.Blocks | ir.Sublayers, depth: int
+) -> tuple[int, int] | None:
+    """First and last block of which both name something in common; None where there is none."""
+    one, two = part_of(a), part_of(b)
+    if one is not None and two is not None and one != two:
+        return None
+    bounds = [block_bounds(w.blocks if isinstance(w, ir.Sublayers) else w, depth) for w in (a, b)]
+    first, last = max(f for f, _ in bounds), min(x for _, x in bounds)
     return (first, last) if first <= last else None

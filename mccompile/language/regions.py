@@ -6,13 +6,13 @@ from bisect import bisect_right, insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.depth import block_bounds, shared_blocks
+from mccompile.language.depth import block_bounds, blocks_of, part_of, shared_blocks
 from mccompile.language.errors import layers, names
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
@@ -24,13 +24,17 @@ _DEEP = 1_000_000
 
 KEEP_BLOCKS = ("residual", "output")
 KEEP_INTEGRATION = ("increment",)
+PARTS = get_args(ir.SublayerName)
+
+
+Where: TypeAlias = ir.Blocks | ir.Sublayers | ir.Integration
 
 
 def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tuple[ir.Region, ...]:
     """Block regions in order of depth, the integration last; reports what is wrong with them."""
     errors = within.errors
     made: list[ir.Region] = []
-    claimed: list[tuple[int, int, ir.Region]] = []  # of blocks, in order of depth, none in two
+    claimed: dict[ir.SublayerName | None, list[_Claim]] = {part: [] for part in (None, *PARTS)}
     whole: ir.Region | None = None
     for item in declared:
         choices = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
@@ -38,18 +42,26 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
         region = _region(item, within)
         made.append(region)
-        first, last = (0, _DEEP) if isinstance(region.where, ir.Integration) else block_bounds(region.where, _DEEP)
-        if first > last:
-            errors.append(layers.EmptyLayers(region.where.at))
+        named = item.where.part if item.where is not None else None
+        if named is not None and named.text not in PARTS:
+            errors.append(layers.UnknownSublayer(named.span, named.text))
             continue
-        other = _met(claimed, first, last) if whole is None else whole
+        blocks = blocks_of(region.where)
+        first, last = (0, _DEEP) if blocks is None else block_bounds(blocks, _DEEP)
+        if blocks is not None and first > last:
+            errors.append(layers.EmptyLayers(blocks.at))
+            continue
+        part = part_of(region.where)
+        others = claimed.values() if part is None else (claimed[None], claimed[part])
+        found = (_met(each, first, last) for each in others)
+        other = whole or next((region for region in found if region is not None), None)
         if other is not None:
             claim = _claim(region.where, other.where)
             errors.append(layers.OverlappingLayers(region.where.at, claim, place(other.where)))
         elif isinstance(region.where, ir.Integration):
             whole = region
         else:
-            insort(claimed, (first, last, region), key=itemgetter(0))
+            insort(claimed[part], (first, last, region), key=itemgetter(0))
     return tuple(sorted(made, key=_depth))
 
 
@@ -82,7 +94,11 @@ def check_names(
     return frozenset(told)
 
 
-def _met(claimed: list[tuple[int, int, ir.Region]], first: int, last: int) -> ir.Region | None:
+_Claim: TypeAlias = tuple[int, int, ir.Region]
+"""Blocks of a region, first and last. Claims of one part lie in order of depth, and no block is in two."""
+
+
+def _met(claimed: list[_Claim], first: int, last: int) -> ir.Region | None:
     """The first region that has one of the blocks first..last."""
     at = max(0, bisect_right(claimed, first, key=itemgetter(0)) - 1)
     return next((region for begin, end, region in claimed[at : at + 2] if begin <= last and first <= end), None)
@@ -121,9 +137,11 @@ def check_use(
 
 def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     if item.where is None:
-        where: ir.Blocks | ir.Integration = ir.Integration(at=item.span)
+        where: ir.Blocks | ir.Sublayers | ir.Integration = ir.Integration(at=item.span)
     else:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
+        if item.where.part is not None and item.where.part.text in PARTS:
+            where = ir.Sublayers(where, cast("ir.SublayerName", item.where.part.text), at=item.where.part.span)
     keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
     forecast = None
     if item.keep is not None and item.stand_in is not None:
@@ -131,13 +149,14 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     return ir.Region(where, keep, forecast, None if item.name is None else item.name.text, at=item.span)
 
 
-def _depth(region: ir.Region) -> tuple[int, int]:
-    if isinstance(region.where, ir.Integration):
-        return 1, 0
-    return 0, block_bounds(region.where, _DEEP)[0]
+def _depth(region: ir.Region) -> tuple[int, int, int]:
+    blocks, part = blocks_of(region.where), part_of(region.where)
+    if blocks is None:
+        return 1, 0, 0
+    return 0, block_bounds(blocks, _DEEP)[0], 0 if part is None else PARTS.index(part)
 
 
-def _claim(where: ir.Blocks | ir.Integration, other: ir.Blocks | ir.Integration) -> str:
+def _claim(where: Where, other: Where) -> str:
     """What `where` claims that is claimed already, in words; empty if nothing."""
     if isinstance(where, ir.Integration):
         return "claims the integration again" if isinstance(other, ir.Integration) else "contains every block"
@@ -147,4 +166,6 @@ def _claim(where: ir.Blocks | ir.Integration, other: ir.Blocks | ir.Integration)
     if both is None:
         return ""
     first, last = (block - _DEEP if block > _DEEP // 2 else block for block in both)
-    return f"claims block {first} again" if first == last else f"claims blocks {first} to {last} again"
+    part = part_of(where) or part_of(other)
+    of = "" if part is None else f"the `{part}` of "
+    return f"claims {of}block {first} again" if first == last else f"claims {of}blocks {first} to {last} again"

@@ -163,8 +163,12 @@ def guard(one: ast.Guard) -> str:
             assert_never(one)
 
 
-def where(first: int | float, last: int | float) -> str:
-    """What stands between the brackets of `blocks[...]`."""
+def where(first: int | float, last: int | float, part: str | None = None) -> str:
+    """`blocks[*]`, `blocks[0..7]`, `blocks[*].attn`."""
+    return f"blocks[{_range(first, last)}]" + ("" if part is None else f".{part}")
+
+
+def _range(first: int | float, last: int | float) -> str:
     if (first, last) == (0, -1):
         return "*"
     if first == last and isinstance(first, int):

@@ -29,6 +29,7 @@ _KINDS = {
     "SLASH": "`/`",
     "CARET": "`^`",
     "_DOTS": "`..`",
+    "_DOT": "`.`",
     "LBRACE": "`{`",
     "RBRACE": "`}`",
     "LSQB": "`[`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Literal, cast
 
 from lark import Token, Transformer, v_args
@@ -260,19 +261,19 @@ class AstBuilder(_Phases):
         return self._percent(share)
 
     def all_blocks(self, meta: Meta, star: Token) -> ast.BlockRange:
-        return ast.BlockRange(0, -1, self._at(meta))
+        return ast.BlockRange(0, -1, None, self._at(meta))
 
     def one_block(self, meta: Meta, block: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(int(block.value), int(block.value), self._at(meta))
+        return ast.BlockRange(int(block.value), int(block.value), None, self._at(meta))
 
     def blocks_from(self, meta: Meta, first: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(_bound(first), -1, self._at(meta))
+        return ast.BlockRange(_bound(first), -1, None, self._at(meta))
 
     def blocks_to(self, meta: Meta, last: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(0, _bound(last), self._at(meta))
+        return ast.BlockRange(0, _bound(last), None, self._at(meta))
 
     def blocks_between(self, meta: Meta, first: ast.Number, last: ast.Number) -> ast.BlockRange:
-        return ast.BlockRange(_bound(first), _bound(last), self._at(meta))
+        return ast.BlockRange(_bound(first), _bound(last), None, self._at(meta))
 
     def keep(self, meta: Meta, name: Token, stand_in: ast.WrittenExpr | None) -> _LayerRule:
         return self._name(name), stand_in
@@ -280,7 +281,11 @@ class AstBuilder(_Phases):
     def no_keep(self, meta: Meta) -> _LayerRule:
         return None, None
 
-    def layers(self, meta: Meta, name: Token | None, where: ast.BlockRange, rule: _LayerRule) -> ast.LayersDecl:
+    def layers(
+        self, meta: Meta, name: Token | None, where: ast.BlockRange, part: Token | None, rule: _LayerRule
+    ) -> ast.LayersDecl:
+        if part is not None:
+            where = replace(where, part=self._name(part))
         return ast.LayersDecl(None if name is None else self._name(name), where, *rule, self._at(meta))
 
     def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:

@@ -48,7 +48,7 @@ def emit(lowered: LoweredModel) -> str:
     return _template().render(
         policy=lowered.policy.name,
         model=lowered.captured.model_class,
-        regions=[_region(s) for s in lowered.regions],
+        regions=[_region(s, lowered) for s in lowered.regions],
         sites=[(b.index, b.path, b.kind) for b in lowered.captured.blocks],
         located=[f"{name}: {shown(where.value)} ({where.layout})" for name, where in lowered.located.items()],
         static=sorted(lowered.static),
@@ -166,10 +166,14 @@ def _text(value: object, written: dict[fx.Node, str]) -> str:
             return repr(value)
 
 
-def _region(region: LoweredRegion) -> str:
+def _region(region: LoweredRegion, lowered: LoweredModel) -> str:
     decided = f"decided as `{region.group}`" if region.group else "decided by the policy"
     rule = "always computed" if region.keep is None else f"{decided}, keep {region.keep}"
-    return f"blocks {region.first}..{region.last}: {rule}"
+    place = f"blocks {region.first}..{region.last}"
+    if any(piece.sublayers for piece in lowered.pieces):
+        paths = [lowered.captured.blocks[at].path for at in (region.first, region.last)]
+        place = " to ".join(dict.fromkeys(paths))
+    return f"{place}: {rule}"
 
 
 @cache

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Label
 from mccompile.diagnostics.failure import StatedFailure
-from mccompile.language.depth import block_bounds
+from mccompile.language.depth import block_bounds, part_of
 from mccompile.language.spell import where as written
+
+Layers: TypeAlias = ir.Blocks | ir.Sublayers
 
 
 class LoweringError(StatedFailure):
@@ -22,12 +25,12 @@ class LayersNotFound(LoweringError):
 
     code = "MC0501"
 
-    def __init__(self, policy: str, model: str, where: ir.Blocks, count: int) -> None:
+    def __init__(self, policy: str, model: str, where: Layers, count: int) -> None:
         super().__init__(
-            f"`layers blocks[{written(where.first, where.last)}]` of policy `{policy}` matches no range of {model}, "
+            f"`layers {spelled(where)}` of policy `{policy}` matches no range of {model}, "
             f"which has {count} blocks",
             f"use indices from 0 to {count - 1}, or count from the end with -1 to -{count}",
-            span=where.at, marked=f"not within blocks 0 to {count - 1}",
+            span=_range(where).at, marked=f"not within blocks 0 to {count - 1}",
         )  # fmt: skip
 
 
@@ -37,22 +40,46 @@ class LayersOverlap(LoweringError):
     code = "MC0505"
 
     def __init__(
-        self, policy: str, model: str, earlier: ir.Blocks, later: ir.Blocks, count: int, both: tuple[int, int]
+        self, policy: str, model: str, earlier: Layers, later: Layers, count: int, both: tuple[int, int]
     ) -> None:
         first, last = both
         again = f"block {first}" if first == last else f"blocks {first} to {last}"
-        claims = " and ".join(f"`layers blocks[{written(one.first, one.last)}]`" for one in (earlier, later))
-        others = () if earlier.at is None else (Label(earlier.at, _are(earlier, count)),)
+        claims = " and ".join(f"`layers {spelled(one)}`" for one in (earlier, later))
+        first_at = _range(earlier).at
+        others = () if first_at is None else (Label(first_at, _are(earlier, count)),)
         super().__init__(
             f"{claims} of policy `{policy}` both claim {again} of {model}, which has {count} blocks",
             "let each block lie in one region: count both ranges from the same end",
-            span=later.at, marked=_are(later, count), others=others,
+            span=_range(later).at, marked=_are(later, count), others=others,
         )  # fmt: skip
 
 
-def _are(where: ir.Blocks, count: int) -> str:
-    first, last = block_bounds(where, count)
+def spelled(where: Layers) -> str:
+    """The layers as they are written: `blocks[0..7].attn`."""
+    blocks = _range(where)
+    return written(blocks.first, blocks.last, part_of(where))
+
+
+def _range(where: Layers) -> ir.Blocks:
+    return where.blocks if isinstance(where, ir.Sublayers) else where
+
+
+def _are(where: Layers, count: int) -> str:
+    first, last = block_bounds(_range(where), count)
     return f"block {first} of {count}" if first == last else f"blocks {first} to {last} of {count}"
+
+
+class SublayerNotFound(LoweringError):
+    """A region names a sublayer that a block does not have, or a block that cannot be cut into sublayers."""
+
+    code = "MC0507"
+
+    def __init__(self, policy: str, model: str, where: ir.Sublayers, block: str, reason: str) -> None:
+        super().__init__(
+            f"`layers {spelled(where)}` of policy `{policy}` names no sublayer of {model}: `{block}` {reason}",
+            "name sublayers that the blocks have, or whole blocks",
+            span=where.at, marked=f"`{block}` has no such part",
+        )  # fmt: skip
 
 
 class SourceNotFound(LoweringError):

@@ -102,7 +102,9 @@ def _leaves(captured: CapturedModel, regions: tuple[LoweredRegion, ...]) -> bool
     """Says whether the last cached region passes the video tokens on, along one axis."""
     ports = {p.name: p for p in captured.streams}
     kept = [s for s in regions if s.keep]
-    return bool(kept) and any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
+    if not kept or kept[-1].inside:
+        return False
+    return any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
 
 
 def _locatable(captured: CapturedModel, beside: Beside | None) -> bool:

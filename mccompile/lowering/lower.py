@@ -12,6 +12,7 @@ from mccompile.lowering.observe import build_observe
 from mccompile.lowering.passes import APPROXIMATE, EXACT
 from mccompile.lowering.pipeline import Form, Pieces, WatchPasses, run_passes
 from mccompile.lowering.regions import partition
+from mccompile.lowering.split import split
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
@@ -35,9 +36,11 @@ def lower(
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
     fold: changes of static sources come from the planner's table. Without it the graph measures them, and the
     decisions are the same. watch: sees every step of every pass; `spec.verifying` is one.
-    Raises LayersNotFound, LayersOverlap and SourceNotFound, and whatever `watch` raises.
+    Raises LayersNotFound, LayersOverlap, SublayerNotFound and SourceNotFound, and whatever `watch` raises.
     """  # fmt: skip
-    regions = partition(captured, policy)
+    whole = captured
+    parts = split(whole, policy)
+    captured, regions = parts.captured, partition(parts, policy)
     located = locate(captured, policy, regions)
     static = static_sources(captured, located)
     pieces = Pieces.of(captured, policy, proved)
@@ -50,7 +53,8 @@ def lower(
     supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     rows = _row_forms(pieces)
     return LoweredModel(
-        captured=captured, policy=policy, regions=regions, located=located, static=static,
+        captured=captured, whole=whole, pieces=parts.pieces, policy=policy, regions=regions, located=located,
+        static=static,
         plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
         modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
         decides={group: build_decide(own, located, supplied) for group, own in policies(policy).items()},

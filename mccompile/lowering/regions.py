@@ -2,37 +2,64 @@
 
 before: `layers blocks[0..1] { compute }`, `layers blocks[2..-1] { keep residual }`
 after:  regions (0, 1, None), (2, n - 1, residual)
-refuses when: a region names blocks that the model does not have, or two regions name the same block.
+refuses when: a region names blocks that the model does not have, or two regions name the same block or sublayer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from mccompile import ir
 from mccompile.capture.types import CapturedModel
-from mccompile.language.depth import block_bounds, shared_blocks
+from mccompile.language.depth import block_bounds, blocks_of, part_of, shared_blocks
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
-from mccompile.lowering.types import LoweredRegion
+from mccompile.lowering.types import LoweredRegion, Piece
 from mccompile.policy.groups import group_of
 
 
-def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
-    """Returns the regions in order of depth. Blocks that the policy names in none form regions that are computed.
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A captured model whose blocks are cut where a policy needs it. pieces: what each of its blocks is.
+
+    owners: for each of its blocks the number of the region that keeps it; None where it is always computed. inside:
+    streams of which a sublayer has made something that is still to be added to them.
+    """
+
+    captured: CapturedModel
+    pieces: tuple[Piece, ...]
+    owners: tuple[int | None, ...]
+    inside: frozenset[str]
+
+
+def claims(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Mapping[ir.SublayerName | None, int], ...]:
+    """Returns for each block which regions name it, by number: as a whole (None), or a sublayer of it.
 
     Raises LayersNotFound (MC0501) and LayersOverlap (MC0505).
     """
     count = len(captured.blocks)
-    owner = [-1] * count
     _refuse_overlaps(captured, policy)
+    found: tuple[dict[ir.SublayerName | None, int], ...] = tuple({} for _ in range(count))
     for number, region in enumerate(policy.regions):
-        first, last = _bounds(region.where, count, policy.name, captured.model_class)
+        blocks = blocks_of(region.where)
+        first, last = (0, count - 1) if blocks is None else block_bounds(blocks, count)
+        if not isinstance(region.where, ir.Integration) and not 0 <= first <= last < count:
+            raise LayersNotFound(policy.name, captured.model_class, region.where, count)
         for i in range(first, last + 1):
-            owner[i] = number if region.keep else -1
+            found[i][part_of(region.where)] = number
+    return found
+
+
+def partition(split: Split, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
+    """Returns the regions in order of depth. Blocks that the policy names in none form regions that are computed."""
     regions = []
     start = 0
+    count = len(split.owners)
     for i in range(1, count + 1):
-        if i == count or owner[i] != owner[start]:
-            named = policy.regions[owner[start]] if owner[start] >= 0 else None
-            regions.append(_region(captured, start, i - 1, named))
+        if i == count or split.owners[i] != split.owners[start]:
+            owner = split.owners[start]
+            named = None if owner is None else policy.regions[owner]
+            regions.append(_region(split, start, i - 1, named))
             start = i
     return tuple(regions)
 
@@ -40,7 +67,7 @@ def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[LoweredRegi
 def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
     """`blocks[0..4]` and `blocks[-3..]` meet in some depths and not in others: the checker cannot tell."""
     count = len(captured.blocks)
-    named = [region.where for region in policy.regions if isinstance(region.where, ir.Blocks)]
+    named = [region.where for region in policy.regions if not isinstance(region.where, ir.Integration)]
     for number, later in enumerate(named):
         for earlier in named[:number]:
             both = shared_blocks(earlier, later, count)
@@ -48,17 +75,9 @@ def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
                 raise LayersOverlap(policy.name, captured.model_class, earlier, later, count, both)
 
 
-def _bounds(where: ir.Blocks | ir.Integration, count: int, policy: str, model: str) -> tuple[int, int]:
-    if isinstance(where, ir.Integration):
-        return 0, count - 1
-    first, last = block_bounds(where, count)
-    if not 0 <= first <= last < count:
-        raise LayersNotFound(policy, model, where, count)
-    return first, last
-
-
-def _region(captured: CapturedModel, first: int, last: int, named: ir.Region | None) -> LoweredRegion:
+def _region(split: Split, first: int, last: int, named: ir.Region | None) -> LoweredRegion:
     """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
+    captured = split.captured
     blocks = captured.blocks[first : last + 1]
     before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True)}
     later = {s for b in captured.blocks[last + 1 :] for s in b.streams_in} | set(captured.exit)
@@ -70,4 +89,5 @@ def _region(captured: CapturedModel, first: int, last: int, named: ir.Region | N
         pairs.append((source, out))
     if named is None:
         return LoweredRegion(first, last, None, tuple(pairs))
-    return LoweredRegion(first, last, named.keep, tuple(pairs), named.forecast, group_of(named))
+    inside = any(made in split.inside for _, made in pairs)
+    return LoweredRegion(first, last, named.keep, tuple(pairs), named.forecast, group_of(named), inside)

@@ -16,13 +16,27 @@ from mccompile.policy.groups import ALL
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """What a block of a lowered model is of the captured one: a whole block, or some sublayers of one.
+
+    block: counted from 0 in the captured model. sublayers: () for a whole block.
+    """
+
+    block: int
+    sublayers: tuple[ir.SublayerName, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoweredRegion:
     """A region of the policy on this model: blocks first..last, both included, that run together.
+
+    They are counted in the lowered model, where a block may be split into its sublayers.
 
     keep: None if the blocks are always computed, because the policy says so or names them in no region.
     pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
-    result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py).
+    result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py). inside: what leaves
+    is the output of a sublayer, which the next region adds to the stream.
     """
 
     first: int
@@ -31,6 +45,7 @@ class LoweredRegion:
     pairs: tuple[tuple[str, str], ...]
     forecast: ir.Forecast | None = None
     group: str = ALL
+    inside: bool = False
 
     @property
     def depth(self) -> int:
@@ -62,6 +77,8 @@ class RowForms:
 class LoweredModel:
     """A captured model under a policy, ready for a backend.
 
+    captured: the model as it runs, with blocks that the policy splits into sublayers cut into pieces. whole: as it was
+    captured. pieces: for each block that runs what it is of the whole model.
     plain: for each kind of block, its form on all rows without buffers. rows: None where selections of tokens are
     refused; decisions are then per step and `refusals` says why. static: sources that the clock and the request's
     constants determine. modulated: block 0 up to its modulated input, if the policy reads it. decides: the decision
@@ -70,6 +87,8 @@ class LoweredModel:
     """
 
     captured: CapturedModel
+    whole: CapturedModel
+    pieces: tuple[Piece, ...]
     policy: ir.PolicyIR
     regions: tuple[LoweredRegion, ...]
     located: Mapping[ir.SourceName, Located]

@@ -30,6 +30,11 @@ _RULES = (
     "reuse frame while", "reuse token while", "vote", "hold when selected", "compute all when selected",
     "compute all every", "compute all steps", "at most",
 )  # fmt: skip
+SUBLAYERS = {
+    "attn": "self-attention: video tokens are among the keys",
+    "cross": "attention to other values alone, such as the text",
+    "ffn": "the feed-forward part: nothing attends",
+}
 _OPENED = re.compile(r"\b(phase|layers|integration|chunks|cache|branches|policy)\b[^{}]*\{[^{}]*$")
 _CALLED = re.compile(r"([a-z_][a-z_0-9]*)\s*\([^()]*$")
 _NAMED = re.compile(r"([a-z_]+)\s*=\s*[a-z_]*$")
@@ -64,6 +69,8 @@ def complete(document: Document, offset: int) -> tuple[Candidate, ...]:
         return tuple(_values(document))
     if section == "phase":
         return tuple(Candidate(text, "keyword", "") for text in _RULES)
+    if re.search(r"\blayers\b[^{}]*\]\.\w*$", line):
+        return tuple(Candidate(part, "word", says) for part, says in SUBLAYERS.items())
     if section in ("layers", "integration"):
         return tuple(Candidate(text, "keyword", "") for text in ("compute", "keep residual", "keep output", "reuse as"))
     if section == "policy" or before.count("{") > before.count("}"):

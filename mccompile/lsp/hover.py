@@ -13,6 +13,7 @@ from mccompile.language.parse import keywords
 from mccompile.language.spell import spell
 from mccompile.language.types import word
 from mccompile.language.walk import all_rules, walk
+from mccompile.lsp.completion import SUBLAYERS
 from mccompile.lsp.document import Document
 from mccompile.policy.evaluate import TIMESTEP_SOURCES
 from mccompile.policy.in_words import known, parameter, regions, rules_decided
@@ -106,6 +107,8 @@ def _of_language(name: str) -> str:
     if name in CLOCKS:
         within = RANGES[CLOCKS[name]]
         return f"**clock** `{name}`: {_CLOCKS[name]}\n\na number per chunk, {within.low:g} to {within.high:g}; static"
+    if name in SUBLAYERS:
+        return f"**part of blocks** `{name}`: {SUBLAYERS[name]}"
     if name in _KEYWORDS and name in keywords():
         return _KEYWORDS[name]
     return ""

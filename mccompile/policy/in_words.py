@@ -15,6 +15,10 @@ _KEPT = {
     "output": "what the blocks return",
     "increment": "the step of the latent",
 }
+_OF_SUBLAYERS = {
+    "residual": "what this part of each block adds to its input",
+    "output": "what this part of each block gives, before its gate",
+}
 _LIFE = {
     ("pending", "skip"): "chunks that have not begun are skipped",
     ("pending", "compute"): "chunks that have not begun are computed",
@@ -29,11 +33,14 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
     for region in policy.regions:
         match region.where:
             case ir.Blocks(first, last):
-                place = f"blocks[{where(first, last)}]"
+                place = where(first, last)
+            case ir.Sublayers(ir.Blocks(first, last), part):
+                place = where(first, last, part)
             case ir.Integration():
                 place = "the whole model with the sampler's step"
         place = place if region.name is None else f"{region.name} = {place}"
-        yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {_KEPT[region.keep]}"
+        what = _OF_SUBLAYERS if isinstance(region.where, ir.Sublayers) else _KEPT
+        yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {what[region.keep]}"
         if region.forecast is not None and region.forecast.at is not None:
             depth = max(map(len, region.forecast.weights))
             yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"

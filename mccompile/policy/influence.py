@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from mccompile import ir
+from mccompile.arithmetic.fitted import Fitted
 from mccompile.language.coefficients import fit_of
 from mccompile.language.walk import all_rules, walk, walk_rule
 from mccompile.policy.bind import BoundPolicy
@@ -41,7 +42,7 @@ def negative_fit(fit: ir.Polynomial, values: Sequence[tuple[str, float, float]],
     )
 
 
-def origin_of(fit: ir.Polynomial) -> ir.Fitted | None:
+def origin_of(fit: ir.Polynomial) -> Fitted | None:
     """Where a polynomial comes from: what the policy named, or the shipped set that has its coefficients."""
     found = fit_of(fit.coefficients)
     return fit.origin or (None if found is None else found.known)
@@ -65,11 +66,11 @@ def beyond(fit: ir.Polynomial, values: Sequence[tuple[str, float]], of: str) -> 
     )
 
 
-def _named(known: ir.Fitted | None) -> str:
+def _named(known: Fitted | None) -> str:
     return "a polynomial" if known is None or not known.name else f"polynomial {known.name}"
 
 
-def _within(known: ir.Fitted) -> str:
+def _within(known: Fitted) -> str:
     assert known.domain is not None
     return f", and is none from {known.domain[0]:g} to {known.domain[1]:g} only"
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from itertools import product
+from typing import Literal, assert_never, get_args
 
 from mccompile import ir
+from mccompile.language.depth import blocks_of, part_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid
 from mccompile.policy.groups import groups
@@ -25,6 +27,7 @@ ClaimAnswer = Literal["proved", "refuted", "unknown"]
 NOTHING = Static({}, frozenset())
 MOST_GRIDS = 6
 """Grids on which a schedule is looked for: those at equal distances of all on which the claim may fail."""
+_PARTS = get_args(ir.SublayerName)
 DEEPEST = 128  # blocks of a model that are looked at, to compare ranges from both ends
 
 
@@ -197,25 +200,29 @@ def _blocks(a: ir.PolicyIR, b: ir.PolicyIR) -> str:
     for depth in range(1, DEEPEST + 1):
         alone = sorted(_reused(a, depth) - _reused(b, depth))
         if alone:
-            return f"on a model of {depth} blocks, A reuses block {alone[0]}, which B always computes"
+            block, part = alone[0]
+            whole = {(block, each) for each in _PARTS} <= _reused(a, depth)
+            what = f"block {block}" if whole else f"the `{part}` of block {block}"
+            return f"on a model of {depth} blocks, A reuses {what}, which B always computes"
     return ""
 
 
 def _by_share(*policies: ir.PolicyIR) -> bool:
     """Some region's blocks are a share of the depth."""
     places = [region.where for policy in policies for region in policy.regions]
-    return any(isinstance(p, ir.Blocks) and any(isinstance(end, float) for end in (p.first, p.last)) for p in places)
+    ranges = [blocks for place in places if (blocks := blocks_of(place)) is not None]
+    return any(isinstance(end, float) for blocks in ranges for end in (blocks.first, blocks.last))
 
 
-def _reused(policy: ir.PolicyIR, depth: int) -> set[int]:
-    found: set[int] = set()
+def _reused(policy: ir.PolicyIR, depth: int) -> set[tuple[int, ir.SublayerName]]:
+    """The sublayers of the blocks that some region keeps."""
+    found: set[tuple[int, ir.SublayerName]] = set()
     for region in policy.regions:
-        match region.where:
-            case ir.Blocks(first, last):
-                ends = [int(n if n >= 0 else depth + n) for n in (first, last)]
-                found |= set(range(max(ends[0], 0), min(ends[1], depth - 1) + 1)) if region.keep is not None else set()
-            case ir.Integration():
-                found |= set(range(depth))
-            case _:
-                assert_never(region.where)
+        blocks, part = blocks_of(region.where), part_of(region.where)
+        first, last = 0, depth - 1
+        if blocks is not None:
+            ends = [int(n if n >= 0 else depth + n) for n in (blocks.first, blocks.last)]
+            first, last = max(ends[0], 0), min(ends[1], depth - 1)
+        parts = _PARTS if part is None else (part,)
+        found |= set(product(range(first, last + 1), parts)) if region.keep is not None else set()
     return found

@@ -182,7 +182,12 @@ class Reader:
         return text
 
     def _string(self, tree: Atom) -> str:
-        return str(json.loads(tree.text)) if tree.text.startswith('"') else tree.text
+        if not tree.text.startswith('"'):
+            return tree.text
+        try:
+            return str(json.loads(tree.text))
+        except ValueError as error:
+            raise self.error(tree.span, "a text in quotes is expected, written as in JSON") from error
 
     def _scalar(self, scalar: Scalar, tree: Tree) -> object:
         if isinstance(tree, Atom):

@@ -175,7 +175,9 @@ class BlockCalls:
     def enter(self, region: LoweredRegion, env: Env, rows: Rows) -> Env:
         """The selected rows of the streams that enter a region."""
         found: Env = {}
-        for name in self._captured.blocks[region.first].streams_in:
+        blocks = self._captured.blocks[region.first : region.last + 1]
+        made = {name for block in blocks for name in block.streams_out}
+        for name in dict.fromkeys(n for block in blocks for n in block.streams_in if n not in made):
             local: torch.Tensor = one_sample(env[name], rows.sample, rows.batch)
             port = self._ports[name]
             if port.token_axis is not None and not self._all(name, local, rows):
@@ -334,6 +336,17 @@ class BlockCalls:
         shape, dtype = kept_form(like.shape, like.dtype, self.cache.residual)
         zeros = torch.zeros(shape, dtype=dtype, device="cpu" if self.staging else like.device)
         return self.staging.home(zeros) if self.staging else zeros
+
+    def nothing(self, name: str, made: torch.Tensor, rows: Rows, env: Env) -> torch.Tensor:
+        """Zeros for all rows of a stream of which `made` are the selected ones."""
+        port = self._ports[name]
+        alike = (self._ports[n] for n in env if n in self._ports)
+        like = next(p for p in alike if (p.rows, p.token_axis) == (port.rows, port.token_axis))
+        shape = list(made.shape)
+        if port.token_axis is not None:
+            shape[port.token_axis] = env[like.name].size(port.token_axis)
+        shape[0] = shape[0] if rows.sample is None else rows.batch
+        return made.new_zeros(shape)
 
     def keep_rows(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
         """Writes the selected rows of a residual or output into what is kept of it."""

@@ -175,7 +175,7 @@ class CompiledModel(StandIn):
     @property
     def captured(self) -> CapturedModel:
         """The captured model: pass it to `compile` to try another policy."""
-        return self.runner.lowered.captured
+        return self.runner.lowered.whole
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:

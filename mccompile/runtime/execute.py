@@ -76,6 +76,8 @@ def merge(
         results = blocks.run_rows(region, entered, rows, env, shared, store)
         for source, made in region.pairs:
             fresh = results[made]
+            if not whole and out[made].numel() == 0:  # the first time, of a stream that continues none
+                out[made] = blocks.nothing(made, fresh, rows, env)
             if region.keep in ("residual", "output"):
                 kept = store.kept.get((number, made))
                 if kept is None:

@@ -139,10 +139,26 @@ class Runner:
 
     def call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         """The model's flat outputs for one call; rows of chunks that were skipped are not meaningful."""
+        made: tuple[Value, ...] | None = None
+        try:
+            made = self._call(inputs, moment)
+        finally:
+            if made is None:
+                self._broken_off(moment)
+        return made
+
+    def _call(self, inputs: Mapping[str, Value], moment: Moment) -> tuple[Value, ...]:
         if self.pairing is not None:
             return self.pairing.call(self._request(moment).foresight, inputs, moment)
         steps = self.begin(inputs, moment)
         return self.finish(steps, *run(steps))
+
+    def _broken_off(self, moment: Moment) -> None:
+        """Drops what a call that raised has left half made: a loop of the user's own may make it again."""
+        request = self._request(moment)
+        request.foresight = Foresight()
+        for store in request.branches.values():
+            store.drop("a call was broken off")
 
     def made_before(self, inputs: Mapping[str, Value], moment: Moment) -> None:
         """Notes a call whose outputs another process has made: later calls are foreseen by it."""

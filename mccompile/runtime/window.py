@@ -116,6 +116,7 @@ def leading_key_values(store: BranchStore, captured: CapturedModel, chunks: int,
             for spec, buffer in zip(captured.kinds[site.kind].buffers, store.memory.buffers[site.index], strict=True)
         )
         for site in captured.blocks
+        if captured.kinds[site.kind].buffers  # else a piece of a block that attends to no tokens
     )
 
 

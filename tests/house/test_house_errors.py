@@ -90,6 +90,11 @@ MEETING = """policy example {
   layers blocks[-3..-1] { keep residual }
 }
 """
+PARTED = """policy example {
+  phase all { compute every 2 steps }
+  layers blocks[*].cross { keep output }
+}
+"""
 CAREFUL = """policy careful extends motioncache {
   cache { dtype: model  residual: model  device: model  budget: 2GB }
 }
@@ -108,6 +113,10 @@ def blocks_of(policy: ir.PolicyIR) -> list[ir.Blocks]:
     return [region.where for region in policy.regions if isinstance(region.where, ir.Blocks)]
 
 
+def part_of(policy: ir.PolicyIR) -> ir.Sublayers:
+    return next(region.where for region in policy.regions if isinstance(region.where, ir.Sublayers))
+
+
 def first_source(policy: ir.PolicyIR) -> ir.SourceRef:
     signals = {signal.name: signal for signal in policy.signals}
     rules = (found for phase in policy.phases for found in rule_expressions(phase.rule))
@@ -120,6 +129,10 @@ SHOWN = (
     lowering.SourceNotFound("motioncache", "Model", first_source(load_policy("motioncache")), NO_VALUE),
     lowering.DeniedRefusals(("conv3d_1: convolution mixes tokens",)),
     lowering.BudgetUnmet("careful", written(CAREFUL).cache, 3_120_445_440, AS_COMPUTED),
+    lowering.SublayerNotFound(
+        "example", "CogVideoXTransformer3DModel", part_of(written(PARTED)), "transformer_blocks.0",
+        "has no `cross`, but attn and ffn",
+    ),
     lowering.UnknownPass("hoists", "hoist", ()),
     runtime.NoClock(),
     runtime.UnevenChunks(17, 4),

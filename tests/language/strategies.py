@@ -113,7 +113,7 @@ rules = st.one_of(
 region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)
 bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
-block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.just(SPAN))
+block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.none() | names, st.just(SPAN))
 keeps = st.one_of(st.just((None, None)), st.tuples(names, st.none() | exprs))
 sizes = st.sampled_from((ast.Size(2 * 10**9, "2GB", SPAN), ast.Size(512 * 2**20, "512MiB", SPAN)))
 option_values = st.one_of(names, plain_numbers, sizes)

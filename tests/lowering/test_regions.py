@@ -15,7 +15,14 @@ from mccompile.capture.types import CapturedModel
 from mccompile.diagnostics.source import Source
 from mccompile.language.load import load_policy
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
-from mccompile.lowering.regions import partition
+from mccompile.lowering.regions import partition as partition_split
+from mccompile.lowering.split import split
+from mccompile.lowering.types import LoweredRegion
+
+
+def partition(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
+    return partition_split(split(captured, policy), policy)
+
 
 TEXT = """policy example {
   phase all { compute every 3 steps }

@@ -71,6 +71,9 @@ def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
     [
         ("default=0.1 ", "default=soon ", 3, "a number is expected"),
         ("whole=false unit", "whole=0 unit", 3, "true or false is expected"),
+        ("unit=steps", 'unit="\t"', 4, "a text in quotes is expected, written as in JSON"),
+        ("unit=steps", 'unit="\\x"', 4, "a text in quotes is expected, written as in JSON"),
+        ("made_by_hand", '"\x0b"', 1, "a text in quotes is expected, written as in JSON"),
         ("unit=steps", "unit=miles", 4, "one of '', steps, frames, % is expected"),
         (" low=0.01", "", 3, "`param` lacks low"),
         (" low=0.01", " low=0.01 low=0.02", 3, "not a field of `param`, or given twice"),

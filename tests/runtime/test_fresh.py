@@ -124,3 +124,25 @@ def test_a_branch_that_begins_late_begins_by_computing(
         assert told == "full: first called at step 5"
         torch.testing.assert_close(out, runs.own(call(5)), rtol=0, atol=1e-5)
         assert runs(6, call(6))[1].startswith("reuse")
+
+
+@pytest.mark.parametrize("policy", [STEP, TOKEN], ids=["step", "token"])
+def test_a_call_that_was_broken_off_is_made_again_afresh(
+    policy: str, small_wan: WanTransformer3DModel, captured_wan: api.Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error of memory in a loop of the user's own: its rows are half replaced, its accounts have grown."""
+    runs = Runs(small_wan, captured_wan, policy)
+    for row in range(3):
+        runs(row, call(row))
+
+    def raising(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(runs.compiled.runner.engine.postlude, "run", raising)
+        with pytest.raises(MemoryError):
+            runs(3, call(3))
+    got, why = runs(3, call(3))
+    assert why == "full: a call was broken off"
+    torch.testing.assert_close(got, runs.own(call(3)), rtol=0, atol=1e-5)
+    assert runs(4, call(4))[1].startswith("reuse")

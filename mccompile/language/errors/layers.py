@@ -80,6 +80,32 @@ class IdleRegionName(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownSublayer(Diagnostic):
+    """A part of blocks that has none of the names of sublayers."""
+
+    code = "MC0248"
+    title = "blocks have no part `{name}`"
+    label = "expected `attn`, `cross` or `ffn`"
+    name: str
+
+    def helps(self) -> tuple[Help, ...]:
+        lower = self.name.lower().replace("_", "")
+        meant = next((part for part, others in _OTHERWISE.items() if lower in others), None)
+        meant = meant or nearest(self.name, tuple(_OTHERWISE))
+        if meant is None or self.span is None:
+            return (Help("`attn` is self-attention, `cross` attention to the text, `ffn` the feed-forward part"),)
+        return (Help(f"did you mean `{meant}`?", Edit(self.span, meant)),)
+
+
+_OTHERWISE = {
+    "attn": ("attention", "attn1", "self", "selfattn", "selfattention", "temporal", "spatial"),
+    "cross": ("attn2", "crossattn", "crossattention", "text"),
+    "ffn": ("ff", "mlp", "feedforward"),
+}
+"""What other code calls the sublayers."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoProbe(Diagnostic):
     code = "MC0244"
     title = "`probe` has no blocks to look at"

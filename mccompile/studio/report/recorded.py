@@ -12,6 +12,7 @@ from mccompile import ir
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.generate.compare import announce
 from mccompile.language.walk import walk
+from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.phases import Grid
@@ -67,7 +68,7 @@ def watch(model: CompiledModel, thumbnails: bool) -> None:
 def _story(model: CompiledModel, seen: Watching, undrawn: str) -> Story:
     plans = [plan for _, plan in sorted(seen.plans.items())]
     apart = any(len(each.runner.bounds) > 1 for each in model.experts)
-    regions = (LayerRegion(r.first, r.last, r.keep or "") for e in model.experts for r in e.runner.lowered.regions)
+    regions = (region for each in model.experts for region in _layers(each.runner.lowered))
     return Story(
         plan=() if apart else tuple(step for plan in plans for step in _planned(plan)),
         thresholds=tuple(_thresholds(model, seen.plans)),
@@ -95,6 +96,20 @@ def _thresholds(model: CompiledModel, plans: Mapping[int, Plan]) -> Iterator[Thr
                 values = (None,) * (first - before) + one.values
                 found[replace(one, values=values + (None,) * (total - before - len(values)))] = None
     return iter(found)
+
+
+def _layers(lowered: LoweredModel) -> Iterator[LayerRegion]:
+    """The regions. Those of one sublayer in all blocks are one, and so is all that is computed beside them."""
+    if not any(piece.sublayers for piece in lowered.pieces):
+        yield from (LayerRegion(r.first, r.last, r.keep or "") for r in lowered.regions)
+        return
+    found: dict[str, set[int]] = {}
+    for region in lowered.regions:
+        pieces = lowered.pieces[region.first : region.last + 1]
+        parts = dict.fromkeys(part for piece in pieces for part in piece.sublayers)
+        keep = "" if region.keep is None else " of ".join(filter(None, (region.keep, " and ".join(parts))))
+        found.setdefault(keep, set()).update(piece.block for piece in pieces)
+    yield from (LayerRegion(min(blocks), max(blocks), keep) for keep, blocks in found.items())
 
 
 def _planned(plan: Plan) -> Iterator[PlannedStep]:
