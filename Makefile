@@ -7,9 +7,11 @@ VENV ?= .venv
 PIP_ARGS ?=
 JOBS ?= 2
 DEMO ?= out/demo
+CUDA_VENV ?= .cuda-env
+CUDA_TORCH ?= 2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest slow avx2 site readme kills fuzz soak mutants clean
+.PHONY: demo test lint types pytest slow avx2 gpu-check site readme kills fuzz soak mutants clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -47,6 +49,15 @@ slow: $(VENV)/.test  ## the long tests, whose kinds the others cover
 avx2: $(VENV)/.test  ## attention, the ladder and replays as on a CPU without AVX-512
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal tests/backend/test_native.py \
 	  tests/lowering/test_attention.py tests/studio/test_bench_steps.py tests/generate/test_replay.py
+
+# PyPI's torch is the CUDA build; `===` keeps other builds of the same version away. The environment takes 5.5 GB.
+$(CUDA_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --quiet --editable '.[cuda]' 'torch===$(CUDA_TORCH)'
+	@touch $@
+
+gpu-check: $(CUDA_VENV)/.ready  ## compiles for sm_90 and sm_89 without a GPU: kernels counted, no spills, no copies
+	$(CUDA_VENV)/bin/python -m tests.device.cross --out docs/benchmarks/gpu_check.json
 
 site: $(VENV)/.test  ## the documentation as a web site in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

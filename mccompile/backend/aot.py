@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 from mccompile.backend.native import use_native
 from mccompile.backend.package import Contract, SymbolicSize, TensorInput
 from mccompile.backend.record import DYNAMIC, RoleRecording, ScalarArgument, TensorSpec, axis_order
+from mccompile.backend.rows import use_rows_kernel
 from mccompile.backend.sdpa import cudnn_attention
 from mccompile.capture.part import attribute
 
@@ -155,6 +156,7 @@ def export_role(recording: RoleRecording) -> tuple[ExportedProgram, Contract]:
             program = torch.export.export(lifted.module, tuple(examples), dynamic_shapes=tuple(shapes), strict=False)
     except Exception as error:
         raise CannotCompile(f"torch.export: {type(error).__name__}: {_first_line(error)}") from error
+    use_rows_kernel(program)
     return program, _contract(recording, lifted, program, examples)
 
 

@@ -50,12 +50,12 @@ def inductor(
     todo = {k: r for k, r in recorder.recordings.items() if r.calls}
     roles: dict[Key, CompiledRole] = {}
     for key, recording in list(todo.items()):
-        reason = _why_eager(recording, changing)
+        reason = why_eager(recording, changing)
         if reason:
             roles[key] = CompiledRole(recording.role, "eager", reason, recording.tensors)
             del todo[key]
     folder = PackageFolder()
-    made = _Build(folder.path, _distinct(todo), progress or _silent)
+    made = _Build(folder.path, distinct(todo), progress or _silent)
     if made.todo:
         host_isa()
         if any(_on_gpu(recording) for recording in made.todo.values()):
@@ -83,7 +83,7 @@ def _find_headers() -> None:
     cuda_headers.show_to_compilers(places)
 
 
-def _distinct(recordings: Mapping[Key, RoleRecording]) -> dict[str, RoleRecording]:
+def distinct(recordings: Mapping[Key, RoleRecording]) -> dict[str, RoleRecording]:
     """One recording per graph, with the calls of all roles that share it; on rows where one of them is."""
     found: dict[str, RoleRecording] = {}
     for (_, graph), recording in recordings.items():
@@ -181,7 +181,7 @@ class _Build:
         self.progress(str(recording.role), len(self.roles), len(self.todo), time.perf_counter() - self._started)
 
 
-def _why_eager(recording: RoleRecording, changing: frozenset[str]) -> str:
+def why_eager(recording: RoleRecording, changing: frozenset[str]) -> str:
     """Why compiling a role would not pay; "" where it does.
 
     A prelude group (runtime/shared.py) whose inputs stay the same runs once per request, as does what blocks take

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from mccompile.backend.record import ScalarArgument
 from mccompile.backend.role import Role, Value
 
 ALIGNMENT = 16  # bytes
+_Loader = Any  # torch._C._aoti.AOTIModelPackageLoader
 SymbolicSize = int | str  # a number, or an expression of size symbols such as "s0" or "4*s1"
 
 
@@ -81,34 +83,60 @@ class PackageFolder:
 class Package:
     """A loaded package as a callable of the role's arguments, returning its tensor outputs."""
 
-    __slots__ = ("_contract", "_known", "_loader", "_numbers", "_on_gpu", "_tensors", "_weights")
+    __slots__ = ("_contract", "_known", "_loaders", "_numbers", "_on_gpu", "_path", "_tensors", "_weights")
 
     def __init__(self, path: Path, contract: Contract, weights: Sequence[torch.Tensor]) -> None:
         """Loads the package. weights: values of `contract.weights`. Raises UnfitCall for weights that do not fit."""
-        self._contract = contract
+        self._contract, self._path = contract, path
         self._weights = list(weights)
         for value, (name, spec) in zip(weights, contract.weights, strict=True):
             check_tensor(contract.role, f"weight `{name}`", value, spec, {})
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
-        self._known: dict[tuple[object, ...], tuple[Callable[[Value], torch.Tensor] | None, ...]] = {}
+        self._loaders: dict[torch.device, _Loader] = {}
+        self._known: dict[tuple[object, ...], tuple[_Loader, tuple[Callable[[Value], torch.Tensor] | None, ...]]] = {}
         self._tensors = [i for i, s in contract.inputs if not s.shape_only]
         self._numbers = [i for i, s in contract.inputs if s.shape_only] + [i for i, _ in contract.constants]
         self._on_gpu = any(s.device != "cpu" for _, s in contract.inputs)
+        if weights or not self._on_gpu:
+            self._loader(weights[0].device if weights else torch.device("cpu"))
+
+    def _loader(self, device: torch.device) -> _Loader:
+        """The package on one device: kernels of a GPU are loaded on it, and not on the current one."""
+        if device not in self._loaders:
+            index = -1 if device.index is None else device.index
+            made = torch._C._aoti.AOTIModelPackageLoader(str(self._path), "model", True, 1, index)
+            self._loaders[device] = made
+        return self._loaders[device]
 
     def __call__(self, *arguments: Value) -> list[torch.Tensor]:
         """Raises UnfitCall (MC0801) where the arguments are not what the package was compiled for."""
         key = self._signature(arguments)
-        changes = self._known.get(key)
-        if changes is None:
-            changes = self._known[key] = self._admit(arguments)
+        known = self._known.get(key)
+        if known is None:
+            changes = self._admit(arguments)
+            known = self._known[key] = self._loader(self._device(arguments)), changes
+        loader, changes = known
         inputs: list[object] = []
         for (place, _), change in zip(self._contract.inputs, changes, strict=True):
             value = arguments[place]
             inputs.append(value if change is None else change(value))
-        if self._on_gpu:
-            specs = (spec for _, spec in self._contract.inputs)
-            inputs = [self._aligned(spec, value) for spec, value in zip(specs, inputs, strict=True)]
-        return self._loader.boxed_run(inputs + self._weights)
+        if not self._on_gpu:
+            return loader.boxed_run(inputs + self._weights)
+        aligned = [_aligned(value) for value in inputs]
+        written = [spec.written for _, spec in self._contract.inputs]
+        back = [(v, a) for v, a, w in zip(inputs, aligned, written, strict=True) if w and a is not v]
+        results = loader.boxed_run(aligned + self._weights)
+        for buffer, copy in back:  # rows of float8, one byte wider than the head, of one sample among several
+            buffer.copy_(copy)  # type: ignore[attr-defined]
+        return results
+
+    def _device(self, arguments: Sequence[Value]) -> torch.device:
+        """Where a call runs. Raises UnfitCall where its tensors and the weights are on several GPUs."""
+        given = (arguments[i] for i in self._tensors)
+        tensors = [t for t in (*given, *self._weights) if isinstance(t, torch.Tensor)]
+        found = sorted({t.device for t in tensors if t.device.type != "cpu"}, key=str)
+        if len(found) > 1:
+            raise UnfitCall(self._contract.role, "the call", "all tensors on one device", f"{found[0]} and {found[1]}")
+        return found[0] if found else torch.device("cpu")
 
     def _signature(self, arguments: Sequence[Value]) -> tuple[object, ...]:
         """All that `_admit` looks at, flat: this runs at every call (14 us for 36 tensors)."""
@@ -123,16 +151,6 @@ class Package:
             raise
         numbers = [arguments[i] for i in self._numbers]
         return (*shapes, *strides, *types, *devices, *map(type, numbers), *numbers)
-
-    def _aligned(self, spec: TensorInput, value: object) -> object:
-        """`value` where vector loads of GPU kernels may begin. Raises UnfitCall for a buffer that is elsewhere."""
-        assert isinstance(value, torch.Tensor)
-        if value.data_ptr() % ALIGNMENT == 0:
-            return value
-        if spec.written:
-            want = f"aligned to {ALIGNMENT} bytes, since it is written in place"
-            raise UnfitCall(self._contract.role, "a buffer", want, f"at {value.data_ptr():#x}")
-        return value.clone()
 
     def _admit(self, arguments: Sequence[Value]) -> tuple[Callable[[Value], torch.Tensor] | None, ...]:
         """Checks one signature; for each input what must be done to it on the way, None for nothing."""
@@ -163,6 +181,12 @@ class Package:
             else:
                 changes.append(_laid_out(spec.order))
         return tuple(changes)
+
+
+def _aligned(value: object) -> object:
+    """`value`, or a copy of it where vector loads of GPU kernels may not begin."""
+    assert isinstance(value, torch.Tensor)
+    return value if value.data_ptr() % ALIGNMENT == 0 else value.clone()
 
 
 def _carry(value: Value) -> torch.Tensor:

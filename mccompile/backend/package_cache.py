@@ -20,8 +20,9 @@ from mccompile.backend.graph_text import fingerprint
 from mccompile.backend.isa import cpu_features
 from mccompile.backend.native.kernel import kernel
 from mccompile.backend.package import Contract
-from mccompile.backend.record import RoleRecording, axis_order
+from mccompile.backend.record import RoleRecording, TensorSpec, axis_order
 from mccompile.backend.records import read_record, write_record
+from mccompile.backend.rows.choice import needs_triton, source_hash
 from mccompile.capture.part import attribute
 
 KEPT = 256  # packages, of about 2 MB each
@@ -36,9 +37,16 @@ def key_of(recording: RoleRecording, options: object) -> str:
         fingerprint(recording.module), recording.role, recording.calls, recording.tensors, owned, options,
         sorted(config.save_config_portable().items()),
         torch.__version__, torch.version.cuda, torch.get_num_threads(), cpu_features(), kernel() is not None,
-        torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        *_gpus(recording),
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _gpus(recording: RoleRecording) -> list[object]:
+    """The GPUs that a recording runs on, by name, and what its attention is compiled of there."""
+    devices = {s.device for s in recording.calls[0] if isinstance(s, TensorSpec) and s.device.type == "cuda"}
+    names = [torch.cuda.get_device_name(d) for d in sorted(devices, key=str)]
+    return [*names, source_hash(), needs_triton()] if names else []
 
 
 def find(key: str, package: Path) -> Contract | None:

@@ -25,6 +25,8 @@ def main() -> None:
     import mccompile.backend.native  # noqa: F401 - registers the operators that graphs call
     from mccompile.backend.aot import CannotCompile, compile_program
     from mccompile.backend.isa import settle
+    from mccompile.backend.rows.choice import needs_triton
+    from mccompile.backend.rows.operator import rows_operator
 
     told = json.loads(sys.stdin.readline() or "null")
     if told is None:  # not needed after all
@@ -34,6 +36,8 @@ def main() -> None:
         config.cpp.vec_isa_ok = True
         settle(told["isa"])
     config.compile_threads = 1
+    if torch.cuda.is_available() and not needs_triton():
+        rows_operator()
     for line in sys.stdin:
         job = json.loads(line)
         try:

@@ -82,11 +82,12 @@ class PerSelection:
     """What a pass needs to know of a selection, made once for each by `make`, a function of the pass.
 
     make: from the positions of the selected tokens, int64 [n] ascending, and for every token of the model how many keys
-    it sees, int64 [L]; both on the host. Its result is passed as it is.
+    it sees, int64 [L]; both on the host. Its result is passed as it is, or on the device of the rows.
     """
 
     name: str
     make: Callable[[np.ndarray, np.ndarray], torch.Tensor] = field(repr=False)
+    on_device: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """The operator for attention over prefixes of the keys, and the proof, for each shape, that a mask selects prefixes.
 
-`bounds` is int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to keys 0 to bounds[i, 2].
+A selection is told twice. `bounds` is int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to
+keys 0 to bounds[i, 2]. `seen` is int32 [n] on the device of the rows: row i attends to keys 0 to seen[i]. Kernels that
+are called group by group read the bounds, those that take all rows at once read the other (backend/rows).
 Without a dense mask, flash kernels apply. Masked keys are never read; over a causal run they are about half of all
 keys.
 """
@@ -13,8 +15,12 @@ import numpy as np
 import torch
 from torch.nn import functional as nnf
 
+from mccompile.lowering.repeated import LARGEST, Repeated
+
 LIBRARY = torch.library.Library("mccompile", "DEF")
-LIBRARY.define("prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
+LIBRARY.define(
+    "prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor seen, float? scale=None) -> Tensor"
+)
 
 
 def attend(
@@ -22,8 +28,8 @@ def attend(
 ) -> torch.Tensor:
     """Attends from q [B, H, n, D] to k and v [B, H, L, D]. Returns [B, H, n, D], a view of [B, n, H, D].
 
-    Heads are grouped as in SDPA. The layout is part of the contract: compiled code reads the result by the strides of
-    `shape_only`.
+    Groups are run one after the other. Heads are shared as in SDPA. The layout is part of the contract: compiled code
+    reads the result by the strides of `empty_result`.
     """
     gqa = q.size(1) != k.size(1)
     groups = bounds.tolist()
@@ -31,7 +37,7 @@ def attend(
         stop = groups[0][2]
         out = nnf.scaled_dot_product_attention(q, k[:, :, :stop], v[:, :, :stop], scale=scale, enable_gqa=gqa)
         return out.transpose(1, 2).contiguous().transpose(1, 2)
-    out = shape_only(q, k, v, bounds, scale)
+    out = empty_result(q, v)
     attend_groups(q, k, v, groups, scale, out)
     return out
 
@@ -49,39 +55,45 @@ def attend_groups(
         )
 
 
-def shape_only(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float | None = None
-) -> torch.Tensor:
-    """Returns an empty tensor with the strides of the result of `attend`."""
+def empty_result(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Returns an empty tensor with the shape and the strides of the result of `attend`."""
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
-LIBRARY.impl("prefix_attention", attend, "CompositeExplicitAutograd")
-torch.library.register_fake("mccompile::prefix_attention", shape_only, lib=LIBRARY)
+def _attend_by_groups(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    return attend(q, k, v, bounds, scale)
 
 
-def prefix_lengths(mask: torch.Tensor) -> np.ndarray | None:
+LIBRARY.impl("prefix_attention", _attend_by_groups, "CompositeExplicitAutograd")
+torch.library.register_fake("mccompile::prefix_attention", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
+
+
+def prefix_lengths(mask: torch.Tensor | Repeated) -> np.ndarray | None:
     """Returns how many keys each query row sees, or None if a row sees others than the first ones.
 
     mask: bool [..., L, K] (True = attend) or additive float (0 = attend, large negative = not). It is the same for
-    all samples and heads.
+    all samples and heads. Of a mask that repeats, each different row is looked at once.
     """
-    if mask.numel() != mask.size(-1) * mask.size(-2):
-        flat = mask.reshape(-1, mask.size(-2), mask.size(-1))
-        if not bool((flat == flat[:1]).all()):
-            return None
-        mask = flat[0]
-    mask = mask.reshape(mask.size(-2), mask.size(-1))
-    allowed = mask if mask.dtype == torch.bool else mask > -1e4
-    lengths = allowed.sum(-1)
-    keys = torch.arange(allowed.size(-1), device=mask.device)
-    rows_at_once = max(1, 2**26 // max(allowed.size(-1), 1))
-    for start in range(0, allowed.size(0), rows_at_once):
-        part = slice(start, start + rows_at_once)
-        if not torch.equal(allowed[part], keys < lengths[part, None]):
-            return None
-    if mask.dtype != torch.bool and bool((mask[allowed] != 0).any()):
+    mask = mask if isinstance(mask, Repeated) else Repeated.of(mask)
+    flat = mask.once.reshape(-1, *mask.once.shape[-2:])
+    if not bool((flat == flat[:1]).all()):
         return None
+    rows = Repeated(flat[0], mask.places[-2:])
+    found: list[torch.Tensor] = []
+    at_once = max(1, LARGEST // max(rows.shape[1], 1))
+    for start in range(0, flat.size(1), at_once):
+        part = Repeated(rows.once[start : start + at_once], rows.places).whole((1,))
+        allowed = part if part.dtype == torch.bool else part > -1e4
+        lengths = allowed.sum(-1)
+        if not torch.equal(allowed, torch.arange(part.size(1), device=part.device) < lengths[:, None]):
+            return None
+        if part.dtype != torch.bool and bool((part[allowed] != 0).any()):
+            return None
+        found.append(lengths)
+    lengths = torch.cat(found)[rows.places[0]]
     return lengths.cpu().numpy() if bool((lengths > 0).all()) else None
 
 
@@ -92,3 +104,8 @@ def bounds_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     starts = np.concatenate(([0], edges))
     stops = np.concatenate((edges, [positions.size]))
     return torch.from_numpy(np.stack((starts, stops, seen[starts]), 1).astype(np.int64))
+
+
+def seen_of(positions: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """How many keys each selected row sees. Returns int32 [n]."""
+    return torch.from_numpy(lengths[positions].astype(np.int32))

@@ -25,12 +25,12 @@ _OWN = "_watched_class"  # of a watched class: the one that it stands for
 class Watch:
     """Watches the calls of one pipeline. Calls of several threads are served one after the other.
 
-    ended: called when a generation is over.
+    begun: called before a generation. ended: called when it is over.
     """
 
-    def __init__(self, pipe: object, ended: Callable[[], None]) -> None:
+    def __init__(self, pipe: object, ended: Callable[[], None], begun: Callable[[], None] = lambda: None) -> None:
         self._pipe = pipe
-        self._ended = ended
+        self._begun, self._ended = begun, ended
         self._own: type = vars(type(pipe)).get(_OWN, type(pipe))
         self._made = _watched(self._own, self)
         self._generation: int | None = None
@@ -56,6 +56,7 @@ class Watch:
             before = self._generation, self.visited
             self._generation, self.visited = next(_numbers), visited
             try:
+                self._begun()
                 yield
             finally:
                 self._generation, self.visited = before

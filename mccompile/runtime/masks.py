@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mccompile.backend.role import Value
+from mccompile.capture.part import Additive, Part
 from mccompile.capture.types import CapturedModel
+from mccompile.lowering.draft import inputs_of
+
+aten = torch.ops.aten
 
 
 class AdditiveMasks:
-    """0 where a mask is true and -inf elsewhere, in the dtype of the model, made anew when the mask is another."""
+    """0 where a mask is true and -inf elsewhere, in the dtype of the queries, made anew when the mask is another."""
 
     def __init__(self, captured: CapturedModel) -> None:
         floats = {t.dtype for t in captured.module.state_dict().values() if t.is_floating_point()}
-        self._dtype = next(iter(floats)) if len(floats) == 1 else None  # that of queries, where there is only one
-        self._known: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.dtype = next(iter(floats)) if len(floats) == 1 else None  # that of queries, where there is only one
+        self._known: dict[tuple[str, torch.dtype], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def of(self, name: str, mask: Value) -> Value:
-        """The mask `name` as it is added; itself where it is not boolean, or the dtype of queries is not known."""
-        if self._dtype is None or not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+    def of(self, name: str, mask: Value, dtype: torch.dtype | None) -> Value:
+        """The mask `name` as it is added to scores of that dtype; itself where it is not boolean, or dtype is None."""
+        if dtype is None or not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
             return mask
-        known = self._known.get(name)
+        known = self._known.get((name, dtype))
         if known is None or known[0] is not mask:
-            zeros = torch.zeros(mask.shape, dtype=self._dtype, device=mask.device)
-            known = self._known[name] = (mask, zeros.masked_fill_(mask.logical_not(), float("-inf")))
+            zeros = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            known = self._known[name, dtype] = (mask, zeros.masked_fill_(mask.logical_not(), float("-inf")))
         return known[1]
+
+
+def dtypes_of_queries(part: Part, arguments: Sequence[object]) -> dict[str, torch.dtype | None]:
+    """For each mask that a block adds, by its name in the part, the dtype of the queries that meet it.
+
+    None where queries of several dtypes do. arguments: of one call, its masks as they are. A block whose modules have
+    several dtypes may cast anywhere, so the graph is run on fake tensors.
+    """
+    found = _Queries(part.module)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        found.run(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments))
+    holders = {node: o.name for o, node in part.holders().items() if isinstance(o, Additive)}
+    dtypes: dict[str, set[torch.dtype]] = {name: set() for name in holders.values()}
+    for node, dtype in found.dtypes.items():
+        for holder in inputs_of(node.args[3]) & holders.keys():
+            dtypes[holders[holder]].add(dtype)
+    return {name: next(iter(d)) if len(d) == 1 else None for name, d in dtypes.items()}
+
+
+class _Queries(fx.Interpreter):
+    """Notes the dtype of the queries of every attention under a mask."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.dtypes: dict[fx.Node, torch.dtype] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target is aten.scaled_dot_product_attention.default and isinstance((*n.args, None, None)[3], fx.Node):
+            query = self.env[n.args[0]]
+            self.dtypes[n] = query.dtype
+        return super().run_node(n)

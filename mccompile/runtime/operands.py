@@ -33,10 +33,14 @@ class BoundPart:
 
     def __call__(self, resolve: Callable[[Operand], Value]) -> tuple[Value, ...]:
         """Runs the part on what `resolve` gives for each operand that is no weight."""
-        arguments = list(self._fixed)
+        return self._call(*self.arguments(resolve))
+
+    def arguments(self, resolve: Callable[[Operand], Value]) -> list[Value]:
+        """What the part runs on, in order."""
+        found = list(self._fixed)
         for place, operand in self._open:
-            arguments[place] = resolve(operand)
-        return self._call(*arguments)
+            found[place] = resolve(operand)
+        return found
 
 
 def bound_at(part: Part, call: GraphCall, captured: CapturedModel, site: BlockSite) -> BoundPart:

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from mccompile.capture.part import Input
+from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.attention import prefix_lengths
+from mccompile.lowering.repeated import Repeated, TooLarge, run_repeated
+from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
 from mccompile.runtime.errors import NotAPrefix
 from mccompile.runtime.layout import Layout
-from mccompile.runtime.shared import SharedValues, Value
+from mccompile.runtime.shared import Value
 
 SHAPES_KEPT = 8
 
@@ -40,11 +44,8 @@ class Prefixes:
         return self._known[shapes]
 
     def _prove(self, inputs: Mapping[str, Value]) -> np.ndarray:
-        values = SharedValues(self._captured, self._names, lambda module, _: module.forward)
         found: np.ndarray | None = None
-        for name, mask in values.get(inputs).items():
-            assert isinstance(mask, torch.Tensor)
-            lengths = prefix_lengths(mask)
+        for name, lengths in lengths_of(self._captured, self._names, inputs).items():
             if lengths is None or (found is not None and not np.array_equal(lengths, found)):
                 raise NotAPrefix(name)
             found = lengths
@@ -52,12 +53,28 @@ class Prefixes:
         return found
 
 
+def lengths_of(
+    captured: CapturedModel, names: tuple[str, ...], inputs: Mapping[str, Value]
+) -> dict[str, np.ndarray | None]:
+    """For each of the masks how many keys each row sees; None for one that is no prefix, or no tensor.
+
+    No mask is made whole where it repeats from token to token (lowering/repeated.py): at real sizes that is gigabytes.
+    """
+    part = stripped(split_prelude(captured, names))
+    arguments = [inputs[o.name] for o in part.takes if isinstance(o, Input)]
+    try:
+        masks = run_repeated(part.module, arguments)
+    except TooLarge:
+        masks = list(part.call(*arguments))
+    found = zip(names, masks, strict=True)
+    return {n: prefix_lengths(v) if isinstance(v, torch.Tensor | Repeated) else None for n, v in found}
+
+
 def provable(captured: CapturedModel, names: tuple[str, ...], calls: tuple[Mapping[str, Value], ...]) -> frozenset[str]:
     """Which of the masks `names` are prefixes, and the same ones, at every one of the calls."""
     good = set(names)
     for inputs in calls:
-        values = SharedValues(captured, names, lambda module, _: module.forward).get(inputs)
-        lengths = {n: prefix_lengths(v) if isinstance(v, torch.Tensor) else None for n, v in values.items()}
+        lengths = lengths_of(captured, names, inputs) if names else {}
         first = next((v for v in lengths.values() if v is not None), None)
         good -= {n for n, v in lengths.items() if v is None or first is None or not np.array_equal(v, first)}
     return frozenset(good)

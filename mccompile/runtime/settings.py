@@ -59,11 +59,9 @@ def frozen(value: object) -> Plain:
 
 def holds_settings(name: str, value: object) -> bool:
     """Whether an attribute of a module is an object whose own attributes are settings of that module."""
-    if name == PROCESSOR:
-        return not isinstance(value, nn.Module) and isinstance(getattr(value, "__dict__", None), dict)
-    return isinstance(value, SimpleNamespace) or (
-        dataclasses.is_dataclass(value) and not isinstance(value, type) and isinstance(vars(value), dict)
-    )
+    if isinstance(value, nn.Module | type) or not isinstance(getattr(value, "__dict__", None), dict):
+        return False
+    return name == PROCESSOR or isinstance(value, SimpleNamespace) or dataclasses.is_dataclass(value)
 
 
 def code_of(kind: type) -> tuple[tuple[str, object], ...]:

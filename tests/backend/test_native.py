@@ -85,7 +85,8 @@ def test_what_the_kernel_does_not_cover_runs_on_torch(dim: int, dtype: torch.dty
     q, k, v = (token_major(1, 2, n, dim).to(dtype) for n in (4, 12, 12))
     bounds = torch.tensor([[0, 1, 6], [1, 4, 12]])
     assert not covers(q, k, v)
-    assert torch.equal(OP(q, k, v, bounds), torch.ops.mccompile.prefix_attention(q, k, v, bounds))
+    seen = torch.tensor([6, 12, 12, 12], dtype=torch.int32)
+    assert torch.equal(OP(q, k, v, bounds), torch.ops.mccompile.prefix_attention(q, k, v, bounds, seen))
 
 
 TORCH, OWN = 1.0, 0.5  # seconds of a class in which the kernel is faster
@@ -184,7 +185,7 @@ def test_torchs_switch_keeps_nothing(measured: list[tuple[int, int, int, int]], 
 
 def test_only_graphs_on_the_cpu_are_rewritten() -> None:
     graph = fx.Graph()
-    inputs = [graph.placeholder(n) for n in ("q", "k", "v", "bounds")]
+    inputs = [graph.placeholder(n) for n in ("q", "k", "v", "bounds", "seen")]
     node = graph.call_function(torch.ops.mccompile.prefix_attention.default, tuple(inputs))
     graph.output((node,))
     use_native(graph, torch.device("cuda"))

@@ -6,14 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mccompile.backend.aot import CannotCompile, compile_program, export_role
 from mccompile.backend.compiled_roles import CompiledRole, CompiledRoles, packaged
 from mccompile.backend.graph_text import fingerprint
-from mccompile.backend.package import Contract, evaluate_size
+from mccompile.backend.package import ALIGNMENT, Contract, Package, TensorInput, evaluate_size
 from mccompile.backend.package_errors import UnfitCall
 from mccompile.backend.role import Role
 from mccompile.capture.own import own_weights, point_at
@@ -168,3 +170,55 @@ def test_a_contract_names_what_may_vary(compiled: CompiledRole) -> None:
 )
 def test_sizes_are_arithmetic_or_unknown(text: str, value: int | None) -> None:
     assert evaluate_size(text, {"s0": 3, "s1": 4}) == value
+
+
+def test_a_buffer_that_is_not_aligned_is_written_all_the_same(compiled: CompiledRole) -> None:
+    """As one sample of several has it, whose rows are an odd number of bytes; on a GPU kernels load vectors."""
+    assert compiled.package is not None
+    assert compiled.contract is not None
+    weights = [toy.module().get_parameter(name) for name, _ in compiled.contract.weights]
+    package = Package(compiled.package, compiled.contract, weights)
+    package._on_gpu = True
+    here, there = toy.call(5, 11, 3), list(toy.call(5, 11, 3))
+    place = next(i for i, spec in compiled.contract.inputs if spec.written)
+    buffer = there[place]
+    assert isinstance(buffer, torch.Tensor)
+    odd = torch.empty(buffer.numel() + 1)[1:].view(buffer.shape).copy_(buffer)
+    assert odd.data_ptr() % ALIGNMENT
+    there[place] = odd
+    for found, wanted in zip(package(*there), package(*here), strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(odd, here[place])  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The devices for which packages are loaded, in place of loading them."""
+    indices: list[int] = []
+    loader = SimpleNamespace(AOTIModelPackageLoader=lambda path, name, single, count, index: indices.append(index))
+    monkeypatch.setattr(torch._C, "_aoti", loader)
+    return indices
+
+
+def test_a_package_is_loaded_on_the_device_of_its_tensors(loaded: list[int]) -> None:
+    """And not on the current one."""
+    spec = TensorInput((2,), torch.float32, "cuda", (0,), False)
+    with FakeTensorMode():
+        first, second = (torch.empty(2, device=f"cuda:{i}") for i in range(2))
+    Package(Path("none.pt2"), Contract(Role("decide"), ((0, spec),), (), (("w", spec),), ()), [second])
+    assert loaded == [1]
+    without = Package(Path("none.pt2"), Contract(Role("decide"), ((0, spec),), (), (), ()), [])
+    assert loaded == [1]
+    assert without._device((first,)) == torch.device("cuda:0")
+    without._loader(first.device)
+    without._loader(first.device)
+    assert loaded == [1, 0]
+
+
+def test_tensors_of_two_gpus_do_not_meet(loaded: list[int]) -> None:
+    spec = TensorInput((2,), torch.float32, "cuda", (0,), False)
+    with FakeTensorMode():
+        first, second = (torch.empty(2, device=f"cuda:{i}") for i in range(2))
+    package = Package(Path("none.pt2"), Contract(Role("decide"), ((0, spec),), (), (("w", spec),), ()), [second])
+    with pytest.raises(UnfitCall, match="cuda:0 and cuda:1"):
+        package._device((first,))

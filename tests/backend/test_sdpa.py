@@ -53,7 +53,7 @@ def test_a_graph_that_is_also_on_rows_is_compiled_for_rows() -> None:
     one = toy.recording()
     for order in (("block", "rows"), ("rows", "block")):
         roles = [replace(one, role=Role(part)) for part in order]  # type: ignore[arg-type]
-        found = inductor._distinct({(r.role, "graph"): r for r in roles})
+        found = inductor.distinct({(r.role, "graph"): r for r in roles})
         assert found["graph"].role == Role("rows")
 
 

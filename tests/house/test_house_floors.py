@@ -118,7 +118,9 @@ def test_every_library_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {line.replace("-", "_").split(">")[0].split("=")[0].strip() for line in project["dependencies"]}
     named = {"PIL": "pillow", "bs4": "beautifulsoup4", "skimage": "scikit_image", "yaml": "pyyaml"}
-    optional = {"ray", "torchvision", "zstandard", "pygls", "lsprotocol", "pygments", "starlette", "uvicorn"}
+    optional = {
+        "ray", "torchvision", "zstandard", "pygls", "lsprotocol", "pygments", "starlette", "uvicorn", "triton",
+    }  # fmt: skip
     used = {found.target.split(".")[0] for module in modules().values() for found in imports(module)}
     libraries = {named.get(name, name) for name in used - sys.stdlib_module_names - {"mccompile"}}
     assert sorted(libraries - declared - optional) == []

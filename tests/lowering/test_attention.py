@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as nnf
 
-from mccompile.lowering.attention import bounds_of, prefix_lengths
+from mccompile.lowering.attention import bounds_of, prefix_lengths, seen_of
 
 OP = torch.ops.mccompile.prefix_attention
 
@@ -27,12 +27,12 @@ def test_equals_masked_attention_in_value_and_layout(rows: list[int], groups: in
     k, v = torch.randn(2, groups, 12, 8), torch.randn(2, groups, 12, 6)
     lengths = prefix_lengths(mask[None, None])
     assert lengths is not None
-    bounds = bounds_of(np.array(rows), lengths)
-    out = OP(q, k, v, bounds)
+    told = bounds_of(np.array(rows), lengths), seen_of(np.array(rows), lengths)
+    out = OP(q, k, v, *told)
     wanted = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask[rows], enable_gqa=groups == 1)
     torch.testing.assert_close(out, wanted)
     with FakeTensorMode() as mode:
-        fake = OP(*(mode.from_tensor(t) for t in (q, k, v, bounds)))
+        fake = OP(*(mode.from_tensor(t) for t in (q, k, v, *told)))
     assert out.stride() == fake.stride()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
@@ -126,13 +127,20 @@ class Halved(nn.Linear):
         return super().forward(x) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An object without `__dict__`, as MAGI-1's transformer holds one."""
+
+    rows: int
+
+
 class Settings(nn.Module):
     """Settings as modules have them: numbers, lists, an object that holds some."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self._scales, self.nested = nn.Linear(2, 2), [1.0, 2.0], {"a": [1]}
-        self.more = SimpleNamespace(factor=1.0)
+        self.more, self.shape = SimpleNamespace(factor=1.0), Shape(1)
         self.processor = Processor()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

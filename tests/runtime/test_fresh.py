@@ -11,8 +11,10 @@ from diffusers import WanTransformer3DModel
 import mccompile.api as api
 from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
+from mccompile.runtime import runner
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.step import Steps, run
 
 STEPS = 9
 SIGMAS = tuple(1 - i / STEPS for i in range(STEPS))
@@ -135,11 +137,12 @@ def test_a_call_that_was_broken_off_is_made_again_afresh(
     for row in range(3):
         runs(row, call(row))
 
-    def raising(*_: object) -> None:
+    def raising(steps: Steps) -> None:
+        run(steps)
         raise MemoryError
 
     with monkeypatch.context() as broken:
-        broken.setattr(runs.compiled.runner.engine.postlude, "run", raising)
+        broken.setattr(runner, "run", raising)
         with pytest.raises(MemoryError):
             runs(3, call(3))
     got, why = runs(3, call(3))

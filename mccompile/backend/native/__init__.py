@@ -1,6 +1,6 @@
 """Attention over prefixes on the CPU, for compiled graphs: torch's or the project's kernel, whichever is faster here.
 
-before: mccompile::prefix_attention(q, k, v, bounds);  after: mccompile::prefix_attention_native(q, k, v, bounds)
+before: mccompile::prefix_attention(q, k, v, bounds, seen);  after: mccompile::prefix_attention_native(q, k, v, bounds)
 refuses when: the graph is not on the CPU, or there is no kernel for this machine (kernel.py)
 
 Each group of rows goes to the one that was faster for its class of shapes (choice.py). What the kernel does not cover
@@ -14,7 +14,7 @@ from torch import fx
 
 from mccompile.backend.native.choice import table_for
 from mccompile.backend.native.kernel import attend_natively, covers, kernel
-from mccompile.lowering.attention import LIBRARY, attend, attend_groups, shape_only
+from mccompile.lowering.attention import LIBRARY, attend, attend_groups, empty_result
 
 LIBRARY.define("prefix_attention_native(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
 
@@ -28,7 +28,7 @@ def _attend_as_measured(
     ours = [g for g in groups if table is not None and table.own_is_faster(g[1] - g[0], g[2])]
     if not ours:
         return attend(q, k, v, bounds, scale)
-    out = q.new_empty(q.size(0), q.size(2), q.size(1), q.size(3)).transpose(1, 2)
+    out = empty_result(q, v)
     if len(ours) < len(groups):
         attend_groups(q, k, v, [g for g in groups if g not in ours], scale, out)
         bounds = torch.tensor(ours)
@@ -37,7 +37,7 @@ def _attend_as_measured(
 
 
 LIBRARY.impl("prefix_attention_native", _attend_as_measured, "CPU")
-torch.library.register_fake("mccompile::prefix_attention_native", shape_only, lib=LIBRARY)
+torch.library.register_fake("mccompile::prefix_attention_native", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
 
 
 def use_native(graph: fx.Graph, device: torch.device) -> None:
@@ -45,4 +45,6 @@ def use_native(graph: fx.Graph, device: torch.device) -> None:
     nodes = [n for n in graph.nodes if n.target is torch.ops.mccompile.prefix_attention.default]
     if nodes and device.type == "cpu" and kernel() is not None:
         for node in nodes:
+            q, k, v, bounds, _, *scale = node.args
             node.target = torch.ops.mccompile.prefix_attention_native.default
+            node.args = (q, k, v, bounds, *scale)

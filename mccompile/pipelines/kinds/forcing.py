@@ -5,6 +5,7 @@ The step and the chunks come from that matrix. Calls are never counted.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ import torch
 from mccompile import ir
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import TooFewFrames
+from mccompile.pipelines.frame_steps import Alike, FrameSteps
 from mccompile.pipelines.grids import grid_of
 from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
@@ -36,6 +38,12 @@ class ForcingSchedule:
     rows: tuple[tuple[ChunkTime, ...], ...]
     frames: int  # latent frames per chunk
 
+    def row_of(self, now: torch.Tensor) -> int | None:
+        """Which row of `timesteps` a tensor is; None where it is none."""
+        if now.untyped_storage().data_ptr() != self.timesteps.untyped_storage().data_ptr():
+            return None
+        return (now.storage_offset() - self.timesteps.storage_offset()) // self.timesteps.stride(0)
+
 
 class ForcingClock:
     """Clock of a pipeline with `generate_timestep_matrix` (SkyReels-V2 diffusion forcing and its kin)."""
@@ -46,12 +54,35 @@ class ForcingClock:
         self._conditioned = False  # frames were given, to which the pipeline may add noise anew at each call
         self._watch: Watch | None = None
         self._generation = -1  # the generation that announced the schedule
+        self._steps = FrameSteps(self._alike)
 
     def attach(self, ended: Callable[[], None]) -> None:
         """Watches the pipeline's calls, and what it makes its timestep matrix of."""
-        self._watch = Watch(self._pipe, ended)
+        self._watch = Watch(self._pipe, functools.partial(self._over, ended), self._begin)
         self._build = self._pipe.generate_timestep_matrix  # type: ignore[attr-defined]
         self._pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
+
+    def _begin(self) -> None:
+        self._steps.begin(self._pipe.scheduler)  # type: ignore[attr-defined]
+
+    def _over(self, ended: Callable[[], None]) -> None:
+        self._steps.end()
+        ended()
+
+    def _alike(self, frame: int) -> Alike | None:
+        """The frames that step like this one in the row that the pipeline is at; None where that is not known."""
+        now, schedule = getattr(self._pipe, "_current_timestep", None), self._schedule
+        row = None if now is None or schedule is None else schedule.row_of(now)
+        if row is None or schedule is None:
+            return None
+        chunks = schedule.rows[row]
+        first, own = frame // schedule.frames, chunks[frame // schedule.frames]
+        end = first
+        while end < len(chunks) and chunks[end].state == "active" and chunks[end].step == own.step:
+            end += 1
+        step = schedule.grid.timesteps[own.step]
+        places = [i for i, t in enumerate(schedule.grid.timesteps) if t == step]
+        return Alike(end * schedule.frames - frame, places[min(1, len(places) - 1)]) if end > first else None
 
     def detach(self) -> None:
         """Gives the pipeline its own method back."""
@@ -78,9 +109,9 @@ class ForcingClock:
         if self._watch.generation() != self._generation:
             raise NoClock
         schedule = self._schedule
-        if now.untyped_storage().data_ptr() != schedule.timesteps.untyped_storage().data_ptr():
+        row = schedule.row_of(now)
+        if row is None:
             raise UnknownStep(f"{now.tolist()} is no row of the timestep matrix")
-        row = (now.storage_offset() - schedule.timesteps.storage_offset()) // schedule.timesteps.stride(0)
         chunks = tuple(self._as_told(c, inputs, schedule.frames) for c in schedule.rows[row])
         known = row + 1 < len(schedule.rows) and not self._conditioned
         following = schedule.rows[row + 1] if known else None
