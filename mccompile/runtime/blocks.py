@@ -33,7 +33,7 @@ from mccompile.runtime.masks import AdditiveMasks, dtypes_of_queries
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
-from mccompile.runtime.upload import upload
+from mccompile.runtime.upload import to_device, upload
 
 Env = dict[str, torch.Tensor]
 
@@ -167,7 +167,7 @@ class BlockCalls:
             values, sources = self._of_sample(values, sample, batch), self._of_sample(sources, sample, batch)
         whole = sample is None and positions.size == lengths.size
         made = {o.name: o.make(positions, lengths) for o in self._per_selection}
-        made |= {o.name: upload(made[o.name].numpy(), like.device) for o in self._per_selection if o.on_device}
+        made |= {o.name: to_device(made[o.name], like.device) for o in self._per_selection if o.on_device}
         return Rows(sample, batch, whole, index, made, values, sources, vectors, picks)
 
     def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:

@@ -13,7 +13,11 @@ from mccompile.policy.bind import BoundPolicy
 
 def upload(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """`values` on the device. CUDA copies in the background only out of pinned memory."""
-    host = torch.from_numpy(values)
+    return to_device(torch.from_numpy(values), device)
+
+
+def to_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device, the copy made as by `upload`. Prices are counted with fake tensors too."""
     if device.type == "cuda":
         host = torch.empty(host.shape, dtype=host.dtype, pin_memory=True).copy_(host)
     return host.to(device, non_blocking=True)
