@@ -26,10 +26,10 @@ from mccompile.capture.part import (
     Shared,
     Stream,
 )  # fmt: skip
-from mccompile.capture.types import Along, Port, SampleCount, names_at
+from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, LoweredRegion
-from mccompile.runtime.masks import AdditiveMasks, dtypes_of_queries
+from mccompile.runtime.masks import AdditiveMasks, QueryDtypes
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
@@ -78,7 +78,8 @@ class BlockCalls:
         self._batched = {p.name for p in ports if p.batch == Along(0)} if captured.samples else first
         self._counts = {p.name: 1 for p in ports if p.batch == SampleCount()}
         if forms is None:
-            self._plain, self._plain_parts = self._at_blocks(lowered.plain, backend, "block"), lowered.plain
+            self._plain = self._at_blocks(lowered.plain, backend, "block")
+            self._dtypes = QueryDtypes(captured, lowered.plain)
         else:
             self._gather_part, self._gather = forms.gather, backend(forms.gather.module, Role("gather"))
             self._partial = self._at_blocks(forms.partial, backend, "rows")
@@ -95,7 +96,7 @@ class BlockCalls:
             held = (n for b in captured.blocks for n in self.lasting(b.index))
             own = (p.name for p in captured.sources if p.name in gathered or p.name in self._picked)
             self.sources = tuple(dict.fromkeys((*own, *held)))
-        self._masks, self._of_queries = AdditiveMasks(captured), dict[int, Mapping[str, torch.dtype | None]]()
+        self._masks = AdditiveMasks(captured)
         tensors = (weight_of(captured.module, w) for site in captured.blocks for w in site.weights)
         device = next((w.device for w in tensors if isinstance(w, torch.Tensor)), torch.device("cpu"))
         if self.cache.device == "cpu" and device.type != "cpu":
@@ -122,23 +123,11 @@ class BlockCalls:
                     raise Misplaced("plain", operand)
 
         for i in range(region.first, region.last + 1):
-            dtypes = self._queries(i, env, shared)
+            several = self._masks.dtype is None
+            dtypes = self._dtypes.of(i, self._plain[i], env, shared) if several else {}
             made = self._plain[i](resolve)
             env = env | dict(zip(self._captured.blocks[i].streams_out, made, strict=True))
         return env
-
-    def _queries(self, i: int, env: Env, shared: Mapping[str, Value]) -> Mapping[str, torch.dtype | None]:
-        """For the masks of block i, the dtype that they are added in, where the model has several."""
-        if self._masks.dtype is not None:
-            return {}
-        kind = self._captured.blocks[i].kind
-        if kind not in self._of_queries:
-            whole = {Additive: shared, Shared: shared, Stream: env}
-            part = self._plain_parts[kind]
-            arguments = self._plain[i].arguments(lambda operand: whole[type(operand)][operand.name])  # type: ignore[union-attr]
-            self._of_queries[kind] = dtypes_of_queries(part, arguments)
-        names = names_at(self._captured.kinds[kind], self._captured.blocks[i])
-        return {names[Shared(n)]: dtype for n, dtype in self._of_queries[kind].items()}
 
     def select(
         self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
