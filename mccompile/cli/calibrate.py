@@ -8,8 +8,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mccompile.cli.options import POLICY_HELP, add_place, add_video, check_video, location, up_to, video_settings
+from mccompile.cli.options import POLICY_HELP, add_place, add_video, location, up_to
 from mccompile.cli.progress import display
+from mccompile.cli.study import study_of
 from mccompile.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -66,27 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _job(arguments: argparse.Namespace) -> CalibrationJob:
     """The calibration that a command line asks for."""
     from mccompile.generate.errors import OptionRefused
-    from mccompile.generate.load import EMBEDDED, find_folder
+    from mccompile.generate.load import find_folder
     from mccompile.generate.placement import Placement
     from mccompile.generate.places import Use, check_places
-    from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
     from mccompile.language.load import load_policy
     from mccompile.studio.calibrate.asked import asked_by
     from mccompile.studio.calibrate.job import CalibrationJob
     from mccompile.studio.calibrate.prompts import EMBEDDED_PROMPTS
-    from mccompile.studio.explore import prompts
 
-    check_video(arguments)
-    embedded = arguments.model == EMBEDDED
-    if arguments.prompts is None and not embedded:
-        raise OptionRefused("without --prompts", "only the embedded model has prompts", "give --prompts FILE")
-    if arguments.prompts is None and arguments.held_out is not None:
-        raise OptionRefused("--held-out", "it belongs to --prompts", "give --prompts FILE too")
-    chosen = (
-        prompts.split(EMBEDDED_PROMPTS)
-        if arguments.prompts is None
-        else prompts.read_prompts(arguments.prompts, arguments.held_out)
-    )
+    chosen, settings = study_of(arguments, EMBEDDED_PROMPTS, "without --prompts")
     name = arguments.name or re.sub(r"\W+", "_", Path(arguments.model).name).strip("_").lower() or "model"
     if not re.fullmatch(r"[A-Za-z][\w.]*", name):
         raise OptionRefused(f"--name {name}", "names of sets are letters, digits, dots and `_`", "give another name")
@@ -96,8 +85,6 @@ def _job(arguments: argparse.Namespace) -> CalibrationJob:
     reads = [] if arguments.prompts is None else [Use("--prompts", arguments.prompts)]
     check_places([Use(f"--out {out}", out)], reads)
     policy = None if arguments.policy is None else load_policy(arguments.policy)
-    own = EMBEDDED_SETTINGS.given() if embedded else {}
-    given = video_settings(arguments).given()
     return CalibrationJob(
         command=shlex.join(["mccompile", *arguments.words]),
         name=name,
@@ -105,7 +92,7 @@ def _job(arguments: argparse.Namespace) -> CalibrationJob:
         model=arguments.model,
         folder=find_folder(arguments.model),
         place=Placement.of(arguments.device, arguments.dtype, False),
-        settings=Settings(**{**own, **given, "prompt": chosen.seen[0]}),  # type: ignore[arg-type]
+        settings=settings,
         seed=arguments.seed,
         prompts=chosen,
         out=out,

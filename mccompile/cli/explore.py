@@ -15,13 +15,12 @@ from mccompile.cli.options import (
     add_parameters,
     add_place,
     add_video,
-    check_video,
     location,
     positive,
     vbench_dimensions,
-    video_settings,
 )
 from mccompile.cli.progress import display
+from mccompile.cli.study import study_of
 from mccompile.cli.terminal import aligned, say
 
 if TYPE_CHECKING:
@@ -100,27 +99,13 @@ def goals_of(texts: Sequence[str]) -> tuple[Goal, ...]:
 
 def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[Goal, ...], trials: int) -> Job:
     """The search that a command line asks for."""
-    from mccompile.generate.errors import OptionRefused
-    from mccompile.generate.load import EMBEDDED, find_folder
+    from mccompile.generate.load import find_folder
     from mccompile.generate.placement import Placement
-    from mccompile.generate.run import EMBEDDED_SETTINGS, Settings
-    from mccompile.studio.explore import prompts
     from mccompile.studio.explore.extras import Extras
     from mccompile.studio.explore.job import Job
+    from mccompile.studio.explore.prompts import EMBEDDED
 
-    check_video(arguments)
-    embedded = arguments.model == EMBEDDED
-    given = video_settings(arguments).given()
-    if arguments.prompts is None and not embedded:
-        raise OptionRefused("a search without --prompts", "only the embedded model has prompts", "give --prompts FILE")
-    if arguments.prompts is None and arguments.held_out is not None:
-        raise OptionRefused("--held-out", "it belongs to --prompts", "give --prompts FILE too")
-    chosen = (
-        prompts.split(prompts.EMBEDDED)
-        if arguments.prompts is None
-        else prompts.read_prompts(arguments.prompts, arguments.held_out)
-    )
-    own = EMBEDDED_SETTINGS.given() if embedded else {}
+    chosen, settings = study_of(arguments, EMBEDDED, "a search without --prompts")
     return Job(
         bases=bases,
         fixed={n: v for n, v in arguments.parameters if not isinstance(v, str)},
@@ -128,7 +113,7 @@ def job_of(arguments: argparse.Namespace, bases: tuple[str, ...], goals: tuple[G
         model=arguments.model,
         folder=find_folder(arguments.model),
         place=Placement.of(arguments.device, arguments.dtype, False),
-        settings=Settings(**{**own, **given, "prompt": chosen.seen[0]}),  # type: ignore[arg-type]
+        settings=settings,
         seed=arguments.seed,
         prompts=chosen,
         out=arguments.out or Path("out/explore"),
