@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mccompile.cli.options import check_video, video_settings
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from mccompile.studio.explore.prompts import Prompts
 
 
-def study_of(arguments: argparse.Namespace, own: Sequence[str], without: str) -> tuple[Prompts, Settings]:
+def study_of(arguments: argparse.Namespace, own: tuple[str, ...], without: str) -> tuple[Prompts, Settings]:
     """The prompts of --prompts and --held-out, and the video's settings with the first of them.
 
     own: the embedded model's prompts, for a command line that gives none. without: the command without --prompts, in

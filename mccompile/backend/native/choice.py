@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch._inductor import config
@@ -23,7 +21,7 @@ from torch._inductor import config
 from mccompile.backend.folders import cache_folder
 from mccompile.backend.isa import cpu_features, cpu_model
 from mccompile.backend.native.kernel import SOURCE, attend_natively, kernel
-from mccompile.backend.records import read_record, write_record
+from mccompile.backend.records import store_record, stored_record
 from mccompile.lowering.attention import attend
 
 QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # fewest of each class
@@ -64,12 +62,10 @@ def table_for(width: int, threads: int) -> TimingTable | None:
     if config.force_disable_caches:
         return measure(width, threads)
     path = cache_folder() / f"attention-{_facts(width, threads)}.json"
-    found = _read(path)
-    if found is None or (found.width, found.threads) != (width, threads):
+    found = stored_record(TimingTable, path)
+    if found is None or not found.whole or (found.width, found.threads) != (width, threads):
         found = measure(width, threads)
-        draft = path.with_suffix(f".{time.monotonic_ns()}")
-        draft.write_text(json.dumps(write_record(found)))
-        draft.replace(path)  # whole or not at all: other processes may be at it
+        store_record(path, found)
     return found
 
 
@@ -131,14 +127,3 @@ def _facts(width: int, threads: int) -> str:
         cpu_features(), QUERIES, KEYS, MEASURED_AT, MARGIN,
     )  # fmt: skip
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
-
-
-def _read(path: Path) -> TimingTable | None:
-    """None for a file that is missing or damaged: then it is measured again."""
-    if not path.exists():
-        return None
-    try:
-        found = read_record(TimingTable, json.loads(path.read_text()))
-    except (ValueError, OSError):
-        return None
-    return found if found.whole else None

@@ -32,15 +32,14 @@ LIBRARY.impl("prefix_attention", _attend_as_chosen, "CUDA")
 
 def use_rows_kernel(program: ExportedProgram) -> None:
     """Rewrites the graph of `program`, in place, where it attends on a GPU."""
-    graph = program.graph
-    for node in graph.find_nodes(op="call_function", target=torch.ops.mccompile.prefix_attention.default):
+    attending = program.graph.find_nodes(op="call_function", target=torch.ops.mccompile.prefix_attention.default)
+    nodes = [node for node in attending if node.args[0].meta["val"].device.type == "cuda"]
+    for node in nodes:
         q, k, v, _, seen, *scale = node.args
         of_q, of_v = q.meta["val"], v.meta["val"]
-        if of_q.device.type != "cuda":
-            continue
         tile = choice_for(int(of_q.size(3)), int(of_v.size(3)), of_q.dtype, of_q.device).tile
         if tile is not None:
             node.target = rows_operator()
             node.args = (q, k, v, seen, *(scale or (None,)), *tile.sizes)
-    program.graph_module.recompile()
-
+    if nodes:
+        program.graph_module.recompile()

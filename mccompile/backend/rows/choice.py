@@ -10,10 +10,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import json
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ import torch
 from torch._inductor import config
 
 from mccompile.backend.folders import cache_folder
-from mccompile.backend.records import read_record, write_record
+from mccompile.backend.records import store_record, stored_record
 from mccompile.backend.rows.operator import rows_operator
 from mccompile.lowering.attention import attend, bounds_of, seen_of
 
@@ -76,13 +74,11 @@ def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.dev
         return _said(RowsChoice(None, refused), device)
     name = f"rows-{_facts(width, out_width, dtype, device)}.json"
     path = None if config.force_disable_caches else cache_folder() / name
-    found = None if path is None else _read(path)
+    found = None if path is None else stored_record(RowsChoice, path)
     if found is None:
         found = choose(measure(width, out_width, dtype, device))
         if path is not None:
-            draft = path.with_suffix(f".{time.monotonic_ns()}")
-            draft.write_text(json.dumps(write_record(found)))
-            draft.replace(path)  # whole or not at all: other processes may be at it
+            store_record(path, found)
     return _said(found, device)
 
 
@@ -188,13 +184,3 @@ def _facts(width: int, out_width: int, dtype: torch.dtype, device: torch.device)
     machine = torch.cuda.get_device_name(device), torch.__version__, torch.version.cuda
     facts = (width, out_width, str(dtype), source_hash(), *machine, POINTS, HEADS, GROUPS, HOPPER, OTHERS)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
-
-
-def _read(path: Path) -> RowsChoice | None:
-    """None for a file that is missing or damaged: then it is measured again."""
-    if not path.exists():
-        return None
-    try:
-        return read_record(RowsChoice, json.loads(path.read_text()))
-    except (ValueError, OSError):
-        return None
