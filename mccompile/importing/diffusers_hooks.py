@@ -9,11 +9,15 @@ from mccompile.importing.keys import Keys
 from mccompile.importing.methods import MAG_RATIOS, MOST_STEPS, first_blocks, magcache, nothing_cached
 from mccompile.importing.writing import PolicyDraft
 
-_ATTENTION = "it reuses attention alone, and a region of a policy is whole blocks"
 _NO_POLICY = {
-    "PyramidAttentionBroadcastConfig": (_ATTENTION, "use `fixed_interval`, which reuses whole blocks"),
-    "FasterCacheConfig": (_ATTENTION + "; it also forecasts the unconditional branch by frequencies",
-                          "use `fixed_interval`, or a policy with `branches`"),
+    "PyramidAttentionBroadcastConfig": (
+        "it reuses attention alone, of modules by their names in the model, within ranges of its own timesteps",
+        "use the policy `pab`, or write it with `layers blocks[*].attn { keep output }`",
+    ),
+    "FasterCacheConfig": (
+        "it reuses attention alone, and also forecasts the unconditional branch by frequencies",
+        "use the policy `pab`, or a policy with `branches`",
+    ),
     "SeaCacheConfig": ("it filters the input by frequencies, and no signal does", "use `teacache`"),
 }  # fmt: skip
 
@@ -62,7 +66,7 @@ def _taylorseer(keys: Keys) -> PolicyDraft:
     if dtype != "None":
         draft.sections.append(f"cache {{ residual: {dtype} }}")
     for key in ("skip_predict_identifiers", "cache_identifiers", "use_lite_mode"):
-        keys.lost(key, "a region is whole blocks, not modules in them", False)
+        keys.lost(key, "the policy forecasts whole blocks, not modules in them", False)
     return draft
 
 
