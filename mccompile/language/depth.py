@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TypeAlias
 
 from mccompile import ir
 
+Layers: TypeAlias = ir.Blocks | ir.Sublayers
+Where: TypeAlias = Layers | ir.Integration
 
-def blocks_of(where: ir.Blocks | ir.Sublayers | ir.Integration) -> ir.Blocks | None:
+
+def range_of(layers: Layers) -> ir.Blocks:
+    """The blocks that layers name, whole or a sublayer of each."""
+    return layers.blocks if isinstance(layers, ir.Sublayers) else layers
+
+
+def blocks_of(where: Where) -> ir.Blocks | None:
     """The range of blocks that a region names; None for the integration, which is all of them."""
-    match where:
-        case ir.Blocks():
-            return where
-        case ir.Sublayers(blocks=blocks):
-            return blocks
-        case ir.Integration():
-            return None
-        case _:
-            assert_never(where)
+    return None if isinstance(where, ir.Integration) else range_of(where)
 
 
-def part_of(where: ir.Blocks | ir.Sublayers | ir.Integration) -> ir.SublayerName | None:
+def part_of(where: Where) -> ir.SublayerName | None:
     """The sublayer that a region names of each of its blocks; None where it names whole blocks."""
     return where.part if isinstance(where, ir.Sublayers) else None
 
@@ -37,13 +37,11 @@ def _block(bound: int | float, depth: int) -> int:
     return bound + depth if bound < 0 else bound
 
 
-def shared_blocks(
-    a: ir.Blocks | ir.Sublayers, b: ir.Blocks | ir.Sublayers, depth: int
-) -> tuple[int, int] | None:
+def shared_blocks(a: Layers, b: Layers, depth: int) -> tuple[int, int] | None:
     """First and last block of which both name something in common; None where there is none."""
     one, two = part_of(a), part_of(b)
     if one is not None and two is not None and one != two:
         return None
-    bounds = [block_bounds(w.blocks if isinstance(w, ir.Sublayers) else w, depth) for w in (a, b)]
+    bounds = [block_bounds(range_of(w), depth) for w in (a, b)]
     first, last = max(f for f, _ in bounds), min(x for _, x in bounds)
     return (first, last) if first <= last else None

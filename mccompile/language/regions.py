@@ -12,7 +12,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.depth import block_bounds, blocks_of, part_of, shared_blocks
+from mccompile.language.depth import Where, block_bounds, blocks_of, part_of, shared_blocks
 from mccompile.language.errors import layers, names
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
@@ -25,9 +25,6 @@ _DEEP = 1_000_000
 KEEP_BLOCKS = ("residual", "output")
 KEEP_INTEGRATION = ("increment",)
 PARTS = get_args(ir.SublayerName)
-
-
-Where: TypeAlias = ir.Blocks | ir.Sublayers | ir.Integration
 
 
 def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tuple[ir.Region, ...]:
@@ -137,7 +134,7 @@ def check_use(
 
 def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     if item.where is None:
-        where: ir.Blocks | ir.Sublayers | ir.Integration = ir.Integration(at=item.span)
+        where: Where = ir.Integration(at=item.span)
     else:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
         if item.where.part is not None and item.where.part.text in PARTS:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Label
 from mccompile.diagnostics.failure import StatedFailure
-from mccompile.language.depth import block_bounds, part_of
+from mccompile.language.depth import Layers, block_bounds, part_of, range_of
 from mccompile.language.spell import where as written
-
-Layers: TypeAlias = ir.Blocks | ir.Sublayers
 
 
 class LoweringError(StatedFailure):
@@ -30,7 +27,7 @@ class LayersNotFound(LoweringError):
             f"`layers {spelled(where)}` of policy `{policy}` matches no range of {model}, "
             f"which has {count} blocks",
             f"use indices from 0 to {count - 1}, or count from the end with -1 to -{count}",
-            span=_range(where).at, marked=f"not within blocks 0 to {count - 1}",
+            span=range_of(where).at, marked=f"not within blocks 0 to {count - 1}",
         )  # fmt: skip
 
 
@@ -45,27 +42,23 @@ class LayersOverlap(LoweringError):
         first, last = both
         again = f"block {first}" if first == last else f"blocks {first} to {last}"
         claims = " and ".join(f"`layers {spelled(one)}`" for one in (earlier, later))
-        first_at = _range(earlier).at
+        first_at = range_of(earlier).at
         others = () if first_at is None else (Label(first_at, _are(earlier, count)),)
         super().__init__(
             f"{claims} of policy `{policy}` both claim {again} of {model}, which has {count} blocks",
             "let each block lie in one region: count both ranges from the same end",
-            span=_range(later).at, marked=_are(later, count), others=others,
+            span=range_of(later).at, marked=_are(later, count), others=others,
         )  # fmt: skip
 
 
 def spelled(where: Layers) -> str:
     """The layers as they are written: `blocks[0..7].attn`."""
-    blocks = _range(where)
+    blocks = range_of(where)
     return written(blocks.first, blocks.last, part_of(where))
 
 
-def _range(where: Layers) -> ir.Blocks:
-    return where.blocks if isinstance(where, ir.Sublayers) else where
-
-
 def _are(where: Layers, count: int) -> str:
-    first, last = block_bounds(_range(where), count)
+    first, last = block_bounds(range_of(where), count)
     return f"block {first} of {count}" if first == last else f"blocks {first} to {last} of {count}"
 
 

@@ -13,7 +13,7 @@ from itertools import product
 from typing import Literal, assert_never, get_args
 
 from mccompile import ir
-from mccompile.language.depth import blocks_of, part_of
+from mccompile.language.depth import block_bounds, blocks_of, part_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid
 from mccompile.policy.groups import groups
@@ -198,10 +198,11 @@ def _blocks(a: ir.PolicyIR, b: ir.PolicyIR) -> str:
     if a.regions == b.regions or all(isinstance(phase.rule, ir.Compute) for phase in a.phases):
         return ""
     for depth in range(1, DEEPEST + 1):
-        alone = sorted(_reused(a, depth) - _reused(b, depth))
+        reused = _reused(a, depth)
+        alone = sorted(reused - _reused(b, depth))
         if alone:
             block, part = alone[0]
-            whole = {(block, each) for each in _PARTS} <= _reused(a, depth)
+            whole = {(block, each) for each in _PARTS} <= reused
             what = f"block {block}" if whole else f"the `{part}` of block {block}"
             return f"on a model of {depth} blocks, A reuses {what}, which B always computes"
     return ""
@@ -221,7 +222,7 @@ def _reused(policy: ir.PolicyIR, depth: int) -> set[tuple[int, ir.SublayerName]]
         blocks, part = blocks_of(region.where), part_of(region.where)
         first, last = 0, depth - 1
         if blocks is not None:
-            ends = [int(n if n >= 0 else depth + n) for n in (blocks.first, blocks.last)]
+            ends = block_bounds(blocks, depth)
             first, last = max(ends[0], 0), min(ends[1], depth - 1)
         parts = _PARTS if part is None else (part,)
         found |= set(product(range(first, last + 1), parts)) if region.keep is not None else set()
