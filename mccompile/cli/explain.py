@@ -277,13 +277,13 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         if not rows:
             continue
         lowered, grid = each.runner.lowered, part_of(whole, rows)
-        static = WITHOUT_MODEL
-        if not is_hollow(each.model):  # values of a source are made by weights
+        static, hollow = WITHOUT_MODEL, is_hollow(each.model)
+        if not hollow:  # values of a source are made by weights
             with torch.no_grad():
                 static = Static(static_tables(lowered, grid, inputs), lowered.static)
         for group, bound in bounds.items():
             title = "\n".join(filter(None, (part, names[group])))
-            if static is WITHOUT_MODEL:
+            if hollow:
                 plans[title] = plan(bound, grid, {}, frozenset())
             else:
                 plans[title] = planned(lowered, bound, grid, static.tables, True)

@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.metrics import measure_clips, read_clip
 
     reference, video = read_clip(arguments.reference), read_clip(arguments.video)
-    dimensions = compared_by_vbench(arguments.video, arguments.reference, arguments.vbench)
     found = measure_clips(video, reference, arguments.lpips)
+    dimensions = compared_by_vbench(arguments.video, arguments.reference, arguments.vbench)
     if arguments.json:
         say(json.dumps({**numbers(found), **({"vbench": dimensions} if dimensions else {})}))
         return 0

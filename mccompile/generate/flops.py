@@ -67,6 +67,10 @@ class Prices:
     others: Mapping[str, Prices] = field(default_factory=dict)
     _otherwise: dict[tuple[Piece, ...], tuple[BlockPrice, ...]] = field(default_factory=dict, repr=False)
 
+    def at(self, expert: str) -> Prices:
+        """Those of the transformer at a place of the pipeline; these where there is only one, or it is the first."""
+        return self.others.get(expert, self)
+
     def of(self, lowered: LoweredModel) -> tuple[BlockPrice, ...]:
         """Those of the blocks of a model that another policy may have split into sublayers."""
         if lowered.pieces == self.pieces:
@@ -97,7 +101,7 @@ def count(model: CompiledModel, events: Sequence[Event], prices: Prices) -> floa
     for event in events:
         own.setdefault(event.expert, []).append(event)
     parts = {each.runner.expert: each for each in model.experts}
-    return sum(_count_of(parts[name], some, prices.others.get(name, prices)) for name, some in own.items())
+    return sum(_count_of(parts[name], some, prices.at(name)) for name, some in own.items())
 
 
 def _count_of(model: CompiledModel, events: Sequence[Event], prices: Prices) -> float:
@@ -117,7 +121,7 @@ def count_by_row(model: CompiledModel, events: Sequence[Event], prices: Prices) 
     rows: dict[int, list[Event]] = {}
     for event in events:
         rows.setdefault(event.row, []).append(event)
-    first = {each.runner.expert: _first(each, prices.others.get(each.runner.expert, prices)) for each in model.experts}
+    first = {each.runner.expert: _first(each, prices.at(each.runner.expert)) for each in model.experts}
     begun: set[tuple[str, str, int, str]] = set()
     found = []
     for row in sorted(rows):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from mccompile.runtime.runner import Runner
 from mccompile.runtime.shared import Value
 
 Inputs = Mapping[str, Value]
+T = TypeVar("T")
 
 
 def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -79,7 +81,8 @@ def reuse_apart(runner: Runner, inputs: Inputs, latents: frozenset[str]) -> floa
     in the second step the values of `latents` differ.
     """
     lowered = runner.lowered
-    later = {k: _moved(v) if k in latents else v for k, v in inputs.items()}
+    noise = torch.Generator()
+    later = {k: moved(v, noise.manual_seed(1)) if k in latents else v for k, v in inputs.items()}
     engine = runner.engine
     first = first_moment(engine, inputs, engine.entry(engine.values.get(inputs)))
     grid = replace(first.grid, steps=2, timesteps=(1000.0, 500.0), sigmas=(1.0, 0.5))
@@ -94,11 +97,11 @@ def reuse_apart(runner: Runner, inputs: Inputs, latents: frozenset[str]) -> floa
     return max((difference(a, b) for a, b in pairs if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)))
 
 
-def _moved(value: Value) -> Value:
+def moved(value: T, noise: torch.Generator) -> T | torch.Tensor:
+    """Latents a little further on: a tenth of the noise is added. What is no tensor of floats stays as it is."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return value
-    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
-    return value + 0.1 * noise.to(value)
+    return value + 0.1 * torch.randn(value.shape, generator=noise).to(value)
 
 
 def _reused(lowered: LoweredModel, before: FullRun, inputs: Inputs) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile import api
+from mccompile.generate.part_laws import moved
 from mccompile.ir import PolicyIR
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.pipelines.finding import driver_for
@@ -196,13 +197,7 @@ class ModuleSubject(LawSubject):
 
     def _at(self, call: Mapping[str, object], timestep: float, noise: torch.Generator) -> dict[str, object]:
         latents, told = latent_inputs(self.prepared.model), timestep_of(self.prepared.model)
-
-        def moved(value: object) -> object:
-            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-                return value
-            return value + 0.1 * torch.randn(value.shape, generator=noise).to(value)
-
-        changed = {k: pytree.tree_map(moved, v) if k in latents else v for k, v in call.items()}
+        changed = {k: pytree.tree_map(lambda x: moved(x, noise), v) if k in latents else v for k, v in call.items()}
         given = changed.get(told)
         return changed | ({told: torch.full_like(given, timestep)} if isinstance(given, torch.Tensor) else {})
 

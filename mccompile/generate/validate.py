@@ -31,6 +31,7 @@ from mccompile.language.source import Source
 from mccompile.lowering.locate import latent_inputs
 from mccompile.policy.facts import keeps_increment
 from mccompile.runtime.compiled import LOG, CompiledModel
+from mccompile.runtime.trace import share_computed
 
 LawOutcome = Literal["holds", "fails", "unclear", "-"]
 LARGE = 0.25  # a bound above this share of the largest entry tells a wrong result from none
@@ -207,8 +208,7 @@ def _decisions(compiled: CompiledModel) -> list[tuple[object, ...]]:
 
 def _shares(compiled: CompiledModel) -> str:
     events = compiled.events
-    share = sum(e.computed for e in events) / max(1, sum(e.tokens for e in events))
-    return f"{share:.0%} of the tokens computed in {len({e.row for e in events})} steps"
+    return f"{share_computed(events):.0%} of the tokens computed in {len({e.row for e in events})} steps"
 
 
 def _named(dtype: torch.dtype) -> str:
