@@ -40,7 +40,7 @@ class SamplerClock:
     def place(self, options: Mapping[str, object], branch: str) -> None:
         """Says where the next call is: its `transformer_options`, and its guidance branch.
 
-        Raises NodeRefused (MC0950) for calls that are at no step of the schedule, or a second call of a step.
+        Raises NodeRefused (MC0725) for calls that are at no step of the schedule, or a second call of a step.
         """
         if self._grid is None:
             self._grid = _grid(options)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from mccompile.cli.options import chosen
 from mccompile.comfyui.errors import NodeRefused
-from mccompile.comfyui.session import Session
+from mccompile.comfyui.session import NodeSession
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import load_chosen
 
@@ -43,12 +43,12 @@ class PolicyNode:
     ) -> tuple[Any]:
         """model: ComfyUI's ModelPatcher, which stays as it is. Returns a clone of it under the policy.
 
-        Raises PolicyError, and NodeRefused (MC0950), for a policy or parameters that are no good: at once, and not at
+        Raises PolicyError, and NodeRefused (MC0725), for a policy or parameters that are no good: at once, and not at
         the first step.
         """
         found = load_chosen(policy.strip(), dict(_assigned(part) for part in parameters.split(",") if part.strip()))
         bind(found.policy, found.numbers)
-        session = Session(found.policy, found.numbers, backend)
+        session = NodeSession(found.policy, found.numbers, backend)
         kinds = importlib.import_module("comfy.patcher_extension").WrappersMP
         clone = model.clone()
         for kind, wrapper in ((kinds.OUTER_SAMPLE, session.sample), (kinds.DIFFUSION_MODEL, session.call)):

@@ -24,7 +24,7 @@ CHANGES = ("patches", "patches_replace")  # entries of the options by which othe
 
 
 class Executor(Protocol):
-    """ComfyUI's WrapperExecutor: calls the next wrapper, or the model's own forward (`original`)."""
+    """WrapperExecutor of ComfyUI: calls the next wrapper, or the model's own forward (`original`)."""
 
     original: Callable[..., object]
     class_obj: object
@@ -34,7 +34,7 @@ class Executor(Protocol):
     def __call__(self, *args: object, **kwargs: object) -> object: ...
 
 
-class Plain(nn.Module):
+class TensorModel(nn.Module):
     """A video model of ComfyUI without its options: the same weights, called with tensors alone."""
 
     def __init__(self, diffusion_model: nn.Module) -> None:
@@ -49,7 +49,7 @@ class Plain(nn.Module):
         return result
 
 
-class Session:
+class NodeSession:
     """The wrappers that a node hangs on a model patcher: around a sampling, and around each call of the model."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Session:
     def call(self, executor: Executor, *args: object, **kwargs: object) -> object:
         """One call of the model (WrappersMP.DIFFUSION_MODEL), for all prompts that ComfyUI has put into it.
 
-        Outside of a sampling the model itself runs. Raises NodeRefused (MC0950), and what `api.compile` raises.
+        Outside of a sampling the model itself runs. Raises NodeRefused (MC0725), and what `api.compile` raises.
         """
         if not self._clock.open:
             return executor(*args, **kwargs)
@@ -104,7 +104,7 @@ class Session:
         known = self.compiled
         if known is not None and known.model.diffusion_model is diffusion_model:
             return known
-        plain = Plain(diffusion_model)
+        plain = TensorModel(diffusion_model)
         patch = tuple(getattr(diffusion_model, "patch_size", (1, 2, 2)))
         probe, second = (_arguments(_example(call, size, patch)) for size in SIZES)
         batches = next(v for v in call.values() if isinstance(v, torch.Tensor)).size(0) > 1
@@ -135,7 +135,7 @@ def _check(executor: Executor, options: Mapping[str, object], call: Mapping[str,
 
 
 def _arguments(call: Mapping[str, object]) -> dict[str, object]:
-    """The arguments of `Plain` from those of the model."""
+    """The arguments of `TensorModel` from those of the model."""
     own = ("x", "timestep", "context")
     return {**{n: call[n] for n in own}, "more": {n: v for n, v in call.items() if n not in own}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from mccompile.generate.placement import Placement
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(dtypes, "cache_folder", lambda: tmp_path)
-    monkeypatch.setattr(dtypes.config, "force_disable_caches", False)
     dtype_times.cache_clear()
-    return tmp_path
+    with dtypes.config.patch(force_disable_caches=False):
+        yield tmp_path
+    dtype_times.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from mccompile.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 from mccompile.comfyui.errors import NodeRefused
 from mccompile.comfyui.node import PolicyNode
-from mccompile.comfyui.session import Session
+from mccompile.comfyui.session import NodeSession
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.runtime.trace import share_computed
 from tests.comfyui.interface import (
@@ -66,7 +66,7 @@ def under(loaded: ModelPatcher, policy: str, parameters: str = "") -> ModelPatch
     return made
 
 
-def session_of(patcher: ModelPatcher) -> Session:
+def session_of(patcher: ModelPatcher) -> NodeSession:
     (wrapper,) = patcher.wrappers[OUTER]["mccompile"]
     return wrapper.__self__
 
