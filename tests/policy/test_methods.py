@@ -109,7 +109,7 @@ def magcache(
     return computed
 
 
-INTERVALS = [("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("fixed_interval", 3, 3)]
+INTERVALS = [("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("taylorseer_lite", 4, 4), ("fixed_interval", 3, 3)]
 
 
 @pytest.mark.parametrize(("name", "first", "every"), INTERVALS)
@@ -192,7 +192,10 @@ def test_settings_of_dbcache(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2)],
+    [
+        ("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2),
+        ("taylorseer_lite", 2), ("teacache_embedded_taylor", 2),
+    ],  # fmt: skip
 )
 def test_how_many_results_a_forecast_reads(name: str, steps: int) -> None:
     assert steps_read(load_policy(name)) == steps
