@@ -214,9 +214,9 @@ def test_a_run_that_was_broken_off_leaves_nothing(distilled: Tiny, fault: type[B
     first, events = distilled.run(), bare(model.events)
 
     def stop(pipe: MagiPipeline, index: int, times: Tensor, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-        if index == 9 and fault is not None:
+        if index == 20 and fault is not None:
             raise fault("in the middle")
-        pipe._interrupt = index == 9
+        pipe._interrupt = index == 20
         return {}
 
     with contextlib.nullcontext() if fault is None else pytest.raises(fault, match="in the middle"):
