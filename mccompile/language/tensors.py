@@ -46,8 +46,9 @@ class TensorRules:
         if of.late and function == "kept":
             why = "a block output differs from that of its last computation only while it is not computed"
             return self._report(values.NoPast(call.span, function, why))
-        kept = ir.Earlier("compute", call.count("n")) if function == "kept" else ir.Earlier("step", 1)
-        return replace(of, earlier=kept)
+        if function == "kept":
+            return replace(of, earlier=ir.Earlier("compute", call.count("n"), at=call.span))
+        return replace(of, earlier=ir.Earlier("step", 1, at=call.span))
 
     def change(self, call: BoundCall, of: Typed, then: Typed | None, distance: ir.Distance) -> TypedNumber | Poison:
         """A distance of a source now, or at an earlier moment, from itself at another earlier moment."""
@@ -120,7 +121,7 @@ class TensorRules:
         why = self._no_gain(source, gain)
         if why:
             return self._report(tensors.InvalidGain(place(gain.expr), why))
-        return replace(source, expr=ir.SourceRef(source.expr.name, gain.expr, at=call.span))
+        return replace(source, expr=ir.SourceRef(source.expr.name, gain.expr, at=source.expr.at))
 
     def _no_gain(self, source: TypedTensor, gain: TypedNumber) -> str:
         """Why a number is no gain; "" where it is one."""
