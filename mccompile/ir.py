@@ -88,7 +88,7 @@ class Frequency(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier(Node):
+class PastMoment(Node):
     since: Literal["step", "compute"]  # one step ago, or the n-th last computation of the cell
     n: int
 
@@ -102,7 +102,7 @@ class Change(Node):
     since: Literal["step", "compute", "zero"]  # b: one step ago, at the n-th last computation, or 0
     over: Granularity
     n: int | None = None  # None: the last computation
-    a: Earlier | None = None  # None: a is the source now
+    a: PastMoment | None = None  # None: a is the source now
 
 
 @dataclass(frozen=True, slots=True)

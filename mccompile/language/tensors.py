@@ -47,8 +47,8 @@ class TensorRules:
             why = "a block output differs from that of its last computation only while it is not computed"
             return self._report(values.NoPast(call.span, function, why))
         if function == "kept":
-            return replace(of, earlier=ir.Earlier("compute", call.count("n"), at=call.span))
-        return replace(of, earlier=ir.Earlier("step", 1, at=call.span))
+            return replace(of, earlier=ir.PastMoment("compute", call.count("n"), at=call.span))
+        return replace(of, earlier=ir.PastMoment("step", 1, at=call.span))
 
     def change(self, call: BoundCall, of: Typed, then: Typed | None, distance: ir.Distance) -> TypedNumber | Poison:
         """A distance of a source now, or at an earlier moment, from itself at another earlier moment."""
@@ -62,7 +62,7 @@ class TensorRules:
         over = self._cells(call, source)
         if isinstance(over, Poison):
             return POISON
-        before = ir.Earlier("step", 1)
+        before = ir.PastMoment("step", 1)
         if then is not None:
             other = self._source(call, then)
             if isinstance(other, Poison):

@@ -52,7 +52,7 @@ class TypedTensor:
     expr: ir.SourceRef
     per_token: bool
     late: bool
-    earlier: ir.Earlier | None = None
+    earlier: ir.PastMoment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,15 @@ def described(found: Typed) -> str:
             return "an invalid expression"
 
 
-def _moment(earlier: ir.Earlier | None) -> str:
+def _moment(earlier: ir.PastMoment | None) -> str:
     match earlier:
         case None:
             return ""
-        case ir.Earlier("step", _):
+        case ir.PastMoment("step", _):
             return " of the step before"
-        case ir.Earlier(_, 1):
+        case ir.PastMoment(_, 1):
             return " of the last computation"
-        case ir.Earlier(_, n):
+        case ir.PastMoment(_, n):
             return f" of the last computation but {n - 1}"
         case _:
             assert_never(earlier)

@@ -163,8 +163,11 @@ class _Decision:
         values = self.moments.values(cells, get, known_now)
         changes = {r.change: row(r) for r in self.spec.host if isinstance(r, ChangeRow)}
         changes |= {c: values.change(c) for c in self.measured}
-        if self.pasts.slots:  # a chunk's first step has none before it
-            changes = {c: torch.where(row(ClockRow("step")) > 0.0, v, v * 0.0) for c, v in changes.items()}
+        fresh = flag("fresh") > 0 if Flag("fresh") in self.spec.host else None
+        if self.pasts.slots:  # nothing was seen before a chunk's first step, nor before the first call that it is in
+            assert fresh is not None
+            seen = (row(ClockRow("step")) > 0.0) & ~fresh
+            changes = {c: torch.where(seen, v, v * 0.0) for c, v in changes.items()}
         motions = {}
         for m in self.motions:
             now = cells[m.of.name]
@@ -187,7 +190,6 @@ class _Decision:
             kept = get(count)
             more = torch.where(active & ~compute, kept + 1.0, kept)
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
-        fresh = flag("fresh") > 0 if Flag("fresh") in self.spec.host else None
         for slot in self.spec.outputs:
             if isinstance(slot, SourceBefore):
                 out[slot] = values.after(slot, active, compute.any(-1, True).any(-2, True), fresh)

@@ -3,7 +3,7 @@
 Along one axis of n places, a gain g(f) that is the same for f and -f is a circulant matrix of real numbers: multiplying
 by it does what a Fourier transform, the gain and the transform back do. The axes are filtered one after the other. That
 is the filter whose gain is the product of those along the axes (SeaCache, arXiv 2602.18993, and its code). Matrices are
-used and no `torch.fft`, because Inductor compiles no complex numbers, and an axis of tokens is short: at most some
+used and no complex numbers, because Inductor does not compile those, and an axis of tokens is short: at most some
 hundreds of places, where a matrix is as fast. All sizes may vary.
 """
 

@@ -14,10 +14,10 @@ from mccompile.lowering.pasts import Get
 from mccompile.lowering.slots import Places, SourceBefore
 
 
-def moments_of(of: ir.Change) -> tuple[ir.Earlier, ...]:
+def moments_of(of: ir.Change) -> tuple[ir.PastMoment, ...]:
     """Returns the earlier moments that a distance reads."""
     found = () if of.a is None else (of.a,)
-    return found if of.since == "zero" else (*found, ir.Earlier(of.since, of.n or 1))
+    return found if of.since == "zero" else (*found, ir.PastMoment(of.since, of.n or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class SourceValues:
     def change(self, of: ir.Change) -> torch.Tensor:
         """Returns how far a source is from another moment's, or from 0; see expressions.change."""
         one = self._at(of.of, of.a)
-        other = one * 0.0 if of.since == "zero" else self._at(of.of, ir.Earlier(of.since, of.n or 1))
+        other = one * 0.0 if of.since == "zero" else self._at(of.of, ir.PastMoment(of.since, of.n or 1))
         return change(of.distance, one, other, of.over)
 
     def after(
@@ -94,7 +94,7 @@ class SourceValues:
         assert fresh is not None
         return torch.where((active & fresh).unsqueeze(-1), now, kept)
 
-    def _at(self, source: ir.SourceRef, moment: ir.Earlier | None) -> torch.Tensor:
+    def _at(self, source: ir.SourceRef, moment: ir.PastMoment | None) -> torch.Tensor:
         number = _filter_of(source, self.moments.gains)
         if moment is None:
             return self.now(source.name, number)
