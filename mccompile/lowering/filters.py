@@ -43,4 +43,4 @@ def _circulant(line: torch.Tensor, gain: ir.Expr, leaves: Leaves) -> torch.Tenso
     weights = weights / weights.mean(-1, keepdim=True)
     turns = torch.remainder(index.unsqueeze(3) * index.unsqueeze(2), count.unsqueeze(3)) / count.unsqueeze(3)
     cosine, sine = (turns * tau).cos(), (turns * tau).sin()
-    return ((cosine * weights) @ cosine.mT + (sine * weights) @ sine.mT) / count.unsqueeze(3)
+    return ((cosine * weights) @ cosine + (sine * weights) @ sine) / count.unsqueeze(3)  # both are symmetric
