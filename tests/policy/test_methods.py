@@ -109,7 +109,9 @@ def magcache(
     return computed
 
 
-INTERVALS = [("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("fixed_interval", 3, 3)]
+INTERVALS = [
+    ("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("taylorseer_lite", 4, 4), ("fixed_interval", 3, 3),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "first", "every"), INTERVALS)
@@ -190,10 +192,13 @@ def test_settings_of_dbcache(name: str) -> None:
     assert (policy.regions[1].forecast is not None) == (name == "dbcache_taylor")
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"),
-    [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2)],
-)
+FORECASTS = {
+    "compute": 0, "teacache": 0, "taylorseer": 3, "hicache": 3, "teacache_taylor": 2, "abcache": 2,
+    "taylorseer_lite": 2, "teacache_embedded_taylor": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "steps"), [*FORECASTS.items()])
 def test_how_many_results_a_forecast_reads(name: str, steps: int) -> None:
     assert steps_read(load_policy(name)) == steps
 
