@@ -89,7 +89,7 @@ def write(rows: Sequence[Mapping[str, object]], date: str | None, path: Path = F
     before = json.loads(path.read_text()) if path.exists() else {}
     measured = date is not None
     written = {
-        "title": "The shipped policies at their defaults, each against vanilla; the embedded model, uncompiled, 24 steps, "
+        "title": "The shipped policies at their defaults, against vanilla: the embedded model, uncompiled, 24 steps, "
         "15 frames of 64x64 pixels",
         "command": COMMAND,
         "machine": machine() if measured else before.get("machine", "not measured yet"),
