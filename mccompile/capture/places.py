@@ -15,7 +15,8 @@ def counts_placed(places: torch.Tensor, last: bool) -> Counts | None:
     """The frames, rows and columns of a grid whose tokens have these positions; None where they form none.
 
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; the three numbers of a token say its frame, row and column,
-    in any unit. All samples have the same positions. A host read, once for each tensor.
+    in any unit. The samples of a call may be at different positions in grids of one size. A host read, once for each
+    tensor.
     """
     version = None if places.is_inference() else places._version
     known = _read.get(places)
@@ -28,26 +29,29 @@ def counts_placed(places: torch.Tensor, last: bool) -> Counts | None:
 def _counts(places: torch.Tensor) -> Counts | None:
     """places: [..., tokens, 3]."""
     samples = places.reshape(-1, *places.shape[-2:])
-    rows = samples[0]
-    if len(rows) < 1 or not bool((samples == rows).all()):
-        return None
+    found = {_of_sample(rows) for rows in samples}
+    return found.pop() if len(found) == 1 else None
+
+
+def _of_sample(rows: torch.Tensor) -> Counts | None:
+    """rows: [tokens, 3]."""
     of_frame = _run(rows[:, 0])
     width = _run(rows[:of_frame, 1])
     if len(rows) % of_frame or of_frame % width:
         return None
     counts = len(rows) // of_frame, of_frame // width, width
     grid = rows.unflatten(0, counts)
-    alone = [
-        bool((grid[..., axis] == grid.select(-1, axis)[tuple(_first(axis))]).all())  # along its own axis only
-        for axis in range(3)
-    ]
-    values = [grid[:, 0, 0, 0], grid[0, :, 0, 1], grid[0, 0, :, 2]]
-    return counts if all(alone) and all(len(v.unique()) == len(v) for v in values) else None
+    for axis in range(3):  # each number changes along its own axis only, and is another one at each place there
+        alone = grid[..., axis]
+        line = alone.movedim(axis, 0).flatten(1)[:, 0]
+        if len(line.unique()) != len(line) or not bool((alone == alone[_first(axis)]).all()):
+            return None
+    return counts
 
 
-def _first(axis: int) -> list[slice]:
-    """The first plane of a grid along the two axes that are not `axis`."""
-    return [slice(None) if own == axis else slice(0, 1) for own in range(3)]
+def _first(axis: int) -> tuple[slice, ...]:
+    """The first line of a grid along one axis."""
+    return tuple(slice(None) if own == axis else slice(0, 1) for own in range(3))
 
 
 def _run(values: torch.Tensor) -> int:

@@ -152,11 +152,12 @@ def test_positions_tell_a_video(last: bool) -> None:
 
 
 def test_tokens_beside_the_video_are_no_grid() -> None:
-    """A keyframe in front of the video, samples that differ, rows of several lengths: none of them is taken apart."""
+    """A keyframe in front of the video, samples in other grids, rows of several lengths: none is taken apart."""
     video = places(3, 4, 6)
     assert counts_placed(video, last=False) == (3, 4, 6)
     assert counts_placed(torch.cat([video[24:48], video]), last=False) is None
-    assert counts_placed(torch.stack([video, video + 1]), last=False) is None
+    assert counts_placed(torch.stack([video, video * 2 + 1]), last=False) == (3, 4, 6)
+    assert counts_placed(torch.stack([video, places(3, 6, 4)]), last=False) is None
     assert counts_placed(video[:-1], last=False) is None
     assert counts_placed(video.flip(0)[:, [1, 0, 2]], last=False) is None
     front = {"places": torch.cat([video[24:48], video])}
