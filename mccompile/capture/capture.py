@@ -15,6 +15,7 @@ from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
 from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.capture.kinds import group
+from mccompile.capture.masks import share_masks
 from mccompile.capture.normalise import normalise
 from mccompile.capture.numbering import number_anew
 from mccompile.capture.own import own_weights
@@ -58,6 +59,7 @@ def captured_from(
     own_weights(exported.module)
     facts: Facts = measure(exported.module, exported.probe, exported.second, exported.copies)
     normalise(exported.module, facts)
+    share_masks(exported.module, facts, exported.source)
     facts = number_anew(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)
     proof = proved or (lambda made: prove(made, model, calls, exported.source, unbatched))
