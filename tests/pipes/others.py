@@ -16,7 +16,9 @@ from tests.pipes.parts import (
     HEADS,
     LENGTH,
     VIDEO,
+    Arguments,
     Case,
+    clip,
     embeds,
     euler,
     hunyuan_vae,
@@ -67,7 +69,7 @@ def _without_torchvision() -> None:
         )
 
 
-def _cosmos(kind: type, scheduler: object, vae: object = None, **config: object) -> object:
+def _cosmos(kind: type, scheduler: object, vae: object = None, more: Arguments | None = None, **config: object) -> object:
     _without_torchvision()
     importlib.import_module(kind.__module__).CosmosSafetyChecker = _Safe  # type: ignore[attr-defined]
     sizes = {
@@ -77,7 +79,7 @@ def _cosmos(kind: type, scheduler: object, vae: object = None, **config: object)
     }  # fmt: skip
     model = made(D.CosmosTransformer3DModel, **{**sizes, **config})
     parts = {**_ONE_TEXT, "vae": vae, "scheduler": scheduler, "transformer": model, "safety_checker": _Safe()}
-    return pipe(kind, **parts)
+    return pipe(kind, **parts, **(more or {}))
 
 
 def _edm() -> object:
@@ -101,6 +103,16 @@ def _cosmos_vae() -> object:
 
 
 _COSMOS_VIDEO = {"in_channels": 17, "out_channels": 16}
+
+
+def _cosmos_transfer() -> object:
+    control = made(
+        D.CosmosControlNetModel, n_controlnet_blocks=1, in_channels=18, latent_channels=18, model_channels=72,
+        num_attention_heads=2, attention_head_dim=36, mlp_ratio=2, text_embed_dim=DIM, adaln_lora_dim=10,
+        max_size=(16, 32, 32), encoder_hidden_states_channels=DIM,
+    )  # fmt: skip
+    more = {"controlnet": control}
+    return _cosmos(D.Cosmos2_5_TransferPipeline, unipc(), wan_vae(), more, **_COSMOS_VIDEO)
 
 
 def _sana(kind: type, vae: object = None, **config: object) -> object:
@@ -223,6 +235,16 @@ CASES = (
         lambda: _cosmos(D.Cosmos2VideoToWorldPipeline, euler(use_karras_sigmas=True), wan_vae(), **_COSMOS_VIDEO),
         lambda n: _cosmos_call(n, image=picture()),
     ),
+    Case(
+        "Cosmos2_5_PredictBasePipeline",
+        lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO), _cosmos_call,
+    ),
+    Case(
+        "Cosmos2_5_PredictBasePipeline, from a video",
+        lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO),
+        lambda n: _cosmos_call(n, video=clip()),
+    ),
+    Case("Cosmos2_5_TransferPipeline", _cosmos_transfer, lambda n: _cosmos_call(n, controls=clip())),
     Case(
         "SanaVideoPipeline", lambda: _sana(D.SanaVideoPipeline), _sana_call, {"height": 96, "width": 64, "frames": 13}
     ),
