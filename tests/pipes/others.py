@@ -61,12 +61,13 @@ def _resize(mask: torch.Tensor, size: list[int], interpolation: object = None) -
 @functools.cache
 def _without_torchvision() -> None:
     """Cosmos resizes a mask by torchvision, which is not installed; it asks for nothing else of it."""
-    model = importlib.import_module("diffusers.models.transformers.transformer_cosmos")
-    if "transforms" not in vars(model):
-        model.transforms = types.SimpleNamespace(  # type: ignore[attr-defined]
-            functional=types.SimpleNamespace(resize=_resize),
-            InterpolationMode=types.SimpleNamespace(NEAREST="nearest"),
-        )
+    for name in ("transformers.transformer_cosmos", "controlnets.controlnet_cosmos"):
+        model = importlib.import_module(f"diffusers.models.{name}")
+        if "transforms" not in vars(model):
+            model.transforms = types.SimpleNamespace(  # type: ignore[attr-defined]
+                functional=types.SimpleNamespace(resize=_resize),
+                InterpolationMode=types.SimpleNamespace(NEAREST="nearest"),
+            )
 
 
 def _cosmos(kind: type, scheduler: object, vae: object = None, more: Arguments | None = None, **config: object) -> object:
@@ -244,7 +245,7 @@ CASES = (
         lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO),
         lambda n: _cosmos_call(n, video=clip()),
     ),
-    Case("Cosmos2_5_TransferPipeline", _cosmos_transfer, lambda n: _cosmos_call(n, controls=clip())),
+    Case("Cosmos2_5_TransferPipeline", _cosmos_transfer, lambda n: _cosmos_call(n, controls=clip(), num_frames_per_chunk=9)),
     Case(
         "SanaVideoPipeline", lambda: _sana(D.SanaVideoPipeline), _sana_call, {"height": 96, "width": 64, "frames": 13}
     ),
