@@ -1,4 +1,4 @@
-"""A tiny causal Wan as Self-Forcing (arXiv 2506.08009) and Causal-Forcing publish it: few steps, rolling keys and values.
+"""A tiny causal Wan as Self-Forcing (arXiv 2506.08009) and Causal-Forcing publish it: few steps, kept keys and values.
 
 The modules and their names are those of the published checkpoints. One thing differs: the published forward writes keys
 and values into caches that it is given, and this one returns them. `Rollout` is the published loop: a chunk takes all
@@ -133,8 +133,8 @@ def _table(frames: int, height: int, width: int, start: int, device: torch.devic
     """Rotary angles [tokens, 1, channels / 2] of a chunk: a third each for frame, row and column."""
     count = DIM // HEADS // 6
     rates = 1 / torch.pow(10000, torch.arange(count, device=device) / count)
-    lines = (torch.arange(start, start + frames, device=device), *(torch.arange(n, device=device) for n in (height, width)))
-    f, h, w = (line[:, None] * rates for line in lines)
+    ends = ((start, start + frames), (0, height), (0, width))
+    f, h, w = (torch.arange(*bounds, device=device)[:, None] * rates for bounds in ends)
     shape = (frames, height, width, count)
     parts = f[:, None, None].expand(shape), h[None, :, None].expand(shape), w[None, None].expand(shape)
     return torch.cat(parts, -1).reshape(frames * height * width, 1, 3 * count)
@@ -179,7 +179,8 @@ class Rollout:
                     clean = x - sigma / 1000 * flow
                     x = (1 - following) * clean + following * torch.randn(shape, generator=noise)
             video.append(x)
-            self.kept = [(self._rolled(k, a, tokens), self._rolled(v, b, tokens)) for (k, v), (a, b) in zip(self.kept, made, strict=True)]
+            both = zip(self.kept, made, strict=True)
+            self.kept = [(self._rolled(k, a, tokens), self._rolled(v, b, tokens)) for (k, v), (a, b) in both]
         return torch.cat(video, 2)
 
     def _rolled(self, before: torch.Tensor, new: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -12,7 +12,17 @@ from typing import assert_never
 from torch import nn
 
 from mccompile import api, ir
-from mccompile.capture.types import AnyGrid, Beside, BlockSite, CapturedModel, OneFrame, PlacedGrid, Port, TokenGrid, ToldGrid
+from mccompile.capture.types import (
+    AnyGrid,
+    Beside,
+    BlockSite,
+    CapturedModel,
+    OneFrame,
+    PlacedGrid,
+    Port,
+    TokenGrid,
+    ToldGrid,
+)
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import OptionRefused
 from mccompile.language.load import load_policy

@@ -1,4 +1,4 @@
-"""Masks that blocks build of shared values alone (Chroma): made once before the blocks, so that rows of them are taken."""
+"""Masks that blocks build of shared values alone (Chroma): made once before the blocks, so rows of them are taken."""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ def _without_torchvision() -> None:
             )
 
 
-def _cosmos(kind: type, scheduler: object, vae: object = None, more: Arguments | None = None, **config: object) -> object:
+def _cosmos(
+    kind: type, scheduler: object, vae: object = None, more: Arguments | None = None, **config: object
+) -> object:
     _without_torchvision()
     importlib.import_module(kind.__module__).CosmosSafetyChecker = _Safe  # type: ignore[attr-defined]
     sizes = {
@@ -245,7 +247,10 @@ CASES = (
         lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO),
         lambda n: _cosmos_call(n, video=clip()),
     ),
-    Case("Cosmos2_5_TransferPipeline", _cosmos_transfer, lambda n: _cosmos_call(n, controls=clip(), num_frames_per_chunk=9)),
+    Case(
+        "Cosmos2_5_TransferPipeline", _cosmos_transfer,
+        lambda n: _cosmos_call(n, controls=clip(), num_frames_per_chunk=9),
+    ),
     Case(
         "SanaVideoPipeline", lambda: _sana(D.SanaVideoPipeline), _sana_call, {"height": 96, "width": 64, "frames": 13}
     ),
