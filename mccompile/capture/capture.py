@@ -23,6 +23,7 @@ from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
 from mccompile.capture.types import Assembled, CapturedModel
+from mccompile.capture.unsplit import unsplit
 from mccompile.capture.verify import prove
 
 
@@ -59,6 +60,7 @@ def captured_from(
     own_weights(exported.module)
     facts: Facts = measure(exported.module, exported.probe, exported.second, exported.copies)
     normalise(exported.module, facts)
+    facts = unsplit(exported.module, facts)
     share_masks(exported.module, facts, exported.source)
     facts = number_anew(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)

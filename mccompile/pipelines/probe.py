@@ -181,7 +181,7 @@ def _own_processors(pipe: object, model: nn.Module) -> Iterator[None]:
         after = _processors(model)
         exchanged = [name for name, processor in before.items() if after[name] is not processor]
         for name in exchanged:
-            model.get_submodule(name).processor = before[name]  # type: ignore[assignment]
+            model.get_submodule(name).processor = before[name]
         if exchanged:
             raise ProcessorsExchanged(type(pipe).__name__, exchanged[0], type(after[exchanged[0]]).__name__)
 
