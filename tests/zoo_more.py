@@ -168,13 +168,13 @@ def _framepack_inputs(size: Size, batch: int) -> Call:
     call = _video(
         size, batch, encoder_attention_mask=_text_mask(batch), pooled_projections=torch.randn(batch, 8),
         guidance=torch.full((batch,), 6000.0), image_embeds=torch.randn(batch, 3, 20),
-        indices_latents=torch.arange(1, 1 + frames)[None],
+        indices_latents=torch.arange(1, 1 + frames),
     )  # fmt: skip
     after = 1 + frames
-    call["latents_clean"], call["indices_latents_clean"] = _history(batch, 2, height, width), torch.tensor([[0, after]])
+    call["latents_clean"], call["indices_latents_clean"] = _history(batch, 2, height, width), torch.tensor([0, after])
     for name, first, count in (("2x", after + 1, 2), ("4x", after + 3, 16)):
         call[f"latents_history_{name}"] = _history(batch, count, height, width)
-        call[f"indices_latents_history_{name}"] = torch.arange(first, first + count)[None]
+        call[f"indices_latents_history_{name}"] = torch.arange(first, first + count)
     return call
 
 

@@ -80,15 +80,19 @@ def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[Example
     """The transformer's keyword arguments at two small sizes.
 
     arguments: further arguments of the pipeline's call that change the transformer's (causal_block_size, ...).
-    Sizes that the pipeline refuses are tried again in multiples of more pixels. Raises ProbeFailed for the first ones.
+    Sizes that the pipeline refuses are tried again in multiples of more pixels, at last with the number of frames that
+    the arguments give (other arguments may fix it). Raises ProbeFailed for the first ones.
     """
+    others = {k: v for k, v in arguments.items() if k not in SIZES}
+    frames = {k: v for k, v in arguments.items() if k == "num_frames"}
     refused: ProbeFailed | None = None
-    for pixels in PIPELINES_WANT:
-        small, large = probe_sizes(pipe, arguments, pixels)
-        try:
-            return _record(pipe, small, arguments)[0], _record(pipe, large, arguments)[0]
-        except ProbeFailed as failed:
-            refused = refused or failed
+    for held in ({}, frames) if frames else ({},):
+        for pixels in PIPELINES_WANT:
+            small, large = probe_sizes(pipe, others, pixels)
+            try:
+                return _record(pipe, small, {**others, **held})[0], _record(pipe, large, {**others, **held})[0]
+            except ProbeFailed as failed:
+                refused = refused or failed
     assert refused is not None
     raise refused
 

@@ -52,6 +52,22 @@ def test_a_pipeline_that_accepts_no_size_is_refused_with_its_own_words() -> None
         record_calls(Picky(1000), {})
 
 
+class Partitioned(Picky):
+    """Its frames are fixed by another argument (AnyFlow-FAR)."""
+
+    def __call__(self, height: int = 1, width: int = 1, num_frames: int = 81, parts: int = 1) -> None:  # type: ignore[override]
+        if parts != num_frames:
+            raise ValueError(f"{parts} parts are not {num_frames} frames")
+        self.transformer(torch.zeros(1, num_frames, height // 8, width // 8))
+
+
+def test_frames_that_another_argument_fixes_are_those_of_the_call() -> None:
+    found = [call["x"] for call in record_calls(Partitioned(16), {"parts": 5, "num_frames": 5, "height": 1000})]
+    assert [tuple(x.shape) for x in found if isinstance(x, torch.Tensor)] == [(1, 5, 6, 14), (1, 5, 10, 22)]
+    with pytest.raises(ProbeFailed, match="5 parts are not 25 frames"):
+        record_calls(Partitioned(16), {"parts": 5, "num_frames": 6})
+
+
 class Attention(Model):
     """It has an attention processor, as diffusers' attentions do."""
 

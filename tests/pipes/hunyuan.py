@@ -136,7 +136,7 @@ def _consisid() -> object:
     face = {
         "is_train_face": True, "cross_attn_dim_head": 16, "cross_attn_num_heads": 2, "LFE_id_dim": 12,
         "LFE_vit_dim": 16, "LFE_depth": 2, "LFE_dim_head": 8, "LFE_num_heads": 2, "LFE_num_querie": 4,
-        "LFE_output_dim": 20, "LFE_ff_mult": 1, "LFE_num_scale": 2,
+        "LFE_output_dim": 42, "LFE_ff_mult": 1, "LFE_num_scale": 2,
     }  # fmt: skip
     model = D.ConsisIDTransformer3DModel
     return _cog(hidden.ConsisIDPipeline, model, cogvideox_vae(), in_channels=8, **face)
