@@ -114,8 +114,8 @@ def _cosmos_transfer() -> object:
         num_attention_heads=2, attention_head_dim=36, mlp_ratio=2, text_embed_dim=DIM, adaln_lora_dim=10,
         max_size=(16, 32, 32), encoder_hidden_states_channels=DIM,
     )  # fmt: skip
-    more = {"controlnet": control}
-    return _cosmos(D.Cosmos2_5_TransferPipeline, unipc(), wan_vae(), more, **_COSMOS_VIDEO)
+    kind, more = D.Cosmos2_5_TransferPipeline, {"controlnet": control}
+    return _cosmos(kind, unipc(), wan_vae(), more, controlnet_block_every_n=2, **_COSMOS_VIDEO)
 
 
 def _sana(kind: type, vae: object = None, **config: object) -> object:
