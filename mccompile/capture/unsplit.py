@@ -1,4 +1,4 @@
-"""Modulates tokens as they lie, where a block takes them apart into frames to do it (Self-Forcing, CausVid).
+"""Modulates tokens as they lie, where a block takes them apart into frames to do it (Self-Forcing).
 
 before: y = flatten(mul(unflatten(x, 1, [F, S]), scale), 1, 2)                (scale: [B, F, 1, C], of e: [B, F, 6, C])
 after:  y = mul(x, squeeze(scale, 2))                                         (scale: [B, F S, 1, C], of e repeated)

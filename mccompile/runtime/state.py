@@ -197,7 +197,7 @@ def _built(model: nn.Module) -> list[object]:
 
 
 def _split(model: nn.Module) -> bool:
-    """Whether `enable_parallelism` of diffusers has split the model's tokens or weights over processes."""
+    """Whether diffusers has split the model's tokens or weights over processes."""
     return getattr(model, "_parallel_config", None) is not None
 
 

@@ -74,7 +74,7 @@ def test_a_split_model_is_refused(tiny_wan: Wan) -> None:
         api.prepare(pipe, call=text())
     later = tiny_wan.pipe()
     tiny_wan.compile(later, "compute")
-    later.transformer._parallel_config = pipe.transformer._parallel_config
+    tiny_wan.model._parallel_config = pipe.transformer._parallel_config
     try:
         with pytest.raises(ModelChanged, match=r"MC0612.*enable_parallelism"):
             generate(later)
