@@ -42,6 +42,8 @@ SourceName = Literal[
     "modulated_input",  # what enters the first self-attention
     "block_output",  # output of the policy's cached region, computed or reused; known after the step
     "probe",  # residual (output - input) of the always-computed blocks before the cached region
+    "probe_output",  # output of these blocks
+    "output",  # what the model returns; only that of earlier steps can be read
 ]
 ClockName = Literal["step", "fraction", "timestep", "sigma"]
 Distance = Literal["rel_l1", "l1", "l2", "cosine"]  # against the value at the previous step or computation
@@ -66,31 +68,41 @@ class SignalRef(Node):
 
 @dataclass(frozen=True, slots=True)
 class ClockRef(Node):
-    """A property of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)."""
-
-    what: ClockName
+    what: ClockName  # of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)
 
 
 @dataclass(frozen=True, slots=True)
 class Table(Node):
-    """values[i] at the chunk's step i. For another number of steps, the nearest entry is taken."""
-
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # [i] at the chunk's step i; for another number of steps, the nearest entry
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRef(Node):
     name: SourceName
+    gain: Expr | None = None  # of each frequency along frames, rows and columns: the source is filtered by it
+
+
+@dataclass(frozen=True, slots=True)
+class Frequency(Node):
+    """Within a gain alone: cycles per token along one axis, 0 to 0.5."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastMoment(Node):
+    since: Literal["step", "compute"]  # one step ago, or the n-th last computation of the cell
+    n: int
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Node):
-    """How far a source moved, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
+    """How far a source b moved to a, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
 
     distance: Distance
     of: SourceRef
-    since: Literal["step", "compute"]  # against the previous step's value, or the last computation's
+    since: Literal["step", "compute", "zero"]  # b: one step ago, at the n-th last computation, or 0
     over: Granularity
+    n: int | None = None  # None: the last computation
+    a: PastMoment | None = None  # None: a is the source now
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +153,7 @@ class Kept(Node):
 
 @dataclass(frozen=True, slots=True)
 class Before(Node):
-    """`of` one step ago; at a chunk's first step, its value there."""
-
-    of: Expr
+    of: Expr  # its value one step ago; at a chunk's first step, its value there
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +173,13 @@ class Reduce(Node):
 
 @dataclass(frozen=True, slots=True)
 class Apply(Node):
-    """One operation of the table in arithmetic/operations.py, which says what each means."""
-
-    op: Operator
+    op: Operator  # of the table in arithmetic/operations.py, which says what each means
     args: tuple[Expr, ...]
 
 
 Expr = (
-    Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Change | FrameDiff | Normalise | Polynomial
-    | Accumulate | Kept | Before | Cumulative | Reduce | Apply
+    Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Frequency | Change | FrameDiff | Normalise
+    | Polynomial | Accumulate | Kept | Before | Cumulative | Reduce | Apply
 )
 
 
@@ -227,16 +235,12 @@ class Reuse(Node):
 
 @dataclass(frozen=True, slots=True)
 class Every(Node):
-    """Compute the first step of the phase and each n-th step after it; reuse the others."""
-
-    n: Expr
+    n: Expr  # compute the first step of the phase and each n-th step after it; reuse the others
 
 
 @dataclass(frozen=True, slots=True)
 class StepMask(Node):
-    """True = compute; indexed by the chunk's own step, must cover the run."""
-
-    compute: tuple[bool, ...]
+    compute: tuple[bool, ...]  # by the chunk's own step, must cover the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,25 +264,19 @@ class ForSteps(Node):
 
 @dataclass(frozen=True, slots=True)
 class UntilRefreshes(Node):
-    """Until n steps of this phase in which at least one token of the chunk was computed."""
-
-    n: Expr
+    n: Expr  # until n steps of this phase in which at least one token of the chunk was computed
 
 
 @dataclass(frozen=True, slots=True)
 class Between(Node):
-    """While low <= value < high of the chunk's own clock."""
-
-    clock: ClockRef
+    clock: ClockRef  # while low <= value < high of the chunk's own clock
     low: Expr
     high: Expr
 
 
 @dataclass(frozen=True, slots=True)
 class LastSteps(Node):
-    """The chunk's last n steps, whatever phase they would be in."""
-
-    n: Expr
+    n: Expr  # the chunk's last n steps, whatever phase they would be in
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +303,6 @@ class Phase(Node):
     regions: tuple[RegionRule, ...] | None = None
 
 
-# ---- where -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Blocks(Node):
     """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last).
@@ -332,6 +329,11 @@ class Integration(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class WholeModel(Node):
+    """All that the model computes, from its latent input to its output; the residual is output - latent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast(Node):
     """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
 
@@ -348,7 +350,7 @@ class Region(Node):
     name: regions of one name decide together, apart from all others; so do those without a name.
     """
 
-    where: Blocks | Sublayers | Integration
+    where: Blocks | Sublayers | Integration | WholeModel
     keep: Literal["residual", "output", "increment"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
@@ -370,7 +372,6 @@ class Branches(Node):
 
 
 KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]  # float8: e4m3, a scale per row
-
 KeptDevice = Literal["auto", "model", "cpu"]
 
 

@@ -31,9 +31,9 @@ __all__ = [
     "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BranchesDecl", "Call",
     "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
     "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends", "Guard",
-    "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "Name", "NamedRule", "Negative", "Not", "Number",
-    "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl", "Pipe", "PolicyAst", "Range", "Ref", "ReuseRule",
-    "SignalDecl", "Size", "StepRange", "Text", "Unit", "Vote", "When", "WhenForSteps", "WhenLastSteps",
+    "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange", "Name", "NamedRule", "Negative", "Not",
+    "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl", "Pipe", "PolicyAst", "Range", "Ref",
+    "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit", "Vote", "When", "WhenForSteps", "WhenLastSteps",
     "WhenUntilRefreshes", "While", "WrittenExpr", "WrittenRule",
 ]
 
@@ -236,6 +236,13 @@ class BlockRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRange:
+    """`layers model`: all that the model computes."""
+
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LayersDecl:
     """`layers front = blocks[0..7] { keep residual  reuse as VALUE }`.
 
@@ -244,7 +251,7 @@ class LayersDecl:
     """
 
     name: Name | None
-    where: BlockRange | None
+    where: BlockRange | ModelRange | None
     keep: Name | None
     stand_in: WrittenExpr | None
     span: Span = field(compare=False, repr=False)

@@ -29,11 +29,13 @@ SOURCES: dict[str, SourceFacts] = {
         SourceFacts("modulated_input", per_token=True, late=False),
         SourceFacts("block_output", per_token=True, late=True),
         SourceFacts("probe", per_token=True, late=False),
+        SourceFacts("probe_output", per_token=True, late=False),
+        SourceFacts("output", per_token=True, late=False),
     )
 }
 
 ArgumentKind = Literal[
-    "source", "past", "number", "share", "count", "name", "word", "flag", "result", "polynomial", "table",
+    "source", "past", "number", "share", "count", "name", "word", "flag", "result", "polynomial", "table", "gain",
 ]  # fmt: skip
 
 
@@ -85,6 +87,20 @@ FUNCTIONS = {
         Function("l1", _CHANGE, "mean|a - b|"),
         Function("l2", _CHANGE, "root of the mean of (a - b)^2"),
         Function("cosine", _CHANGE, "1 - cosine of the angle between a and b"),
+        Function(
+            "magnitude",
+            (
+                _SOURCE,
+                Parameter("by", "word", "l1", ("l1", "l2")),
+                Parameter("over", "word", "chunk", ("step", "chunk", "frame", "token")),
+            ),
+            "how large a tensor is: mean|a|, or the root of the mean of a^2 by l2",
+        ),
+        Function(
+            "filter",
+            (_SOURCE, Parameter("gain", "gain")),
+            "the tensor, each `frequency` of its frames, rows and columns multiplied by a gain",
+        ),
         Function(
             "frame_diff",
             (_SOURCE, Parameter("relative", "flag", "yes")),
@@ -138,4 +154,5 @@ FUNCTIONS = {
 }
 
 CLOCKS: dict[str, ir.ClockName] = {"step": "step", "fraction": "fraction", "timestep": "timestep", "sigma": "sigma"}
-RESERVED = frozenset({*SOURCES, *CLOCKS, *FUNCTIONS})
+FREQUENCY = "frequency"  # has a value within the gain of a filter only
+RESERVED = frozenset({*SOURCES, *CLOCKS, *FUNCTIONS, FREQUENCY})

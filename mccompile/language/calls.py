@@ -13,7 +13,7 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall
-from mccompile.language.builtins import DISTANCES, REDUCTIONS, SOURCES, Parameter
+from mccompile.language.builtins import DISTANCES, REDUCTIONS, Parameter
 from mccompile.language.coefficients import SetKind
 from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
@@ -21,6 +21,7 @@ from mccompile.language.demands import Demands
 from mccompile.language.errors import layers, names, values
 from mccompile.language.pasts import MOST_KEPT, clocked, no_past
 from mccompile.language.sets import find_set
+from mccompile.language.tensors import WITH_TOKENS, TensorRules
 from mccompile.language.types import (
     GRANULARITIES,
     POISON,
@@ -34,9 +35,7 @@ from mccompile.language.types import (
     word,
 )
 
-_WITH_TOKENS = tuple(source.name for source in SOURCES.values() if source.per_token)
 _ZERO, _ONE = ir.Const(0.0), ir.Const(1.0)
-_NO_EARLIER_OUTPUT = "no earlier block output is kept; `frame_diff(block_output)` measures its motion between frames"
 
 
 class CallRules:
@@ -46,6 +45,7 @@ class CallRules:
         self._demands = demands
         self._combining = combining
         self._report = report
+        self._tensors = TensorRules(demands, report)
 
     def call(self, call: BoundCall, given: Mapping[str, Typed]) -> Typed:
         """A call of any function but `accumulate`. given: the arguments that are expressions."""
@@ -56,11 +56,15 @@ class CallRules:
         if name == "taylor":
             return self._report(layers.NotAStandIn(call.span, "a forecast stands behind `reuse as` only"))
         if name in DISTANCES:
-            return self._change(call, given["of"], given.get("then"), DISTANCES[name])
+            return self._tensors.change(call, given["of"], given.get("then"), DISTANCES[name])
+        if name == "magnitude":
+            return self._tensors.magnitude(call, given["of"])
+        if name == "filter":
+            return self._tensors.filtered(call, given["of"], self._number(given["gain"]))
         if name in ("kept", "before"):
             return self._past(call, given["of"])
         if name == "frame_diff":
-            return self._motion(call, given["of"])
+            return self._tensors.motion(call, given["of"])
         if name == "table":
             table = ir.Table(_numbers(call, "table", "values")[0], at=call.span)
             return TypedNumber(table, Granularity.CHUNK, measured=True)
@@ -150,13 +154,6 @@ class CallRules:
                 self._report(values.WrongType(value.span, "a list of numbers", other, advice))
                 return False
 
-    # ---- tensors ----
-    def _source(self, call: BoundCall, found: Typed) -> TypedTensor | Poison:
-        if isinstance(found, TypedTensor | Poison):
-            return found
-        advice = f"`{call.function.name}` compares tensors: `latent`, `modulation`, ..."
-        return self._report(values.WrongType(place(found.expr), "a tensor", described(found), advice))
-
     def _past(self, call: BoundCall, of: Typed) -> Typed:
         """`kept` or `before`, of a tensor that a distance reads or of a number."""
         if isinstance(of, Poison):
@@ -164,13 +161,7 @@ class CallRules:
         function = cast("Literal['kept', 'before']", call.function.name)
         n = call.count("n") if function == "kept" else 1
         if isinstance(of, TypedTensor):
-            if of.since or n > 1:
-                why = "of a tensor, one earlier value is kept: that of the last computation"
-                return self._report(values.NoPast(call.span, function, why))
-            if of.late and function == "kept":
-                why = "a block output differs from that of its last computation only while it is not computed"
-                return self._report(values.NoPast(call.span, function, why))
-            return replace(of, since="step" if function == "before" else "compute")
+            return self._tensors.past(call, of)
         number = self._number(of)
         if isinstance(number, Poison):
             return POISON
@@ -188,51 +179,11 @@ class CallRules:
         how = cast("Literal['sum', 'product']", call.word("by"))
         return replace(of, expr=ir.Cumulative(how, inner, at=call.span), whole=False)
 
-    def _change(self, call: BoundCall, of: Typed, then: Typed | None, distance: ir.Distance) -> Typed:
-        source = self._source(call, of)
-        if isinstance(source, Poison) or isinstance(then, Poison):
-            return POISON
-        if source.since:
-            return self._report(values.PastFirst(place(source.expr), call.function.name))
-        if source.late:
-            return self._report(values.NoPast(place(source.expr), call.function.name, _NO_EARLIER_OUTPUT))
-        over = GRANULARITIES[call.word("over")]
-        if over > Granularity.CHUNK and not source.per_token:
-            return self._no_tokens(source, f"`over = {word(over)}`")
-        since: Literal["step", "compute"] = "step"
-        if then is not None:
-            other = self._source(call, then)
-            if isinstance(other, Poison):
-                return POISON
-            if not other.since or other.expr != source.expr:
-                name = source.expr.name
-                advice = " or ".join(f"`{call.function.name}({name}, {past}({name}))`" for past in ("kept", "before"))
-                expected = f"an earlier `{name}`"
-                return self._report(values.WrongType(call.values["then"].span, expected, described(other), advice))
-            since = other.since
-        change = ir.Change(distance, source.expr, since, over, at=call.span)
-        return TypedNumber(change, over, late=source.late, measured=True)
-
-    def _motion(self, call: BoundCall, of: Typed) -> Typed:
-        source = self._source(call, of)
-        if isinstance(source, Poison):
-            return POISON
-        if source.since:
-            return self._report(values.PastFirst(place(source.expr), "frame_diff"))
-        if not source.per_token:
-            return self._no_tokens(source, "`frame_diff`")
-        expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", at=call.span)
-        return TypedNumber(expr, Granularity.TOKEN, late=source.late, measured=True)
-
-    def _no_tokens(self, source: TypedTensor, needs: str) -> Poison:
-        found = f"`{source.expr.name}` has no tokens"
-        return self._report(values.NotPerToken(source.expr.at, needs, found, _WITH_TOKENS))
-
     # ---- numbers ----
     def _per_frame(self, call: BoundCall, of: TypedNumber, numbers: Mapping[str, TypedNumber | Poison]) -> Typed:
         if of.granularity is not Granularity.TOKEN:
             found, needs = f"one value per {word(of.granularity)}", f"`{call.function.name}`"
-            return self._report(values.NotPerToken(of.expr.at, needs, found, _WITH_TOKENS))
+            return self._report(values.NotPerToken(of.expr.at, needs, found, WITH_TOKENS))
         if call.function.name == "normalise":
             by = cast("Literal['mean', 'max']", call.word("by"))
             return replace(of, expr=ir.Normalise(by, of.expr, _ZERO, _ONE, at=call.span), unit="", whole=False)

@@ -32,6 +32,7 @@ from mccompile.language.parse import MAX_DEPTH, keywords
 from mccompile.language.regions import Reusing, check_names, check_use, elaborate_regions
 from mccompile.language.rules import elaborate_phases, written_rules
 from mccompile.language.walk import rules_of
+from mccompile.language.weights import check_weights
 
 
 def check(policy: ast.PolicyAst, loader: Loader, picks: Picks | None = None) -> ir.PolicyIR:
@@ -127,6 +128,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     reusing = [rule for phase, made in zip(declared, phases, strict=True) for rule in _reusing(phase, made, within)]
     told = check_names(merged.layers, declared, errors)
     check_use(regions, [rule for phase in made for rule in rules_of(phase)], reusing, told, signals, errors)
+    check_weights(regions, made, signals, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from mccompile import ir
 
 Layers: TypeAlias = ir.Blocks | ir.Sublayers
-Where: TypeAlias = Layers | ir.Integration
+Where: TypeAlias = Layers | ir.Integration | ir.WholeModel
 
 
 def range_of(layers: Layers) -> ir.Blocks:
@@ -16,8 +16,8 @@ def range_of(layers: Layers) -> ir.Blocks:
 
 
 def blocks_of(where: Where) -> ir.Blocks | None:
-    """The range of blocks that a region names; None for the integration, which is all of them."""
-    return None if isinstance(where, ir.Integration) else range_of(where)
+    """The range of blocks that a region names; None for the model and the integration, which are all of them."""
+    return range_of(where) if isinstance(where, ir.Blocks | ir.Sublayers) else None
 
 
 def part_of(where: Where) -> ir.SublayerName | None:

@@ -11,11 +11,11 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
-from mccompile.language.builtins import CLOCKS, SOURCES
+from mccompile.language.builtins import CLOCKS, FREQUENCY, SOURCES
 from mccompile.language.calls import CallRules
 from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
 from mccompile.language.demands import Demands
-from mccompile.language.errors import names, values
+from mccompile.language.errors import names, tensors, values
 from mccompile.language.intervals import Ranges
 from mccompile.language.mentioned import names_in
 from mccompile.language.types import (
@@ -51,6 +51,7 @@ class Elaborator:
         self.used: set[str] = set()
         self.order: dict[str, ir.Signal | None] = {}
         self._open: list[str] = []
+        self._in_gain = False
         self._made: dict[str, ir.Signal] = {}
         self._types: dict[str, TypedNumber] = {}
         sound = {name: param for name, param in params.items() if param is not None}
@@ -89,7 +90,9 @@ class Elaborator:
             self.report(values.SignalCycle(declaration.name.span, name, path))
             return None
         self._open.append(name)
+        outside, self._in_gain = self._in_gain, False
         found = self.infer(declaration.expr)
+        self._in_gain = outside
         self._open.pop()
         made = None
         if isinstance(found, TypedNumber):
@@ -146,6 +149,8 @@ class Elaborator:
 
     def _ref(self, ref: ast.Ref) -> Typed:
         name, at = ref.name, ref.span
+        if name == FREQUENCY:
+            return self._frequency(ref)
         self.used.add(name)
         if name in self.params:
             param = self.params[name]
@@ -166,6 +171,11 @@ class Elaborator:
             return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step, measured=True)
         known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
         return self.report(names.UnknownName(at, name, known))
+
+    def _frequency(self, ref: ast.Ref) -> Typed:
+        if not self._in_gain:
+            return self.report(tensors.InvalidGain(ref.span, "it has a value within `gain` only"))
+        return TypedNumber(ir.Frequency(at=ref.span), measured=True)
 
     def _call(self, expr: ast.Call | ast.Pipe) -> Typed:
         call = self._bound(expr)
@@ -212,5 +222,7 @@ class Elaborator:
                 continue
             listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
             if not listed and parameter.kind not in ("word", "flag"):
+                outside, self._in_gain = self._in_gain, self._in_gain or parameter.kind == "gain"
                 given[parameter.name] = self.infer(value)
+                self._in_gain = outside
         return given

@@ -14,17 +14,13 @@ from mccompile.language.builtins import CLOCKS
 from mccompile.language.errors import layers
 from mccompile.language.expressions import Elaborator
 from mccompile.language.mentioned import names_in
-from mccompile.language.types import POISON, Poison, TypedNumber
-from mccompile.language.walk import walk
+from mccompile.language.types import POISON, Poison, TypedNumber, word
+from mccompile.language.walk import measured_leaves
 
 HIGHEST_ORDER = 4
 """Of a Taylor series: it takes one more kept result than its order, and higher differences are noise."""
 
 _ONE = ir.Const(1.0)
-_CLOCKED = (
-    ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative,
-    ir.Apply,
-)  # fmt: skip
 WrittenWeights = Mapping[int, ir.Expr]
 """By how many computations ago, from 1, what the kept result is multiplied with."""
 
@@ -40,10 +36,16 @@ class _Sum:
         return self.by_count[min(count, len(self.by_count)) - 1]
 
 
-def elaborate_forecast(value: ast.WrittenExpr, keep: ast.Name, within: Elaborator) -> ir.Forecast | None:
-    """The weights of a stand-in. While fewer results are kept than it names, the kept result itself stands in."""
-    if keep.text not in ("residual", "output"):
-        within.report(layers.NotAStandIn(value.span, f"of an {keep.text} only the last one is kept"))
+def elaborate_forecast(
+    value: ast.WrittenExpr, keep: ast.Name, whole: bool, within: Elaborator
+) -> ir.Forecast | None:
+    """The weights of a stand-in. While fewer results are kept than it names, the kept result itself stands in.
+
+    whole: the layers are the whole model.
+    """
+    if whole or keep.text not in ("residual", "output"):
+        what = "the whole model" if keep.text in ("residual", "output") else f"an {keep.text}"
+        within.report(layers.NotAStandIn(value.span, f"of {what} only the last one is kept"))
         within.mention(value)
         return None
     found = _StandIn(keep.text, within).sum(value)
@@ -124,8 +126,9 @@ class _StandIn:
 
     def _times(self, of: ast.WrittenExpr, by: ast.WrittenExpr, at: Span, divide: bool = False) -> _Sum | Poison:
         factor = self._within.number(by)
-        if isinstance(factor, TypedNumber) and not _clocked(factor.expr, self._within):
-            factor = self._within.report(layers.NotAStandIn(by.span, "this number is known only when it is measured"))
+        why = _unknown(factor.expr, self._within) if isinstance(factor, TypedNumber) else ""
+        if why:
+            factor = self._within.report(layers.NotAStandIn(by.span, why))
         if isinstance(factor, Poison):
             self._within.mention(of)
             return factor
@@ -142,9 +145,21 @@ class _StandIn:
         return _Sum(max(one.needs, two.needs), tuple(_sum_of(a, b, minus, at) for a, b in pairs))
 
 
-def _clocked(number: ir.Expr, within: Elaborator) -> bool:
-    """Whether the clock, the parameters and the steps that were computed settle a number."""
-    return all(isinstance(e, _CLOCKED) for e in walk(number, within.ranges.signals))
+def _unknown(number: ir.Expr, within: Elaborator) -> str:
+    """Why the runtime does not know a weight before the layers are reused; "" where it does.
+
+    The decision tells it the signals that have one value per chunk, under their names.
+    """
+    signals = within.ranges.signals
+    for leaf in measured_leaves(number, signals):
+        if not isinstance(leaf, ir.SignalRef):
+            return "what is measured in a weight is a signal: give it a name"
+        signal = signals[leaf.name]
+        if signal.late:
+            return f"`{leaf.name}` is known only after the step"
+        if signal.granularity > ir.Granularity.CHUNK:
+            return f"a weight holds for a whole chunk, and `{leaf.name}` has one value per {word(signal.granularity)}"
+    return ""
 
 
 def _sum_of(one: WrittenWeights, two: WrittenWeights, minus: bool, at: Span) -> WrittenWeights:

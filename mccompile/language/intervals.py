@@ -85,6 +85,8 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return OPERATIONS[op].bounds(*(reach(arg, ranges) for arg in args))
         case ir.SourceRef():
             return ANY
+        case ir.Frequency():
+            return Interval(0.0, 0.5)
         case _:
             assert_never(expr)
 

@@ -25,6 +25,7 @@ _DEEP = 1_000_000
 KEEP_BLOCKS = ("residual", "output")
 KEEP_INTEGRATION = ("increment",)
 PARTS = get_args(ir.SublayerName)
+_ALL: Mapping[type, str] = {ir.Integration: "the integration", ir.WholeModel: "the model"}
 
 
 def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tuple[ir.Region, ...]:
@@ -39,7 +40,7 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
         region = _region(item, within)
         made.append(region)
-        named = item.where.part if item.where is not None else None
+        named = item.where.part if isinstance(item.where, ast.BlockRange) else None
         if named is not None and named.text not in PARTS:
             errors.append(layers.UnknownSublayer(named.span, named.text))
             continue
@@ -55,7 +56,7 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
         if other is not None:
             claim = _claim(region.where, other.where)
             errors.append(layers.OverlappingLayers(region.where.at, claim, place(other.where)))
-        elif isinstance(region.where, ir.Integration):
+        elif blocks is None:
             whole = region
         else:
             insort(claimed[part], (first, last, region), key=itemgetter(0))
@@ -127,14 +128,18 @@ def check_use(
         errors.extend(layers.NeverReused(region.at) for region in (idle if reusing else kept[:1]))
     looked_at = bool(regions) and regions[0].keep is None and isinstance(regions[0].where, ir.Blocks)
     read = (node for rule in rules for node in walk_rule(rule, signals))
-    probe = next((node for node in read if isinstance(node, ir.SourceRef) and node.name == "probe"), None)
+    sources = (node for node in read if isinstance(node, ir.SourceRef))
+    probe = next((source for source in sources if source.name in ("probe", "probe_output")), None)
     if probe is not None and not looked_at:
         errors.append(layers.NoProbe(probe.at))
 
 
 def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
+    where: Where
     if item.where is None:
-        where: Where = ir.Integration(at=item.span)
+        where = ir.Integration(at=item.span)
+    elif isinstance(item.where, ast.ModelRange):
+        where = ir.WholeModel(at=item.where.span)
     else:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
         if item.where.part is not None and item.where.part.text in PARTS:
@@ -142,7 +147,7 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
     forecast = None
     if item.keep is not None and item.stand_in is not None:
-        forecast = elaborate_forecast(item.stand_in, item.keep, within)
+        forecast = elaborate_forecast(item.stand_in, item.keep, blocks_of(where) is None, within)
     return ir.Region(where, keep, forecast, None if item.name is None else item.name.text, at=item.span)
 
 
@@ -155,10 +160,10 @@ def _depth(region: ir.Region) -> tuple[int, int, int]:
 
 def _claim(where: Where, other: Where) -> str:
     """What `where` claims that is claimed already, in words; empty if nothing."""
-    if isinstance(where, ir.Integration):
-        return "claims the integration again" if isinstance(other, ir.Integration) else "contains every block"
-    if isinstance(other, ir.Integration):
-        return "lies within the integration"
+    if isinstance(where, ir.Integration | ir.WholeModel):
+        return f"claims {_ALL[type(other)]} again" if type(where) is type(other) else "contains every block"
+    if isinstance(other, ir.Integration | ir.WholeModel):
+        return f"lies within {_ALL[type(other)]}"
     both = shared_blocks(where, other, _DEEP)
     if both is None:
         return ""

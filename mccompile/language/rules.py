@@ -17,6 +17,7 @@ from mccompile.language.guards import elaborate_guards
 from mccompile.language.intervals import reach
 from mccompile.language.masks import check_mask, mask_steps
 from mccompile.language.shadows import shadows
+from mccompile.language.tensors import WITH_TOKENS
 from mccompile.language.types import (
     GRANULARITIES,
     Poison,
@@ -32,7 +33,6 @@ UNREACHED = 1e6
 """The upper bound of a phase with an open end: no step, timestep or sigma is as large."""
 
 _CLOCK_BOUNDS = {"fraction": (0.0, 1.0), "timestep": (0.0, 1000.0), "sigma": (0.0, 1.0), "step": (0.0, 1e6)}
-_TOKEN_SOURCES = ("latent", "embedded", "modulated_input", "block_output", "probe")
 
 
 def elaborate_phases(
@@ -178,7 +178,7 @@ def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
     _refuse_late(by, within)
     if isinstance(by, TypedNumber) and by.granularity is not Granularity.TOKEN:
         what = f"one value per {word(by.granularity)}"
-        by = within.report(values.NotPerToken(rule.by.span, "`compute top`", what, _TOKEN_SOURCES))
+        by = within.report(values.NotPerToken(rule.by.span, "`compute top`", what, WITH_TOKENS))
     guards = elaborate_guards(rule, Granularity.TOKEN, by, within)
     if isinstance(share, Poison) or isinstance(by, Poison):
         return None

@@ -281,11 +281,15 @@ class AstBuilder(_Phases):
     def no_keep(self, meta: Meta) -> _LayerRule:
         return None, None
 
+    def blocks(self, meta: Meta, where: ast.BlockRange, part: Token | None) -> ast.BlockRange:
+        return where if part is None else replace(where, part=self._name(part))
+
+    def whole_model(self, meta: Meta) -> ast.ModelRange:
+        return ast.ModelRange(self._at(meta))
+
     def layers(
-        self, meta: Meta, name: Token | None, where: ast.BlockRange, part: Token | None, rule: _LayerRule
+        self, meta: Meta, name: Token | None, where: ast.BlockRange | ast.ModelRange, rule: _LayerRule
     ) -> ast.LayersDecl:
-        if part is not None:
-            where = replace(where, part=self._name(part))
         return ast.LayersDecl(None if name is None else self._name(name), where, *rule, self._at(meta))
 
     def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import assert_never
 
 from mccompile import ir
 from mccompile.diagnostics.source import Span
@@ -47,12 +47,12 @@ class TypedCondition:
 
 @dataclass(frozen=True, slots=True)
 class TypedTensor:
-    """A tensor of the model, no number yet; `per_token` if it has a token axis. `since`: of which earlier moment."""
+    """A tensor of the model, no number yet; `per_token` if it has a token axis. `earlier`: None: now."""
 
     expr: ir.SourceRef
     per_token: bool
     late: bool
-    since: Literal["", "step", "compute"] = ""
+    earlier: ir.PastMoment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,29 @@ POISON = Poison()
 def described(found: Typed) -> str:
     """The expression's type as a message names it."""
     match found:
-        case TypedTensor(expr=source, since=since):
-            past = {"": "", "step": " of the step before", "compute": " of the last computation"}[since]
-            return f"the tensor `{source.name}`{past}"
+        case TypedTensor(expr=source, earlier=earlier):
+            filtered = "filtered " if source.gain is not None else ""
+            return f"the {filtered}tensor `{source.name}`{_moment(earlier)}"
         case TypedCondition():
             return "a condition"
         case TypedNumber(unit=unit):
             return in_unit(unit)
         case Poison():
             return "an invalid expression"
+
+
+def _moment(earlier: ir.PastMoment | None) -> str:
+    match earlier:
+        case None:
+            return ""
+        case ir.PastMoment("step", _):
+            return " of the step before"
+        case ir.PastMoment(_, 1):
+            return " of the last computation"
+        case ir.PastMoment(_, n):
+            return f" of the last computation but {n - 1}"
+        case _:
+            assert_never(earlier)
 
 
 def in_unit(unit: Unit) -> str:

@@ -33,6 +33,38 @@ def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> 
         yield from walk(child, signals, late)
 
 
+_CLOCKED = (
+    ir.Const, ir.ParamRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative, ir.Apply,
+    ir.SignalRef,
+)  # fmt: skip
+
+
+def is_clocked(number: ir.Expr, signals: Mapping[str, ir.Signal]) -> bool:
+    """Whether the clock, the parameters and the steps that were computed settle a number."""
+    return all(isinstance(e, _CLOCKED) for e in walk(number, signals))
+
+
+def measured_leaves(number: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
+    """The signals in a number that the clock does not settle, and whatever else in it is measured."""
+    if is_clocked(number, signals):
+        return
+    below = tuple(children(number))
+    if isinstance(number, ir.Apply | ir.Polynomial) and below:
+        for child in below:
+            yield from measured_leaves(child, signals)
+    else:
+        yield number
+
+
+def weighing_signals(policy: ir.PolicyIR) -> tuple[ir.SignalRef, ...]:
+    """The measured signals by which stand-ins of kept results are weighed, in order of first use."""
+    signals = {s.name: s for s in policy.signals}
+    forecasts = (region.forecast for region in policy.regions if region.forecast is not None)
+    numbers = (weight for forecast in forecasts for row in forecast.weights for weight in row)
+    found = (leaf for number in numbers for leaf in measured_leaves(number, signals))
+    return tuple(dict.fromkeys(leaf for leaf in found if isinstance(leaf, ir.SignalRef)))
+
+
 def deciding(condition: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
     """What a condition rests on: changes of sources, and both sides of every comparison."""
     for e in walk(condition, signals, late=False):

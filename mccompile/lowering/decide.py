@@ -13,11 +13,12 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import walk_rule
-from mccompile.lowering.expressions import Leaves, change, evaluate, frame_difference, last_frames
+from mccompile.language.walk import walk, walk_rule, weighing_signals
+from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.measured import MeasuredRow, rows_of, told_by
+from mccompile.lowering.moments import Moments
 from mccompile.lowering.pasts import Get, Pasts
 from mccompile.lowering.slots import (
     Count,
@@ -27,6 +28,7 @@ from mccompile.lowering.slots import (
     Mask,
     Now,
     Params,
+    Places,
     Slot,
     SourceBefore,
     Tail,
@@ -46,8 +48,9 @@ class DecideSpec:
 
     inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
     outputs are the mask (True = compute) and what it was made by.
-    measured: the rows of `Measured`.
+    measured: the rows of `DecidedBy`. weights: those that stand-ins of kept results are weighed by.
     host: the rows of `host`. params: names of the entries of `params`.
+    result: where the model's output lies, if earlier ones are compared; the run keeps them when a call is over.
     """
 
     module: fx.GraphModule
@@ -58,6 +61,8 @@ class DecideSpec:
     counts: tuple[Count, ...]
     sources: tuple[Located, ...]
     measured: tuple[MeasuredRow, ...]
+    weights: tuple[MeasuredRow, ...] = ()
+    result: Located | None = None
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
@@ -76,8 +81,9 @@ def build_decide(
     if not rules:
         return None
     signals = {s.name: s for s in policy.signals}
+    weighing = weighing_signals(policy)
     seen = (e for _, rule in rules for e in walk_rule(rule, signals, late=False))
-    found = list(dict.fromkeys(seen))
+    found = list(dict.fromkeys((*seen, *(e for signal in weighing for e in walk(signal, signals)))))
     changes = [e for e in found if isinstance(e, ir.Change)]
     measured = [e for e in changes if e not in supplied]
     motions = [e for e in found if isinstance(e, ir.FrameDiff)]
@@ -89,21 +95,30 @@ def build_decide(
     counts = [Count("account", name) for name in accounts]
     counts += [Count("streak")] if any(r.max_consecutive is not None for _, r in rules) else []
     counts += [Count("total")] if any(r.max_total is not None for _, r in rules) else []
+    moments = Moments.of(measured)
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
-    kept: list[SourceBefore | Tail] = list(dict.fromkeys(SourceBefore(e.of.name, e.since) for e in measured))
+    told_after = ["output"] if "output" in names else []
+    names = [n for n in names if n not in told_after]
+    kept: list[SourceBefore | Tail] = [slot for slot in moments.slots if slot.source not in told_after]
+    results = [slot for slot in moments.slots if slot.source in told_after]
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if pasts.slots else FLAGS
+    looks_back = pasts.slots or any(slot.n > 1 for slot in moments.slots)
+    flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if looks_back else FLAGS
     host: tuple[HostRow, ...] = (*map(Flag, flags), *map(AccountRow, accounts), *map(ClockRow, CLOCKS))
     host += (*map(TableRow, tables), *map(ChangeRow, folded))
-    inputs = (Host(), Params(), *counts, *(Now(n) for n in names), *kept, *pasts.slots, *(Late(n) for n in late))
+    places = (Places(),) if moments.gains else ()
+    before = (*kept, *results, *pasts.slots)
+    inputs = (Host(), Params(), *places, *counts, *(Now(n) for n in names), *before, *(Late(n) for n in late))
     outputs = (Mask(), DecidedBy(), *counts, *kept, *pasts.slots)
-    told = tuple(dict.fromkeys(row for _, rule in rules for row in rows_of(rule, signals)))
+    weights = tuple(MeasuredRow("signal", signal.name) for signal in weighing)
+    told = tuple(dict.fromkeys((*(row for _, rule in rules for row in rows_of(rule, signals)), *weights)))
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
-        sources=tuple(located[n] for n in names), measured=told,
+        sources=tuple(located[n] for n in names), measured=told, weights=weights,
+        result=located["output"] if results else None,
     )  # fmt: skip
-    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts)
+    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
     return replace(spec, module=module)
 
@@ -119,6 +134,7 @@ class _Decision:
     motions: tuple[ir.FrameDiff, ...]
     late: tuple[str, ...]
     pasts: Pasts
+    moments: Moments
 
     def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         def get(slot: Slot) -> torch.Tensor:
@@ -139,23 +155,27 @@ class _Decision:
         account = accounts["account"]
         cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
         out: dict[Slot, torch.Tensor] = {}
+        params = {p: get(Params())[i] for i, p in enumerate(self.spec.params)}
+        clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
+        tables = {r.table: row(r) for r in self.spec.host if isinstance(r, TableRow)}
+        signals = {s.name: s for s in self.policy.signals}
+        known_now = Leaves(params, clock, tables, {}, {}, {}, signals, {})
+        values = self.moments.values(cells, get, known_now)
         changes = {r.change: row(r) for r in self.spec.host if isinstance(r, ChangeRow)}
-        for c in self.measured:
-            changes[c] = change(c.distance, cells[c.of.name], get(SourceBefore(c.of.name, c.since)), c.over)
-        if self.pasts.slots:  # a chunk's first step has none before it
-            changes = {c: torch.where(row(ClockRow("step")) > 0.0, v, v * 0.0) for c, v in changes.items()}
+        changes |= {c: values.change(c) for c in self.measured}
+        fresh = flag("fresh") > 0 if Flag("fresh") in self.spec.host else None
+        if self.pasts.slots:  # nothing was seen before a chunk's first step, nor before the first call that it is in
+            assert fresh is not None
+            seen = (row(ClockRow("step")) > 0.0) & ~fresh
+            changes = {c: torch.where(seen, v, v * 0.0) for c, v in changes.items()}
         motions = {}
         for m in self.motions:
             now = cells[m.of.name]
             last = last_frames(now, get(Tail(m.of.name)), active)
             motions[m] = frame_difference(now, last[:, :-1], flag("tail") > 0, flag("first") > 0, m.relative)
             out[Tail(m.of.name)] = last
-        signals = {s.name: s for s in self.policy.signals}
-        params = {p: get(Params())[i] for i, p in enumerate(self.spec.params)}
-        clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
-        tables = {r.table: row(r) for r in self.spec.host if isinstance(r, TableRow)}
         late = {n: get(Late(n)) for n in self.late}
-        leaves = Leaves(params, clock, tables, changes, motions, late, signals, accounts)
+        leaves = replace(known_now, changes=changes, motions=motions, late=late, accounts=accounts)
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
         mask, grown, told = self._mask(leaves, flag("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
@@ -172,9 +192,7 @@ class _Decision:
             out[count] = more if count.of == "total" else torch.where(compute, kept * 0.0, more)
         for slot in self.spec.outputs:
             if isinstance(slot, SourceBefore):
-                refresh = active if slot.since == "step" else compute.any(-1, True).any(-2, True)
-                out[slot] = torch.where(refresh.unsqueeze(-1), cells[slot.source].float(), get(slot))
-        fresh = flag("fresh") > 0 if self.pasts.slots else None
+                out[slot] = values.after(slot, active, compute.any(-1, True).any(-2, True), fresh)
         out |= self.pasts.after(numbers, get, active, compute, fresh)
         return {identifier(slot): value for slot, value in out.items()}
 
@@ -190,7 +208,7 @@ class _Decision:
             here = phase == float(index)
             fired = f if fired is None else torch.where(here, f, fired)
             held = {n: torch.where(here, v, held[n]) if held else v for n, v in a.items()}
-            for row in rows_of(rule, leaves.signals):
+            for row in dict.fromkeys((*rows_of(rule, leaves.signals), *self.spec.weights)):
                 value = told_by(row, own, a, acted)
                 told[row] = torch.where(here.squeeze(-1).squeeze(-1), value, told.get(row, torch.zeros_like(value)))
         assert fired is not None

@@ -33,6 +33,7 @@ class Leaves:
     signals: Mapping[str, ir.Signal]
     accounts: Mapping[str, torch.Tensor]  # before this step, by name; none outside of a rule
     pasts: Mapping[ir.Kept | ir.Before, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
+    frequency: torch.Tensor | None = None  # within the gain of a filter, [1, 1, 1, n]
 
 
 def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
@@ -66,6 +67,10 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return reduce_to(how, evaluate(of, leaves), to)
         case ir.Apply(op, args):
             return apply(op, [evaluate(a, leaves) for a in args])
+        case ir.Frequency():
+            if leaves.frequency is None:
+                raise KeyError("a frequency outside the gain of a filter")
+            return leaves.frequency
         case ir.SourceRef():
             raise KeyError(f"source {expr.name} outside a change or a frame difference")
         case _:

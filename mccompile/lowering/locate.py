@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from torch import fx
+
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
-from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid
+from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid, ToldGrid
 from mccompile.capture.verify import TIMESTEPS
-from mccompile.language.walk import all_rules, rule_expressions, walk
+from mccompile.language.walk import all_rules, rule_expressions, walk, weighing_signals
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.sources import Located, Probe, RegionOutput, SourceValue, VideoStream
+from mccompile.lowering.sources import Located, ModelOutput, Probe, ProbeOutput, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import LoweredRegion
 
 
@@ -18,7 +21,7 @@ def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
     """Returns the sources that some rule reads, late signals included, in the order of their first use."""
     signals = {s.name: s for s in policy.signals}
     rules = (rule for rule in all_rules(policy) if isinstance(rule, ir.Reuse | ir.Top))
-    expressions = (x for rule in rules for x in rule_expressions(rule))
+    expressions = (*(x for rule in rules for x in rule_expressions(rule)), *weighing_signals(policy))
     found = (e.of for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
     return tuple(dict.fromkeys(found))
 
@@ -27,12 +30,30 @@ def locate(
     captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...]
 ) -> Mapping[ir.SourceName, Located]:
     """Says where each source that the policy reads lies. Raises SourceNotFound (MC0502) with the reason."""
-    return {source.name: _one(captured, policy, regions, source) for source in sources_read(policy)}
+    found = {source.name: _one(captured, policy, regions, source) for source in sources_read(policy)}
+    for region in policy.regions:
+        if isinstance(region.where, ir.WholeModel) and region.keep is not None:
+            source = ir.SourceRef("output", at=region.where.at)
+            found[source.name] = _one(captured, policy, regions, source)
+    return found
 
 
 def timestep_of(captured: CapturedModel) -> str:
     """The input that tells the model its step; the usual name where there is none."""
     return next((name for name in TIMESTEPS if name in captured.inputs), TIMESTEPS[0])
+
+
+def model_output(captured: CapturedModel) -> ModelOutput | str:
+    """Returns the output of a model that gives one tensor of the layout of its latents, or why there is none."""
+    if not isinstance(captured.grid, TokenGrid) or captured.grid.axes != (2, 3, 4):
+        return "its latent input is not [batch, channel, frame, height, width]"
+    (results,) = captured.module.graph.output_node().args
+    assert isinstance(results, list | tuple)
+    tensors = [r.meta.get("val") if isinstance(r, fx.Node) else None for r in results]
+    if len(tensors) != 1 or not isinstance(tensors[0], torch.Tensor) or tensors[0].dim() != 5:
+        return "it does not give one tensor [batch, channel, frame, height, width]"
+    channels = tensors[0].size(1)
+    return ModelOutput(channels) if isinstance(channels, int) else "the number of its output channels varies"
 
 
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
@@ -63,11 +84,18 @@ def _one(
     def missing(reason: str) -> SourceNotFound:
         return SourceNotFound(policy.name, captured.model_class, source, reason)
 
+    if source.gain is not None and not isinstance(grid, TokenGrid | ToldGrid):
+        raise missing("a filter needs rows and columns, and the grid of its tokens is not known")
     match name:
         case "latent":
             if not isinstance(grid, TokenGrid) or grid.axes != (2, 3, 4):
                 raise missing("its latent input is not [batch, channel, frame, height, width]")
             return Located(name, Input(grid.source), "latent", 2, patch)
+        case "output":
+            found = model_output(captured)
+            if isinstance(found, str):
+                raise missing(found)
+            return Located(name, found, "latent", 2, patch)
         case "modulation" | "time_embedding":
             port = _timed(captured, in_blocks=name == "modulation")
             if captured.opaque:
@@ -93,9 +121,10 @@ def _one(
             values: dict[ir.SourceName, SourceValue] = {
                 "embedded": VideoStream(),
                 "probe": Probe(),
+                "probe_output": ProbeOutput(),
                 "block_output": RegionOutput(),
             }
-            if name == "probe" and (regions[0].keep is not None or len(regions) < 2):
+            if name in ("probe", "probe_output") and (regions[0].keep is not None or len(regions) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, values[name], "tokens", stream.token_axis, patch)
 
@@ -104,7 +133,7 @@ def _leaves(captured: CapturedModel, regions: tuple[LoweredRegion, ...]) -> bool
     """Says whether the last cached region passes the video tokens on, along one axis."""
     ports = {p.name: p for p in captured.streams}
     kept = [s for s in regions if s.keep]
-    if not kept or kept[-1].inside:
+    if not kept or kept[-1].inside or kept[-1].keep == "increment":
         return False
     return any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
 

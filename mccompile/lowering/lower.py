@@ -99,6 +99,8 @@ def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Says why two guidance branches cannot run as one batch, or "" if they can."""
     if any(region.forecast is not None for region in policy.regions):
         return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
+    if any(isinstance(region.where, ir.WholeModel) for region in policy.regions):
+        return "each branch keeps what the model has returned to it"
     if len(groups(policy)) > 1:
         return "regions with names decide apart, and both branches run on one list of rows"
     if policy.cache.budget is not None:

@@ -43,7 +43,7 @@ def claims(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Mapping[ir.Sub
     for number, region in enumerate(policy.regions):
         blocks = blocks_of(region.where)
         first, last = (0, count - 1) if blocks is None else block_bounds(blocks, count)
-        if not isinstance(region.where, ir.Integration) and not 0 <= first <= last < count:
+        if isinstance(region.where, ir.Blocks | ir.Sublayers) and not 0 <= first <= last < count:
             raise LayersNotFound(policy.name, captured.model_class, region.where, count)
         for i in range(first, last + 1):
             found[i][part_of(region.where)] = number
@@ -67,7 +67,7 @@ def partition(split: Split, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
 def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
     """`blocks[0..4]` and `blocks[-3..]` meet in some depths and not in others: the checker cannot tell."""
     count = len(captured.blocks)
-    named = [region.where for region in policy.regions if not isinstance(region.where, ir.Integration)]
+    named = [region.where for region in policy.regions if isinstance(region.where, ir.Blocks | ir.Sublayers)]
     for number, later in enumerate(named):
         for earlier in named[:number]:
             both = shared_blocks(earlier, later, count)
@@ -90,4 +90,5 @@ def _region(split: Split, first: int, last: int, named: ir.Region | None) -> Low
     if named is None:
         return LoweredRegion(first, last, None, tuple(pairs))
     inside = any(made in split.inside for _, made in pairs)
-    return LoweredRegion(first, last, named.keep, tuple(pairs), named.forecast, group_of(named), inside)
+    keep = named.keep if named.keep is None or blocks_of(named.where) is not None else "increment"
+    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group_of(named), inside)

@@ -26,6 +26,13 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """The rows and columns of a frame, in tokens, as the sizes of a tensor [rows, columns]; filters read them."""
+
+    name = "places"
+
+
+@dataclass(frozen=True, slots=True)
 class Now:
     """A source as it is in this call, in its own layout."""
 
@@ -64,14 +71,20 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class SourceBefore:
-    """A source as it was at the step before, or at the chunk's last computation; [B, G, F, P, C]."""
+    """A source as it was at the step before, or at the chunk's n-th last computation; [B, G, F, P, C].
+
+    filter: the number of the filter that it went through, counted from 1 in its graph; 0 for none.
+    """
 
     source: ir.SourceName
     since: Literal["step", "compute"]
+    n: int = 1
+    filter: int = 0
 
     @property
     def name(self) -> str:
-        return f"before:{self.source}:{self.since}"
+        nth = f":{self.n}" if self.n > 1 else ""
+        return f"before:{self.source}:{self.since}{nth}" + (f":filter{self.filter}" if self.filter else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +126,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Tail | Late
-Slot = Host | Params | Now | Mask | DecidedBy | KeptSlot
+Slot = Host | Params | Places | Now | Mask | DecidedBy | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -24,11 +24,23 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeOutput:
+    """The stream of video tokens that enters the cached region."""
+
+
+@dataclass(frozen=True, slots=True)
 class RegionOutput:
     """The stream of video tokens that leaves the cached region."""
 
 
-SourceValue: TypeAlias = Input | Shared | VideoStream | Probe | Modulated | RegionOutput
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """The first output of the model. channels: its second size. It is known when the call is over."""
+
+    channels: int
+
+
+SourceValue: TypeAlias = Input | Shared | VideoStream | Probe | ProbeOutput | Modulated | RegionOutput | ModelOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +83,13 @@ def shown(value: SourceValue) -> str:
             return "stream"
         case Probe():
             return "probe"
+        case ProbeOutput():
+            return "probed"
         case Modulated():
             return "modulated"
         case RegionOutput():
             return "output"
+        case ModelOutput(channels):
+            return f"result:{channels}"
         case _:
             assert_never(value)

@@ -32,7 +32,8 @@ class LoweredRegion:
 
     They are counted in the lowered model, where a block may be split into its sublayers.
 
-    keep: None if the blocks are always computed, because the policy says so or names them in no region.
+    keep: None if the blocks are always computed, because the policy says so or names them in no region. "increment":
+    of its streams nothing is kept, but what the model, or the sampler's step, makes of them in the end.
     pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
     result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py). inside: what leaves

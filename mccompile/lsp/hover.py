@@ -26,6 +26,8 @@ _SOURCES: Mapping[str, str] = {
     "modulated_input": "the input of the first self-attention",
     "block_output": "the output of the cached layers, computed or reused; known after the step",
     "probe": "the residual of the layers before the cached ones, which are always computed",
+    "probe_output": "the output of these layers",
+    "output": "what the model returned at an earlier step: `kept(output)`, `before(output)`",
 }
 _CLOCKS: Mapping[str, str] = {
     "step": "the chunk's own step, from 0",

@@ -23,7 +23,7 @@ ONE, ZERO = np.float32(1.0), np.float32(0.0)
 
 # Sources that are functions of the timestep alone on every model (see ir.SourceName).
 TIMESTEP_SOURCES: frozenset[str] = frozenset({"time_embedding", "modulation"})
-_NEVER_STATIC: frozenset[str] = frozenset({"block_output", "probe"})
+_NEVER_STATIC: frozenset[str] = frozenset({"block_output", "probe", "probe_output", "output"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
             return OPERATIONS[op].value(*(_value(a, at) for a in args))
-        case ir.SourceRef() | ir.FrameDiff():
+        case ir.SourceRef() | ir.FrameDiff() | ir.Frequency():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
             assert_never(expr)
@@ -194,9 +194,9 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
         match e:
             case ir.Cumulative():
                 return True
-            case ir.Change(_, of, since, _):
-                return since == "step" and of.name in static_sources - _NEVER_STATIC
-            case ir.FrameDiff() | ir.SourceRef():
+            case ir.Change(_, of, since, _, _, a):
+                return since == "step" and a is None and of.name in static_sources - _NEVER_STATIC
+            case ir.FrameDiff() | ir.SourceRef() | ir.Frequency():
                 return False
             case ir.SignalRef(name):
                 return not signals[name].late and static(signals[name].expr)

@@ -51,6 +51,11 @@ def keeps_increment(policy: ir.PolicyIR) -> bool:
     return any(region.keep == "increment" for region in policy.regions)
 
 
+def keeps_model_output(policy: ir.PolicyIR) -> bool:
+    """The policy's region is the whole model, up to its output."""
+    return any(isinstance(region.where, ir.WholeModel) and region.keep is not None for region in policy.regions)
+
+
 def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
     """The accounts of every cell, in order: `account`, then those with a name of their own, as rules read them."""
     signals = {s.name: s for s in policy.signals}

@@ -19,6 +19,10 @@ _OF_SUBLAYERS = {
     "residual": "what this part of each block adds to its input",
     "output": "what this part of each block gives, before its gate",
 }
+_OF_MODEL = {
+    "residual": "the difference between the model's output and its latent input",
+    "output": "what the model returns",
+}
 _LIFE = {
     ("pending", "skip"): "chunks that have not begun are skipped",
     ("pending", "compute"): "chunks that have not begun are computed",
@@ -38,8 +42,11 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
                 place = where(first, last, part)
             case ir.Integration():
                 place = "the whole model with the sampler's step"
+            case ir.WholeModel():
+                place = "model"
         place = place if region.name is None else f"{region.name} = {place}"
         what = _OF_SUBLAYERS if isinstance(region.where, ir.Sublayers) else _KEPT
+        what = _OF_MODEL if isinstance(region.where, ir.WholeModel) else what
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {what[region.keep]}"
         if region.forecast is not None and region.forecast.at is not None:
             depth = max(map(len, region.forecast.weights))

@@ -66,7 +66,9 @@ def with_tables(bound: BoundPolicy, tables: Mapping[ir.Expr, tuple[float, ...]])
 
 def remembered(expr: ir.Expr) -> bool:
     """A distance to the last computation that one number of the source gives; of an angle none does."""
-    return isinstance(expr, ir.Change) and expr.since == "compute" and expr.distance != "cosine"
+    if not isinstance(expr, ir.Change) or expr.distance == "cosine":
+        return False
+    return expr.since == "compute" and expr.n is None and expr.a is None
 
 
 def _moved(change: ir.Change, source: ir.Expr) -> ir.Expr:

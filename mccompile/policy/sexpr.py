@@ -1,8 +1,8 @@
 """S-expressions of frozen dataclasses: one writer and one typed reader for the text forms of IR and plan.
 
-A node with at most two fields is `(kind field ...)`. Other nodes are `(kind field=value ...)`; there a field `name`
-comes first and without its key, and a None is left out. A tuple is `[a b]`. A constant is a plain number. An operation
-is `(op a b)`.
+A node with at most two fields is `(kind field ...)`, and a None at its end is left out. Other nodes are
+`(kind field=value ...)`; there a field `name` comes first and without its key, and every None is left out. A tuple is
+`[a b]`. A constant is a plain number. An operation is `(op a b)`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def write_fields(value: object) -> tuple[str, ...]:
     kind: type = type(value)
     pairs = [(name, _exact(hint, getattr(value, name))) for name, hint in _hints(kind).items()]
     if len(pairs) <= _SHORT:
-        return tuple(write(v) for _, v in pairs)
+        shown = pairs[:-1] if pairs and pairs[-1][1] is None else pairs
+        return tuple(write(v) for _, v in shown)
     return tuple(write(v) if n == "name" else f"{n}={write(v)}" for n, v in pairs if v is not None)
 
 
@@ -232,10 +233,12 @@ class Reader:
         """The dataclass `kind` with the fields that the items give."""
         hints = _hints(kind)
         named = len(hints) > _SHORT
-        if not named and (len(items) != len(hints) or any(i.key for i in items)):
-            raise self.error(span, f"`{_name(kind)}` has {len(hints)} fields, not {len(items)}")
         values: dict[str, object] = {n: None for n, h in hints.items() if types.NoneType in get_args(h)}
-        names = [i.key.text if i.key else "name" for i in items] if named else list(hints)
+        optional = bool(hints) and [*hints][-1] in values
+        fits = len(hints) - optional <= len(items) <= len(hints)
+        if not named and (not fits or any(i.key for i in items)):
+            raise self.error(span, f"`{_name(kind)}` has {len(hints)} fields, not {len(items)}")
+        names = [i.key.text if i.key else "name" for i in items] if named else [*hints][: len(items)]
         for item, name in zip(items, names, strict=True):
             if name not in hints or names.count(name) > 1:
                 place = item.key.span if item.key else item.value.span

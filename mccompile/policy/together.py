@@ -216,8 +216,8 @@ def _opaque(condition: ir.Expr) -> ir.Expr:
 def _timestep_only(expr: ir.Expr) -> bool:
     """Nothing but the timestep decides this node, apart from what lies below it."""
     match expr:
-        case ir.Change(_, of, since, _):
-            return of.name in TIMESTEP_SOURCES and since == "step"
+        case ir.Change(_, of, since, _, _, a):
+            return of.name in TIMESTEP_SOURCES and since == "step" and a is None
         case ir.FrameDiff():
             return False
         case _:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import assert_never
 
 import numpy as np
@@ -12,8 +13,21 @@ from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.observe import HOST, ObserveSpec
-from mccompile.lowering.slots import Count, DecidedBy, Host, KeptSlot, Late, Mask, Now, Params, Past, SourceBefore, Tail
-from mccompile.lowering.sources import to_cells
+from mccompile.lowering.slots import (
+    Count,
+    DecidedBy,
+    Host,
+    KeptSlot,
+    Late,
+    Mask,
+    Now,
+    Params,
+    Past,
+    Places,
+    SourceBefore,
+    Tail,
+)
+from mccompile.lowering.sources import ModelOutput, to_cells
 from mccompile.policy.evaluate import Grid, clock_row, clock_value
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action
@@ -21,7 +35,7 @@ from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.finite import OnItsWay
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import Deciding, States
+from mccompile.runtime.store import Course, Deciding, States
 from mccompile.runtime.upload import upload
 
 OUTPUT = Tail("block_output")
@@ -84,6 +98,7 @@ class Decide:
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
         measures = any(isinstance(slot, SourceBefore | Past | Tail) for slot in spec.inputs)
         self.sees_every_step = measures or len(spec.counts) > 1
+        self.tells_weights = bool(spec.weights)
         self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, KeptSlot))
         self._call = call
 
@@ -108,6 +123,8 @@ class Decide:
                     arguments.append(upload(host, device))
                 case Params():
                     arguments.append(params)
+                case Places():
+                    arguments.append(torch.zeros(layout.rows, layout.positions // layout.rows, device=device))
                 case Now(source):
                     arguments.append(sources[source])
                 case Mask() | DecidedBy():
@@ -149,6 +166,8 @@ class Decide:
             b, _, f, p = layout.cells
             shape: tuple[int, ...] = (b, moment.total, f, p)
             match slot:
+                case SourceBefore("output"):
+                    shape = (b, moment.total, f, p, self._channels())
                 case SourceBefore(source):
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
@@ -158,8 +177,42 @@ class Decide:
                 case _:
                     assert_never(slot)
             fill = 1.0 if isinstance(slot, Late) else 0.0
+            if isinstance(slot, SourceBefore) and slot.source == "output":
+                fill = float("nan")  # nothing is decided by an output that was never seen
             states.tensors[slot] = torch.full(shape, fill, dtype=torch.float32, device=device)
         return states.tensors[slot]
+
+    def _channels(self) -> int:
+        """Returns how many numbers of the model's output belong to a token."""
+        where = self.spec.result
+        assert where is not None
+        assert isinstance(where.value, ModelOutput)
+        return where.value.channels * prod(where.patch)
+
+    def keep_output(self, results: Sequence[Value], mask: np.ndarray, course: Course, moment: Moment) -> None:
+        """Keeps what the model returned in a call, where rules look back at it.
+
+        results: of the call, [B, C, frames, height, width] and no more. mask: the computed tokens, [B, G, F, P].
+        course: before the call is noted in its history.
+        """
+        states, kept, where = course.states, course.history.computed, self.spec.result
+        slots = [s for s in self.spec.inputs if isinstance(s, SourceBefore) and s.source == "output"]
+        slots = [s for s in slots if s in states.tensors]  # a branch that follows another one has none
+        if not slots or where is None:
+            return
+        (output,) = results
+        assert isinstance(output, torch.Tensor)
+        cells = to_cells(output, where, torch.empty(mask.shape, device="meta")).float()
+        for slot in sorted(slots, key=lambda s: s.n, reverse=True):  # before what the older ones take is replaced
+            state = states.tensors[slot]
+            newer = states.tensors[SourceBefore("output", slot.since, slot.n - 1)] if slot.n > 1 else None
+            for g, time in enumerate(moment.chunks):
+                if time.state != "active" or time.copy_of is not None:
+                    continue
+                for b in range(len(mask)):
+                    if slot.since == "step" or mask[b, g].any():
+                        older = None if newer is None or not kept[b, time.chunk] else newer[b, time.chunk]
+                        state[b, time.chunk] = cells[b, g] if older is None else older
 
     def _cells_of(self, source: str, sources: Mapping[str, torch.Tensor], layout: Layout) -> torch.Size:
         """Returns the sizes of a source as [B, G, F, P, C], 1 where it does not vary."""

@@ -13,7 +13,7 @@ from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
 from mccompile.lowering.decide import DecideSpec
-from mccompile.lowering.sources import Probe, RegionOutput, VideoStream
+from mccompile.lowering.sources import ModelOutput, Probe, ProbeOutput, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, BlockCalls, Env
@@ -24,6 +24,7 @@ from mccompile.runtime.fresh import prompt_inputs
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
+from mccompile.runtime.whole import whole_model
 
 
 class Engine:
@@ -44,6 +45,7 @@ class Engine:
         self._check_forecasts()
         self.postlude = Postlude(lowered, backend)
         self.blocks = BlockCalls(lowered, backend, self.uses_rows)
+        self.whole = whole_model(lowered, self.postlude, self.blocks)
         self.prefixes = Prefixes(lowered)
         self.decides = {group: self._decide(spec, backend) for group, spec in lowered.decides.items()}
         observe = lowered.observe
@@ -143,9 +145,12 @@ class Engine:
                 case Probe():
                     last = self._before_cached()
                     found[where.source] = self.tokens(last, env[last], inputs) - self._entry_tokens(inputs, env)
+                case ProbeOutput():
+                    last = self._before_cached()
+                    found[where.source] = self.tokens(last, env[last], inputs)
                 case Modulated():
                     found[where.source] = self._modulated_input(env, shared, inputs)
-                case RegionOutput():
+                case RegionOutput() | ModelOutput():
                     raise Misplaced("decide", where.value)
                 case _:
                     assert_never(where.value)

@@ -7,7 +7,7 @@ that were computed at the same steps have the same weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -60,8 +60,11 @@ class Weighing:
     bound: BoundPolicy
     grid: Grid
 
-    def of_chunk(self, step: int, recent: Recent | None) -> np.ndarray:
-        """float32 [n, F, P], or [n, 1, 1] where all tokens agree, for a chunk that is about to run its own step."""
+    def of_chunk(self, step: int, recent: Recent | None, told: Mapping[str, float]) -> np.ndarray:
+        """float32 [n, F, P], or [n, 1, 1] where all tokens agree, for a chunk that is about to run its own step.
+
+        told: the signals that the decision has measured, by name.
+        """
         depth = max(map(len, self.forecast.weights))
         if recent is None:
             return np.eye(depth, 1, dtype=np.float32).reshape(depth, 1, 1)
@@ -69,19 +72,20 @@ class Weighing:
         distinct, place = np.unique(flat, axis=1, return_inverse=True)
         found = np.zeros((depth, distinct.shape[1]), np.float32)
         for i, steps in enumerate(distinct.T):
-            weights = self._at(step, tuple(int(s) for s in steps if s >= 0))
+            weights = self._at(step, tuple(int(s) for s in steps if s >= 0), told)
             found[: len(weights), i] = weights
         if distinct.shape[1] == 1:
             return found.reshape(depth, 1, 1)
         return found[:, place.ravel()].reshape(depth, *recent.steps.shape[1:])
 
-    def _at(self, step: int, computed: tuple[int, ...]) -> tuple[np.float32, ...]:
+    def _at(self, step: int, computed: tuple[int, ...], told: Mapping[str, float]) -> tuple[np.float32, ...]:
         """The weights of a token that these steps computed, the latest first. Raises NoForecast (MC0620)."""
         if not computed:
             return (np.float32(1.0),)
         rows = self.forecast.weights
         params: Mapping[str, np.float32] = {n: np.float32(v) for n, v in self.bound.values.items()}
-        signals = {s.name: s for s in self.bound.ir.signals}
+        known = {name: ir.Const(value) for name, value in told.items()}
+        signals = {s.name: replace(s, expr=known.get(s.name, s.expr)) for s in self.bound.ir.signals}
         at = StaticMoment(params, signals, self.grid, step, {}, None, {}, computed)
         found = tuple(np.float32(evaluate(w, at)) for w in rows[min(len(computed), len(rows)) - 1])
         if not all(map(np.isfinite, found)):

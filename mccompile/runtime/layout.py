@@ -15,12 +15,16 @@ from mccompile.runtime.shared import Value
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """batch B, chunks G in the call, frames F of each, positions P of a frame; token = ((g F) + f) P + p."""
+    """batch B, chunks G in the call, frames F of each, positions P of a frame; token = ((g F) + f) P + p.
+
+    rows: of a frame, each with P / rows of its positions; 1 where the grid is not known.
+    """
 
     batch: int
     chunks: int
     frames: int
     positions: int
+    rows: int = 1
 
     @property
     def cells(self) -> tuple[int, int, int, int]:
@@ -42,4 +46,4 @@ def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value]
     frames, height, width = grid.of_call(inputs)
     if frames % chunks:
         raise UnevenChunks(frames, chunks)
-    return Layout(batch, chunks, frames // chunks, height * width)
+    return Layout(batch, chunks, frames // chunks, height * width, height)

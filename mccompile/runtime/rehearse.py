@@ -30,7 +30,8 @@ SHARE = 0.5  # of the tokens that the rehearsed call computes: not all, so that 
 class KeptBytes:
     """Bytes that one guidance branch, or all branches of a request, keep between calls; `working` only during one.
 
-    key_values: of the tokens. text: keys and values of the prompt. residuals: of regions, residual or output.
+    key_values: of the tokens. text: keys and values of the prompt. residuals: of regions, or of the model, residual or
+    output.
     merged: streams that leave regions, reused as memory. states: of decisions, and late signals. increments: of the
     latent. working: while one block runs, its kept tensors on the device or in the model's dtype.
     """
@@ -87,12 +88,14 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
                 env = made
                 continue
             before, env = env, engine.blocks.run_plain(region, env, shared)
-            if region.keep is not None and not engine.vanilla:
+            if region.keep not in (None, "increment") and not engine.vanilla:
                 for _ in range(region.depth):
                     keep_whole(engine.blocks, region, number, before, env, store.memory)
         if engine.observe is not None:
             for course in store.courses.values():
                 engine.observe.states(engine.cached_output(env, given), course.states, layout, moment)
+        if engine.whole is not None:
+            store.memory.outputs = engine.whole.room(given, layout, moment)
         grid = engine.lowered.captured.grid
         if any(r.keep == "increment" for r in engine.lowered.policy.regions) and grid is not None:
             source = given[grid.source]
@@ -122,7 +125,7 @@ def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bo
     return KeptBytes(
         key_values=sum(size(b, cache.dtype) for b in memory.buffers.values()),
         text=sum(size(t, cache.dtype) for t in texts.values()),
-        residuals=sum(kept.values()),
+        residuals=sum(kept.values()) + (0 if memory.outputs is None else size((memory.outputs,), cache.residual)),
         merged=sum(t.nbytes for t in memory.merged.values()),
         states=store.nbytes() - memory.nbytes(),
         increments=sum(t.nbytes for t in memory.increments.values()),

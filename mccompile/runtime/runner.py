@@ -211,16 +211,26 @@ class Runner:
         masks: which tokens each group of regions computed, bool [B, G, F, P].
         """
         first = next(iter(steps.values()))
+        results = self._results(steps, env, masks)
         for group, step in steps.items():
+            if step.decides is not None:
+                step.decides.keep_output(results, masks[group], step.course, step.moment)
             self._after(step, env, masks[group])
         first.store.row = first.moment.row
         if self.masks is not None:
             self.masks.append(np.logical_or.reduce(list(masks.values())))
         if self.watch is not None:
             self.watch.called(steps)
-        results = self.engine.postlude.run(env, first.shared, first.inputs)
         first.store.finite = finite(results)
         return results
+
+    def _results(self, steps: Steps, env: Env, masks: Mapping[str, np.ndarray]) -> tuple[Value, ...]:
+        """The model's outputs, of the tokens that were computed and of those whose last output is kept."""
+        whole, first = self.engine.whole, next(iter(steps.values()))
+        if whole is None:
+            return self.engine.postlude.run(env, first.shared, first.inputs)
+        step = steps[whole.group]
+        return whole.results(env, first.shared, first.inputs, masks[whole.group], step.moment, step.layout, step.memory)
 
     def store_of(self, moment: Moment) -> BranchStore | None:
         """What the branch of a moment keeps, if it was called before."""

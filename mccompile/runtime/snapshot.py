@@ -132,6 +132,8 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
     for (region, stream), older in store.memory.older.items():
         for number, kept in enumerate(older):
             yield ("older", str(region), stream, str(number)), kept
+    if store.memory.outputs is not None:
+        yield ("outputs",), store.memory.outputs
     for group, course in store.courses.items():
         for (sample, chunk, copy), recent in course.history.recent.items():
             yield ("recent", group, str(sample), str(chunk), str(int(copy))), torch.from_numpy(recent.steps)
@@ -196,7 +198,7 @@ def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, stagi
     if tuple(tensor.shape) != lying.shape or min(lying.stride, default=0) < 0 or reach > 4 * tensor.numel():
         raise ValueError(f"its tensor {lying.place} is {list(tensor.shape)}, and lies as {list(lying.stride)}")
     made = torch.empty_strided(lying.shape, lying.stride, dtype=tensor.dtype).copy_(tensor)
-    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older"):
+    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older", "outputs"):
         return staging.home(made)
     return made.to(device)
 
@@ -228,6 +230,8 @@ def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, ten
             if len(found) != int(number):
                 raise ValueError(f"earlier results of region {region} are not in order")
             store.memory.older[key] = (*found, tensor)
+        case ("outputs",):
+            store.memory.outputs = tensor
         case ("recent", group, sample, chunk, copy) if group in store.courses:
             recent = Recent(tensor.cpu().numpy())
             store.courses[group].history.recent[int(sample), int(chunk), copy == "1"] = recent

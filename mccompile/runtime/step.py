@@ -88,7 +88,7 @@ class Step:
                     continue
                 chunk = time.chunk if time.copy_of is None else time.copy_of
                 recent = self.course.history.recent.get((b, chunk, time.copy_of is not None))
-                found[b, g] = weighing.of_chunk(time.step, recent)
+                found[b, g] = weighing.of_chunk(time.step, recent, self._told(b, g))
         if not found:
             return None
         cells = np.zeros((region.depth, *self.layout.cells), np.float32)
@@ -97,14 +97,23 @@ class Step:
             cells[:, b, g] = weights
         return weights_of(cells)
 
+    def _told(self, b: int, g: int) -> dict[str, float]:
+        """What the decision measured of a chunk for the weights of stand-ins, by the names of signals."""
+        decide, measured = self.decides, self.course.states.measured
+        if decide is None or measured is None:
+            return {}
+        return {row.name: float(measured[b, decide.spec.measured.index(row), g]) for row in decide.spec.weights}
+
     def keep(self, region: LoweredRegion, number: int, before: Env, after: Env) -> None:
         """Keeps what a region has made of all rows."""
-        if region.keep is None or self.engine.vanilla:
+        if region.keep in (None, "increment") or self.engine.vanilla:
             return
         keep_whole(self.engine.blocks, region, number, before, after, self.memory)
 
     def reuse(self, region: LoweredRegion, number: int, env: Env, mask: np.ndarray) -> Env:
-        """One region without computing any of it."""
+        """One region without computing any of it. Where the model's output is kept, its streams pass through."""
+        if region.keep == "increment":
+            return env | {made: env[source] for source, made in region.pairs if source}
         out, like, weights = dict(env), next(iter(env.values())), self.weights(region, mask)
         for source, made in region.pairs:
             kept = reused(self.engine.blocks, (number, made), like, self.memory, weights)
@@ -123,7 +132,10 @@ class Step:
         states.measured = None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
-        elif decide is not None and (dynamic or not self.fold or (decide.sees_every_step and not self._settled())):
+            states.measured = self.leader.states.measured
+        elif decide is not None and (
+            dynamic or not self.fold or decide.tells_weights or (decide.sees_every_step and not self._settled())
+        ):
             host = host_rows(decide.spec, self.moment, self.actions, states, self.plan, self.course.history.computed)
             ready, states.ahead = states.ahead, None
             if ready is None or not np.array_equal(ready.host, host):

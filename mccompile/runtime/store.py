@@ -86,7 +86,7 @@ class Memory:
     kept: per (region, stream), the residual or output of the last computation. older: the same of the computations
     before it, the latest first, where a forecast needs them. merged: per (region, stream), the
     stream that left the region in the last call: memory to write the next one into. increments: per chunk, the last
-    latent increment.
+    latent increment. outputs: of all chunks of the video, the model's last output or residual, [B, G, F, P, C].
     """
 
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
@@ -96,6 +96,7 @@ class Memory:
     older: dict[tuple[int, str], tuple[torch.Tensor, ...]] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     increments: dict[int, torch.Tensor] = field(default_factory=dict)
+    outputs: torch.Tensor | None = None
 
     def nbytes(self) -> int:
         """Returns the bytes of all tensors."""
@@ -103,6 +104,7 @@ class Memory:
         tensors += [t for known in (*self.once.values(), *self.apart.values()) for t in known.values]
         tensors += [t for older in self.older.values() for t in older]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]
+        tensors += [] if self.outputs is None else [self.outputs]
         return sum(t.nbytes for t in tensors)
 
 

@@ -213,7 +213,8 @@ def test_what_is_no_distance_is_refused(text: str) -> None:
 def test_signals_and_regions_are_those_of_a_policy() -> None:
     asked = asked_by([], load_policy("motioncache"))
     assert [slug(s) for s in asked.signals] == ["modulation"]
-    assert asked_by([], load_policy("deltadit")).kept == ("blocks 0..0.5", "blocks 0.5..-1")
+    assert asked_by([], load_policy("deltadit")).kept == ("front", "rear")
+    assert asked_by([], load_policy("fbcache")).kept == ("blocks 1..-1",)
     assert [slug(s) for s in asked_by(["l1(latent)"], None).signals] == ["latent_l1"]
     with pytest.raises(NotMeasurable, match="increments"):
         asked_by([], load_policy("motioncache_magi1"))
@@ -249,3 +250,36 @@ def test_a_worthless_fit_is_told_and_the_rest_is_written(tmp_path: Path, monkeyp
     assert ("polynomial", "tiny_modulation") not in sets
     assert sets["table", "tiny_ratios"].values == (1.0, 0.9, 0.9, 0.9)
     assert sets["polynomial", "tiny_latent_l1"].values[0] == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.usefixtures("one_capture")
+def test_parts_of_blocks_are_measured_apart(tmp_path: Path) -> None:
+    """Each kind of module has its own error: the mean over the blocks of what its modules return (SmoothCache)."""
+    settings = replace(EMBEDDED_SETTINGS, **{**SMALL, "num_inference_steps": 3})
+    asked = asked_by((), load_policy("fora"))
+    assert asked.kept == ("attn", "cross", "ffn")
+    job = replace(job_in(tmp_path), asked=asked, settings=settings, ages=1, sensitive=False)
+    measured(job)
+    names = {name for kind, name in read_sets(job.out) if kind == "table" and "error" in name}
+    assert names == {"tiny_error_1_attn", "tiny_error_1_cross", "tiny_error_1_ffn"}
+    found = read_samples(jobs._file(job, PROMPTS.seen[0]), {**job.about(), "prompt": PROMPTS.seen[0]})
+    assert found is not None
+    pipe = load_pipeline(job.folder, job.place)
+    returned: dict[tuple[int, int], list[torch.Tensor]] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, made, at=(part, n): returned.setdefault(at, []).append(made.clone())
+        )
+        for n, block in enumerate(pipe.transformer.blocks)
+        for part, module in enumerate((block.attn1, block.attn2, block.ffn))
+    ]
+    generate(pipe, call_arguments(pipe, replace(settings, prompt=PROMPTS.seen[0])), 0, lambda done, total: None)
+    for hook in hooks:
+        hook.remove()
+    cond = (found.pair("branch") == found.branches.index("cond")) & (found.pair("chunk") == 0)
+    for part in range(3):
+        of_cond = [made[::2] for (kind, _), made in returned.items() if kind == part]
+        for step in (1, 2):
+            own = cond & (found.pair("step") == step)
+            errors = [float((m[step] - m[step - 1]).abs().mean() / m[step].abs().mean()) for m in of_cond]
+            assert found.pair(f"residual {part}")[own] == pytest.approx(np.mean(errors), rel=1e-3)

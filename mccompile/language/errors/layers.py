@@ -116,6 +116,21 @@ class NoProbe(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class UnmeasuredWeight(Diagnostic):
+    """A phase that reuses layers and does not measure the signal by which their stand-in is weighed."""
+
+    code = "MC0249"
+    title = "the weight `{name}` is not measured in phase `{phase}`"
+    label = "{why}"
+    name: str
+    phase: str
+    why: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("reuse by a condition, `reuse chunk while ...`, or weigh by clock values alone"),)
+
+
+@dataclass(frozen=True, slots=True)
 class ExtendsCycle(Diagnostic):
     code = "MC0250"
     title = "the policy `{name}` extends itself"

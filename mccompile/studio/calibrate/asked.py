@@ -9,6 +9,8 @@ from functools import reduce
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language.load import load_policy
+from mccompile.policy.facts import keeps_increment
+from mccompile.policy.groups import groups
 from mccompile.policy.influence import fits_of
 from mccompile.studio.calibrate.errors import NotMeasurable
 
@@ -32,8 +34,9 @@ class Measurement:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The cached regions in order of depth: their names, or their blocks."""
-        return tuple(_name(r) for r in self.policy.regions if r.keep is not None)
+        """The cached regions in order of depth: their names, their part of the blocks, or their blocks."""
+        kept = [r for r in self.policy.regions if r.keep is not None]
+        return (_name(kept[0]),) if len(kept) == 1 else groups(self.policy)
 
 
 def asked_by(texts: Sequence[str], policy: ir.PolicyIR | None) -> Measurement:
@@ -47,18 +50,26 @@ def asked_by(texts: Sequence[str], policy: ir.PolicyIR | None) -> Measurement:
         signals = tuple(dict.fromkeys(_distance(fit.of, policy) for fit in fits_of(policy)))
     signals = signals or (_signal(DEFAULT_SIGNAL),)
     regions = () if policy is None else policy.regions
-    if any(isinstance(r.where, ir.Integration) for r in regions):
-        why = "it keeps increments of the sampler's step, and no residual of blocks"
+    if any(isinstance(r.where, ir.Integration | ir.WholeModel) for r in regions):
+        assert policy is not None
+        what = "increments of the sampler's step" if keeps_increment(policy) else "the output of the model"
+        why = f"it keeps {what}, and no residual of blocks"
         raise NotMeasurable(f"policy {policy.name if policy else ''}", why, "give a policy with `layers`")
     if all(r.keep is None for r in regions):
         regions = (ir.Region(ir.Blocks(0, -1), "residual"),)
     frames = None if policy is None else policy.chunks.frames
-    return Measurement(signals, _measuring(signals, tuple(map(_plain, regions)), frames))
+    alone = sum(r.keep is not None for r in regions) == 1
+    return Measurement(signals, _measuring(signals, tuple(_plain(r, alone) for r in regions), frames))
 
 
-def _plain(region: ir.Region) -> ir.Region:
-    """The region with the residual itself in the place of whatever it keeps."""
-    return replace(region, forecast=None, name=None, keep=region.keep and "residual")
+def _plain(region: ir.Region, alone: bool) -> ir.Region:
+    """The region with the residual itself in the place of whatever it keeps; of a part of blocks what it keeps.
+
+    alone: it is the only one. Others get a name each, so that each is measured apart; those of one part are one.
+    """
+    keep = region.keep if isinstance(region.where, ir.Sublayers) else region.keep and "residual"
+    name = None if alone or keep is None else _name(region)
+    return replace(region, forecast=None, name=name, keep=keep)
 
 
 def _measuring(signals: Sequence[ir.Change], regions: tuple[ir.Region, ...], frames: int | None) -> ir.PolicyIR:
@@ -98,6 +109,8 @@ def _distance(expr: ir.Expr, policy: ir.PolicyIR) -> ir.Change:
     where = f"a signal of policy {policy.name}" if policy.name != "calibrate" else "the signal"
     if not isinstance(expr, ir.Change):
         raise NotMeasurable(where, "it is no distance of a source", _REMEDY)
+    if expr.since == "zero" or expr.n is not None or expr.a is not None or expr.of.gain is not None:
+        raise NotMeasurable(where, "it is no distance of a source from its value at one earlier step", _REMEDY)
     if expr.over > ir.Granularity.CHUNK:
         raise NotMeasurable(where, "it has a value per token or frame, and the output moves by chunks", _REMEDY)
     return replace(expr, since="step", over=ir.Granularity.CHUNK)
@@ -105,8 +118,10 @@ def _distance(expr: ir.Expr, policy: ir.PolicyIR) -> ir.Change:
 
 def _name(region: ir.Region) -> str:
     where = region.where
-    assert isinstance(where, ir.Blocks)
-    return f"blocks {where.first}..{where.last}"
+    assert isinstance(where, ir.Blocks | ir.Sublayers)
+    if region.name is not None:
+        return region.name
+    return f"blocks {where.first}..{where.last}" if isinstance(where, ir.Blocks) else where.part
 
 
 def slug(signal: ir.Change) -> str:

@@ -30,7 +30,7 @@ class CalibratedSets:
 
 
 def tables_of(samples: Sequence[Samples], regions: Sequence[str], ages: int) -> Mapping[str, StepTable]:
-    """The tables that runs show. regions: in words; without a second one their names are not told apart.
+    """The tables that runs show. regions: their names, or their blocks in words; a single one is not named.
 
     ratios: of the residual's size to that at the step before (MagCache), of all branches and of each. error_N: the
     relative error of reusing a residual that is N steps old (SmoothCache). sensitivity_latent, sensitivity_timestep:
@@ -38,7 +38,7 @@ def tables_of(samples: Sequence[Samples], regions: Sequence[str], ages: int) -> 
     """
     found: dict[str, StepTable] = {}
     for number, region in enumerate(regions):
-        end = f"_{number}" if len(regions) > 1 else ""
+        end = f"_{region if region.isidentifier() else number}" if len(regions) > 1 else ""
         of = f" of {region}" if len(regions) > 1 else ""
         ratio = f"ratio {number}"
         found[f"ratios{end}"] = _by_step(samples, ratio, 1.0, f"ratio of residual norms{of}, all branches")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,8 @@ from mccompile.lowering.expressions import change
 from mccompile.lowering.locate import timestep_of
 from mccompile.lowering.slots import SourceBefore
 from mccompile.lowering.sources import Located, to_cells
+from mccompile.lowering.types import LoweredModel
+from mccompile.policy.groups import groups
 from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.store import BranchStore, Window
 from mccompile.runtime.trace import Event
@@ -32,12 +34,15 @@ _REMEDY = "calibrate a model whose video latents are [batch, channel, frame, hei
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One chunk at one of its steps, float32 on the host; cells are [1, 1, F, P, C]. residuals: [tokens, C]."""
+    """One chunk at one of its steps, float32 on the host; cells are [1, 1, F, P, C].
+
+    residuals: of each group of regions, those of its regions, [tokens, C].
+    """
 
     sources: tuple[torch.Tensor, ...]
     latent: torch.Tensor
     output: torch.Tensor
-    residuals: tuple[torch.Tensor, ...]
+    residuals: tuple[tuple[torch.Tensor, ...], ...]
     timestep: float
 
 
@@ -101,7 +106,8 @@ class WatchedRun:
             cut = _Cut(model, store.window, n)
             earlier = self._seen.setdefault((branch, chunk), {})
             values = cut.cells(latent), cut.cells(output)
-            now = Seen(self._sources(store, chunk), *values, _residuals(store, n), cut.timestep(call))
+            residuals = _residuals(model.runner.lowered, store, n)
+            now = Seen(self._sources(store, chunk), *values, residuals, cut.timestep(call))
             self._regions = len(now.residuals)
             middle = None if again is None else cut.cells(again)
             self._compare(number, own[chunk], now, earlier, middle)
@@ -130,12 +136,12 @@ class WatchedRun:
             moved = [_moved("rel_l1", now.output, then.output), _moved("rel_l1", now.latent, then.latent)]
             both = zip(self.signals, now.sources, then.sources, strict=True)
             moved += [_moved(signal.distance, a, b) for signal, a, b in both]
-            moved += [_relative(a, b) for a, b in zip(now.residuals, then.residuals, strict=True)]
+            moved += [_mean(_relative, a, b) for a, b in zip(now.residuals, then.residuals, strict=True)]
             self._pairs.append([branch, event.chunk, event.step, event.step - step, *moved])
         last = earlier.get(event.step - 1)
         if last is None:
             return
-        ratios = [_ratio(a, b) for a, b in zip(now.residuals, last.residuals, strict=True)]
+        ratios = [_mean(_ratio, a, b) for a, b in zip(now.residuals, last.residuals, strict=True)]
         self._steps.append([branch, event.chunk, event.step, *_sensitivities(now, last, middle), *ratios])
 
 
@@ -173,8 +179,8 @@ class _Cut:
         return float(flat[self._n * flat.numel() // self._chunks])
 
 
-def _residuals(store: BranchStore, n: int) -> tuple[torch.Tensor, ...]:
-    """What the regions keep of one chunk, [tokens, C], in order of depth; the streams of video tokens only."""
+def _residuals(lowered: LoweredModel, store: BranchStore, n: int) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """What the regions of each group keep of one chunk, [tokens, C]; the streams of video tokens only."""
     assert store.window is not None
     tokens, chunks = store.window.tokens, len(store.window.places)
     found: dict[int, torch.Tensor] = {}
@@ -182,7 +188,15 @@ def _residuals(store: BranchStore, n: int) -> tuple[torch.Tensor, ...]:
         if value.dim() == 3 and value.size(1) >= tokens * chunks:
             video = value[0].narrow(0, value.size(1) - tokens * chunks, tokens * chunks)
             found.setdefault(region, _few(video[n * tokens : (n + 1) * tokens], 0).float().cpu().clone())
-    return tuple(found.values())
+    own = ((v for r, v in found.items() if lowered.regions[r].group == group) for group in groups(lowered.policy))
+    return tuple(kept for kept in map(tuple, own) if kept)
+
+
+def _mean(
+    measure: Callable[[torch.Tensor, torch.Tensor], float], now: Sequence[torch.Tensor], then: Sequence[torch.Tensor]
+) -> float:
+    """A measure of two steps, as a mean over the regions of a group."""
+    return float(np.mean([measure(a, b) for a, b in zip(now, then, strict=True)]))
 
 
 def _few(value: torch.Tensor, axis: int) -> torch.Tensor:
