@@ -49,6 +49,7 @@ _RECORDS: dict[str, object] = {
     "samples": tuple[str, ...],
     "unbatched": str,
     "fixed": tuple[tuple[str, int], ...],
+    "dtypes": tuple[tuple[str, str], ...],
     "moving": tuple[str, ...],
     "guards": tuple[str, ...],
 }

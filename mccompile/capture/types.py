@@ -271,5 +271,6 @@ class CapturedModel(Assembled):
     grid: AnyGrid | None
     unbatched: str  # why the number of samples may not vary; "" where it may
     fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change
+    dtypes: tuple[tuple[str, str], ...] = ()  # of the inputs that are tensors: the graph has no casts from others
     moving: tuple[str, ...] = ()  # inputs that each step changes beside the latent: one of sound, a second timestep
     guards: tuple[str, ...] = ()  # what export demands of a call's sizes, if the proved calls fulfil it (guards.py)

@@ -218,6 +218,7 @@ def _captured(
     sizes = zip(proved.inputs, *flat, strict=True)
     tensors = ((n, a, b) for n, a, b in sizes if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
     fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
+    given = zip(proved.inputs, flat[0], strict=True)
     return CapturedModel(
         module=proved.module,
         model_class=proved.model_class,
@@ -243,5 +244,6 @@ def _captured(
         grid=grid,
         unbatched=unbatched,
         fixed=fixed if unbatched else (),
+        dtypes=tuple((n, str(x.dtype)) for n, x in given if isinstance(x, torch.Tensor)),
         moving=moving,
     )

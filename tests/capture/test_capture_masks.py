@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mccompile.capture import CapturedModel, capture, flat_inputs, run_full
+from mccompile.capture import CallError, CapturedModel, capture, flat_inputs, run_full
 from mccompile.capture.verify import close
 
 DIM, TEXT = 8, 3
@@ -71,8 +71,14 @@ def test_a_mask_of_shared_values_is_made_once_and_gives_its_rows() -> None:
         assert close(model(**given), made)
 
 
-@pytest.mark.parametrize("own", [True])
-def test_a_mask_of_a_blocks_own_values_stays_in_it(own: bool) -> None:
-    _, found = captured(own)
+def test_a_mask_of_another_dtype_is_refused() -> None:
+    """A forward casts its mask to bool (Motif-Video); the cast of a mask that was bool at capture is not in the graph."""
+    _, found = captured(own=False)
+    with pytest.raises(CallError, match=r"`told` is of torch.float32, .* captured with torch.bool"):
+        flat_inputs(found, call(10) | {"told": torch.ones(1, TEXT)})
+
+
+def test_a_mask_of_a_blocks_own_values_stays_in_it() -> None:
+    _, found = captured(own=True)
     assert found.kinds[0].partial is None
     assert any("mask" in refusal.reason for refusal in found.refusals)
