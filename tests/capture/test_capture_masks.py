@@ -72,7 +72,7 @@ def test_a_mask_of_shared_values_is_made_once_and_gives_its_rows() -> None:
 
 
 def test_a_mask_of_another_dtype_is_refused() -> None:
-    """A forward casts its mask to bool (Motif-Video); the cast of a mask that was bool at capture is not in the graph."""
+    """A forward casts its mask to bool (Motif-Video). The graph has no cast of one that was bool at capture."""
     _, found = captured(own=False)
     with pytest.raises(CallError, match=r"`told` is of torch.float32, .* captured with torch.bool"):
         flat_inputs(found, call(10) | {"told": torch.ones(1, TEXT)})
