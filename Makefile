@@ -28,7 +28,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), the table that compares them, and a report
-	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --compare --out $(DEMO) --record $(DEMO)/record
+	$(BIN)/mccompile generate --policy motioncache --set threshold=0.3 --dtype auto --compare --out $(DEMO) --record $(DEMO)/record
 
 test: $(VENV)/.test  ## everything that CI checks; ends with pytest's summary
 	@$(MAKE) --no-print-directory --jobs $(JOBS) lint types site

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mccompile.cli.failures import SETUP_FAILED
 from mccompile.cli.failures import report as report_failure
+from mccompile.cli.options import settle_dtype
 from mccompile.cli.parser import build_parser
 from mccompile.diagnostics.failure import Failure
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_args(words, argparse.Namespace(words=tuple(words)))
     try:
+        settle_dtype(arguments)
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -201,10 +201,10 @@ def summary(found: Found, work: Work, job: Job) -> list[str]:
     return [
         "",
         f"Pareto front: {len(best)} of {len(found.trials)} trials ({ran} run, {len(found.trials) - ran} known from "
-        f"a twin, {skipped} skipped, {failed} failed), {len(job.prompts.seen)} prompts",
+        f"a twin, {skipped} skipped, {failed} failed), prompts: {len(job.prompts.seen)}",
         *aligned(rows, frozenset(range(len(HEADS))) - TEXTS),
         "",
-        f"captured {work.captures} time, compiled {work.compiled} policies before the first trial and 0 in the trials; "
-        f"generated {work.vanilla} vanilla videos and {work.runs} others",
+        f"captures: {work.captures}; policies compiled before the first trial: {work.compiled}, in the trials: 0; "
+        f"vanilla videos generated: {work.vanilla}, others: {work.runs}",
         *(["interrupted: the same command goes on from here"] if found.interrupted else []),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccompile.cli.terminal import say
 from mccompile.policy.bind import Quantity
 
 if TYPE_CHECKING:
@@ -52,8 +53,27 @@ def add_backend(parser: argparse._ActionsContainer, default: str) -> None:
 
 def add_place(parser: argparse._ActionsContainer) -> None:
     """`--dtype` and `--device`."""
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: by the device")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        help="default: float32 on a CPU, bfloat16 on a GPU; auto: the faster of these two on this CPU, by measurement",
+    )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: cuda where there is one")
+
+
+def settle_dtype(arguments: argparse.Namespace) -> None:
+    """Puts what `--dtype auto` stands for in its place, and says it. On a GPU it is the default."""
+    if vars(arguments).get("dtype") != "auto":
+        return
+    import torch
+
+    from mccompile.backend.dtypes import dtype_times
+
+    arguments.dtype = None
+    if arguments.device == "cpu" or not torch.cuda.is_available():
+        times = dtype_times()
+        arguments.dtype = times.fast
+        say(times.in_words())
 
 
 def add_deny(parser: argparse._ActionsContainer) -> None:

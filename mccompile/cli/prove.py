@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from typing import assert_never
 
 from mccompile import ir
 from mccompile.cli.failures import REFUSED
@@ -93,12 +94,30 @@ def _schedule(shown: Witness) -> Iterator[tuple[str, ...]]:
         yield (str(step), *values, *(actions[step] for actions in shown.actions))
 
 
+def _at(of: ir.SourceRef, moment: ir.PastMoment | None) -> str:
+    """A source at a moment, as the language writes it; a filter without its gain."""
+    name = of.name if of.gain is None else f"filter({of.name})"
+    match moment:
+        case None:
+            return name
+        case ir.PastMoment("step", _):
+            return f"before({name})"
+        case ir.PastMoment(_, n):
+            return f"kept({name})" if n == 1 else f"kept({name}, {n})"
+        case _:
+            assert_never(moment)
+
+
 def _measured(expr: ir.Expr) -> str:
     match expr:
         case ir.Change(_, of) if remembered(expr):
             return of.name
-        case ir.Change(distance, of):
-            return f"{distance}({of.name})"
+        case ir.Change(_, of, "zero", _, _, a):
+            return f"magnitude({_at(of, a)})"
+        case ir.Change(distance, of, "step", _, _, None):
+            return f"{distance}({_at(of, None)})"
+        case ir.Change(distance, of, "step" | "compute" as since, _, n, a):
+            return f"{distance}({_at(of, a)}, {_at(of, ir.PastMoment(since, n or 1))})"
         case ir.FrameDiff(of):
             return f"frame_diff({of.name})"
         case _:

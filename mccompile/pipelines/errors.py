@@ -87,7 +87,7 @@ class SecondTransformer(PipelineError):
 class ProcessorsExchanged(PipelineError):
     """A pipeline that puts other attention processors into its transformer in every call."""
 
-    code = "MC0725"
+    code = "MC0728"
 
     def __init__(self, kind: str, module: str, processor: str) -> None:
         super().__init__(

@@ -176,7 +176,7 @@ def arguments_at(pipe: object, size: Mapping[str, int], arguments: Mapping[str, 
 def _own_processors(pipe: object, model: nn.Module) -> Iterator[None]:
     """The model has its own attention processors again after what is inside, which may stop half way.
 
-    Raises ProcessorsExchanged (MC0725) where it had others.
+    Raises ProcessorsExchanged (MC0728) where it had others.
     """
     before = _processors(model)
     try:

@@ -117,7 +117,7 @@ def test_tune_writes_a_policy(shell: Shell, tmp_path: Path) -> None:  # noqa: F8
     tune = ("tune", "1.2x", "--policy", "teacache", "--trials", 2, "--out", tmp_path / "study", "--to", target, *words)
     result = shell(*tune)
     assert result.status == 0, result.err
-    assert "compiled 2 policies before the first trial and 0 in the trials" in result.out
+    assert "policies compiled before the first trial: 2, in the trials: 0" in result.out
     assert f"wrote {target}: on the held-out prompts" in result.out
     assert shell("check", target).status == 0
     assert shell("explore", "teacache", "--out", tmp_path / "study", "--seed", 1, *words).err.startswith(

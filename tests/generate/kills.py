@@ -6,7 +6,9 @@ resumption tells the digest of its video, which must be that of a run that nobod
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import json
 import os
 import random
 import signal
@@ -26,8 +28,15 @@ from mccompile.generate.journal import FORMAT, Begun, Journal
 from mccompile.generate.load import find_folder, load_pipeline
 from mccompile.generate.placement import Placement
 from mccompile.generate.run import EMBEDDED_SETTINGS, Settings, call_arguments
+from tests.house.measured import machine
+from tests.house.readme import BENCHMARKS
 
 VIDEO = {"num_inference_steps": 10, "num_frames": 15, "height": 32, "width": 32, "ar_step": 2}
+PLACE = BENCHMARKS / "kills.json"
+COLUMNS = (
+    ("kills", "kills", ","), ("identical", "identical videos", ","), ("begun", "runs that had kept calls", ","),
+    ("kept", "calls not computed again", ","), ("most", "most of one run", ","),
+)  # fmt: skip
 POLICY, VALUES = "top_motion", {"warmup": 2.0}
 
 
@@ -75,6 +84,16 @@ def told(number: int, read: int) -> str:
     return text
 
 
+def write(row: dict[str, int]) -> None:
+    """Writes docs/benchmarks/kills.json."""
+    measured = {
+        "title": "The embedded model in a process that is killed at a random moment of its run",
+        "command": f"python -m tests.generate.kills {row['kills']}", "machine": machine(),
+        "date": datetime.date.today().isoformat(), "columns": COLUMNS, "rows": [row],
+    }  # fmt: skip
+    PLACE.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+
+
 def main(points: int) -> int:
     torch.set_num_threads(1)
     rig, chance, lost, computed = Rig(), random.Random(0), 0, []
@@ -94,6 +113,11 @@ def main(points: int) -> int:
             digest, known = found.strip("()").split(", ") if found else ("", "0")
             computed.append(int(known))
             lost += digest != whole
+    row = {
+        "kills": points, "identical": points - lost, "begun": sum(map(bool, computed)), "kept": sum(computed),
+        "most": max(computed),
+    }  # fmt: skip
+    write(row)
     print(f"{points} kills, {points - lost} identical videos; calls not computed again: {sorted(computed)}")  # noqa: T201
     return int(lost > 0)
 

@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -28,6 +29,7 @@ from mccompile.language.walk import rules_of
 from mccompile.policy.in_words import when_decided
 from mccompile.resources import shipped_policies
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.step import Steps
 from mccompile.studio.bench import generations, wan
 from mccompile.studio.bench.timing import CallTimer
 from tests.house.measured import machine
@@ -106,25 +108,37 @@ def measure(
                 models |= compile_contenders(job.pipe, job.captured, [way], backend, None)
             except Failure as refused:
                 yield name, {f"{subject}_speed_up": refused.diagnostics[0].code}
+        watches = {name: KeptPerToken(model) for name, model in models.items()}
         for row in generations.measure(job, models, {}, 1, unannounced, clock):
             name = str(row["name"])
             if name != generations.VANILLA:
-                yield name, _cells(subject, row, models[name])
+                yield name, _cells(subject, row, watches[name])
 
 
-def _cells(subject: Subject, row: Mapping[str, object], model: CompiledModel) -> Cells:
+def _cells(subject: Subject, row: Mapping[str, object], kept: KeptPerToken) -> Cells:
     if row["remark"]:
         return {f"{subject}_speed_up": str(row["remark"])}
     found = {f"{subject}_{key}": row[key] for key in ("speed_up", "psnr", "flops", "tokens")}
-    return found | {f"{subject}_bytes": _bytes_per_token(model)}
+    return found | {f"{subject}_bytes": kept.most}
 
 
-def _bytes_per_token(model: CompiledModel) -> float:
-    """What the last generation keeps of all branches, for each token of a call."""
-    request = next(reversed(model.runner.requests.values()))
-    kept = sum(store.nbytes() for store in request.branches.values())
-    windows = [store.window for store in request.branches.values() if store.window is not None]
-    return kept / max(window.tokens * len(window.places) for window in windows)
+class KeptPerToken:
+    """The most bytes that a model has kept between its calls, of all branches, for each token of a call."""
+
+    def __init__(self, model: CompiledModel) -> None:
+        self.most = 0.0
+        self._runner = model.runner
+        model.runner.watch = self
+
+    def during(self, pipe: object) -> AbstractContextManager[None]:
+        """Nothing is done before a run or after it."""
+        return nullcontext()
+
+    def called(self, steps: Steps) -> None:
+        """A call is over."""
+        step = next(iter(steps.values()))
+        branches = self._runner.requests[step.moment.request].branches
+        self.most = max(self.most, sum(s.nbytes() for s in branches.values()) / step.layout.tokens)
 
 
 def main() -> None:

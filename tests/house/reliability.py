@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tests.house.readme import BENCHMARKS, filled
+from tests.mutation.rooms import ROOMS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -40,12 +41,14 @@ tenth of them, after a half, and after all.
 `make kills` kills fifty runs with SIGKILL at random points, resumes each, and compares the video with that of a run
 that was left alone.
 
+<!-- table kills -->
+<!-- end kills -->
+
 ## Fuzzing
 
 `make fuzz` changes the files that are read. Where atheris is installed (`pip install 'mccompile[fuzz]'`), it looks for
 changes that reach new code of the reader. What it found is kept in `tests/readers/corpus/`, and a test reads all of it.
-A fault is an error without a code. In the run below the seconds of each reader were taken from the limit of time and
-from the files' times, and not from a clock.
+A fault is an error without a code.
 
 <!-- table fuzz -->
 <!-- end fuzz -->
@@ -55,15 +58,14 @@ from the files' times, and not from a clock.
 A mutant is the product with one small change: another comparison, another constant, a condition turned round, a
 statement left out. It is killed when a test fails. [Mutants are made by a driver of our own](decisions/mutants.md).
 `make mutants` tries them in a random order, so that those tried are a sample of all. Each is run against the tests that
-call the changed function, the quick ones first, for at most five seconds. In the run below, those of `arithmetic/` were
-tried in the order of the files, nearly all against `tests/arithmetic/test_bounds.py` alone, and the first seventy of
-`policy/` had ten seconds. `lowering/` and `runtime/` have not been tried.
+call the changed function, the quick ones first, for at most five seconds. `python -m tests.mutation again FILE...`
+tries those that survived once more, against whole files of tests.
 
 <!-- table mutants -->
 <!-- end mutants -->
 
-The file [mutants.json](benchmarks/mutants.json) names those that no test has seen. These change nothing that a run
-could show:
+UNTRIEDThe file [mutants.json](benchmarks/mutants.json) names those that no test has seen. These change nothing that a
+run could show:
 
 | mutant | why it is not seen |
 | --- | --- |
@@ -143,6 +145,40 @@ PROMISES = (
         f"{PIPELINES}/test_state.py::test_changed_weights_are_the_ones_that_run",
     ),
     Promise(
+        "The model is the one of now", "settings, lists, objects, processors, classes and their code changed",
+        "refused (MC0612)", f"{PIPELINES}/test_state.py::test_settings_and_code_are_part_of_a_model",
+    ),
+    Promise(
+        "The model is the one of now", "another structure: hooks, blocks, processors, dtype, mode, another cache",
+        "refused (MC0612)", f"{PIPELINES}/test_state.py::test_another_structure_is_refused_before_the_first_step",
+    ),
+    Promise(
+        "The compiled model is the user's own", "modules, weights and state loaded or assigned through the pipeline",
+        "they reach the model and the graphs", f"{PIPELINES}/test_stand_in.py::"
+        "test_changes_reach_the_model_and_the_graphs",
+    ),
+    Promise(
+        "The compiled model is the user's own", "adapters set, switched, disabled, enabled by the pipeline's functions",
+        "followed", f"{PIPELINES}/test_adapters.py::test_the_pipelines_own_functions_reach_the_adapters",
+    ),
+    Promise(
+        "The compiled model is the user's own", "a LoRA loaded after the compile, then fused, deleted or unloaded",
+        "refused while it is there (MC0612)", f"{PIPELINES}/test_adapters.py::"
+        "test_adapters_that_go_by_the_pipelines_own_functions_are_refused",
+    ),
+    Promise(
+        "The graph is what the model runs", "a call under `torch.autocast`", "refused (MC0614)",
+        f"{PIPELINES}/test_stand_in.py::test_autocast_is_refused",
+    ),
+    Promise(
+        "The step is the right one", "schedulers that repeat or round timesteps", "every call is the next step",
+        f"{PIPELINES}/test_clocks.py::test_every_call_is_the_next_step",
+    ),
+    Promise(
+        "The step is the right one", "a start in the middle", "counted from the first step that runs",
+        f"{PIPELINES}/test_clocks.py::test_a_start_in_the_middle_counts_from_its_first_step",
+    ),
+    Promise(
         "The samples of a call are apart", "results of another form for several samples", "captured for one number",
         "tests/capture/test_capture_batch.py::test_results_of_another_form_are_not_those_of_each_sample_alone",
     ),
@@ -219,9 +255,13 @@ def page(counts: Mapping[str, int]) -> str:
         lines.append(f"| {row.promise} | {row.fault} | {row.outcome} | {counts[row.test.rpartition('::')[2]]} |")
     laws = [f"| {law} | {wrong}: `{test}` |" for law, wrong, test in WRONG]
     total = f"\n{sum(counts[row.test.rpartition('::')[2]] for row in PROMISES)} cases were run, and all passed.\n"
-    survivors = json.loads(MUTANTS.read_text("utf-8"))["survivors"]
+    found = json.loads(MUTANTS.read_text("utf-8"))
+    survivors, tried = found["survivors"], {row["room"] for row in found["rows"]}
+    left = [f"`{room}/`" for room in ROOMS if f"{room}/" not in tried]
+    untried = f"No mutant of {' and '.join(left)} has been tried.\n\n" if left else ""
     same = [f"| `{key.removeprefix('mccompile/').replace('|', '·')}` | {why} |" for key, why in survivors.items()]
-    text = HEAD + "\n".join(lines) + "\n" + total + LONG + "\n".join(same) + "\n" + TAIL + "\n".join(laws) + "\n"
+    rest = LONG.replace("UNTRIED", untried)
+    text = HEAD + "\n".join(lines) + "\n" + total + rest + "\n".join(same) + "\n" + TAIL + "\n".join(laws) + "\n"
     return filled(text)
 
 

@@ -29,7 +29,7 @@ PARTS = {
     "04": {"capture"},
     "05": {"lowering"},
     "06": {"runtime"},
-    "07": {"pipelines", "generate", "metrics", "models", "studio", "cli"},
+    "07": {"comfyui", "pipelines", "generate", "metrics", "models", "studio", "cli"},
     "08": {"backend", "bundles"},
     "09": {"importing"},
 }

@@ -27,8 +27,9 @@ PATH = re.compile(r"(?<![\w./-])(?:[\w.-]+/)+[\w.-]*")
 
 # Proper names and terms of other projects, of papers and of formats: nothing of ours answers to them.
 FOREIGN = (
-    "AlexNet", "DiCache", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache", "FoCa",
-    "MagCache", "MotionCache",
+    "AlexNet", "ControlNet", "DiCache", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache",
+    "FoCa",
+    "MagCache", "ModelPatcher", "MotionCache", "WrapperExecutor",
     "NaNs", "NumPy", "PreciseCache",
     "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
     "TeaCache",

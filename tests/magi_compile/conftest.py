@@ -31,11 +31,11 @@ class Tiny:
     probes: tuple[dict[str, object], dict[str, object]]
     captured: api.Prepared
 
-    def run(self, seed: int = 0, steps: int = 16) -> torch.Tensor:
+    def run(self, seed: int = 0, steps: int = 16, **more: object) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         return self.pipe(
             PROMPT, height=32, width=64, num_frames=8 * CHUNKS, num_inference_steps=steps, output_type="latent",
-            generator=generator,
+            generator=generator, **more,
         ).frames  # fmt: skip
 
     def compile(self, policy: str, **more: object) -> CompiledModel:

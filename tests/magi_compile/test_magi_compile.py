@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections import Counter
 from dataclasses import replace
@@ -204,6 +205,25 @@ def test_one_seed_gives_one_trace_and_one_video(distilled: Tiny) -> None:
     model.events.clear()
     assert not torch.equal(distilled.run(seed=1), first)
     assert len({e.request for e in model.events}) == 1
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, ValueError, None], ids=["Ctrl-C", "an error", "_interrupt"])
+def test_a_run_that_was_broken_off_leaves_nothing(distilled: Tiny, fault: type[BaseException] | None) -> None:
+    """Neither its increments and keys, nor its place in the schedule, reach the next run."""
+    model = distilled.compile(str(POLICY), threshold=0.02, **SMALL)
+    first, events = distilled.run(), bare(model.events)
+
+    def stop(pipe: MagiPipeline, index: int, times: Tensor, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+        if index == 20 and fault is not None:
+            raise fault("in the middle")
+        pipe._interrupt = index == 20
+        return {}
+
+    with contextlib.nullcontext() if fault is None else pytest.raises(fault, match="in the middle"):
+        distilled.run(callback_on_step_end=stop)
+    model.events.clear()
+    assert torch.equal(distilled.run(), first)
+    assert bare(model.events) == events
 
 
 def test_residuals_are_carried_with_their_chunks(distilled: Tiny) -> None:

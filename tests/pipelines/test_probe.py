@@ -89,6 +89,6 @@ class Perturbing(Picky):
 
 def test_a_pipeline_that_exchanges_processors_is_refused_and_the_model_keeps_its_own() -> None:
     pipe = Perturbing(16, Attention())
-    with pytest.raises(ProcessorsExchanged, match=r"MC0725.*`int` into `inner`"):
+    with pytest.raises(ProcessorsExchanged, match=r"MC0728.*`int` into `inner`"):
         record_calls(pipe, {})
     assert pipe.transformer.inner.processor is pipe.transformer.own

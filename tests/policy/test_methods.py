@@ -109,7 +109,9 @@ def magcache(
     return computed
 
 
-INTERVALS = [("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("fixed_interval", 3, 3)]
+INTERVALS = [
+    ("taylorseer", 3, 4), ("hicache", 3, 5), ("abcache", 4, 2), ("taylorseer_lite", 4, 4), ("fixed_interval", 3, 3),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "first", "every"), INTERVALS)
@@ -190,9 +192,28 @@ def test_settings_of_dbcache(name: str) -> None:
     assert (policy.regions[1].forecast is not None) == (name == "dbcache_taylor")
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"),
-    [("compute", 0), ("teacache", 0), ("taylorseer", 3), ("hicache", 3), ("teacache_taylor", 2), ("abcache", 2)],
-)
+FORECASTS = {
+    "compute": 0, "teacache": 0, "taylorseer": 3, "hicache": 3, "teacache_taylor": 2, "abcache": 2,
+    "taylorseer_lite": 2, "teacache_embedded_taylor": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "steps"), [*FORECASTS.items()])
 def test_how_many_results_a_forecast_reads(name: str, steps: int) -> None:
     assert steps_read(load_policy(name)) == steps
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.18, 0.3, 0.6])
+@pytest.mark.parametrize("part", ["attn", "cross", "ffn"])
+def test_smoothcache(part: str, alpha: float) -> None:
+    """Its greedy schedule: the last result is reused while the error measured for its age is below alpha."""
+    steps = 30
+    errors = [coefficient_sets()["table", f"embedded_parts_error_{age}_{part}"].values for age in (1, 2)]
+    wanted, last = [True], 0
+    for step in range(1, steps):
+        age = step - last
+        wanted.append(age > 2 or not np.float32(errors[age - 1][step]) < np.float32(alpha))
+        last = step if wanted[-1] else last
+    bound = bounds_of(bind(load_policy("smoothcache"), {"alpha": alpha}))[part]
+    cells = plan(bound, grid_of(steps), {}, frozenset()).cells
+    assert [cell.action for cell in cells] == ["compute" if computed else "reuse" for computed in wanted]

@@ -38,7 +38,10 @@ POLICIES: generations.Policies = {
     "flowcache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
     "teacache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
     "fbcache": ({"threshold": 0.05}, {"threshold": 0.08}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "dbcache": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
+    "dbcache": ({"threshold": 0.05}, {"threshold": 0.1}),
+    "motioncache_embedded": ({"threshold": 0.1}, {"threshold": 0.2}),
+    "teacache_embedded_taylor": ({"threshold": 0.1}, {"threshold": 0.2}),
+    "taylorseer_lite": ({"interval": 3.0}, {"interval": 5.0}),
 }
 QUICK: generations.Policies = {"motioncache": ({"threshold": 0.2},), "fbcache": ({"threshold": 0.1},)}
 

@@ -21,7 +21,7 @@ from mccompile.backend.role import GraphCall, Role
 from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
-from mccompile.studio.bench.rig import BASELINE, StepWay, compile_ways, repeaters, steps_of
+from mccompile.studio.bench.rig import VANILLA, StepWay, compile_ways, repeaters, steps_of
 from mccompile.studio.bench.subjects import Subject, all_active
 from mccompile.studio.bench.timing import interleaved
 
@@ -70,7 +70,7 @@ def report(subject: Subject, axes: TriedSizes, under: Conditions, progress: Prog
         deep = dataclasses.replace(subject, layers=layers)
         model = deep.model(under.device, under.dtype)
         prepared = deep.prepared(model)
-        ways = (StepWay(BASE, BASELINE), StepWay(OURS, "share"))
+        ways = (StepWay(BASE, VANILLA), StepWay(OURS, "share"))
         backend = compile_ways(prepared, ways, under.backend, progress, identity_blocks)
         for axis, sized, share in _cases(deep, axes, subject):
             rows.append(_row(axis, sized, share, model, prepared, backend, under))
@@ -95,7 +95,7 @@ def _row(
     axis: str, sized: Subject, share: float, model: torch.nn.Module, prepared: api.Prepared, backend: Backend,
     under: Conditions,
 ) -> Row:  # fmt: skip
-    ways = (StepWay(BASE, BASELINE), StepWay(OURS, "share", share))
+    ways = (StepWay(BASE, VANILLA), StepWay(OURS, "share", share))
     call = sized.call(under.device, under.dtype)
     found = repeaters(model, prepared, ways, call, all_active(sized.chunks), backend)
     seconds = interleaved(steps_of(found), under.rounds, under.clock)

@@ -26,11 +26,14 @@ SETTINGS = Settings(
     guidance_scale=1.0,  # one branch: PyramidAttentionBroadcast and FasterCache count calls, two would be mixed up
 )
 POLICIES: Policies = {
-    "motioncache": ({"threshold": 0.01}, {"threshold": 0.05}),
-    "teacache": ({"threshold": 0.01}, {"threshold": 0.02}, {"threshold": 0.05}),
+    "taylorseer_lite": tuple({"interval": float(n), "warmup": 4.0} for n in (2, 3, 4, 5, 6, 8)),
+    "teacache_embedded_taylor": tuple({"threshold": t} for t in (0.03, 0.1, 0.15, 0.25, 0.3)),
+    "abcache": ({},),
+    "motioncache_embedded": ({"threshold": 0.1}, {"threshold": 0.2}),
+    "magcache_embedded": ({},),
+    "teacache_embedded": ({"threshold": 0.05}, {"threshold": 0.1}, {"threshold": 0.2}),
     "fbcache": ({"threshold": 0.08}, {"threshold": 0.1}, {"threshold": 0.2}),
-    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}, {"threshold": 0.4}),
-    "fixed_interval": ({"interval": 2}, {"interval": 3}),
+    "dbcache": ({"threshold": 0.1}, {"threshold": 0.2}),
 }
 
 

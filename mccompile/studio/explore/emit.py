@@ -72,8 +72,8 @@ def _number(param: ir.Param, value: float) -> str:
 def _comment(evidence: Evidence) -> list[str]:
     lines = [
         f"Found by `mccompile explore`: {evidence.goal}, trial {evidence.trial.number} of {evidence.trials}.",
-        f"Searched on {len(evidence.seen)} prompts: {said(evidence.trial.outcome)}.",
-        f"Held out, measured afterwards on {len(evidence.held_out_prompts)} prompts: {said(evidence.held_out)}.",
+        f"Searched, prompts: {len(evidence.seen)}; {said(evidence.trial.outcome)}.",
+        f"Held out and measured afterwards, prompts: {len(evidence.held_out_prompts)}; {said(evidence.held_out)}.",
         *evidence.about,
         *(f"prompt: {prompt}" for prompt in evidence.seen),
         *(f"held out: {prompt}" for prompt in evidence.held_out_prompts),

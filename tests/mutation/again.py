@@ -1,0 +1,68 @@
+"""`python -m tests.mutation again FILE...` tries those of docs/benchmarks/mutants.json that nobody has seen once more.
+
+Each is written into a copy of the tree, and pytest runs the files there until a test fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.mutation.codes import ROOT
+from tests.mutation.operators import Mutant, mutants, mutated
+from tests.mutation.report import EXPLAINED, PLACE
+
+PARTS = ("mccompile", "tests", "grammar", "policies", "docs", "pyproject.toml")
+
+
+def again(files: list[str]) -> dict[str, str]:
+    """What became of each: `killed`, `explained`, `survived`, or `gone` where the code reads otherwise now.
+
+    The file is rewritten: what is killed counts as killed, and what is gone counts no longer.
+    """
+    told = json.loads(PLACE.read_text("utf-8"))
+    explained = json.loads(EXPLAINED.read_text("utf-8"))
+    with tempfile.TemporaryDirectory() as place:
+        for part in PARTS:
+            subprocess.run(["cp", "-r", str(ROOT / part), place], check=True)
+        found = {key: verdict(key, explained, Path(place), files) for key in told["open"]}
+    for key, what in found.items():
+        row = next(r for r in told["rows"] if key.startswith(f"mccompile/{r['room']}"))
+        row["survived"] -= 1
+        if what == "gone":
+            row["tried"] -= 1
+        else:
+            row[what] += 1
+        if what == "explained":
+            told["survivors"][key] = explained[key]
+    told["open"] = [key for key, what in found.items() if what == "survived"]
+    PLACE.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return found
+
+
+def verdict(key: str, explained: dict[str, str], tree: Path, files: list[str]) -> str:
+    """Of one mutant. tree: a copy of this one."""
+    if key in explained:
+        return "explained"
+    file = key.partition(" ")[0]
+    source = (ROOT / file).read_text("utf-8")
+    mutant = next((m for m in mutants(file, source) if m.key == key), None)
+    return "gone" if mutant is None else run(mutant, source, tree, files)
+
+
+def run(mutant: Mutant, source: str, tree: Path, files: list[str]) -> str:
+    """Whether one of the files sees a mutant."""
+    (tree / mutant.file).write_text(mutated(source, mutant), "utf-8")
+    try:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *files]
+        env = {**os.environ, "PYTHONPATH": str(tree)}
+        status = subprocess.run(command, cwd=tree, env=env, capture_output=True, check=False).returncode
+    finally:
+        (tree / mutant.file).write_text(source, "utf-8")
+    if status not in (0, 1, 2):  # 2: a file that cannot be imported
+        raise SystemExit(f"pytest ended with {status} on {mutant.key}")
+    return "survived" if status == 0 else "killed"
