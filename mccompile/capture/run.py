@@ -75,11 +75,14 @@ def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
 
 
 def _check_dtypes(captured: CapturedModel, flat: Sequence[object]) -> None:
-    """Refuses a tensor of another dtype: casts of the forward that changed nothing at capture are not in the graph."""
+    """Refuses truth values in place of numbers, or numbers in place of truth values.
+
+    Casts of the forward that changed nothing at capture are not in the graph, and a mask means something else without.
+    """
     given = dict(zip(captured.inputs, flat, strict=True))
     for name, dtype in captured.dtypes:
         tensor = given[name]
-        if isinstance(tensor, torch.Tensor) and str(tensor.dtype) != dtype:
+        if isinstance(tensor, torch.Tensor) and (tensor.dtype == torch.bool) != (dtype == str(torch.bool)):
             raise CallError(
                 f"{captured.model_class}.forward",
                 f"`{name}` is of {tensor.dtype}, and the model was captured with {dtype}",

@@ -61,9 +61,10 @@ class NewSizes:
         """
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
-        against = broken(self._captured.guards, call)
+        others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _dtype_of(inputs[name]) != dtype)
+        against = next(iter((*broken(self._captured.guards, call), *others)), "")
         if against:
-            self._compare(call, inputs, against[0])
+            self._compare(call, inputs, against)
         self._known.add(_sizes_of(inputs))
 
     def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
@@ -79,4 +80,8 @@ class NewSizes:
 
 
 def _sizes_of(inputs: Mapping[str, Value]) -> tuple[object, ...]:
-    return tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+    return tuple((tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+
+
+def _dtype_of(value: Value) -> str:
+    return str(value.dtype) if isinstance(value, torch.Tensor) else ""
