@@ -63,13 +63,13 @@ def _flux2() -> object:
     return pipe(D.Flux2Pipeline, **{**_ONE_TEXT, "vae": vae}, scheduler=euler(), transformer=model)
 
 
-def _sd3(kind: type, vae: object = None, **more: object) -> object:
+def _sd3(kind: type, vae: object = None) -> object:
     model = made(
         D.SD3Transformer2DModel, sample_size=32, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=16,
         num_attention_heads=2, caption_projection_dim=32, joint_attention_dim=DIM, pooled_projection_dim=8,
         out_channels=4, pos_embed_max_size=24,
     )  # fmt: skip
-    return pipe(kind, **{**_THREE_TEXTS, "vae": vae}, scheduler=euler(shift=3.0), transformer=model, **more)
+    return pipe(kind, **{**_THREE_TEXTS, "vae": vae}, scheduler=euler(shift=3.0), transformer=model)
 
 
 def _sd3_call(prompts: int, **more: object) -> dict[str, object]:
@@ -173,10 +173,6 @@ CASES = (
     Case(
         "StableDiffusion3Pipeline, layers skipped", lambda: _sd3(D.StableDiffusion3Pipeline),
         lambda n: _sd3_call(n, **_SKIPPED), IMAGE_SMALLER,
-    ),
-    Case(
-        "StableDiffusion3PAGPipeline", lambda: _sd3(D.StableDiffusion3PAGPipeline, pag_applied_layers="blocks.1"),
-        _sd3_call, IMAGE_SMALLER,
     ),
     Case(
         "ChromaPipeline", _chroma, lambda n: {**_GUIDED, **masked(n)}, IMAGE_SMALLER
