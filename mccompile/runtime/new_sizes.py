@@ -61,7 +61,7 @@ class NewSizes:
         """
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
-        others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _dtype_of(inputs[name]) != dtype)
+        others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _counts(inputs[name], dtype))
         against = next(iter((*broken(self._captured.guards, call), *others)), "")
         if against:
             self._compare(call, inputs, against)
@@ -83,5 +83,9 @@ def _sizes_of(inputs: Mapping[str, Value]) -> tuple[object, ...]:
     return tuple((tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else v for v in inputs.values())
 
 
-def _dtype_of(value: Value) -> str:
-    return str(value.dtype) if isinstance(value, torch.Tensor) else ""
+def _counts(value: Value, dtype: str) -> bool:
+    """Whether a tensor has whole numbers in place of fractions, or the other way about: a timestep of a scheduler.
+
+    Another precision is another matter: `ModelState` tells of a pipeline that was cast.
+    """
+    return isinstance(value, torch.Tensor) and value.is_floating_point() != ("float" in dtype)
