@@ -15,7 +15,7 @@ from mccompile.cli.terminal import aligned, say
 if TYPE_CHECKING:
     from mccompile.studio.bench.report import Report
 
-WHAT = ("ladder", "peers", "scaling", "overhead", "attention", "gpu")
+WHAT = ("ladder", "peers", "peers-wan", "scaling", "overhead", "attention", "gpu")
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

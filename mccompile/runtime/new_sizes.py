@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils import _pytree as pytree
 
 from mccompile.backend.role import Value
@@ -21,18 +22,24 @@ from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close, sizes_of
 
 CAPTURE_AGAIN = "capture again, with a call of this size as one of the two"
+NO_MEMORY = "DefaultCPUAllocator"  # by whom torch says that the host is out of memory
 
 
 @contextmanager
 def told_of(
     what: str, model: nn.Module, inputs: Mapping[str, Value], remedy: str = CAPTURE_AGAIN
 ) -> Iterator[None]:
-    """An error of torch inside is raised as CallError (MC0405): `what` does not run at the sizes of the call."""
+    """An error of torch inside is raised as CallError (MC0405): `what` does not run at the sizes of the call.
+
+    Errors of the memory, of the accelerator and of the compiler say their own cause, and pass as they are.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError, TorchDynamoException):
         raise
     except RuntimeError as error:
+        if NO_MEMORY in str(error):
+            raise
         why = f"{what} does not run at this size: {first_line(error)}"
         raise CallError(_place(model, inputs), why, remedy) from error
 

@@ -11,6 +11,7 @@ from diffusers import WanTransformer3DModel
 
 import mccompile.api as api
 from mccompile.diagnostics.source import Source
+from mccompile.runtime import snapshot
 from mccompile.runtime.budget import Predictor
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.compiled import CompiledModel
@@ -177,6 +178,29 @@ def test_what_is_kept_of_the_model(
     assert found.total == store.nbytes()
     assert store.memory.outputs is not None
     assert found.residuals == store.memory.outputs.nbytes
+
+
+def test_a_run_goes_on_from_a_snapshot(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    """What is kept of the model, and the outputs that rules look back at, go with it."""
+    whole, _ = ours(small_wan, captured_wan, "easycache", threshold=0.9, warmup=2)
+    runs = []
+    for _ in range(2):
+        clock = Timeline("request", GRID, steps_in_order(GRID))
+        values = {"threshold": 0.9, "warmup": 2}
+        made = api.compile(small_wan, "easycache", backend="eager", captured=captured_wan, clock=clock, **values)
+        runs.append((made, clock))
+    (first, clock), (second, later) = runs
+    for clock.row in range(4):
+        first(**call(clock.row))
+    clock.row = later.row = 4
+    (branch,) = first.runner.requests["request"].branches
+    moment = clock.moment(branch, call(4))
+    taken = snapshot.take(first.runner, moment)
+    assert taken is not None
+    snapshot.restore(second.runner, moment, taken, torch.device("cpu"))
+    for later.row in range(4, STEPS):
+        torch.testing.assert_close(second(**call(later.row))[0], whole[later.row])
+    assert [e.action for e in first.events + second.events].count("reuse") > 2
 
 
 def test_an_output_of_the_step_is_not_known(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:

@@ -37,7 +37,7 @@ from mccompile.studio.bench.subjects import EMBEDDED as EMBEDDED_SIZES
 from mccompile.studio.bench.subjects import QUICK, REAL
 from mccompile.studio.bench.timing import CallTimer, TimeKind
 
-BenchName = Literal["ladder", "peers", "scaling", "overhead", "attention"]
+BenchName = Literal["ladder", "peers", "peers-wan", "scaling", "overhead", "attention"]
 QUICK_SHARES = (0.05, 0.25, 1.0)
 QUICK_GENERATION = Settings(num_inference_steps=10, num_frames=31, ar_step=1)
 
@@ -66,14 +66,16 @@ class Options:
         if real and (device == "cpu" or not torch.cuda.is_available()):
             why = "51,000 tokens through 30 layers of width 1536 take a CUDA GPU, and torch sees none"
             raise OptionRefused("bench ladder --real", why, "run it where there is one, or leave --real out")
-        if what == "peers" and not peers.installed():
-            raise OptionRefused("bench peers", "cache-dit is not installed", "pip install 'mccompile[peers]'")
+        if what in ("peers", "peers-wan") and not peers.installed():
+            raise OptionRefused(f"bench {what}", "cache-dit is not installed", "pip install 'mccompile[peers]'")
         if clock == "cpu" and device == "cuda":
             raise OptionRefused("--clock cpu", "a GPU's work takes no processor time", "leave --clock out")
         if what == "attention" and device == "cuda":
             raise OptionRefused("bench attention --device", "it measures the CPU's attention", "leave --device out")
-        if what in ("scaling", "overhead", "attention") and model != EMBEDDED:
-            why = "it measures at sizes of its own, with random numbers"
+        if what in ("peers-wan", "scaling", "overhead", "attention") and model != EMBEDDED:
+            why = "it measures the embedded model's weights in Wan's transformer"
+            if what != "peers-wan":
+                why = "it measures at sizes of its own, with random numbers"
             raise OptionRefused(f"bench {what} --model", why, "leave --model out")
         find_folder(model)
         return Options(what, model, Placement.of(device, None, False), backend, repeat, quick, real, clock)
@@ -88,7 +90,7 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
     match options.what:
         case "ladder":
             return _ladder(options, announce, progress)
-        case "peers":
+        case "peers" | "peers-wan":
             return _peers(options, announce, progress)
         case "scaling":
             subject = replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
@@ -109,11 +111,13 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
 def _peers(options: Options, announce: Announce, progress: Progress) -> tuple[Report, ...]:
     """On the model, and where that is the embedded one and not quick also on its weights in Wan's transformer."""
     how = (options.backend, options.repeat or 1, CallTimer(torch.device(options.place.device), options.clock))
-    job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
-    policies = peers.QUICK if options.quick else peers.POLICIES
-    ways = [p for p in peer_ways.SKYREELS if p.first or not options.quick]
-    found = [peers.report("peers", job, policies, ways, *how, announce, progress)]
-    if options.model == EMBEDDED and not options.quick:
+    found = []
+    if options.what == "peers":
+        job = generations.load(options.model, options.place, QUICK_GENERATION if options.quick else None)
+        policies = peers.QUICK if options.quick else peers.POLICIES
+        ways = [p for p in peer_ways.SKYREELS if p.first or not options.quick]
+        found.append(peers.report("peers", job, policies, ways, *how, announce, progress))
+    if options.what == "peers-wan" or (options.model == EMBEDDED and not options.quick):
         on_wan = wan.load(options.place)
         found.append(peers.report("peers_wan", on_wan, wan.POLICIES, peer_ways.WAN, *how, announce, progress))
     return tuple(table for made in found for table in (made, verdict.report(made)))
