@@ -23,7 +23,7 @@ from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.alike import over
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.pipelines.finding import clock_for, driver_for
-from mccompile.pipelines.probe import SIZES, ExampleCall
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import BoundPolicy, bind, parameters_of
 from mccompile.policy.budget import measures
 from mccompile.policy.choosing import load_chosen
@@ -203,8 +203,7 @@ def prepare(
     """Captures a pipeline's transformers, or a transformer with two example calls. Arguments as in `compile`."""
     slots = slots_in(model)
     if probe is None or second is None:
-        arguments = {k: v for k, v in (call or {}).items() if k not in SIZES}
-        probe, second = driver_for(model).record(model, arguments)
+        probe, second = driver_for(model).record(model, call or {})
     first = own_transformer(model, slots[0])
     made, given = _prepared(first, probe, second, call)
     others = {s: _alike(made, first, own_transformer(model, s), given) for s in slots[1:] if s is not None}
@@ -253,8 +252,7 @@ def complete(model: object, captured: Prepared) -> Prepared:
     missing = [slot for slot in slots_in(model)[1:] if slot is not None and slot not in captured.others]
     if not missing:
         return captured
-    arguments = {k: v for k, v in captured.call.items() if k not in SIZES}
-    probe, second = driver_for(model).record(model, arguments)
+    probe, second = driver_for(model).record(model, captured.call)
     first, given = own_transformer(model), (probe, second)
     made = {slot: _alike(captured, first, own_transformer(model, slot), given) for slot in missing}
     return replace(captured, others={**captured.others, **made})

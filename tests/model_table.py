@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mccompile import api
-from mccompile.capture.types import CapturedModel, OneFrame, ToldGrid
+from mccompile.capture.types import CapturedModel, OneFrame, PlacedGrid, ToldGrid
 from mccompile.diagnostics.failure import Failure
 from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
@@ -134,7 +134,7 @@ def _grid(captured: CapturedModel) -> str:
             return "no"
         case OneFrame():
             return "one frame"
-        case ToldGrid():
+        case ToldGrid() | PlacedGrid():
             return "told"
     return "found"
 

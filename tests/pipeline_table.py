@@ -42,7 +42,10 @@ BY_CHUNK = """policy chunks {
   layers blocks[*] { keep residual }
 }
 """
-OF_THE_RUN = (*SIZES, "num_inference_steps", "output_type", "generator", "pyramid_num_inference_steps_list")
+OF_THE_RUN = (
+    *(size for size in SIZES if size != "num_frames"), "num_inference_steps", "output_type", "generator",
+    "pyramid_num_inference_steps_list",
+)  # fmt: skip
 EXACT = 1e-4  # what all tokens computed one by one may be from the model
 Row = dict[str, str]
 

@@ -154,6 +154,34 @@ def _latte_inputs(size: Size, batch: int) -> Call:
     return _video(size, batch, timestep=_steps(batch), enable_temporal_attentions=True)
 
 
+def _framepack() -> nn.Module:
+    return diffusers.HunyuanVideoFramepackTransformer3DModel(
+        in_channels=_CHANNELS, out_channels=_CHANNELS, num_layers=2, num_single_layers=2, num_refiner_layers=1,
+        patch_size=2, patch_size_t=1, guidance_embeds=True, text_embed_dim=_TEXT_DIM, pooled_projection_dim=8,
+        rope_axes_dim=(12, 12, 12), has_image_proj=True, image_proj_dim=20, has_clean_x_embedder=True, **_HEADS,
+    )  # fmt: skip
+
+
+def _framepack_inputs(size: Size, batch: int) -> Call:
+    """With history in front of the video: an image and a frame, two frames at half, 16 at a quarter of the size."""
+    frames, height, width = size
+    call = _video(
+        size, batch, encoder_attention_mask=_text_mask(batch), pooled_projections=torch.randn(batch, 8),
+        guidance=torch.full((batch,), 6000.0), image_embeds=torch.randn(batch, 3, 20),
+        indices_latents=torch.arange(1, 1 + frames),
+    )  # fmt: skip
+    after = 1 + frames
+    call["latents_clean"], call["indices_latents_clean"] = _history(batch, 2, height, width), torch.tensor([0, after])
+    for name, first, count in (("2x", after + 1, 2), ("4x", after + 3, 16)):
+        call[f"latents_history_{name}"] = _history(batch, count, height, width)
+        call[f"indices_latents_history_{name}"] = torch.arange(first, first + count)
+    return call
+
+
+def _history(batch: int, frames: int, height: int, width: int) -> torch.Tensor:
+    return torch.randn(batch, _CHANNELS, frames, height, width)
+
+
 def _masked(size: Size, batch: int) -> Call:
     return _video(size, batch, encoder_attention_mask=_text_mask(batch))
 
@@ -163,6 +191,7 @@ def _masked_by_truth(size: Size, batch: int) -> Call:
 
 
 MORE = (
+    Family("framepack", _framepack, _framepack_inputs, kinds=2),
     Family("hunyuan15", _hunyuan15, _hunyuan15_inputs),
     Family("cogvideox_2b", _cogvideox_2b, _cogvideox_2b_inputs, ((5, 10, 22), (3, 10, 22), (4, 10, 22))),
     Family("mochi", _mochi, _masked_by_truth),

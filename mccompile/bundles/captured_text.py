@@ -26,6 +26,7 @@ from mccompile.capture.types import (
     CapturedModel,
     ModulatedInput,
     OneFrame,
+    PlacedGrid,
     Port,
     Refusal,
     TokenGrid,
@@ -43,11 +44,13 @@ _RECORDS: dict[str, object] = {
     "streams": tuple[Port, ...],
     "row_keys": tuple[str, ...],
     "blocks": tuple[BlockSite, ...],
-    "grid": TokenGrid | ToldGrid | OneFrame | None,
+    "grid": TokenGrid | ToldGrid | PlacedGrid | OneFrame | None,
     "refusals": tuple[Refusal, ...],
     "samples": tuple[str, ...],
     "unbatched": str,
     "fixed": tuple[tuple[str, int], ...],
+    "dtypes": tuple[tuple[str, str], ...],
+    "moving": tuple[str, ...],
     "guards": tuple[str, ...],
 }
 _PARTS = ("prelude", "gather", "postlude")

@@ -49,9 +49,10 @@ def _block_kind(
     if scope is not None:
         try:
             partial = partial_form(kind.template, own, scope)
+            allocate_form(kind.template, own, scope)  # a buffer may be of a size that no operand has
         except Refused as refused:
             refusals.append(Refusal(refused.site, refused.reason))
-            scope = None
+            partial, scope = None, None
     return BlockKind(
         full=full_form(kind.template, own, scope),
         partial=partial,

@@ -15,6 +15,7 @@ from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
 from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.capture.kinds import group
+from mccompile.capture.masks import share_masks
 from mccompile.capture.normalise import normalise
 from mccompile.capture.numbering import number_anew
 from mccompile.capture.own import own_weights
@@ -22,6 +23,7 @@ from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
 from mccompile.capture.types import Assembled, CapturedModel
+from mccompile.capture.unsplit import unsplit
 from mccompile.capture.verify import prove
 
 
@@ -58,6 +60,8 @@ def captured_from(
     own_weights(exported.module)
     facts: Facts = measure(exported.module, exported.probe, exported.second, exported.copies)
     normalise(exported.module, facts)
+    facts = unsplit(exported.module, facts)
+    share_masks(exported.module, facts, exported.source)
     facts = number_anew(exported.module, facts)
     assembled = assemble(_take_apart(exported, facts), type(model).__name__)
     proof = proved or (lambda made: prove(made, model, calls, exported.source, unbatched))

@@ -55,14 +55,38 @@ class _Gather:
 
     def size(self, extent: Extent) -> fx.Node | int:
         """A size without video tokens."""
+        found = self._found(extent)
+        found = self._rest(extent) if found is None else found
+        if found is None:
+            raise Refused("gather", f"no shared value has an axis of the dynamic size {extent[0]}|{extent[1]}")
+        return found
+
+    def _found(self, extent: Extent) -> fx.Node | int | None:
+        """A size that a shared value has on an axis without video tokens, or that the prelude computes."""
         if not is_dynamic(extent):
             return extent[0]
         whole = ((w.value, () if w.axis is None else (w.axis,)) for w in self.wanted if w.sunk is None)
         found = find_size(extent, self.facts, whole, self.numbers)
         if found is None:
-            raise Refused("gather", f"no shared value has an axis of the dynamic size {extent[0]}|{extent[1]}")
+            return None
         value = self.source(found.node)
         return value if found.axis is None else self.call(aten.sym_size.int, value, found.axis)
+
+    def _rest(self, extent: Extent) -> fx.Node | None:
+        """What an axis of history and video has beside the video tokens, whose number the prelude computes."""
+        for want in self.wanted:
+            if want.axis is None or want.rows is None or want.sunk is not None or has_cut(want.rows):
+                continue
+            sizes = [span.size for span in want.rows]
+            if sizes.count(extent) != 1:
+                continue
+            others = [self._found(size) for size in sizes if size != extent]
+            if None not in others:
+                total = self.call(aten.sym_size.int, self.source(want.value), want.axis)
+                for other in others:
+                    total = self.call(operator.sub, total, other)
+                return total
+        return None
 
     def source(self, value: fx.Node) -> fx.Node:
         """The placeholder of a prelude value."""

@@ -57,6 +57,7 @@ def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object
             )
     if isinstance(captured, CapturedModel):
         _check_samples(captured, flat)
+        _check_dtypes(captured, flat)
     return tuple(flat)
 
 
@@ -70,6 +71,22 @@ def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
                 f"`{name}` has {given.size(0)} samples, but the model was captured for {size}; it could not be "
                 f"captured for any number of samples: {captured.unbatched}",
                 f"call it with {size}, or capture again with calls of this kind",
+            )
+
+
+def _check_dtypes(captured: CapturedModel, flat: Sequence[object]) -> None:
+    """Refuses truth values in place of numbers, or numbers in place of truth values.
+
+    Casts of the forward that changed nothing at capture are not in the graph, and a mask means something else without.
+    """
+    given = dict(zip(captured.inputs, flat, strict=True))
+    for name, dtype in captured.dtypes:
+        tensor = given[name]
+        if isinstance(tensor, torch.Tensor) and (tensor.dtype == torch.bool) != (dtype == str(torch.bool)):
+            raise CallError(
+                f"{captured.model_class}.forward",
+                f"`{name}` is of {tensor.dtype}, and the model was captured with {dtype}",
+                f"give it as {dtype}, or capture again with calls of this kind",
             )
 
 

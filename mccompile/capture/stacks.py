@@ -51,6 +51,12 @@ def _outermost_child(node: fx.Node) -> tuple[str, int, str] | None:
     return None
 
 
+def block_of(node: fx.Node) -> str | None:
+    """Path of the outermost indexed module around a node: its block, if its list is one of blocks."""
+    found = _outermost_child(node)
+    return None if found is None else f"{found[0]}.{found[1]}"
+
+
 def _block_lists(graph: fx.Graph, facts: Facts, depends: dict[fx.Node, frozenset[str]], source: str) -> list[str]:
     """Paths of the module lists that qualify, in order of first use."""
     classes: dict[str, set[str]] = defaultdict(set)

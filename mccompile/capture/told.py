@@ -3,7 +3,7 @@
 A call tells sizes (`num_frames`, `height`, `width`, shapes of images) or a position for every token. Sizes are taken
 for the grid where the model has a table (rotary embeddings) of which every column changes along one axis of that grid
 only, and each axis changes some column. Positions tell an image: they differ from token to token, and their first
-number, that of the frame, does not.
+number, that of the frame, does not. Three numbers a token tell a video, if they are those of a frame-major grid.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import TypeAlias
 
 import torch
 
+from mccompile.capture.places import counts_placed
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import Assembled, OneFrame, Port, ToldGrid
+from mccompile.capture.types import Assembled, OneFrame, PlacedGrid, Port, ToldGrid
 
 Sizes: TypeAlias = tuple[str | int, str | int, str | int]
 
 
 def told_grid(
     captured: Assembled, probe: Sequence[object], second: Sequence[object], source: str
-) -> ToldGrid | OneFrame | None:
+) -> ToldGrid | PlacedGrid | OneFrame | None:
     """The grid that two calls tell of their flat latent, the input `source`; None where none is proved."""
     latent = captured.inputs.index(source)
     one, two = probe[latent], second[latent]
@@ -39,8 +40,28 @@ def told_grid(
         told = ToldGrid(source, sizes)
         if any(_lies_so(table, told.of_call(calls[0])) for table in tables):
             return told
-    placed = any(_places_one_frame(captured, calls, name, counts) for name in captured.inputs)
-    return OneFrame(source, axis) if placed else None
+    places = [name for name in captured.inputs if _places_tokens(captured, name)]
+    if any(_places_one_frame(calls, name, counts) for name in places):
+        return OneFrame(source, axis)
+    found = (PlacedGrid(source, name, last) for name in places for last in (False, True))
+    return next((grid for grid in found if _places_a_video(calls, grid, counts)), None)
+
+
+def _places_tokens(captured: Assembled, name: str) -> bool:
+    """Whether a value with a row for each token, a rotary table, is made of an input."""
+    return any(name in port.depends and port.token_axis is not None for port in captured.shared)
+
+
+def _places_a_video(calls: Sequence[dict[str, object]], grid: PlacedGrid, counts: tuple[int, int]) -> bool:
+    """Whether an input has three numbers for each token, which are those of a grid, at both calls."""
+    for call, count in zip(calls, counts, strict=True):
+        places = call[grid.places]
+        shape = (3, count) if grid.last else (count, 3)
+        if not isinstance(places, torch.Tensor) or places.dim() not in (2, 3) or places.shape[-2:] != shape:
+            return False
+        if counts_placed(places, grid.last) is None:
+            return False
+    return True
 
 
 def _sizes(captured: Assembled, calls: Sequence[dict[str, object]], counts: tuple[int, int]) -> Iterator[Sizes]:
@@ -85,12 +106,8 @@ def _lies_so(table: torch.Tensor, sizes: tuple[int, int, int]) -> bool:
     return alone and all(bool(changes[axis].any()) for axis in range(3) if sizes[axis] > 1)
 
 
-def _places_one_frame(
-    captured: Assembled, calls: Sequence[dict[str, object]], name: str, counts: tuple[int, int]
-) -> bool:
+def _places_one_frame(calls: Sequence[dict[str, object]], name: str, counts: tuple[int, int]) -> bool:
     """Whether an input has a position for every token, and all of them are of one frame."""
-    if not any(name in port.depends and port.token_axis is not None for port in captured.shared):
-        return False
     for call, count in zip(calls, counts, strict=True):
         places = call[name]
         if not isinstance(places, torch.Tensor) or places.dim() not in (2, 3) or places.shape[-2] != count:

@@ -19,6 +19,7 @@ from torch import fx
 from torch.utils._pytree import TreeSpec
 
 from mccompile.capture.part import Part, Shared, Stream, Weight
+from mccompile.capture.places import counts_placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,27 @@ class ToldGrid:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedGrid:
+    """The frame-major grid of a flat latent `source`, as the positions of its tokens tell it, the input `places`.
+
+    places: [..., tokens, 3], or [..., 3, tokens] if `last`.
+    """
+
+    source: str
+    places: str
+    last: bool
+
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name.
+
+        Tokens that form no grid at their positions (keyframes in front of the video) are one row of one frame.
+        """
+        places = inputs[self.places]
+        assert isinstance(places, torch.Tensor)
+        return counts_placed(places, self.last) or (1, 1, places.shape[-1 if self.last else -2])
+
+
+@dataclass(frozen=True, slots=True)
 class OneFrame:
     """A flat latent `source` whose tokens lie along `axis` and are all of one frame: an image."""
 
@@ -199,7 +221,7 @@ class OneFrame:
         return 1, 1, latent.shape[self.axis]
 
 
-AnyGrid: TypeAlias = TokenGrid | ToldGrid | OneFrame
+AnyGrid: TypeAlias = TokenGrid | ToldGrid | PlacedGrid | OneFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,4 +271,6 @@ class CapturedModel(Assembled):
     grid: AnyGrid | None
     unbatched: str  # why the number of samples may not vary; "" where it may
     fixed: tuple[tuple[str, int], ...]  # then the first sizes of inputs, which no call may change
+    dtypes: tuple[tuple[str, str], ...] = ()  # of the inputs that are tensors: the graph has no casts from others
+    moving: tuple[str, ...] = ()  # inputs that each step changes beside the latent: one of sound, a second timestep
     guards: tuple[str, ...] = ()  # what export demands of a call's sizes, if the proved calls fulfil it (guards.py)

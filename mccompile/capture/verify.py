@@ -24,6 +24,7 @@ from mccompile.capture.split import split_prelude
 from mccompile.capture.types import AnyGrid, Assembled, BlockSite, CapturedModel, Refusal
 
 Model = TypeVar("Model", bound=Assembled)
+TIMESTEPS = ("timestep", "timesteps", "t", "time")  # what models call the input that tells them the step
 
 # Largest difference allowed between a row of `partial` and of `full`, relative to the largest entry: the same
 # products summed in another order. An index off by one is wrong by the order of one.
@@ -162,8 +163,8 @@ def prove(
     grid = find_grid(assembled, flat[0], flat[1], source)
     if isinstance(grid, Refusal):
         assembled = replace(assembled, refusals=(*assembled.refusals, grid))
-    proved = _proved(assembled, model, list(zip(calls, flat, strict=True)), source)
-    return _captured(proved, None if isinstance(grid, Refusal) else grid, unbatched, flat[:2])
+    proved, moving = _proved(assembled, model, list(zip(calls, flat, strict=True)), source)
+    return _captured(proved, None if isinstance(grid, Refusal) else grid, unbatched, flat[:2], moving)
 
 
 def _run(captured: Assembled, inputs: Sequence[object]) -> FullRun:
@@ -181,11 +182,13 @@ def _run(captured: Assembled, inputs: Sequence[object]) -> FullRun:
 
 def _proved(
     captured: Assembled, model: nn.Module, calls: Sequence[tuple[dict[str, object], Sequence[object]]], source: str
-) -> Assembled:
-    """Without the partial forms that give wrong rows at one of the calls."""
+) -> tuple[Assembled, tuple[str, ...]]:
+    """Without the partial forms that give wrong rows at one of the calls; and the inputs that move at all of them."""
+    moving = set(captured.inputs)
     for seed, (call, inputs) in enumerate(calls):
         run = _run(captured, inputs)
         check_identity(captured, model, call, inputs, run)
+        moving &= _moving(captured, inputs, run.outputs)
         if captured.gather is None:
             continue
         embedding = embedding_of(captured, inputs, source)
@@ -194,16 +197,28 @@ def _proved(
         captured = check_rows(captured, inputs, run, index)
     if captured.gather is not None and all(k.partial is None for k in captured.kinds):
         captured = replace(captured, gather=None)
-    return captured
+    return captured, tuple(name for name in captured.inputs if name in moving)
+
+
+def _moving(captured: Assembled, inputs: Sequence[object], outputs: Sequence[object]) -> set[str]:
+    """The inputs that a step changes, by one call: each becomes a stream and is like an output, or equals the timestep.
+    """  # fmt: skip
+    shapes = [x.shape for x in outputs if isinstance(x, torch.Tensor)]
+    streams = frozenset().union(*(port.depends for port in captured.streams if port.name in captured.entry))
+    given = {name: x for name, x in zip(captured.inputs, inputs, strict=True) if isinstance(x, torch.Tensor)}
+    times = [given[name] for name in TIMESTEPS if name in given]
+    again = (name for name, x in given.items() if any(x.shape == t.shape and torch.equal(x, t) for t in times))
+    return {name for name, x in given.items() if name in streams and x.shape in shapes} | set(again)
 
 
 def _captured(
-    proved: Assembled, grid: AnyGrid | None, unbatched: str, flat: Sequence[Sequence[object]]
+    proved: Assembled, grid: AnyGrid | None, unbatched: str, flat: Sequence[Sequence[object]], moving: tuple[str, ...]
 ) -> CapturedModel:
     """A proved model with what only runs tell."""
     sizes = zip(proved.inputs, *flat, strict=True)
     tensors = ((n, a, b) for n, a, b in sizes if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
     fixed = tuple((n, a.size(0)) for n, a, b in tensors if a.dim() and a.size(0) == b.size(0))
+    given = zip(proved.inputs, flat[0], strict=True)
     return CapturedModel(
         module=proved.module,
         model_class=proved.model_class,
@@ -229,4 +244,6 @@ def _captured(
         grid=grid,
         unbatched=unbatched,
         fixed=fixed if unbatched else (),
+        dtypes=tuple((n, str(x.dtype)) for n, x in given if isinstance(x, torch.Tensor)),
+        moving=moving,
     )

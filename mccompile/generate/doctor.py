@@ -12,7 +12,17 @@ from typing import assert_never
 from torch import nn
 
 from mccompile import api, ir
-from mccompile.capture.types import AnyGrid, Beside, BlockSite, CapturedModel, OneFrame, Port, TokenGrid, ToldGrid
+from mccompile.capture.types import (
+    AnyGrid,
+    Beside,
+    BlockSite,
+    CapturedModel,
+    OneFrame,
+    PlacedGrid,
+    Port,
+    TokenGrid,
+    ToldGrid,
+)
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import OptionRefused
 from mccompile.language.load import load_policy
@@ -114,6 +124,8 @@ def _grid(grid: AnyGrid | None) -> str:
             return f"{axes} of {source}, patches of {' x '.join(map(str, patch))}"
         case ToldGrid(source, sizes):
             return f"{source} is flat; frames, height, width are {', '.join(map(str, sizes))}"
+        case PlacedGrid(source, places, _):
+            return f"{source} is flat; {places} says where each token lies"
         case OneFrame(source, axis):
             return f"one frame, along axis {axis} of {source}"
         case _:

@@ -10,12 +10,11 @@ from torch import fx
 from mccompile import ir
 from mccompile.capture.part import Input, Modulated, Shared
 from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid, ToldGrid
+from mccompile.capture.verify import TIMESTEPS
 from mccompile.language.walk import all_rules, rule_expressions, walk, weighing_signals
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, ModelOutput, Probe, ProbeOutput, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import LoweredRegion
-
-TIMESTEPS = ("timestep", "timesteps", "t", "time")  # what models call the input that tells them the step
 
 
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
@@ -58,10 +57,13 @@ def model_output(captured: CapturedModel) -> ModelOutput | str:
 
 
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:
-    """Returns the user inputs that change with the latents: all that the entry streams of tokens depend on."""
+    """Returns the user inputs that change with the latents: all that the entry streams of tokens depend on.
+
+    Further latents are among them (sound beside the video).
+    """
     ports = {p.name: p for p in captured.streams}
     entry = [ports[n] for n in captured.entry if ports[n].beside is not None]
-    return frozenset().union(*(p.depends for p in entry)) - {timestep_of(captured)}
+    return frozenset(captured.moving).union(*(p.depends for p in entry)) - {timestep_of(captured)}
 
 
 def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Located]) -> frozenset[str]:

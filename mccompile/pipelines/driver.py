@@ -59,7 +59,7 @@ class Driver(ABC):
     def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
         """The transformer's keyword arguments at two small sizes. Raises NotAPipeline, ProbeFailed.
 
-        arguments: further arguments of the pipeline's call, without its size.
+        arguments: further arguments of the pipeline's call. Of its size only the frames are used, where others fail.
         """
         return record_calls(pipe, arguments)
 

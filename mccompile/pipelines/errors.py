@@ -84,6 +84,20 @@ class SecondTransformer(PipelineError):
         )
 
 
+class ProcessorsExchanged(PipelineError):
+    """A pipeline that puts other attention processors into its transformer in every call."""
+
+    code = "MC0728"
+
+    def __init__(self, kind: str, module: str, processor: str) -> None:
+        super().__init__(
+            f"{kind} puts its own `{processor}` into `{module}` in every call, and a captured model has the code that "
+            "was there when it was compiled",
+            "use the pipeline without it (PAG: `pag_scale=0` in the call, and in call={...} at the compile), or the "
+            "pipeline of the same model that has other guidance",
+        )
+
+
 class TooFewFrames(PipelineError):
     """A video that is shorter than one chunk."""
 

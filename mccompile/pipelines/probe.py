@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mccompile.pipelines.errors import ProbeFailed
+from mccompile.pipelines.errors import ProbeFailed, ProcessorsExchanged
+from mccompile.runtime.settings import PROCESSOR
 from mccompile.runtime.stand_in import StandIn, put_transformer, transformer_of, unwrapped
 
 ExampleCall = dict[str, object]  # keyword arguments of a transformer
@@ -79,15 +80,19 @@ def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[Example
     """The transformer's keyword arguments at two small sizes.
 
     arguments: further arguments of the pipeline's call that change the transformer's (causal_block_size, ...).
-    Sizes that the pipeline refuses are tried again in multiples of more pixels. Raises ProbeFailed for the first ones.
+    Sizes that the pipeline refuses are tried again in multiples of more pixels, at last with the number of frames that
+    the arguments give (other arguments may fix it). Raises ProbeFailed for the first ones.
     """
+    others = {k: v for k, v in arguments.items() if k not in SIZES}
+    frames = {k: v for k, v in arguments.items() if k == "num_frames"}
     refused: ProbeFailed | None = None
-    for pixels in PIPELINES_WANT:
-        small, large = probe_sizes(pipe, arguments, pixels)
-        try:
-            return _record(pipe, small, arguments)[0], _record(pipe, large, arguments)[0]
-        except ProbeFailed as failed:
-            refused = refused or failed
+    for held in ({}, frames) if frames else ({},):
+        for pixels in PIPELINES_WANT:
+            small, large = probe_sizes(pipe, others, pixels)
+            try:
+                return _record(pipe, small, {**others, **held})[0], _record(pipe, large, {**others, **held})[0]
+            except ProbeFailed as failed:
+                refused = refused or failed
     assert refused is not None
     raise refused
 
@@ -167,16 +172,43 @@ def arguments_at(pipe: object, size: Mapping[str, int], arguments: Mapping[str, 
     return {k: v for k, v in wanted.items() if k in accepted}
 
 
+@contextlib.contextmanager
+def _own_processors(pipe: object, model: nn.Module) -> Iterator[None]:
+    """The model has its own attention processors again after what is inside, which may stop half way.
+
+    Raises ProcessorsExchanged (MC0728) where it had others.
+    """
+    before = _processors(model)
+    try:
+        yield
+    finally:
+        after = _processors(model)
+        exchanged = [name for name, processor in before.items() if after[name] is not processor]
+        for name in exchanged:
+            model.get_submodule(name).processor = before[name]
+        if exchanged:
+            raise ProcessorsExchanged(type(pipe).__name__, exchanged[0], type(after[exchanged[0]]).__name__)
+
+
+def _processors(model: nn.Module) -> dict[str, object]:
+    """By the name of each module that has one, its attention processor."""
+    modules = ((name, vars(module)) for name, module in model.named_modules())
+    found = ((name, own.get(PROCESSOR, own["_modules"].get(PROCESSOR))) for name, own in modules)
+    return {name: processor for name, processor in found if processor is not None}
+
+
 def _record(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> tuple[ExampleCall, str]:
     """The first call and the guidance branch that it is."""
     recorder = _Recorder(unwrapped(_own(pipe)))
     bar = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     try:
-        with replaced(pipe, recorder):
+        with replaced(pipe, recorder), _own_processors(pipe, recorder.model):
             pipe(**arguments_at(pipe, size, arguments))  # type: ignore[operator]
     except _Recorded:
         pass
+    except ProcessorsExchanged:
+        raise
     except Exception as error:
         raise ProbeFailed(type(pipe).__name__, dict(size), error) from error
     finally:

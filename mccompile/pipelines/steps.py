@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mccompile.lowering.locate import TIMESTEPS
+from mccompile.capture.verify import TIMESTEPS
 from mccompile.pipelines.branches import BranchNames
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import NoSchedule, SecondTransformer

@@ -34,6 +34,7 @@ from mccompile.runtime.summary import Ran, Summary, summarise
 from mccompile.runtime.trace import Event
 
 LOG = logging.getLogger("mccompile")
+OTHER_FORM = "a further guidance pass, of another form than the captured call"  # it skips layers, for example
 
 
 class KeepsCalls(Protocol):
@@ -208,7 +209,11 @@ class CompiledModel(StandIn):
     @torch.compiler.disable
     @torch.no_grad()
     def forward(self, *args: object, **kwargs: object) -> object:
-        """The model's forward under the policy. Raises NoClock, UnderAutocast, CallError and what the clock raises."""
+        """The model's forward under the policy. Raises NoClock, UnderAutocast, CallError and what the clock raises.
+
+        The model itself runs a further call of a step that has another form than the captured one: guidance that skips
+        layers (SD3), or that perturbs attention (LTX-2).
+        """
         call = self.arguments_of(*args, **kwargs)
         for device in {value.device.type for value in call.values() if isinstance(value, torch.Tensor)}:
             if torch.is_autocast_enabled(device):
@@ -228,11 +233,15 @@ class CompiledModel(StandIn):
             raise CallError(place, "keys are asked for in an output object", "pass return_dict=False")
         moment = self._moment(call)
         if not self.runner.engine.uses_rows:
-            self.runner.note_whole(moment, "structure not captured")
-            return self.model(**call)
+            return self._whole(call, moment, "structure not captured")
         result = self._run({**call, argument: 0}, moment)
         assert isinstance(result, tuple)
         return *result[:-1], self.runner.leading_key_values(moment, int(call[argument]))  # type: ignore[call-overload]
+
+    def _whole(self, call: dict[str, object], moment: Moment, why: str) -> object:
+        """A call that the model itself runs, without the policy; its events say why."""
+        self.runner.note_whole(moment, why)
+        return self.model(**call)
 
     def _moment(self, call: dict[str, object]) -> Moment:
         if self.clock is None:
@@ -280,7 +289,13 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         plain, factor = self._scales.split(call)
         asked = {**plain, "return_dict": False} if self._return_dict is not _ABSENT else plain
-        inputs = dict(zip(captured.inputs, self._inputs(asked), strict=True))
+        try:
+            given = self._inputs(asked)
+        except CallError:
+            if not self.runner.begun(moment):
+                raise
+            return self._whole(call, moment, OTHER_FORM)
+        inputs = dict(zip(captured.inputs, given, strict=True))
         if not self._sizes.knows(inputs):
             self._scales.follow(1.0)
             self._sizes.check(inputs)

@@ -138,15 +138,18 @@ class ModelChanged(RunError):
         )
 
 
+UNTREATED = "disable the other cache, the offloading or the casting first, and remove hooks"
+
+
 class ModelTreated(RunError):
     """A model whose forward is not that of its class, given to be compiled."""
 
     code = "MC0613"
 
-    def __init__(self, model: str, where: str, treated: str) -> None:
+    def __init__(self, model: str, where: str, treated: str, remedy: str = UNTREATED) -> None:
         super().__init__(
             f"{model} cannot be compiled as it stands: {where} has {treated}, which a captured graph would not run",
-            "disable the other cache, the offloading or the casting first, and remove hooks",
+            remedy,
         )
 
 

@@ -22,7 +22,7 @@ class IdleArguments:
         constants = dict(captured.constants)
         names = [node.name for node in captured.module.graph.find_nodes(op="placeholder")]
         _, self._recorded = pytree.tree_unflatten([constants.get(n, _VARIES) for n in names], captured.in_spec)
-        self._idle: set[str] = set()
+        self._idle: dict[str, bool] = {}  # by values that came: whether the model gives the same with them
 
     def without(self, call: Mapping[str, object]) -> dict[str, object] | None:
         """The call as it was recorded; None where that is another call to the model, or no other call at all.
@@ -30,12 +30,13 @@ class IdleArguments:
         Runs the model twice where arguments of these values come for the first time.
         """
         odd = {name: value for name, value in call.items() if self._differs(name, value)}
+        if not odd:
+            return None
         plain = {name: self._recorded.get(name) if name in odd else value for name, value in call.items()}
         key = repr(sorted(odd.items()))
-        if not odd or (key not in self._idle and not _alike(self._model(**call), self._model(**plain))):
-            return None
-        self._idle.add(key)
-        return plain
+        if key not in self._idle:
+            self._idle[key] = _alike(self._model(**call), self._model(**plain))
+        return plain if self._idle[key] else None
 
     def forget(self) -> None:
         """Asks the model anew: its weights are others."""

@@ -68,9 +68,10 @@ class NewSizes:
         """
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
-        against = broken(self._captured.guards, call)
+        others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _counts(inputs[name], dtype))
+        against = next(iter((*broken(self._captured.guards, call), *others)), "")
         if against:
-            self._compare(call, inputs, against[0])
+            self._compare(call, inputs, against)
         self._known.add(_sizes_of(inputs))
 
     def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
@@ -86,4 +87,12 @@ class NewSizes:
 
 
 def _sizes_of(inputs: Mapping[str, Value]) -> tuple[object, ...]:
-    return tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+    return tuple((tuple(v.shape), v.dtype) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+
+
+def _counts(value: Value, dtype: str) -> bool:
+    """Whether a tensor has whole numbers in place of fractions, or the other way about: a timestep of a scheduler.
+
+    Another precision is another matter: `ModelState` tells of a pipeline that was cast.
+    """
+    return isinstance(value, torch.Tensor) and value.is_floating_point() != ("float" in dtype)

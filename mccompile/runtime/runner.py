@@ -241,11 +241,22 @@ class Runner:
         store = self.requests[moment.request].branches[moment.branch]
         return leading_key_values(store, self.lowered.captured, chunks, self.engine.blocks)
 
+    def begun(self, moment: Moment) -> bool:
+        """Whether the step of a moment is under way: another guidance branch of it was run."""
+        request = self.requests.get(moment.request)
+        others = () if request is None else request.branches.items()
+        return any(store.row == moment.row for name, store in others if name != moment.branch)
+
     def note_whole(self, moment: Moment, why: str) -> None:
-        """Events of a call that the model itself has run, all of it: one unit of work per chunk."""
+        """Events of a call that the model itself has run, all of it.
+
+        Each chunk has the tokens that the request's chunks had before; one where none was run.
+        """
+        request = str(moment.request)
+        tokens = self.events[-1].tokens if self.events and self.events[-1].request == request else 1
         self.events.extend(
             Event(
-                str(moment.request), moment.row, moment.branch, 0, t.chunk, t.step, "", "full", 1, 1, why,
+                request, moment.row, moment.branch, 0, t.chunk, moment.first + t.step, "", "full", tokens, tokens, why,
                 expert=self.expert,
             )
             for t in moment.chunks

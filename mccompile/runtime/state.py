@@ -22,6 +22,8 @@ Entry = tuple[object, ...]
 _ADAPTERS = ("scaling", "merged_adapters", "_active_adapter", "_disable_adapters")  # of the layers of peft
 _ADAPTED = frozenset(_ADAPTERS)
 _SCALES = _ADAPTED - {"merged_adapters"}  # those that are inputs of graphs where adapters.py made them so
+SPLIT = "tokens or weights split over processes (`enable_parallelism`)"
+ALONE = "compile a model that each process has whole; give the processes prompts of their own (`generate --prompts`)"
 _RUNS = ("code of its class", "forward", PROCESSOR)  # what a module runs
 
 
@@ -105,6 +107,8 @@ class ModelState:
         if self._untouched.still() and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
             return False
         difference = _difference(self._structure, structure_of(self._model, self._scaled))
+        if difference and _split(self._model):
+            difference = f"it has {SPLIT}"
         if difference:
             raise ModelChanged(type(self._model).__name__, difference)
         now = values_of(self._model)
@@ -192,8 +196,18 @@ def _built(model: nn.Module) -> list[object]:
     return found + [(name, type(t), t.shape, t.dtype, t.stride(), t.device) for name, t in _tensors(model)]
 
 
+def _split(model: nn.Module) -> bool:
+    """Whether diffusers has split the model's tokens or weights over processes."""
+    return getattr(model, "_parallel_config", None) is not None
+
+
 def check_untreated(model: nn.Module) -> None:
-    """Raises ModelTreated (MC0613) where hooks, or a forward of an instance, would be lost in a captured graph."""
+    """Raises ModelTreated (MC0613) where hooks, or a forward of an instance, would be lost in a captured graph.
+
+    The same holds for a model that diffusers has split over processes.
+    """
+    if _split(model):
+        raise ModelTreated(type(model).__name__, "it", SPLIT, ALONE)
     for name, module in model.named_modules():
         treated = "a forward of its own" if _forward_of(module) is not None else ""
         if module._forward_pre_hooks or module._forward_hooks:

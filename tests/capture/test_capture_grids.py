@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mccompile.capture import CapturedModel, OneFrame, TokenGrid, ToldGrid, capture
+from mccompile.capture import CapturedModel, OneFrame, PlacedGrid, TokenGrid, ToldGrid, capture
+from mccompile.capture.places import counts_placed
 
 DIM = 12
 
@@ -75,10 +76,15 @@ class Flat(Base):
 
 
 class Placed(Base):
-    """Tokens come flat, each with a position [frame, row, column]."""
+    """Tokens come flat, each with a position [frame, row, column]; the three numbers come first, if asked for."""
+
+    def __init__(self, last: bool = False) -> None:
+        super().__init__()
+        self.last = last
 
     def forward(self, latent: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        return self.run(latent, (places / 10).repeat(1, DIM // 3))
+        places = places.transpose(-1, -2) if self.last else places
+        return self.run(latent, torch.cat([places / 10] * (DIM // 3), -1))
 
 
 def captured(model: nn.Module, *calls: dict[str, object]) -> CapturedModel:
@@ -125,3 +131,41 @@ def test_positions_tell_an_image_from_a_video(second_frame: float, grid: OneFram
         places[h * w // 2 :, 0] = second_frame
         calls.append({"latent": torch.randn(1, h * w, DIM), "places": places})
     assert captured(Placed(), *calls).grid == grid
+
+
+def places(frames: int, height: int, width: int) -> torch.Tensor:
+    """[tokens, 3] of a video at 25 frames a second: seconds, and the middles of rows and columns in pixels."""
+    return torch.cartesian_prod(torch.arange(frames) / 25, torch.arange(height) * 32 + 16.0, torch.arange(width) * 32.0)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_positions_tell_a_video(last: bool) -> None:
+    calls = []
+    for size in ((3, 4, 6), (5, 6, 8)):
+        rows = places(*size)[None]
+        calls.append({"latent": torch.randn(1, rows.size(1), DIM), "places": rows.mT if last else rows})
+    found = captured(Placed(last), *calls)
+    assert found.grid == PlacedGrid("latent", "places", last)
+    assert not found.refusals
+    rows = places(2, 3, 4).expand(2, 24, 3)
+    assert found.grid.of_call({"places": rows.mT if last else rows}) == (2, 3, 4)
+
+
+def test_tokens_beside_the_video_are_no_grid() -> None:
+    """A keyframe in front of the video, samples in other grids, rows of several lengths: none is taken apart."""
+    video = places(3, 4, 6)
+    assert counts_placed(video, last=False) == (3, 4, 6)
+    assert counts_placed(torch.cat([video[24:48], video]), last=False) is None
+    assert counts_placed(torch.stack([video, video * 2 + 1]), last=False) == (3, 4, 6)
+    assert counts_placed(torch.stack([video, places(3, 6, 4)]), last=False) is None
+    assert counts_placed(video[:-1], last=False) is None
+    assert counts_placed(video.flip(0)[:, [1, 0, 2]], last=False) is None
+    front = {"places": torch.cat([video[24:48], video])}
+    assert PlacedGrid("latent", "places", last=False).of_call(front) == (1, 1, 96)
+
+
+def test_positions_that_change_in_place_are_read_again() -> None:
+    rows = places(3, 4, 6)
+    assert counts_placed(rows, last=False) == (3, 4, 6)
+    rows[24:, 0] = 7
+    assert counts_placed(rows, last=False) is None

@@ -153,6 +153,9 @@ SHOWN = (
     pipelines.NoSchedule("OmniGenPipeline", "it has no `scheduler` with `set_timesteps`"),
     pipelines.NotAPipeline("StableAudioEncoder"),
     pipelines.ProbeFailed("WanImageToVideoPipeline", SMALL, ValueError("provide either `image` or `prompt_embeds`")),
+    pipelines.ProcessorsExchanged(
+        "StableDiffusion3PAGPipeline", "transformer_blocks.1.attn", "PAGCFGJointAttnProcessor2_0"
+    ),
     pipelines.TooFewFrames("SkyReelsV2DiffusionForcingPipeline", 2, 1, 4, 7),
     generate.NothingToResume("out/record", "no run was stopped there"),
     generate.RunDiffers("out/record", ["torch has 4 threads, and had 2"]),

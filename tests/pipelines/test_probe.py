@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mccompile.pipelines.errors import ProbeFailed
+from mccompile.pipelines.errors import ProbeFailed, ProcessorsExchanged
 from mccompile.pipelines.probe import record_calls
 
 
@@ -50,3 +50,45 @@ def test_sizes_are_taken_from_what_the_pipeline_accepts(pixels: int) -> None:
 def test_a_pipeline_that_accepts_no_size_is_refused_with_its_own_words() -> None:
     with pytest.raises(ProbeFailed, match="48 x 112 are no multiples of 1000"):
         record_calls(Picky(1000), {})
+
+
+class Partitioned(Picky):
+    """Its frames are fixed by another argument (AnyFlow-FAR)."""
+
+    def __call__(self, height: int = 1, width: int = 1, num_frames: int = 81, parts: int = 1) -> None:  # type: ignore[override]
+        if parts != num_frames:
+            raise ValueError(f"{parts} parts are not {num_frames} frames")
+        self.transformer(torch.zeros(1, num_frames, height // 8, width // 8))
+
+
+def test_frames_that_another_argument_fixes_are_those_of_the_call() -> None:
+    found = [call["x"] for call in record_calls(Partitioned(16), {"parts": 5, "num_frames": 5, "height": 1000})]
+    assert [tuple(x.shape) for x in found if isinstance(x, torch.Tensor)] == [(1, 5, 6, 14), (1, 5, 10, 22)]
+    with pytest.raises(ProbeFailed, match="5 parts are not 25 frames"):
+        record_calls(Partitioned(16), {"parts": 5, "num_frames": 6})
+
+
+class Attention(Model):
+    """It has an attention processor, as diffusers' attentions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Model()
+        self.inner.processor = self.own = object()  # type: ignore[assignment]
+
+
+class Perturbing(Picky):
+    """Puts another attention processor into its transformer before the loop, and takes it out after it (PAG)."""
+
+    def __call__(self, height: int = 1, width: int = 1, frames: int = 1) -> None:  # type: ignore[override]
+        own = self.transformer.inner.processor
+        self.transformer.inner.processor = 3
+        super().__call__(height, width, frames)
+        self.transformer.inner.processor = own
+
+
+def test_a_pipeline_that_exchanges_processors_is_refused_and_the_model_keeps_its_own() -> None:
+    pipe = Perturbing(16, Attention())
+    with pytest.raises(ProcessorsExchanged, match=r"MC0728.*`int` into `inner`"):
+        record_calls(pipe, {})
+    assert pipe.transformer.inner.processor is pipe.transformer.own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import diffusers as D
 import torch
 from diffusers.guiders import ClassifierFreeGuidance
@@ -128,6 +130,23 @@ def _cog_video_call(prompts: int, **more: object) -> dict[str, object]:
     return {k: v for k, v in _cog_call(prompts, **more).items() if k != "num_frames"}
 
 
+def _consisid() -> object:
+    """Its module is imported by its own name: diffusers hides it where OpenCV, which only draws key points, is not."""
+    hidden = importlib.import_module("diffusers.pipelines.consisid.pipeline_consisid")
+    face = {
+        "is_train_face": True, "cross_attn_dim_head": 16, "cross_attn_num_heads": 2, "LFE_id_dim": 12,
+        "LFE_vit_dim": 16, "LFE_depth": 2, "LFE_dim_head": 8, "LFE_num_heads": 2, "LFE_num_querie": 4,
+        "LFE_output_dim": 42, "LFE_ff_mult": 1, "LFE_num_scale": 2,
+    }  # fmt: skip
+    model = D.ConsisIDTransformer3DModel
+    return _cog(hidden.ConsisIDPipeline, model, cogvideox_vae(), in_channels=8, **face)
+
+
+def _consisid_call(prompts: int) -> dict[str, object]:
+    face = {"id_cond": embeds(1, 3, 1, 12)[:, 0], "id_vit_hidden": [embeds(1, seed, 6) for seed in (4, 5)]}
+    return _cog_call(prompts, image=[picture()] * prompts, **face)
+
+
 def _ltx(kind: type, vae: object = None) -> object:
     model = made(
         D.LTXVideoTransformer3DModel, in_channels=8, out_channels=8, cross_attention_dim=72, num_layers=2,
@@ -241,6 +260,7 @@ CASES = (
         lambda: _cog(D.CogVideoXFunControlPipeline, vae=cogvideox_vae(), in_channels=8),
         lambda n: _cog_video_call(n, control_video=clip()), {"height": 64, "width": 48},
     ),
+    Case("ConsisIDPipeline", _consisid, _consisid_call),
     Case("LTXPipeline", lambda: _ltx(D.LTXPipeline), _ltx_call, _LTX_OTHER),
     Case(
         "LTXImageToVideoPipeline", lambda: _ltx(D.LTXImageToVideoPipeline, ltx_vae()),

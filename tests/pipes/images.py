@@ -33,6 +33,7 @@ _FLAT = {
     "axes_dims_rope": (12, 12, 12), **HEADS,
 }  # fmt: skip
 _TRUE_OFF: Arguments = {"true_cfg_scale": 1.0}
+_SKIPPED = {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
 
 
 def _flux(kind: type, vae: object = None) -> object:
@@ -169,6 +170,10 @@ CASES = (
     ),
     Case("Flux2Pipeline", _flux2, lambda n: {**IMAGE, "prompt": None, "prompt_embeds": embeds(n)}, IMAGE_SMALLER, None),
     Case("StableDiffusion3Pipeline", lambda: _sd3(D.StableDiffusion3Pipeline), _sd3_call, IMAGE_SMALLER),
+    Case(
+        "StableDiffusion3Pipeline, layers skipped", lambda: _sd3(D.StableDiffusion3Pipeline),
+        lambda n: _sd3_call(n, **_SKIPPED), IMAGE_SMALLER,
+    ),
     Case(
         "ChromaPipeline", _chroma, lambda n: {**_GUIDED, **masked(n)}, IMAGE_SMALLER
     ),

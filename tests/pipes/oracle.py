@@ -19,7 +19,8 @@ class _Run:
     scheduled: int = 0
 
     def wrong(self) -> str:
-        """The first call whose row is not that of its step; a run may begin in the middle, and ends its schedule.
+        """The first call whose row is not that of its step. A run begins in the middle and ends its schedule, or it
+        begins the schedule and leaves out its end.
 
         Calls without a step of the scheduler between them are of one step. Some pipelines step the scheduler twice.
         """
@@ -27,7 +28,9 @@ class _Run:
         skipped = self.scheduled - self.taken
         rows = {n: n + skipped if skipped >= 0 else self.scheduled - len(order) + i for i, n in enumerate(order)}
         bad = [(row, rows[before]) for row, before in self.calls if self.taken and row != rows[before]]
-        return f"row {bad[0][0]} at step {bad[0][1]} of {self.scheduled}" if bad else ""
+        if not bad or (skipped > 0 and all(row == before for row, before in self.calls)):
+            return ""
+        return f"row {bad[0][0]} at step {bad[0][1]} of {self.scheduled}"
 
 
 class Steps:

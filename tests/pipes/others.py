@@ -16,7 +16,9 @@ from tests.pipes.parts import (
     HEADS,
     LENGTH,
     VIDEO,
+    Arguments,
     Case,
+    clip,
     embeds,
     euler,
     hunyuan_vae,
@@ -59,15 +61,18 @@ def _resize(mask: torch.Tensor, size: list[int], interpolation: object = None) -
 @functools.cache
 def _without_torchvision() -> None:
     """Cosmos resizes a mask by torchvision, which is not installed; it asks for nothing else of it."""
-    model = importlib.import_module("diffusers.models.transformers.transformer_cosmos")
-    if "transforms" not in vars(model):
-        model.transforms = types.SimpleNamespace(  # type: ignore[attr-defined]
-            functional=types.SimpleNamespace(resize=_resize),
-            InterpolationMode=types.SimpleNamespace(NEAREST="nearest"),
-        )
+    for name in ("transformers.transformer_cosmos", "controlnets.controlnet_cosmos"):
+        model = importlib.import_module(f"diffusers.models.{name}")
+        if "transforms" not in vars(model):
+            model.transforms = types.SimpleNamespace(  # type: ignore[attr-defined]
+                functional=types.SimpleNamespace(resize=_resize),
+                InterpolationMode=types.SimpleNamespace(NEAREST="nearest"),
+            )
 
 
-def _cosmos(kind: type, scheduler: object, vae: object = None, **config: object) -> object:
+def _cosmos(
+    kind: type, scheduler: object, vae: object = None, more: Arguments | None = None, **config: object
+) -> object:
     _without_torchvision()
     importlib.import_module(kind.__module__).CosmosSafetyChecker = _Safe  # type: ignore[attr-defined]
     sizes = {
@@ -77,7 +82,7 @@ def _cosmos(kind: type, scheduler: object, vae: object = None, **config: object)
     }  # fmt: skip
     model = made(D.CosmosTransformer3DModel, **{**sizes, **config})
     parts = {**_ONE_TEXT, "vae": vae, "scheduler": scheduler, "transformer": model, "safety_checker": _Safe()}
-    return pipe(kind, **parts)
+    return pipe(kind, **parts, **(more or {}))
 
 
 def _edm() -> object:
@@ -101,6 +106,16 @@ def _cosmos_vae() -> object:
 
 
 _COSMOS_VIDEO = {"in_channels": 17, "out_channels": 16}
+
+
+def _cosmos_transfer() -> object:
+    control = made(
+        D.CosmosControlNetModel, n_controlnet_blocks=1, in_channels=18, latent_channels=18, model_channels=72,
+        num_attention_heads=2, attention_head_dim=36, mlp_ratio=2, text_embed_dim=DIM, adaln_lora_dim=10,
+        max_size=(16, 32, 32), encoder_hidden_states_channels=DIM,
+    )  # fmt: skip
+    kind, more = D.Cosmos2_5_TransferPipeline, {"controlnet": control}
+    return _cosmos(kind, unipc(), wan_vae(), more, controlnet_block_every_n=2, **_COSMOS_VIDEO)
 
 
 def _sana(kind: type, vae: object = None, **config: object) -> object:
@@ -222,6 +237,19 @@ CASES = (
         "Cosmos2VideoToWorldPipeline",
         lambda: _cosmos(D.Cosmos2VideoToWorldPipeline, euler(use_karras_sigmas=True), wan_vae(), **_COSMOS_VIDEO),
         lambda n: _cosmos_call(n, image=picture()),
+    ),
+    Case(
+        "Cosmos2_5_PredictBasePipeline",
+        lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO), _cosmos_call,
+    ),
+    Case(
+        "Cosmos2_5_PredictBasePipeline, from a video",
+        lambda: _cosmos(D.Cosmos2_5_PredictBasePipeline, unipc(), wan_vae(), **_COSMOS_VIDEO),
+        lambda n: _cosmos_call(n, video=clip()),
+    ),
+    Case(
+        "Cosmos2_5_TransferPipeline", _cosmos_transfer,
+        lambda n: _cosmos_call(n, controls=clip(), num_frames_per_chunk=9),
     ),
     Case(
         "SanaVideoPipeline", lambda: _sana(D.SanaVideoPipeline), _sana_call, {"height": 96, "width": 64, "frames": 13}

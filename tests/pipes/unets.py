@@ -15,9 +15,6 @@ _KINDS = (
 )  # fmt: skip
 _AS_LTX2 = "its transformer is that of LTX2Pipeline"
 ABSENT = {
-    "Cosmos2_5_PredictBasePipeline": "diffusers needs torchvision for it, which is not installed here",
-    "Cosmos2_5_TransferPipeline": "diffusers needs torchvision for it, which is not installed here",
-    "ConsisIDPipeline": "diffusers needs OpenCV for it, which is not installed here",
     "Cosmos3OmniPipeline": "it takes prompts as words alone, and its tokenizer and chat template are not at hand",
     "EasyAnimateControlPipeline": "its transformer is that of EasyAnimatePipeline",
     "EasyAnimateInpaintPipeline": "its transformer is that of EasyAnimatePipeline",

@@ -20,7 +20,7 @@ from mccompile.models.magi.predict import UNSEEN_ROWS
 from mccompile.models.magi.schedule import MagiCall, time_table
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import ProbeFailed
-from mccompile.pipelines.probe import Declared, ExampleCall, replaced
+from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, replaced
 from mccompile.pipelines.watch import Watch
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import ChunkTime, Moment
@@ -208,7 +208,7 @@ class WindowDriver(Driver):
         return ChunkClock(pipe)  # type: ignore[arg-type]
 
     def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
-        return record_window_calls(pipe, arguments)
+        return record_window_calls(pipe, {k: v for k, v in arguments.items() if k not in SIZES})
 
     def small_runs(self, pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
         """Runs at two sizes that the recorded ones do not have; their steps are the fewest that end every stage."""
