@@ -40,8 +40,8 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
-pytest: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+pytest: $(VENV)/.test  # one worker more than cores: many tests wait for processes of their own
+	$(BIN)/python -m pytest --numprocesses $$(($(JOBS) + 1)) --dist worksteal
 
 slow: $(VENV)/.test  ## the long tests, whose kinds the others cover
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m slow

@@ -85,7 +85,7 @@ def render(
     }
     on_front = {t.number for t in best}
     return here.get_template("page.html.j2").render(
-        title=" and ".join(p for p in policies if p not in statics) or "static schedules",
+        title=", ".join(p for p in policies if p not in statics) or "static schedules",
         said=summary,
         heads=HEADS,
         texts=TEXTS,
