@@ -32,7 +32,7 @@ def page() -> str:
 
 def test_every_trial_is_on_the_page() -> None:
     text = page()
-    assert "<title>a and b: report of a search</title>" in text
+    assert "<title>a, b: report of a search</title>" in text
     assert "cell=token threshold=0.1" in text
     assert text.count('<tr class="front">') == 3  # no other trial beats them
     assert "it went &lt;wrong&gt;" in text
