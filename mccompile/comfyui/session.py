@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,7 +20,10 @@ LOG = logging.getLogger("mccompile")
 BRANCHES = ("cond", "uncond")  # ComfyUI's numbers of the prompts of a call
 SIZES = ((3, 6, 10), (4, 10, 14))  # of the two example calls, in patches: frames, rows, columns
 OPTIONS, CONTROL = "transformer_options", "control"
-CHANGES = ("patches", "patches_replace")  # entries of the options by which other nodes change what a block does
+HARMLESS = frozenset({  # entries of the options by which no node changes what the model computes
+    "cond_or_uncond", "uuids", "sigmas", "sample_sigmas", "wrappers", "callbacks", "prefetch_dynamic_vbars",
+    "total_blocks", "block_type", "block_index", "grid_sizes", "activations_shape",
+})  # fmt: skip
 
 
 class Executor(Protocol):
@@ -81,9 +84,7 @@ class NodeSession:
         """
         if not self._clock.open:
             return executor(*args, **kwargs)
-        given = inspect.signature(executor.original).bind(*args, **kwargs).arguments
-        rest = given.pop("kwargs", {})
-        call = {name: value for name, value in {**given, **rest}.items() if value is not None}
+        call = _by_name(executor.original, args, kwargs)
         options = call.pop(OPTIONS, {})
         assert isinstance(options, Mapping)
         _check(executor, options, call)
@@ -118,6 +119,16 @@ class NodeSession:
         return made
 
 
+def _by_name(forward: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
+    """The arguments of a call by their names, those of `**kwargs` too, without those that are None."""
+    signature = inspect.signature(forward)
+    given = dict(signature.bind(*args, **kwargs).arguments)
+    for parameter in signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given |= given.pop(parameter.name, {})  # type: ignore[arg-type]
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _check(executor: Executor, options: Mapping[str, object], call: Mapping[str, object]) -> None:
     """Raises NodeRefused for a call in which others change what the blocks do: that would be left out silently."""
     others = executor.wrappers[executor.idx + 1 :]
@@ -126,12 +137,17 @@ def _check(executor: Executor, options: Mapping[str, object], call: Mapping[str,
             f"{len(others)} further wrappers of other nodes lie between it and the model, and would be left out",
             "put the policy node behind the other nodes, next to the sampler",
         )
-    changed = [name for name in CHANGES if options.get(name)] + [CONTROL] * (call.get(CONTROL) is not None)
+    changed = [name for name, value in options.items() if name not in HARMLESS and not _nothing(value)]
+    changed += [CONTROL] if CONTROL in call else []
     if changed:
         raise NodeRefused(
-            f"other nodes change the blocks by `{'`, `'.join(changed)}`, which the captured model would leave out",
+            f"other nodes change the model by `{'`, `'.join(changed)}`, which the captured one would leave out",
             "leave those nodes out, or the policy node",
         )
+
+
+def _nothing(option: object) -> bool:
+    return option is None or option is False or (isinstance(option, Mapping | Sequence) and not option)
 
 
 def _arguments(call: Mapping[str, object]) -> dict[str, object]:

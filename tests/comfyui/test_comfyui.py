@@ -205,10 +205,14 @@ def test_a_sampler_with_two_calls_a_step_is_refused(loaded: ModelPatcher, second
 
 
 def test_other_nodes_that_change_blocks_are_refused(loaded: ModelPatcher, second: ModelPatcher) -> None:
+    for name, value in (("patches", {"double_block": [print]}), ("rope_options", {"scale_t": 2.0})):
+        made = second.clone()
+        made.options = {name: value}
+        with pytest.raises(NodeRefused, match=f"`{name}`"):
+            run(made)
     made = second.clone()
-    made.options = {"patches": {"double_block": [print]}}
-    with pytest.raises(NodeRefused, match="`patches`"):
-        run(made)
+    made.options = {"patches": {}, "callbacks": {"on_load": [print]}}
+    assert torch.isfinite(run(made)).all()
     with pytest.raises(NodeRefused, match="`control`"):
         run(second, control=object())
     made = second.clone()
