@@ -125,7 +125,7 @@ def _by_name(forward: Callable[..., object], args: Sequence[object], kwargs: Map
     given = dict(signature.bind(*args, **kwargs).arguments)
     for parameter in signature.parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            given |= given.pop(parameter.name, {})  # type: ignore[arg-type]
+            given |= given.pop(parameter.name, {})
     return {name: value for name, value in given.items() if value is not None}
 
 
