@@ -92,7 +92,7 @@ def _a_static_schedule_folds_away(emitted: Emitted) -> None:
     assert isinstance(phase.rule, ir.StepMask)
     assert phase.rule.compute[0]
     assert sum(phase.rule.compute) == 2
-    assert "Held out, measured afterwards" in emitted.path.read_text()
+    assert "Held out and measured afterwards" in emitted.path.read_text()
 
 
 def _a_static_plan_costs_what_is_predicted(session: Session, job: Job) -> None:
