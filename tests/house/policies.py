@@ -94,7 +94,7 @@ def write(rows: Sequence[Mapping[str, object]], date: str | None, path: Path = F
         "command": COMMAND,
         "machine": machine() if measured else before.get("machine", "not measured yet"),
         "date": date if measured else before.get("date", "–"),
-        "columns": COLUMNS,
+        "columns": [column for column in COLUMNS if any(column[0] in row for row in rows)],
         "rows": rows,
     }
     path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
