@@ -89,7 +89,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("traces")
 
 
-SLOW = ("four_chunks", "other_shape", "frame_chunks")
+SLOW = ("four_chunks", "no_updates", "other_shape", "frame_chunks")
 
 
 @pytest.mark.parametrize("fold", [True, False], ids=["folded", "measured"])

@@ -86,7 +86,10 @@ def blocks_compiled(module: fx.GraphModule, role: Role) -> GraphCall:
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # Inductor's own
 @pytest.mark.parametrize(
     ("policy", "backend"),
-    [("compute", blocks_compiled), pytest.param("exact", "inductor", marks=pytest.mark.slow)],
+    [
+        pytest.param("compute", blocks_compiled, marks=pytest.mark.slow),
+        pytest.param("exact", "inductor", marks=pytest.mark.slow),
+    ],
     ids=["blocks", "everything"],
 )
 def test_a_compiled_generation_is_within_the_bound(

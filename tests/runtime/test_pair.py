@@ -317,11 +317,15 @@ def loop(
     return {seed: torch.stack(found) for seed, found in outputs.items()}, compiled_
 
 
-SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("wan_per_token_time", "cogvideox"))
+QUICK = (("wan", TOKENS), ("wan", WHOLE), ("hunyuan", TOKENS))  # apart and in one stream; rows and whole calls
+FAMILIES = [
+    pytest.param(name, policy, id=f"{kind}-{name}", marks=[] if (name, policy) in QUICK else [pytest.mark.slow])
+    for kind, policy in (("rows", TOKENS), ("whole", WHOLE))
+    for name in ("wan", "hunyuan", "wan_per_token_time", "cogvideox")
+]
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan", *SLOW])
-@pytest.mark.parametrize("policy", [TOKENS, WHOLE], ids=["rows", "whole"])
+@pytest.mark.parametrize(("name", "policy"), FAMILIES)
 def test_other_families(name: str, policy: str, claims: Claims) -> None:
     family, model, prepared = captured(name)
     (one, first), (two, second) = (loop(model, prepared, family, [0], b, policy) for b in (APART, TOGETHER))

@@ -14,7 +14,7 @@ from mccompile.generate.placement import Placement
 from mccompile.generate.run import Generation, Settings
 from mccompile.studio.bench import generations, ladder, peers, stock, verdict, wan
 from mccompile.studio.bench.generations import EXACT, VANILLA, GenerationJob, take_turns
-from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard
+from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard, left_clean
 from mccompile.studio.bench.report import Report
 from mccompile.studio.bench.timing import CallTimer
 from tests.embedded_once import one_capture
@@ -190,3 +190,18 @@ def test_peers_on_wan_run_beside_ours(wan_job: GenerationJob) -> None:
         assert rows[peer.name]["psnr"] is not None, f"{peer.name} changed nothing"
     table = verdict.report(made)
     assert {r["name"] for r in table.rows} == {peers.STOCK, *(p.name for p in chosen)}
+
+
+def test_what_a_peer_leaves_in_the_modules_is_gone_after_it() -> None:
+    """cache-dit leaves counters in the list of blocks, and a compiled model would refuse the model for them."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    model[0].given = 1
+
+    def run() -> None:
+        model[0].counter = model.counter = 3
+        raise ValueError("a peer that fails")
+
+    with pytest.raises(ValueError, match="a peer"), left_clean(model):
+        run()
+    assert model[0].given == 1
+    assert "counter" not in {*vars(model), *vars(model[0])}

@@ -208,6 +208,21 @@ def heard() -> Iterator[list[str]]:
         logger.propagate = spreads
 
 
+@contextlib.contextmanager
+def left_clean(model: nn.Module) -> Iterator[None]:
+    """What a peer leaves in the model's modules is gone after it: cache-dit leaves counters in the list of blocks.
+
+    Our compiled models refuse a model with settings that it did not have when it was captured.
+    """
+    before = {module: set(vars(module)) for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, names in before.items():
+            for name in set(vars(module)) - names:
+                del vars(module)[name]
+
+
 def register_blocks(pipe: DiffusionPipeline) -> str:
     """Registers the transformer's block with diffusers; returns what diffusers says without that, "" if it knows it."""
     block = type(pipe.transformer.blocks[0])

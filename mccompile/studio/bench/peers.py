@@ -16,7 +16,7 @@ from mccompile.generate.compare import Announce, compile_contenders
 from mccompile.generate.run import Generation, generate
 from mccompile.studio.bench import generations
 from mccompile.studio.bench.ladder import settings
-from mccompile.studio.bench.peer_ways import Peer, Setup, calibrated_ratios, heard, register_blocks
+from mccompile.studio.bench.peer_ways import Peer, Setup, calibrated_ratios, heard, left_clean, register_blocks
 from mccompile.studio.bench.report import Column, Plot, Report, Row
 from mccompile.studio.bench.stock import REGIONAL, compiled_forwards, replaced
 from mccompile.studio.bench.timing import CallTimer
@@ -106,7 +106,8 @@ class Stock:
         """One generation, under the peer if one is given."""
         pipe, name = self._job.pipe, peer.name if peer is not None else STOCK
         inside = peer is not None and peer.inside
-        with replaced(self._parts[inside], self._forwards[inside]), heard() as lines:
+        kept = left_clean(pipe.transformer)
+        with kept, replaced(self._parts[inside], self._forwards[inside]), heard() as lines:
             try:
                 if peer is not None and setup is not None:
                     peer.enable(setup)
