@@ -167,11 +167,11 @@ def arguments_at(pipe: object, size: Mapping[str, int], arguments: Mapping[str, 
     given = {"frames" if k == "num_frames" and k not in accepted else k: v for k, v in size.items()}
     own: dict[str, object] = {"num_inference_steps": 2, "output_type": "latent"}
     own |= {"use_resolution_binning": False, "_auto_resize": False}  # of the size asked for, and of no other
-    if "height" in size and "width" in size:
-        own["max_area"] = size["height"] * size["width"]  # to which FLUX.1 Kontext scales every size
     needed = {k for k, v in accepted.items() if v.default is inspect.Parameter.empty}
     media = {k: v for k, v in _blank(size).items() if k in needed}
     wanted = {"prompt": "a video", **own, **media, **given, **arguments}
+    if {"height", "width"} <= size.keys():
+        wanted["max_area"] = size["height"] * size["width"]  # to which FLUX.1 Kontext scales every size
     return {k: v for k, v in wanted.items() if k in accepted}
 
 
