@@ -7,18 +7,14 @@ depend on, so that every process decides alike.
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch._inductor import config
 from torch.nn import functional
 
-from mccompile.backend.folders import cache_folder
-from mccompile.backend.isa import cpu_features, cpu_model
-from mccompile.backend.records import store_record, stored_record
+from mccompile.backend.measured import cpu_facts, measured_once
 
 FastDtype = Literal["float32", "bfloat16"]
 TOKENS, WIDTH, HEADS, ROUNDS = 1024, 384, 6, 3
@@ -45,14 +41,8 @@ class DtypeTimes:
 @functools.cache
 def dtype_times() -> DtypeTimes:
     """The times of this machine, measured now where they are not yet known."""
-    if config.force_disable_caches:
-        return _measure()
-    path = cache_folder() / f"dtypes-{_facts()}.json"
-    found = stored_record(DtypeTimes, path)
-    if found is None or not (found.float32 > 0 and found.bfloat16 > 0):
-        found = _measure()
-        store_record(path, found)
-    return found
+    facts = (*cpu_facts(), torch.get_num_threads(), TOKENS, WIDTH, HEADS)
+    return measured_once(DtypeTimes, "dtypes", facts, _measure, lambda found: found.float32 > 0 and found.bfloat16 > 0)
 
 
 def _measure() -> DtypeTimes:
@@ -73,11 +63,3 @@ def _seconds(dtype: torch.dtype) -> float:
         functional.linear(functional.gelu(functional.linear(attended, up)), down)
         times.append(time.perf_counter() - begun)
     return min(times[1:])
-
-
-def _facts() -> str:
-    facts = (
-        torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), cpu_model(),
-        cpu_features(), TOKENS, WIDTH, HEADS,
-    )  # fmt: skip
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 import types
-from pathlib import Path
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -35,23 +32,6 @@ def write_record(value: object) -> GraphJson:
 def read_record(kind: type[T], value: GraphJson) -> T:
     """A `kind` from what `write_record` wrote. Raises ValueError where it does not fit."""
     return read_any(kind, value)  # type: ignore[return-value]
-
-
-def store_record(path: Path, value: object) -> None:
-    """Writes a record to a file, whole or not at all: other processes may be at it."""
-    draft = path.with_suffix(f".{time.monotonic_ns()}")
-    draft.write_text(json.dumps(write_record(value)))
-    draft.replace(path)
-
-
-def stored_record(kind: type[T], path: Path) -> T | None:
-    """A `kind` from a file; None where there is none, or it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        return read_record(kind, json.loads(path.read_text()))
-    except (ValueError, OSError):
-        return None
 
 
 def read_any(kind: object, value: GraphJson) -> object:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch._inductor import config
 
 from mccompile.backend import dtypes
 from mccompile.backend.dtypes import DtypeTimes, dtype_times
@@ -16,9 +17,9 @@ from mccompile.generate.placement import Placement
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(dtypes, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("mccompile.backend.measured.cache_folder", lambda: tmp_path)
     dtype_times.cache_clear()
-    with dtypes.config.patch(force_disable_caches=False):
+    with config.patch(force_disable_caches=False):
         yield tmp_path
     dtype_times.cache_clear()
 

@@ -133,7 +133,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[t
         points.append((queries, keys, width, heads))
         return TORCH, OWN
 
-    monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("mccompile.backend.measured.cache_folder", lambda: tmp_path)
     monkeypatch.setattr(choice, "seconds", seconds)
     table_for.cache_clear()
     yield points
@@ -172,7 +172,7 @@ def test_a_damaged_table_is_measured_again(
 def test_the_choice_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     before = choice._facts(64, 1)
     assert choice._facts(64, 2) != before
-    monkeypatch.setattr(choice, "cpu_model", lambda: "another CPU")
+    monkeypatch.setattr("mccompile.backend.measured.cpu_model", lambda: "another CPU")
     assert choice._facts(64, 1) != before
 
 

@@ -84,7 +84,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[in
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU")
     monkeypatch.setattr(choice, "measure", measure)
-    monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("mccompile.backend.measured.cache_folder", lambda: tmp_path)
     monkeypatch.setattr(choice, "needs_triton", lambda: False)
     choice_for.cache_clear()
     yield measured

@@ -8,7 +8,6 @@ The table is kept beside the packages, under the facts that it depends on, so th
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import time
 from bisect import bisect_right
@@ -16,12 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch._inductor import config
 
-from mccompile.backend.folders import cache_folder
-from mccompile.backend.isa import cpu_features, cpu_model
+from mccompile.backend.measured import cpu_facts, measured_once
 from mccompile.backend.native.kernel import SOURCE, attend_natively, kernel
-from mccompile.backend.records import store_record, stored_record
 from mccompile.lowering.attention import attend
 
 QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # fewest of each class
@@ -59,14 +55,10 @@ def table_for(width: int, threads: int) -> TimingTable | None:
     """The table of this machine, measured now where it is not yet known; None where there is no kernel."""
     if kernel() is None:
         return None
-    if config.force_disable_caches:
-        return measure(width, threads)
-    path = cache_folder() / f"attention-{_facts(width, threads)}.json"
-    found = stored_record(TimingTable, path)
-    if found is None or not found.whole or (found.width, found.threads) != (width, threads):
-        found = measure(width, threads)
-        store_record(path, found)
-    return found
+    return measured_once(
+        TimingTable, "attention", _facts(width, threads), lambda: measure(width, threads),
+        lambda found: found.whole and (found.width, found.threads) == (width, threads),
+    )  # fmt: skip
 
 
 def measure(width: int, threads: int) -> TimingTable:
@@ -120,10 +112,5 @@ def _worst(fewest: int) -> int:
     return fewest + 1 if fewest >= 8 else fewest
 
 
-def _facts(width: int, threads: int) -> str:
-    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    facts = (
-        width, threads, source, torch.__version__, torch.backends.cpu.get_cpu_capability(), cpu_model(),
-        cpu_features(), QUERIES, KEYS, MEASURED_AT, MARGIN,
-    )  # fmt: skip
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+def _facts(width: int, threads: int) -> tuple[object, ...]:
+    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), QUERIES, KEYS, MEASURED_AT, MARGIN)

@@ -18,10 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch._inductor import config
 
-from mccompile.backend.folders import cache_folder
-from mccompile.backend.records import store_record, stored_record
+from mccompile.backend.measured import measured_once
 from mccompile.backend.rows.operator import rows_operator
 from mccompile.lowering.attention import attend, bounds_of, seen_of
 
@@ -72,13 +70,9 @@ def choice_for(width: int, out_width: int, dtype: torch.dtype, device: torch.dev
     refused = _refused(max(width, out_width), dtype, torch.cuda.get_device_capability(device))
     if refused:
         return _said(RowsChoice(None, refused), device)
-    name = f"rows-{_facts(width, out_width, dtype, device)}.json"
-    path = None if config.force_disable_caches else cache_folder() / name
-    found = None if path is None else stored_record(RowsChoice, path)
-    if found is None:
-        found = choose(measure(width, out_width, dtype, device))
-        if path is not None:
-            store_record(path, found)
+    machine = torch.cuda.get_device_name(device), torch.__version__, torch.version.cuda
+    facts = (width, out_width, str(dtype), source_hash(), *machine, POINTS, HEADS, GROUPS, HOPPER, OTHERS)
+    found = measured_once(RowsChoice, "rows", facts, lambda: choose(measure(width, out_width, dtype, device)))
     return _said(found, device)
 
 
@@ -178,9 +172,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 def source_hash() -> str:
     """Of the kernel: packages and choices that were made with another one are not used."""
     return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-
-
-def _facts(width: int, out_width: int, dtype: torch.dtype, device: torch.device) -> str:
-    machine = torch.cuda.get_device_name(device), torch.__version__, torch.version.cuda
-    facts = (width, out_width, str(dtype), source_hash(), *machine, POINTS, HEADS, GROUPS, HOPPER, OTHERS)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
