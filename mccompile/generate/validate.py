@@ -29,7 +29,7 @@ from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
 from mccompile.language.source import Source
 from mccompile.lowering.locate import latent_inputs
-from mccompile.policy.facts import keeps_increment, keeps_model_output
+from mccompile.policy.facts import keeps_increment, model_region
 from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.trace import share_computed
 
@@ -169,7 +169,7 @@ class _Trial:
     def _reuse(self) -> Law:
         if keeps_increment(self.policy):
             return Law("reuse", "-", "the policy keeps increments of the latent, and no residual")
-        if keeps_model_output(self.policy):
+        if model_region(self.policy) is not None:
             return Law("reuse", "-", "the policy keeps the output of the model, and no results of blocks")
         compiled = self.subject.compile(self._like(_MASK))
         self.subject.restore()

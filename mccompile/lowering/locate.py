@@ -15,6 +15,7 @@ from mccompile.language.walk import all_rules, rule_expressions, walk, weighing_
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.sources import Located, ModelOutput, Probe, ProbeOutput, RegionOutput, SourceValue, VideoStream
 from mccompile.lowering.types import LoweredRegion
+from mccompile.policy.facts import model_region
 
 
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
@@ -31,10 +32,10 @@ def locate(
 ) -> Mapping[ir.SourceName, Located]:
     """Says where each source that the policy reads lies. Raises SourceNotFound (MC0502) with the reason."""
     found = {source.name: _one(captured, policy, regions, source) for source in sources_read(policy)}
-    for region in policy.regions:
-        if isinstance(region.where, ir.WholeModel) and region.keep is not None:
-            source = ir.SourceRef("output", at=region.where.at)
-            found[source.name] = _one(captured, policy, regions, source)
+    whole = model_region(policy)
+    if whole is not None:
+        source = ir.SourceRef("output", at=whole.where.at)
+        found[source.name] = _one(captured, policy, regions, source)
     return found
 
 

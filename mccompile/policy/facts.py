@@ -51,9 +51,10 @@ def keeps_increment(policy: ir.PolicyIR) -> bool:
     return any(region.keep == "increment" for region in policy.regions)
 
 
-def keeps_model_output(policy: ir.PolicyIR) -> bool:
-    """The policy's region is the whole model, up to its output."""
-    return any(isinstance(region.where, ir.WholeModel) and region.keep is not None for region in policy.regions)
+def model_region(policy: ir.PolicyIR) -> ir.Region | None:
+    """The region that keeps the output of the whole model; None where results of blocks are kept."""
+    whole = (region for region in policy.regions if isinstance(region.where, ir.WholeModel))
+    return next((region for region in whole if region.keep is not None), None)
 
 
 def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:

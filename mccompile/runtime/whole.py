@@ -13,11 +13,11 @@ from math import prod
 import numpy as np
 import torch
 
-from mccompile import ir
 from mccompile.capture.types import TokenGrid
 from mccompile.lowering.kept import encode, kept_form
 from mccompile.lowering.sources import Located, ModelOutput, to_cells
 from mccompile.lowering.types import LoweredModel
+from mccompile.policy.facts import model_region
 from mccompile.policy.groups import group_of
 from mccompile.runtime.blocks import BlockCalls, Env
 from mccompile.runtime.clock import Moment
@@ -30,8 +30,7 @@ from mccompile.runtime.upload import to_device
 
 def whole_model(lowered: LoweredModel, postlude: Postlude, blocks: BlockCalls) -> WholeOutput | None:
     """Returns what completes the outputs of a model whose policy keeps them; None where it keeps results of blocks."""
-    regions = (r for r in lowered.policy.regions if isinstance(r.where, ir.WholeModel) and r.keep is not None)
-    region = next(regions, None)
+    region = model_region(lowered.policy)
     if region is None:
         return None
     where = lowered.located["output"]
