@@ -68,8 +68,9 @@ class NodeSession:
         try:
             result = executor(*args, **kwargs)
             if self.compiled is not None:
-                LOG.info("%s", self.compiled.summary())
-                for warning in self.compiled.summary().warnings:
+                told = self.compiled.summary()
+                LOG.info("%s", told)
+                for warning in told.warnings:
                     LOG.warning(warning)
             return result
         finally:
@@ -158,13 +159,15 @@ def _arguments(call: Mapping[str, object]) -> dict[str, object]:
 
 def _split(call: Mapping[str, object], count: int) -> list[dict[str, object]]:
     """The call's part of each prompt: tensors lie one after the other in the batch; the rest is of all."""
-    batch = call["x"]
-    assert isinstance(batch, torch.Tensor)
-    cut = {
-        name: value.chunk(count) if isinstance(value, torch.Tensor) and value.size(0) == batch.size(0) else None
-        for name, value in call.items()
-    }
-    return [{n: v if cut[n] is None else cut[n][i] for n, v in call.items()} for i in range(count)]  # type: ignore[index]
+    latents = call["x"]
+    assert isinstance(latents, torch.Tensor)
+    batch = len(latents)
+
+    def part(value: object, i: int) -> object:
+        of_prompts = isinstance(value, torch.Tensor) and value.dim() and len(value) == batch
+        return value.chunk(count)[i] if of_prompts else value  # type: ignore[attr-defined]
+
+    return [{name: part(value, i) for name, value in call.items()} for i in range(count)]
 
 
 def _example(call: Mapping[str, object], size: tuple[int, int, int], patch: tuple[int, ...]) -> dict[str, object]:

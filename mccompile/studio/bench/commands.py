@@ -73,9 +73,8 @@ class Options:
         if what == "attention" and device == "cuda":
             raise OptionRefused("bench attention --device", "it measures the CPU's attention", "leave --device out")
         if what in ("peers-wan", "scaling", "overhead", "attention") and model != EMBEDDED:
-            why = "it measures the embedded model's weights in Wan's transformer"
-            if what != "peers-wan":
-                why = "it measures at sizes of its own, with random numbers"
+            own = "the embedded model's weights" if what == "peers-wan" else "at sizes of its own, with random numbers"
+            why = f"it measures {own}"
             raise OptionRefused(f"bench {what} --model", why, "leave --model out")
         find_folder(model)
         return Options(what, model, Placement.of(device, None, False), backend, repeat, quick, real, clock)
