@@ -219,8 +219,23 @@ class AllAt(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast(Node):
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
+
+    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
+    """
+
+    weights: tuple[tuple[Expr, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reuse(Node):
-    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
+    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order.
+
+    stand_ins: of several alternatives in order, what stands in for the kept result under each; None: what the layers
+    say. `condition` is then the `or` of theirs, `(or (or first second) third)`: language/ways.py takes it apart. A cell
+    that a guard reuses though no condition holds has the last alternative's.
+    """
 
     granularity: Granularity
     condition: Expr
@@ -231,6 +246,7 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
+    stand_ins: tuple[Forecast | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,16 +347,6 @@ class Integration(Node):
 @dataclass(frozen=True, slots=True)
 class WholeModel(Node):
     """All that the model computes, from its latent input to its output; the residual is output - latent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast(Node):
-    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
-
-    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
-    """
-
-    weights: tuple[tuple[Expr, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
