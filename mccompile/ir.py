@@ -134,10 +134,7 @@ class Polynomial(Node):
 
 @dataclass(frozen=True, slots=True)
 class Accumulate(Node):
-    """An account of a cell: the sum of `of` over the steps since the cell was last computed, including this step.
-
-    into: its name. A rule that reads it adds to it; all rules share the accounts of one name.
-    """
+    """An account of a cell: the sum of `of` since the cell was last computed, this step included. Rules share it."""
 
     of: Expr
     into: str = "account"
@@ -220,22 +217,14 @@ class AllAt(Node):
 
 @dataclass(frozen=True, slots=True)
 class Forecast(Node):
-    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first."""
 
-    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
-    """
-
-    weights: tuple[tuple[Expr, ...], ...]
+    weights: tuple[tuple[Expr, ...], ...]  # [c - 1]: at most c numbers, while c results are kept; the last for more
 
 
 @dataclass(frozen=True, slots=True)
 class Reuse(Node):
-    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order.
-
-    stand_ins: of several alternatives in order, what stands in for the kept result under each; None: what the layers
-    say. `condition` is then the `or` of theirs, `(or (or first second) third)`: language/ways.py takes it apart. A cell
-    that a guard reuses though no condition holds has the last alternative's.
-    """
+    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
 
     granularity: Granularity
     condition: Expr
@@ -246,6 +235,7 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
+    # of alternatives in order; None: what layers say. `condition` is the `or` of theirs (language/ways.py)
     stand_ins: tuple[Forecast | None, ...] | None = None
 
 
@@ -321,8 +311,7 @@ class Phase(Node):
 
 @dataclass(frozen=True, slots=True)
 class Blocks(Node):
-    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last).
-    A float is a share of the depth: the blocks from there on, or up to there."""
+    """Blocks first..last, both included; negative counts from the end. A float is a share of the depth."""
 
     first: int | float
     last: int | float
