@@ -119,7 +119,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     merged = merge(policies, errors)
     within = Elaborator(_params(merged, errors), merged.signals, errors)
     declared = list(merged.phases.values())
-    phases = elaborate_phases(declared, policy, within)
+    phases = elaborate_phases(declared, merged.layers, policy, within)
     regions = elaborate_regions(merged.layers, within)
     used = frozenset(within.used)
     _check_signals(merged, within)
