@@ -15,8 +15,8 @@ def counts_placed(places: torch.Tensor, last: bool) -> Counts | None:
     """The frames, rows and columns of a grid whose tokens have these positions; None where they form none.
 
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; the three numbers of a token say its frame, row and column,
-    in any unit. With a last axis of 2 each number is the first and the last one of the token's patch (LTX-2). The samples of a call may be at different positions in grids of one size. A host read, once for each
-    tensor.
+    in any unit. With a last axis of 2, both ends of the token's patch are given (LTX-2). The samples of a call may be
+    at different positions in grids of one size. A host read, once for each tensor.
     """
     version = None if places.is_inference() else places._version
     known = _read.get(places)
