@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers import ModelMixin, WanTransformer3DModel
+from diffusers import ModelMixin, WanPipeline, WanTransformer3DModel, WanVideoToVideoPipeline
 from torch import nn
 
 from mccompile.runtime.errors import ModelChanged, NoClock, UnderAutocast
@@ -108,6 +108,21 @@ def test_settings_and_parts_are_assigned_and_deleted_in_the_model() -> None:
     del found.other, found.note, found.factor
     assert set(dict(model.named_children())) == {"part"}
     assert "factor" not in vars(model)
+
+
+def test_another_pipeline_of_its_parts_runs_the_plain_model_or_refuses(own_wan: Wan) -> None:
+    pipe = own_wan.pipe()
+    plain = generate(own_wan.pipe())
+    compiled = own_wan.compile(pipe)
+    with pytest.raises(TypeError, match="transformer"):  # diffusers asks for the very class, and says so in a warning
+        WanVideoToVideoPipeline.from_pipe(pipe)
+    other = WanPipeline.from_pipe(pipe, transformer=compiled.model)
+    other.set_progress_bar_config(disable=True)
+    assert torch.equal(generate(other), plain)
+    assert not compiled.events
+    other = WanPipeline.from_pipe(pipe, transformer=pipe.transformer)
+    with pytest.raises(NoClock, match="compile another one of the same parts too"):
+        generate(other)
 
 
 def test_autocast_is_refused(tiny_wan: Wan) -> None:

@@ -24,6 +24,7 @@ QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # fewest of each class
 KEYS = (0, 256, 1024, 4096)  # fewest of each class
 MEASURED_AT = (128, 512, 2048, 8192)  # keys of each class
 MARGIN, ROUNDS = 1.05, 3
+HEADS_APART = 4  # heads that lie in one row of a model's keys, at least: how far apart the rows of one head are
 LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
 
 
@@ -86,10 +87,11 @@ def seconds_of_torch(queries: int, keys: int, width: int, heads: int, dtype: tor
 
 
 def _operands(queries: int, keys: int, width: int, heads: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """q, k and v [1, heads, n, width] as a model makes them, and the bounds of one group."""
+    """q, k and v [1, heads, n, width] as a model makes them, with other heads between, and the bounds of one group."""
     generator = torch.Generator().manual_seed(0)
-    laid = (torch.randn(1, n, heads, width, generator=generator).to(dtype) for n in (queries, keys, keys))
-    return *(x.transpose(1, 2) for x in laid), torch.tensor([[0, queries, keys]])
+    apart = max(heads, HEADS_APART)
+    laid = (torch.randn(1, n, apart, width, generator=generator).to(dtype) for n in (queries, keys, keys))
+    return *(x[:, :, :heads].transpose(1, 2) for x in laid), torch.tensor([[0, queries, keys]])
 
 
 def _least(ways: Sequence[Callable[[], object]], rounds: int) -> tuple[float, ...]:
@@ -113,4 +115,4 @@ def _worst(fewest: int) -> int:
 
 
 def _facts(width: int, threads: int) -> tuple[object, ...]:
-    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), QUERIES, KEYS, MEASURED_AT, MARGIN)
+    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), QUERIES, KEYS, MEASURED_AT, MARGIN, HEADS_APART)
