@@ -33,6 +33,9 @@ from mccompile.language.walk import walk
 _NAME_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & NAMED)
 _LIST_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & LISTED)
 
+TOLD = ""
+"""The name in an expression that stands where an error was told of before."""
+
 
 class Elaborator:
     """Turns expressions into IR under the parameters and signals of one policy.
@@ -153,6 +156,8 @@ class Elaborator:
 
     def _ref(self, ref: ast.Ref) -> Typed:
         name, at = ref.name, ref.span
+        if name == TOLD:
+            return POISON
         if name == FREQUENCY:
             return self._frequency(ref)
         self.used.add(name)

@@ -15,6 +15,7 @@ from mccompile.language.errors.syntax import UnexpectedWord
 from mccompile.language.expressions import Elaborator
 from mccompile.language.guards import elaborate_guards
 from mccompile.language.intervals import reach
+from mccompile.language.libraries import is_library
 from mccompile.language.masks import check_mask, mask_steps
 from mccompile.language.shadows import shadows
 from mccompile.language.tensors import WITH_TOKENS
@@ -43,7 +44,7 @@ def elaborate_phases(
     Those with `while` and `last` interrupt the others wherever they stand.
     """
     if not declared:
-        within.report(phases.NoPhases(policy.name.span, policy.name.text))
+        within.report(phases.NoPhases(policy.name.span, policy.name.text, is_library(policy)))
         return ()
     found = tuple(_phase(phase, within) for phase in declared)
     _check_order(declared, within)

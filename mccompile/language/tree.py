@@ -236,6 +236,16 @@ class AstBuilder(_Phases):
     def signal(self, meta: Meta, name: Token, expr: ast.WrittenExpr) -> ast.SignalDecl:
         return ast.SignalDecl(self._name(name), expr, self._at(meta))
 
+    def function_parameter(self, meta: Meta, name: Token, default: ast.WrittenExpr | None) -> ast.FunctionParameter:
+        return ast.FunctionParameter(self._name(name), default, self._at(meta))
+
+    def function(self, meta: Meta, name: Token, *parts: ast.FunctionParameter | ast.WrittenExpr) -> ast.FunctionDecl:
+        parameters = tuple(part for part in parts if isinstance(part, ast.FunctionParameter))
+        return ast.FunctionDecl(self._name(name), parameters, cast("ast.WrittenExpr", parts[-1]), self._at(meta))
+
+    def use(self, meta: Meta, library: Token) -> ast.UseDecl:
+        return ast.UseDecl(self._text(library), self._at(meta))
+
     def alternative(self, meta: Meta, name: Token, *declarations: ast.Declaration | None) -> ast.Alternative:
         given = tuple(one for one in declarations if one is not None)
         return ast.Alternative(self._name(name), given, self._at(meta))
