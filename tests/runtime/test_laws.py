@@ -12,7 +12,7 @@ import mccompile.api as api
 from mccompile.diagnostics.source import Source
 from mccompile.runtime.errors import ConfigChanged, NoClock
 from mccompile.runtime.trace import share_computed
-from tests.runtime.conftest import Tiny, embeds, pipeline
+from tests.runtime.conftest import Tiny, embeds
 
 MOTION = """policy motion {
   param threshold = 0.5 in 0.01..5
@@ -147,16 +147,17 @@ def test_branches_share_nothing(tiny: Tiny) -> None:
     assert torch.equal(tiny.run(), clean)
 
 
-def test_samples_of_a_batch_decide_alone() -> None:
+def test_samples_of_a_batch_decide_alone(tiny: Tiny) -> None:
     """A batch of two gives each sample the decisions, and the video, of its own run."""
     runs = []
     for samples in ([0], [1], [0, 1]):
         text = torch.cat([embeds(seed=s)["prompt_embeds"] for s in samples])  # type: ignore[misc]
         call = {"prompt": None, "prompt_embeds": text, "negative_prompt_embeds": -text}
-        tiny = Tiny(pipeline(), call, None)
-        model = compiled(tiny, MOTION)
-        out = tiny.run(generator=[torch.Generator().manual_seed(s) for s in samples])
+        of_these = dataclasses.replace(tiny, call=call)
+        model = compiled(of_these, MOTION)
+        out = of_these.run(generator=[torch.Generator().manual_seed(s) for s in samples])
         runs.append((out, model.events))
+        model.undo()
     single, both = [runs[0], runs[1]], runs[2]
     for sample, (out, events) in enumerate(single):
         torch.testing.assert_close(both[0][sample : sample + 1], out, rtol=0, atol=2e-5)
@@ -173,6 +174,17 @@ def test_undo_gives_the_stock_pipeline_back(tiny: Tiny) -> None:
     assert tiny.pipe.transformer is own
     assert "generate_timestep_matrix" not in vars(tiny.pipe)
     assert torch.equal(tiny.run(), stock)
+
+
+def test_a_transformer_given_back_by_hand_is_compiled_again(tiny: Tiny) -> None:
+    own = tiny.pipe.transformer
+    first = compiled(tiny, "exact")
+    tiny.pipe.transformer = own
+    model = compiled(tiny, "compute")
+    out = tiny.run(num_inference_steps=3, ar_step=1)
+    assert (len(first.events), share_computed(model.events)) == (0, 1.0)
+    first.undo()
+    assert torch.equal(tiny.run(num_inference_steps=3, ar_step=1), out)
 
 
 def test_a_call_without_a_clock_is_refused(tiny: Tiny) -> None:

@@ -55,11 +55,14 @@ class ForcingClock:
         self._watch: Watch | None = None
         self._generation = -1  # the generation that announced the schedule
         self._steps = FrameSteps(self._alike)
+        self._build: Callable[..., tuple[torch.Tensor, ...]] = pipe.generate_timestep_matrix  # type: ignore[attr-defined]
 
     def attach(self, ended: Callable[[], None]) -> None:
         """Watches the pipeline's calls, and what it makes its timestep matrix of."""
         self._watch = Watch(self._pipe, functools.partial(self._over, ended), self._begin)
-        self._build = self._pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+        # That of a compiled model whose place the user gave back by hand would look for a generation of its own.
+        earlier = getattr(self._build, "__self__", None)
+        self._build = earlier._build if isinstance(earlier, ForcingClock) else self._build
         self._pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
 
     def _begin(self) -> None:
@@ -87,7 +90,8 @@ class ForcingClock:
     def detach(self) -> None:
         """Gives the pipeline its own method back."""
         if self._watch is not None:
-            vars(self._pipe).pop("generate_timestep_matrix", None)
+            if getattr(vars(self._pipe).get("generate_timestep_matrix"), "__self__", None) is self:
+                del self._pipe.generate_timestep_matrix
             self._watch.release()
         self._watch = self._schedule = None
 
