@@ -100,7 +100,7 @@ def test_libraries_use_libraries_once(tmp_path: Path) -> None:
     many = "".join(f' use "{n}.policy" ' for n in range(20))
     (tmp_path / "motions.policy").write_text(LIBRARY.replace("{\n", f"{{\n  {many}\n", 1))
     for n in range(20):
-        (tmp_path / f"{n}.policy").write_text("policy o { function f%d(x) = x }" % n)
+        (tmp_path / f"{n}.policy").write_text(f"policy o {{ function f{n}(x) = x }}")
     assert "more than 16 files" in refused(POLICY.format(condition="beyond(latent) < 0.5"), tmp_path)
 
 
