@@ -130,7 +130,7 @@ def _bound(
     placed = [argument.value for argument in call.arguments if argument.name is None]
     placed = placed if piped is None else [piped, *placed]
     errors += [names.TooManyArguments(value.span, name, form) for value in placed[len(known) :]]
-    found = dict(zip(known, placed, strict=False))
+    found = dict(zip(known[: len(placed)], placed[: len(known)], strict=True))
     for argument in call.arguments:
         if argument.name is None:
             continue
