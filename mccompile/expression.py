@@ -186,6 +186,19 @@ class Stairs(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class SpectralWeight(Node):
+    """What the n-th last kept result is worth in a Chebyshev series of this degree, fitted to the last `over` of them.
+
+    The fit is over the run's steps, by least squares with `ridge` times the sum of its squared coefficients added.
+    """
+
+    n: int
+    degree: int
+    over: int
+    ridge: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Around(Node):
     """Of each token, what its frame has around it: at most `by` rows and `by` columns away, itself included."""
 
@@ -217,5 +230,6 @@ class Apply(Node):
 
 Expr = (
     Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Frequency | Change | FrameDiff | Normalise
-    | Polynomial | Accumulate | Kept | Before | Cumulative | Average | Smooth | Stairs | Around | Area | Reduce | Apply
+    | Polynomial | Accumulate | Kept | Before | Cumulative | Average | Smooth | Stairs | SpectralWeight | Around
+    | Area | Reduce | Apply
 )

@@ -41,6 +41,7 @@ from mccompile.expression import (
     Smooth,
     SourceName,
     SourceRef,
+    SpectralWeight,
     Stairs,
     Table,
 )
@@ -51,8 +52,8 @@ __all__ = [  # an expression's names are names of the IR
     "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration", "Kept", "KeptDevice", "KeptDtype",
     "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment", "Phase", "PhaseSpan", "PolicyIR",
     "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse", "Rule", "Signal", "SignalRef",
-    "Smooth", "SourceName", "SourceRef", "Stairs", "StepMask", "SublayerName", "Sublayers", "Table", "Top",
-    "UntilRefreshes", "WholeModel",
+    "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask", "SublayerName", "Sublayers", "Table",
+    "Top", "UntilRefreshes", "WholeModel",
 ]  # fmt: skip
 
 

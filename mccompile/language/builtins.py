@@ -52,6 +52,7 @@ class Parameter:
     kind: ArgumentKind
     default: str | None = None
     words: tuple[str, ...] = ()
+    most: int = 8  # of a count: what is kept costs memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,16 @@ FUNCTIONS = {
                 Parameter("along", "word", "step", ("step", "timestep", "sigma")),
             ),
             "what a kept result has become, by its last differences",
+        ),
+        Function(
+            "chebyshev",
+            (
+                Parameter("of", "result"),
+                Parameter("degree", "count", "4"),
+                Parameter("ridge", "number", "0.1"),
+                Parameter("over", "count", "8", most=16),
+            ),
+            "what a kept result has become, by a series fitted to the last ones",
         ),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),

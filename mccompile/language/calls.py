@@ -19,7 +19,7 @@ from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
 from mccompile.language.errors import layers, names, values
-from mccompile.language.pasts import MOST_KEPT, clocked, no_past
+from mccompile.language.pasts import clocked, no_past
 from mccompile.language.sets import find_set
 from mccompile.language.spread import SPREAD, SpreadRules
 from mccompile.language.tensors import WITH_TOKENS, TensorRules
@@ -55,7 +55,7 @@ class CallRules:
         if not all(sound):
             return POISON
         name = call.function.name
-        if name == "taylor":
+        if name in ("taylor", "chebyshev"):
             return self._report(layers.NotAStandIn(call.span, "a forecast stands behind `reuse as` only"))
         if name in DISTANCES:
             return self._tensors.change(call, given["of"], given.get("then"), DISTANCES[name])
@@ -132,8 +132,8 @@ class CallRules:
         if not isinstance(value, ast.Number) or value.unit:
             self._report(values.WrongType(value.span, "a number that is written out", "another expression", ""))
             return False
-        if not value.value.is_integer() or not 1 <= value.value <= MOST_KEPT:
-            self._report(values.OutOfBounds(value.span, f"{what}, a whole number,", "1", str(MOST_KEPT)))
+        if not value.value.is_integer() or not 1 <= value.value <= parameter.most:
+            self._report(values.OutOfBounds(value.span, f"{what}, a whole number,", "1", str(parameter.most)))
             return False
         return True
 

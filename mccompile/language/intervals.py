@@ -90,7 +90,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return TRUTH
         case ir.Apply(op, args):
             return OPERATIONS[op].bounds(*(reach(arg, ranges) for arg in args))
-        case ir.SourceRef():
+        case ir.SourceRef() | ir.SpectralWeight():
             return ANY
         case ir.Frequency():
             return Interval(0.0, 0.5)

@@ -83,6 +83,8 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             if leaves.frequency is None:
                 raise KeyError("a frequency outside the gain of a filter")
             return leaves.frequency
+        case ir.SpectralWeight():
+            raise KeyError("a weight of kept results, which the host knows")
         case ir.SourceRef():
             raise KeyError(f"source {expr.name} outside a change or a frame difference")
         case _:

@@ -21,6 +21,11 @@ def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
     return (_wide(a) ** _wide(b)).float()
 
 
+def quotient(a: torch.Tensor | float, b: torch.Tensor) -> torch.Tensor:
+    """Computes a / b, rounded once. PyTorch itself multiplies a number by the reciprocal of a tensor."""
+    return torch.full_like(b, a) / b if isinstance(a, int | float) else a / b
+
+
 def _wide(x: torch.Tensor | float) -> torch.Tensor:
     return float(np.float32(x)) if isinstance(x, int | float) else x.double()
 
@@ -29,7 +34,7 @@ TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
-    "div": operator.truediv,
+    "div": quotient,
     "pow": power,
     "max": lambda a, b: torch.where(a > b, a, b),
     "min": lambda a, b: torch.where(a < b, a, b),

@@ -16,6 +16,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS, StaticValue
 from mccompile.arithmetic.operations import power as power_of
+from mccompile.arithmetic.series import spectral_weights
 from mccompile.language.walk import all_rules, children, walk_rule
 
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
@@ -109,6 +110,10 @@ def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
             return _average(_at_steps(of, range(at.step, max(at.step - n, -1), -1), at))
         case ir.Smooth(of, by):
             return _smoothed(_at_steps(of, range(at.step + 1), at), _number(by, at))
+        case ir.SpectralWeight(n, degree, over, ridge):
+            steps, penalty = (at.kept or ())[:over], float(_number(ridge, at))
+            weights = spectral_weights(steps, at.step, _grid(at).steps, degree, penalty)
+            return weights[n - 1] if n <= len(weights) else ZERO
         case ir.Stairs(of, limits, values):
             return picked(_number(of, at), limits, values)
         case ir.Normalise(norm, of, floor, power):
