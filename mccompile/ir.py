@@ -93,6 +93,13 @@ class AllAt(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast(Node):
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first."""
+
+    weights: tuple[tuple[Expr, ...], ...]  # [c - 1]: at most c numbers, while c results are kept; the last for more
+
+
+@dataclass(frozen=True, slots=True)
 class Reuse(Node):
     """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
 
@@ -105,6 +112,8 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
+    # of alternatives in order; None: what layers say. `condition` is the `or` of theirs (language/ways.py)
+    stand_ins: tuple[Forecast | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +188,7 @@ class Phase(Node):
 
 @dataclass(frozen=True, slots=True)
 class Blocks(Node):
-    """Blocks first..last of the model's stack, both included; negative counts from the end (-1 = last).
-    A float is a share of the depth: the blocks from there on, or up to there."""
+    """Blocks first..last, both included; negative counts from the end. A float is a share of the depth."""
 
     first: int | float
     last: int | float
@@ -205,16 +213,6 @@ class Integration(Node):
 @dataclass(frozen=True, slots=True)
 class WholeModel(Node):
     """All that the model computes, from its latent input to its output; the residual is output - latent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast(Node):
-    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
-
-    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
-    """
-
-    weights: tuple[tuple[Expr, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,10 +74,18 @@ def _phase(phase: ast.PhaseDecl) -> Iterator[tuple[str, str, str]]:
 
 
 def _does(what: ast.WrittenRule) -> str:
+    if isinstance(what, ast.ReuseInOrder):
+        ways = "; otherwise ".join(_reuses(way) for way in what.ways)
+        return f"{ways}; else computes it{''.join(f'; {guard(g)}' for g in what.ways[-1].guards)}"
     guards = "".join(f"; {guard(g)}" for g in what.guards) if isinstance(what, ast.ReuseRule | ast.ComputeTop) else ""
     if not isinstance(what, ast.ReuseRule):
         return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what) + guards
-    return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
+    return f"{_reuses(what)}, else computes it{guards}"
+
+
+def _reuses(way: ast.ReuseRule) -> str:
+    as_ = "" if way.stand_in is None else f" as {spell(way.stand_in)}"
+    return f"reuses each {way.granularity.text}{as_} while {spell(way.condition)}"
 
 
 def worth_lines(plan: Plan, worth: Worth | None, on_model: bool = False) -> Iterator[str]:

@@ -33,8 +33,9 @@ __all__ = [
     "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends",
     "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange",
     "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl",
-    "Pipe", "PolicyAst", "Range", "Ref", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit", "UseDecl",
-    "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr", "WrittenRule",
+    "Pipe", "PolicyAst", "Range", "Ref", "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit",
+    "UseDecl", "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr",
+    "WrittenRule",
 ]
 
 
@@ -167,13 +168,24 @@ class ComputeTop:
 
 @dataclass(frozen=True, slots=True)
 class ReuseRule:
+    """`reuse chunk as VALUE while CONDITION`; stand_in=None is what the layers say."""
+
     granularity: Name
+    stand_in: WrittenExpr | None
     condition: WrittenExpr
     guards: tuple[Guard, ...]
     span: Span = field(compare=False, repr=False)
 
 
-WrittenRule = ComputeRule | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | ReuseRule
+@dataclass(frozen=True, slots=True)
+class ReuseInOrder:
+    """Several `reuse ... while`, at least two: the first whose condition holds says what stands in."""
+
+    ways: tuple[ReuseRule, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+WrittenRule = ComputeRule | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | ReuseRule | ReuseInOrder
 
 
 # ---- declarations ----------------------------------------------------------------------------------------

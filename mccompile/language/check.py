@@ -124,7 +124,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     functions.report_unused(policy)
     within = Elaborator(_params(merged, errors), merged.signals, errors)
     declared = list(merged.phases.values())
-    phases = elaborate_phases(declared, policy, within)
+    phases = elaborate_phases(declared, merged.layers, policy, within)
     regions = elaborate_regions(merged.layers, within)
     used = frozenset(within.used)
     _check_signals(merged, within)

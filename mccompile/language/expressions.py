@@ -8,6 +8,7 @@ from typing import assert_never
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic, words
+from mccompile.diagnostics.source import Span
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
@@ -85,6 +86,10 @@ class Elaborator:
     def condition(self, expr: ast.WrittenExpr) -> TypedCondition | Poison:
         """A rule's condition, in which comparisons may accumulate."""
         return self._as_condition(self.infer(expr), "compare it: `accumulate(x) < threshold`")
+
+    def either(self, parts: tuple[TypedCondition | Poison, ...], at: Span) -> TypedCondition | Poison:
+        """The condition that holds where one of two holds."""
+        return self._combining.logic("or", parts, at)
 
     def signal(self, name: str) -> ir.Signal | None:
         """A declared signal, elaborated once; None after an error in it."""

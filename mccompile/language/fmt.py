@@ -180,7 +180,14 @@ def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
 
 
 def _rule(written: ast.WrittenRule, head: str, start: int) -> list[_Line]:
-    """A rule; each guard on a line of its own, below the rule."""
+    """A rule; each guard on a line of its own, below the rule, and each further `reuse` on one below the first."""
+    if isinstance(written, ast.ReuseInOrder):
+        below = " " * len(head)
+        return [
+            line
+            for n, way in enumerate(written.ways)
+            for line in _rule(way, below if n else head, way.span.start if n else start)
+        ]
     lines = [_Line(f"{head}{rule(written)}", start)]
     if isinstance(written, ast.ReuseRule | ast.ComputeTop):
         lines += [_Line(f"{' ' * len(head)}{guard(one)}", one.span.start) for one in written.guards]

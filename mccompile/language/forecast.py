@@ -40,11 +40,11 @@ class _Sum:
 
 
 def elaborate_forecast(
-    value: ast.WrittenExpr, keep: ast.Name, whole: bool, within: Elaborator
+    value: ast.WrittenExpr, keep: ast.Name, whole: bool, within: Elaborator, plain: bool = False
 ) -> ir.Forecast | None:
     """The weights of a stand-in. While fewer results are kept than it names, the kept result itself stands in.
 
-    whole: the layers are the whole model.
+    whole: the layers are the whole model. plain: the last kept result itself may be asked for.
     """
     if whole or keep.text not in ("residual", "output"):
         what = "the whole model" if keep.text in ("residual", "output") else f"an {keep.text}"
@@ -56,7 +56,7 @@ def elaborate_forecast(
         return None
     counts = range(1, len(found.by_count) + 1)
     made = [found.at(count) if count >= found.needs else {1: _ONE} for count in counts]
-    if all(weights == {1: _ONE} for weights in made):
+    if not plain and all(weights == {1: _ONE} for weights in made):
         within.report(layers.NotAStandIn(value.span, "the last kept result is reused anyway"))
         return None
     zero = ir.Const(0.0)

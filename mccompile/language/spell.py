@@ -132,8 +132,11 @@ def rule(what: ast.WrittenRule) -> str:
             return " ".join(f"{'compute' if one.compute else 'reuse'} {number(one.n)}" for one in bins)
         case ast.ComputeTop(share=share, by=by):
             return f"compute top {operand(share)} of tokens by {spell(by)}"
-        case ast.ReuseRule(granularity=granularity, condition=condition):
-            return f"reuse {granularity.text} while {spell(condition)}"
+        case ast.ReuseRule(granularity=granularity, stand_in=stand_in, condition=condition):
+            as_ = "" if stand_in is None else f" as {spell(stand_in)}"
+            return f"reuse {granularity.text}{as_} while {spell(condition)}"
+        case ast.ReuseInOrder(ways=ways):
+            return "  ".join(rule(way) for way in ways)
         case _:
             assert_never(what)
 

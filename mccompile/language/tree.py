@@ -174,8 +174,14 @@ class _Phases(_Expressions):
     ) -> ast.ComputeTop:
         return ast.ComputeTop(share, by, guards, self._at(meta))
 
-    def reuse(self, meta: Meta, granularity: Token, condition: ast.WrittenExpr, *guards: ast.Guard) -> ast.ReuseRule:
-        return ast.ReuseRule(self._name(granularity), condition, guards, self._at(meta))
+    def reuse(
+        self, meta: Meta, granularity: Token, stand_in: ast.WrittenExpr | None, condition: ast.WrittenExpr,
+        *guards: ast.Guard,
+    ) -> ast.ReuseRule:  # fmt: skip
+        return ast.ReuseRule(self._name(granularity), stand_in, condition, guards, self._at(meta))
+
+    def reuse_in_order(self, meta: Meta, *ways: ast.ReuseRule) -> ast.ReuseInOrder:
+        return ast.ReuseInOrder(ways, self._at(meta))
 
     def vote(self, meta: Meta, share: ast.WrittenExpr) -> ast.Vote:
         return ast.Vote(share, self._at(meta))

@@ -56,11 +56,22 @@ def measured_leaves(number: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterat
         yield number
 
 
+def own_stand_ins(rule: ir.Rule) -> tuple[ir.Forecast, ...]:
+    """What a rule itself says that stands in for kept results."""
+    stand_ins = rule.stand_ins if isinstance(rule, ir.Reuse) else None
+    return tuple(one for one in stand_ins or () if one is not None)
+
+
+def forecasts_of(policy: ir.PolicyIR) -> tuple[ir.Forecast, ...]:
+    """All that stands in for kept results under a policy: what layers say, then what rules say."""
+    layers = (region.forecast for region in policy.regions if region.forecast is not None)
+    return tuple(dict.fromkeys((*layers, *(one for rule in all_rules(policy) for one in own_stand_ins(rule)))))
+
+
 def weighing_signals(policy: ir.PolicyIR) -> tuple[ir.SignalRef, ...]:
     """The measured signals by which stand-ins of kept results are weighed, in order of first use."""
     signals = {s.name: s for s in policy.signals}
-    forecasts = (region.forecast for region in policy.regions if region.forecast is not None)
-    numbers = (weight for forecast in forecasts for row in forecast.weights for weight in row)
+    numbers = (weight for forecast in forecasts_of(policy) for row in forecast.weights for weight in row)
     found = (leaf for number in numbers for leaf in measured_leaves(number, signals))
     return tuple(dict.fromkeys(leaf for leaf in found if isinstance(leaf, ir.SignalRef)))
 

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import walk, walk_rule, weighing_signals
+from mccompile.language.walk import own_stand_ins, walk, walk_rule, weighing_signals
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
@@ -22,6 +22,7 @@ from mccompile.lowering.moments import Moments
 from mccompile.lowering.pasts import Get, Pasts
 from mccompile.lowering.running import ChunkStep, RunningMeans
 from mccompile.lowering.slots import (
+    ChosenWay,
     Count,
     DecidedBy,
     Host,
@@ -48,7 +49,7 @@ class DecideSpec:
     """A decision graph and how to feed it.
 
     inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
-    outputs are the mask (True = compute) and what it was made by.
+    outputs are the mask (True = compute) and what it was made by, then which alternative stands in where rules say it.
     measured: the rows of `DecidedBy`. weights: those that stand-ins of kept results are weighed by.
     host: the rows of `host`. params: names of the entries of `params`.
     result: where the model's output lies, if earlier ones are compared; the run keeps them when a call is over.
@@ -111,7 +112,8 @@ def build_decide(
     places = (Places(),) if moments.gains or any(isinstance(e, ir.Around | ir.Area) for e in found) else ()
     before = (*kept, *results, *pasts.slots, *running.slots)
     inputs = (Host(), Params(), *places, *counts, *(Now(n) for n in names), *before, *(Late(n) for n in late))
-    outputs = (Mask(), DecidedBy(), *counts, *kept, *pasts.slots, *running.slots)
+    ways = (ChosenWay(),) if any(own_stand_ins(rule) for _, rule in rules) else ()
+    outputs = (Mask(), DecidedBy(), *ways, *counts, *kept, *pasts.slots, *running.slots)
     weights = tuple(MeasuredRow("signal", signal.name) for signal in weighing)
     told = tuple(dict.fromkeys((*(row for _, rule in rules for row in rows_of(rule, signals)), *weights)))
     spec = DecideSpec(
@@ -187,11 +189,13 @@ class _Decision:
             leaves = replace(leaves, pasts=means)
             out |= out_of_means
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
-        mask, grown, told = self._mask(leaves, flag("phase"), get, numbers)
+        mask, grown, told, way = self._mask(leaves, flag("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
         out[Mask()] = compute
         nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything
+        if ChosenWay() in self.spec.outputs:
+            out[ChosenWay()] = way
         out[DecidedBy()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
         for count in held:
             moved = torch.where(moving, grown[count.into], accounts[count.into])
@@ -208,18 +212,20 @@ class _Decision:
 
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[MeasuredRow, torch.Tensor]]:
-        """Returns (tokens that fire, accounts with what this step adds, what both were made by) under each rule."""
-        fired, held = None, dict[str, torch.Tensor]()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[MeasuredRow, torch.Tensor], torch.Tensor]:
+        """Returns what fires, accounts with what this step adds, what both were made by, and ways, by the phase."""
+        fired, way, held = None, None, dict[str, torch.Tensor]()
         told: dict[MeasuredRow, torch.Tensor] = {}
         for index, rule in self.rules.items():
             own = replace(leaves, pasts={**leaves.pasts, **self.pasts.read(cell_of(rule), numbers, get)})
-            f, a, acted = fire(rule, own, get)
+            found = fire(rule, own, get)
             here = phase == float(index)
-            fired = f if fired is None else torch.where(here, f, fired)
-            held = {n: torch.where(here, v, held[n]) if held else v for n, v in a.items()}
+            fired = found.cells if fired is None else torch.where(here, found.cells, fired)
+            way = found.way if way is None else torch.where(here, found.way, way)
+            held = {n: torch.where(here, v, held[n]) if held else v for n, v in found.accounts.items()}
             for row in dict.fromkeys((*rows_of(rule, leaves.signals), *self.spec.weights)):
-                value = told_by(row, own, a, acted)
+                value = told_by(row, own, found.accounts, found.acted)
                 told[row] = torch.where(here.squeeze(-1).squeeze(-1), value, told.get(row, torch.zeros_like(value)))
         assert fired is not None
-        return fired, held, told
+        assert way is not None
+        return fired, held, told, way

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
-from mccompile.language.walk import all_rules, rules_of
+from mccompile.language.walk import all_rules, forecasts_of, rules_of
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
@@ -97,7 +97,7 @@ def _only_computes(policy: ir.PolicyIR) -> bool:
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Says why two guidance branches cannot run as one batch, or "" if they can."""
-    if any(region.forecast is not None for region in policy.regions):
+    if forecasts_of(policy):
         return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
     if any(isinstance(region.where, ir.WholeModel) for region in policy.regions):
         return "each branch keeps what the model has returned to it"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from mccompile import ir
 from mccompile.capture.types import CapturedModel
 from mccompile.language.depth import block_bounds, blocks_of, part_of, shared_blocks
+from mccompile.language.walk import all_rules, own_stand_ins
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
 from mccompile.lowering.types import LoweredRegion, Piece
-from mccompile.policy.groups import group_of
+from mccompile.policy.groups import group_of, policy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def partition(split: Split, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
         if i == count or split.owners[i] != split.owners[start]:
             owner = split.owners[start]
             named = None if owner is None else policy.regions[owner]
-            regions.append(_region(split, start, i - 1, named))
+            regions.append(_region(split, start, i - 1, named, policy))
             start = i
     return tuple(regions)
 
@@ -75,7 +76,9 @@ def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
                 raise LayersOverlap(policy.name, captured.model_class, earlier, later, count, both)
 
 
-def _region(split: Split, first: int, last: int, named: ir.Region | None) -> LoweredRegion:
+def _region(
+    split: Split, first: int, last: int, named: ir.Region | None, policy: ir.PolicyIR
+) -> LoweredRegion:
     """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
     captured = split.captured
     blocks = captured.blocks[first : last + 1]
@@ -91,4 +94,7 @@ def _region(split: Split, first: int, last: int, named: ir.Region | None) -> Low
         return LoweredRegion(first, last, None, tuple(pairs))
     inside = any(made in split.inside for _, made in pairs)
     keep = named.keep if named.keep is None or blocks_of(named.where) is not None else "increment"
-    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group_of(named), inside)
+    group = group_of(named)
+    rules = all_rules(policy_of(policy, group)) if keep is not None else ()
+    of_rules = tuple(dict.fromkeys(one for rule in rules for one in own_stand_ins(rule)))
+    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group, inside, of_rules)

@@ -58,6 +58,13 @@ class DecidedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenWay:
+    """Which alternative of its rule says what stands in for a cell if it is reused, [B, G, F, P] uint8, from 0."""
+
+    name = "way"
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """A number per cell, [B, G, F, P]: one of its accounts, its reuses in a row, its reuses in the run."""
 
@@ -141,7 +148,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Running | Tail | Late
-Slot = Host | Params | Places | Now | Mask | DecidedBy | KeptSlot
+Slot = Host | Params | Places | Now | Mask | DecidedBy | ChosenWay | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -31,8 +31,8 @@ _DECLARATIONS = (
 )  # fmt: skip
 _RULES = (
     "compute", "compute every", "compute steps", "compute top", "reuse step while", "reuse chunk while",
-    "reuse frame while", "reuse token while", "vote", "hold when selected", "compute all when selected",
-    "compute all every", "compute all steps", "at most",
+    "reuse frame while", "reuse token while", "reuse chunk as", "reuse token as", "vote", "hold when selected",
+    "compute all when selected", "compute all every", "compute all steps", "at most",
 )  # fmt: skip
 SUBLAYERS = {
     "attn": "self-attention: video tokens are among the keys",

@@ -36,7 +36,9 @@ _CLOCKS: Mapping[str, str] = {
     "sigma": "the noise level of the chunk's own step, from 1 to 0",
 }
 _KEYWORDS: Mapping[str, str] = {
-    "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise",
+    "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise; "
+    "of several in one phase the first one that holds says what stands in, `reuse G as VALUE while CONDITION`",
+    "as": "`reuse as VALUE` or `reuse G as VALUE while CONDITION`: what stands in for the kept result",
     "compute": "`compute`: everything is computed; also `compute every N steps`, `compute top 40% of tokens by SIGNAL`",
     "vote": "`vote 50% of frames`: a place is computed in all frames if more than this share of them selects it",
     "hold": "`hold when selected < 40%`: with less than this share, nothing is computed and the accounts stay",

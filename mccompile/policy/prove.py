@@ -124,7 +124,8 @@ def _against(a: BoundPolicy, b: BoundPolicy | None, claim: Claim, grid: Grid) ->
         case Implies() | Equivalent():
             assert b is not None
             found = Two(a, b, grid, NOTHING).steps()
-            return next((_Against(s) for s, all_of in enumerate(found) if any(_open(claim, f) for f in all_of)), None)
+            open_ = ((s, all_of) for s, all_of in enumerate(found) if any(_open(claim, f) for f in all_of))
+            return next((_Against(s, _other_stand_in(s, all_of, grid)) for s, all_of in open_), None)
         case _:
             assert_never(claim)
 
@@ -141,7 +142,14 @@ def _always_parts(bound: BoundPolicy, decision: Decision) -> bool:
 
 
 def _open(claim: Claim, found: Linked) -> bool:
-    return not found.within or (isinstance(claim, Equivalent) and not found.around)
+    return not found.within or (isinstance(claim, Equivalent) and not found.equal)
+
+
+def _other_stand_in(step: int, found: Sequence[Linked], grid: Grid) -> str:
+    """Why both give other results at a step at which it is known that both reuse; "" where that is not known."""
+    if not all(one.a.compute is False and one.b.compute is False and not one.standing for one in found):
+        return ""
+    return f"both reuse step {step} of {grid.steps}, and what stands in is not the same"
 
 
 def _broken(claim: Claim, actions: Actions) -> bool:

@@ -76,7 +76,7 @@ class Engine:
         rows = {p.name: p.rows for p in captured.streams}
         for region in self.lowered.regions if self.uses_rows else ():
             beside = next((made for _, made in region.pairs if rows[made] != "video"), None)
-            if region.forecast is not None and beside is not None:
+            if region.forecasts and beside is not None:
                 why = f"tokens are computed at steps of their own, and `{beside}` has other rows than theirs"
                 raise NoForecast(self.lowered.policy, why)
 

@@ -18,6 +18,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.groups import bounds_of, policies
 from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
+from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action, resolve_all
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.blocks import Backend, Env
@@ -331,6 +332,15 @@ class Runner:
         values = {row: float(v) for row, v in rows if row in self._told[step.group][action.phase]}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
+    def _standing(self, step: Step, b: int, g: int) -> str:
+        """What a rule itself lets stand in for tokens of a chunk, as it follows a reason; "" where none does so."""
+        selection = step.course.states.selection
+        if step.course.states.ways is None or selection is None:
+            return ""
+        found = [stands_in(one) for _, one in step.standing(b, g, ~selection[b, g], None)]
+        told = [said or ", as it was kept" for said in found]
+        return "".join(dict.fromkeys(told)) if any(found) else ""
+
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
         none: EventAction = "skip" if action.kind == "skip" else "reuse"
@@ -340,6 +350,8 @@ class Runner:
         if decided is not None:
             self.decided.append(decided)
             why = why if decided.finite else ODD
+        if kind in ("reuse", "partial"):
+            why += self._standing(step, b, g)
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,

@@ -226,7 +226,8 @@ class History:
 class Deciding:
     """A decision under way: what it was made from, the chunk that it begins with, the new states, and what is coming.
 
-    host: see runtime/decision.py. coming: the mask [B, G, F, P] bool, and what it was made by [B, K, G] float32.
+    host: see runtime/decision.py. coming: the mask [B, G, F, P] bool, what it was made by [B, K, G] float32, and which
+    alternatives stand in, where rules say it.
     """
 
     host: np.ndarray
@@ -241,7 +242,8 @@ class States:
 
     seen, observed: (sample, chunk) whose last frame the decision graph, or the observe graph, has kept.
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
-    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked.
+    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked. ways: by which
+    alternative of its rule each cell is reused, uint8 [B, G, F, P]; None where rules have no stand-ins of their own.
     """
 
     tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
@@ -250,6 +252,7 @@ class States:
     ahead: Deciding | None = None
     selection: np.ndarray | None = None
     measured: np.ndarray | None = None
+    ways: np.ndarray | None = None
 
     def clear_accounts(self) -> None:
         """Clears the accounts, because everything was computed."""

@@ -96,6 +96,9 @@ guards = st.one_of(
 )
 granularities = st.sampled_from(("step", "chunk", "frame", "token")).map(lambda word: ast.Name(word, SPAN))
 step_ranges = st.builds(ast.StepRange, counts, st.none() | counts, st.just(SPAN))
+reuses = st.builds(
+    ast.ReuseRule, granularities, st.none() | exprs, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)
+)
 bins = st.builds(ast.Bin, st.booleans(), counts, st.just(SPAN))
 rules = st.one_of(
     st.just(ast.ComputeRule(SPAN)),
@@ -108,7 +111,8 @@ rules = st.one_of(
     ),
     st.builds(ast.ComputeBins, st.lists(bins, min_size=1, max_size=4).map(tuple), st.just(SPAN)),
     st.builds(ast.ComputeTop, exprs, exprs, st.lists(guards, max_size=2).map(tuple), st.just(SPAN)),
-    st.builds(ast.ReuseRule, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
+    reuses,
+    st.builds(ast.ReuseInOrder, st.lists(reuses, min_size=2, max_size=3).map(tuple), st.just(SPAN)),
 )
 region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)

@@ -136,6 +136,20 @@ class MeaninglessGuard(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class OddAlternative(Diagnostic):
+    """One of several `reuse ... while` of a phase that does not fit to the others."""
+
+    code = "MC0271"
+    title = "the alternatives of the rule do not fit together"
+    label = "{why}"
+    why: str
+    remedy: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(self.remedy),)
+
+
+@dataclass(frozen=True, slots=True)
 class NoEffect(Diagnostic):
     """A guard, or a rule, that can be taken out without a difference, or that leaves nothing to decide."""
 
