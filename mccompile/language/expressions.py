@@ -236,7 +236,7 @@ class Elaborator:
             value = call.values.get(parameter.name)
             if value is None or parameter.kind in ("count", "name", "result"):
                 continue
-            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in LISTED
+            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in LISTED | NAMED
             if not listed and parameter.kind not in ("word", "flag"):
                 outside, self._in_gain = self._in_gain, self._in_gain or parameter.kind == "gain"
                 given[parameter.name] = self.infer(value)
