@@ -300,13 +300,23 @@ class RegionRule(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class BranchRule(Node):
+    """What a phase says for one guidance branch, in the place of all that it says for the others."""
+
+    branch: str
+    rule: Rule
+    regions: tuple[RegionRule, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Phase(Node):
-    """`rule` is that of every region which `regions` does not name."""
+    """`rule` is that of every region which `regions` does not name, and of every branch which `branches` does not."""
 
     name: str
     span: PhaseSpan
     rule: Rule
     regions: tuple[RegionRule, ...] | None = None
+    branches: tuple[BranchRule, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +356,7 @@ class Region(Node):
     """
 
     where: Blocks | Sublayers | Integration | WholeModel
-    keep: Literal["residual", "output", "increment"] | None
+    keep: Literal["residual", "output", "increment", "gap"] | None  # gap: to the other branch's output of the step
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
 

@@ -8,6 +8,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.builtins import BRANCHES
 from mccompile.language.errors import names, values
 
 Section = Literal["chunks", "cache"]
@@ -24,7 +25,6 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
 }
 _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
 _LEAST = {"frames": 1, "refresh_every": 2}  # refreshed at every step, nothing would ever be reused
-BRANCHES = ("cond", "uncond")
 BATCH = "batch"
 
 

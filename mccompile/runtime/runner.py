@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from mccompile import ir
 from mccompile.lowering.decide import dynamic_phases
@@ -15,12 +16,13 @@ from mccompile.lowering.measured import MeasuredRow, rows_of
 from mccompile.lowering.observe import late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.groups import bounds_of, policies
+from mccompile.policy.groups import bounds_in, bounds_of, own_branches, policies, view_in
 from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
 from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action, resolve_all
 from mccompile.runtime.ahead import decide_ahead
+from mccompile.runtime.beside import afresh, found_beside
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
@@ -33,7 +35,7 @@ from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step, Steps, run
-from mccompile.runtime.store import BranchStore
+from mccompile.runtime.store import BranchStore, Held, Returned
 from mccompile.runtime.trace import Event, EventAction, Log
 from mccompile.runtime.upload import parameters
 from mccompile.runtime.window import KeptKeyValues, leading_key_values, move_window, window_of
@@ -76,7 +78,8 @@ class Runner:
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True) -> None:
         self.lowered = lowered
         self.bound = bound
-        self.bounds = bounds_of(bound)  # as each group of regions sees it
+        self.bounds = bounds_of(bound)  # as each view has it
+        self._bounds_in: dict[str, Mapping[str, BoundPolicy]] = {}
         self.fold = fold
         self.backend = backend
         self.engine = Engine(lowered, backend)
@@ -108,9 +111,21 @@ class Runner:
     def masks(self, masks: list[np.ndarray] | None) -> None:
         self.log.masks = masks
 
+    def bounds_in(self, branch: str) -> Mapping[str, BoundPolicy]:
+        """The policy as each group of regions has it in the calls of a branch."""
+        if branch not in self._bounds_in:
+            self._bounds_in[branch] = bounds_in(self.bound, branch)
+        return self._bounds_in[branch]
+
+    def idle_branches(self) -> tuple[str, ...]:
+        """Guidance branches with rules of their own of which the latest request has made no call."""
+        called = {e.branch for e in self.events if e.request == str(self.latest)}
+        return tuple(branch for branch in own_branches(self.bound.ir) if called and branch not in called)
+
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
         self.bound, self.bounds = bound, bounds_of(bound)
+        self._bounds_in.clear()
         self.requests.clear()
 
     def clear(self) -> None:
@@ -180,22 +195,39 @@ class Runner:
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
+        bounds = self.bounds_in(moment.branch)
         store, plans = self._store(moment, layout, inputs)
         made = made_of(self.lowered.captured, self.engine.prompt, layout, inputs)
-        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, self.bounds)
+        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, bounds)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
         actions = self._resolved(moment, store, plans, layout)
         if forget_odd(store, actions.values()):
             actions = self._resolved(moment, store, plans, layout)
+        actions = self._served(moment, store, actions)
         leader = self._leader(moment)
         return {
             group: Step(
                 self.engine, bound, self.fold, moment, layout, store, plans[group], actions[group],
                 None if leader is None else leader.courses[group], inputs, shared, entry, group,
+                view_in(self.bound.ir, group, moment.branch).name,
             )
-            for group, bound in self.bounds.items()
+            for group, bound in bounds.items()
         }  # fmt: skip
+
+    def _served(
+        self, moment: Moment, store: BranchStore, actions: dict[str, tuple[tuple[Action, ...], ...]]
+    ) -> dict[str, tuple[tuple[Action, ...], ...]]:
+        """The actions; where the gap to the other branch stands in, and that branch has given nothing, all afresh."""
+        whole = self.engine.whole
+        store.beside = None
+        if whole is None or whole.keep != "gap" or moment.branch not in own_branches(self.bound.ir):
+            return actions
+        store.beside = found_beside(self._request(moment).branches, moment, store)
+        if store.beside.value is not None:
+            return actions
+        history = store.courses[whole.group].history
+        return {**actions, whole.group: afresh(actions[whole.group], moment, history, store.beside.why)}
 
     def _resolved(
         self, moment: Moment, store: BranchStore, plans: Mapping[str, Plan], layout: Layout
@@ -203,7 +235,7 @@ class Runner:
         """What clock and plan know of each chunk, for each group of regions."""
         return {
             group: resolve_all(moment, store.courses[group].history, bound, plans[group], layout.batch)
-            for group, bound in self.bounds.items()
+            for group, bound in self.bounds_in(moment.branch).items()
         }
 
     def finish(self, steps: Steps, env: Env, masks: Mapping[str, np.ndarray]) -> tuple[Value, ...]:
@@ -217,6 +249,9 @@ class Runner:
             if step.decides is not None:
                 step.decides.keep_output(results, masks[group], step.course, step.moment)
             self._after(step, env, masks[group])
+        beside, first.store.beside = first.store.beside, None
+        if beside is not None and beside.value is None and self.engine.whole is not None:
+            first.store.courses[self.engine.whole.group].history.lose(beside.why)
         first.store.row = first.moment.row
         if self.masks is not None:
             self.masks.append(np.logical_or.reduce(list(masks.values())))
@@ -231,7 +266,17 @@ class Runner:
         if whole is None:
             return self.engine.postlude.run(env, first.shared, first.inputs)
         step = steps[whole.group]
-        return whole.results(env, first.shared, first.inputs, masks[whole.group], step.moment, step.layout, step.memory)
+        beside, mask = step.store.beside, masks[whole.group]
+        results = whole.results(
+            env, first.shared, first.inputs, mask, step.moment, step.layout, step.memory,
+            None if beside is None else beside.value,
+        )  # fmt: skip
+        if whole.keep == "gap":
+            (output,) = results
+            assert isinstance(output, torch.Tensor)
+            computed = bool((mask | ~step.active()).all())
+            step.store.returned = Returned(Held.of(output) if computed else None)
+        return results
 
     def store_of(self, moment: Moment) -> BranchStore | None:
         """What the branch of a moment keeps, if it was called before."""
@@ -272,10 +317,11 @@ class Runner:
             request.planned.pop(name, None)
         if self.budget is not None:
             self.budget.admit(inputs, moment, request.branches.keys())
+        bounds = self.bounds_in(moment.branch)
         if moment.branch not in request.branches:
-            request.branches[moment.branch] = BranchStore.empty(self.bounds, layout.batch, moment.total)
+            request.branches[moment.branch] = BranchStore.empty(bounds, layout.batch, moment.total)
         if moment.branch not in request.planned or request.told[moment.branch] != moment.told:
-            made = make_plans(self.lowered, self.bounds, moment.grid, inputs, self.fold, moment.told)
+            made = make_plans(self.lowered, bounds, moment.grid, inputs, self.fold, moment.told)
             request.planned[moment.branch], request.told[moment.branch] = made, moment.told
             self.notes = (*self.notes, *(note for plan in made.values() for note in plan.notes))
         return request.branches[moment.branch], request.planned[moment.branch]
@@ -329,7 +375,7 @@ class Runner:
         if measured is None or decide is None or action.kind != "dynamic":
             return None
         rows = zip(decide.spec.measured, measured[b, : len(decide.spec.measured), g], strict=True)  # zeros lie behind
-        values = {row: float(v) for row, v in rows if row in self._told[step.group][action.phase]}
+        values = {row: float(v) for row, v in rows if row in self._told[step.view][action.phase]}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
     def _standing(self, step: Step, b: int, g: int) -> str:

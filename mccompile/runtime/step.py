@@ -32,7 +32,7 @@ class Step:
     """What is known of one group of regions when a call begins.
 
     bound: the policy as the group sees it. actions: [B][G]. leader: the course of the same group in the branch whose
-    decision this call follows, if any.
+    decision this call follows, if any. view: by which the group decides in this branch (policy/groups.py).
     """
 
     engine: Engine
@@ -48,6 +48,7 @@ class Step:
     shared: Mapping[str, Value]
     entry: Env
     group: str
+    view: str
 
     @property
     def course(self) -> Course:
@@ -57,7 +58,7 @@ class Step:
     @property
     def decides(self) -> Decide | None:
         """Its decision graph; None where the clock decides."""
-        return self.engine.decides[self.group]
+        return self.engine.decides[self.view]
 
     @property
     def memory(self) -> Memory:
