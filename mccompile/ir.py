@@ -3,7 +3,6 @@
 Read it as a grammar. For every (branch, step, chunk, region, token) a policy says compute, reuse or skip;
 `phases` say when, `regions` say which layers, `chunks` say what happens before and after a chunk's own steps.
 Numbers a user may change are `Param` references everywhere: they enter compiled graphs as tensors.
-Every node knows the words of the policy that it came from, so that an error of any later stage points at them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mccompile.diagnostics.source import Span
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`at`: the policy's own words, None where it was read from its text. Neither equality nor its text has it."""
+    """`at`: the policy's own words, for errors; None where it was read from its text. Equality does not look at it."""
 
     at: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
 
@@ -235,8 +234,7 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
-    # of alternatives in order; None: what layers say. `condition` is the `or` of theirs (language/ways.py)
-    stand_ins: tuple[Forecast | None, ...] | None = None
+    stand_ins: tuple[Forecast | None, ...] | None = None  # of alternatives (language/ways.py); None: what layers say
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +299,7 @@ class RegionRule(Node):
 
 @dataclass(frozen=True, slots=True)
 class BranchRule(Node):
-    """What a phase says for one guidance branch, in the place of all that it says for the others."""
+    """What a phase says for one guidance branch, in place of what it says for the others."""
 
     branch: str
     rule: Rule
@@ -345,18 +343,15 @@ class Integration(Node):
 
 @dataclass(frozen=True, slots=True)
 class WholeModel(Node):
-    """All that the model computes, from its latent input to its output; the residual is output - latent."""
+    """All that the model computes; the residual is output - latent, the gap output - that of the other branch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in.
-
-    name: regions of one name decide together, apart from all others; so do those without a name.
-    """
+    """Layers. Those of one name, or of none, decide together. keep: for reuse; None: they are always computed."""
 
     where: Blocks | Sublayers | Integration | WholeModel
-    keep: Literal["residual", "output", "increment", "gap"] | None  # gap: to the other branch's output of the step
+    keep: Literal["residual", "output", "increment", "gap"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
 

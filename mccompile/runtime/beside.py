@@ -9,12 +9,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
+
 from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import Moment
-from mccompile.runtime.store import Beside, BranchStore, History
+from mccompile.runtime.shared import Value
+from mccompile.runtime.store import BranchStore, GapBase, Held, History, Returned
 
 
-def found_beside(branches: Mapping[str, BranchStore], moment: Moment, store: BranchStore) -> Beside:
+def served(
+    store: BranchStore, group: str, branches: Mapping[str, BranchStore], moment: Moment,
+    actions: tuple[tuple[Action, ...], ...], reuses: bool,
+) -> tuple[tuple[Action, ...], ...]:
+    """The actions of a call, [B][G]; all afresh where the other branch has given nothing that can be used.
+
+    store: of the call's branch; it notes what the other one has given. group: that of the whole model. branches: all of
+    the request. reuses: the branch of the call has rules that reuse the gap.
+    """  # fmt: skip
+    store.beside = found_beside(branches, moment, store) if reuses else None
+    if store.beside is None or store.beside.value is not None:
+        return actions
+    return afresh(actions, moment, store.courses[group].history, store.beside.why)
+
+
+def returned(results: Sequence[Value], computed: bool) -> Returned:
+    """What a call leaves for the other branch. computed: all of its chunks were."""
+    (output,) = results
+    assert isinstance(output, torch.Tensor)
+    return Returned(Held.of(output) if computed else None)
+
+
+def lose_gap(store: BranchStore, group: str) -> None:
+    """After a call: where the other branch had given nothing, no gap is kept either."""
+    base, store.beside = store.beside, None
+    if base is not None and base.value is None:
+        store.courses[group].history.lose(base.why)
+
+
+def found_beside(branches: Mapping[str, BranchStore], moment: Moment, store: BranchStore) -> GapBase:
     """What the branch beside that of a call has given at its step.
 
     The branch beside `cond` is `uncond`, that beside any other one is `cond`. Its output is handed over once.
@@ -22,15 +54,15 @@ def found_beside(branches: Mapping[str, BranchStore], moment: Moment, store: Bra
     name = "uncond" if moment.branch == "cond" else "cond"
     other = branches.get(name)
     if other is None or other.row != moment.row or other.returned is None:
-        return Beside(None, f"`{name}` was not called before it")
+        return GapBase(None, f"`{name}` was not called before it")
     held, other.returned = other.returned.output, None
     if held is None:
-        return Beside(None, f"`{name}` was not computed")
+        return GapBase(None, f"`{name}` was not computed")
     if held.version >= 0 and held.value._version != held.version:
-        return Beside(None, f"the output of `{name}` was changed")
+        return GapBase(None, f"the output of `{name}` was changed")
     if other.window is None or store.window is None or other.window.places != store.window.places:
-        return Beside(None, f"`{name}` has other chunks")
-    return Beside(held.value, "")
+        return GapBase(None, f"`{name}` has other chunks")
+    return GapBase(held.value, "")
 
 
 def afresh(

@@ -196,9 +196,8 @@ class CompiledModel(StandIn):
 
     def _ran(self) -> Ran:
         runner, name = self.runner, self.slot or ""
-        idle = (f"no call of the branch {name} was made: its rules acted nowhere" for name in runner.idle_branches())
         return Ran(
-            name if len(self._experts) > 1 else "", runner.lowered.policy, (*runner.notes, *idle), runner.first_step,
+            name if len(self._experts) > 1 else "", runner.lowered.policy, runner.notes, runner.first_step,
             runner.last_step, tuple(runner.decided), runner.not_finite(),
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from mccompile import ir
 from mccompile.lowering.decide import dynamic_phases
@@ -19,10 +18,9 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.groups import bounds_in, bounds_of, own_branches, policies, view_in
 from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
-from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action, resolve_all
 from mccompile.runtime.ahead import decide_ahead
-from mccompile.runtime.beside import afresh, found_beside
+from mccompile.runtime.beside import lose_gap, returned, served
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
@@ -35,7 +33,7 @@ from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step, Steps, run
-from mccompile.runtime.store import BranchStore, Held, Returned
+from mccompile.runtime.store import BranchStore
 from mccompile.runtime.trace import Event, EventAction, Log
 from mccompile.runtime.upload import parameters
 from mccompile.runtime.window import KeptKeyValues, leading_key_values, move_window, window_of
@@ -116,11 +114,6 @@ class Runner:
         if branch not in self._bounds_in:
             self._bounds_in[branch] = bounds_in(self.bound, branch)
         return self._bounds_in[branch]
-
-    def idle_branches(self) -> tuple[str, ...]:
-        """Guidance branches with rules of their own of which the latest request has made no call."""
-        called = {e.branch for e in self.events if e.request == str(self.latest)}
-        return tuple(branch for branch in own_branches(self.bound.ir) if called and branch not in called)
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
@@ -204,7 +197,10 @@ class Runner:
         actions = self._resolved(moment, store, plans, layout)
         if forget_odd(store, actions.values()):
             actions = self._resolved(moment, store, plans, layout)
-        actions = self._served(moment, store, actions)
+        whole, others = self.engine.whole, self._request(moment).branches
+        if whole is not None and whole.keep == "gap":
+            own = moment.branch in own_branches(self.bound.ir)
+            actions[whole.group] = served(store, whole.group, others, moment, actions[whole.group], own)
         leader = self._leader(moment)
         return {
             group: Step(
@@ -214,20 +210,6 @@ class Runner:
             )
             for group, bound in bounds.items()
         }  # fmt: skip
-
-    def _served(
-        self, moment: Moment, store: BranchStore, actions: dict[str, tuple[tuple[Action, ...], ...]]
-    ) -> dict[str, tuple[tuple[Action, ...], ...]]:
-        """The actions; where the gap to the other branch stands in, and that branch has given nothing, all afresh."""
-        whole = self.engine.whole
-        store.beside = None
-        if whole is None or whole.keep != "gap" or moment.branch not in own_branches(self.bound.ir):
-            return actions
-        store.beside = found_beside(self._request(moment).branches, moment, store)
-        if store.beside.value is not None:
-            return actions
-        history = store.courses[whole.group].history
-        return {**actions, whole.group: afresh(actions[whole.group], moment, history, store.beside.why)}
 
     def _resolved(
         self, moment: Moment, store: BranchStore, plans: Mapping[str, Plan], layout: Layout
@@ -249,9 +231,8 @@ class Runner:
             if step.decides is not None:
                 step.decides.keep_output(results, masks[group], step.course, step.moment)
             self._after(step, env, masks[group])
-        beside, first.store.beside = first.store.beside, None
-        if beside is not None and beside.value is None and self.engine.whole is not None:
-            first.store.courses[self.engine.whole.group].history.lose(beside.why)
+        if self.engine.whole is not None:
+            lose_gap(first.store, self.engine.whole.group)
         first.store.row = first.moment.row
         if self.masks is not None:
             self.masks.append(np.logical_or.reduce(list(masks.values())))
@@ -272,10 +253,7 @@ class Runner:
             None if beside is None else beside.value,
         )  # fmt: skip
         if whole.keep == "gap":
-            (output,) = results
-            assert isinstance(output, torch.Tensor)
-            computed = bool((mask | ~step.active()).all())
-            step.store.returned = Returned(Held.of(output) if computed else None)
+            step.store.returned = returned(results, bool((mask | ~step.active()).all()))
         return results
 
     def store_of(self, moment: Moment) -> BranchStore | None:
@@ -378,15 +356,6 @@ class Runner:
         values = {row: float(v) for row, v in rows if row in self._told[step.view][action.phase]}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
-    def _standing(self, step: Step, b: int, g: int) -> str:
-        """What a rule itself lets stand in for tokens of a chunk, as it follows a reason; "" where none does so."""
-        selection = step.course.states.selection
-        if step.course.states.ways is None or selection is None:
-            return ""
-        found = [stands_in(one) for _, one in step.standing(b, g, ~selection[b, g], None)]
-        told = [said or ", as it was kept" for said in found]
-        return "".join(dict.fromkeys(told)) if any(found) else ""
-
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
         action, time, tokens = step.actions[b][g], step.moment.chunks[g], step.layout.frames * step.layout.positions
         none: EventAction = "skip" if action.kind == "skip" else "reuse"
@@ -397,7 +366,7 @@ class Runner:
             self.decided.append(decided)
             why = why if decided.finite else ODD
         if kind in ("reuse", "partial"):
-            why += self._standing(step, b, g)
+            why += step.said(b, g)
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,

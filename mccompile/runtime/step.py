@@ -14,6 +14,7 @@ from mccompile.lowering.slots import Count
 from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
+from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
@@ -126,6 +127,14 @@ class Step:
             return ((0, of_layers),)
         chosen = [int(way) for way in np.unique(ways[b, g][reused])]
         return tuple((way, of_layers if (one := rule.stand_ins[way]) is None else one) for way in chosen)
+
+    def said(self, b: int, g: int) -> str:
+        """What a rule itself lets stand in for tokens of a chunk, as it follows a reason; "" where none does so."""
+        states = self.course.states
+        if states.ways is None or states.selection is None:
+            return ""
+        found = [stands_in(one) for _, one in self.standing(b, g, ~states.selection[b, g], None)]
+        return "".join(dict.fromkeys(said or ", as it was kept" for said in found)) if any(found) else ""
 
     def _place_of(self, chunk: int) -> int:
         """Where the chunk itself lies among the chunks of the call, not a copy of it."""

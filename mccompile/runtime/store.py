@@ -281,7 +281,7 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class GapBase:
     """What the other guidance branch has given at the same step. value: None where it gave nothing that can be used.
 
     why: then the reason, for the trace.
@@ -308,7 +308,7 @@ class BranchStore:
     row: int = -1
     finite: OnItsWay | None = None
     returned: Returned | None = None
-    beside: Beside | None = None
+    beside: GapBase | None = None
 
     @classmethod
     def empty(cls, bounds: Mapping[str, BoundPolicy], batch: int, chunks: int) -> BranchStore:
