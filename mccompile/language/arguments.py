@@ -108,7 +108,7 @@ def _by_name(
 
 def _default(parameter: Parameter, span: Span) -> ast.WrittenExpr:
     spelling = parameter.default or ""
-    if parameter.kind in ("name", "word", "flag"):
+    if parameter.kind in ("name", "word", "flag", "index"):
         return ast.Ref(spelling, span)
     if spelling.endswith("%"):
         return ast.Number(float(spelling[:-1]) / 100, "%", spelling, span)

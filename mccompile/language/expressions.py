@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import assert_never
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.diagnostic import Diagnostic, words
 from mccompile.diagnostics.source import Span
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
-from mccompile.language.builtins import CLOCKS, FREQUENCY, SOURCES
+from mccompile.language.builtins import CLOCKS, FREQUENCY, FUNCTIONS, LISTED, NAMED, SOURCES
 from mccompile.language.calls import CallRules
 from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
 from mccompile.language.demands import Demands
@@ -30,6 +30,12 @@ from mccompile.language.types import (
     place,
 )
 from mccompile.language.walk import walk
+
+_NAME_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & NAMED)
+_LIST_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & LISTED)
+
+TOLD = ""
+"""The name in an expression that stands where an error was told of before."""
 
 
 class Elaborator:
@@ -147,13 +153,16 @@ class Elaborator:
                 return self._combining.logic("not", (self._as_condition(self.infer(of)),), expr.span)
             case ast.Text() | ast.NumberList():
                 found = "a string" if isinstance(expr, ast.Text) else "a list"
-                advice = "only `polynomial(...)` and `table(...)` take one"
+                takers = _NAME_TAKERS if isinstance(expr, ast.Text) else _LIST_TAKERS
+                advice = f"only {words(tuple(f'{name}(...)' for name in takers), 'and')} take one"
                 return self.report(values.WrongType(expr.span, "a number", found, advice))
             case _:
                 assert_never(expr)
 
     def _ref(self, ref: ast.Ref) -> Typed:
         name, at = ref.name, ref.span
+        if name == TOLD:
+            return POISON
         if name == FREQUENCY:
             return self._frequency(ref)
         self.used.add(name)
@@ -225,7 +234,7 @@ class Elaborator:
             value = call.values.get(parameter.name)
             if value is None or parameter.kind in ("count", "name", "result"):
                 continue
-            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
+            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in LISTED
             if not listed and parameter.kind not in ("word", "flag"):
                 outside, self._in_gain = self._in_gain, self._in_gain or parameter.kind == "gain"
                 given[parameter.name] = self.infer(value)
