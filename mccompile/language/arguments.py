@@ -52,12 +52,15 @@ def as_call(expr: ast.WrittenExpr) -> tuple[ast.Call, ast.WrittenExpr | None] | 
 
 
 def bind(
-    call: ast.Call, piped: ast.WrittenExpr | None, span: Span, errors: list[Diagnostic]
+    call: ast.Call, piped: ast.WrittenExpr | None, span: Span, errors: list[Diagnostic], own: frozenset[str]
 ) -> BoundCall | None:
-    """The call with its defaults filled in; None if the function is unknown. Appends what is wrong."""
+    """The call with its defaults filled in; None if the function is unknown. Appends what is wrong.
+
+    own: the names of the policy's own functions, whose calls have been replaced.
+    """
     function = FUNCTIONS.get(call.function.text)
     if function is None:
-        errors.append(names.UnknownFunction(call.function.span, call.function.text, tuple(FUNCTIONS)))
+        errors.append(names.UnknownFunction(call.function.span, call.function.text, (*FUNCTIONS, *sorted(own))))
         return None
     before = len(errors)
     given = _positional(function, call, piped, errors)

@@ -39,11 +39,11 @@ SOURCES: dict[str, SourceFacts] = {
 
 ArgumentKind = Literal[
     "source", "past", "number", "share", "count", "name", "word", "flag", "result", "polynomial", "table", "gain",
-    "index", "list",
+    "index", "list", "mask",
 ]  # fmt: skip
-NAMED: frozenset[ArgumentKind] = frozenset({"polynomial", "table"})
+NAMED: frozenset[ArgumentKind] = frozenset({"polynomial", "table", "mask"})
 """Arguments that the name of a set may be."""
-LISTED = NAMED | {"list"}
+LISTED: frozenset[ArgumentKind] = frozenset({"polynomial", "table", "list"})
 """Arguments that a list of numbers may be."""
 
 
@@ -171,6 +171,7 @@ FUNCTIONS = {
             (Parameter("rows", "list"), Parameter("columns", "list")),
             "1 in a rectangle of the frame, 0 elsewhere",
         ),
+        Function("mask", (Parameter("drawn", "mask"),), "1 where a mask is drawn in a file, 0 elsewhere"),
         Function(
             "cumulative",
             (_OF, Parameter("by", "word", None, ("sum", "product"))),

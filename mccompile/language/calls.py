@@ -13,7 +13,7 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall
-from mccompile.language.builtins import DISTANCES, LISTED, NAMED, REDUCTIONS, Parameter
+from mccompile.language.builtins import DISTANCES, LISTED, NAMED, REDUCTIONS, ArgumentKind, Parameter
 from mccompile.language.coefficients import SetKind
 from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
@@ -21,7 +21,7 @@ from mccompile.language.demands import Demands
 from mccompile.language.errors import layers, names, values
 from mccompile.language.pasts import clocked, no_past
 from mccompile.language.sets import find_set
-from mccompile.language.spread import SPREAD, SpreadRules
+from mccompile.language.spread import SPREAD, SpreadRules, drawn_mask
 from mccompile.language.tensors import WITH_TOKENS, TensorRules
 from mccompile.language.types import (
     GRANULARITIES,
@@ -36,6 +36,13 @@ from mccompile.language.types import (
     word,
 )
 
+_NUMBERS_OR_SET = ("a list of numbers", 'write the numbers, `[1.5, -0.2]`, or the name of a shipped set, `"flux"`')
+_FORMS: Mapping[ArgumentKind, tuple[str, str]] = {  # what an argument has to be, and how it is written
+    "polynomial": _NUMBERS_OR_SET,
+    "table": _NUMBERS_OR_SET,
+    "list": ("a list of numbers", "write the numbers, `[1.5, -0.2]`"),
+    "mask": ("the name of a mask", 'a mask is drawn in a file: `mask("masks.toml:face")`'),
+}
 _ZERO, _ONE = ir.Const(0.0), ir.Const(1.0)
 
 
@@ -72,6 +79,8 @@ class CallRules:
         numbers = {parameter: self._number(found) for parameter, found in given.items()}
         if name == "table":
             return self._table(call, numbers["at"])
+        if name == "mask":
+            return drawn_mask(_numbers(call, "mask", "drawn")[0], call.span)
         if name in SPREAD:
             return self._spread.call(call, numbers)
         of = numbers["of"]
@@ -122,7 +131,7 @@ class CallRules:
             what = f"`{parameter.name}` of `{call.function.name}`"
             found = self._demands.share(self._number(given[parameter.name]), what, value.span)
             return not isinstance(found, Poison)
-        if parameter.kind in LISTED:
+        if parameter.kind in LISTED | NAMED:
             return self._list(call, parameter, given)
         return True
 
@@ -145,7 +154,7 @@ class CallRules:
                 if isinstance(found, Diagnostic):
                     self._report(found)
                 return not isinstance(found, Diagnostic)
-            case ast.NumberList(items=items):
+            case ast.NumberList(items=items) if parameter.kind in LISTED:
                 if not items:
                     advice = "a list holds at least one number: `[1.5, -0.2]`"
                     self._report(values.WrongType(value.span, "numbers", "an empty list", advice))
@@ -154,10 +163,10 @@ class CallRules:
                     self._report(values.WrongType(item.span, "a plain number", in_unit(item.unit), ""))
                 return bool(items) and not odd
             case _:
-                named = ', or the name of a shipped set, `"flux"`' if parameter.kind in NAMED else ""
-                advice = f"write the numbers, `[1.5, -0.2]`{named}"
-                other = described(given[parameter.name]) if parameter.name in given else "a string"
-                self._report(values.WrongType(value.span, "a list of numbers", other, advice))
+                expected, advice = _FORMS[parameter.kind]
+                other = "a list" if isinstance(value, ast.NumberList) else "a string"
+                other = described(given[parameter.name]) if parameter.name in given else other
+                self._report(values.WrongType(value.span, expected, other, advice))
                 return False
 
     def _past(self, call: BoundCall, of: Typed) -> Typed:

@@ -122,7 +122,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     functions = Functions.of(policies, errors)
     merged = merge([functions.expanded(one) for one in policies], errors)
     functions.report_unused(policy)
-    within = Elaborator(_params(merged, errors), merged.signals, errors)
+    within = Elaborator(_params(merged, errors), merged.signals, errors, frozenset(functions.known))
     declared = list(merged.phases.values())
     phases = elaborate_phases(declared, merged.layers, policy, within)
     regions = elaborate_regions(merged.layers, within)

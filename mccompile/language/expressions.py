@@ -43,7 +43,7 @@ class Elaborator:
 
     params: None for one with an error of its own. `used` collects the names that were asked for; `order` the signals
     in the order in which they can be computed, None for one with an error. `errors` is the list that all checks of one
-    policy share.
+    policy share. functions: names of the policy's own functions, whose calls have been replaced.
     """
 
     def __init__(
@@ -51,10 +51,12 @@ class Elaborator:
         params: Mapping[str, ir.Param | None],
         signals: Mapping[str, ast.SignalDecl],
         errors: list[Diagnostic],
+        functions: frozenset[str] = frozenset(),
     ) -> None:
         self.params = params
         self.signals = signals
         self.errors = errors
+        self._functions = functions
         self.used: set[str] = set()
         self.order: dict[str, ir.Signal | None] = {}
         self._open: list[str] = []
@@ -222,7 +224,7 @@ class Elaborator:
         found = as_call(expr)
         assert found is not None
         call, piped = found
-        bound = bind(call, piped, expr.span, self.errors)
+        bound = bind(call, piped, expr.span, self.errors, self._functions)
         if bound is None and piped is not None:
             self.infer(piped)
         return bound
@@ -234,7 +236,7 @@ class Elaborator:
             value = call.values.get(parameter.name)
             if value is None or parameter.kind in ("count", "name", "result"):
                 continue
-            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in LISTED
+            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in LISTED | NAMED
             if not listed and parameter.kind not in ("word", "flag"):
                 outside, self._in_gain = self._in_gain, self._in_gain or parameter.kind == "gain"
                 given[parameter.name] = self.infer(value)

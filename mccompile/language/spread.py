@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.source import Span
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall
@@ -157,4 +158,16 @@ class SpreadRules:
         rows, columns = (call.number_list(name) or () for name in ("rows", "columns"))
         if sound and (rows, columns) == ((0.0, 1.0), (0.0, 1.0)):
             return self._report(lists.InvalidList(call.span, "roi", "it is the whole frame: 1 everywhere"))
-        return TypedNumber(ir.Area(rows, columns, at=call.span), Granularity.TOKEN, measured=True) if sound else POISON
+        if not sound:
+            return POISON
+        return TypedNumber(ir.Area(rows, columns, at=call.span), Granularity.TOKEN, measured=True)
+
+
+def drawn_mask(ends: tuple[float, ...], at: Span) -> TypedNumber:
+    """`mask("FILE.toml:NAME")`: the rectangles that it is made of. ends: four of each (language/drawn.py)."""
+    corners = [ends[first : first + 4] for first in range(0, len(ends), 4)]
+    found: list[ir.Expr] = [ir.Area(corner[:2], corner[2:], at=at) for corner in corners]
+    while len(found) > 1:  # in pairs, so that nothing is nested deeply
+        pairs = [found[first : first + 2] for first in range(0, len(found), 2)]
+        found = [ir.Apply("max", tuple(pair), at=at) if len(pair) == 2 else pair[0] for pair in pairs]
+    return TypedNumber(found[0], Granularity.TOKEN, measured=True)
