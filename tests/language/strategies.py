@@ -114,7 +114,12 @@ rules = st.one_of(
     reuses,
     st.builds(ast.ReuseInOrder, st.lists(reuses, min_size=2, max_size=3).map(tuple), st.just(SPAN)),
 )
-region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
+branches = st.sampled_from(("cond", "uncond")).map(lambda word: ast.Name(word, SPAN))
+named_rules = st.one_of(
+    st.builds(ast.NamedRule, st.none() | branches, names, rules, st.just(SPAN)),
+    st.builds(ast.NamedRule, branches, st.none(), rules, st.just(SPAN)),
+)
+region_rules = st.lists(named_rules, min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)
 bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
 block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.none() | names, st.just(SPAN))
@@ -142,7 +147,14 @@ alternatives = st.builds(
     ast.Alternative, st.one_of(names, granularities), st.lists(declarations, max_size=3).map(tuple), st.just(SPAN)
 )
 choices = st.builds(ast.ChooseDecl, names, st.lists(alternatives, min_size=1, max_size=3).map(tuple), st.just(SPAN))
-items = st.one_of(declarations, choices)
+function_parameters = st.builds(
+    ast.FunctionParameter, names, st.none() | st.one_of(exprs, number_lists, texts), st.just(SPAN)
+)
+functions = st.builds(
+    ast.FunctionDecl, names, st.lists(function_parameters, min_size=1, max_size=3).map(tuple), exprs, st.just(SPAN)
+)
+uses = st.builds(ast.UseDecl, texts, st.just(SPAN))
+items = st.one_of(declarations, choices, functions, uses)
 policies = st.builds(
     ast.PolicyAst,
     names,
