@@ -3,7 +3,6 @@
 Read it as a grammar. For every (branch, step, chunk, region, token) a policy says compute, reuse or skip;
 `phases` say when, `regions` say which layers, `chunks` say what happens before and after a chunk's own steps.
 Numbers a user may change are `Param` references everywhere: they enter compiled graphs as tensors.
-Every node knows the words of the policy that it came from, so that an error of any later stage points at them.
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ from mccompile.expression import (
 )
 
 __all__ = [  # an expression's names are names of the IR
-    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Before", "Between", "Blocks", "Branches", "Cache",
-    "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative", "Distance", "Every", "Expr",
-    "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration", "Kept", "KeptDevice", "KeptDtype",
-    "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment", "Phase", "PhaseSpan", "PolicyIR",
-    "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse", "Rule", "Signal", "SignalRef",
-    "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask", "SublayerName", "Sublayers", "Table",
-    "Top", "UntilRefreshes", "WholeModel",
+    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Before", "Between", "Blocks", "BranchRule",
+    "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative", "Distance",
+    "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration", "Kept",
+    "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment", "Phase",
+    "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse", "Rule",
+    "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask",
+    "SublayerName", "Sublayers", "Table", "Top", "UntilRefreshes", "WholeModel",
 ]  # fmt: skip
 
 
@@ -112,8 +111,7 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
-    # of alternatives in order; None: what layers say. `condition` is the `or` of theirs (language/ways.py)
-    stand_ins: tuple[Forecast | None, ...] | None = None
+    stand_ins: tuple[Forecast | None, ...] | None = None  # of alternatives (language/ways.py); None: what layers say
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,13 +175,23 @@ class RegionRule(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class BranchRule(Node):
+    """What a phase says for one guidance branch, in place of what it says for the others."""
+
+    branch: str
+    rule: Rule
+    regions: tuple[RegionRule, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Phase(Node):
-    """`rule` is that of every region which `regions` does not name."""
+    """`rule` is that of every region which `regions` does not name, and of every branch which `branches` does not."""
 
     name: str
     span: PhaseSpan
     rule: Rule
     regions: tuple[RegionRule, ...] | None = None
+    branches: tuple[BranchRule, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +220,15 @@ class Integration(Node):
 
 @dataclass(frozen=True, slots=True)
 class WholeModel(Node):
-    """All that the model computes, from its latent input to its output; the residual is output - latent."""
+    """All that the model computes; the residual is output - latent, the gap output - that of the other branch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in.
-
-    name: regions of one name decide together, apart from all others; so do those without a name.
-    """
+    """Layers. Those of one name, or of none, decide together. keep: for reuse; None: they are always computed."""
 
     where: Blocks | Sublayers | Integration | WholeModel
-    keep: Literal["residual", "output", "increment"] | None
+    keep: Literal["residual", "output", "increment", "gap"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
 

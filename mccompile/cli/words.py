@@ -9,7 +9,7 @@ from mccompile import ir
 from mccompile.cli.terminal import aligned
 from mccompile.language import ast
 from mccompile.language.extend import Merged
-from mccompile.language.spell import guard, rule, spell, when
+from mccompile.language.spell import guard, rule, spell, when, whose
 from mccompile.language.types import word
 from mccompile.policy.cells import Plan
 from mccompile.policy.in_words import chunks, kept, known, parameter, regions, rules_decided
@@ -69,8 +69,8 @@ def _when(phase: ast.PhaseDecl) -> str:
 
 def _phase(phase: ast.PhaseDecl) -> Iterator[tuple[str, str, str]]:
     """A row for the phase, and one for each of its rules of regions."""
-    yield phase.name.text, _when(phase), "computes all other layers" if phase.regions else _does(phase.rule)
-    yield from ((f"  {one.region.text}", "", _does(one.rule)) for one in phase.regions)
+    yield phase.name.text, _when(phase), "computes all else" if phase.regions else _does(phase.rule)
+    yield from ((f"  {whose(one)}", "", _does(one.rule)) for one in phase.regions)
 
 
 def _does(what: ast.WrittenRule) -> str:

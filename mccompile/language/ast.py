@@ -213,9 +213,13 @@ class SignalDecl:
 
 @dataclass(frozen=True, slots=True)
 class NamedRule:
-    """`front: compute every 2 steps`: the rule of the regions of one name."""
+    """`front: compute every 2 steps`, `uncond: RULE`, `uncond.front: RULE`: whose rule it is, and the rule.
 
-    region: Name
+    branch=None: of every guidance branch. region=None: of all regions of a branch.
+    """
+
+    branch: Name | None
+    region: Name | None
     rule: WrittenRule
     span: Span = field(compare=False, repr=False)
 

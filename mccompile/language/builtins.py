@@ -9,6 +9,9 @@ from typing import Literal
 from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS
 
+BRANCHES = ("cond", "uncond")
+"""The guidance branches, as diffusers names them."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:

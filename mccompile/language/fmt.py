@@ -11,7 +11,18 @@ from itertools import groupby
 from typing import Literal, assert_never
 
 from mccompile.language import ast
-from mccompile.language.spell import guard, layer_rule, option, quantity, rule, signature, spell, when, where
+from mccompile.language.spell import (
+    guard,
+    layer_rule,
+    option,
+    quantity,
+    rule,
+    signature,
+    spell,
+    when,
+    where,
+    whose,
+)
 
 INDENT = "  "
 _Kind = Literal["use", "param", "function", "signal", "choose", "phase", "place"]
@@ -165,15 +176,15 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
 def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
     """The rule behind the head. Several rules of regions stand below it, each on a line of its own."""
     if len(item.regions) > 1:
-        width = max(len(one.region.text) for one in item.regions) + 1
+        width = max(len(whose(one)) for one in item.regions) + 1
         below = [
             line
             for one in item.regions
-            for line in _rule(one.rule, f"{2 * INDENT}{f'{one.region.text}:':<{width}} ", one.span.start)
+            for line in _rule(one.rule, f"{2 * INDENT}{f'{whose(one)}:':<{width}} ", one.span.start)
         ]
         return [_Line(f"{head} {{", item.span.start), *below, _Line(f"{INDENT}}}", item.span.end - 1)]
     one = item.regions[0] if item.regions else None
-    named = "" if one is None else f"{one.region.text}: "
+    named = "" if one is None else f"{whose(one)}: "
     lines = _rule(item.rule if one is None else one.rule, f"{head} {{ {named}", item.span.start)
     lines[-1].text += " }"
     return lines

@@ -47,7 +47,7 @@ def elaborate_forecast(
     whole: the layers are the whole model. plain: the last kept result itself may be asked for.
     """
     if whole or keep.text not in ("residual", "output"):
-        what = "the whole model" if keep.text in ("residual", "output") else f"an {keep.text}"
+        what = f"an {keep.text}" if keep.text == "increment" else "the whole model"
         within.report(layers.NotAStandIn(value.span, f"of {what} only the last one is kept"))
         within.mention(value)
         return None

@@ -8,6 +8,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.builtins import BRANCHES
 from mccompile.language.errors import layers, names, values
 from mccompile.language.tree import IN_CHUNKS
 
@@ -27,7 +28,6 @@ _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of ste
 _LEAST = {"frames": 1, "refresh_every": 2}  # refreshed at every step, nothing would ever be reused
 CHOICES_OF_KEYS = ("window", "sink", "sinks", "keys", "top")
 """What other systems call a choice among the keys that attention reads."""
-BRANCHES = ("cond", "uncond")
 BATCH = "batch"
 
 

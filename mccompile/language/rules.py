@@ -60,11 +60,28 @@ def _phase(phase: ast.PhaseDecl, layers: Sequence[ast.LayersDecl], within: Elabo
     span = ir.Rest(at=name.span) if phase.when is None else _when(phase, phase.when, within)
     kept = [item for item in layers if item.keep is not None]
     rule = _rule(phase.rule, kept, within)
-    apart = [(one, _rule(one.rule, _of(one.region, kept), within)) for one in phase.regions]
-    named = tuple(ir.RegionRule(one.region.text, rule, at=one.span) for one, rule in apart if rule is not None)
-    if span is None or rule is None or len(named) < len(apart):
+    apart = [(one, _rule(one.rule, kept if one.region is None else _of(one.region, kept), within))
+             for one in phase.regions]
+    made = [(one, own) for one, own in apart if own is not None]
+    if span is None or rule is None or len(made) < len(apart):
         return None
-    return ir.Phase(name.text, span, rule, named or None, at=name.span)
+    branches = dict.fromkeys(one.branch.text for one, _ in made if one.branch is not None)
+    of = tuple(_of_branch(branch, [(one, own) for one, own in made if one.branch and one.branch.text == branch])
+               for branch in branches)
+    named = _of_regions([(one, own) for one, own in made if one.branch is None])
+    return ir.Phase(name.text, span, rule, named, of or None, at=name.span)
+
+
+def _of_branch(branch: str, rules: Sequence[tuple[ast.NamedRule, ir.Rule]]) -> ir.BranchRule:
+    """What a phase says for one branch; regions that it does not name are computed."""
+    first = rules[0][0]
+    whole = next((own for one, own in rules if one.region is None), ir.Compute(at=first.span))
+    return ir.BranchRule(branch, whole, _of_regions(rules), at=first.span)
+
+
+def _of_regions(rules: Sequence[tuple[ast.NamedRule, ir.Rule]]) -> tuple[ir.RegionRule, ...] | None:
+    named = ((one.region, own, one.span) for one, own in rules)
+    return tuple(ir.RegionRule(name.text, own, at=at) for name, own, at in named if name is not None) or None
 
 
 def written_rules(phase: ast.PhaseDecl) -> tuple[ast.WrittenRule, ...]:

@@ -141,6 +141,11 @@ def rule(what: ast.WrittenRule) -> str:
             assert_never(what)
 
 
+def whose(one: ast.NamedRule) -> str:
+    """`front`, `uncond` or `uncond.front`: what a rule of a phase is called by."""
+    return ".".join(name.text for name in (one.branch, one.region) if name is not None)
+
+
 def _steps_listed(ranges: tuple[ast.StepRange, ...]) -> str:
     return ", ".join(_step_range(part) for part in ranges)
 

@@ -12,6 +12,7 @@ from lark.tree import Meta
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
+from mccompile.language.builtins import BRANCHES
 from mccompile.language.errors.syntax import InvalidNumber
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
@@ -263,7 +264,16 @@ class AstBuilder(_Phases):
         return ast.ChooseDecl(self._name(name), alternatives, self._at(meta))
 
     def region_rule(self, meta: Meta, region: Token, rule: ast.WrittenRule) -> ast.NamedRule:
-        return ast.NamedRule(self._name(region), rule, self._at(meta))
+        *before, last = str(region).split(".")
+        assert region.start_pos is not None
+        branch = ast.Name(before[0], self._from(region.start_pos, before[0])) if before else None
+        name = ast.Name(last, self._from(region.start_pos + len(str(region)) - len(last), last))
+        if branch is None and last in BRANCHES:
+            return ast.NamedRule(name, None, rule, self._at(meta))
+        return ast.NamedRule(branch, name, rule, self._at(meta))
+
+    def _from(self, start: int, text: str) -> Span:
+        return self.source.span(start, start + len(text))
 
     def phase(
         self, meta: Meta, name: Token, when: ast.When | None, *rules: ast.WrittenRule | ast.NamedRule

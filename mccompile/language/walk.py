@@ -107,8 +107,9 @@ def walk_rule(rule: ir.Rule, signals: Mapping[str, ir.Signal], late: bool = True
 
 
 def rules_of(phase: ir.Phase) -> tuple[ir.Rule, ...]:
-    """The rules of a phase: that of the regions without a rule of their own, and those of named regions."""
-    return (phase.rule, *(one.rule for one in phase.regions or ()))
+    """The rules of a phase: that of the regions without a rule of their own, those of named regions and of branches."""
+    branches = (rule for of in phase.branches or () for rule in (of.rule, *(one.rule for one in of.regions or ())))
+    return (phase.rule, *(one.rule for one in phase.regions or ()), *branches)
 
 
 def all_rules(policy: ir.PolicyIR) -> tuple[ir.Rule, ...]:

@@ -24,9 +24,11 @@ def check_weights(
     for region in regions:
         for leaf in _leaves(() if region.forecast is None else (region.forecast,), signals):
             for phase in phases:
-                why = _unmeasured(_rule_of(phase, region), leaf, signals)
-                if why:
-                    errors.append(layers.UnmeasuredWeight(leaf.at, leaf.name, phase.name, why))
+                parts: tuple[ir.Phase | ir.BranchRule, ...] = (phase, *(phase.branches or ()))
+                for of in parts:
+                    why = _unmeasured(_rule_of(of, region), leaf, signals)
+                    if why:
+                        errors.append(layers.UnmeasuredWeight(leaf.at, leaf.name, phase.name, why))
 
 
 def _leaves(forecasts: Iterable[ir.Forecast], signals: Mapping[str, ir.Signal]) -> tuple[ir.SignalRef, ...]:
@@ -36,8 +38,8 @@ def _leaves(forecasts: Iterable[ir.Forecast], signals: Mapping[str, ir.Signal]) 
     return tuple(leaf for leaf in leaves if isinstance(leaf, ir.SignalRef))
 
 
-def _rule_of(phase: ir.Phase, region: ir.Region) -> ir.Rule:
-    return next((one.rule for one in phase.regions or () if one.region == region.name), phase.rule)
+def _rule_of(of: ir.Phase | ir.BranchRule, region: ir.Region) -> ir.Rule:
+    return next((one.rule for one in of.regions or () if one.region == region.name), of.rule)
 
 
 def _unmeasured(rule: ir.Rule, of: ir.SignalRef, signals: Mapping[str, ir.Signal]) -> str:

@@ -16,7 +16,7 @@ from mccompile.language.depth import block_bounds, blocks_of, part_of, shared_bl
 from mccompile.language.walk import all_rules, own_stand_ins
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
 from mccompile.lowering.types import LoweredRegion, Piece
-from mccompile.policy.groups import group_of, policy_of
+from mccompile.policy.groups import group_of, policy_of, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,10 @@ def _region(
     if named is None:
         return LoweredRegion(first, last, None, tuple(pairs))
     inside = any(made in split.inside for _, made in pairs)
-    keep = named.keep if named.keep is None or blocks_of(named.where) is not None else "increment"
+    keep = named.keep
+    if keep is not None and (keep == "gap" or blocks_of(named.where) is None):
+        keep = "increment"
     group = group_of(named)
-    rules = all_rules(policy_of(policy, group)) if keep is not None else ()
-    of_rules = tuple(dict.fromkeys(one for rule in rules for one in own_stand_ins(rule)))
+    seen = [policy_of(policy, view) for view in views(policy) if view.group == group and keep is not None]
+    of_rules = tuple(dict.fromkeys(one for own in seen for rule in all_rules(own) for one in own_stand_ins(rule)))
     return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group, inside, of_rules)

@@ -89,8 +89,8 @@ class LoweredModel:
     plain: for each kind of block, its form on all rows without buffers. rows: None where selections of tokens are
     refused; decisions are then per step and `refusals` says why. static: sources that the clock and the request's
     constants determine. modulated: block 0 up to its modulated input, if the policy reads it. decides: the decision
-    graph of each group of regions, in order of depth; None where the clock decides. together: the guidance branch with
-    whose calls the other one's are run as one batch, if any.
+    graph of each view (policy/groups.py), in order of depth; None where the clock decides. together: the guidance
+    branch with whose calls the other one's are run as one batch, if any.
     """
 
     captured: CapturedModel

@@ -33,7 +33,9 @@ _RULES = (
     "compute", "compute every", "compute steps", "compute top", "reuse step while", "reuse chunk while",
     "reuse frame while", "reuse token while", "reuse chunk as", "reuse token as", "vote", "hold when selected",
     "compute all when selected", "compute all every", "compute all steps", "at most",
+    "uncond: ", "cond: ",
 )  # fmt: skip
+_KEPT = ("compute", "keep residual", "keep output", "keep gap", "reuse as")
 SUBLAYERS = {
     "attn": "self-attention: video tokens are among the keys",
     "cross": "attention to other values alone, such as the text",
@@ -80,7 +82,7 @@ def complete(document: Document, offset: int) -> tuple[Candidate, ...]:
     if re.search(r"\blayers\b[^{}]*\]\.\w*$", line):
         return tuple(Candidate(part, "word", says) for part, says in SUBLAYERS.items())
     if section in ("layers", "integration"):
-        return tuple(Candidate(text, "keyword", "") for text in ("compute", "keep residual", "keep output", "reuse as"))
+        return tuple(Candidate(text, "keyword", "") for text in _KEPT)
     if section == "policy" or before.count("{") > before.count("}"):
         return tuple(Candidate(text, "keyword", "") for text in _DECLARATIONS)
     return (Candidate("policy", "keyword", "begins a policy"),)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from mccompile import ir
 from mccompile.diagnostics.source import Span
-from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.builtins import BRANCHES, CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.intervals import CLOCKS as RANGES
 from mccompile.language.intervals import Ranges, reach
 from mccompile.language.parse import keywords
@@ -66,7 +66,7 @@ def hover(document: Document, at: Span) -> str:
             if phase.name == name:
                 rows = rules_decided(phase, policy)
                 return f"**phase** `{name}`\n\n" + "\n\n".join(f"{at.strip()}: {what}" for at, what in rows)
-        if name in ("layers", "blocks", "integration", "residual", "output", "increment"):
+        if name in ("layers", "blocks", "integration", "residual", "output", "increment", "gap"):
             return "**layers**\n\n" + "\n\n".join(line.strip() for line in regions(policy))
     return _of_language(name)
 
@@ -116,6 +116,8 @@ def _of_language(name: str) -> str:
         return f"**clock** `{name}`: {_CLOCKS[name]}\n\na number per chunk, {within.low:g} to {within.high:g}; static"
     if name in SUBLAYERS:
         return f"**part of blocks** `{name}`: {SUBLAYERS[name]}"
+    if name in BRANCHES:
+        return f"**guidance branch** `{name}`: before a rule, `{name}: RULE`, the rule holds in its calls alone"
     if name in _KEYWORDS and name in keywords():
         return _KEYWORDS[name]
     return ""

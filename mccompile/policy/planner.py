@@ -46,7 +46,7 @@ def plan(
     Raises PolicyError (MC0305 to MC0307), and ValueError for a table that is missing or short, or for a policy whose
     regions have rules of their own.
     """
-    if any(phase.regions for phase in bound.ir.phases):
+    if any(phase.regions or phase.branches for phase in bound.ir.phases):
         raise ValueError(f"a plan is of one group of regions: ask for those of `bounds_of({bound.ir.name})`")
     problems = run_problems(bound, grid)
     if problems:

@@ -14,6 +14,7 @@ from mccompile.lowering.slots import Count
 from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
+from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
@@ -32,7 +33,7 @@ class Step:
     """What is known of one group of regions when a call begins.
 
     bound: the policy as the group sees it. actions: [B][G]. leader: the course of the same group in the branch whose
-    decision this call follows, if any.
+    decision this call follows, if any. view: by which the group decides in this branch (policy/groups.py).
     """
 
     engine: Engine
@@ -48,6 +49,7 @@ class Step:
     shared: Mapping[str, Value]
     entry: Env
     group: str
+    view: str
 
     @property
     def course(self) -> Course:
@@ -57,7 +59,7 @@ class Step:
     @property
     def decides(self) -> Decide | None:
         """Its decision graph; None where the clock decides."""
-        return self.engine.decides[self.group]
+        return self.engine.decides[self.view]
 
     @property
     def memory(self) -> Memory:
@@ -125,6 +127,14 @@ class Step:
             return ((0, of_layers),)
         chosen = [int(way) for way in np.unique(ways[b, g][reused])]
         return tuple((way, of_layers if (one := rule.stand_ins[way]) is None else one) for way in chosen)
+
+    def said(self, b: int, g: int) -> str:
+        """What a rule itself lets stand in for tokens of a chunk, as it follows a reason; "" where none does so."""
+        states = self.course.states
+        if states.ways is None or states.selection is None:
+            return ""
+        found = [stands_in(one) for _, one in self.standing(b, g, ~states.selection[b, g], None)]
+        return "".join(dict.fromkeys(said or ", as it was kept" for said in found)) if any(found) else ""
 
     def _place_of(self, chunk: int) -> int:
         """Where the chunk itself lies among the chunks of the call, not a copy of it."""

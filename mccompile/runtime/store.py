@@ -273,12 +273,32 @@ class Course:
     states: States = field(default_factory=States)
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What the model gave in a branch's last call; None where not all of it was computed."""
+
+    output: Held | None
+
+
+@dataclass(frozen=True, slots=True)
+class GapBase:
+    """What the other guidance branch has given at the same step. value: None where it gave nothing that can be used.
+
+    why: then the reason, for the trace.
+    """
+
+    value: torch.Tensor | None
+    why: str
+
+
 @dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
 
     courses: of each group of regions, in order of depth. window: what the rows of `memory` are. made: what its tensors
     are made of. row: the last row of the schedule that it was called in. finite: whether the results of that call were.
+    returned: what the model gave in that call, where the gap between branches is kept; it is the pipeline's own tensor.
+    beside: what is known of the other branch in the call under way, where the gap is kept.
     """
 
     courses: Mapping[str, Course]
@@ -287,6 +307,8 @@ class BranchStore:
     made: Made | None = None
     row: int = -1
     finite: OnItsWay | None = None
+    returned: Returned | None = None
+    beside: GapBase | None = None
 
     @classmethod
     def empty(cls, bounds: Mapping[str, BoundPolicy], batch: int, chunks: int) -> BranchStore:

@@ -114,7 +114,12 @@ rules = st.one_of(
     reuses,
     st.builds(ast.ReuseInOrder, st.lists(reuses, min_size=2, max_size=3).map(tuple), st.just(SPAN)),
 )
-region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
+branches = st.sampled_from(("cond", "uncond")).map(lambda word: ast.Name(word, SPAN))
+named_rules = st.one_of(
+    st.builds(ast.NamedRule, st.none() | branches, names, rules, st.just(SPAN)),
+    st.builds(ast.NamedRule, branches, st.none(), rules, st.just(SPAN)),
+)
+region_rules = st.lists(named_rules, min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)
 bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
 block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.none() | names, st.just(SPAN))

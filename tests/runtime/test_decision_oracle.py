@@ -177,7 +177,7 @@ def stepped(decide, sources, run, fold, moment, store, made, actions) -> Step:  
         lowered=SimpleNamespace(regions=()),
         uses_rows=True,
     )
-    return Step(engine, run.bound, fold, moment, LAYOUT, store, made, actions, None, {}, {}, {}, ALL)  # type: ignore[arg-type]
+    return Step(engine, run.bound, fold, moment, LAYOUT, store, made, actions, None, {}, {}, {}, ALL, ALL)  # type: ignore[arg-type]
 
 
 def check(run: Run, fold: bool) -> Counter[str]:

@@ -106,6 +106,31 @@ _OTHERWISE = {
 
 
 @dataclass(frozen=True, slots=True)
+class GapOfBoth(Diagnostic):
+    """A rule of all branches that reuses the gap between them."""
+
+    code = "MC0272"
+    title = "the gap between the branches stands in for one of them only"
+    label = "reuses the output of both branches"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("name the branch that is reused: `uncond: compute every 3 steps`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedAndApart(Diagnostic):
+    """A policy whose branches follow one branch, and have rules of their own."""
+
+    code = "MC0273"
+    title = "the branches share a decision, and have rules of their own"
+    label = "the other branch follows `{leader}`"
+    leader: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("take this section out, or the rules of one branch"),)
+
+
+@dataclass(frozen=True, slots=True)
 class NoProbe(Diagnostic):
     code = "MC0244"
     title = "`probe` has no blocks to look at"
