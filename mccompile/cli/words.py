@@ -9,7 +9,7 @@ from mccompile import ir
 from mccompile.cli.terminal import aligned
 from mccompile.language import ast
 from mccompile.language.extend import Merged
-from mccompile.language.spell import guard, rule, spell, when
+from mccompile.language.spell import guard, rule, spell, when, whose
 from mccompile.language.types import word
 from mccompile.policy.cells import Plan
 from mccompile.policy.in_words import chunks, kept, known, parameter, regions, rules_decided
@@ -69,15 +69,23 @@ def _when(phase: ast.PhaseDecl) -> str:
 
 def _phase(phase: ast.PhaseDecl) -> Iterator[tuple[str, str, str]]:
     """A row for the phase, and one for each of its rules of regions."""
-    yield phase.name.text, _when(phase), "computes all other layers" if phase.regions else _does(phase.rule)
-    yield from ((f"  {one.region.text}", "", _does(one.rule)) for one in phase.regions)
+    yield phase.name.text, _when(phase), "computes all else" if phase.regions else _does(phase.rule)
+    yield from ((f"  {whose(one)}", "", _does(one.rule)) for one in phase.regions)
 
 
 def _does(what: ast.WrittenRule) -> str:
+    if isinstance(what, ast.ReuseInOrder):
+        ways = "; otherwise ".join(_reuses(way) for way in what.ways)
+        return f"{ways}; else computes it{''.join(f'; {guard(g)}' for g in what.ways[-1].guards)}"
     guards = "".join(f"; {guard(g)}" for g in what.guards) if isinstance(what, ast.ReuseRule | ast.ComputeTop) else ""
     if not isinstance(what, ast.ReuseRule):
         return "computes everything" if isinstance(what, ast.ComputeRule) else rule(what) + guards
-    return f"reuses each {what.granularity.text} while {spell(what.condition)}, else computes it{guards}"
+    return f"{_reuses(what)}, else computes it{guards}"
+
+
+def _reuses(way: ast.ReuseRule) -> str:
+    as_ = "" if way.stand_in is None else f" as {spell(way.stand_in)}"
+    return f"reuses each {way.granularity.text}{as_} while {spell(way.condition)}"
 
 
 def worth_lines(plan: Plan, worth: Worth | None, on_model: bool = False) -> Iterator[str]:

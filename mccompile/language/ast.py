@@ -30,11 +30,12 @@ from mccompile.language.written import (
 __all__ = [
     "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BranchesDecl", "Call",
     "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
-    "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends", "Guard",
-    "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange", "Name", "NamedRule", "Negative", "Not",
-    "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl", "Pipe", "PolicyAst", "Range", "Ref",
-    "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit", "Vote", "When", "WhenForSteps", "WhenLastSteps",
-    "WhenUntilRefreshes", "While", "WrittenExpr", "WrittenRule",
+    "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends",
+    "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange",
+    "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl",
+    "Pipe", "PolicyAst", "Range", "Ref", "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit",
+    "UseDecl", "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr",
+    "WrittenRule",
 ]
 
 
@@ -167,13 +168,24 @@ class ComputeTop:
 
 @dataclass(frozen=True, slots=True)
 class ReuseRule:
+    """`reuse chunk as VALUE while CONDITION`; stand_in=None is what the layers say."""
+
     granularity: Name
+    stand_in: WrittenExpr | None
     condition: WrittenExpr
     guards: tuple[Guard, ...]
     span: Span = field(compare=False, repr=False)
 
 
-WrittenRule = ComputeRule | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | ReuseRule
+@dataclass(frozen=True, slots=True)
+class ReuseInOrder:
+    """Several `reuse ... while`, at least two: the first whose condition holds says what stands in."""
+
+    ways: tuple[ReuseRule, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+WrittenRule = ComputeRule | ComputeEvery | ComputeSteps | ComputeBins | ComputeTop | ReuseRule | ReuseInOrder
 
 
 # ---- declarations ----------------------------------------------------------------------------------------
@@ -201,9 +213,13 @@ class SignalDecl:
 
 @dataclass(frozen=True, slots=True)
 class NamedRule:
-    """`front: compute every 2 steps`: the rule of the regions of one name."""
+    """`front: compute every 2 steps`, `uncond: RULE`, `uncond.front: RULE`: whose rule it is, and the rule.
 
-    region: Name
+    branch=None: of every guidance branch. region=None: of all regions of a branch.
+    """
+
+    branch: Name | None
+    region: Name | None
     rule: WrittenRule
     span: Span = field(compare=False, repr=False)
 
@@ -308,7 +324,34 @@ class ChooseDecl:
     span: Span = field(compare=False, repr=False)
 
 
-Item = Declaration | ChooseDecl
+@dataclass(frozen=True, slots=True)
+class FunctionParameter:
+    """A parameter of a policy's own function; default=None: it must be given."""
+
+    name: Name
+    default: WrittenExpr | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDecl:
+    """`function gate(x, limit = 0.1) = EXPR`: a call stands for the expression with its arguments in it."""
+
+    name: Name
+    parameters: tuple[FunctionParameter, ...]
+    expr: WrittenExpr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UseDecl:
+    """`use "library.policy"`: the functions of another file."""
+
+    library: Text
+    span: Span = field(compare=False, repr=False)
+
+
+Item = Declaration | ChooseDecl | FunctionDecl | UseDecl
 
 
 @dataclass(frozen=True, slots=True)

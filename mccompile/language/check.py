@@ -10,7 +10,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language import ast
-from mccompile.language.builtins import RESERVED
+from mccompile.language.builtins import BRANCHES, RESERVED
 from mccompile.language.choices import (
     MOST_WAYS,
     Choice,
@@ -24,12 +24,14 @@ from mccompile.language.effects import always_computes
 from mccompile.language.errors import choosing, layers, names, values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Elaborator
-from mccompile.language.extend import Loader, Merged, chain, merge
+from mccompile.language.extend import Merged, chain, merge
+from mccompile.language.functions import Functions, check_functions, in_call
 from mccompile.language.in_extension import in_user_file
+from mccompile.language.libraries import Loader
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
 from mccompile.language.parse import MAX_DEPTH, keywords
-from mccompile.language.regions import Reusing, check_names, check_use, elaborate_regions
+from mccompile.language.regions import Reusing, check_gaps, check_names, check_use, elaborate_regions
 from mccompile.language.rules import elaborate_phases, written_rules
 from mccompile.language.walk import rules_of
 from mccompile.language.weights import check_weights
@@ -66,6 +68,7 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst], picks: Picks)
             for item in base.items
             if isinstance(item, ast.ParamDecl | ast.SignalDecl) and item.name.text == choice.name.text
         ]
+    check_functions(policies, frozenset(choices), errors)
     if errors:
         raise PolicyError(_in_order([in_user_file(error, policies) for error in errors], policy))
     made: list[_Made] = []
@@ -116,10 +119,12 @@ def _same(choice: Choice, made: dict[tuple[tuple[str, str], ...], ir.PolicyIR | 
 def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[ir.PolicyIR | None, list[Diagnostic]]:
     """The policy and its bases, without choices, as IR, and what is wrong with it; None where that leaves no policy."""
     errors: list[Diagnostic] = []
-    merged = merge(policies, errors)
-    within = Elaborator(_params(merged, errors), merged.signals, errors)
+    functions = Functions.of(policies, errors)
+    merged = merge([functions.expanded(one) for one in policies], errors)
+    functions.report_unused(policy)
+    within = Elaborator(_params(merged, errors), merged.signals, errors, frozenset(functions.known))
     declared = list(merged.phases.values())
-    phases = elaborate_phases(declared, policy, within)
+    phases = elaborate_phases(declared, merged.layers, policy, within)
     regions = elaborate_regions(merged.layers, within)
     used = frozenset(within.used)
     _check_signals(merged, within)
@@ -132,6 +137,10 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)
+    check_gaps(regions, reusing, errors)
+    if branches.share_decision is not None and any(phase.branches for phase in made):
+        errors.append(layers.SharedAndApart(branches.at, branches.share_decision))
+    errors = [in_call(error, functions.called) for error in errors]
     if not all(isinstance(error, _UNUSED) for error in errors):
         return None, errors
     return ir.PolicyIR(
@@ -150,14 +159,21 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
 
 def _reusing(written: ast.PhaseDecl, made: ir.Phase | None, within: Elaborator) -> Iterator[Reusing]:
     """The rules of a phase that reuse something at some step, as far as an error in it leaves that open."""
-    regions: list[str | None] = [*(one.region.text for one in written.regions)] or [None]
-    rules = written_rules(written)
-    done: tuple[ir.Rule | None, ...] = (None,) * len(rules)
-    if made is not None:
-        done = tuple(one.rule for one in made.regions or ()) or (made.rule,)
-    for region, rule, known in zip(regions, rules, done, strict=True):
+    whose: list[tuple[str | None, str | None]] = [
+        (None if one.branch is None else one.branch.text, None if one.region is None else one.region.text)
+        for one in written.regions
+    ] or [(None, None)]
+    done: dict[tuple[str | None, str | None], ir.Rule] = {}
+    parts: list[ir.Phase | ir.BranchRule] = [] if made is None else [made, *(made.branches or ())]
+    for of in parts:
+        branch = of.branch if isinstance(of, ir.BranchRule) else None
+        done[branch, None] = of.rule
+        for one in of.regions or ():
+            done[branch, one.region] = one.rule
+    for (branch, region), rule in zip(whose, written_rules(written), strict=True):
+        known = done.get((branch, region))
         if not (isinstance(rule, ast.ComputeRule) if known is None else always_computes(known, within.ranges)):
-            yield Reusing(region, rule.span)
+            yield Reusing(branch, region, rule.span)
 
 
 def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | None]:
@@ -167,7 +183,7 @@ def _params(merged: Merged, errors: list[Diagnostic]) -> dict[str, ir.Param | No
         check_name(declaration.name, what, reserved, errors)
     for item in merged.layers:
         if item.name is not None:
-            check_name(item.name, "region", reserved, errors)
+            check_name(item.name, "region", reserved | set(BRANCHES), errors)
     return {name: check_param(param, errors) for name, param in merged.params.items()}
 
 

@@ -11,10 +11,21 @@ from itertools import groupby
 from typing import Literal, assert_never
 
 from mccompile.language import ast
-from mccompile.language.spell import guard, layer_rule, option, quantity, rule, spell, when, where
+from mccompile.language.spell import (
+    guard,
+    layer_rule,
+    option,
+    quantity,
+    rule,
+    signature,
+    spell,
+    when,
+    where,
+    whose,
+)
 
 INDENT = "  "
-_Kind = Literal["param", "signal", "choose", "phase", "place"]
+_Kind = Literal["use", "param", "function", "signal", "choose", "phase", "place"]
 
 
 @dataclass(slots=True)
@@ -59,6 +70,10 @@ def _kind(item: ast.Item) -> _Kind:
             return "signal"
         case ast.ChooseDecl():
             return "choose"
+        case ast.UseDecl():
+            return "use"
+        case ast.FunctionDecl():
+            return "function"
         case ast.PhaseDecl():
             return "phase"
         case ast.LayersDecl() | ast.OptionsDecl() | ast.BranchesDecl():
@@ -106,6 +121,10 @@ def _item_head(item: ast.Item, named: int) -> str:
             return f"signal {name.text}"
         case ast.ChooseDecl(name=name):
             return f"choose {name.text}"
+        case ast.UseDecl(library=library):
+            return f"use {spell(library)}"
+        case ast.FunctionDecl():
+            return f"function {signature(item)}"
         case ast.PhaseDecl(name=name):
             return f"phase {name.text}" + ("" if item.when is None else f" {when(item.when)}")
         case ast.LayersDecl():
@@ -134,7 +153,9 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
         case ast.ParamDecl(default=default, range=range_):
             ends = "" if range_ is None else f" in {quantity(range_.low)}..{quantity(range_.high)}"
             return [_Line(f"{head} = {quantity(default)}{ends}", start)]
-        case ast.SignalDecl(expr=expr):
+        case ast.UseDecl():
+            return [_Line(head.rstrip(), start)]
+        case ast.SignalDecl(expr=expr) | ast.FunctionDecl(expr=expr):
             return [_Line(f"{head} = {spell(expr)}", start)]
         case ast.ChooseDecl():
             return _choose(item, head)
@@ -155,22 +176,29 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
 def _phase(item: ast.PhaseDecl, head: str) -> list[_Line]:
     """The rule behind the head. Several rules of regions stand below it, each on a line of its own."""
     if len(item.regions) > 1:
-        width = max(len(one.region.text) for one in item.regions) + 1
+        width = max(len(whose(one)) for one in item.regions) + 1
         below = [
             line
             for one in item.regions
-            for line in _rule(one.rule, f"{2 * INDENT}{f'{one.region.text}:':<{width}} ", one.span.start)
+            for line in _rule(one.rule, f"{2 * INDENT}{f'{whose(one)}:':<{width}} ", one.span.start)
         ]
         return [_Line(f"{head} {{", item.span.start), *below, _Line(f"{INDENT}}}", item.span.end - 1)]
     one = item.regions[0] if item.regions else None
-    named = "" if one is None else f"{one.region.text}: "
+    named = "" if one is None else f"{whose(one)}: "
     lines = _rule(item.rule if one is None else one.rule, f"{head} {{ {named}", item.span.start)
     lines[-1].text += " }"
     return lines
 
 
 def _rule(written: ast.WrittenRule, head: str, start: int) -> list[_Line]:
-    """A rule; each guard on a line of its own, below the rule."""
+    """A rule; each guard on a line of its own, below the rule, and each further `reuse` on one below the first."""
+    if isinstance(written, ast.ReuseInOrder):
+        below = " " * len(head)
+        return [
+            line
+            for n, way in enumerate(written.ways)
+            for line in _rule(way, below if n else head, way.span.start if n else start)
+        ]
     lines = [_Line(f"{head}{rule(written)}", start)]
     if isinstance(written, ast.ReuseRule | ast.ComputeTop):
         lines += [_Line(f"{' ' * len(head)}{guard(one)}", one.span.start) for one in written.guards]

@@ -12,10 +12,12 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.builtins import BRANCHES
 from mccompile.language.depth import Where, block_bounds, blocks_of, part_of, shared_blocks
 from mccompile.language.errors import layers, names
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
+from mccompile.language.spell import whose
 from mccompile.language.types import place
 from mccompile.language.walk import walk_rule
 
@@ -23,6 +25,7 @@ _DEEP = 1_000_000
 """A depth beyond every model's: ranges that meet in so deep a stack meet in every deep enough one."""
 
 KEEP_BLOCKS = ("residual", "output")
+KEEP_MODEL = (*KEEP_BLOCKS, "gap")
 KEEP_INTEGRATION = ("increment",)
 PARTS = get_args(ir.SublayerName)
 _ALL: Mapping[type, str] = {ir.Integration: "the integration", ir.WholeModel: "the model"}
@@ -35,7 +38,9 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
     claimed: dict[ir.SublayerName | None, list[_Claim]] = {part: [] for part in (None, *PARTS)}
     whole: ir.Region | None = None
     for item in declared:
-        choices = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
+        choices: tuple[str, ...] = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
+        if isinstance(item.where, ast.ModelRange):
+            choices = KEEP_MODEL
         if item.keep is not None and item.keep.text not in choices:
             errors.append(names.InvalidWord(item.keep.span, "keep", item.keep.text, choices))
         region = _region(item, within)
@@ -72,14 +77,16 @@ def check_names(
     """
     known = tuple(dict.fromkeys(item.name.text for item in declared if item.name and item.keep is not None))
     for phase in phases:
-        first: dict[str, ast.Name] = {}
+        first: dict[str, ast.NamedRule] = {}
         for rule in phase.regions:
-            region = rule.region
-            if region.text not in known:
+            region, branch = rule.region, rule.branch
+            if branch is not None and branch.text not in BRANCHES:
+                errors.append(names.InvalidWord(branch.span, "the branch of a rule", branch.text, BRANCHES))
+            elif region is not None and region.text not in known:
                 errors.append(layers.UnknownRegion(region.span, region.text, known))
-            elif first.setdefault(region.text, region) is not region:
-                errors.append(names.DefinedTwice(region.span, "rule of", region.text, first[region.text].span))
-    ruled = {rule.region.text for phase in phases for rule in phase.regions}
+            else:
+                _check_twice(rule, first, errors)
+    ruled = {rule.region.text for phase in phases for rule in phase.regions if rule.region is not None}
     named = [(item, item.name) for item in declared if item.name is not None]
     misspelt = ruled - {name.text for _, name in named}
     told: set[str | None] = {None, *known} if misspelt else set()
@@ -90,6 +97,25 @@ def check_names(
         errors.append(layers.IdleRegionName(name.span, name.text, why))
         told.add(name.text)
     return frozenset(told)
+
+
+def _check_twice(rule: ast.NamedRule, first: dict[str, ast.NamedRule], errors: list[Diagnostic]) -> None:
+    """A phase has one rule for each region of a branch. first: the rules before it, by what they are called."""
+    name = whose(rule)
+    before = first.setdefault(name, rule)
+    if before is rule and rule.branch is not None:  # a rule of all regions of a branch, and one of some of them
+        alone = [one for one in first.values() if one.branch == rule.branch and (one.region is None or not rule.region)]
+        before = next(iter(alone), rule)
+    if before is not rule:
+        errors.append(names.DefinedTwice(rule.span, "rule of", name, before.span))
+
+
+def check_gaps(regions: tuple[ir.Region, ...], reusing: list[Reusing], errors: list[Diagnostic]) -> None:
+    """The gap to the other branch stands in for one branch: the other one is computed."""
+    for region in regions:
+        both = [rule for rule in reusing if rule.branch is None and rule.region in (None, region.name)]
+        if region.keep == "gap" and both:
+            errors.append(layers.GapOfBoth(both[0].at))
 
 
 _Claim: TypeAlias = tuple[int, int, ir.Region]
@@ -104,8 +130,9 @@ def _met(claimed: list[_Claim], first: int, last: int) -> ir.Region | None:
 
 @dataclass(frozen=True, slots=True)
 class Reusing:
-    """A rule that reuses something. region: whose rule it is; None where it is that of all regions of its phase."""
+    """A rule that reuses something. branch, region: whose rule it is; None where it is that of all."""
 
+    branch: str | None
     region: str | None
     at: Span
 
@@ -144,7 +171,7 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
         if item.where.part is not None and item.where.part.text in PARTS:
             where = ir.Sublayers(where, cast("ir.SublayerName", item.where.part.text), at=item.where.part.span)
-    keep = cast("Literal['residual', 'output', 'increment'] | None", item.keep and item.keep.text)
+    keep = cast("Literal['residual', 'output', 'increment', 'gap'] | None", item.keep and item.keep.text)
     forecast = None
     if item.keep is not None and item.stand_in is not None:
         forecast = elaborate_forecast(item.stand_in, item.keep, blocks_of(where) is None, within)

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import nearest, words
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS
-from mccompile.language.decided import decided_parts
 from mccompile.language.errors import phases, values
-from mccompile.language.errors.syntax import UnexpectedWord
 from mccompile.language.expressions import Elaborator
 from mccompile.language.guards import elaborate_guards
 from mccompile.language.intervals import reach
+from mccompile.language.libraries import is_library
 from mccompile.language.masks import check_mask, mask_steps
+from mccompile.language.reuse import check_accounts, elaborate_reuse, refuse_late
 from mccompile.language.shadows import shadows
 from mccompile.language.tensors import WITH_TOKENS
 from mccompile.language.types import (
-    GRANULARITIES,
     Poison,
-    TypedCondition,
     TypedNumber,
     in_unit,
     place,
     word,
 )
-from mccompile.language.walk import walk
 
 UNREACHED = 1e6
 """The upper bound of a phase with an open end: no step, timestep or sigma is as large."""
@@ -36,16 +33,16 @@ _CLOCK_BOUNDS = {"fraction": (0.0, 1.0), "timestep": (0.0, 1000.0), "sigma": (0.
 
 
 def elaborate_phases(
-    declared: list[ast.PhaseDecl], policy: ast.PolicyAst, within: Elaborator
+    declared: list[ast.PhaseDecl], layers: Sequence[ast.LayersDecl], policy: ast.PolicyAst, within: Elaborator
 ) -> tuple[ir.Phase | None, ...]:
     """All phases and their order, None for one with an error.
 
     Those with `while` and `last` interrupt the others wherever they stand.
     """
     if not declared:
-        within.report(phases.NoPhases(policy.name.span, policy.name.text))
+        within.report(phases.NoPhases(policy.name.span, policy.name.text, is_library(policy)))
         return ()
-    found = tuple(_phase(phase, within) for phase in declared)
+    found = tuple(_phase(phase, layers, within) for phase in declared)
     _check_order(declared, within)
     if all(phase is not None for phase in found):
         for shadow in shadows(tuple(phase for phase in found if phase is not None), within.ranges):
@@ -54,15 +51,37 @@ def elaborate_phases(
     return found
 
 
-def _phase(phase: ast.PhaseDecl, within: Elaborator) -> ir.Phase | None:
+def _of(region: ast.Name, kept: Sequence[ast.LayersDecl]) -> list[ast.LayersDecl]:
+    return [item for item in kept if item.name is not None and item.name.text == region.text]
+
+
+def _phase(phase: ast.PhaseDecl, layers: Sequence[ast.LayersDecl], within: Elaborator) -> ir.Phase | None:
     name = phase.name
     span = ir.Rest(at=name.span) if phase.when is None else _when(phase, phase.when, within)
-    rule = _rule(phase.rule, within)
-    apart = [(one, _rule(one.rule, within)) for one in phase.regions]
-    named = tuple(ir.RegionRule(one.region.text, rule, at=one.span) for one, rule in apart if rule is not None)
-    if span is None or rule is None or len(named) < len(apart):
+    kept = [item for item in layers if item.keep is not None]
+    rule = _rule(phase.rule, kept, within)
+    apart = [(one, _rule(one.rule, kept if one.region is None else _of(one.region, kept), within))
+             for one in phase.regions]
+    made = [(one, own) for one, own in apart if own is not None]
+    if span is None or rule is None or len(made) < len(apart):
         return None
-    return ir.Phase(name.text, span, rule, named or None, at=name.span)
+    branches = dict.fromkeys(one.branch.text for one, _ in made if one.branch is not None)
+    of = tuple(_of_branch(branch, [(one, own) for one, own in made if one.branch and one.branch.text == branch])
+               for branch in branches)
+    named = _of_regions([(one, own) for one, own in made if one.branch is None])
+    return ir.Phase(name.text, span, rule, named, of or None, at=name.span)
+
+
+def _of_branch(branch: str, rules: Sequence[tuple[ast.NamedRule, ir.Rule]]) -> ir.BranchRule:
+    """What a phase says for one branch; regions that it does not name are computed."""
+    first = rules[0][0]
+    whole = next((own for one, own in rules if one.region is None), ir.Compute(at=first.span))
+    return ir.BranchRule(branch, whole, _of_regions(rules), at=first.span)
+
+
+def _of_regions(rules: Sequence[tuple[ast.NamedRule, ir.Rule]]) -> tuple[ir.RegionRule, ...] | None:
+    named = ((one.region, own, one.span) for one, own in rules)
+    return tuple(ir.RegionRule(name.text, own, at=at) for name, own, at in named if name is not None) or None
 
 
 def written_rules(phase: ast.PhaseDecl) -> tuple[ast.WrittenRule, ...]:
@@ -153,7 +172,8 @@ def _range_parts(when: ast.While) -> tuple[ast.Ref, ast.WrittenExpr | None, ast.
 
 
 # ---- rules -------------------------------------------------------------------------------------------------
-def _rule(rule: ast.WrittenRule, within: Elaborator) -> ir.Rule | None:
+def _rule(rule: ast.WrittenRule, kept: Sequence[ast.LayersDecl], within: Elaborator) -> ir.Rule | None:
+    """kept: the layers whose results the rule reuses."""
     match rule:
         case ast.ComputeRule():
             return ir.Compute(at=rule.span)
@@ -166,8 +186,8 @@ def _rule(rule: ast.WrittenRule, within: Elaborator) -> ir.Rule | None:
             return None if len(within.errors) > before else ir.StepMask(mask_steps(rule), at=rule.span)
         case ast.ComputeTop():
             return _top(rule, within)
-        case ast.ReuseRule():
-            return _reuse(rule, within)
+        case ast.ReuseRule() | ast.ReuseInOrder():
+            return elaborate_reuse(rule, kept, within)
         case _:
             assert_never(rule)
 
@@ -175,7 +195,7 @@ def _rule(rule: ast.WrittenRule, within: Elaborator) -> ir.Rule | None:
 def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
     share = within.demands.share(within.number(rule.share), "the share of `top`", rule.share.span)
     by = within.number(rule.by)
-    _refuse_late(by, within)
+    refuse_late(by, within)
     if isinstance(by, TypedNumber) and by.granularity is not Granularity.TOKEN:
         what = f"one value per {word(by.granularity)}"
         by = within.report(values.NotPerToken(rule.by.span, "`compute top`", what, WITH_TOKENS))
@@ -184,59 +204,6 @@ def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
         return None
     if reach(share.expr, within.ranges).high <= 0:
         within.report(phases.NoEffect(rule.span, "compute top", "no token is computed"))
-    _check_accounts(by.expr, within)
+    check_accounts(by.expr, within)
     limits = guards.number("max_consecutive"), guards.number("max_total")
     return ir.Top(share.expr, by.expr, *limits, guards.all_at, at=rule.span)
-
-
-def _reuse(rule: ast.ReuseRule, within: Elaborator) -> ir.Reuse | None:
-    granularity = GRANULARITIES.get(rule.granularity.text)
-    if granularity is None:
-        within.mention(rule.condition)
-        word_ = rule.granularity
-        wanted = f"{words(GRANULARITIES)} or a whole number"
-        within.report(UnexpectedWord(word_.span, wanted, f"`{word_.text}`", nearest(word_.text, GRANULARITIES)))
-        return None
-    condition = within.condition(rule.condition)
-    _refuse_late(condition, within)
-    if isinstance(condition, TypedCondition):
-        if condition.granularity > granularity:
-            coarse, fine = word(granularity), word(condition.granularity)
-            within.report(values.TooFine(rule.condition.span, coarse, fine, rule.granularity.span))
-        elif condition.constant:
-            which = "depends on parameters and numbers alone"
-            within.report(phases.ConstantCondition(rule.condition.span, which, "the rule would always reuse or never"))
-        else:
-            _check_condition(condition.expr, within)
-    guards = elaborate_guards(rule, granularity, condition, within)
-    if isinstance(condition, Poison):
-        return None
-    return ir.Reuse(
-        granularity, condition.expr, guards.number("vote"), guards.number("hold_below"), guards.number("all_above"),
-        guards.number("max_consecutive"), guards.number("max_total"), guards.number("max_reused"), guards.all_at,
-        at=rule.span,
-    )  # fmt: skip
-
-
-def _check_condition(condition: ir.Expr, within: Elaborator) -> None:
-    """The condition decides, all of its parts have a part in it, and each of its accounts sums one thing."""
-    _check_accounts(condition, within)
-    for part in decided_parts(condition, within.ranges):
-        which = "holds at every step" if part.always else "holds at no step"
-        then = "this part of the condition decides nothing"
-        if part.expr is condition:
-            then = "the rule would always reuse" if part.always else "the rule would never reuse"
-        within.report(phases.ConstantCondition(part.expr.at, which, f"{then}, whatever is measured"))
-
-
-def _check_accounts(read: ir.Expr, within: Elaborator) -> None:
-    first: dict[str, ir.Accumulate] = {}
-    for node in walk(read, within.ranges.signals):
-        if isinstance(node, ir.Accumulate) and first.setdefault(node.into, node) != node:
-            within.report(values.SecondAccount(node.at, node.into, place(first[node.into])))
-            return
-
-
-def _refuse_late(found: TypedNumber | TypedCondition | Poison, within: Elaborator) -> None:
-    if not isinstance(found, Poison) and found.late:
-        within.report(values.LateCondition(place(found.expr)))

@@ -71,6 +71,15 @@ def _argument(argument: ast.Argument) -> str:
     return spell(argument.value) if argument.name is None else f"{argument.name.text} = {spell(argument.value)}"
 
 
+def signature(function: ast.FunctionDecl) -> str:
+    """`gate(x, limit = 0.1)`."""
+    written = (
+        one.name.text if one.default is None else f"{one.name.text} = {spell(one.default)}"
+        for one in function.parameters
+    )
+    return f"{function.name.text}({', '.join(written)})"
+
+
 def operand(expr: ast.WrittenExpr) -> str:
     """An expression where the grammar asks for a sum: looser ones in parentheses."""
     return _within(expr, _SUM)
@@ -123,10 +132,18 @@ def rule(what: ast.WrittenRule) -> str:
             return " ".join(f"{'compute' if one.compute else 'reuse'} {number(one.n)}" for one in bins)
         case ast.ComputeTop(share=share, by=by):
             return f"compute top {operand(share)} of tokens by {spell(by)}"
-        case ast.ReuseRule(granularity=granularity, condition=condition):
-            return f"reuse {granularity.text} while {spell(condition)}"
+        case ast.ReuseRule(granularity=granularity, stand_in=stand_in, condition=condition):
+            as_ = "" if stand_in is None else f" as {spell(stand_in)}"
+            return f"reuse {granularity.text}{as_} while {spell(condition)}"
+        case ast.ReuseInOrder(ways=ways):
+            return "  ".join(rule(way) for way in ways)
         case _:
             assert_never(what)
+
+
+def whose(one: ast.NamedRule) -> str:
+    """`front`, `uncond` or `uncond.front`: what a rule of a phase is called by."""
+    return ".".join(name.text for name in (one.branch, one.region) if name is not None)
 
 
 def _steps_listed(ranges: tuple[ast.StepRange, ...]) -> str:

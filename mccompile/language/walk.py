@@ -35,7 +35,7 @@ def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> 
 
 _CLOCKED = (
     ir.Const, ir.ParamRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative, ir.Apply,
-    ir.SignalRef,
+    ir.Stairs, ir.SpectralWeight, ir.SignalRef,
 )  # fmt: skip
 
 
@@ -56,11 +56,22 @@ def measured_leaves(number: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterat
         yield number
 
 
+def own_stand_ins(rule: ir.Rule) -> tuple[ir.Forecast, ...]:
+    """What a rule itself says that stands in for kept results."""
+    stand_ins = rule.stand_ins if isinstance(rule, ir.Reuse) else None
+    return tuple(one for one in stand_ins or () if one is not None)
+
+
+def forecasts_of(policy: ir.PolicyIR) -> tuple[ir.Forecast, ...]:
+    """All that stands in for kept results under a policy: what layers say, then what rules say."""
+    layers = (region.forecast for region in policy.regions if region.forecast is not None)
+    return tuple(dict.fromkeys((*layers, *(one for rule in all_rules(policy) for one in own_stand_ins(rule)))))
+
+
 def weighing_signals(policy: ir.PolicyIR) -> tuple[ir.SignalRef, ...]:
     """The measured signals by which stand-ins of kept results are weighed, in order of first use."""
     signals = {s.name: s for s in policy.signals}
-    forecasts = (region.forecast for region in policy.regions if region.forecast is not None)
-    numbers = (weight for forecast in forecasts for row in forecast.weights for weight in row)
+    numbers = (weight for forecast in forecasts_of(policy) for row in forecast.weights for weight in row)
     found = (leaf for number in numbers for leaf in measured_leaves(number, signals))
     return tuple(dict.fromkeys(leaf for leaf in found if isinstance(leaf, ir.SignalRef)))
 
@@ -96,8 +107,9 @@ def walk_rule(rule: ir.Rule, signals: Mapping[str, ir.Signal], late: bool = True
 
 
 def rules_of(phase: ir.Phase) -> tuple[ir.Rule, ...]:
-    """The rules of a phase: that of the regions without a rule of their own, and those of named regions."""
-    return (phase.rule, *(one.rule for one in phase.regions or ()))
+    """The rules of a phase: that of the regions without a rule of their own, those of named regions and of branches."""
+    branches = (rule for of in phase.branches or () for rule in (of.rule, *(one.rule for one in of.regions or ())))
+    return (phase.rule, *(one.rule for one in phase.regions or ()), *branches)
 
 
 def all_rules(policy: ir.PolicyIR) -> tuple[ir.Rule, ...]:

@@ -13,14 +13,16 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import walk, walk_rule, weighing_signals
+from mccompile.language.walk import own_stand_ins, walk, walk_rule, weighing_signals
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.measured import MeasuredRow, rows_of, told_by
 from mccompile.lowering.moments import Moments
 from mccompile.lowering.pasts import Get, Pasts
+from mccompile.lowering.running import ChunkStep, RunningMeans
 from mccompile.lowering.slots import (
+    ChosenWay,
     Count,
     DecidedBy,
     Host,
@@ -47,7 +49,7 @@ class DecideSpec:
     """A decision graph and how to feed it.
 
     inputs, outputs: in order (lowering/slots.py). Counts and what is kept of sources go in and come out. The first
-    outputs are the mask (True = compute) and what it was made by.
+    outputs are the mask (True = compute) and what it was made by, then which alternative stands in where rules say it.
     measured: the rows of `DecidedBy`. weights: those that stand-ins of kept results are weighed by.
     host: the rows of `host`. params: names of the entries of `params`.
     result: where the model's output lies, if earlier ones are compared; the run keeps them when a call is over.
@@ -102,14 +104,16 @@ def build_decide(
     kept: list[SourceBefore | Tail] = [slot for slot in moments.slots if slot.source not in told_after]
     results = [slot for slot in moments.slots if slot.source in told_after]
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    looks_back = pasts.slots or any(slot.n > 1 for slot in moments.slots)
+    running = RunningMeans.of(found)
+    looks_back = pasts.slots or running.slots or any(slot.n > 1 for slot in moments.slots)
     flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if looks_back else FLAGS
     host: tuple[HostRow, ...] = (*map(Flag, flags), *map(AccountRow, accounts), *map(ClockRow, CLOCKS))
     host += (*map(TableRow, tables), *map(ChangeRow, folded))
-    places = (Places(),) if moments.gains else ()
-    before = (*kept, *results, *pasts.slots)
+    places = (Places(),) if moments.gains or any(isinstance(e, ir.Around | ir.Area) for e in found) else ()
+    before = (*kept, *results, *pasts.slots, *running.slots)
     inputs = (Host(), Params(), *places, *counts, *(Now(n) for n in names), *before, *(Late(n) for n in late))
-    outputs = (Mask(), DecidedBy(), *counts, *kept, *pasts.slots)
+    ways = (ChosenWay(),) if any(own_stand_ins(rule) for _, rule in rules) else ()
+    outputs = (Mask(), DecidedBy(), *ways, *counts, *kept, *pasts.slots, *running.slots)
     weights = tuple(MeasuredRow("signal", signal.name) for signal in weighing)
     told = tuple(dict.fromkeys((*(row for _, rule in rules for row in rows_of(rule, signals)), *weights)))
     spec = DecideSpec(
@@ -118,7 +122,7 @@ def build_decide(
         sources=tuple(located[n] for n in names), measured=told, weights=weights,
         result=located["output"] if results else None,
     )  # fmt: skip
-    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments)
+    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments, running)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
     return replace(spec, module=module)
 
@@ -135,6 +139,7 @@ class _Decision:
     late: tuple[str, ...]
     pasts: Pasts
     moments: Moments
+    running: RunningMeans
 
     def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         def get(slot: Slot) -> torch.Tensor:
@@ -159,12 +164,14 @@ class _Decision:
         clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
         tables = {r.table: row(r) for r in self.spec.host if isinstance(r, TableRow)}
         signals = {s.name: s for s in self.policy.signals}
-        known_now = Leaves(params, clock, tables, {}, {}, {}, signals, {})
+        places = get(Places()) if Places() in self.spec.inputs else None
+        known_now = Leaves(params, clock, tables, {}, {}, {}, signals, {}, places=places)
         values = self.moments.values(cells, get, known_now)
         changes = {r.change: row(r) for r in self.spec.host if isinstance(r, ChangeRow)}
         changes |= {c: values.change(c) for c in self.measured}
         fresh = flag("fresh") > 0 if Flag("fresh") in self.spec.host else None
-        if self.pasts.slots:  # nothing was seen before a chunk's first step, nor before the first call that it is in
+        if self.pasts.slots or self.running.slots:
+            # Nothing was seen before a chunk's first step, nor before the first call that it is in.
             assert fresh is not None
             seen = (row(ClockRow("step")) > 0.0) & ~fresh
             changes = {c: torch.where(seen, v, v * 0.0) for c, v in changes.items()}
@@ -176,12 +183,19 @@ class _Decision:
             out[Tail(m.of.name)] = last
         late = {n: get(Late(n)) for n in self.late}
         leaves = replace(known_now, changes=changes, motions=motions, late=late, accounts=accounts)
+        if fresh is not None:
+            told_of = ChunkStep(row(ClockRow("step")), active, fresh)
+            means, out_of_means = self.running.run(leaves, get, told_of, account * 0.0)
+            leaves = replace(leaves, pasts=means)
+            out |= out_of_means
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
-        mask, grown, told = self._mask(leaves, flag("phase"), get, numbers)
+        mask, grown, told, way = self._mask(leaves, flag("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
         moving = active & ~forced & ~reused
         out[Mask()] = compute
         nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything
+        if ChosenWay() in self.spec.outputs:
+            out[ChosenWay()] = way
         out[DecidedBy()] = torch.stack([told.get(r, nothing) for r in self.spec.measured] or [nothing], 1)
         for count in held:
             moved = torch.where(moving, grown[count.into], accounts[count.into])
@@ -198,18 +212,20 @@ class _Decision:
 
     def _mask(
         self, leaves: Leaves, phase: torch.Tensor, get: Get, numbers: Mapping[ir.Expr, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[MeasuredRow, torch.Tensor]]:
-        """Returns (tokens that fire, accounts with what this step adds, what both were made by) under each rule."""
-        fired, held = None, dict[str, torch.Tensor]()
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[MeasuredRow, torch.Tensor], torch.Tensor]:
+        """Returns what fires, accounts with what this step adds, what both were made by, and ways, by the phase."""
+        fired, way, held = None, None, dict[str, torch.Tensor]()
         told: dict[MeasuredRow, torch.Tensor] = {}
         for index, rule in self.rules.items():
-            own = replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get))
-            f, a, acted = fire(rule, own, get)
+            own = replace(leaves, pasts={**leaves.pasts, **self.pasts.read(cell_of(rule), numbers, get)})
+            found = fire(rule, own, get)
             here = phase == float(index)
-            fired = f if fired is None else torch.where(here, f, fired)
-            held = {n: torch.where(here, v, held[n]) if held else v for n, v in a.items()}
+            fired = found.cells if fired is None else torch.where(here, found.cells, fired)
+            way = found.way if way is None else torch.where(here, found.way, way)
+            held = {n: torch.where(here, v, held[n]) if held else v for n, v in found.accounts.items()}
             for row in dict.fromkeys((*rows_of(rule, leaves.signals), *self.spec.weights)):
-                value = told_by(row, own, a, acted)
+                value = told_by(row, own, found.accounts, found.acted)
                 told[row] = torch.where(here.squeeze(-1).squeeze(-1), value, told.get(row, torch.zeros_like(value)))
         assert fired is not None
-        return fired, held, told
+        assert way is not None
+        return fired, held, told, way

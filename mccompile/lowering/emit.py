@@ -17,6 +17,7 @@ import torch
 from torch import fx
 from torch.fx.node import _get_qualified_name
 
+from mccompile.language.builtins import BRANCHES
 from mccompile.lowering.draft import mutates
 from mccompile.lowering.host import named
 from mccompile.lowering.sources import shown
@@ -58,8 +59,10 @@ def emit(lowered: LoweredModel) -> str:
 
 
 def of_group(group: str) -> str:
-    """Words for a group of regions; "" where they have no name."""
-    return f" in the regions `{group}`" if group else ""
+    """Words for a view by its name (policy/groups.py): whose branch and regions; "" for one of all."""
+    first, _, rest = group.partition(" ")
+    branch, regions = (first, rest) if first in BRANCHES else ("", group)
+    return (f" of `{branch}`" if branch else "") + (f" in the regions `{regions}`" if regions else "")
 
 
 def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
@@ -76,7 +79,7 @@ def graphs(lowered: LoweredModel) -> Iterator[tuple[str, fx.GraphModule, str]]:
             continue
         fed, made = ", ".join(named(decide.host)), ", ".join(slot.name for slot in decide.outputs)
         about = f"Which tokens are computed{of_group(group)}. host [B, K, G]: {fed}. Returns {made}."
-        yield f"decide_{group}" if group else "decide", decide.module, about
+        yield f"decide_{group.replace(' ', '_')}" if group else "decide", decide.module, about
     for number, plain in enumerate(lowered.plain):
         yield f"block{number}_plain", plain.module, "A block on all rows."
     for number, partial in enumerate(rows.partial if rows is not None else ()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 import torch
 
 from mccompile import ir
 from mccompile.language.walk import deciding, walk, walk_rule
+from mccompile.language.ways import ways_of
 from mccompile.lowering.expressions import Leaves, evaluate
 from mccompile.lowering.operations import apply
 from mccompile.lowering.pasts import Get
@@ -31,8 +32,21 @@ def guards_of(rule: ir.Reuse | ir.Top) -> dict[GuardName, ir.Expr | None]:
     }  # fmt: skip
 
 
-def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tensor, CellAccounts, Acted]:
-    """Returns which cells a rule computes, [B, G, F, P], the accounts with what this step adds, and which guards acted.
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What a rule makes of the cells. cells: those that it computes, [B, G, F, P] bool.
+
+    accounts: with what this step adds. acted: the guards that changed a decision. way: see slots.ChosenWay.
+    """
+
+    cells: torch.Tensor
+    accounts: CellAccounts
+    acted: Acted
+    way: torch.Tensor
+
+
+def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> Fired:
+    """Returns what a rule decides in one call.
 
     A cell whose signals are not finite is computed, whatever the condition and the guards say.
     """
@@ -47,13 +61,25 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> tuple[torch.Tenso
         grown = _grown(rule.condition, leaves)
         fired = apply("not", [evaluate(rule.condition, leaves)]) | (leaves.accounts["account"] < float("-inf"))
         undefined = _undefined(rule.condition, leaves, grown)
+    way = _way(rule, leaves)
     account = grown[account_of(rule, leaves.signals)]
     acted: dict[str, torch.Tensor] = {}
     for name, limit in guards_of(rule).items():
         if limit is not None:
             guarded = _guarded(name, fired, evaluate(limit, leaves), account, get)
             acted[name], fired = guarded != fired, guarded
-    return fired | undefined, grown, acted
+    return Fired(fired | undefined, grown, acted, way)
+
+
+def _way(rule: ir.Reuse | ir.Top, leaves: Leaves) -> torch.Tensor:
+    """Returns the first alternative whose condition holds; the last one where a guard reuses though none holds."""
+    account = leaves.accounts["account"]
+    ways = ways_of(rule) if isinstance(rule, ir.Reuse) else ()
+    found = torch.full_like(account, max(len(ways) - 1, 0), dtype=torch.uint8)
+    for number, way in reversed([*enumerate(ways[:-1])]):
+        fails = apply("not", [evaluate(way.condition, leaves)]) | (account < float("-inf"))
+        found = torch.where(fails, found, torch.full_like(found, number))
+    return found
 
 
 def _guarded(

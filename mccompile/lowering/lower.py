@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
-from mccompile.language.walk import all_rules, rules_of
+from mccompile.language.walk import all_rules, forecasts_of, rules_of
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
@@ -16,7 +16,7 @@ from mccompile.lowering.split import split
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.facts import cell_of
-from mccompile.policy.groups import groups, policies
+from mccompile.policy.groups import groups, own_branches, policies
 
 ONLY_COMPUTES = (
     "computes every step of this model and reuses nothing: `compute top` always picks some tokens, and a step that "
@@ -57,7 +57,7 @@ def lower(
         static=static,
         plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
         modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
-        decides={group: build_decide(own, located, supplied) for group, own in policies(policy).items()},
+        decides={view: build_decide(own, located, supplied) for view, own in policies(policy).items()},
         observe=build_observe(policy, located["block_output"]) if "block_output" in located else None,
         together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
@@ -97,10 +97,12 @@ def _only_computes(policy: ir.PolicyIR) -> bool:
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
     """Says why two guidance branches cannot run as one batch, or "" if they can."""
-    if any(region.forecast is not None for region in policy.regions):
+    if forecasts_of(policy):
         return "each branch forecasts from its own last results, and their rows are not saved meanwhile"
     if any(isinstance(region.where, ir.WholeModel) for region in policy.regions):
         return "each branch keeps what the model has returned to it"
+    if own_branches(policy):
+        return "the branches have rules of their own"
     if len(groups(policy)) > 1:
         return "regions with names decide apart, and both branches run on one list of rows"
     if policy.cache.budget is not None:

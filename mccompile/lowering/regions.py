@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from mccompile import ir
 from mccompile.capture.types import CapturedModel
 from mccompile.language.depth import block_bounds, blocks_of, part_of, shared_blocks
+from mccompile.language.walk import all_rules, own_stand_ins
 from mccompile.lowering.errors import LayersNotFound, LayersOverlap
 from mccompile.lowering.types import LoweredRegion, Piece
-from mccompile.policy.groups import group_of
+from mccompile.policy.groups import group_of, policy_of, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def partition(split: Split, policy: ir.PolicyIR) -> tuple[LoweredRegion, ...]:
         if i == count or split.owners[i] != split.owners[start]:
             owner = split.owners[start]
             named = None if owner is None else policy.regions[owner]
-            regions.append(_region(split, start, i - 1, named))
+            regions.append(_region(split, start, i - 1, named, policy))
             start = i
     return tuple(regions)
 
@@ -75,7 +76,9 @@ def _refuse_overlaps(captured: CapturedModel, policy: ir.PolicyIR) -> None:
                 raise LayersOverlap(policy.name, captured.model_class, earlier, later, count, both)
 
 
-def _region(split: Split, first: int, last: int, named: ir.Region | None) -> LoweredRegion:
+def _region(
+    split: Split, first: int, last: int, named: ir.Region | None, policy: ir.PolicyIR
+) -> LoweredRegion:
     """Pairs each stream that leaves with the stream that it continues, block by block, from where that entered."""
     captured = split.captured
     blocks = captured.blocks[first : last + 1]
@@ -90,5 +93,10 @@ def _region(split: Split, first: int, last: int, named: ir.Region | None) -> Low
     if named is None:
         return LoweredRegion(first, last, None, tuple(pairs))
     inside = any(made in split.inside for _, made in pairs)
-    keep = named.keep if named.keep is None or blocks_of(named.where) is not None else "increment"
-    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group_of(named), inside)
+    keep = named.keep
+    if keep is not None and (keep == "gap" or blocks_of(named.where) is None):
+        keep = "increment"
+    group = group_of(named)
+    seen = [policy_of(policy, view) for view in views(policy) if view.group == group and keep is not None]
+    of_rules = tuple(dict.fromkeys(one for own in seen for rule in all_rules(own) for one in own_stand_ins(rule)))
+    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group, inside, of_rules)

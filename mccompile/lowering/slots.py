@@ -27,7 +27,7 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The rows and columns of a frame, in tokens, as the sizes of a tensor [rows, columns]; filters read them."""
+    """The rows and columns of a frame, in tokens, as the sizes of a tensor [rows, columns]."""
 
     name = "places"
 
@@ -55,6 +55,13 @@ class DecidedBy:
     """What each chunk is decided by, [B, K, G] float32: its accounts and signals, and which guards acted."""
 
     name = "measured"
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenWay:
+    """Which alternative of its rule says what stands in for a cell if it is reused, [B, G, F, P] uint8, from 0."""
+
+    name = "way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,21 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """What a running mean takes from earlier steps, [B, G, F, P]: entry `number` of those of the graph.
+
+    back: its operand that many steps ago; 0 for its own value one step ago.
+    """
+
+    number: int
+    back: int
+
+    @property
+    def name(self) -> str:
+        return f"running:{self.number}:{self.back}"
+
+
+@dataclass(frozen=True, slots=True)
 class Tail:
     """The last frame of each chunk of a source, that of the chunk before the first in front; [B, G + 1, P, C]."""
 
@@ -125,8 +147,8 @@ class Late:
         return f"late:{self.signal}"
 
 
-KeptSlot = Count | SourceBefore | Past | Tail | Late
-Slot = Host | Params | Places | Now | Mask | DecidedBy | KeptSlot
+KeptSlot = Count | SourceBefore | Past | Running | Tail | Late
+Slot = Host | Params | Places | Now | Mask | DecidedBy | ChosenWay | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -36,8 +36,8 @@ class LoweredRegion:
     of its streams nothing is kept, but what the model, or the sampler's step, makes of them in the end.
     pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
-    result on reuse; None: that itself. group: the regions that it decides with (policy/groups.py). inside: what leaves
-    is the output of a sublayer, which the next region adds to the stream.
+    result on reuse; None: that itself. of_rules: what rules let stand in instead. group: the regions that it decides
+    with (policy/groups.py). inside: what leaves is the output of a sublayer, which the next region adds to the stream.
     """
 
     first: int
@@ -47,11 +47,17 @@ class LoweredRegion:
     forecast: ir.Forecast | None = None
     group: str = ALL
     inside: bool = False
+    of_rules: tuple[ir.Forecast, ...] = ()
+
+    @property
+    def forecasts(self) -> tuple[ir.Forecast, ...]:
+        """All that may stand in for the kept result."""
+        return (*(() if self.forecast is None else (self.forecast,)), *self.of_rules)
 
     @property
     def depth(self) -> int:
         """How many of the last results are kept of each stream."""
-        return 1 if self.forecast is None else max(map(len, self.forecast.weights))
+        return max((len(row) for forecast in self.forecasts for row in forecast.weights), default=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +89,8 @@ class LoweredModel:
     plain: for each kind of block, its form on all rows without buffers. rows: None where selections of tokens are
     refused; decisions are then per step and `refusals` says why. static: sources that the clock and the request's
     constants determine. modulated: block 0 up to its modulated input, if the policy reads it. decides: the decision
-    graph of each group of regions, in order of depth; None where the clock decides. together: the guidance branch with
-    whose calls the other one's are run as one batch, if any.
+    graph of each view (policy/groups.py), in order of depth; None where the clock decides. together: the guidance
+    branch with whose calls the other one's are run as one batch, if any.
     """
 
     captured: CapturedModel

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 
 from mccompile import ir
 from mccompile.diagnostics.source import Span
-from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.builtins import BRANCHES, CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.intervals import CLOCKS as RANGES
 from mccompile.language.intervals import Ranges, reach
 from mccompile.language.parse import keywords
-from mccompile.language.spell import spell
+from mccompile.language.spell import signature, spell
 from mccompile.language.types import word
 from mccompile.language.walk import all_rules, walk
 from mccompile.lsp.completion import SUBLAYERS
@@ -36,7 +36,9 @@ _CLOCKS: Mapping[str, str] = {
     "sigma": "the noise level of the chunk's own step, from 1 to 0",
 }
 _KEYWORDS: Mapping[str, str] = {
-    "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise",
+    "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise; "
+    "of several in one phase the first one that holds says what stands in, `reuse G as VALUE while CONDITION`",
+    "as": "`reuse as VALUE` or `reuse G as VALUE while CONDITION`: what stands in for the kept result",
     "compute": "`compute`: everything is computed; also `compute every N steps`, `compute top 40% of tokens by SIGNAL`",
     "vote": "`vote 50% of frames`: a place is computed in all frames if more than this share of them selects it",
     "hold": "`hold when selected < 40%`: with less than this share, nothing is computed and the accounts stay",
@@ -50,6 +52,9 @@ def hover(document: Document, at: Span) -> str:
     """Markdown about the word at a place; "" where there is nothing to say."""
     name = at.text
     policy = document.policy
+    own = document.merged.functions.get(name) if document.merged is not None else None
+    if own is not None:
+        return f"```policy\nfunction {signature(own)}\n```\n\nstands for `{spell(own.expr)}`"
     if policy is not None:
         for param in policy.params:
             if param.name == name:
@@ -61,7 +66,7 @@ def hover(document: Document, at: Span) -> str:
             if phase.name == name:
                 rows = rules_decided(phase, policy)
                 return f"**phase** `{name}`\n\n" + "\n\n".join(f"{at.strip()}: {what}" for at, what in rows)
-        if name in ("layers", "blocks", "integration", "residual", "output", "increment"):
+        if name in ("layers", "blocks", "integration", "residual", "output", "increment", "gap"):
             return "**layers**\n\n" + "\n\n".join(line.strip() for line in regions(policy))
     return _of_language(name)
 
@@ -111,6 +116,8 @@ def _of_language(name: str) -> str:
         return f"**clock** `{name}`: {_CLOCKS[name]}\n\na number per chunk, {within.low:g} to {within.high:g}; static"
     if name in SUBLAYERS:
         return f"**part of blocks** `{name}`: {SUBLAYERS[name]}"
+    if name in BRANCHES:
+        return f"**guidance branch** `{name}`: before a rule, `{name}: RULE`, the rule holds in its calls alone"
     if name in _KEYWORDS and name in keywords():
         return _KEYWORDS[name]
     return ""

@@ -27,8 +27,9 @@ def lenses(document: Document) -> Iterator[Lens]:
     policy, parsed = document.policy, document.parsed
     if policy is None or parsed is None or document.merged is None:
         return
-    if any(phase.regions for phase in policy.phases):
-        yield Lens(parsed.name.span, "its regions decide apart: `mccompile explain` has a plan for each")
+    if any(phase.regions or phase.branches for phase in policy.phases):
+        what = "branches" if any(phase.branches for phase in policy.phases) else "regions"
+        yield Lens(parsed.name.span, f"its {what} decide apart: `mccompile explain` has a plan for each")
         return
     try:
         made = plan(bind(policy, {}), flow_grid(DEFAULT_STEPS), {}, frozenset())

@@ -18,7 +18,8 @@ class Cell:
     phase: index of the phase in force; None where data decides how long an earlier phase lasts.
     action: dynamic = left to the run. values: of the plan's changes at this step, in their order (0 at step 0).
     account: at the start of the step, float32; None where data decides it. others: the plan's named accounts, in their
-    order; none of them where data decides.
+    order; none of them where data decides. way: of a reuse, the number of the rule's alternative that says what stands
+    in.
     """
 
     step: int
@@ -27,6 +28,7 @@ class Cell:
     values: tuple[float, ...]
     account: float | None
     others: tuple[float, ...] = ()
+    way: int = 0
 
 
 @dataclass(frozen=True, slots=True)

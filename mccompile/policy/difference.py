@@ -13,7 +13,7 @@ from mccompile.policy.evaluate import Grid
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
 from mccompile.policy.settled import settled
-from mccompile.policy.together import Linked, Two
+from mccompile.policy.together import Linked, Two, stand_ins_by_step
 
 Relation = Literal["alike", "may differ", "differ"]
 DeclaredSection = Literal["layers", "chunks", "branches", "cache"]
@@ -62,10 +62,15 @@ def difference(a: BoundPolicy, b: BoundPolicy, grid: Grid, static: Static) -> Di
     one, other = settled(a), settled(b)
     why = reasons(a, grid, static), reasons(b, grid, static)
     linked = Two(one, other, grid, static).until_apart()
+    stands = [stand_ins_by_step(bound, grid, static) for bound in (one, other)]
     steps = []
     for step, (first, second) in enumerate(zip(*why, strict=True)):
         parted = step >= len(linked) or _apart(linked[step])
-        steps.append(StepPair(_relation(first.action, second.action, parted), first, second))
+        relation = _relation(first.action, second.action, parted)
+        both_reuse = first.action == second.action == "reuse"
+        if both_reuse and stands[0][step] != stands[1][step]:
+            relation = "differ"
+        steps.append(StepPair(relation, first, second))
     apart = (step for step, pair in enumerate(steps) if pair.relation != "alike")
     pairs = [pair for pair in steps if pair.relation != "alike"]
     first_work, second_work = _work([pair.a for pair in pairs]), _work([pair.b for pair in pairs])
@@ -75,7 +80,7 @@ def difference(a: BoundPolicy, b: BoundPolicy, grid: Grid, static: Static) -> Di
 
 
 def _apart(linked: Sequence[Linked]) -> bool:
-    return not all(one.within and one.around for one in linked)
+    return not all(one.equal for one in linked)
 
 
 def _relation(a: PlannedAction, b: PlannedAction, parted: bool) -> Relation:

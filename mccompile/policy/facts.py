@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.language.walk import all_rules, walk, walk_rule
+from mccompile.language.walk import all_rules, forecasts_of, walk, walk_rule
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
@@ -67,7 +67,6 @@ def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
 def steps_read(policy: ir.PolicyIR) -> int:
     """At how many of the last steps that computed a token its forecast looks; 0 where there is no forecast."""
     signals = {s.name: s for s in policy.signals}
-    forecasts = [region.forecast for region in policy.regions if region.forecast is not None]
-    rows = [weights for forecast in forecasts for weights in forecast.weights]
+    rows = [weights for forecast in forecasts_of(policy) for weights in forecast.weights]
     read = (e.n for weights in rows for w in weights for e in walk(w, signals) if isinstance(e, ir.Kept))
     return max((*map(len, rows), *read), default=0)

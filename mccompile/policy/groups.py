@@ -2,18 +2,33 @@
 
 before: `phase late { front: compute every 2 steps }`; the regions are named `front`, or have no name
 after:  for the group `front`, `phase late { compute every 2 steps }`; for the group "", `phase late { compute }`
+
+A guidance branch with rules of its own, `phase late { uncond: compute every 2 steps }`, sees other rules than the
+others. A *view* is what one group decides by in some branches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mccompile import ir
 from mccompile.policy.bind import BoundPolicy
 
 ALL = ""
-"""The group of the regions without a name."""
+"""The group of the regions without a name, and the branches without rules of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a group of regions decides by in a guidance branch; branch ALL: in those without rules of their own."""
+
+    branch: str
+    group: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.branch} {self.group}".strip()
 
 
 def group_of(region: ir.Region) -> str:
@@ -26,23 +41,45 @@ def groups(policy: ir.PolicyIR) -> tuple[str, ...]:
     return tuple(dict.fromkeys(group_of(region) for region in policy.regions if region.keep is not None)) or (ALL,)
 
 
-def policy_of(policy: ir.PolicyIR, group: str) -> ir.PolicyIR:
-    """The policy as one group sees it: in each phase its own rule, or that of all regions."""
-    if not any(phase.regions for phase in policy.phases):
+def own_branches(policy: ir.PolicyIR) -> tuple[str, ...]:
+    """The guidance branches that some phase has rules for, in order of first use."""
+    return tuple(dict.fromkeys(one.branch for phase in policy.phases for one in phase.branches or ()))
+
+
+def views(policy: ir.PolicyIR) -> tuple[View, ...]:
+    """All views of a policy: those of the branches without rules of their own first."""
+    return tuple(View(branch, group) for branch in (ALL, *own_branches(policy)) for group in groups(policy))
+
+
+def view_in(policy: ir.PolicyIR, group: str, branch: str) -> View:
+    """The view by which a group decides in the calls of a branch."""
+    return View(branch if branch in own_branches(policy) else ALL, group)
+
+
+def policy_of(policy: ir.PolicyIR, view: View) -> ir.PolicyIR:
+    """The policy as one view has it: in each phase its own rule, or that of all regions."""
+    if not any(phase.regions or phase.branches for phase in policy.phases):
         return policy
-    return replace(policy, phases=tuple(_phase_of(phase, group) for phase in policy.phases))
+    return replace(policy, phases=tuple(_phase_of(phase, view) for phase in policy.phases))
 
 
 def policies(policy: ir.PolicyIR) -> Mapping[str, ir.PolicyIR]:
-    """The policy as each of its groups sees it."""
-    return {group: policy_of(policy, group) for group in groups(policy)}
+    """The policy as each of its views has it, by the name of the view."""
+    return {view.name: policy_of(policy, view) for view in views(policy)}
 
 
 def bounds_of(bound: BoundPolicy) -> Mapping[str, BoundPolicy]:
-    """The bound policy as each of its groups sees it."""
-    return {group: replace(bound, ir=own) for group, own in policies(bound.ir).items()}
+    """The bound policy as each of its views has it, by the name of the view."""
+    return {view: replace(bound, ir=own) for view, own in policies(bound.ir).items()}
 
 
-def _phase_of(phase: ir.Phase, group: str) -> ir.Phase:
-    own = next((one.rule for one in phase.regions or () if one.region == group), phase.rule)
-    return replace(phase, rule=own, regions=None)
+def bounds_in(bound: BoundPolicy, branch: str) -> Mapping[str, BoundPolicy]:
+    """The bound policy as each group of regions has it in the calls of a branch."""
+    found = {group: policy_of(bound.ir, view_in(bound.ir, group, branch)) for group in groups(bound.ir)}
+    return {group: replace(bound, ir=own) for group, own in found.items()}
+
+
+def _phase_of(phase: ir.Phase, view: View) -> ir.Phase:
+    of: ir.Phase | ir.BranchRule = next((one for one in phase.branches or () if one.branch == view.branch), phase)
+    own = next((one.rule for one in of.regions or () if one.region == view.group), of.rule)
+    return replace(phase, rule=own, regions=None, branches=None)

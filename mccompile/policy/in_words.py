@@ -22,6 +22,7 @@ _OF_SUBLAYERS = {
 _OF_MODEL = {
     "residual": "the difference between the model's output and its latent input",
     "output": "what the model returns",
+    "gap": "the difference between what the model returns and what it returned to the other branch at the same step",
 }
 _LIFE = {
     ("pending", "skip"): "chunks that have not begun are skipped",
@@ -92,6 +93,9 @@ def rules_decided(phase: ir.Phase, policy: ir.PolicyIR) -> Iterator[tuple[str, s
     """When the rule of a phase is decided, and each of its rules of regions."""
     yield phase.name, when_decided(phase.rule, policy)
     yield from ((f"  {one.region}", when_decided(one.rule, policy)) for one in phase.regions or ())
+    for of in phase.branches or ():
+        yield f"  {of.branch}", when_decided(of.rule, policy)
+        yield from ((f"  {of.branch}.{one.region}", when_decided(one.rule, policy)) for one in of.regions or ())
 
 
 def when_decided(rule: ir.Rule, policy: ir.PolicyIR) -> str:

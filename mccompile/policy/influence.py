@@ -115,10 +115,10 @@ def without_influence(bound: BoundPolicy, made: Plan, again: Callable[[BoundPoli
     """
     if any(cell.action == "dynamic" for cell in made.cells):
         return
-    actions = [c.action for c in made.cells]
+    actions = [(c.action, c.way) for c in made.cells]
     for param in _thresholds(bound.ir):
         ends = [replace(bound, values={**bound.values, param.name: end}) for end in (param.low, param.high)]
-        if all([c.action for c in again(other).cells] == actions for other in ends):
+        if all([(c.action, c.way) for c in again(other).cells] == actions for other in ends):
             yield (
                 f"parameter {param.name} has no influence: the same steps are computed "
                 f"from {param.low:g} to {param.high:g}"

@@ -15,6 +15,7 @@ from mccompile.policy.sexpr import Atom, Reader, Tree, TreeItem, write
 
 _UNKNOWN = "?"
 _COLUMNS = ("step", "timestep", "sigma", "phase", "action", "account")
+_WAY = "way"  # the last column, where another alternative than the first one says what stands in
 _WORDS = frozenset({"phase", "action"})  # columns of words are aligned left, numbers right
 _WHAT = "a plan"
 
@@ -28,8 +29,10 @@ def show_plan(plan: Plan) -> str:
     lines = [f"plan {write(plan.policy)}", f"phases {write(plan.phases)}"]
     lines += [f"accounts {write(plan.accounts)}"] if plan.accounts else []
     lines += [f"c{i} {write(c)}" for i, c in enumerate(plan.changes)]
-    header = (*_COLUMNS, *plan.accounts, *(f"c{i}" for i in range(len(plan.changes))))
-    lines += _aligned([header, *(_row(plan, cell) for cell in plan.cells)])
+    ways = any(cell.way for cell in plan.cells)
+    way = (_WAY,) if ways else ()
+    header = (*_COLUMNS, *plan.accounts, *(f"c{i}" for i in range(len(plan.changes))), *way)
+    lines += _aligned([header, *((*_row(plan, cell), *([_way(cell)] if ways else [])) for cell in plan.cells)])
     lines += [f"note {write(n)}" for n in plan.notes]
     return "\n".join([*lines, _summary(plan)]) + "\n"
 
@@ -40,6 +43,11 @@ def _row(plan: Plan, cell: Cell) -> tuple[str, ...]:
     others = [_float32(value) for value in cell.others] or [_UNKNOWN] * len(plan.accounts)
     clock = (_float32(plan.grid.timesteps[cell.step]), _float32(plan.grid.sigmas[cell.step]))
     return (str(cell.step), *clock, phase, cell.action, account, *others, *map(_float32, cell.values))
+
+
+def _way(cell: Cell) -> str:
+    """Which alternative stands in, counted from 1; 0 where nothing is reused for certain."""
+    return str(cell.way + 1 if cell.action == "reuse" else 0)
 
 
 def _float32(value: float) -> str:
@@ -129,11 +137,12 @@ class _Lines:
             change = self.reader.value(ir.Change, self._single(f"c{len(changes)}"))
             assert isinstance(change, ir.Change)
             changes.append(change)
-        self._take("step")
+        heads = [item.value for item in self._take("step")]
+        ways = isinstance(heads[-1], Atom) and heads[-1].text == _WAY
         clock: list[tuple[float, float]] = []
         cells: list[Cell] = []
         while self._head().isdecimal():
-            cell, timestep, sigma = self._cell(len(cells), phases, len(accounts), len(changes))
+            cell, timestep, sigma = self._cell(len(cells), phases, len(accounts), len(changes), ways)
             cells.append(cell)
             clock.append((timestep, sigma))
         notes: list[str] = []
@@ -164,10 +173,17 @@ class _Lines:
             raise self.reader.error(items[0].value.span, f"`{keyword}` takes one value")
         return items[1].value
 
-    def _cell(self, step: int, phases: tuple[str, ...], others: int, changes: int) -> tuple[Cell, float, float]:
+    def _cell(
+        self, step: int, phases: tuple[str, ...], others: int, changes: int, ways: bool
+    ) -> tuple[Cell, float, float]:
         items = self._take(str(step))
-        if len(items) != len(_COLUMNS) + others + changes:
+        if len(items) != len(_COLUMNS) + others + changes + ways:
             raise self.reader.error(items[0].value.span, f"the row has {len(items)} columns")
+        way = self.reader.value(int, items[-1].value) if ways else 0
+        assert isinstance(way, int)
+        if way < 0:
+            raise self.reader.error(items[-1].value.span, "the number of an alternative is expected")
+        items = items[: len(items) - ways]
         _, timestep, sigma, phase, action, account, *values = (i.value for i in items)
         known = None if _text(phase) == _UNKNOWN else str(self.reader.value(str, phase))
         if known is not None and known not in phases:
@@ -179,6 +195,7 @@ class _Lines:
             values=tuple(self._float32(v) for v in values[others:]),
             account=None if _text(account) == _UNKNOWN else self._float32(account),
             others=() if _text(account) == _UNKNOWN else tuple(self._float32(v) for v in values[:others]),
+            way=max(way - 1, 0),
         )
         return cell, self._float32(timestep), self._float32(sigma)
 
@@ -215,4 +232,4 @@ def _decision(plan: Plan, step: int) -> str:
         return "no such step"
     cell = plan.cells[step]
     phase = _UNKNOWN if cell.phase is None else plan.phases[cell.phase]
-    return f"{phase} {cell.action}"
+    return f"{phase} {cell.action}" + (f" by alternative {cell.way + 1}" if cell.way else "")

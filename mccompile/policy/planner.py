@@ -15,6 +15,8 @@ import numpy as np
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
+from mccompile.language.intervals import Ranges
+from mccompile.language.ways import never_acts, ways_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan, PlannedAction, predicted_share
 from mccompile.policy.errors import MaskTooShort, RangeOutsideRun, StepsUncovered
@@ -44,7 +46,7 @@ def plan(
     Raises PolicyError (MC0305 to MC0307), and ValueError for a table that is missing or short, or for a policy whose
     regions have rules of their own.
     """
-    if any(phase.regions for phase in bound.ir.phases):
+    if any(phase.regions or phase.branches for phase in bound.ir.phases):
         raise ValueError(f"a plan is of one group of regions: ask for those of `bounds_of({bound.ir.name})`")
     problems = run_problems(bound, grid)
     if problems:
@@ -104,7 +106,9 @@ def _cell(step: int, decided: Mapping[Situation, Decision], values: tuple[float,
     found = {None if s.accounts is None else tuple(map(float, s.accounts)) for s in decided}
     accounts = next(iter(found)) if len(found) == 1 else None
     account, others = (None, ()) if accounts is None else (accounts[0], accounts[1:])
-    return Cell(step, phases.pop() if len(phases) == 1 else None, _action(decided), values, account, others)
+    action, ways = _action(decided), {d.way for d in decided.values()}
+    way = ways.pop() if action == "reuse" else 0
+    return Cell(step, phases.pop() if len(phases) == 1 else None, action, values, account, others, way)
 
 
 def _action(decided: Mapping[Situation, Decision]) -> PlannedAction:
@@ -203,6 +207,19 @@ def _notes(bound: BoundPolicy, cells: list[Cell], reached: frozenset[int]) -> It
             yield f"phase {phase.name} never reuses: its condition holds at none of its steps"
         if isinstance(phase.rule, ir.Reuse) and certain and actions == {"reuse"}:
             yield f"phase {phase.name} never computes: its condition holds at all of its steps"
+        yield from _idle_ways(bound, phase)
+
+
+def _idle_ways(bound: BoundPolicy, phase: ir.Phase) -> Iterable[str]:
+    """Alternatives that reuse nothing with these parameters: those before them hold wherever they do."""
+    if not isinstance(phase.rule, ir.Reuse):
+        return
+    params = {p.name: replace(p, low=bound.values[p.name], high=bound.values[p.name]) for p in bound.ir.params}
+    ranges = Ranges(params, {s.name: s for s in bound.ir.signals})
+    conditions = tuple(way.condition for way in ways_of(phase.rule))
+    for n in range(1, len(conditions)):
+        if never_acts(conditions[: n + 1], ranges):
+            yield f"phase {phase.name}: `reuse` number {n + 1} never acts, for one before it holds wherever it does"
 
 
 def _empty(bound: BoundPolicy, span: ir.PhaseSpan) -> bool:

@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.language.depth import block_bounds, blocks_of, part_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid
-from mccompile.policy.groups import groups
+from mccompile.policy.groups import views
 from mccompile.policy.planner import run_problems, steps_of
 from mccompile.policy.rules import Decision, Static
 from mccompile.policy.settled import settled
@@ -71,8 +71,8 @@ class ClaimVerdict:
 
 def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> ClaimVerdict:
     """The verdict on a claim about A, for runs on these grids."""
-    if any(len(groups(bound.ir)) > 1 for bound in ([a] if isinstance(claim, NeverReuses) else [a, claim.b])):
-        return ClaimVerdict("unknown", "regions that decide apart are not compared", ())
+    if any(len(views(bound.ir)) > 1 for bound in ([a] if isinstance(claim, NeverReuses) else [a, claim.b])):
+        return ClaimVerdict("unknown", "regions or branches that decide apart are not compared", ())
     one = settled(a)
     other = None if isinstance(claim, NeverReuses) else settled(claim.b)
     both = [one] if other is None else [one, other]
@@ -124,7 +124,8 @@ def _against(a: BoundPolicy, b: BoundPolicy | None, claim: Claim, grid: Grid) ->
         case Implies() | Equivalent():
             assert b is not None
             found = Two(a, b, grid, NOTHING).steps()
-            return next((_Against(s) for s, all_of in enumerate(found) if any(_open(claim, f) for f in all_of)), None)
+            open_ = ((s, all_of) for s, all_of in enumerate(found) if any(_open(claim, f) for f in all_of))
+            return next((_Against(s, _other_stand_in(s, all_of, grid)) for s, all_of in open_), None)
         case _:
             assert_never(claim)
 
@@ -141,7 +142,14 @@ def _always_parts(bound: BoundPolicy, decision: Decision) -> bool:
 
 
 def _open(claim: Claim, found: Linked) -> bool:
-    return not found.within or (isinstance(claim, Equivalent) and not found.around)
+    return not found.within or (isinstance(claim, Equivalent) and not found.equal)
+
+
+def _other_stand_in(step: int, found: Sequence[Linked], grid: Grid) -> str:
+    """Why both give other results at a step at which it is known that both reuse; "" where that is not known."""
+    if not all(one.a.compute is False and one.b.compute is False and not one.standing for one in found):
+        return ""
+    return f"both reuse step {step} of {grid.steps}, and what stands in is not the same"
 
 
 def _broken(claim: Claim, actions: Actions) -> bool:

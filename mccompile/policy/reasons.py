@@ -10,6 +10,7 @@ import numpy as np
 
 from mccompile import ir
 from mccompile.language.walk import deciding, walk_rule
+from mccompile.language.ways import ways_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import PlannedAction
 from mccompile.policy.evaluate import Grid, evaluate
@@ -125,6 +126,13 @@ def words(expr: ir.Expr) -> str:
     return write(expr) if expr.at is None else " ".join(expr.at.text.split())
 
 
+def stands_in(forecast: ir.Forecast | None) -> str:
+    """What a rule itself says that stands in, as it follows a reason; "" where the layers say it."""
+    if forecast is None:
+        return ""
+    return f", as {write(forecast) if forecast.at is None else ' '.join(forecast.at.text.split())}"
+
+
 def _because(bound: BoundPolicy, grid: Grid, at: Situation, decision: Decision, rule: ir.Rule, static: Static) -> str:
     match rule:
         case ir.Compute():
@@ -142,14 +150,19 @@ def _because(bound: BoundPolicy, grid: Grid, at: Situation, decision: Decision, 
 
 
 def _of_reuse(bound: BoundPolicy, grid: Grid, at: Situation, decision: Decision, rule: ir.Reuse, static: Static) -> str:
+    ways = ways_of(rule)
     if decision.compute is None:
-        return f"measured: {words(rule.condition)}"
+        return f"measured: {'; otherwise '.join(words(way.condition) for way in ways)}"
     moment = moment_of(bound, grid, at, static)
     signals = {s.name: s for s in bound.ir.signals}
     if bool(evaluate(rule.condition, moment)) != decision.compute:
-        return "the condition fails" if decision.compute else "the condition holds"
+        if decision.compute:
+            return "the condition fails" if len(ways) == 1 else "no condition holds"
+        holds = "the condition holds" if len(ways) == 1 else f"condition {decision.way + 1} of {len(ways)} holds"
+        return holds + stands_in(ways[decision.way].stand_in)
     if not decision.compute:
-        return "the condition fails, and a guard on shares holds the step back"
+        held = "the condition fails, and a guard on shares holds the step back"
+        return held + stands_in(ways[decision.way].stand_in)
     if not all(np.isfinite(evaluate(e, moment)) for e in deciding(rule.condition, signals)):
         return "a value is no finite number"
     for limit, count, what in (

@@ -15,6 +15,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.arithmetic.operations import StaticValue
 from mccompile.language.walk import deciding, rule_expressions, walk, walk_rule
+from mccompile.language.ways import ways_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import ZERO, Grid, StaticMoment, evaluate, is_static
 from mccompile.policy.facts import account_names
@@ -51,12 +52,16 @@ class Static:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """compute: True, False (reuse) or None (data decides). accounts: after the step, where they are known."""
+    """compute: True, False (reuse) or None (data decides). accounts: after the step, where they are known.
+
+    way: of a reuse, the number of the rule's alternative that says what stands in.
+    """
 
     phase: int
     compute: bool | None
     accounts: Accounts | None
     why: Why
+    way: int = 0
 
 
 def no_accounts(policy: ir.PolicyIR) -> Accounts:
@@ -98,26 +103,28 @@ def decide(bound: BoundPolicy, grid: Grid, at: Situation, static: Static | None)
     must = forced(bound, grid, at)
     if must.compute:
         return must
-    compute, accounts = _rule(bound, grid, at, bound.ir.phases[must.phase].rule, static)
+    compute, accounts, way = _rule(bound, grid, at, bound.ir.phases[must.phase].rule, static)
     if not compute and bound.ir.cache.refresh_every is not None and at.since is None:
         return must  # whether a refresh is due is not known
-    return Decision(must.phase, compute, no_accounts(bound.ir) if compute else accounts, "phase")
+    return Decision(must.phase, compute, no_accounts(bound.ir) if compute else accounts, "phase", way)
 
 
 def _rule(
     bound: BoundPolicy, grid: Grid, at: Situation, rule: ir.Rule, static: Static | None
-) -> tuple[bool | None, Accounts | None]:
+) -> tuple[bool | None, Accounts | None, int]:
     match rule:
         case ir.Compute():
-            return True, no_accounts(bound.ir)
+            return True, no_accounts(bound.ir), 0
         case ir.Every(n):
-            return phase_step(bound, at.state, grid) % bound.whole(n) == 0, at.accounts
+            return phase_step(bound, at.state, grid) % bound.whole(n) == 0, at.accounts, 0
         case ir.StepMask(compute):
-            return compute[at.state.step], at.accounts
+            return compute[at.state.step], at.accounts, 0
         case ir.Reuse():
-            return (None, None) if static is None else _Folded(bound, grid, at, static).reuse(rule)
+            folded = None if static is None else _Folded(bound, grid, at, static)
+            decided, accounts = (None, None) if folded is None else folded.reuse(rule)
+            return decided, accounts, folded.way(rule) if folded is not None and decided is False else 0
         case ir.Top():
-            return None, None
+            return None, None, 0
         case _:
             assert_never(rule)
 
@@ -156,6 +163,11 @@ class _Folded:
         if rule.max_reused is not None and not compute and self._value(rule.max_reused) < 1:
             return None, None  # some tokens must be computed: not a decision for the whole chunk
         return compute, grown
+
+    def way(self, rule: ir.Reuse) -> int:
+        """The first alternative whose condition holds; the last one where a guard reuses though none holds."""
+        ways = ways_of(rule)
+        return next((n for n, way in enumerate(ways) if self._value(way.condition)), len(ways) - 1)
 
     def _grown(self, sums: list[ir.Accumulate]) -> Accounts | None:
         """The accounts after the step, where it computes nothing."""

@@ -18,7 +18,7 @@ from mccompile.language.walk import children, deciding, rule_expressions, walk, 
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import TIMESTEP_SOURCES, Grid
 from mccompile.policy.facts import account_names
-from mccompile.policy.planner import after, first_situation, looks_back_most
+from mccompile.policy.planner import after, first_situation, looks_back_most, steps_of
 from mccompile.policy.rules import Decision, Situation, Static, decide, looks_back
 from mccompile.policy.settled import rebuilt
 
@@ -41,8 +41,8 @@ class Situations:
 class Linked:
     """What both decide in one pair of situations.
 
-    within: every cell that A reuses is reused by B. around: every cell that B reuses is reused by A. Both are facts,
-    and False means that nothing is known.
+    within: every cell that A reuses is reused by B. around: every cell that B reuses is reused by A. standing: in the
+    cells that both reuse, the same stands in. All are facts, and False means that nothing is known.
     """
 
     pair: Situations
@@ -50,6 +50,12 @@ class Linked:
     b: Decision
     within: bool
     around: bool
+    standing: bool
+
+    @property
+    def equal(self) -> bool:
+        """Both give the same results, if what they reuse is the same."""
+        return self.within and self.around and self.standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Two:
         to measure the same in both, not even at the steps before: another chunk may be ahead of it.
         """
         found = self._walk(alike=same_results(self.a.ir, self.b.ir))
-        apart = any(not (one.within and one.around) for linked in found for one in linked)
+        apart = any(not one.equal for linked in found for one in linked)
         return self._walk(alike=False) if apart else found
 
     def until_apart(self) -> tuple[tuple[Linked, ...], ...]:
@@ -76,7 +82,7 @@ class Two:
         found = []
         for linked in self._walk(alike=same_results(self.a.ir, self.b.ir)):
             found.append(linked)
-            if any(not (one.within and one.around) for one in linked):
+            if any(not one.equal for one in linked):
                 break
         return tuple(found)
 
@@ -98,10 +104,19 @@ class Two:
             if self._refreshed_alike(pair):
                 rules = self._rules(one, other)
                 within, around = (self._reuses_within(first, second, pair) for first, second in (rules, rules[::-1]))
-            return Linked(pair, one, other, within, around)
+            return Linked(pair, one, other, within, around, self._standing(one, other, within and around))
         within = one.compute is True or other.compute is False
         around = other.compute is True or one.compute is False
-        return Linked(pair, one, other, within, around)
+        return Linked(pair, one, other, within, around, self._standing(one, other, False))
+
+    def _standing(self, one: Decision, other: Decision, agree: bool) -> bool:
+        """The same stands in where both reuse a cell. agree: data decides in both, and they reuse the same cells."""
+        if one.compute is True or other.compute is True:
+            return True
+        rules = self._rules(one, other)
+        if agree and _now(rules[0]) == _now(rules[1]):
+            return True
+        return len(_stand_ins(rules[0], one) | _stand_ins(rules[1], other)) == 1
 
     def _rules(self, one: Decision, other: Decision) -> tuple[ir.Rule, ir.Rule]:
         return self.a.ir.phases[one.phase].rule, self.b.ir.phases[other.phase].rule
@@ -131,7 +146,7 @@ class Two:
 
     def _after(self, linked: Linked, back: tuple[int, int]) -> Iterator[Situations]:
         pair, one, other = linked.pair, linked.a, linked.b
-        equal = linked.within and linked.around
+        equal = linked.equal
         grown = self._grown_alike(linked)
         outcomes = (
             _outcomes(self.a, self.grid, pair.a, one, back[0]), _outcomes(self.b, self.grid, pair.b, other, back[1])
@@ -140,7 +155,7 @@ class Two:
             if (linked.within and reused and not also) or (linked.around and also and not reused):
                 continue
             wholly = one.compute is True and other.compute is True
-            alike = equal or (reused and also)
+            alike = equal or (reused and also and linked.standing)
             yield Situations(first, second, pair.alike and alike, wholly or (pair.level and alike and grown))
 
     def _grown_alike(self, linked: Linked) -> bool:
@@ -227,6 +242,22 @@ def _timestep_only(expr: ir.Expr) -> bool:
 def _now(rule: ir.Rule) -> ir.Rule:
     """What the rule says at a step that is not one of its steps of computing all."""
     return replace(rule, all_at=None) if isinstance(rule, ir.Reuse | ir.Top) else rule
+
+
+def _stand_ins(rule: ir.Rule, decision: Decision) -> frozenset[ir.Forecast | None]:
+    """What may stand in where the rule reuses; None: what the layers say."""
+    if not isinstance(rule, ir.Reuse) or rule.stand_ins is None:
+        return frozenset({None})
+    return frozenset(rule.stand_ins if decision.compute is None else (rule.stand_ins[decision.way],))
+
+
+def stand_ins_by_step(bound: BoundPolicy, grid: Grid, static: Static) -> tuple[frozenset[ir.Forecast | None], ...]:
+    """For every step, what a settled policy lets stand in where it reuses; None: what the layers say."""
+    found = (steps.values() for steps in steps_of(bound, grid, static))
+    return tuple(
+        frozenset().union(*(_stand_ins(bound.ir.phases[d.phase].rule, d) for d in decisions if not d.compute))
+        for decisions in found
+    )
 
 
 def _coupled(rule: ir.Reuse) -> bool:

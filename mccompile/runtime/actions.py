@@ -19,13 +19,14 @@ class Action:
     """kind: skip (result not needed), compute, reuse, dynamic (the decision graph says), or follow (a copy).
 
     phase: index of the phase in force, -1 outside a chunk's own steps. account: the account at the start of
-    the step where folding knows it. why: for the trace.
+    the step where folding knows it. why: for the trace. way: of a reuse, which alternative of the rule stands in.
     """
 
     kind: Kind
     phase: int
     account: float | None
     why: str
+    way: int = 0
 
     @property
     def runs(self) -> bool:
@@ -59,6 +60,6 @@ def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPo
         return Action("compute", decision.phase, None, record.lost or decision.why)
     account = cell.account if record.planned else None
     if record.planned and cell.action != "dynamic":
-        return Action(cell.action, decision.phase, cell.account, "planned")
+        return Action(cell.action, decision.phase, cell.account, "planned", cell.way)
     kind: Kind = "dynamic" if decision.compute is None else "compute" if decision.compute else "reuse"
     return Action(kind, decision.phase, account, decision.why)

@@ -14,6 +14,7 @@ from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import (
+    ChosenWay,
     Count,
     DecidedBy,
     Host,
@@ -24,6 +25,7 @@ from mccompile.lowering.slots import (
     Params,
     Past,
     Places,
+    Running,
     SourceBefore,
     Tail,
 )
@@ -96,7 +98,7 @@ class Decide:
     def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
-        measures = any(isinstance(slot, SourceBefore | Past | Tail) for slot in spec.inputs)
+        measures = any(isinstance(slot, SourceBefore | Past | Running | Tail) for slot in spec.inputs)
         self.sees_every_step = measures or len(spec.counts) > 1
         self.tells_weights = bool(spec.weights)
         self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, KeptSlot))
@@ -127,17 +129,16 @@ class Decide:
                     arguments.append(torch.zeros(layout.rows, layout.positions // layout.rows, device=device))
                 case Now(source):
                     arguments.append(sources[source])
-                case Mask() | DecidedBy():
+                case Mask() | DecidedBy() | ChosenWay():
                     raise AssertionError("results are no inputs of a decision")
                 case _:
                     full = self._state(slot, sources, states, layout, moment, device)
                     more = 1 if isinstance(slot, Tail) else 0
                     arguments.append(full[:, first : first + layout.chunks + more])
-        mask, measured, *made = self._call(*arguments)
-        assert isinstance(mask, torch.Tensor)
-        assert isinstance(measured, torch.Tensor)
-        kept = dict(zip(self._kept, made, strict=True))
-        return Deciding(host, first, kept, OnItsWay.of(mask, measured))
+        made = self._call(*arguments)
+        coming = [m for m in made[: len(self.spec.outputs) - len(self._kept)] if isinstance(m, torch.Tensor)]
+        kept = dict(zip(self._kept, made[len(coming) :], strict=True))
+        return Deciding(host, first, kept, OnItsWay.of(*coming))
 
     def finish(self, decision: Deciding, states: States) -> np.ndarray:
         """Waits for the mask of a decision. The store takes over its states, and notes the chunks that it saw."""
@@ -145,8 +146,9 @@ class Decide:
         states.seen |= {(int(b), decision.first + int(g)) for b, g in np.argwhere(active > 0)}
         for slot, value in decision.states.items():
             keep_state(states, slot, decision.first, value)
-        mask, measured = decision.coming.arrived()
+        mask, measured, *ways = decision.coming.arrived()
         states.measured = measured.numpy()
+        states.ways = ways[0].numpy() if ways else None
         return mask.numpy()
 
     def states(
@@ -172,7 +174,7 @@ class Decide:
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
                     shape = (b, moment.total + 1, *self._cells_of(source, sources, layout)[3:])
-                case Count() | Late() | Past():
+                case Count() | Late() | Past() | Running():
                     pass
                 case _:
                     assert_never(slot)

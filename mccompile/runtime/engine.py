@@ -58,7 +58,7 @@ class Engine:
             self._modulated = bound_at(part, backend(part.module, Role("modulated")), lowered.captured, first)
         captured = lowered.captured
         self._ports = {p.name: p for p in (*captured.sources, *captured.shared, *captured.streams)}
-        self.values = SharedValues(lowered.captured, self._needed(), backend)
+        self.values = SharedValues(lowered.captured, self._needed(), backend, as_made=self.vanilla)
 
     def _decide(self, spec: DecideSpec | None, backend: Backend) -> Decide | None:
         return None if spec is None else Decide(spec, self._by_chunks(backend, spec.module, Role("decide")))
@@ -76,7 +76,7 @@ class Engine:
         rows = {p.name: p.rows for p in captured.streams}
         for region in self.lowered.regions if self.uses_rows else ():
             beside = next((made for _, made in region.pairs if rows[made] != "video"), None)
-            if region.forecast is not None and beside is not None:
+            if region.forecasts and beside is not None:
                 why = f"tokens are computed at steps of their own, and `{beside}` has other rows than theirs"
                 raise NoForecast(self.lowered.policy, why)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mccompile import ir
 from mccompile.diagnostics.failure import StatedFailure
+from mccompile.language.walk import forecasts_of
 
 
 class RunError(StatedFailure):
@@ -171,8 +172,7 @@ class NoForecast(RunError):
     code = "MC0620"
 
     def __init__(self, policy: ir.PolicyIR, why: str) -> None:
-        region = next((region for region in policy.regions if region.forecast is not None), None)
-        at = None if region is None or region.forecast is None else region.forecast.at
+        at = next((forecast.at for forecast in forecasts_of(policy)), None)
         super().__init__(
             f"policy {policy.name} cannot forecast kept results: {why}",
             "reuse the last kept result (`keep residual` alone), or decide per step",

@@ -19,6 +19,9 @@ from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.store import Recent
 from mccompile.runtime.upload import upload
 
+KEPT = ir.Forecast(((ir.Const(1.0),),))
+"""The last kept result itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

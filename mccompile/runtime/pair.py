@@ -163,8 +163,8 @@ class Pairing:
             return self._alone(first)
         step = BothStep(
             first.engine, first.bound, first.fold, moment, replace(first.layout, batch=2 * first.layout.batch),
-            first.store, first.plan, first.actions + second.actions, None, inputs, *streams, first.group, first,
-            known.joint,
+            first.store, first.plan, first.actions + second.actions, None, inputs, *streams, first.group, first.view,
+            first, known.joint,
         )  # fmt: skip
         env, masks = run({step.group: step})
         mask = masks[step.group]

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mccompile import ir
 from mccompile.lowering.kept import as_computed, kept_form
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.groups import bounds_of
+from mccompile.policy.groups import bounds_in, views
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import keep_whole, merge, selected
@@ -70,15 +70,16 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         shared = engine.values.get(given)
         env = engine.entry(shared)
         layout = layout_of(engine.lowered, moment, given, engine.video(env))
-        store = BranchStore.empty(bounds_of(bound), layout.batch, moment.total)
+        store = BranchStore.empty(bounds_in(bound, moment.branch), layout.batch, moment.total)
         lengths = np.full(layout.tokens, layout.tokens, np.int64)
         mask = np.zeros((layout.batch, layout.tokens), bool)
         mask[:, : max(2, int(SHARE * layout.tokens))] = True
         decided = False
         for number, region in enumerate(engine.lowered.regions):
-            for group, decide in engine.decides.items() if region.keep is not None and not decided else ():
+            for view in views(bound.ir) if region.keep is not None and not decided else ():
+                decide = engine.decides[view.name]
                 if decide is not None:
-                    sources, states = engine.sources(decide.spec, given, shared, env), store.courses[group].states
+                    sources, states = engine.sources(decide.spec, given, shared, env), store.courses[view.group].states
                     decide.states(sources, states, layout, moment, engine.video(env).device)
             decided |= region.keep is not None
             if engine.uses_rows:

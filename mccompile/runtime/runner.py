@@ -12,14 +12,15 @@ import numpy as np
 from mccompile import ir
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.measured import MeasuredRow, rows_of
-from mccompile.lowering.observe import late_signals
+from mccompile.lowering.observe import late_in_means, late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
-from mccompile.policy.groups import bounds_of, policies
+from mccompile.policy.groups import bounds_in, bounds_of, own_branches, policies, view_in
 from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
 from mccompile.runtime.actions import Action, resolve_all
 from mccompile.runtime.ahead import decide_ahead
+from mccompile.runtime.beside import lose_gap, returned, served
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
 from mccompile.runtime.clock import Moment, Told, Untold
@@ -75,7 +76,8 @@ class Runner:
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True) -> None:
         self.lowered = lowered
         self.bound = bound
-        self.bounds = bounds_of(bound)  # as each group of regions sees it
+        self.bounds = bounds_of(bound)  # as each view has it
+        self._bounds_in: dict[str, Mapping[str, BoundPolicy]] = {}
         self.fold = fold
         self.backend = backend
         self.engine = Engine(lowered, backend)
@@ -107,9 +109,16 @@ class Runner:
     def masks(self, masks: list[np.ndarray] | None) -> None:
         self.log.masks = masks
 
+    def bounds_in(self, branch: str) -> Mapping[str, BoundPolicy]:
+        """The policy as each group of regions has it in the calls of a branch."""
+        if branch not in self._bounds_in:
+            self._bounds_in[branch] = bounds_in(self.bound, branch)
+        return self._bounds_in[branch]
+
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
         self.bound, self.bounds = bound, bounds_of(bound)
+        self._bounds_in.clear()
         self.requests.clear()
 
     def clear(self) -> None:
@@ -179,21 +188,27 @@ class Runner:
         shared = self.engine.values.get(inputs)
         entry = self.engine.entry(shared)
         layout = layout_of(self.lowered, moment, inputs, self.engine.video(entry))
+        bounds = self.bounds_in(moment.branch)
         store, plans = self._store(moment, layout, inputs)
         made = made_of(self.lowered.captured, self.engine.prompt, layout, inputs)
-        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, self.bounds)
+        store = self._request(moment).branches[moment.branch] = renew(store, made, moment, bounds)
         now = window_of(moment, layout, inputs)
         move_window(store, now, self.lowered.captured, self.engine.blocks, entry, shared)
         actions = self._resolved(moment, store, plans, layout)
         if forget_odd(store, actions.values()):
             actions = self._resolved(moment, store, plans, layout)
+        whole, others = self.engine.whole, self._request(moment).branches
+        if whole is not None and whole.keep == "gap":
+            own = moment.branch in own_branches(self.bound.ir)
+            actions[whole.group] = served(store, whole.group, others, moment, actions[whole.group], own)
         leader = self._leader(moment)
         return {
             group: Step(
                 self.engine, bound, self.fold, moment, layout, store, plans[group], actions[group],
                 None if leader is None else leader.courses[group], inputs, shared, entry, group,
+                view_in(self.bound.ir, group, moment.branch).name,
             )
-            for group, bound in self.bounds.items()
+            for group, bound in bounds.items()
         }  # fmt: skip
 
     def _resolved(
@@ -202,7 +217,7 @@ class Runner:
         """What clock and plan know of each chunk, for each group of regions."""
         return {
             group: resolve_all(moment, store.courses[group].history, bound, plans[group], layout.batch)
-            for group, bound in self.bounds.items()
+            for group, bound in self.bounds_in(moment.branch).items()
         }
 
     def finish(self, steps: Steps, env: Env, masks: Mapping[str, np.ndarray]) -> tuple[Value, ...]:
@@ -216,6 +231,8 @@ class Runner:
             if step.decides is not None:
                 step.decides.keep_output(results, masks[group], step.course, step.moment)
             self._after(step, env, masks[group])
+        if self.engine.whole is not None:
+            lose_gap(first.store, self.engine.whole.group)
         first.store.row = first.moment.row
         if self.masks is not None:
             self.masks.append(np.logical_or.reduce(list(masks.values())))
@@ -230,7 +247,14 @@ class Runner:
         if whole is None:
             return self.engine.postlude.run(env, first.shared, first.inputs)
         step = steps[whole.group]
-        return whole.results(env, first.shared, first.inputs, masks[whole.group], step.moment, step.layout, step.memory)
+        beside, mask = step.store.beside, masks[whole.group]
+        results = whole.results(
+            env, first.shared, first.inputs, mask, step.moment, step.layout, step.memory,
+            None if beside is None else beside.value,
+        )  # fmt: skip
+        if whole.keep == "gap":
+            step.store.returned = returned(results, bool((mask | ~step.active()).all()))
+        return results
 
     def store_of(self, moment: Moment) -> BranchStore | None:
         """What the branch of a moment keeps, if it was called before."""
@@ -271,10 +295,11 @@ class Runner:
             request.planned.pop(name, None)
         if self.budget is not None:
             self.budget.admit(inputs, moment, request.branches.keys())
+        bounds = self.bounds_in(moment.branch)
         if moment.branch not in request.branches:
-            request.branches[moment.branch] = BranchStore.empty(self.bounds, layout.batch, moment.total)
+            request.branches[moment.branch] = BranchStore.empty(bounds, layout.batch, moment.total)
         if moment.branch not in request.planned or request.told[moment.branch] != moment.told:
-            made = make_plans(self.lowered, self.bounds, moment.grid, inputs, self.fold, moment.told)
+            made = make_plans(self.lowered, bounds, moment.grid, inputs, self.fold, moment.told)
             request.planned[moment.branch], request.told[moment.branch] = made, moment.told
             self.notes = (*self.notes, *(note for plan in made.values() for note in plan.notes))
         return request.branches[moment.branch], request.planned[moment.branch]
@@ -328,7 +353,7 @@ class Runner:
         if measured is None or decide is None or action.kind != "dynamic":
             return None
         rows = zip(decide.spec.measured, measured[b, : len(decide.spec.measured), g], strict=True)  # zeros lie behind
-        values = {row: float(v) for row, v in rows if row in self._told[step.group][action.phase]}
+        values = {row: float(v) for row, v in rows if row in self._told[step.view][action.phase]}
         return Decided(step.moment.first + step.moment.chunks[g].step, values)
 
     def _event(self, step: Step, b: int, g: int, count: int) -> Event:
@@ -340,6 +365,8 @@ class Runner:
         if decided is not None:
             self.decided.append(decided)
             why = why if decided.finite else ODD
+        if kind in ("reuse", "partial"):
+            why += step.said(b, g)
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
             chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
@@ -360,8 +387,8 @@ def _told(policy: ir.PolicyIR) -> dict[int, frozenset[MeasuredRow]]:
 
 
 def _wants(policy: ir.PolicyIR, phase: int | None) -> bool:
-    """Whether a phase reads late signals."""
-    return phase is not None and bool(late_signals(policy, policy.phases[phase].rule))
+    """Whether a phase reads late signals, or a running mean takes them from every step."""
+    return phase is not None and (bool(late_signals(policy, policy.phases[phase].rule)) or late_in_means(policy))
 
 
 def _left_behind(store: BranchStore, moment: Moment) -> bool:

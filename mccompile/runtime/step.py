@@ -8,17 +8,20 @@ from typing import TypeAlias
 
 import numpy as np
 
+from mccompile import ir
+from mccompile.language.walk import own_stand_ins
 from mccompile.lowering.slots import Count
 from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
+from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import keep_whole, merge, reused, selected
-from mccompile.runtime.forecast import Weighing, Weights, weights_of
+from mccompile.runtime.forecast import KEPT, Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Course, Memory
@@ -30,7 +33,7 @@ class Step:
     """What is known of one group of regions when a call begins.
 
     bound: the policy as the group sees it. actions: [B][G]. leader: the course of the same group in the branch whose
-    decision this call follows, if any.
+    decision this call follows, if any. view: by which the group decides in this branch (policy/groups.py).
     """
 
     engine: Engine
@@ -46,6 +49,7 @@ class Step:
     shared: Mapping[str, Value]
     entry: Env
     group: str
+    view: str
 
     @property
     def course(self) -> Course:
@@ -55,7 +59,7 @@ class Step:
     @property
     def decides(self) -> Decide | None:
         """Its decision graph; None where the clock decides."""
-        return self.engine.decides[self.group]
+        return self.engine.decides[self.view]
 
     @property
     def memory(self) -> Memory:
@@ -78,17 +82,14 @@ class Step:
 
     def weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
         """What the last kept results of a region are worth to the tokens that are reused; None without a forecast."""
-        if region.forecast is None:
+        if not region.forecasts:
             return None
-        weighing = Weighing(region.forecast, self.bound, self.moment.grid)
         found: dict[tuple[int, int], np.ndarray] = {}
         for b in range(self.layout.batch):
             for g, time in enumerate(self.moment.chunks):
                 if time.state != "active" or mask[b, g].all():
                     continue
-                chunk = time.chunk if time.copy_of is None else time.copy_of
-                recent = self.course.history.recent.get((b, chunk, time.copy_of is not None))
-                found[b, g] = weighing.of_chunk(time.step, recent, self._told(b, g))
+                found[b, g] = self._of_chunk(region, b, g, ~mask[b, g])
         if not found:
             return None
         cells = np.zeros((region.depth, *self.layout.cells), np.float32)
@@ -96,6 +97,48 @@ class Step:
         for (b, g), weights in found.items() if self.engine.uses_rows else ():  # else all are computed together
             cells[:, b, g] = weights
         return weights_of(cells)
+
+    def _of_chunk(self, region: LoweredRegion, b: int, g: int, reused: np.ndarray) -> np.ndarray:
+        """Weights of a chunk, float32 [n, F, P] or [n, 1, 1]. reused: its tokens that read them, bool [F, P]."""
+        time = self.moment.chunks[g]
+        chunk = time.chunk if time.copy_of is None else time.copy_of
+        recent = self.course.history.recent.get((b, chunk, time.copy_of is not None))
+        total: np.ndarray | None = None
+        for way, forecast in self.standing(b, g, reused, region.forecast):
+            own = Weighing(forecast or KEPT, self.bound, self.moment.grid).of_chunk(time.step, recent, self._told(b, g))
+            own = np.pad(own, ((0, region.depth - len(own)), (0, 0), (0, 0)))
+            ways = self.course.states.ways
+            total = own if total is None or ways is None else np.where(ways[b, g] == way, own, total)
+        assert total is not None
+        return total
+
+    def standing(
+        self, b: int, g: int, reused: np.ndarray, of_layers: ir.Forecast | None
+    ) -> tuple[tuple[int, ir.Forecast | None], ...]:
+        """The alternatives by which tokens of a chunk are reused, each with what stands in; None: the kept result.
+
+        reused: bool [F, P]. of_layers: what the layers say.
+        """
+        time, ways = self.moment.chunks[g], self.course.states.ways
+        own = g if time.copy_of is None else self._place_of(time.copy_of)
+        phase = self.actions[b][own].phase
+        rule = self.bound.ir.phases[phase].rule if phase >= 0 else None
+        if not isinstance(rule, ir.Reuse) or rule.stand_ins is None or ways is None:
+            return ((0, of_layers),)
+        chosen = [int(way) for way in np.unique(ways[b, g][reused])]
+        return tuple((way, of_layers if (one := rule.stand_ins[way]) is None else one) for way in chosen)
+
+    def said(self, b: int, g: int) -> str:
+        """What a rule itself lets stand in for tokens of a chunk, as it follows a reason; "" where none does so."""
+        states = self.course.states
+        if states.ways is None or states.selection is None:
+            return ""
+        found = [stands_in(one) for _, one in self.standing(b, g, ~states.selection[b, g], None)]
+        return "".join(dict.fromkeys(said or ", as it was kept" for said in found)) if any(found) else ""
+
+    def _place_of(self, chunk: int) -> int:
+        """Where the chunk itself lies among the chunks of the call, not a copy of it."""
+        return next(g for g, time in enumerate(self.moment.chunks) if time.chunk == chunk and time.copy_of is None)
 
     def _told(self, b: int, g: int) -> dict[str, float]:
         """What the decision measured of a chunk for the weights of stand-ins, by the names of signals."""
@@ -129,10 +172,12 @@ class Step:
                 mask[b, g] = action.kind == "compute"
                 dynamic |= action.kind == "dynamic" or (action.runs and not planned[b, self.moment.chunks[g].chunk])
         decide, states = self.decides, self.course.states
-        states.measured = None
+        states.measured = states.ways = None
+        follows = self.leader is not None and self.leader.states.selection is not None
         if self.leader is not None and self.leader.states.selection is not None:
             mask = mask | self.leader.states.selection
             states.measured = self.leader.states.measured
+            states.ways = self.leader.states.ways
         elif decide is not None and (
             dynamic or not self.fold or decide.tells_weights or (decide.sees_every_step and not self._settled())
         ):
@@ -145,7 +190,26 @@ class Step:
             mask = decide.finish(ready, states)
         mask = self._with_copies(mask)
         states.selection = mask
+        if not follows and any(own_stand_ins(phase.rule) for phase in self.bound.ir.phases):
+            states.ways = self._ways(states.ways)
         return mask
+
+    def _ways(self, decided: np.ndarray | None) -> np.ndarray:
+        """By which alternative each cell is reused, uint8 [B, G, F, P]. decided: by the graph, where it was asked.
+
+        A model that runs all tokens together reuses them by one alternative, the latest of those that are asked for.
+        """
+        ways = np.zeros(self.layout.cells, np.uint8)
+        for b, of_sample in enumerate(self.actions):
+            for g, action in enumerate(of_sample):
+                if action.kind == "reuse":
+                    ways[b, g] = action.way
+                elif action.kind == "dynamic" and decided is not None:
+                    ways[b, g] = decided[b, g]
+        for g, time in enumerate(self.moment.chunks):
+            if time.copy_of is not None:
+                ways[:, g] = ways[:, self._place_of(time.copy_of)]
+        return ways if self.engine.uses_rows else np.full_like(ways, ways.max())
 
     def _settled(self) -> bool:
         """Says whether no step of the run depends on data. If one does after all, what the graph keeps is set anew.

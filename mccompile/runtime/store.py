@@ -226,7 +226,8 @@ class History:
 class Deciding:
     """A decision under way: what it was made from, the chunk that it begins with, the new states, and what is coming.
 
-    host: see runtime/decision.py. coming: the mask [B, G, F, P] bool, and what it was made by [B, K, G] float32.
+    host: see runtime/decision.py. coming: the mask [B, G, F, P] bool, what it was made by [B, K, G] float32, and which
+    alternatives stand in, where rules say it.
     """
 
     host: np.ndarray
@@ -241,7 +242,8 @@ class States:
 
     seen, observed: (sample, chunk) whose last frame the decision graph, or the observe graph, has kept.
     ahead: the decision of the next call, made when this one ended. selection: the last mask, [B, G, F, P] bool.
-    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked.
+    measured: what the decision graph made the last mask by, [B, K, G]; None where it was not asked. ways: by which
+    alternative of its rule each cell is reused, uint8 [B, G, F, P]; None where rules have no stand-ins of their own.
     """
 
     tensors: dict[KeptSlot, torch.Tensor] = field(default_factory=dict)
@@ -250,6 +252,7 @@ class States:
     ahead: Deciding | None = None
     selection: np.ndarray | None = None
     measured: np.ndarray | None = None
+    ways: np.ndarray | None = None
 
     def clear_accounts(self) -> None:
         """Clears the accounts, because everything was computed."""
@@ -270,12 +273,32 @@ class Course:
     states: States = field(default_factory=States)
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What the model gave in a branch's last call; None where not all of it was computed."""
+
+    output: Held | None
+
+
+@dataclass(frozen=True, slots=True)
+class GapBase:
+    """What the other guidance branch has given at the same step. value: None where it gave nothing that can be used.
+
+    why: then the reason, for the trace.
+    """
+
+    value: torch.Tensor | None
+    why: str
+
+
 @dataclass(slots=True)
 class BranchStore:
     """What one guidance branch of one request keeps.
 
     courses: of each group of regions, in order of depth. window: what the rows of `memory` are. made: what its tensors
     are made of. row: the last row of the schedule that it was called in. finite: whether the results of that call were.
+    returned: what the model gave in that call, where the gap between branches is kept; it is the pipeline's own tensor.
+    beside: what is known of the other branch in the call under way, where the gap is kept.
     """
 
     courses: Mapping[str, Course]
@@ -284,6 +307,8 @@ class BranchStore:
     made: Made | None = None
     row: int = -1
     finite: OnItsWay | None = None
+    returned: Returned | None = None
+    beside: GapBase | None = None
 
     @classmethod
     def empty(cls, bounds: Mapping[str, BoundPolicy], batch: int, chunks: int) -> BranchStore:

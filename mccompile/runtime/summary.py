@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from mccompile import ir
 from mccompile.language.walk import all_rules
+from mccompile.policy.groups import own_branches
 from mccompile.runtime.decided import Decided, Spread, fits_outside, guards, spreads
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.trace import Event, share_computed
@@ -113,7 +114,7 @@ def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
         computed=share_computed(latest),
         phases={name: share_computed([e for e in latest if e.phase == name]) for name in phases},
         why=dict(Counter(e.why for e in latest)),
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.told())),
+        notes=tuple(dict.fromkeys(note for part in parts for note in (*part.told(), *_idle_branches(part, latest)))),
         reuses=any(e.action in ("reuse", "partial") for e in latest),
         may_reuse=any(_may_reuse(rule) for part in parts for rule in all_rules(part.policy)),
         ages=dict(Counter(_ages(latest))),
@@ -122,6 +123,14 @@ def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
         odd=len(calls) + sum(part.odd for part in parts),
         experts={part.name: _share(part, latest) for part in parts if part.name},
     )
+
+
+def _idle_branches(part: Ran, latest: Sequence[Event]) -> Iterator[str]:
+    """What to tell of guidance branches that have rules of their own, and that were never called."""
+    called = {e.branch for e in latest}
+    for branch in own_branches(part.policy) if called else ():
+        if branch not in called:
+            yield f"no call of the branch {branch} was made: its rules acted nowhere"
 
 
 def _may_reuse(rule: ir.Rule) -> bool:

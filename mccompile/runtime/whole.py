@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,14 +35,15 @@ def whole_model(lowered: LoweredModel, postlude: Postlude, blocks: BlockCalls) -
     if region is None:
         return None
     where = lowered.located["output"]
-    return WholeOutput(region.keep == "residual", group_of(region), where, lowered, postlude, blocks)
+    assert region.keep in ("residual", "output", "gap")
+    return WholeOutput(region.keep, group_of(region), where, lowered, postlude, blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class WholeOutput:
-    """Completes the output of a call. difference: what is kept is the output less the latent input."""
+    """Completes the output of a call. keep: the output less the latent input, itself, or less the other branch's."""
 
-    difference: bool
+    keep: Literal["residual", "output", "gap"]
     group: str
     where: Located
     lowered: LoweredModel
@@ -50,13 +52,21 @@ class WholeOutput:
 
     def results(
         self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value], mask: np.ndarray, moment: Moment,
-        layout: Layout, memory: Memory,
+        layout: Layout, memory: Memory, beside: torch.Tensor | None = None,
     ) -> tuple[Value, ...]:
-        """Returns the model's outputs, and keeps those of the computed tokens. mask: these, bool [B, G, F, P]."""
+        """Returns the model's outputs, and keeps those of the computed tokens. mask: these, bool [B, G, F, P].
+
+        beside: what the model returned to the other branch at this step. Without it no gap is kept, and nothing is
+        reused.
+        """
+        if self.keep == "gap" and beside is None:
+            return self.postlude.run(env, shared, inputs)
         if memory.outputs is None:
             memory.outputs = self.room(inputs, layout, moment)
         latents = self._cells(self._latents(inputs), mask)
-        base = latents if self.difference else torch.zeros_like(latents)
+        base = latents if self.keep == "residual" else torch.zeros_like(latents)
+        if self.keep == "gap" and beside is not None:
+            base = self._cells(beside, mask)
         chunks = [t.chunk if t.copy_of is None else t.copy_of for t in moment.chunks]
         kept = self.blocks.kept_values(memory.outputs[:, chunks], latents)
         if not mask.any():

@@ -96,6 +96,9 @@ guards = st.one_of(
 )
 granularities = st.sampled_from(("step", "chunk", "frame", "token")).map(lambda word: ast.Name(word, SPAN))
 step_ranges = st.builds(ast.StepRange, counts, st.none() | counts, st.just(SPAN))
+reuses = st.builds(
+    ast.ReuseRule, granularities, st.none() | exprs, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)
+)
 bins = st.builds(ast.Bin, st.booleans(), counts, st.just(SPAN))
 rules = st.one_of(
     st.just(ast.ComputeRule(SPAN)),
@@ -108,9 +111,15 @@ rules = st.one_of(
     ),
     st.builds(ast.ComputeBins, st.lists(bins, min_size=1, max_size=4).map(tuple), st.just(SPAN)),
     st.builds(ast.ComputeTop, exprs, exprs, st.lists(guards, max_size=2).map(tuple), st.just(SPAN)),
-    st.builds(ast.ReuseRule, granularities, exprs, st.lists(guards, max_size=3).map(tuple), st.just(SPAN)),
+    reuses,
+    st.builds(ast.ReuseInOrder, st.lists(reuses, min_size=2, max_size=3).map(tuple), st.just(SPAN)),
 )
-region_rules = st.lists(st.builds(ast.NamedRule, names, rules, st.just(SPAN)), min_size=1, max_size=3).map(tuple)
+branches = st.sampled_from(("cond", "uncond")).map(lambda word: ast.Name(word, SPAN))
+named_rules = st.one_of(
+    st.builds(ast.NamedRule, st.none() | branches, names, rules, st.just(SPAN)),
+    st.builds(ast.NamedRule, branches, st.none(), rules, st.just(SPAN)),
+)
+region_rules = st.lists(named_rules, min_size=1, max_size=3).map(tuple)
 blocks = st.integers(-9, 9)
 bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
 block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.none() | names, st.just(SPAN))
@@ -138,7 +147,14 @@ alternatives = st.builds(
     ast.Alternative, st.one_of(names, granularities), st.lists(declarations, max_size=3).map(tuple), st.just(SPAN)
 )
 choices = st.builds(ast.ChooseDecl, names, st.lists(alternatives, min_size=1, max_size=3).map(tuple), st.just(SPAN))
-items = st.one_of(declarations, choices)
+function_parameters = st.builds(
+    ast.FunctionParameter, names, st.none() | st.one_of(exprs, number_lists, texts), st.just(SPAN)
+)
+functions = st.builds(
+    ast.FunctionDecl, names, st.lists(function_parameters, min_size=1, max_size=3).map(tuple), exprs, st.just(SPAN)
+)
+uses = st.builds(ast.UseDecl, texts, st.just(SPAN))
+items = st.one_of(declarations, choices, functions, uses)
 policies = st.builds(
     ast.PolicyAst,
     names,

@@ -106,6 +106,31 @@ _OTHERWISE = {
 
 
 @dataclass(frozen=True, slots=True)
+class GapOfBoth(Diagnostic):
+    """A rule of all branches that reuses the gap between them."""
+
+    code = "MC0272"
+    title = "the gap between the branches stands in for one of them only"
+    label = "reuses the output of both branches"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("name the branch that is reused: `uncond: compute every 3 steps`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedAndApart(Diagnostic):
+    """A policy whose branches follow one branch, and have rules of their own."""
+
+    code = "MC0273"
+    title = "the branches share a decision, and have rules of their own"
+    label = "the other branch follows `{leader}`"
+    leader: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("take this section out, or the rules of one branch"),)
+
+
+@dataclass(frozen=True, slots=True)
 class NoProbe(Diagnostic):
     code = "MC0244"
     title = "`probe` has no blocks to look at"
@@ -171,6 +196,27 @@ class RefusedBase(Diagnostic):
     note = "a policy extends a policy that comes with mccompile, or a `.policy` file in its own folder or below"
     path: str
     why: str
+
+
+WHY_ALL_KEYS = (
+    "a row of attention reads the first keys of one buffer, without a mask; a window, sinks or keys picked by "
+    "relevance are no such beginning, and a mask of every token against every key rules out fused kernels"
+)
+LESS_KEPT = "what is kept gets smaller by `cache { dtype: float8 }`, `device: cpu` or `budget: 2GB`"
+
+
+@dataclass(frozen=True, slots=True)
+class KeysNotChosen(Diagnostic):
+    """A choice among the kept keys: a sliding window, sinks, or the most relevant ones."""
+
+    code = "MC0288"
+    title = "`{what}`: which kept keys are read cannot be chosen"
+    label = "attention reads all keys up to a token's chunk"
+    note = WHY_ALL_KEYS
+    what: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(LESS_KEPT),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,11 @@ class NoPhases(Diagnostic):
     title = "the policy `{name}` has no phase"
     label = "nothing says what its steps do"
     name: str
+    library: bool  # it declares functions alone
 
     def helps(self) -> tuple[Help, ...]:
+        if self.library:
+            return (Help("a file of functions is no policy by itself: write `use` and its name in one"),)
         return (Help("add at least `phase all { compute }`"),)
 
 
@@ -130,6 +133,20 @@ class MeaninglessGuard(Diagnostic):
 
     def secondary(self) -> tuple[Label, ...]:
         return (Label(self.rule_span, self.decides),)
+
+
+@dataclass(frozen=True, slots=True)
+class OddAlternative(Diagnostic):
+    """One of several `reuse ... while` of a phase that does not fit to the others."""
+
+    code = "MC0271"
+    title = "the alternatives of the rule do not fit together"
+    label = "{why}"
+    why: str
+    remedy: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(self.remedy),)
 
 
 @dataclass(frozen=True, slots=True)

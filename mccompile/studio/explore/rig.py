@@ -26,7 +26,7 @@ from mccompile.metrics.pixels import psnr, psnr_per_frame, ssim
 from mccompile.models.embedded.judge import judge
 from mccompile.policy.bind import bind
 from mccompile.policy.cells import Plan
-from mccompile.policy.groups import bounds_of
+from mccompile.policy.groups import bounds_of, own_branches
 from mccompile.policy.phases import Grid
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.planning import make_plans
@@ -166,12 +166,17 @@ class Rig:
         return known
 
     def plans(self, point: Point) -> Mapping[str, Plan] | None:
-        """What is known of each group of regions before the point runs; None before the first run of its policy."""
+        """What is known of each group of regions before the point runs; None before the first run of its policy.
+
+        None too where guidance branches decide apart: a plan is of one of them.
+        """
         schedule = self._schedules.get(point.variant)
         if schedule is None:
             return None
         runner = self._models[point.variant].runner
         bound = bind(runner.lowered.policy, {**runner.bound.values, **point.values})
+        if own_branches(bound.ir):
+            return None
         with torch.no_grad():
             return make_plans(runner.lowered, bounds_of(bound), schedule.grid, schedule.inputs, True)
 
