@@ -22,7 +22,7 @@ _RUNS = ("forward", "__call__")  # of a module, of a processor
 _DEEPEST = 3  # modules within modules that a name leads through: `torch.nn.functional`
 
 
-class Around:
+class CalledCode:
     """The functions and classes that a model's code names, as they stand."""
 
     def __init__(self, model: nn.Module) -> None:
