@@ -28,11 +28,12 @@ CLOCKS: dict[ir.ClockName, Interval] = {
 
 @dataclass(slots=True)
 class Ranges:
-    """What names can be worth: parameters in their ranges, signals as their expressions say."""
+    """What names can be worth: parameters in their ranges, signals as their expressions say, clocks where they are."""
 
     params: Mapping[str, ir.Param]
     signals: Mapping[str, ir.Signal]
     defaults: bool = False
+    clocks: Mapping[ir.ClockName, Interval] = field(default_factory=lambda: CLOCKS)
     known: dict[str, Interval] = field(default_factory=dict)
 
     def at_defaults(self) -> Ranges:
@@ -60,7 +61,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
         case ir.ParamRef(name) | ir.SignalRef(name):
             return ranges.of(name)
         case ir.ClockRef(what):
-            return CLOCKS[what]
+            return ranges.clocks[what]
         case ir.Table(numbers):
             return Interval(min(numbers), max(numbers))
         case ir.Change(distance):

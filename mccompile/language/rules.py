@@ -12,6 +12,7 @@ from mccompile.language.builtins import CLOCKS
 from mccompile.language.errors import phases, values
 from mccompile.language.expressions import Elaborator
 from mccompile.language.guards import elaborate_guards
+from mccompile.language.in_phases import decided_in_phases
 from mccompile.language.intervals import reach
 from mccompile.language.libraries import is_library
 from mccompile.language.masks import check_mask, mask_steps
@@ -48,6 +49,12 @@ def elaborate_phases(
         for shadow in shadows(tuple(phase for phase in found if phase is not None), within.ranges):
             name, by = shadow.phase.name, shadow.by
             within.report(phases.UnreachablePhase(shadow.phase.at, name, by.name, place(by), shadow.how))
+        for one in decided_in_phases(tuple(phase for phase in found if phase is not None), within.ranges):
+            which = f"holds at {'every' if one.part.always else 'no'} step of the phase `{one.phase.name}`"
+            then = f"{one.why}, so this part of the condition decides nothing"
+            if one.whole:
+                then = f"{one.why}, so the rule would {'always' if one.part.always else 'never'} reuse"
+            within.report(phases.ConstantCondition(one.part.expr.at, which, then))
     return found
 
 
