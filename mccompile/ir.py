@@ -39,6 +39,7 @@ SourceName = Literal[
     "latent",  # the model's latent input
     "embedded",  # the latent after patch embedding = input of the first block
     "modulated_input",  # what enters the first self-attention
+    "input",  # what enters the layers
     "block_output",  # output of the policy's cached region, computed or reused; known after the step
     "probe",  # residual (output - input) of the always-computed blocks before the cached region
     "probe_output",  # output of these blocks
@@ -83,12 +84,12 @@ class SourceRef(Node):
 
 @dataclass(frozen=True, slots=True)
 class Frequency(Node):
-    """Within a gain alone: cycles per token along one axis, 0 to 0.5."""
+    """Within a gain: cycles per token along one axis, 0 to 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
 class PastMoment(Node):
-    since: Literal["step", "compute"]  # one step ago, or the n-th last computation of the cell
+    since: Literal["step", "compute"]
     n: int
 
 
@@ -208,10 +209,8 @@ class Compute(Node):
 
 @dataclass(frozen=True, slots=True)
 class AllAt(Node):
-    """Steps at which a rule computes all: the phase's first and every n-th after it, or own steps of the chunk."""
-
-    every: Expr | None
-    steps: tuple[int, ...]
+    every: Expr | None  # all is computed at the phase's first step and every n-th after it
+    steps: tuple[int, ...]  # or at these own steps of the chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +353,7 @@ class Region(Node):
     keep: Literal["residual", "output", "increment", "gap"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
+    each: bool | None = None  # every block decides apart
 
 
 @dataclass(frozen=True, slots=True)
