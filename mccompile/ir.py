@@ -1,4 +1,4 @@
-"""The policy IR: all that a policy can say, on one page. Frozen data, no torch, no methods.
+"""The policy IR: all that a policy can say but its expressions (`expression.py`). Frozen data, no torch, no methods.
 
 Read it as a grammar. For every (branch, step, chunk, region, token) a policy says compute, reuse or skip;
 `phases` say when, `regions` say which layers, `chunks` say what happens before and after a chunk's own steps.
@@ -7,177 +7,53 @@ Numbers a user may change are `Param` references everywhere: they enter compiled
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from typing import Literal
 
-from mccompile.arithmetic.fitted import Fitted
-from mccompile.arithmetic.operations import Operator
-from mccompile.diagnostics.source import Span
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """`at`: the policy's own words, for errors; None where it was read from its text. Equality does not look at it."""
-
-    at: Span | None = field(default=None, compare=False, repr=False, kw_only=True)
-
-
-class Granularity(IntEnum):
-    """How finely a value or a decision varies. A coarser value broadcasts to a finer one."""
-
-    STEP = 0
-    CHUNK = 1
-    FRAME = 2
-    TOKEN = 3
-
-
-# ---- expressions -----------------------------------------------------------------------------------------
-SourceName = Literal[
-    "time_embedding",  # embedding of the timestep (the value that the final norm consumes), static
-    "modulation",  # modulation of the blocks derived from the timestep (e0 of Wan), static
-    "latent",  # the model's latent input
-    "embedded",  # the latent after patch embedding = input of the first block
-    "modulated_input",  # what enters the first self-attention
-    "input",  # what enters the layers
-    "block_output",  # output of the policy's cached region, computed or reused; known after the step
-    "probe",  # residual (output - input) of the always-computed blocks before the cached region
-    "probe_output",  # output of these blocks
-    "output",  # what the model returns; only that of earlier steps can be read
-]
-ClockName = Literal["step", "fraction", "timestep", "sigma"]
-Distance = Literal["rel_l1", "l1", "l2", "cosine"]  # against the value at the previous step or computation
-Norm = Literal["mean", "max", "min_max"]
-Reduction = Literal["mean", "max", "min"]
-
-
-@dataclass(frozen=True, slots=True)
-class Const(Node):
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class ParamRef(Node):
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class SignalRef(Node):
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClockRef(Node):
-    what: ClockName  # of the chunk's own step: index from 0, index / steps, timestep (0..1000) or sigma (0..1)
-
-
-@dataclass(frozen=True, slots=True)
-class Table(Node):
-    values: tuple[float, ...]  # [i] at the chunk's step i; for another number of steps, the nearest entry
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRef(Node):
-    name: SourceName
-    gain: Expr | None = None  # of each frequency along frames, rows and columns: the source is filtered by it
-
-
-@dataclass(frozen=True, slots=True)
-class Frequency(Node):
-    """Within a gain: cycles per token along one axis, 0 to 0.5."""
-
-
-@dataclass(frozen=True, slots=True)
-class PastMoment(Node):
-    since: Literal["step", "compute"]
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change(Node):
-    """How far a source b moved to a, one number per cell of `over` (rel_l1 = mean|a-b| / (mean|b| + 1e-8))."""
-
-    distance: Distance
-    of: SourceRef
-    since: Literal["step", "compute", "zero"]  # b: one step ago, at the n-th last computation, or 0
-    over: Granularity
-    n: int | None = None  # None: the last computation
-    a: PastMoment | None = None  # None: a is the source now
-
-
-@dataclass(frozen=True, slots=True)
-class FrameDiff(Node):
-    """Motion of a source per token: mean_c|h[f]-h[f-1]| / (mean_c|h[f-1]| + 1e-8) (MotionCache)."""
-
-    of: SourceRef
-    relative: bool  # False: the plain difference, as MAGI-1's variant on latents
-
-
-@dataclass(frozen=True, slots=True)
-class Normalise(Node):
-    """Per frame: mean: m/mean; max: m/max; min_max: floor + (1-floor) * ((m-min)/(max-min)) ** power."""
-
-    norm: Norm
-    of: Expr
-    floor: Expr
-    power: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Polynomial(Node):
-    """Coefficients highest power first. `origin`, as `at`, is not part of the meaning; warnings need it."""
-
-    of: Expr
-    coefficients: tuple[float, ...]
-    origin: Fitted | None = field(default=None, compare=False, repr=False, kw_only=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Accumulate(Node):
-    """An account of a cell: the sum of `of` since the cell was last computed, this step included. Rules share it."""
-
-    of: Expr
-    into: str = "account"
-
-
-@dataclass(frozen=True, slots=True)
-class Kept(Node):
-    """`of` at the step when the cell was last computed; n-th last. With fewer computations, at the first of them."""
-
-    of: Expr
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class Before(Node):
-    of: Expr  # its value one step ago; at a chunk's first step, its value there
-
-
-@dataclass(frozen=True, slots=True)
-class Cumulative(Node):
-    """The sum or the product of `of` over the chunk's own steps up to this one. Only the clock and tables are in it."""
-
-    how: Literal["sum", "product"]
-    of: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Reduce(Node):
-    how: Reduction
-    of: Expr
-    to: Granularity
-
-
-@dataclass(frozen=True, slots=True)
-class Apply(Node):
-    op: Operator  # of the table in arithmetic/operations.py, which says what each means
-    args: tuple[Expr, ...]
-
-
-Expr = (
-    Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Frequency | Change | FrameDiff | Normalise
-    | Polynomial | Accumulate | Kept | Before | Cumulative | Reduce | Apply
+from mccompile.expression import (
+    Accumulate,
+    Apply,
+    Area,
+    Around,
+    Average,
+    Before,
+    Change,
+    ClockName,
+    ClockRef,
+    Const,
+    Cumulative,
+    Distance,
+    Expr,
+    FrameDiff,
+    Frequency,
+    Granularity,
+    Kept,
+    Node,
+    Norm,
+    Normalise,
+    ParamRef,
+    PastMoment,
+    Polynomial,
+    Reduce,
+    Reduction,
+    SignalRef,
+    Smooth,
+    SourceName,
+    SourceRef,
+    SpectralWeight,
+    Stairs,
+    Table,
 )
+
+__all__ = [  # an expression's names are names of the IR
+    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Before", "Between", "Blocks", "BranchRule",
+    "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative", "Distance",
+    "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration", "Kept",
+    "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment", "Phase",
+    "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse", "Rule",
+    "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask",
+    "SublayerName", "Sublayers", "Table", "Top", "UntilRefreshes", "WholeModel",
+]  # fmt: skip
 
 
 # ---- declarations ----------------------------------------------------------------------------------------
@@ -209,20 +85,30 @@ class Compute(Node):
 
 @dataclass(frozen=True, slots=True)
 class AllAt(Node):
-    every: Expr | None  # all is computed at the phase's first step and every n-th after it
-    steps: tuple[int, ...]  # or at these own steps of the chunk
+    """Steps at which a rule computes all: the phase's first and every n-th after it, or own steps of the chunk."""
+
+    every: Expr | None
+    steps: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast(Node):
-    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first."""
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
 
-    weights: tuple[tuple[Expr, ...], ...]  # [c - 1]: at most c numbers, while c results are kept; the last for more
+    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
+    """
+
+    weights: tuple[tuple[Expr, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Reuse(Node):
-    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
+    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order.
+
+    stand_ins: of several alternatives in order, what stands in for the kept result under each; None: what the layers
+    say. `condition` is then the `or` of theirs, `(or (or first second) third)`: language/ways.py takes it apart. A cell
+    that a guard reuses though no condition holds has the last alternative's.
+    """
 
     granularity: Granularity
     condition: Expr
@@ -233,7 +119,7 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
-    stand_ins: tuple[Forecast | None, ...] | None = None  # of alternatives (language/ways.py); None: what layers say
+    stand_ins: tuple[Forecast | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +233,10 @@ class WholeModel(Node):
 
 @dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers. Those of one name, or of none, decide together. keep: for reuse; None: they are always computed."""
+    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in.
+
+    name: regions of one name decide together, apart from all others; so do those without a name.
+    """
 
     where: Blocks | Sublayers | Integration | WholeModel
     keep: Literal["residual", "output", "increment", "gap"] | None

@@ -77,6 +77,7 @@ def write_captured(captured: CapturedModel, model: nn.Module) -> tuple[dict[str,
             "row_keys": write_record(kind.row_keys),
             "buffers": write_record(kind.buffers),
             "modulated": write_record(kind.modulated),
+            "mixing": write_record(kind.mixing),
         }
         for kind in captured.kinds
     ]
@@ -110,7 +111,7 @@ def read_captured(data: GraphJson, model: nn.Module, constants: Mapping[str, tor
 
 
 def _read_kind(data: GraphJson, part: Callable[[GraphJson], Part | None]) -> BlockKind:
-    data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers", "modulated")
+    data = _dict(data, "full", "partial", "allocate", "row_keys", "buffers", "modulated", "mixing")
     full, allocate = part(data["full"]), part(data["allocate"])
     if full is None or allocate is None:
         raise ValueError("a kind of block without its forms on all rows")
@@ -121,6 +122,7 @@ def _read_kind(data: GraphJson, part: Callable[[GraphJson], Part | None]) -> Blo
         row_keys=read_record(tuple[str, ...], data["row_keys"]),
         buffers=read_record(tuple[BufferSpec, ...], data["buffers"]),
         modulated=_read_modulated(data["modulated"]),
+        mixing=read_record(tuple[Refusal, ...], data["mixing"]),
     )
 
 

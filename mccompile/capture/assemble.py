@@ -60,7 +60,13 @@ def _block_kind(
         row_keys=tuple(row_keys(scope)) if scope is not None else (),
         buffers=buffer_specs(kind.template, scope) if scope is not None else (),
         modulated=modulated_input(kind.template, own, labelled, rows),
+        mixing=_mixing(scope) if partial is not None and scope is not None else (),
     )
+
+
+def _mixing(scope: Scope) -> tuple[Refusal, ...]:
+    """What is computed over all tokens, one entry for each module and reason."""
+    return tuple(dict.fromkeys(Refusal(r.site, r.reason) for r in scope.mixing.values()))
 
 
 def _site(index: int, kind_index: int, kind: TemplateKind, own: Roles, site: Site) -> BlockSite:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from mccompile.capture.facts import Extent, TensorFact
 from mccompile.capture.kinds import TemplateKind
 from mccompile.capture.labels import label
 from mccompile.capture.rows import Labels, RowSpans, has_video
@@ -47,6 +48,7 @@ def label_kinds(kinds: list[TemplateKind], roles: list[Roles], rows: RowSpans | 
         try:
             for kind, role in zip(kinds, roles, strict=True):
                 axes.scopes.append(_label_kind(axes, kind, role))
+            _check_masks(axes, kinds)
             _check_streams(axes, kinds, roles)
             return axes
         except _SharedDemand as demand:
@@ -66,8 +68,9 @@ def _label_kind(axes: TokenAxes, kind: TemplateKind, roles: Roles) -> Scope | No
     seeds = {p: axes.known.get(kind.sites[0].captured(p), {}) for p in kind.template.values}
     scope: Scope | None = None
     try:
-        scope = label(kind.template, seeds)
+        scope = label(kind.template, seeds, _samples(kind, roles))
         _check_operands(scope, kind)
+        _note_ends(scope, kind, roles)
     except Demand as demand:
         values = [site.captured(demand.placeholder) for site in kind.sites]
         if demand.placeholder in roles.streams or any(demand.axis in axes.known.get(v, {}) for v in values):
@@ -84,6 +87,32 @@ def _label_kind(axes: TokenAxes, kind: TemplateKind, roles: Roles) -> Scope | No
                 value = site.template.origin[site.nodes[output]]
                 axes.known[value] = {i: rows for i, rows in enumerate(labels) if rows is not None}
     return scope
+
+
+def _samples(kind: TemplateKind, roles: Roles) -> Extent:
+    """The sizes of the first axis of the video stream."""
+    fact = kind.template.facts[roles.video]
+    return fact.shape[0] if isinstance(fact, TensorFact) and fact.shape else (1, 1)
+
+
+def _note_ends(scope: Scope, kind: TemplateKind, roles: Roles) -> None:
+    """Lets a value of all tokens that continues a stream of rows leave the block as rows."""
+    for output, stream in zip(roles.outputs, roles.continues, strict=True):
+        if stream is None or output not in scope.whole or kind.template.facts[stream] != kind.template.facts[output]:
+            continue
+        axes = [(axis, rows) for axis, rows in enumerate(scope.of(stream)) if rows is not None]
+        if len(axes) == 1:
+            scope.ends[output] = axes[0]
+
+
+def _check_masks(axes: TokenAxes, kinds: list[TemplateKind]) -> None:
+    """Refuses kinds that mix tokens in a model whose masks hide tokens: what is hidden may be left out there."""
+    masked = any(scope is not None and scope.masks for scope in axes.scopes)
+    for i, scope in enumerate(axes.scopes):
+        if scope is not None and masked and scope.mixing:
+            refused = next(iter(scope.mixing.values()))
+            axes.refusals.append(Refusal(refused.site, refused.reason))
+            axes.scopes[i] = None
 
 
 def _check_operands(scope: Scope, kind: TemplateKind) -> None:

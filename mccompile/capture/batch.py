@@ -121,13 +121,19 @@ def capture_way(
         except CaptureError as error:
             reason = error.cause
         else:
-            if not captured.refusals:
+            why = (*(m for kind in captured.kinds for m in kind.mixing), *captured.refusals)
+            if not why:
                 return captured, (one, small), way
-            other = CaptureWay(given, captured.refusals[-1].reason)
+            other = CaptureWay(given, why[-1].reason)
             alone = capture(model, *given, unbatched=other.unbatched)
-            fewer = len(alone.refusals) < len(captured.refusals)
+            fewer = _left_out(alone) < _left_out(captured)
             return (alone, given, other) if fewer else (captured, (one, small), way)
     return capture(model, *given, unbatched=reason), given, CaptureWay(given, reason)
+
+
+def _left_out(captured: CapturedModel) -> tuple[int, int]:
+    """How much of a model does not run on selected rows: what is refused, and what is computed over all tokens."""
+    return len(captured.refusals), sum(len(kind.mixing) for kind in captured.kinds)
 
 
 def _latent(probe: Arguments, second: Arguments) -> str:

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import fx, nn
@@ -40,6 +41,22 @@ def _position(run: RowSpans, rows: RowSpans) -> int | None:
     return next((i for i in starts if rows[i : i + len(run)] == run), None)
 
 
+class WholeValues(Protocol):
+    """Values that hold all tokens, in a form that has some rows of the others (mixing.py)."""
+
+    def read_by(self, node: fx.Node, used: fx.Node) -> fx.Node:
+        """What stands for an operand of a node of the template."""
+        ...
+
+    def over_all(self, node: fx.Node) -> None:
+        """Copies an operator that is computed over all tokens."""
+        ...
+
+    def leaving(self, output: fx.Node) -> fx.Node:
+        """What leaves the block for an output of the template."""
+        ...
+
+
 @dataclass(slots=True)
 class BlockForm:
     """A graph in the making; `built` maps template nodes to its own."""
@@ -52,6 +69,7 @@ class BlockForm:
     counts: set[fx.Node] = field(default_factory=set)  # numbers that are no sizes of others
     takes: list[Operand] = field(default_factory=list)
     attentions: list[AttentionSite] = field(default_factory=list)
+    mixing: WholeValues | None = None  # the form by rows: what it knows of values that hold all tokens
     _video_count: fx.Node | None = None
 
     def operands(self, nodes: Sequence[fx.Node], of: Callable[[str], Operand]) -> None:
@@ -122,8 +140,12 @@ class BlockForm:
             raise self.scope.refusal(self.roles.video, reason)
         return self.built[found.node] if found.axis is None else self.axis_size(found.node, found.axis)
 
+    def operand(self, node: fx.Node, used: fx.Node) -> fx.Node:
+        """What stands for an operand of a node of the template."""
+        return self.built[used] if self.mixing is None else self.mixing.read_by(node, used)
+
     def copy(self, node: fx.Node) -> fx.Node:
-        new = self.graph.node_copy(node, lambda a: self.built[a])
+        new = self.graph.node_copy(node, lambda a: self.operand(node, a))
         new.meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
         self.built[node] = new
         return new

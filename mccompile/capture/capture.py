@@ -19,6 +19,7 @@ from mccompile.capture.masks import share_masks
 from mccompile.capture.normalise import normalise
 from mccompile.capture.numbering import number_anew
 from mccompile.capture.own import own_weights
+from mccompile.capture.samples import samples_of
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
@@ -83,7 +84,8 @@ def _take_apart(exported: Exported, facts: Facts) -> Parts:
     kinds, kind_of = group(templates)
     by_blocks = {n for n, own in parts.part.items() if own > PRELUDE}
     latent = {n for n, names in depends.items() if exported.source in names}
-    found = tuple(roles(kind, by_blocks, latent) for kind in kinds)
+    samples = samples_of(graph, facts)
+    found = tuple(roles(kind, by_blocks, latent, samples) for kind in kinds)
     return Parts(exported, facts, depends, parts, tuple(templates), tuple(kinds), tuple(kind_of), found)
 
 

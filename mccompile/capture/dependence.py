@@ -78,6 +78,12 @@ def flow_graph(graph: fx.Graph) -> nx.DiGraph:
     return flow
 
 
+def root_of(value: fx.Node) -> fx.Node:
+    """The value whose storage this one may be a view of."""
+    alias = _aliased(value)
+    return value if alias is None else root_of(alias)
+
+
 def writes_outside(flow: nx.DiGraph) -> list[tuple[fx.Node, fx.Node]]:
     """(node, root) of every in-place write into a placeholder or an attribute."""
     found = ((node, root) for node, roots in flow.nodes(data="writes", default=()) for root in roots)

@@ -19,6 +19,7 @@ from torch import fx
 
 from mccompile.capture.building import BlockForm, counts_as_data
 from mccompile.capture.facts import TensorFact
+from mccompile.capture.mixing import Mixing
 from mccompile.capture.part import AttentionSite, Buffer, Part, Positions, Shared, Stream, Weight
 from mccompile.capture.resize import CATS, SPLITS, Cutting, resized
 from mccompile.capture.rows import RowSpans, any_video, key, video
@@ -28,6 +29,7 @@ from mccompile.capture.stacks import module_path
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
 from mccompile.capture.types import BufferSpec
+from mccompile.capture.whole import is_turned
 
 aten = torch.ops.aten
 
@@ -35,6 +37,7 @@ aten = torch.ops.aten
 def row_keys(scope: Scope) -> dict[str, RowSpans]:
     """The row vectors that a partial form takes, by name: rows of keys, and the selection itself where parts join."""
     found = {key(a.key_rows): a.key_rows for a in scope.attentions}
+    found |= {key(rows): rows for _, rows in (*scope.kept.values(), *scope.picked.values(), *scope.ends.values())}
     if scope.chooses:
         rows = next(r for labels in scope.labels.values() for r in labels if r is not None)
         found["video"] = (video(next(s.count for s in rows if s.video)),)
@@ -42,7 +45,7 @@ def row_keys(scope: Scope) -> dict[str, RowSpans]:
 
 
 def buffer_specs(template: Template, scope: Scope) -> tuple[BufferSpec, ...]:
-    """Two buffers, keys then values, for each attention over video tokens."""
+    """Two buffers, keys then values, for each attention over video tokens; then one for each value kept whole."""
     count: Counter[str] = Counter()
     specs: list[BufferSpec] = []
     for attention in scope.attentions:
@@ -50,7 +53,15 @@ def buffer_specs(template: Template, scope: Scope) -> tuple[BufferSpec, ...]:
         axis = len(scope.shape(scope.tensor(attention.node, 1))) - 2
         specs += [BufferSpec(f"{site}.{kv}{count[site]}", axis, key(attention.key_rows)) for kv in "kv"]
         count[site] += 1
+    for number, (value, (axis, rows)) in enumerate(scope.kept.items()):
+        site = module_path(value).removeprefix(template.path).removeprefix(".") or "block"
+        specs.append(BufferSpec(f"{site}.all{number}", axis - is_turned(scope, value, axis), key(rows)))
     return tuple(specs)
+
+
+def _kept_specs(specs: Sequence[BufferSpec], scope: Scope) -> dict[fx.Node, BufferSpec]:
+    """The buffer of each value that is kept whole."""
+    return dict(zip(scope.kept, specs[len(specs) - len(scope.kept) :], strict=True))
 
 
 def _mask_of(template: Template, node: fx.Node) -> Shared | None:
@@ -73,16 +84,27 @@ def full_form(template: Template, roles: Roles, scope: Scope | None) -> Part:
     buffers = form.extra([Buffer(s.name) for s in specs], [s.name for s in specs])
     form.operands(tuple(template.weights), Weight)
     pairs = {a.node: specs[2 * i : 2 * i + 2] for i, a in enumerate(scope.attentions)} if scope is not None else {}
+    kept = _kept_specs(specs, scope) if scope is not None else {}
     for node in template.graph.nodes:
-        if node.op == "placeholder":
-            continue
         if node in pairs:
             for spec, operand in zip(pairs[node], node.args[1:3], strict=True):
                 form.graph.call_function(aten.copy_.default, (buffers[spec.name], form.built[operand]))
+        for value in (v for v in kept if scope is not None and scope.first_reads[v] is node):
+            _keep(form, value, buffers[kept[value].name])
+        if node.op == "placeholder":
+            continue
         new = form.copy(node)
         if node in pairs:
             form.attentions.append(_site(new, template, node, pairs[node]))
     return form.finish([form.built[o] for o in roles.outputs], form.streams(), "FullBlock")
+
+
+def _keep(form: BlockForm, value: fx.Node, buffer: fx.Node) -> None:
+    """Writes all rows of a value into its buffer."""
+    made = form.built[value]
+    if is_turned(form.scope, value, form.scope.kept[value][0]):
+        made = form.graph.call_function(aten.transpose.int, (made, -2, -1))
+    form.graph.call_function(aten.copy_.default, (buffer, made))
 
 
 def _values(form: BlockForm) -> None:
@@ -106,10 +128,17 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> Part:
     buffers = form.extra([Buffer(s.name) for s in specs], [s.name for s in specs])
     form.operands(tuple(template.weights), Weight)
     pairs = {a.node: (a, specs[2 * i : 2 * i + 2]) for i, a in enumerate(scope.attentions)}
+    kept = {value: buffers[spec.name] for value, spec in _kept_specs(specs, scope).items()}
+    sized = {o: buffers[s.name] for o, s in zip(_buffered(scope), specs, strict=True)}
+    form.mixing = Mixing(form, kept, rows, sized)
     cutting = Cutting(scope, form.graph, form.count, form.size, rows.get("rows_video"))
     pieces: dict[fx.Node, list[fx.Node]] = {}
     for node in template.graph.nodes:
         if node.op == "placeholder":
+            continue
+        scope.at = node
+        if node in scope.whole:
+            form.mixing.over_all(node)
             continue
         if node in pairs:
             attention, pair = pairs[node]
@@ -121,7 +150,8 @@ def partial_form(template: Template, roles: Roles, scope: Scope) -> Part:
             new = form.copy(node)
             if change is not None:
                 new.args = (new.args[0], *fx.node.map_arg(change, lambda a: form.built.get(a, a)))
-    result = form.finish([form.built[o] for o in roles.outputs], form.streams(), "PartialBlock")
+    scope.at = None
+    result = form.finish([form.mixing.leaving(o) for o in roles.outputs], form.streams(), "PartialBlock")
     _check_counts(form)
     return result
 
@@ -132,11 +162,11 @@ def _segments(form: BlockForm, cutting: Cutting, node: fx.Node, pieces: dict[fx.
     pieces: of the splits emitted so far, which `getitem` picks from.
     """
     if node.target in SPLITS and cutting.along_tokens(node):
-        pieces[node] = cutting.split(node, form.built[form.scope.tensor(node)])
+        pieces[node] = cutting.split(node, form.operand(node, form.scope.tensor(node)))
     elif node.target is operator.getitem and node.args[0] in pieces:
         form.built[node] = pieces[node.args[0]][node.args[1]]
     elif node.target in CATS and cutting.joins_parts(node):
-        form.built[node] = cutting.cat(node, [form.built[a] for a in node.args[0]])
+        form.built[node] = cutting.cat(node, [form.operand(node, a) for a in node.args[0]])
     else:
         return False
     return True
@@ -155,7 +185,7 @@ def _attend(
     node = attention.node
     kept = [
         form.graph.call_function(
-            aten.index_copy_.default, (buffers[spec.name], spec.token_axis, rows, form.built[node.args[i]])
+            aten.index_copy_.default, (buffers[spec.name], spec.token_axis, rows, form.operand(node, node.args[i]))
         )
         for i, spec in enumerate(pair, start=1)
     ]
@@ -177,19 +207,21 @@ def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> Part
     form = BlockForm(template, roles, scope or Scope(template.facts))
     _values(form)
     buffers = []
-    for attention in scope.attentions if scope is not None else ():
-        for operand in attention.node.args[1:3]:
-            assert isinstance(operand, fx.Node)
-            fact = template.facts[operand]
-            assert isinstance(fact, TensorFact)
-            labels = form.scope.of(operand)
-            sizes = [
-                form.count(r) if r is not None else form.size(e) for r, e in zip(labels, fact.shape, strict=True)
-            ]
-            buffers.append(
-                form.graph.call_function(
-                    aten.new_zeros.default, (form.built[roles.video], sizes), {"dtype": fact.dtype}
-                )
-            )
+    for operand in _buffered(scope) if scope is not None else ():
+        fact = template.facts[operand]
+        assert isinstance(fact, TensorFact)
+        labels = form.scope.of(operand)
+        sizes = [form.count(r) if r is not None else form.size(e) for r, e in zip(labels, fact.shape, strict=True)]
+        if scope is not None and operand in scope.kept and is_turned(scope, operand, scope.kept[operand][0]):
+            sizes[-2:] = sizes[-1], sizes[-2]
+        buffers.append(
+            form.graph.call_function(aten.new_zeros.default, (form.built[roles.video], sizes), {"dtype": fact.dtype})
+        )
     specs = buffer_specs(template, scope) if scope is not None else ()
     return form.finish(buffers, [Buffer(s.name) for s in specs], "AllocateBuffers")
+
+
+def _buffered(scope: Scope) -> list[fx.Node]:
+    """The values that have buffers, in the order of `buffer_specs`."""
+    pairs = [a.node.args[1:3] for a in scope.attentions]
+    return [*(o for pair in pairs for o in pair if isinstance(o, fx.Node)), *scope.kept]

@@ -3,7 +3,7 @@
 Each operator has a rule (see `rules`), which gives the labels of its result from those of its operands. Sometimes an
 operand without a label meets a labelled axis of the same length. The operand is then traced back to its placeholder.
 The axis of that placeholder must hold the same rows, and labelling starts again. An operator that no rule proves to be
-token-wise is refused with its site and a reason.
+token-wise is computed over all tokens (whole.py), or refused with its site and a reason.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ from typing import TypeAlias
 
 from torch import fx
 
-from mccompile.capture.facts import TensorFact, TupleFact
+from mccompile.capture.dependence import written_by
+from mccompile.capture.facts import Extent, TensorFact, TupleFact
 from mccompile.capture.rows import Labels, RowSpans, any_video, has_video, total
 from mccompile.capture.rules import rule_of
-from mccompile.capture.scope import Scope
+from mccompile.capture.scope import Refused, RowsPicked, Scope
 from mccompile.capture.template import Template
+from mccompile.capture.whole import compute_over_all, note_number, note_whole
 
 Seeds: TypeAlias = Mapping[fx.Node, Mapping[int, RowSpans]]  # by template placeholder and axis
 
 
-def label(template: Template, seeds: Seeds) -> Scope:
-    """Labels of all nodes of a template. Raises Demand (seed a placeholder, try again) or Refused."""
-    scope = Scope(template.facts)
+def label(template: Template, seeds: Seeds, batch: Extent = (1, 1)) -> Scope:
+    """Labels of all nodes of a template. Raises Demand (seed a placeholder, try again) or Refused.
+
+    batch: the sizes of the video stream's first axis, that of the samples.
+    """
+    scope = Scope(template.facts, batch=batch)
     for node in template.graph.nodes:
+        scope.at = node
         fact = template.facts.get(node)
         if node.op == "placeholder":
             if isinstance(fact, TensorFact):
@@ -34,6 +40,9 @@ def label(template: Template, seeds: Seeds) -> Scope:
                 scope.labels[node] = tuple(axes.get(i) for i in range(len(fact.shape)))
         elif isinstance(fact, TensorFact | TupleFact):
             _step(scope, node, fact)
+        else:
+            note_number(scope, node)
+    scope.at = None
     return scope
 
 
@@ -50,17 +59,38 @@ def _step(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> None:
         assert isinstance(source, fx.Node)
         assert isinstance(index, int)
         found: Labels | list[Labels] = scope.items[source][index]
+        note_whole(scope, node)
     elif not _sees_video(scope, node):
         found = _unlabelled(fact)
-    elif (rule := rule_of(node.target)) is not None:
-        found = rule(scope, node)
+        note_whole(scope, node)
     else:
-        raise scope.refusal(node, "no rule says what this operator does to the token axis")
+        found = _ruled(scope, node, fact)
     if isinstance(found, list):
         scope.items[node] = found
     else:
         scope.labels[node] = found
-        _check(scope, node, found)
+
+
+def _ruled(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> Labels | list[Labels]:
+    """The labels of what an operator makes of rows; none where it is computed over all tokens."""
+    rule = rule_of(node.target)
+    while True:
+        try:
+            if rule is None:
+                raise scope.refusal(node, "no rule says what this operator does to the token axis")
+            found = rule(scope, node)
+            if not isinstance(found, list):
+                _check(scope, node, found)
+            return found
+        except RowsPicked as picked:
+            if picked.operand in written_by(node):
+                refused = scope.refusal(node, "writes rows into a value of all tokens")
+                compute_over_all(scope, node, refused)
+                return _unlabelled(fact)
+            scope.picked[node, picked.operand] = picked.where
+        except Refused as refused:
+            compute_over_all(scope, node, refused)
+            return _unlabelled(fact)
 
 
 def _unlabelled(fact: TensorFact | TupleFact) -> Labels | list[Labels]:

@@ -1,4 +1,4 @@
-"""What a labelling rule may ask about a block, and the two ways in which it may stop: refuse, or demand."""
+"""What a labelling rule may ask about a block, and the ways in which it may stop: refuse, demand, or pick."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ class Demand(Exception):
         self.rows = rows
 
 
+class RowsPicked(Exception):
+    """A value without rows meets one that holds rows: the operator reads `rows` of it, along `axis`."""
+
+    def __init__(self, operand: fx.Node, axis: int, rows: RowSpans) -> None:
+        super().__init__(operand.name, axis)
+        self.operand = operand
+        self.where = axis, rows
+
+
 @dataclass(frozen=True, slots=True)
 class TokenAttention:
     """A scaled_dot_product_attention whose keys are (among others) video tokens."""
@@ -51,13 +60,33 @@ def operator_name(node: fx.Node) -> str:
 
 @dataclass(slots=True)
 class Scope:
-    """Facts of a template's nodes and the labels found so far; `items` holds those of tuples of tensors."""
+    """Facts of a template's nodes and the labels found so far; `items` holds those of tuples of tensors.
+
+    batch: the sizes of the video stream's first axis. counts: numbers read off token axes. The others are about
+    operators that mix tokens (whole.py). whole: values without rows that are made of all tokens (True), or of their
+    number alone (False). kept: values of which all rows are kept, each with its token axis and its rows. taken:
+    first_reads: the first operator that reads it whole. taken: (operator, operand) where
+    one with rows does. picked: (operator, operand) where it
+    reads the selected rows of a whole one. ends: whole values that leave the block as streams. mixing: the operators
+    that are computed over all tokens, and why. at: the operator whose rule runs.
+    """
 
     facts: dict[fx.Node, Fact]
     labels: dict[fx.Node, Labels] = field(default_factory=dict)
     items: dict[fx.Node, list[Labels]] = field(default_factory=dict)
     attentions: list[TokenAttention] = field(default_factory=list)
     chooses: bool = False  # whether parts of the video tokens are joined row by row
+    batch: Extent = (1, 1)
+    counts: set[fx.Node] = field(default_factory=set)
+    whole: dict[fx.Node, bool] = field(default_factory=dict)
+    kept: dict[fx.Node, tuple[int, RowSpans]] = field(default_factory=dict)
+    first_reads: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    taken: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
+    picked: dict[tuple[fx.Node, fx.Node], tuple[int, RowSpans]] = field(default_factory=dict)
+    ends: dict[fx.Node, tuple[int, RowSpans]] = field(default_factory=dict)
+    mixing: dict[fx.Node, Refused] = field(default_factory=dict)
+    masks: bool = False  # whether a mask says which tokens each token sees
+    at: fx.Node | None = None
 
     def refusal(self, node: fx.Node, reason: str) -> Refused:
         """To be raised: why the block has no partial form, at the module of `node`."""
@@ -70,8 +99,12 @@ class Scope:
         return fact.shape
 
     def of(self, node: fx.Node) -> Labels:
-        """Labels of a tensor, one entry per axis."""
-        return self.labels[node]
+        """Labels of a tensor as the operator `at` reads it, one entry per axis."""
+        labels = self.labels[node]
+        if self.at is not None and (self.at, node) in self.taken:
+            return (None,) * len(labels)
+        where = self.ends.get(node) if self.at is None else self.picked.get((self.at, node))
+        return labels if where is None else tuple(where[1] if i == where[0] else x for i, x in enumerate(labels))
 
     def tensor(self, node: fx.Node, position: int = 0) -> fx.Node:
         """The operand at `position`, which must be a tensor."""
@@ -125,8 +158,11 @@ class Scope:
                     raise self.demanded(at, operand, axis, rows)
         return tuple(merged)
 
-    def demanded(self, at: fx.Node, node: fx.Node, axis: int, rows: RowSpans) -> Demand | Refused:
-        """To be raised: traces an unlabelled axis back to the placeholder it comes from."""
+    def demanded(self, at: fx.Node, node: fx.Node, axis: int, rows: RowSpans) -> Demand | RowsPicked:
+        """To be raised: the placeholder that an unlabelled axis comes from has rows, or rows are picked here."""
+        operand, where = node, (axis, rows)
+        if self.whole.get(operand):
+            return RowsPicked(operand, *where)
         seen: set[tuple[fx.Node, int]] = set()
         todo = [(node, axis)]
         while todo:
@@ -137,7 +173,7 @@ class Scope:
             if node.op == "placeholder":
                 return Demand(node, axis, rows)
             todo.extend(self._origins(node, axis))
-        return self.refusal(at, "an operand as long as the token axis has no rows of its own")
+        return RowsPicked(operand, *where)  # a value without rows is the same in every run: it has all of them
 
     def _origins(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
         """Axes of operands that an axis of the result may come from."""
@@ -157,7 +193,12 @@ class Scope:
         if made is not node:
             whole = self.tensor(made)
             return [(whole, axis)] if self.shape(whole)[axis] == extent else []
-        return self._aligned(node, axis)
+        return self._looked_up(node, axis) if node.target is aten.embedding.default else self._aligned(node, axis)
+
+    def _looked_up(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
+        """As `_origins`, for rows of a table by index."""
+        index = self.tensor(node, 1)
+        return [(index, axis)] if axis < len(self.shape(index)) else []
 
     def _aligned(self, node: fx.Node, axis: int) -> list[tuple[fx.Node, int]]:
         """As `_origins`, for an operator whose operands' axes lie at the same place from the last on, or elsewhere."""

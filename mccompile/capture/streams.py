@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.errors import NoBlocksError
-from mccompile.capture.facts import ScalarFact, TensorFact, is_dynamic
+from mccompile.capture.facts import Extent, ScalarFact, TensorFact, is_dynamic
 from mccompile.capture.kinds import TemplateKind
 from mccompile.capture.template import Template
 
@@ -65,19 +65,24 @@ def _paired(
     return [*ordered, *((None, output) for output in left)]
 
 
-def token_axis(fact: TensorFact) -> int | None:
-    """The one axis that differs between the probes, the batch axis aside; None if there is no such axis."""
+def token_axis(fact: TensorFact, samples: Extent | None = None) -> int | None:
+    """The one axis that differs between the probes, the first one aside; None if there is no such axis.
+
+    samples: the number of samples at both probes, where it differs: it must be in front, where a run looks for it.
+    """
     axes = [i for i, e in enumerate(fact.shape) if is_dynamic(e)]
-    if len(axes) == 2 and axes[0] == 0:
+    if len(axes) == 2 and axes[0] == 0 and fact.shape[axes[1]] != samples:
         axes = axes[1:]
-    return axes[0] if len(axes) == 1 else None
+    return axes[0] if len(axes) == 1 and axes[0] > 0 else None
 
 
-def roles(kind: TemplateKind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node]) -> Roles:
+def roles(
+    kind: TemplateKind, made_by_blocks: set[fx.Node], carries_latent: set[fx.Node], samples: Extent | None = None
+) -> Roles:
     """Roles of a kind's operands and outputs.
 
     made_by_blocks: captured values that some block makes; carries_latent: captured values that depend on the
-    latent's data. Raises NoBlocksError (MC0403) where no stream does.
+    latent's data; samples: as for `token_axis`. Raises NoBlocksError (MC0403) where no stream does.
     """
     template = kind.template
     outputs = [n for n in template.graph.nodes if any(s.nodes.get(n) in s.template.outputs for s in kind.sites)]
@@ -92,7 +97,7 @@ def roles(kind: TemplateKind, made_by_blocks: set[fx.Node], carries_latent: set[
     video = _video(template, streams, carries_latent)
     streams.sort(key=lambda s: s is not video)
     fact = template.facts[video]
-    axis = token_axis(fact) if isinstance(fact, TensorFact) else None
+    axis = token_axis(fact, samples) if isinstance(fact, TensorFact) else None
     shared = tuple(p for p in template.values if p not in streams)
     pairs = _paired(template, streams, outputs)
     made, continues = tuple(output for _, output in pairs), tuple(stream for stream, _ in pairs)

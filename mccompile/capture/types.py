@@ -120,6 +120,7 @@ class BlockKind:
     row_keys: tuple[str, ...]
     buffers: tuple[BufferSpec, ...]
     modulated: ModulatedInput | str  # or the reason why there is none
+    mixing: tuple[Refusal, ...] = ()  # what the partial form computes over all tokens, and why
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def findings(captured: CapturedModel) -> list[Finding]:
         ("rows", "any tokens of every block" if _by_rows(captured) else "none: a step computes all tokens or none"),
         ("samples", _samples(captured)),
     ]
+    mixing = dict.fromkeys(m for kind in captured.kinds for m in kind.mixing)
+    rows += [("over all tokens", f"{m.site}: {m.reason}") for m in mixing]
     return [*rows, *(("refused", f"{r.site}: {r.reason}") for r in captured.refusals)]
 
 

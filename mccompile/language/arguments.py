@@ -52,12 +52,15 @@ def as_call(expr: ast.WrittenExpr) -> tuple[ast.Call, ast.WrittenExpr | None] | 
 
 
 def bind(
-    call: ast.Call, piped: ast.WrittenExpr | None, span: Span, errors: list[Diagnostic]
+    call: ast.Call, piped: ast.WrittenExpr | None, span: Span, errors: list[Diagnostic], own: frozenset[str]
 ) -> BoundCall | None:
-    """The call with its defaults filled in; None if the function is unknown. Appends what is wrong."""
+    """The call with its defaults filled in; None if the function is unknown. Appends what is wrong.
+
+    own: the names of the policy's own functions, whose calls have been replaced.
+    """
     function = FUNCTIONS.get(call.function.text)
     if function is None:
-        errors.append(names.UnknownFunction(call.function.span, call.function.text, tuple(FUNCTIONS)))
+        errors.append(names.UnknownFunction(call.function.span, call.function.text, (*FUNCTIONS, *sorted(own))))
         return None
     before = len(errors)
     given = _positional(function, call, piped, errors)
@@ -108,7 +111,7 @@ def _by_name(
 
 def _default(parameter: Parameter, span: Span) -> ast.WrittenExpr:
     spelling = parameter.default or ""
-    if parameter.kind in ("name", "word", "flag"):
+    if parameter.kind in ("name", "word", "flag", "index"):
         return ast.Ref(spelling, span)
     if spelling.endswith("%"):
         return ast.Number(float(spelling[:-1]) / 100, "%", spelling, span)

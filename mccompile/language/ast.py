@@ -30,11 +30,12 @@ from mccompile.language.written import (
 __all__ = [
     "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BranchesDecl", "Call",
     "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
-    "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends", "Guard",
-    "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange", "Name", "NamedRule", "Negative", "Not",
-    "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl", "Pipe", "PolicyAst", "Range", "Ref",
-    "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit", "Vote", "When", "WhenForSteps",
-    "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr", "WrittenRule",
+    "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends",
+    "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange",
+    "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl",
+    "Pipe", "PolicyAst", "Range", "Ref", "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit",
+    "UseDecl", "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr",
+    "WrittenRule",
 ]
 
 
@@ -324,7 +325,34 @@ class ChooseDecl:
     span: Span = field(compare=False, repr=False)
 
 
-Item = Declaration | ChooseDecl
+@dataclass(frozen=True, slots=True)
+class FunctionParameter:
+    """A parameter of a policy's own function; default=None: it must be given."""
+
+    name: Name
+    default: WrittenExpr | None
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDecl:
+    """`function gate(x, limit = 0.1) = EXPR`: a call stands for the expression with its arguments in it."""
+
+    name: Name
+    parameters: tuple[FunctionParameter, ...]
+    expr: WrittenExpr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UseDecl:
+    """`use "library.policy"`: the functions of another file."""
+
+    library: Text
+    span: Span = field(compare=False, repr=False)
+
+
+Item = Declaration | ChooseDecl | FunctionDecl | UseDecl
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,12 @@ SOURCES: dict[str, SourceFacts] = {
 
 ArgumentKind = Literal[
     "source", "past", "number", "share", "count", "name", "word", "flag", "result", "polynomial", "table", "gain",
+    "index", "list", "mask",
 ]  # fmt: skip
+NAMED: frozenset[ArgumentKind] = frozenset({"polynomial", "table", "mask"})
+"""Arguments that the name of a set may be."""
+LISTED: frozenset[ArgumentKind] = frozenset({"polynomial", "table", "list"})
+"""Arguments that a list of numbers may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Parameter:
     kind: ArgumentKind
     default: str | None = None
     words: tuple[str, ...] = ()
+    most: int = 8  # of a count: what is kept costs memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,11 @@ FUNCTIONS = {
             "how large a tensor is: mean|a|, or the root of the mean of a^2 by l2",
         ),
         Function(
+            "deviation",
+            (_SOURCE, Parameter("over", "word", "chunk", ("step", "chunk", "frame", "token"))),
+            "how unlike its own numbers are: the root of the mean of (x - mean x)^2",
+        ),
+        Function(
             "filter",
             (_SOURCE, Parameter("gain", "gain")),
             "the tensor, each `frequency` of its frames, rows and columns multiplied by a gain",
@@ -123,7 +134,16 @@ FUNCTIONS = {
             (_OF, Parameter("coefficients", "polynomial")),
             "a polynomial, highest power first or by the name of a fitted one",
         ),
-        Function("table", (Parameter("values", "table"),), "the entry of the chunk's own step"),
+        Function(
+            "table",
+            (Parameter("values", "table"), Parameter("at", "index", "step")),
+            "the entry of the chunk's own step, or the one nearest to another number",
+        ),
+        Function(
+            "pick",
+            (_OF, Parameter("limits", "list"), Parameter("values", "list")),
+            "a step function: the first value below the first limit, the last one from the last limit on",
+        ),
         Function(
             "accumulate",
             (_OF, Parameter("into", "name", "account")),
@@ -135,6 +155,24 @@ FUNCTIONS = {
             "the value when the cell was last computed, or the n-th last time",
         ),
         Function("before", (_OF,), "the value one step ago"),
+        Function(
+            "average",
+            (_OF, Parameter("over", "count")),
+            "the mean over the chunk's last steps, this one included",
+        ),
+        Function(
+            "smooth",
+            (_OF, Parameter("by", "share")),
+            "smoothed over the steps: this share of what it was, and the rest of what it is",
+        ),
+        Function("dilate", (_OF, Parameter("by", "count", "1")), "the largest around each token of a frame"),
+        Function("blur", (_OF, Parameter("by", "count", "1")), "the mean around each token of a frame"),
+        Function(
+            "roi",
+            (Parameter("rows", "list"), Parameter("columns", "list")),
+            "1 in a rectangle of the frame, 0 elsewhere",
+        ),
+        Function("mask", (Parameter("drawn", "mask"),), "1 where a mask is drawn in a file, 0 elsewhere"),
         Function(
             "cumulative",
             (_OF, Parameter("by", "word", None, ("sum", "product"))),
@@ -148,6 +186,16 @@ FUNCTIONS = {
                 Parameter("along", "word", "step", ("step", "timestep", "sigma")),
             ),
             "what a kept result has become, by its last differences",
+        ),
+        Function(
+            "chebyshev",
+            (
+                Parameter("of", "result"),
+                Parameter("degree", "count", "4"),
+                Parameter("ridge", "number", "0.1"),
+                Parameter("over", "count", "8", most=16),
+            ),
+            "what a kept result has become, by a series fitted to the last ones",
         ),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),

@@ -13,14 +13,15 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall
-from mccompile.language.builtins import DISTANCES, REDUCTIONS, Parameter
+from mccompile.language.builtins import DISTANCES, LISTED, NAMED, REDUCTIONS, ArgumentKind, Parameter
 from mccompile.language.coefficients import SetKind
 from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
 from mccompile.language.errors import layers, names, values
-from mccompile.language.pasts import MOST_KEPT, clocked, no_past
+from mccompile.language.pasts import clocked, no_past
 from mccompile.language.sets import find_set
+from mccompile.language.spread import SPREAD, SpreadRules, drawn_mask
 from mccompile.language.tensors import WITH_TOKENS, TensorRules
 from mccompile.language.types import (
     GRANULARITIES,
@@ -35,6 +36,13 @@ from mccompile.language.types import (
     word,
 )
 
+_NUMBERS_OR_SET = ("a list of numbers", 'write the numbers, `[1.5, -0.2]`, or the name of a shipped set, `"flux"`')
+_FORMS: Mapping[ArgumentKind, tuple[str, str]] = {  # what an argument has to be, and how it is written
+    "polynomial": _NUMBERS_OR_SET,
+    "table": _NUMBERS_OR_SET,
+    "list": ("a list of numbers", "write the numbers, `[1.5, -0.2]`"),
+    "mask": ("the name of a mask", 'a mask is drawn in a file: `mask("masks.toml:face")`'),
+}
 _ZERO, _ONE = ir.Const(0.0), ir.Const(1.0)
 
 
@@ -46,6 +54,7 @@ class CallRules:
         self._combining = combining
         self._report = report
         self._tensors = TensorRules(demands, report)
+        self._spread = SpreadRules(demands, combining, report)
 
     def call(self, call: BoundCall, given: Mapping[str, Typed]) -> Typed:
         """A call of any function but `accumulate`. given: the arguments that are expressions."""
@@ -53,7 +62,7 @@ class CallRules:
         if not all(sound):
             return POISON
         name = call.function.name
-        if name == "taylor":
+        if name in ("taylor", "chebyshev"):
             return self._report(layers.NotAStandIn(call.span, "a forecast stands behind `reuse as` only"))
         if name in DISTANCES:
             return self._tensors.change(call, given["of"], given.get("then"), DISTANCES[name])
@@ -65,10 +74,15 @@ class CallRules:
             return self._past(call, given["of"])
         if name == "frame_diff":
             return self._tensors.motion(call, given["of"])
-        if name == "table":
-            table = ir.Table(_numbers(call, "table", "values")[0], at=call.span)
-            return TypedNumber(table, Granularity.CHUNK, measured=True)
+        if name == "deviation":
+            return self._tensors.deviation(call, given["of"])
         numbers = {parameter: self._number(found) for parameter, found in given.items()}
+        if name == "table":
+            return self._table(call, numbers["at"])
+        if name == "mask":
+            return drawn_mask(_numbers(call, "mask", "drawn")[0], call.span)
+        if name in SPREAD:
+            return self._spread.call(call, numbers)
         of = numbers["of"]
         if isinstance(of, Poison):
             return POISON
@@ -117,7 +131,7 @@ class CallRules:
             what = f"`{parameter.name}` of `{call.function.name}`"
             found = self._demands.share(self._number(given[parameter.name]), what, value.span)
             return not isinstance(found, Poison)
-        if parameter.kind in ("polynomial", "table"):
+        if parameter.kind in LISTED | NAMED:
             return self._list(call, parameter, given)
         return True
 
@@ -127,31 +141,32 @@ class CallRules:
         if not isinstance(value, ast.Number) or value.unit:
             self._report(values.WrongType(value.span, "a number that is written out", "another expression", ""))
             return False
-        if not value.value.is_integer() or not 1 <= value.value <= MOST_KEPT:
-            self._report(values.OutOfBounds(value.span, f"{what}, a whole number,", "1", str(MOST_KEPT)))
+        if not value.value.is_integer() or not 1 <= value.value <= parameter.most:
+            self._report(values.OutOfBounds(value.span, f"{what}, a whole number,", "1", str(parameter.most)))
             return False
         return True
 
     def _list(self, call: BoundCall, parameter: Parameter, given: Mapping[str, Typed]) -> bool:
         value, kind = call.values[parameter.name], cast(SetKind, parameter.kind)
         match value:
-            case ast.Text():
+            case ast.Text() if parameter.kind in NAMED:
                 found = find_set(kind, value)
                 if isinstance(found, Diagnostic):
                     self._report(found)
                 return not isinstance(found, Diagnostic)
-            case ast.NumberList(items=items):
+            case ast.NumberList(items=items) if parameter.kind in LISTED:
                 if not items:
                     advice = "a list holds at least one number: `[1.5, -0.2]`"
                     self._report(values.WrongType(value.span, "numbers", "an empty list", advice))
-                odd = [item for item in items if item.unit]
+                odd = [item for item in items if item.unit] if parameter.kind in NAMED else []
                 for item in odd:
                     self._report(values.WrongType(item.span, "a plain number", in_unit(item.unit), ""))
                 return bool(items) and not odd
             case _:
-                advice = 'write the numbers, `[1.5, -0.2]`, or the name of a shipped set, `"flux"`'
-                other = described(given[parameter.name])
-                self._report(values.WrongType(value.span, "a list of numbers", other, advice))
+                expected, advice = _FORMS[parameter.kind]
+                other = "a list" if isinstance(value, ast.NumberList) else "a string"
+                other = described(given[parameter.name]) if parameter.name in given else other
+                self._report(values.WrongType(value.span, expected, other, advice))
                 return False
 
     def _past(self, call: BoundCall, of: Typed) -> Typed:
@@ -170,6 +185,15 @@ class CallRules:
             return self._report(values.NoPast(call.span, function, why))
         expr = ir.Before(number.expr, at=call.span) if function == "before" else ir.Kept(number.expr, n, at=call.span)
         return replace(number, expr=expr)
+
+    def _table(self, call: BoundCall, at: TypedNumber | Poison) -> Typed:
+        """The entry of the chunk's own step, or the one nearest to another number."""
+        if isinstance(at, Poison):
+            return POISON
+        numbers = _numbers(call, "table", "values")[0]
+        if isinstance(at.expr, ir.ClockRef) and at.expr.what == "step":
+            return TypedNumber(ir.Table(numbers, at=call.span), Granularity.CHUNK, measured=True)
+        return self._spread.at_index(call, numbers, at)
 
     def _cumulative(self, call: BoundCall, of: TypedNumber) -> Typed:
         signal = self._demands.ranges.signals.get(of.expr.name) if isinstance(of.expr, ir.SignalRef) else None

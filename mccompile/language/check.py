@@ -24,8 +24,10 @@ from mccompile.language.effects import always_computes
 from mccompile.language.errors import choosing, layers, names, values
 from mccompile.language.errors.syntax import TooDeep
 from mccompile.language.expressions import Elaborator
-from mccompile.language.extend import Loader, Merged, chain, merge
+from mccompile.language.extend import Merged, chain, merge
+from mccompile.language.functions import Functions, check_functions, in_call
 from mccompile.language.in_extension import in_user_file
+from mccompile.language.libraries import Loader
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
 from mccompile.language.parse import MAX_DEPTH, keywords
@@ -66,6 +68,7 @@ def _checked(policy: ast.PolicyAst, policies: list[ast.PolicyAst], picks: Picks)
             for item in base.items
             if isinstance(item, ast.ParamDecl | ast.SignalDecl) and item.name.text == choice.name.text
         ]
+    check_functions(policies, frozenset(choices), errors)
     if errors:
         raise PolicyError(_in_order([in_user_file(error, policies) for error in errors], policy))
     made: list[_Made] = []
@@ -116,8 +119,10 @@ def _same(choice: Choice, made: dict[tuple[tuple[str, str], ...], ir.PolicyIR | 
 def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[ir.PolicyIR | None, list[Diagnostic]]:
     """The policy and its bases, without choices, as IR, and what is wrong with it; None where that leaves no policy."""
     errors: list[Diagnostic] = []
-    merged = merge(policies, errors)
-    within = Elaborator(_params(merged, errors), merged.signals, errors)
+    functions = Functions.of(policies, errors)
+    merged = merge([functions.expanded(one) for one in policies], errors)
+    functions.report_unused(policy)
+    within = Elaborator(_params(merged, errors), merged.signals, errors, frozenset(functions.known))
     declared = list(merged.phases.values())
     phases = elaborate_phases(declared, merged.layers, policy, within)
     regions = elaborate_regions(merged.layers, within)
@@ -135,6 +140,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     check_gaps(regions, reusing, errors)
     if branches.share_decision is not None and any(phase.branches for phase in made):
         errors.append(layers.SharedAndApart(branches.at, branches.share_decision))
+    errors = [in_call(error, functions.called) for error in errors]
     if not all(isinstance(error, _UNUSED) for error in errors):
         return None, errors
     return ir.PolicyIR(

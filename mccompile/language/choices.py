@@ -87,7 +87,10 @@ def resolved(policy: ast.PolicyAst, picks: Picks) -> ast.PolicyAst:
     return dataclasses.replace(policy, items=cast("tuple[ast.Item, ...]", tuple(items)))
 
 
-_OWN_NAMES = (ast.ParamDecl, ast.SignalDecl, ast.PhaseDecl, ast.LayersDecl, ast.Option, ast.Argument)
+_OWN_NAMES = (
+    ast.ParamDecl, ast.SignalDecl, ast.PhaseDecl, ast.LayersDecl, ast.Option, ast.Argument, ast.FunctionDecl,
+    ast.FunctionParameter,
+)  # fmt: skip
 """Nodes whose `name` is what they declare or fill, and no word that a choice may stand for."""
 
 

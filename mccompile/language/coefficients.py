@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from mccompile.arithmetic.fitted import Fitted
+from mccompile.language.drawn import rectangles
 from mccompile.resources import data_folder
 
-SetKind = Literal["polynomial", "table"]
-KINDS: tuple[SetKind, ...] = ("polynomial", "table")
+SetKind = Literal["polynomial", "table", "mask"]
+KINDS: tuple[SetKind, ...] = ("polynomial", "table", "mask")
 
 LARGEST = 2_000_000
 """The most bytes of a file of sets. A calibration of 1,000 steps with 50 ages has less."""
@@ -22,7 +23,9 @@ LARGEST = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class CoefficientSet:
-    """`values`: coefficients highest power first, or a table's entry per step. `source`: where they come from.
+    """`values`: coefficients highest power first, a table's entry per step, or a mask's rectangles (language/drawn.py).
+
+    source: where they come from.
 
     domain: the arguments at which a fitted distance is not negative; None where that is all of 0..1, and for tables.
     fitted: the lowest and the highest argument that it was fitted on; None where the publication does not say.
@@ -74,6 +77,12 @@ def read_sets(path: Path) -> NamedSets:
 
 def _set(kind: SetKind, name: str, entry: object) -> CoefficientSet:
     match entry:
+        case dict() if kind == "mask":
+            try:
+                numbers = tuple(end for one in rectangles(entry.get("rows")) for end in one)
+            except ValueError as error:
+                raise ValueError(f"mask {name} {error}") from None
+            return CoefficientSet(name, kind, numbers, str(entry.get("source", "")), None)
         case dict() if isinstance(values := entry.get("values"), list) and values:
             numbers = _floats(f"`values` of {kind} {name}", values)
             source = str(entry.get("source", ""))

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import assert_never
 
 from mccompile import ir
-from mccompile.diagnostics.diagnostic import Diagnostic
+from mccompile.diagnostics.diagnostic import Diagnostic, words
 from mccompile.diagnostics.source import Span
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
-from mccompile.language.builtins import CLOCKS, FREQUENCY, SOURCES
+from mccompile.language.builtins import CLOCKS, FREQUENCY, FUNCTIONS, LISTED, NAMED, SOURCES
 from mccompile.language.calls import CallRules
 from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
 from mccompile.language.demands import Demands
@@ -31,13 +31,19 @@ from mccompile.language.types import (
 )
 from mccompile.language.walk import walk
 
+_NAME_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & NAMED)
+_LIST_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & LISTED)
+
+TOLD = ""
+"""The name in an expression that stands where an error was told of before."""
+
 
 class Elaborator:
     """Turns expressions into IR under the parameters and signals of one policy.
 
     params: None for one with an error of its own. `used` collects the names that were asked for; `order` the signals
     in the order in which they can be computed, None for one with an error. `errors` is the list that all checks of one
-    policy share.
+    policy share. functions: names of the policy's own functions, whose calls have been replaced.
     """
 
     def __init__(
@@ -45,10 +51,12 @@ class Elaborator:
         params: Mapping[str, ir.Param | None],
         signals: Mapping[str, ast.SignalDecl],
         errors: list[Diagnostic],
+        functions: frozenset[str] = frozenset(),
     ) -> None:
         self.params = params
         self.signals = signals
         self.errors = errors
+        self._functions = functions
         self.used: set[str] = set()
         self.order: dict[str, ir.Signal | None] = {}
         self._open: list[str] = []
@@ -147,13 +155,16 @@ class Elaborator:
                 return self._combining.logic("not", (self._as_condition(self.infer(of)),), expr.span)
             case ast.Text() | ast.NumberList():
                 found = "a string" if isinstance(expr, ast.Text) else "a list"
-                advice = "only `polynomial(...)` and `table(...)` take one"
+                takers = _NAME_TAKERS if isinstance(expr, ast.Text) else _LIST_TAKERS
+                advice = f"only {words(tuple(f'{name}(...)' for name in takers), 'and')} take one"
                 return self.report(values.WrongType(expr.span, "a number", found, advice))
             case _:
                 assert_never(expr)
 
     def _ref(self, ref: ast.Ref) -> Typed:
         name, at = ref.name, ref.span
+        if name == TOLD:
+            return POISON
         if name == FREQUENCY:
             return self._frequency(ref)
         self.used.add(name)
@@ -213,7 +224,7 @@ class Elaborator:
         found = as_call(expr)
         assert found is not None
         call, piped = found
-        bound = bind(call, piped, expr.span, self.errors)
+        bound = bind(call, piped, expr.span, self.errors, self._functions)
         if bound is None and piped is not None:
             self.infer(piped)
         return bound
@@ -225,7 +236,7 @@ class Elaborator:
             value = call.values.get(parameter.name)
             if value is None or parameter.kind in ("count", "name", "result"):
                 continue
-            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in ("polynomial", "table")
+            listed = isinstance(value, ast.Text | ast.NumberList) and parameter.kind in LISTED | NAMED
             if not listed and parameter.kind not in ("word", "flag"):
                 outside, self._in_gain = self._in_gain, self._in_gain or parameter.kind == "gain"
                 given[parameter.name] = self.infer(value)

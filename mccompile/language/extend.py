@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mccompile.diagnostics.diagnostic import Diagnostic
@@ -12,10 +11,8 @@ from mccompile.diagnostics.source import Source
 from mccompile.language import ast
 from mccompile.language.errors import layers, names
 from mccompile.language.errors.syntax import TooDeep
+from mccompile.language.libraries import Loader, with_libraries
 from mccompile.language.parse import parse
-
-Loader = Callable[[ast.Extends], Source]
-"""Finds the text of an extended policy; raises `PolicyError` (MC0108, MC0109) where there is none."""
 
 
 @dataclass(slots=True)
@@ -31,6 +28,7 @@ class Merged:
     chunks: dict[str, ast.Option] = field(default_factory=dict)
     cache: dict[str, ast.Option] = field(default_factory=dict)
     branches: ast.BranchesDecl | None = None
+    functions: dict[str, ast.FunctionDecl] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
 
 
@@ -41,7 +39,8 @@ LONGEST_CHAIN = 16
 def chain(policy: ast.PolicyAst, loader: Loader) -> list[ast.PolicyAst]:
     """The policy and its bases, the base of all first.
 
-    Raises `PolicyError` for a base that is missing or refused, a circle (MC0250) and a chain without end (MC0110).
+    The functions of the libraries that each uses stand among its own. Raises `PolicyError` for a base that is missing
+    or refused, a circle (MC0250), a chain without end (MC0110), and a library that is none (MC0286).
     """
     found = [policy]
     while (extends := found[-1].extends) is not None:
@@ -53,7 +52,7 @@ def chain(policy: ast.PolicyAst, loader: Loader) -> list[ast.PolicyAst]:
         if len(found) == LONGEST_CHAIN:
             raise PolicyError([TooDeep(extends.span, LONGEST_CHAIN, "policies that extend each other")])
         found.append(parse(source))
-    return found[::-1]
+    return [with_libraries(each, loader) for each in found[::-1]]
 
 
 def _same(a: Source, b: Source) -> bool:
@@ -108,7 +107,9 @@ def _add(merged: Merged, item: ast.Item) -> None:
             table.update({option.name.text: option for option in options})
         case ast.BranchesDecl():
             merged.branches = item
-        case ast.LayersDecl() | ast.ChooseDecl():
+        case ast.FunctionDecl(name=name):
+            merged.functions[name.text] = item
+        case ast.LayersDecl() | ast.ChooseDecl() | ast.UseDecl():
             return
 
 
@@ -126,7 +127,7 @@ def _report_twice(policy: ast.PolicyAst, errors: list[Diagnostic]) -> None:
     """Names that one policy gives twice: parameters and signals share theirs."""
     seen: dict[tuple[str, str], ast.Name] = {}
     for what, name in _named(policy):
-        scope = "value" if what in ("parameter", "signal") else what
+        scope = "value" if what in ("parameter", "signal", "function") else what
         first = seen.setdefault((scope, name.text), name)
         if first is not name:
             errors.append(names.DefinedTwice(name.span, what, name.text, first.span))
@@ -147,6 +148,8 @@ def _named(policy: ast.PolicyAst) -> list[tuple[str, ast.Name]]:
                 found += [(f"`{section}` option", option.name) for option in options]
             case ast.BranchesDecl():
                 found.append(("section", ast.Name("branches", item.span)))
-            case ast.LayersDecl() | ast.ChooseDecl():
+            case ast.FunctionDecl(name=name):
+                found.append(("function", name))
+            case ast.LayersDecl() | ast.ChooseDecl() | ast.UseDecl():
                 continue
     return found

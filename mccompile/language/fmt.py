@@ -11,10 +11,21 @@ from itertools import groupby
 from typing import Literal, assert_never
 
 from mccompile.language import ast
-from mccompile.language.spell import guard, layer_rule, option, quantity, rule, spell, when, where, whose
+from mccompile.language.spell import (
+    guard,
+    layer_rule,
+    option,
+    quantity,
+    rule,
+    signature,
+    spell,
+    when,
+    where,
+    whose,
+)
 
 INDENT = "  "
-_Kind = Literal["param", "signal", "choose", "phase", "place"]
+_Kind = Literal["use", "param", "function", "signal", "choose", "phase", "place"]
 
 
 @dataclass(slots=True)
@@ -59,6 +70,10 @@ def _kind(item: ast.Item) -> _Kind:
             return "signal"
         case ast.ChooseDecl():
             return "choose"
+        case ast.UseDecl():
+            return "use"
+        case ast.FunctionDecl():
+            return "function"
         case ast.PhaseDecl():
             return "phase"
         case ast.LayersDecl() | ast.OptionsDecl() | ast.BranchesDecl():
@@ -106,6 +121,10 @@ def _item_head(item: ast.Item, named: int) -> str:
             return f"signal {name.text}"
         case ast.ChooseDecl(name=name):
             return f"choose {name.text}"
+        case ast.UseDecl(library=library):
+            return f"use {spell(library)}"
+        case ast.FunctionDecl():
+            return f"function {signature(item)}"
         case ast.PhaseDecl(name=name):
             return f"phase {name.text}" + ("" if item.when is None else f" {when(item.when)}")
         case ast.LayersDecl():
@@ -135,7 +154,9 @@ def _item(item: ast.Item, head: str) -> list[_Line]:
         case ast.ParamDecl(default=default, range=range_):
             ends = "" if range_ is None else f" in {quantity(range_.low)}..{quantity(range_.high)}"
             return [_Line(f"{head} = {quantity(default)}{ends}", start)]
-        case ast.SignalDecl(expr=expr):
+        case ast.UseDecl():
+            return [_Line(head.rstrip(), start)]
+        case ast.SignalDecl(expr=expr) | ast.FunctionDecl(expr=expr):
             return [_Line(f"{head} = {spell(expr)}", start)]
         case ast.ChooseDecl():
             return _choose(item, head)

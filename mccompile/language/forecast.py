@@ -9,7 +9,7 @@ from itertools import pairwise
 from mccompile import ir
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
-from mccompile.language.arguments import as_call
+from mccompile.language.arguments import BoundCall, as_call
 from mccompile.language.builtins import CLOCKS
 from mccompile.language.errors import layers
 from mccompile.language.expressions import Elaborator
@@ -19,6 +19,9 @@ from mccompile.language.walk import measured_leaves
 
 HIGHEST_ORDER = 4
 """Of a Taylor series: it takes one more kept result than its order, and higher differences are noise."""
+
+LEAST_RIDGE = 1e-6
+"""Of a fit: without any, few results do not settle a series."""
 
 _ONE = ir.Const(1.0)
 WrittenWeights = Mapping[int, ir.Expr]
@@ -100,8 +103,8 @@ class _StandIn:
         """`kept(residual, n)` or `taylor(residual, ...)`."""
         found = as_call(expr)
         assert found is not None
-        if found[0].function.text not in ("kept", "taylor"):
-            return self._refuse(expr, "kept results are named by `kept` and `taylor`")
+        if found[0].function.text not in ("kept", "taylor", "chebyshev"):
+            return self._refuse(expr, "kept results are named by `kept`, `taylor` and `chebyshev`")
         call = self._within.options(expr)
         if call is None:
             self._within.mention(expr)
@@ -115,8 +118,25 @@ class _StandIn:
                 return self._refuse(call.values["order"], f"an order is at most {HIGHEST_ORDER}")
             orders = range(call.count("order") + 1)
             return _Sum(1, tuple(_taylor(order, clock, call.span) for order in orders))
+        if call.function.name == "chebyshev":
+            return self._fitted(call)
         n = call.count("n")
         return _Sum(n, ({n: _ONE},) * n)
+
+    def _fitted(self, call: BoundCall) -> _Sum | Poison:
+        """`chebyshev(residual, degree = 4, ridge = 0.1, over = 8)`: with one result, that one."""
+        what, demands = "`ridge` of `chebyshev`", self._within.demands
+        ridge = demands.constant(self._within.number(call.values["ridge"]), what)
+        if isinstance(ridge, TypedNumber):
+            ridge = demands.bounded(ridge, what, LEAST_RIDGE, 1e6, (f"{LEAST_RIDGE:g}", "1e6"))
+        if isinstance(ridge, Poison):
+            return POISON
+        degree, over, number = call.count("degree"), call.count("over"), ridge.expr
+        if over == 1:
+            return self._refuse(call.values["over"], "a series is fitted to more than one result")
+        nodes = {n: ir.SpectralWeight(n, degree, over, number, at=call.span) for n in range(1, over + 1)}
+        more: list[WrittenWeights] = [{n: nodes[n] for n in range(1, count + 1)} for count in range(2, over + 1)]
+        return _Sum(1, ({1: _ONE}, *more))
 
     def _scaled(self, of: ast.WrittenExpr, scale: Callable[[ir.Expr], ir.Expr]) -> _Sum | Poison:
         found = self.sum(of)

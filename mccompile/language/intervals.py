@@ -6,12 +6,13 @@ The bounds are safe but not tight: an expression never takes a value outside of 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
 from mccompile import ir
-from mccompile.arithmetic.interval import ANY, AT_LEAST_0, INFINITE, Interval, corners, times
+from mccompile.arithmetic.interval import ANY, AT_LEAST_0, INFINITE, TRUTH, Interval, corners, times
 from mccompile.arithmetic.operations import OPERATIONS
 
 MOST_STEPS = 1000
@@ -79,11 +80,17 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return reach(of, ranges)
         case ir.Cumulative(how, of):
             return _cumulative(how, reach(of, ranges))
-        case ir.Reduce(_, of, _):
+        case ir.Reduce(_, of, _) | ir.Average(of, _) | ir.Smooth(of, _) | ir.Around(_, of, _):
             return reach(of, ranges)
+        case ir.Stairs(of, limits, values):
+            within = reach(of, ranges)
+            found = values[bisect_right(limits, within.low) : bisect_right(limits, within.high) + 1]
+            return Interval(min(found), max(found))
+        case ir.Area():
+            return TRUTH
         case ir.Apply(op, args):
             return OPERATIONS[op].bounds(*(reach(arg, ranges) for arg in args))
-        case ir.SourceRef():
+        case ir.SourceRef() | ir.SpectralWeight():
             return ANY
         case ir.Frequency():
             return Interval(0.0, 0.5)

@@ -9,7 +9,8 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.builtins import BRANCHES
-from mccompile.language.errors import names, values
+from mccompile.language.errors import layers, names, values
+from mccompile.language.tree import IN_CHUNKS
 
 Section = Literal["chunks", "cache"]
 OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
@@ -25,6 +26,8 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
 }
 _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
 _LEAST = {"frames": 1, "refresh_every": 2}  # refreshed at every step, nothing would ever be reused
+CHOICES_OF_KEYS = ("window", "sink", "sinks", "keys", "top")
+"""What other systems call a choice among the keys that attention reads."""
 BATCH = "batch"
 
 
@@ -79,6 +82,9 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
     known = tuple(name for of, name in OPTION_WORDS if of == section)
     words = {}
     for name, option in given.items():
+        if section == "cache" and name in CHOICES_OF_KEYS:
+            errors.append(layers.KeysNotChosen(option.span, option.name.text))
+            continue
         if name not in known:
             errors.append(names.UnknownOption(option.name.span, name, section, known))
             continue
@@ -88,7 +94,7 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
                 words[name] = text
             case ast.Size() if name == "budget":
                 continue
-            case ast.Number(value=number) if name in _WITH_COUNT:
+            case ast.Number(value=number) if name in _WITH_COUNT and not value.spelling.endswith(IN_CHUNKS):
                 if not number.is_integer():
                     errors.append(values.NotWhole(value.span, _WITH_COUNT[name], literal=True))
                 elif number < _LEAST[name]:

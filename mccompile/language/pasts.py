@@ -27,7 +27,21 @@ def no_past(of: TypedNumber, signals: Mapping[str, ir.Signal]) -> str:
     return ""
 
 
+def no_mean(of: TypedNumber, signals: Mapping[str, ir.Signal]) -> str:
+    """Why a number has no mean over steps; "" where it has one."""
+    if of.constant:
+        return "it is the same at every step"
+    if of.late:
+        return "what is read from `block_output` is known by the name of a signal: `signal motion = ...`"
+    found = list(walk(of.expr, signals, late=False))
+    if any(isinstance(e, ir.Kept | ir.Before | ir.Average | ir.Smooth) for e in found):
+        return "it contains an earlier value itself"
+    if any(isinstance(e, ir.Accumulate) for e in found):
+        return "an account is 0 whenever the cell was computed"
+    return ""
+
+
 def clocked(of: ir.Expr) -> bool:
     """Whether the chunk's own step alone determines `of`: it consists of clock values, tables and numbers."""
-    kinds = ir.Const | ir.ClockRef | ir.Table | ir.Polynomial | ir.Apply
+    kinds = ir.Const | ir.ClockRef | ir.Table | ir.Polynomial | ir.Stairs | ir.Apply
     return all(isinstance(e, kinds) for e in walk(of, {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_WORDS = r"\b(?:param|signal|choose|phase|layers|integration|chunks|cache|branches)\b"
+_WORDS = r"\b(?:param|signal|choose|function|use|phase|layers|integration|chunks|cache|branches)\b"
 _DECLARED = re.compile(_WORDS)
 _TOKEN = re.compile(r'"[^"\n]*"|#[^\n]*|[{}]|' + _WORDS)
 

@@ -13,6 +13,7 @@ from mccompile.language.errors import phases, values
 from mccompile.language.expressions import Elaborator
 from mccompile.language.guards import elaborate_guards
 from mccompile.language.intervals import reach
+from mccompile.language.libraries import is_library
 from mccompile.language.masks import check_mask, mask_steps
 from mccompile.language.reuse import check_accounts, elaborate_reuse, refuse_late
 from mccompile.language.shadows import shadows
@@ -39,7 +40,7 @@ def elaborate_phases(
     Those with `while` and `last` interrupt the others wherever they stand.
     """
     if not declared:
-        within.report(phases.NoPhases(policy.name.span, policy.name.text))
+        within.report(phases.NoPhases(policy.name.span, policy.name.text, is_library(policy)))
         return ()
     found = tuple(_phase(phase, layers, within) for phase in declared)
     _check_order(declared, within)

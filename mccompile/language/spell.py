@@ -71,6 +71,15 @@ def _argument(argument: ast.Argument) -> str:
     return spell(argument.value) if argument.name is None else f"{argument.name.text} = {spell(argument.value)}"
 
 
+def signature(function: ast.FunctionDecl) -> str:
+    """`gate(x, limit = 0.1)`."""
+    written = (
+        one.name.text if one.default is None else f"{one.name.text} = {spell(one.default)}"
+        for one in function.parameters
+    )
+    return f"{function.name.text}({', '.join(written)})"
+
+
 def operand(expr: ast.WrittenExpr) -> str:
     """An expression where the grammar asks for a sum: looser ones in parentheses."""
     return _within(expr, _SUM)

@@ -89,6 +89,19 @@ class TensorRules:
         change = ir.Change(DISTANCES[call.word("by")], source.expr, "zero", over, None, source.earlier, at=call.span)
         return TypedNumber(change, over, measured=True)
 
+    def deviation(self, call: BoundCall, of: Typed) -> TypedNumber | Poison:
+        """`deviation(x)`: how unlike its own numbers are."""
+        source = self._source(call, of)
+        if isinstance(source, Poison):
+            return POISON
+        if source.late:
+            return self._report(values.NoPast(place(source.expr), call.function.name, _NO_EARLIER_OUTPUT))
+        over = self._cells(call, source)
+        if isinstance(over, Poison) or not self._known(source):
+            return POISON
+        change = ir.Change("deviation", source.expr, "zero", over, None, source.earlier, at=call.span)
+        return TypedNumber(change, over, measured=True)
+
     def motion(self, call: BoundCall, of: Typed) -> TypedNumber | Poison:
         """`frame_diff(x)`: how far each token is from the same place one frame earlier."""
         source = self._source(call, of)

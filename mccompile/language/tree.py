@@ -17,6 +17,9 @@ from mccompile.language.errors.syntax import InvalidNumber
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 
+IN_CHUNKS = "chunks"
+"""The end of the spelling of an option that counts chunks."""
+
 _LayerRule = tuple[ast.Name | None, ast.WrittenExpr | None]  # what is kept, and what stands in for it
 _LARGEST = 3.4e38  # of float32, in which all of a policy is computed
 
@@ -243,6 +246,16 @@ class AstBuilder(_Phases):
     def signal(self, meta: Meta, name: Token, expr: ast.WrittenExpr) -> ast.SignalDecl:
         return ast.SignalDecl(self._name(name), expr, self._at(meta))
 
+    def function_parameter(self, meta: Meta, name: Token, default: ast.WrittenExpr | None) -> ast.FunctionParameter:
+        return ast.FunctionParameter(self._name(name), default, self._at(meta))
+
+    def function(self, meta: Meta, name: Token, *parts: ast.FunctionParameter | ast.WrittenExpr) -> ast.FunctionDecl:
+        parameters = tuple(part for part in parts if isinstance(part, ast.FunctionParameter))
+        return ast.FunctionDecl(self._name(name), parameters, cast("ast.WrittenExpr", parts[-1]), self._at(meta))
+
+    def use(self, meta: Meta, library: Token) -> ast.UseDecl:
+        return ast.UseDecl(self._text(library), self._at(meta))
+
     def alternative(self, meta: Meta, name: Token, *declarations: ast.Declaration | None) -> ast.Alternative:
         given = tuple(one for one in declarations if one is not None)
         return ast.Alternative(self._name(name), given, self._at(meta))
@@ -323,6 +336,12 @@ class AstBuilder(_Phases):
             case _:
                 read = self._size(value)
         return ast.Option(self._name(name), read, self._at(meta))
+
+    def chunks_option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
+        number = self._number(value)
+        whole = self.source.span(number.span.start, meta.end_pos)
+        counted = replace(number, spelling=f"{number.spelling} {IN_CHUNKS}", span=whole)
+        return ast.Option(self._name(name), counted, self._at(meta))
 
     def chunks(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:
         return ast.OptionsDecl("chunks", options, self._at(meta))

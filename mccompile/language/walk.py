@@ -35,7 +35,7 @@ def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> 
 
 _CLOCKED = (
     ir.Const, ir.ParamRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative, ir.Apply,
-    ir.SignalRef,
+    ir.Stairs, ir.SpectralWeight, ir.SignalRef,
 )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def _unmeasured(rule: ir.Rule, of: ir.SignalRef, signals: Mapping[str, ir.Signal
         return ""
     if not isinstance(rule, ir.Reuse | ir.Top):
         return "its rule decides by the clock, and nothing is measured"
-    own = (ir.Accumulate, ir.Kept, ir.Before)
+    own = (ir.Accumulate, ir.Kept, ir.Before, ir.Average, ir.Smooth)
     of_cell = any(isinstance(e, own) for e in walk(signals[of.name].expr, signals))
     if of_cell and not any(e == of for e in walk_rule(rule, signals)):
         return "it looks back at the cell of a rule, and this rule does not read it"

@@ -20,6 +20,7 @@ from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagN
 from mccompile.lowering.measured import MeasuredRow, rows_of, told_by
 from mccompile.lowering.moments import Moments
 from mccompile.lowering.pasts import Get, Pasts
+from mccompile.lowering.running import ChunkStep, RunningMeans
 from mccompile.lowering.slots import (
     ChosenWay,
     Count,
@@ -103,15 +104,16 @@ def build_decide(
     kept: list[SourceBefore | Tail] = [slot for slot in moments.slots if slot.source not in told_after]
     results = [slot for slot in moments.slots if slot.source in told_after]
     kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
-    looks_back = pasts.slots or any(slot.n > 1 for slot in moments.slots)
+    running = RunningMeans.of(found)
+    looks_back = pasts.slots or running.slots or any(slot.n > 1 for slot in moments.slots)
     flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if looks_back else FLAGS
     host: tuple[HostRow, ...] = (*map(Flag, flags), *map(AccountRow, accounts), *map(ClockRow, CLOCKS))
     host += (*map(TableRow, tables), *map(ChangeRow, folded))
-    places = (Places(),) if moments.gains else ()
-    before = (*kept, *results, *pasts.slots)
+    places = (Places(),) if moments.gains or any(isinstance(e, ir.Around | ir.Area) for e in found) else ()
+    before = (*kept, *results, *pasts.slots, *running.slots)
     inputs = (Host(), Params(), *places, *counts, *(Now(n) for n in names), *before, *(Late(n) for n in late))
     ways = (ChosenWay(),) if any(own_stand_ins(rule) for _, rule in rules) else ()
-    outputs = (Mask(), DecidedBy(), *ways, *counts, *kept, *pasts.slots)
+    outputs = (Mask(), DecidedBy(), *ways, *counts, *kept, *pasts.slots, *running.slots)
     weights = tuple(MeasuredRow("signal", signal.name) for signal in weighing)
     told = tuple(dict.fromkeys((*(row for _, rule in rules for row in rows_of(rule, signals)), *weights)))
     spec = DecideSpec(
@@ -120,7 +122,7 @@ def build_decide(
         sources=tuple(located[n] for n in names), measured=told, weights=weights,
         result=located["output"] if results else None,
     )  # fmt: skip
-    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments)
+    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments, running)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
     return replace(spec, module=module)
 
@@ -137,6 +139,7 @@ class _Decision:
     late: tuple[str, ...]
     pasts: Pasts
     moments: Moments
+    running: RunningMeans
 
     def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         def get(slot: Slot) -> torch.Tensor:
@@ -161,12 +164,14 @@ class _Decision:
         clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
         tables = {r.table: row(r) for r in self.spec.host if isinstance(r, TableRow)}
         signals = {s.name: s for s in self.policy.signals}
-        known_now = Leaves(params, clock, tables, {}, {}, {}, signals, {})
+        places = get(Places()) if Places() in self.spec.inputs else None
+        known_now = Leaves(params, clock, tables, {}, {}, {}, signals, {}, places=places)
         values = self.moments.values(cells, get, known_now)
         changes = {r.change: row(r) for r in self.spec.host if isinstance(r, ChangeRow)}
         changes |= {c: values.change(c) for c in self.measured}
         fresh = flag("fresh") > 0 if Flag("fresh") in self.spec.host else None
-        if self.pasts.slots:  # nothing was seen before a chunk's first step, nor before the first call that it is in
+        if self.pasts.slots or self.running.slots:
+            # Nothing was seen before a chunk's first step, nor before the first call that it is in.
             assert fresh is not None
             seen = (row(ClockRow("step")) > 0.0) & ~fresh
             changes = {c: torch.where(seen, v, v * 0.0) for c, v in changes.items()}
@@ -178,6 +183,11 @@ class _Decision:
             out[Tail(m.of.name)] = last
         late = {n: get(Late(n)) for n in self.late}
         leaves = replace(known_now, changes=changes, motions=motions, late=late, accounts=accounts)
+        if fresh is not None:
+            told_of = ChunkStep(row(ClockRow("step")), active, fresh)
+            means, out_of_means = self.running.run(leaves, get, told_of, account * 0.0)
+            leaves = replace(leaves, pasts=means)
+            out |= out_of_means
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
         mask, grown, told, way = self._mask(leaves, flag("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
@@ -207,7 +217,7 @@ class _Decision:
         fired, way, held = None, None, dict[str, torch.Tensor]()
         told: dict[MeasuredRow, torch.Tensor] = {}
         for index, rule in self.rules.items():
-            own = replace(leaves, pasts=self.pasts.read(cell_of(rule), numbers, get))
+            own = replace(leaves, pasts={**leaves.pasts, **self.pasts.read(cell_of(rule), numbers, get)})
             found = fire(rule, own, get)
             here = phase == float(index)
             fired = found.cells if fired is None else torch.where(here, found.cells, fired)

@@ -14,10 +14,15 @@ import numpy as np
 import torch
 
 from mccompile import ir
-from mccompile.lowering.operations import apply
+from mccompile.lowering.frames import area, around
+from mccompile.lowering.operations import apply, picked
 from mccompile.policy.evaluate import horner as horner_of_number
 
 EPS = 1e-8  # of the official MotionCache and TeaCache ratios
+
+
+EarlierNumber = ir.Kept | ir.Before | ir.Average | ir.Smooth
+"""Numbers in which earlier steps are: the graph reads them from what it keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,8 @@ class Leaves:
     late: Mapping[str, torch.Tensor]  # late signals, as the previous step left them
     signals: Mapping[str, ir.Signal]
     accounts: Mapping[str, torch.Tensor]  # before this step, by name; none outside of a rule
-    pasts: Mapping[ir.Kept | ir.Before, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
+    pasts: Mapping[EarlierNumber, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
+    places: torch.Tensor | None = None  # [rows, columns] of a frame, of which only the sizes are read
     frequency: torch.Tensor | None = None  # within the gain of a filter, [1, 1, 1, n]
 
 
@@ -50,8 +56,14 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return leaves.clock[what]
         case ir.Table() | ir.Cumulative():
             return leaves.tables[expr]
-        case ir.Kept() | ir.Before():
+        case ir.Kept() | ir.Before() | ir.Average() | ir.Smooth():
             return leaves.pasts[expr]
+        case ir.Stairs(of, limits, values):
+            return picked(evaluate(of, leaves), limits, values)
+        case ir.Around(how, of, by):
+            return around(how, evaluate(of, leaves), by, _places(leaves))
+        case ir.Area(rows, columns):
+            return area(rows, columns, _places(leaves))
         case ir.Change():
             return leaves.changes[expr]
         case ir.FrameDiff():
@@ -71,10 +83,18 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             if leaves.frequency is None:
                 raise KeyError("a frequency outside the gain of a filter")
             return leaves.frequency
+        case ir.SpectralWeight():
+            raise KeyError("a weight of kept results, which the host knows")
         case ir.SourceRef():
             raise KeyError(f"source {expr.name} outside a change or a frame difference")
         case _:
             assert_never(expr)
+
+
+def _places(leaves: Leaves) -> torch.Tensor:
+    if leaves.places is None:
+        raise KeyError("the rows and columns of a frame, where the graph does not take them")
+    return leaves.places
 
 
 def horner(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
@@ -148,6 +168,8 @@ def change(kind: ir.Distance, now: torch.Tensor, before: torch.Tensor, over: ir.
             value = (now - before).abs().mean(dims, keepdim=True)
         case "l2":
             value = (now - before).square().mean(dims, keepdim=True).sqrt()
+        case "deviation":
+            value = (now - now.mean(dims, keepdim=True)).square().mean(dims, keepdim=True).sqrt()
         case "cosine":
             dot = (now * before).sum(dims, keepdim=True)
             norms = now.square().sum(dims, keepdim=True) * before.square().sum(dims, keepdim=True)

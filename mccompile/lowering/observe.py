@@ -38,6 +38,15 @@ def late_signals(policy: ir.PolicyIR, rule: ir.Rule) -> frozenset[str]:
     return frozenset(e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late)
 
 
+def late_in_means(policy: ir.PolicyIR) -> bool:
+    """Says whether a rule reads a running mean of late signals: each step adds to it, whatever its own rule reads."""
+    signals = {s.name: s for s in policy.signals}
+    read = (e for rule in all_rules(policy) for e in walk_rule(rule, signals, late=False))
+    means = (e for e in read if isinstance(e, ir.Average | ir.Smooth))
+    below = (e for mean in means for e in walk(mean.of, signals, late=False))
+    return any(isinstance(e, ir.SignalRef) and signals[e.name].late for e in below)
+
+
 def build_observe(policy: ir.PolicyIR, output: Located) -> ObserveSpec | None:
     """Builds the graph of all late signals that some rule reads. Returns None if there is none."""
     wanted = sorted(frozenset().union(*(late_signals(policy, rule) for rule in all_rules(policy))))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mccompile.arithmetic.operations import OPERATIONS, Operator
+from mccompile.policy.evaluate import picked as picked_of_number
 
 
 def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
@@ -20,6 +21,11 @@ def power(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
     return (_wide(a) ** _wide(b)).float()
 
 
+def quotient(a: torch.Tensor | float, b: torch.Tensor) -> torch.Tensor:
+    """Computes a / b, rounded once. PyTorch itself multiplies a number by the reciprocal of a tensor."""
+    return torch.full_like(b, a) / b if isinstance(a, int | float) else a / b
+
+
 def _wide(x: torch.Tensor | float) -> torch.Tensor:
     return float(np.float32(x)) if isinstance(x, int | float) else x.double()
 
@@ -28,7 +34,7 @@ TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
     "add": operator.add,
     "sub": operator.sub,
     "mul": operator.mul,
-    "div": operator.truediv,
+    "div": quotient,
     "pow": power,
     "max": lambda a, b: torch.where(a > b, a, b),
     "min": lambda a, b: torch.where(a < b, a, b),
@@ -53,3 +59,15 @@ def apply(op: Operator, args: list[torch.Tensor]) -> torch.Tensor:
     with np.errstate(all="ignore"):
         found = OPERATIONS[op].value(*(arg if isinstance(arg, bool) else np.float32(arg) for arg in args))
     return found if isinstance(found, bool) else float(found)
+
+
+def picked(x: torch.Tensor | float, limits: tuple[float, ...], values: tuple[float, ...]) -> torch.Tensor:
+    """Returns the entry of `values` at the number of ascending limits that are at most x; no number of no number."""
+    if isinstance(x, int | float):
+        with np.errstate(all="ignore"):
+            return float(picked_of_number(np.float32(x), limits, values))
+    nothing = x * 0.0
+    found = nothing + values[0]
+    for limit, value in zip(limits, values[1:], strict=True):
+        found = torch.where(x >= limit, nothing + value, found)
+    return found

@@ -9,6 +9,7 @@ import torch
 
 from mccompile import ir
 from mccompile.language.walk import walk_rule
+from mccompile.lowering.expressions import EarlierNumber
 from mccompile.lowering.slots import Past, Slot
 from mccompile.policy.facts import cell_of
 
@@ -48,9 +49,9 @@ class Pasts:
 
     def read(
         self, cell: ir.Granularity, numbers: Mapping[ir.Expr, torch.Tensor], get: Get
-    ) -> dict[ir.Kept | ir.Before, torch.Tensor]:
+    ) -> dict[EarlierNumber, torch.Tensor]:
         """The earlier values under a rule that decides by `cell`. numbers: the values now."""
-        found: dict[ir.Kept | ir.Before, torch.Tensor] = {}
+        found: dict[EarlierNumber, torch.Tensor] = {}
         for slot in self.slots:
             of = self.numbers[slot.number]
             if slot.back == 0:

@@ -27,7 +27,7 @@ class Params:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The rows and columns of a frame, in tokens, as the sizes of a tensor [rows, columns]; filters read them."""
+    """The rows and columns of a frame, in tokens, as the sizes of a tensor [rows, columns]."""
 
     name = "places"
 
@@ -111,6 +111,21 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """What a running mean takes from earlier steps, [B, G, F, P]: entry `number` of those of the graph.
+
+    back: its operand that many steps ago; 0 for its own value one step ago.
+    """
+
+    number: int
+    back: int
+
+    @property
+    def name(self) -> str:
+        return f"running:{self.number}:{self.back}"
+
+
+@dataclass(frozen=True, slots=True)
 class Tail:
     """The last frame of each chunk of a source, that of the chunk before the first in front; [B, G + 1, P, C]."""
 
@@ -132,7 +147,7 @@ class Late:
         return f"late:{self.signal}"
 
 
-KeptSlot = Count | SourceBefore | Past | Tail | Late
+KeptSlot = Count | SourceBefore | Past | Running | Tail | Late
 Slot = Host | Params | Places | Now | Mask | DecidedBy | ChosenWay | KeptSlot
 
 

@@ -211,6 +211,8 @@ class _Splitter:
         odd += [made for made, source in zip(site.streams_out, site.continues, strict=True) if not source]
         if self._captured.opaque or odd:
             raise Inseparable(self._captured.opaque or f"`{odd[0]}` is no stream with something added")
+        if kind.mixing:
+            raise Inseparable(f"`{kind.mixing[0].site}` is computed over all tokens")
         video = frozenset(s for s in ends if self._ports[s.name].beside is not None)
         full = Chain(kind.full, ends, video, kind.partial is not None)
         partial = None if kind.partial is None else Chain(kind.partial, ends, video, token_wise=True)
@@ -241,7 +243,7 @@ class _Splitter:
             modulated = "its first sublayer attends to no video tokens"
         return BlockKind(
             _taking(full, [*values, *rest]), None if partial is None else _taking(partial, [*values, *vectors, *rest]),
-            _taking(allocate, values), tuple(o.rows for o in vectors), written, modulated,
+            _taking(allocate, values), tuple(o.rows for o in vectors), written, modulated, kind.mixing,
         )  # fmt: skip
 
     def _site(self, site: BlockSite, forms: _Forms, number: int, start: _Place, end: _Place) -> BlockSite:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mccompile.language import ast
 from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.coefficients import coefficient_sets
+from mccompile.language.spell import signature, spell
 from mccompile.lsp.document import Document
 from mccompile.resources import shipped_policies
 
@@ -24,7 +26,9 @@ _OPTIONS = {
         "refresh_last": ("no", "yes"),
     },
 }  # fmt: skip
-_DECLARATIONS = ("param", "signal", "choose", "phase", "layers", "integration", "chunks", "cache", "branches")
+_DECLARATIONS = (
+    "use", "param", "function", "signal", "choose", "phase", "layers", "integration", "chunks", "cache", "branches",
+)  # fmt: skip
 _RULES = (
     "compute", "compute every", "compute steps", "compute top", "reuse step while", "reuse chunk while",
     "reuse frame while", "reuse token while", "reuse chunk as", "reuse token as", "vote", "hold when selected",
@@ -40,7 +44,9 @@ SUBLAYERS = {
 _OPENED = re.compile(r"\b(phase|layers|integration|chunks|cache|branches|policy)\b[^{}]*\{[^{}]*$")
 _CALLED = re.compile(r"([a-z_][a-z_0-9]*)\s*\([^()]*$")
 _NAMED = re.compile(r"([a-z_]+)\s*=\s*[a-z_]*$")
-_DECLARED = re.compile(r"\b(param|signal)\s+([A-Za-z_]\w*)")
+_DECLARED = re.compile(r"\b(param|signal|function)\s+([A-Za-z_]\w*)")
+_DEFINED = re.compile(r"\b(?:signal\s+\w+|function\s+\w+\s*\([^()]*\))\s*=[^{}]*$")
+_WHAT: Mapping[str, CandidateKind] = {"param": "parameter", "signal": "signal", "function": "function"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,9 @@ def complete(document: Document, offset: int) -> tuple[Candidate, ...]:
     called = _CALLED.search(line)
     if called is not None and called[1] in FUNCTIONS:
         return (*_arguments(called[1], line), *_values(document))
-    if re.search(r"\bsignal\s+\w+\s*=[^{}]*$", line) or (section == "phase" and _in_expression(line)):
+    if called is not None and document.merged is not None and called[1] in document.merged.functions:
+        return (*_own_arguments(document.merged.functions[called[1]]), *_values(document))
+    if _DEFINED.search(line) or (section == "phase" and _in_expression(line)):
         return tuple(_values(document))
     if section == "phase":
         return tuple(Candidate(text, "keyword", "") for text in _RULES)
@@ -105,14 +113,28 @@ def _arguments(function: str, line: str) -> Iterator[Candidate]:
             yield Candidate(f"{parameter.name} = ", "option", f"default: {parameter.default}")
 
 
+def _own_arguments(function: ast.FunctionDecl) -> Iterator[Candidate]:
+    """The parameters of a policy's own function that have a default."""
+    for one in function.parameters:
+        if one.default is not None:
+            yield Candidate(f"{one.name.text} = ", "option", f"default: {spell(one.default)}")
+
+
+def _signature(document: Document, name: str) -> str:
+    """That of a function of the policy's own or of a library; "" for any other name."""
+    function = document.merged.functions.get(name) if document.merged is not None else None
+    return "" if function is None else signature(function)
+
+
 def _values(document: Document) -> Iterator[Candidate]:
     """Everything that an expression can begin with. Names are found in a text that is no policy yet, too."""
     own = {name: what for what, name in _DECLARED.findall(document.source.text)}
     if document.merged is not None:
         merged = document.merged
-        own = dict.fromkeys(merged.params, "param") | dict.fromkeys(merged.signals, "signal") | own
+        of_bases = dict.fromkeys(merged.functions, "function")
+        own = dict.fromkeys(merged.params, "param") | dict.fromkeys(merged.signals, "signal") | of_bases | own
     for name, what in own.items():
-        yield Candidate(name, "parameter" if what == "param" else "signal", "")
+        yield Candidate(name, _WHAT[what], _signature(document, name))
     yield from (Candidate(name, "function", f.signature()) for name, f in FUNCTIONS.items())
     yield from (Candidate(name, "source", "a tensor of the model") for name in SOURCES)
     yield from (Candidate(name, "clock", "a clock value") for name in CLOCKS)

@@ -49,7 +49,7 @@ def read(text: str, name: str, path: Path | None) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A name of a parameter, signal, phase or choice at one place. declares: it is its declaration."""
+    """A name of a parameter, signal, function, phase or choice at one place. declares: it is its declaration."""
 
     name: str
     span: Span
@@ -59,12 +59,24 @@ class Mention:
 
 def mentions(parsed: ast.PolicyAst) -> Iterator[Mention]:
     """Every place of the names that a policy can declare, in no order."""
-    below: list[object] = list(parsed.items)
+    yield from _mentions(list(parsed.items))
+
+
+def _mentions(below: list[object]) -> Iterator[Mention]:
+    """Those in nodes of a policy, and below them."""
     while below:
         node = below.pop()
         match node:
             case ast.ParamDecl(name=name) | ast.SignalDecl(name=name) | ast.ChooseDecl(name=name):
                 yield Mention(name.text, name.span, declares=True, phase=False)
+            case ast.FunctionDecl(name=name, parameters=parameters, expr=expr):
+                yield Mention(name.text, name.span, declares=True, phase=False)
+                own = {one.name.text for one in parameters}  # these are names within the function alone
+                inner = _mentions([expr, *(one.default for one in parameters)])
+                yield from (mention for mention in inner if mention.name not in own)
+                continue
+            case ast.Call(function=name):
+                yield Mention(name.text, name.span, declares=False, phase=False)
             case ast.PhaseDecl(name=name):
                 yield Mention(name.text, name.span, declares=True, phase=True)
             case ast.Ref(name=text, span=span):
@@ -103,7 +115,7 @@ def word_at(source: Source, offset: int) -> Span | None:
 
 
 def declaration(document: Document, name: str) -> Span | None:
-    """Where a parameter, signal, phase or choice of this name is declared, in this text or in a base."""
+    """Where a parameter, signal, function, phase or choice of this name is declared: here, in a base or a library."""
     if document.parsed is not None:
         own = next((m.span for m in mentions(document.parsed) if m.declares and m.name == name), None)
         if own is not None:
@@ -111,7 +123,7 @@ def declaration(document: Document, name: str) -> Span | None:
     merged = document.merged
     if merged is None:
         return None
-    tables = (merged.params, merged.signals, merged.phases)
+    tables = (merged.params, merged.signals, merged.phases, merged.functions)
     return next((table[name].name.span for table in tables if name in table), None)
 
 

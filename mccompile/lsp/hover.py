@@ -10,7 +10,7 @@ from mccompile.language.builtins import BRANCHES, CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.intervals import CLOCKS as RANGES
 from mccompile.language.intervals import Ranges, reach
 from mccompile.language.parse import keywords
-from mccompile.language.spell import spell
+from mccompile.language.spell import signature, spell
 from mccompile.language.types import word
 from mccompile.language.walk import all_rules, walk
 from mccompile.lsp.completion import SUBLAYERS
@@ -54,6 +54,9 @@ def hover(document: Document, at: Span) -> str:
     """Markdown about the word at a place; "" where there is nothing to say."""
     name = at.text
     policy = document.policy
+    own = document.merged.functions.get(name) if document.merged is not None else None
+    if own is not None:
+        return f"```policy\nfunction {signature(own)}\n```\n\nstands for `{spell(own.expr)}`"
     if policy is not None:
         for param in policy.params:
             if param.name == name:

@@ -11,7 +11,8 @@ from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
 from mccompile.language.parse import keywords
 
 DECLARATIONS = (
-    "policy", "param", "signal", "choose", "phase", "layers", "integration", "chunks", "cache", "branches",
+    "policy", "use", "param", "function", "signal", "choose", "phase", "layers", "integration", "chunks", "cache",
+    "branches",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from pygls.workspace import ServerTextPosition, ServerTextRange, TextDocument
 
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
+from mccompile.language import ast
 from mccompile.language.builtins import RESERVED
 from mccompile.language.fmt import format_policy
 from mccompile.language.parse import keywords, parse
@@ -163,15 +164,23 @@ def _elsewhere(place: Span) -> types.Location | None:
 
 
 # ---- problems ----------------------------------------------------------------------------------------------
+def _names_a_file(document: Document) -> Span | None:
+    """The first place that names another file: the base, or a library."""
+    if document.parsed is None:
+        return None
+    uses = (item.span for item in document.parsed.items if isinstance(item, ast.UseDecl))
+    return document.parsed.extends.span if document.parsed.extends is not None else next(uses, None)
+
+
 def _shown(text: TextDocument, document: Document, problem: Diagnostic) -> types.Diagnostic:
     """A problem at its place; one of a base stands where this text names the base."""
     span = problem.span
     said = [problem.message(), problem.span_label(), *problem.notes(), *(f"help: {h.text}" for h in problem.helps())]
     if span is None or span.source != document.source:
-        extends = document.parsed.extends if document.parsed is not None else None
+        elsewhere = _names_a_file(document)
         where = f"{span.source.name}:{span.line}:{span.column}: " if span is not None else ""
         said[0] = where + said[0]
-        span = extends.span if extends is not None else document.source.span(0, 0)
+        span = elsewhere or document.source.span(0, 0)
     related = [
         types.DiagnosticRelatedInformation(types.Location(text.uri, _range(text, label.span)), label.text)
         for label in problem.secondary()

@@ -16,6 +16,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS, StaticValue
 from mccompile.arithmetic.operations import power as power_of
+from mccompile.arithmetic.series import spectral_weights
 from mccompile.language.walk import all_rules, children, walk_rule
 
 EPS = np.float32(1e-8)  # guards the normalisations, as in the official MotionCache
@@ -105,13 +106,23 @@ def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
             return _value(of, at.back_at(max(at.step - 1, 0)))
         case ir.Cumulative():
             return cumulative_value(expr, at.step, _grid(at))
+        case ir.Average(of, n):
+            return _average(_at_steps(of, range(at.step, max(at.step - n, -1), -1), at))
+        case ir.Smooth(of, by):
+            return _smoothed(_at_steps(of, range(at.step + 1), at), _number(by, at))
+        case ir.SpectralWeight(n, degree, over, ridge):
+            steps, penalty = (at.kept or ())[:over], float(_number(ridge, at))
+            weights = spectral_weights(steps, at.step, _grid(at).steps, degree, penalty)
+            return weights[n - 1] if n <= len(weights) else ZERO
+        case ir.Stairs(of, limits, values):
+            return picked(_number(of, at), limits, values)
         case ir.Normalise(norm, of, floor, power):
             return _normalise(norm, _number(of, at), _number(floor, at), _number(power, at))
-        case ir.Reduce(_, of, _):
+        case ir.Reduce(_, of, _) | ir.Around(_, of, _):
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
             return OPERATIONS[op].value(*(_value(a, at) for a in args))
-        case ir.SourceRef() | ir.FrameDiff() | ir.Frequency():
+        case ir.SourceRef() | ir.FrameDiff() | ir.Frequency() | ir.Area():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
             assert_never(expr)
@@ -169,6 +180,34 @@ def horner(x: np.float32, coefficients: tuple[float, ...]) -> np.float32:
     return value
 
 
+def picked(x: np.float32, limits: tuple[float, ...], values: tuple[float, ...]) -> np.float32:
+    """ir.Stairs in float32; of what is no finite number, no number."""
+    index = sum(bool(x >= np.float32(limit)) for limit in limits)
+    return np.float32(np.float32(values[index]) + np.float32(x * ZERO))
+
+
+def _at_steps(of: ir.Expr, steps: range, at: StaticMoment) -> list[np.float32]:
+    """The number at these own steps of the chunk, none of them later than this one."""
+    return [_number(of, at if step == at.step else at.back_at(step)) for step in steps]
+
+
+def _average(latest_first: list[np.float32]) -> np.float32:
+    """The mean of the latest value and of the finite ones before it."""
+    total, *earlier = latest_first
+    finite = [value for value in earlier if np.isfinite(value)]
+    for value in finite:
+        total = np.float32(total + value)
+    return np.float32(total / np.float32(1 + len(finite)))
+
+
+def _smoothed(in_order: list[np.float32], by: np.float32) -> np.float32:
+    value = in_order[0]
+    for now in in_order[1:]:
+        smooth = np.float32(np.float32(by * value) + np.float32(np.float32(ONE - by) * now))
+        value = smooth if np.isfinite(value) else now
+    return value
+
+
 def _normalise(norm: ir.Norm, m: np.float32, floor: np.float32, power: np.float32) -> np.float32:
     """ir.Normalise of a frame whose tokens all have the value m; undefined weights are 1, as in the graph."""
     match norm:
@@ -196,7 +235,7 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
                 return True
             case ir.Change(_, of, since, _, _, a):
                 return since == "step" and a is None and of.name in static_sources - _NEVER_STATIC
-            case ir.FrameDiff() | ir.SourceRef() | ir.Frequency():
+            case ir.FrameDiff() | ir.SourceRef() | ir.Frequency() | ir.Area():
                 return False
             case ir.SignalRef(name):
                 return not signals[name].late and static(signals[name].expr)

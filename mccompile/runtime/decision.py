@@ -25,6 +25,7 @@ from mccompile.lowering.slots import (
     Params,
     Past,
     Places,
+    Running,
     SourceBefore,
     Tail,
 )
@@ -97,7 +98,7 @@ class Decide:
     def __init__(self, spec: DecideSpec, call: GraphCall) -> None:
         self.spec = spec
         # What it measures or counts from step to step it must see at every step, also at those that a plan knows.
-        measures = any(isinstance(slot, SourceBefore | Past | Tail) for slot in spec.inputs)
+        measures = any(isinstance(slot, SourceBefore | Past | Running | Tail) for slot in spec.inputs)
         self.sees_every_step = measures or len(spec.counts) > 1
         self.tells_weights = bool(spec.weights)
         self._kept = tuple(slot for slot in spec.outputs if isinstance(slot, KeptSlot))
@@ -173,7 +174,7 @@ class Decide:
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
                     shape = (b, moment.total + 1, *self._cells_of(source, sources, layout)[3:])
-                case Count() | Late() | Past():
+                case Count() | Late() | Past() | Running():
                     pass
                 case _:
                     assert_never(slot)

@@ -59,7 +59,7 @@ class Engine:
             self._modulated = bound_at(part, backend(part.module, Role("modulated")), lowered.captured, first)
         captured = lowered.captured
         self._ports = {p.name: p for p in (*captured.sources, *captured.shared, *captured.streams)}
-        self.values = SharedValues(lowered.captured, self._needed(), backend)
+        self.values = SharedValues(lowered.captured, self._needed(), backend, as_made=self.vanilla)
 
     def _decide(self, spec: DecideSpec | None, backend: Backend) -> Decide | None:
         return None if spec is None else Decide(spec, self._by_chunks(backend, spec.module, Role("decide")))

@@ -12,7 +12,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.measured import MeasuredRow, rows_of
-from mccompile.lowering.observe import late_signals
+from mccompile.lowering.observe import late_in_means, late_signals
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.groups import bounds_in, bounds_of, own_branches, policies, view_in
@@ -389,8 +389,8 @@ def _told(policy: ir.PolicyIR) -> dict[int, frozenset[MeasuredRow]]:
 
 
 def _wants(policy: ir.PolicyIR, phase: int | None) -> bool:
-    """Whether a phase reads late signals."""
-    return phase is not None and bool(late_signals(policy, policy.phases[phase].rule))
+    """Whether a phase reads late signals, or a running mean takes them from every step."""
+    return phase is not None and (bool(late_signals(policy, policy.phases[phase].rule)) or late_in_means(policy))
 
 
 def _left_behind(store: BranchStore, moment: Moment) -> bool:

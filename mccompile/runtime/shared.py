@@ -37,12 +37,16 @@ class _Group:
 class SharedValues:
     """Computes the prelude values `names` of a captured model, each group at most once per input."""
 
-    def __init__(self, captured: CapturedModel, names: Sequence[str], backend: Backend) -> None:
+    def __init__(
+        self, captured: CapturedModel, names: Sequence[str], backend: Backend, as_made: bool = False
+    ) -> None:
+        """as_made: streams stay in the order in memory in which the model makes them; sums depend on it."""
         ports = {p.name: p for p in (*captured.streams, *captured.shared, *captured.sources)}
         by_inputs: dict[frozenset[str], list[str]] = {}
         for name in dict.fromkeys(names):
             by_inputs.setdefault(ports[name].depends, []).append(name)
-        self._entry = frozenset[str]() if captured.opaque else frozenset(captured.entry)  # a model's own code: as it is
+        own = as_made or bool(captured.opaque)  # a model's own code: as it is
+        self._entry = frozenset[str]() if own else frozenset(captured.entry)
         self._groups = []
         for depends, members in by_inputs.items():
             part = stripped(split_prelude(captured, tuple(members)))

@@ -108,13 +108,14 @@ def test_attentions_are_described(specimen_of: Specimens) -> None:
         assert node.target is torch.ops.aten.scaled_dot_product_attention.default
 
 
-def test_a_convolution_over_tokens_is_refused_and_runs_in_full(specimen_of: Specimens) -> None:
+def test_a_convolution_over_tokens_runs_over_all_of_them(specimen_of: Specimens) -> None:
     captured = specimen_of("toy_convolution").captured
-    assert captured.gather is None
-    assert [kind.partial for kind in captured.kinds] == [None]
-    assert [kind.buffers for kind in captured.kinds] == [()]
-    refusal = next(r for r in captured.refusals if r.site == "layers.0.local")
-    assert "convolution over the token axis" in refusal.reason
+    (kind,) = captured.kinds
+    assert kind.partial is not None
+    assert [buffer.name for buffer in kind.buffers] == ["attention.k0", "attention.v0", "block.all0"]
+    (mixing,) = kind.mixing
+    assert mixing.site == "layers.0.local"
+    assert "convolution over the token axis" in mixing.reason
     assert captured.grid is not None
 
 

@@ -92,7 +92,7 @@ def test_only_what_decides_apart_is_cut(specimen_of: Callable[[str], Specimen]) 
 
 REFUSED = {
     "cross": ("toy", "`layers.0` has no `cross`, but attn and ffn"),
-    "attn": ("toy_convolution", "`layers.0` cannot be cut into sublayers: it has no row form"),
+    "attn": ("toy_convolution", "cannot be cut into sublayers: `layers.0.local` is computed over all tokens"),
 }
 
 

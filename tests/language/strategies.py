@@ -150,7 +150,14 @@ alternatives = st.builds(
     ast.Alternative, st.one_of(names, granularities), st.lists(declarations, max_size=3).map(tuple), st.just(SPAN)
 )
 choices = st.builds(ast.ChooseDecl, names, st.lists(alternatives, min_size=1, max_size=3).map(tuple), st.just(SPAN))
-items = st.one_of(declarations, choices)
+function_parameters = st.builds(
+    ast.FunctionParameter, names, st.none() | st.one_of(exprs, number_lists, texts), st.just(SPAN)
+)
+functions = st.builds(
+    ast.FunctionDecl, names, st.lists(function_parameters, min_size=1, max_size=3).map(tuple), exprs, st.just(SPAN)
+)
+uses = st.builds(ast.UseDecl, texts, st.just(SPAN))
+items = st.one_of(declarations, choices, functions, uses)
 policies = st.builds(
     ast.PolicyAst,
     names,

@@ -160,6 +160,27 @@ def test_definition_here_and_in_a_base(server: Conversation, tmp_path: Path) -> 
     assert found["range"]["start"] == {"line": 4, "character": 9}
 
 
+def test_functions_of_the_policy_and_of_a_library(server: Conversation, tmp_path: Path) -> None:
+    (tmp_path / "lib.policy").write_text("policy lib { function far(x, limit = 0.1) = max(x - limit, 0) }")
+    policy = GOOD.replace("\n\n", '\n  use "lib.policy"\n  function double(x) = 2 * x\n\n', 1)
+    policy = policy.replace("rel_l1(modulation) |", "rel_l1(modulation) | far() | double() |")
+
+    def at(place: str) -> Text:
+        return Text(server, tmp_path / "mine.policy", policy.replace(place.replace("¦", ""), place, 1))
+
+    assert Text(server, tmp_path / "mine.policy", policy).problems() == []
+    assert "stands for `2 * x`" in at("dou¦ble()").at_cursor("hover")["contents"]["value"]
+    assert "function far(x, limit = 0.1)" in at("fa¦r()").at_cursor("hover")["contents"]["value"]
+    assert at("fa¦r()").at_cursor("definition")["uri"] == (tmp_path / "lib.policy").as_uri()
+    text = at("dou¦ble(x)")
+    changes = text.at_cursor("rename", newName="twice")["changes"][text.uri]
+    assert [text.at(edit["range"]) for edit in changes] == ["double", "double"]
+    assert at("function double(¦x)").at_cursor("rename", newName="y") is None  # a name within the function alone
+    found = {item["label"] for item in at("while ¦accumulate").at_cursor("completion")["items"]}
+    assert {"far", "double"} <= found
+    assert "limit = " in {item["label"] for item in at("far(¦)").at_cursor("completion")["items"]}
+
+
 def test_rename_changes_every_place_and_no_other(server: Conversation, file: Path) -> None:
     written = GOOD.replace("accumulate(drift)", "accumulate(drift, into = drift)").replace("signal dr", "signal dr¦")
     text = Text(server, file, written)

@@ -104,6 +104,8 @@ leaves = st.one_of(
     sources,
     changes,
     st.builds(ir.FrameDiff, sources, st.booleans()),
+    st.just(ir.Area((0.25, 1.0), (0.0, 0.5))),
+    st.builds(ir.SpectralWeight, st.integers(1, 3), st.just(4), st.just(8), st.builds(ir.Const, numbers)),
 )
 
 
@@ -115,6 +117,10 @@ def _above(below_: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
         st.builds(ir.Kept, below_, st.integers(1, 8)),
         st.builds(ir.Before, below_),
         st.builds(ir.Cumulative, st.sampled_from(["sum", "product"]), below_),
+        st.builds(ir.Average, below_, st.integers(2, 8)),
+        st.builds(ir.Smooth, below_, below_),
+        st.builds(ir.Stairs, below_, st.just((0.5,)), st.tuples(numbers, numbers)),
+        st.builds(ir.Around, st.sampled_from(["max", "mean"]), below_, st.integers(1, 8)),
         st.builds(ir.Reduce, st.sampled_from(["mean", "min"]), below_, granularities),
         st.builds(lambda op, a: ir.Apply(op, (a,)), st.sampled_from(["neg", "not"]), below_),
         st.builds(lambda op, a, b: ir.Apply(op, (a, b)), st.sampled_from(["add", "lt", "and", "max"]), below_, below_),

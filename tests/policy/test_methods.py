@@ -119,6 +119,20 @@ def test_an_interval(name: str, first: int, every: int) -> None:
     assert planned(name, 20) == [step < first or (step - first) % every == 0 for step in range(20)]
 
 
+@pytest.mark.parametrize("steps", [20, 30, 50])
+def test_spectrum(steps: int) -> None:
+    """Its code: five first steps, then every n-th, where n grows from 2 by 0.75 with each computation."""
+    computed, window, cached = [], 2.0, 0
+    for step in range(steps):
+        actual = step < 5 or (cached + 1) % int(window) == 0
+        if step >= 5 and actual:
+            window = round(window + 0.75, 3)
+        cached = 0 if actual else cached + 1
+        computed.append(actual)
+    assert planned("spectrum", steps) == computed
+    assert steps < 50 or sum(computed) == 14
+
+
 @pytest.mark.parametrize("setting", [(0.12, 4, 0.2), (0.24, 6, 0.2), (0.06, 2, 0.4), (0.35, 12, 0.1)])
 @pytest.mark.parametrize("steps", STEPS)
 def test_magcache(steps: int, setting: tuple[float, int, float]) -> None:
@@ -194,7 +208,7 @@ def test_settings_of_dbcache(name: str) -> None:
 
 FORECASTS = {
     "compute": 0, "teacache": 0, "taylorseer": 3, "hicache": 3, "teacache_taylor": 2, "abcache": 2,
-    "taylorseer_lite": 2, "teacache_embedded_taylor": 2,
+    "taylorseer_lite": 2, "teacache_embedded_taylor": 2, "spectrum": 14,
 }  # fmt: skip
 
 

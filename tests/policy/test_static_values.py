@@ -29,6 +29,7 @@ from mccompile import ir
 from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
+from mccompile.lowering.running import ChunkStep, RunningMeans
 from mccompile.policy.evaluate import Grid, StaticMoment, clock_row, evaluate, is_static, static_changes, table_value
 
 C = ir.Const
@@ -40,6 +41,7 @@ PASTS: dict[ir.Kept | ir.Before, float] = {  # of a cell that steps 3 and 1 comp
     ir.Kept(ir.ClockRef("sigma"), 1): GRID.sigmas[3],
     ir.Kept(ir.ClockRef("sigma"), 2): GRID.sigmas[1],
 }
+MEANS = (ir.Average(ir.ClockRef("sigma"), 4), ir.Smooth(ir.ClockRef("timestep"), ir.ParamRef("share")))
 singles = st.floats(-4, 4, width=32)
 clocks = [ir.ClockRef("step"), ir.ClockRef("fraction"), ir.ClockRef("timestep"), ir.ClockRef("sigma")]
 leaves = st.sampled_from([ir.ParamRef("a"), ir.ParamRef("b"), MODULATION, TABLE, *clocks])
@@ -69,6 +71,8 @@ def _numeric(inner: st.SearchStrategy[ir.Expr]) -> st.SearchStrategy[ir.Expr]:
         st.builds(ir.Kept, st.just(ir.ClockRef("sigma")), st.integers(1, 2)),
         st.just(ir.Before(ir.ClockRef("timestep"))),
         st.just(TOTAL),
+        st.builds(lambda x: ir.Stairs(x, (-0.5, 0.1, 2.0), (3.0, 0.7, -1.0, 0.1)), inner | literals),
+        st.sampled_from(MEANS),
     )
 
 
@@ -81,6 +85,20 @@ comparisons = _applied(compared, numbers) | st.builds(
 truths = st.one_of(comparisons, _applied(LOGIC, comparisons), _applied(LOGIC, _applied(compared, literals)))
 
 
+def _walked(mean: ir.Average | ir.Smooth, step: int) -> torch.Tensor:
+    """What the graph makes of a mean, step after step."""
+    running = RunningMeans.of([mean])
+    kept = {slot: torch.zeros(1, 1, 1, 1) for slot in running.slots}
+    found = torch.zeros(())
+    for at in range(step + 1):
+        clock = {"sigma": torch.tensor(GRID.sigmas[at]), "timestep": torch.tensor(GRID.timesteps[at])}
+        leaves_ = Leaves({"share": torch.tensor(0.7)}, clock, {}, {}, {}, {}, {}, {})
+        now = ChunkStep(torch.tensor(float(at)), torch.tensor(True), torch.tensor(at == 0))
+        means, kept = running.run(leaves_, kept.__getitem__, now, torch.zeros(1, 1, 1, 1))  # type: ignore[assignment]
+        found = means[mean]
+    return found.reshape(())
+
+
 @example(ir.Apply("sqrt", (ir.SignalRef("drift"),)), 0.0, 0.0, 0.0546875, 0.0, 0)  # torch.sqrt is one bit off on AVX2
 @settings(UNHURRIED, max_examples=300)
 @given(numbers | truths, singles, singles, singles, singles, st.integers(0, 11))
@@ -88,7 +106,7 @@ def test_the_planner_computes_what_the_graph_computes(
     expr: ir.Expr, a: float, b: float, change: float, account: float, step: int
 ) -> None:
     signals = {"drift": ir.Signal("drift", ir.Polynomial(MODULATION, WAN), ir.Granularity.CHUNK, False)}
-    params = {"a": np.float32(a), "b": np.float32(b)}
+    params = {"a": np.float32(a), "b": np.float32(b), "share": np.float32(0.7)}
     changes = {MODULATION: np.float32(change)}
     accounts = {"account": np.float32(account)}
     ours = evaluate(expr, StaticMoment(params, signals, GRID, step, changes, accounts, {}, (3, 1)))
@@ -103,7 +121,8 @@ def test_the_planner_computes_what_the_graph_computes(
         signals=signals,
         accounts={"account": torch.tensor(account)},
         pasts={p: torch.tensor(v) for p, v in PASTS.items()}
-        | {ir.Before(ir.ClockRef("timestep")): torch.tensor(GRID.timesteps[max(step - 1, 0)])},
+        | {ir.Before(ir.ClockRef("timestep")): torch.tensor(GRID.timesteps[max(step - 1, 0)])}
+        | {mean: _walked(mean, step) for mean in MEANS},
     )
     theirs = torch.as_tensor(evaluate_tensor(expr, given_))
     assert theirs.dtype in (torch.float32, torch.bool)
@@ -160,6 +179,26 @@ def test_earlier_values() -> None:
     assert evaluate(ir.Before(ir.ClockRef("step")), StaticMoment({}, {}, GRID, 0, {}, None)) == 0
     first = StaticMoment({}, {}, GRID, 1, {MODULATION: np.float32(1)}, None, {MODULATION: (7.0, *table[1:])}, (0,))
     assert evaluate(ir.Before(MODULATION), first) == 0  # no change has been measured at the first step
+
+
+@pytest.mark.parametrize(("x", "value"), [(-1.0, 7.0), (0.0, 8.0), (0.5, 8.0), (1.0, 9.0), (5.0, 9.0)])
+def test_a_step_function(x: float, value: float) -> None:
+    """From a limit on, the next value holds; of what is no finite number there is none."""
+    stairs = ir.Stairs(C(x), (0.0, 1.0), (7.0, 8.0, 9.0))
+    assert evaluate(stairs, StaticMoment({}, {}, None, 0, {}, None)) == value
+    undefined = evaluate(replace(stairs, of=C(float("inf"))), StaticMoment({}, {}, None, 0, {}, None))
+    assert np.isnan(undefined)
+
+
+def test_means_over_steps() -> None:
+    """What was no finite number at an earlier step is left out."""
+    table = (9.0, 2.0, float("nan"), 4.0, 8.0)
+    at = StaticMoment({}, {}, GRID, 4, {MODULATION: np.float32(8)}, None, {MODULATION: table})
+    assert evaluate(ir.Average(MODULATION, 2), at) == 6
+    assert evaluate(ir.Average(MODULATION, 4), at) == np.float32((8 + 4 + 2) / np.float32(3))
+    assert evaluate(ir.Average(MODULATION, 8), at) == (8 + 4 + 2 + 0) / 4  # no change is measured at the first step
+    assert evaluate(ir.Smooth(MODULATION, C(0.5)), at) == 6  # 0, 1, undefined, 4, 6
+    assert evaluate(ir.Smooth(MODULATION, C(0.0)), at) == 8
 
 
 @pytest.mark.parametrize(

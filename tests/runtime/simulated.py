@@ -90,12 +90,28 @@ class Simulated:
                 return self.value(of, step - 1) if step > 1 else ones * 0  # nothing moved into the first step
             case ir.Kept(of, n):
                 return self.kept(of, n)
+            case ir.Average(of, n):
+                last = [self.measured(of, s) for s in range(step, max(step - n, -1), -1)]
+                return sum(last[1:], last[0]) / F32(len(last))
+            case ir.Smooth(of, ir.Const(by)):
+                found = self.measured(of, 0)
+                for s in range(1, step + 1):
+                    found = F32(by) * found + (F32(1) - F32(by)) * self.measured(of, s)
+                return found
+            case ir.Stairs(of, limits, values):
+                return np.array(values, F32)[np.searchsorted(np.array(limits, F32), self.value(of, step), "right")]
             case ir.Accumulate(of, into):
                 return self.account(into) + self.value(of, step)
             case ir.Apply("add", (a, b)):
                 return self.value(a, step) + self.value(b, step)
             case _:
                 raise NotImplementedError(e)
+
+    def measured(self, of: ir.Expr, step: int) -> np.ndarray:
+        """The number at a step; nothing moved into the first one, and no block has run before it."""
+        if step == 0 and not isinstance(of, ir.SignalRef | ir.ClockRef):
+            return np.zeros((FRAMES, PLACES), F32)
+        return self.value(of, step)
 
     def kept(self, of: ir.Expr, n: int) -> np.ndarray:
         """The number at the n-th last step that computed something of each cell."""

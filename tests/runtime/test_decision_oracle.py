@@ -68,7 +68,13 @@ def amounts(finest: ir.Granularity) -> st.SearchStrategy[ir.Expr]:
     fine: list[ir.Expr] = [MOTION, ir.SignalRef("late")] if finest == ir.Granularity.TOKEN else []
     plain = st.sampled_from([*fit, *fine])
     steady = [c for c in fit if c.since == "step"]
-    past = st.one_of(st.builds(ir.Kept, st.sampled_from(steady), st.integers(1, 3)), st.just(ir.Before(DRIFT)))
+    past = st.one_of(
+        st.builds(ir.Kept, st.sampled_from(steady), st.integers(1, 3)),
+        st.just(ir.Before(DRIFT)),
+        st.builds(ir.Average, st.sampled_from(steady), st.sampled_from([2, 4])),
+        st.builds(ir.Smooth, st.sampled_from([*steady, *fine[1:]]), st.sampled_from([C(0.0), C(0.5)])),
+        st.builds(lambda x: ir.Stairs(x, (0.25, 0.5), (0.25, 1.0, 0.5)), plain),
+    )
     return st.one_of(plain, past, st.builds(lambda a, b: ir.Apply("mul", (a, b)), plain, tenths))
 
 
@@ -254,6 +260,25 @@ EACH: Mapping[str, ir.Rule] = {
     ),
     "before": replace(
         TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.Before(MOVED["step", ir.Granularity.TOKEN])), C(0.9)))
+    ),
+    "average": replace(
+        TOKEN, condition=ir.Apply("lt", (ir.Accumulate(ir.Average(MOVED["step", ir.Granularity.TOKEN], 4)), C(0.9)))
+    ),
+    "kept average": replace(
+        TOKEN,
+        condition=ir.Apply(
+            "lt", (ir.Accumulate(ir.Kept(ir.Average(MOVED["step", ir.Granularity.TOKEN], 2), 1)), C(0.9))
+        ),
+    ),
+    "smooth": replace(
+        TOKEN,
+        condition=ir.Apply("lt", (ir.Accumulate(ir.Smooth(MOVED["step", ir.Granularity.TOKEN], C(0.5))), C(0.9))),
+    ),
+    "pick": replace(
+        TOKEN,
+        condition=ir.Apply(
+            "lt", (ir.Accumulate(ir.Stairs(MOVED["step", ir.Granularity.TOKEN], (0.2, 0.4), (0.1, 0.3, 0.5))), C(0.9))
+        ),
     ),
     "two accounts": replace(
         TOKEN,

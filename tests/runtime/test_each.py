@@ -164,3 +164,19 @@ def test_what_is_kept_of_each_block_is_predicted(deep: tuple[WanTransformer3DMod
     predicted = Predictor(made.runner.lowered, made.runner.bound)
     moment = predicted.moment(call(0), call(0))
     assert predicted.count(predicted.store(call(0), moment), predicted.cache).total == store.nbytes()
+
+
+@pytest.mark.slow
+def test_compiled_blocks_decide_alike(deep: tuple[WanTransformer3DModel, api.Prepared]) -> None:
+    """Inductor's graphs decide as the eager ones do."""
+    text = "policy p extends dbprune { }"
+    made, clock = compiled(deep, text, threshold=0.3, warmup=WARMUP)
+    other_clock = Timeline("request", GRID, steps_in_order(GRID))
+    model, captured = deep
+    other = api.compile(
+        model, Source("p.policy", text), captured=captured, clock=other_clock, threshold=0.3, warmup=WARMUP
+    )
+    rows = range(STEPS)
+    for ours, theirs in zip(outputs(made, clock, rows), outputs(other, other_clock, rows), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert [(e.region, e.action) for e in made.events] == [(e.region, e.action) for e in other.events]

@@ -118,7 +118,40 @@ def halfway(step: int, kept: Kept) -> torch.Tensor:
     return (taylor(1)(step, kept) + kept[-1][1]) / 2
 
 
+def chebyshev(over: int, degree: int = 4, ridge: float = 0.1) -> Predict:
+    """Spectrum's code: a series in T_0 .. T_degree, fitted to the results by least squares with a penalty.
+
+    It maps steps to -1..1 as if a run had 50; here a run has `STEPS`.
+    """
+
+    def terms(steps: Sequence[int]) -> torch.Tensor:
+        place = (torch.tensor(steps, dtype=torch.float64).reshape(-1, 1) - STEPS / 2) * 2 / STEPS
+        columns = [torch.ones_like(place), place]
+        while len(columns) <= degree:
+            columns.append(2 * place * columns[-1] - columns[-2])
+        return torch.cat(columns[: degree + 1], 1)
+
+    def predict(step: int, kept: Kept) -> torch.Tensor:
+        kept = kept[-over:]
+        if len(kept) < 2:
+            return kept[-1][1]
+        design = terms([at for at, _ in kept])
+        values = torch.stack([value.flatten().double() for _, value in kept])
+        factor = torch.linalg.cholesky(design.T @ design + ridge * torch.eye(degree + 1, dtype=torch.float64))
+        fitted = torch.cholesky_solve(design.T @ values, factor)
+        return (terms([step]) @ fitted).reshape(kept[-1][1].shape).float()
+
+    return predict
+
+
+def spectrum(step: int, kept: Kept) -> torch.Tensor:
+    """Half of the series, half of the line through the last two results, as its code recommends."""
+    return 0.5 * chebyshev(14)(step, kept) + 0.5 * taylor(1)(step, kept)
+
+
 METHODS: dict[str, Predict] = {
+    "chebyshev(residual)": chebyshev(8),
+    "chebyshev(residual, degree = 2, ridge = 0.01, over = 3)": chebyshev(3, 2, 0.01),
     "taylor(residual)": taylor(1),
     "taylor(residual, order = 2)": taylor(2),
     "residual | taylor(order = 3)": taylor(3),
@@ -175,6 +208,29 @@ def test_hicache_is_that_of_its_code(small_wan: WanTransformer3DModel, captured_
     for row, (ours, theirs) in enumerate(zip(outputs(made, clock, rows), by_hand(small_wan, plain, rows), strict=True)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"row {r}: {m}")
     assert len(plain.kept) < STEPS
+
+
+class PlainOutput(Plain):
+    """The same where the blocks' output is kept."""
+
+    def forward(self, h: torch.Tensor, *more: object) -> torch.Tensor:
+        if not self.computes(self.step):
+            return self.predict(self.step, self.kept)
+        for block in self.blocks:
+            h = block(h, *more)
+        self.kept.append((self.step, h))
+        return h
+
+
+def test_spectrum_is_that_of_its_code(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    """The shipped policy: its schedule is that of a window that grows, and its forecast that of the code."""
+    clock = Timeline("request", GRID, steps_in_order(GRID))
+    made = api.compile(small_wan, "spectrum", backend="eager", captured=captured_wan, clock=clock, blend=0.5)
+    rows = range(STEPS)
+    plain = PlainOutput(list(small_wan.blocks), lambda s: s < 5 or s in (6, 8), spectrum)
+    for row, (ours, theirs) in enumerate(zip(outputs(made, clock, rows), by_hand(small_wan, plain, rows), strict=True)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"row {r}: {m}")
+    assert len(plain.kept) == 7
 
 
 def test_another_prompt_begins_anew(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:

@@ -37,6 +37,7 @@ def attention(scope: Scope, node: fx.Node) -> Labels:
         if any_video((*of_mask[:-2], of_mask[-1])):
             raise scope.refusal(node, "the mask's keys are gathered elsewhere")
         if rows is not None and has_video(rows) and len(shape) > 1 and shape[-2] != (1, 1):
+            scope.masks = True
             if of_mask[-2] is None:
                 raise scope.demanded(node, mask, len(shape) - 2, rows)
             if of_mask[-2] != rows:

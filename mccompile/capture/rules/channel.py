@@ -7,6 +7,7 @@ from torch import fx
 
 from mccompile.capture.rows import Labels, RowSpans, any_video, has_video
 from mccompile.capture.scope import LabelRule, Scope
+from mccompile.capture.whole import read_all
 
 aten = torch.ops.aten
 SOFTMAX = (aten.softmax.int, aten._softmax.default, aten.log_softmax.int)
@@ -72,19 +73,34 @@ def einsum(scope: Scope, node: fx.Node) -> Labels:
     left, arrow, result = equation.replace(" ", "").partition("->")
     if not arrow or "." in equation:
         raise scope.refusal(node, "an einsum without `->` or with `...`")
+    terms = [(letters, o) for letters, o in zip(left.split(","), operands, strict=True) if isinstance(o, fx.Node)]
+    _read_all_of(scope, node, terms, result)
     rows: dict[str, RowSpans] = {}
-    for letters, operand in zip(left.split(","), operands, strict=True):
-        assert isinstance(operand, fx.Node)
+    for letters, operand in terms:
         for letter, own in zip(letters, scope.of(operand), strict=True):
             if own is not None and rows.setdefault(letter, own) != own:
                 raise scope.refusal(node, "token axes of different rows meet")
-    for letters, operand in zip(left.split(","), operands, strict=True):
+    for letters, operand in terms:
         for axis, letter in enumerate(letters):
-            if letter in rows and isinstance(operand, fx.Node) and scope.of(operand)[axis] is None:
+            if letter in rows and scope.of(operand)[axis] is None:
                 raise scope.demanded(node, operand, axis, rows[letter])
     if set(rows) - set(result):
         raise scope.refusal(node, "mixes tokens: contracts the token axis")
     return tuple(rows.get(letter) for letter in result)
+
+
+def _read_all_of(scope: Scope, node: fx.Node, terms: list[tuple[str, fx.Node]], result: str) -> None:
+    """Lets an einsum read all rows of an operand whose token axis meets another one, or is summed up.
+
+    The first token axis that the result keeps has rows; so both products of an attention by hand are computed by rows.
+    """
+    held = {letter for letters, o in terms for letter, own in zip(letters, scope.of(o), strict=True) if has_video(own)}
+    kept = [letter for letter in result if letter in held]
+    whole = held - set(kept[:1])
+    for letters, operand in terms:
+        own = {letter for letter, rows in zip(letters, scope.of(operand), strict=True) if has_video(rows)}
+        if kept and own and own <= whole:
+            read_all(scope, node, operand, scope.refusal(node, "mixes tokens: every row meets all tokens"))
 
 
 def addmm(scope: Scope, node: fx.Node) -> Labels:
@@ -100,7 +116,11 @@ def matmul(scope: Scope, node: fx.Node) -> Labels:
     left, right = scope.tensor(node), scope.tensor(node, 1)
     if len(scope.shape(left)) < 2 or len(scope.shape(right)) < 2:
         raise scope.refusal(node, "a vector operand")
-    one, two = scope.of(left), scope.of(right)
+    one = scope.of(left)
+    meets = any_video((one[-2],)) and has_video(scope.of(right)[-1])  # scores of an attention by hand
+    if meets or (has_video(scope.of(right)[-2]) and not any_video(one[:-2]) and one[-1] is None):
+        read_all(scope, node, right, scope.refusal(node, "mixes tokens: every row meets all tokens"))
+    two = scope.of(right)
     if has_video(one[-1]) or has_video(two[-2]):
         raise scope.refusal(node, "mixes tokens: contracts the token axis (linear attention)")
     if any_video(one[:-2]) or any_video(two[:-2]):

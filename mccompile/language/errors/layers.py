@@ -211,6 +211,27 @@ class RefusedBase(Diagnostic):
     why: str
 
 
+WHY_ALL_KEYS = (
+    "a row of attention reads the first keys of one buffer, without a mask; a window, sinks or keys picked by "
+    "relevance are no such beginning, and a mask of every token against every key rules out fused kernels"
+)
+LESS_KEPT = "what is kept gets smaller by `cache { dtype: float8 }`, `device: cpu` or `budget: 2GB`"
+
+
+@dataclass(frozen=True, slots=True)
+class KeysNotChosen(Diagnostic):
+    """A choice among the kept keys: a sliding window, sinks, or the most relevant ones."""
+
+    code = "MC0288"
+    title = "`{what}`: which kept keys are read cannot be chosen"
+    label = "attention reads all keys up to a token's chunk"
+    note = WHY_ALL_KEYS
+    what: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help(LESS_KEPT),)
+
+
 @dataclass(frozen=True, slots=True)
 class NotAStandIn(Diagnostic):
     """Something behind `reuse as` that is no weighted sum of kept results."""

@@ -16,8 +16,11 @@ class NoPhases(Diagnostic):
     title = "the policy `{name}` has no phase"
     label = "nothing says what its steps do"
     name: str
+    library: bool  # it declares functions alone
 
     def helps(self) -> tuple[Help, ...]:
+        if self.library:
+            return (Help("a file of functions is no policy by itself: write `use` and its name in one"),)
         return (Help("add at least `phase all { compute }`"),)
 
 
