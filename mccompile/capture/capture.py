@@ -10,11 +10,12 @@ from torch import fx, nn
 
 from mccompile.capture.assemble import Parts, assemble
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
-from mccompile.capture.errors import CaptureError, ExportError
+from mccompile.capture.errors import CaptureError, ExportError, NoBlocksError
 from mccompile.capture.export import Exported, export_model, without_defaults
 from mccompile.capture.facts import Facts, ScalarFact, measure
 from mccompile.capture.guards import broken, sizes_of_constants
 from mccompile.capture.kinds import group
+from mccompile.capture.listed import attends_in_no_list, list_blocks
 from mccompile.capture.masks import share_masks
 from mccompile.capture.normalise import normalise
 from mccompile.capture.numbering import number_anew
@@ -44,8 +45,18 @@ def capture(
     """
     exported = export_model(model, probe, second)
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
+    if attends_in_no_list(exported.module.graph):
+        list_blocks(exported.module)
     try:
         return captured_from(model, exported, calls, unbatched)
+    except NoBlocksError as error:
+        again = export_model(model, probe, second, each=True)
+        if not list_blocks(again.module):
+            raise
+        try:
+            return captured_from(model, again, calls, unbatched)
+        except NoBlocksError:
+            raise error from None
     except CaptureError:
         if not exported.copies:
             raise

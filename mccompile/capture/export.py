@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -41,15 +41,17 @@ def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, 
     A forward that can return a tuple or an output object is captured with the tuple, whatever the call asks for.
     """
     parameters = inspect.signature(model.forward).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     unknown = [k for k in call if k not in parameters]
-    if unknown:
+    if unknown and not takes_any:
         raise ProbeError(
             f"{type(model).__name__}.forward",
             f"it has no argument {', '.join(map(repr, unknown))}",
             f"its arguments are {', '.join(parameters)}",
         )
     call = {**call, "return_dict": False} if "return_dict" in parameters else call
-    return {k: call[k] for k in parameters if k in call and not (call[k] is None and parameters[k].default is None)}
+    known = {k: call[k] for k in parameters if k in call and not (call[k] is None and parameters[k].default is None)}
+    return known | {k: call[k] for k in unknown}
 
 
 def _dynamic_axes(place: str, one: object, two: object) -> dict[int, object] | object | None:
@@ -175,13 +177,38 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
     return Pair(first_call, spec, tuple(paths), tuple(flat), tuple(other), tuple(shapes))
 
 
+@contextlib.contextmanager
+def _named(model: nn.Module, call: Mapping[str, object]) -> Iterator[None]:
+    """Inside, a forward that takes `**kwargs` has the arguments of the call by name, as torch.export wants them."""
+    signature = inspect.signature(model.forward)
+    parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    more = [name for name in call if name not in signature.parameters]
+    if not more:
+        yield
+        return
+    own = model.forward
+
+    def forward(**arguments: object) -> object:
+        return own(**arguments)
+
+    by_name = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in more)
+    forward.__signature__ = signature.replace(parameters=[*parameters, *by_name])  # type: ignore[attr-defined]
+    vars(model)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(model)["forward"]
+
+
 def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:
     name = type(model).__name__
     # With symbolic sizes a hit of this cache costs more than a miss.
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
-        with torch.no_grad(), plain, contextlib.redirect_stderr(io.StringIO()):  # torch prints the graph so far
+        quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
+        with torch.no_grad(), plain, quiet, _named(model, call):
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
+            module = program.module()
     except Exception as error:
         raise ExportError(
             f"{name}.forward",
@@ -189,7 +216,6 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[
             "the forward must be traceable without control flow on tensor values; sizes that the model fixes "
             "(position tables) must be equal in both calls",
         ) from error
-    module = program.module()
     if not isinstance(module, fx.GraphModule):
         raise ExportError(f"{name}.forward", "torch.export returned no graph module", "use torch 2.11 to 2.13")
     return module, tuple(program._guards_code)

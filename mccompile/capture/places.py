@@ -15,15 +15,21 @@ def counts_placed(places: torch.Tensor, last: bool) -> Counts | None:
     """The frames, rows and columns of a grid whose tokens have these positions; None where they form none.
 
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; the three numbers of a token say its frame, row and column,
-    in any unit. The samples of a call may be at different positions in grids of one size. A host read, once for each
-    tensor.
+    in any unit. With a last axis of 2, both ends of the token's patch are given (LTX-2). The samples of a call may be
+    at different positions in grids of one size. A host read, once for each tensor.
     """
     version = None if places.is_inference() else places._version
     known = _read.get(places)
     if known is None or known[0] != version or version is None:
-        known = _read[places] = version, _counts(places.transpose(-1, -2) if last else places)
+        starts = starts_of(places)
+        known = _read[places] = version, _counts(starts.transpose(-1, -2) if last else starts)
     found: Counts | None = known[1]
     return found
+
+
+def starts_of(places: torch.Tensor) -> torch.Tensor:
+    """The positions of tokens, of which some models are given both ends: [..., tokens, 3, 2]."""
+    return places[..., 0] if places.dim() == 4 and places.shape[-1] == 2 else places
 
 
 def _counts(places: torch.Tensor) -> Counts | None:

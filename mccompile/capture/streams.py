@@ -98,8 +98,11 @@ def roles(
     streams.sort(key=lambda s: s is not video)
     fact = template.facts[video]
     axis = token_axis(fact, samples) if isinstance(fact, TensorFact) else None
-    shared = tuple(p for p in template.values if p not in streams)
     pairs = _paired(template, streams, outputs)
+    lasting = {s for s, _ in pairs}
+    lasting |= {p for p in streams if any(site.captured(p) in made_by_blocks for site in kind.sites)}
+    streams = [s for s in streams if s is video or s in lasting]  # what is added and not continued is no stream
+    shared = tuple(p for p in template.values if p not in streams)
     made, continues = tuple(output for _, output in pairs), tuple(stream for stream, _ in pairs)
     return Roles(tuple(streams), shared, made, continues, video, axis)
 

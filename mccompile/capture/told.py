@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import torch
 
-from mccompile.capture.places import counts_placed
+from mccompile.capture.places import counts_placed, starts_of
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import Assembled, OneFrame, PlacedGrid, Port, ToldGrid
 
@@ -57,7 +57,10 @@ def _places_a_video(calls: Sequence[dict[str, object]], grid: PlacedGrid, counts
     for call, count in zip(calls, counts, strict=True):
         places = call[grid.places]
         shape = (3, count) if grid.last else (count, 3)
-        if not isinstance(places, torch.Tensor) or places.dim() not in (2, 3) or places.shape[-2:] != shape:
+        if not isinstance(places, torch.Tensor):
+            return False
+        starts = starts_of(places)
+        if starts.dim() not in (2, 3) or starts.shape[-2:] != shape:
             return False
         if counts_placed(places, grid.last) is None:
             return False

@@ -19,7 +19,7 @@ from torch import fx
 from torch.utils._pytree import TreeSpec
 
 from mccompile.capture.part import Part, Shared, Stream, Weight
-from mccompile.capture.places import counts_placed
+from mccompile.capture.places import counts_placed, starts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class ToldGrid:
 class PlacedGrid:
     """The frame-major grid of a flat latent `source`, as the positions of its tokens tell it, the input `places`.
 
-    places: [..., tokens, 3], or [..., 3, tokens] if `last`.
+    places: [..., tokens, 3], or [..., 3, tokens] if `last`; with a further last axis of 2, both ends of each token.
     """
 
     source: str
@@ -205,7 +205,7 @@ class PlacedGrid:
         """
         places = inputs[self.places]
         assert isinstance(places, torch.Tensor)
-        return counts_placed(places, self.last) or (1, 1, places.shape[-1 if self.last else -2])
+        return counts_placed(places, self.last) or (1, 1, starts_of(places).shape[-1 if self.last else -2])
 
 
 @dataclass(frozen=True, slots=True)

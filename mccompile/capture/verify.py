@@ -207,8 +207,16 @@ def _moving(captured: Assembled, inputs: Sequence[object], outputs: Sequence[obj
     streams = frozenset().union(*(port.depends for port in captured.streams if port.name in captured.entry))
     given = {name: x for name, x in zip(captured.inputs, inputs, strict=True) if isinstance(x, torch.Tensor)}
     times = [given[name] for name in TIMESTEPS if name in given]
-    again = (name for name, x in given.items() if any(x.shape == t.shape and torch.equal(x, t) for t in times))
+    again = (name for name, x in given.items() if any(_tells_again(x, t) for t in times))
     return {name for name, x in given.items() if name in streams and x.shape in shapes} | set(again)
+
+
+def _tells_again(value: torch.Tensor, timestep: torch.Tensor) -> bool:
+    """Whether a value is the timestep: the very same, or one number a sample of those that tokens are given."""
+    if value.shape == timestep.shape:
+        return torch.equal(value, timestep)
+    a_sample = value.dim() == 1 and value.is_floating_point() and timestep.dim() > 1
+    return a_sample and bool(value.all()) and bool(torch.isin(value, timestep.to(value.dtype)).all())
 
 
 def _captured(

@@ -112,8 +112,8 @@ def _measured(expr: ir.Expr) -> str:
     match expr:
         case ir.Change(_, of) if remembered(expr):
             return of.name
-        case ir.Change(_, of, "zero", _, _, a):
-            return f"magnitude({_at(of, a)})"
+        case ir.Change(distance, of, "zero", _, _, a):
+            return f"{'deviation' if distance == 'deviation' else 'magnitude'}({_at(of, a)})"
         case ir.Change(distance, of, "step", _, _, None):
             return f"{distance}({_at(of, None)})"
         case ir.Change(distance, of, "step" | "compute" as since, _, n, a):

@@ -82,8 +82,11 @@ class StandIn(nn.Module):
         return self.model.__reduce_ex__(protocol)
 
     def arguments_of(self, *args: object, **kwargs: object) -> dict[str, object]:
-        """The arguments of a call by the model's names for them."""
-        return dict(self.signature.bind(*args, **kwargs).arguments)
+        """The arguments of a call by the model's names for them; those of a `**kwargs` by their own."""
+        found = dict(self.signature.bind(*args, **kwargs).arguments)
+        parameters = self.signature.parameters.values()
+        rest = next((p.name for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD), None)
+        return found if rest is None else found | found.pop(rest, {})
 
 
 def _has(own: dict[str, object], name: str) -> bool:

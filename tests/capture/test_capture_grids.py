@@ -151,6 +151,32 @@ def test_positions_tell_a_video(last: bool) -> None:
     assert found.grid.of_call({"places": rows.mT if last else rows}) == (2, 3, 4)
 
 
+def test_both_ends_of_positions_tell_a_video() -> None:
+    """As LTX-2 is given them: [samples, 3, tokens, 2]."""
+    calls = []
+    for size in ((3, 4, 6), (5, 6, 8)):
+        ends = both_ends(*size)
+        calls.append({"latent": torch.randn(1, ends.size(2), DIM), "places": ends})
+    found = captured(Ended(True), *calls)
+    assert found.grid == PlacedGrid("latent", "places", last=True)
+    assert not found.refusals
+    assert found.grid.of_call({"places": both_ends(2, 3, 4)}) == (2, 3, 4)
+    front = torch.cat([both_ends(1, 3, 4), both_ends(2, 3, 4)], 2)
+    assert found.grid.of_call({"places": front}) == (1, 1, 36)
+
+
+def both_ends(frames: int, height: int, width: int) -> torch.Tensor:
+    starts = places(frames, height, width).T[None, ..., None]
+    return torch.cat([starts, starts + torch.tensor([1 / 25, 32, 32])[:, None, None]], -1)
+
+
+class Ended(Placed):
+    """Is given both ends of each token."""
+
+    def forward(self, latent: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return super().forward(latent, places.mean(-1))
+
+
 def test_tokens_beside_the_video_are_no_grid() -> None:
     """A keyframe in front of the video, samples in other grids, rows of several lengths: none is taken apart."""
     video = places(3, 4, 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tests.cli.conftest import Shell
 
@@ -46,6 +47,21 @@ def test_prove_has_three_answers(shell: Shell) -> None:
     assert [actions[last] for actions in found["schedule"]["actions"]] == ["reuse", "compute"]
     open_ = shell("prove", "top_motion", "implies", "top_waiting", "--steps", "8")
     assert (open_.status, open_.out.split(":")[0]) == (1, "unknown")
+
+
+def test_prove_names_what_a_schedule_measures(shell: Shell, tmp_path: Path) -> None:
+    """By the words of the policy: of means over steps, what they are means of."""
+    file = tmp_path / "uneven.policy"
+    file.write_text("""policy uneven {
+  phase first for 3 steps { compute }
+  phase cache             { reuse chunk while average(deviation(latent), over = 3) < 0.1 and magnitude(latent) < 2 }
+  layers blocks[*] { keep residual }
+}
+""")
+    refuted = shell("prove", str(file), "never-reuses", "steps", "3..5", "--steps", "6..8")
+    assert refuted.status == 1
+    assert "deviation(latent)" in refuted.out
+    assert "magnitude(latent)" in refuted.out
 
 
 def test_prove_of_a_claim_that_names_nothing(shell: Shell) -> None:

@@ -13,6 +13,7 @@ from tests.house.vocabulary import docstrings, prose, unknown, words, words_of_t
 QUOTED = {
     "CONTRIBUTING.md": {"feat", "fix", "docs/errors/MCxxxx.md"},
     "CHANGELOG.md": {"TextMate"},
+    "docs/benchmarks.md": {"dce0600bde8b", "transformer_motion"},
     "docs/cli.md": {"flop_counter"},
     "docs/editors/index.md": {"GitHub", "TextMate"},
     "mccompile/lsp/textmate.py": {"TextMate"},
