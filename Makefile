@@ -18,13 +18,14 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"mccompile needs Python 3.11 to 3.13; {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-# The stamps remember which pyproject.toml an environment was installed from.
+# The stamps remember which pyproject.toml an environment was installed from. Python compiles what it imports by itself;
+# pip would compile all modules of all packages, which takes longer than the rest of the installation.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) --editable .
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[test,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) --editable '.[test,docs]'
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), the table that compares them, and a report

@@ -92,8 +92,9 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
         match value:
             case ast.Name(text=text) if text in OPTION_WORDS[section, name]:
                 words[name] = text
-            case ast.Size() if name == "budget":
-                continue
+            case ast.Size(count) if name == "budget":
+                if not count:
+                    errors.append(values.OutOfBounds(value.span, "the budget", "1KB", "the memory of the device"))
             case ast.Number(value=number) if name in _WITH_COUNT and not value.spelling.endswith(IN_CHUNKS):
                 if not number.is_integer():
                     errors.append(values.NotWhole(value.span, _WITH_COUNT[name], literal=True))

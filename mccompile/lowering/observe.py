@@ -38,13 +38,17 @@ def late_signals(policy: ir.PolicyIR, rule: ir.Rule) -> frozenset[str]:
     return frozenset(e.name for e in found if isinstance(e, ir.SignalRef) and signals[e.name].late)
 
 
-def late_in_means(policy: ir.PolicyIR) -> bool:
-    """Says whether a rule reads a running mean of late signals: each step adds to it, whatever its own rule reads."""
+def late_wanted(policy: ir.PolicyIR) -> tuple[bool, ...]:
+    """Says of each phase whether its steps need late signals: its rule reads some, or a running mean of any rule does.
+
+    Each step adds to a running mean, whatever its own rule reads.
+    """
     signals = {s.name: s for s in policy.signals}
     read = (e for rule in all_rules(policy) for e in walk_rule(rule, signals, late=False))
     means = (e for e in read if isinstance(e, ir.Average | ir.Smooth))
     below = (e for mean in means for e in walk(mean.of, signals, late=False))
-    return any(isinstance(e, ir.SignalRef) and signals[e.name].late for e in below)
+    always = any(isinstance(e, ir.SignalRef) and signals[e.name].late for e in below)
+    return tuple(always or bool(late_signals(policy, phase.rule)) for phase in policy.phases)
 
 
 def build_observe(policy: ir.PolicyIR, output: Located) -> ObserveSpec | None:

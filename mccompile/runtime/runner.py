@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.lowering.decide import dynamic_phases
 from mccompile.lowering.measured import MeasuredRow, rows_of
-from mccompile.lowering.observe import late_in_means, late_signals
+from mccompile.lowering.observe import late_wanted
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.groups import bounds_in, bounds_of, own_branches, policies, view_in
@@ -75,6 +75,7 @@ class Runner:
 
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True) -> None:
         self.lowered = lowered
+        bound = replace(bound, ir=lowered.policy)  # in which blocks that decide apart are regions of their own
         self.bound = bound
         self.bounds = bounds_of(bound)  # as each view has it
         self._bounds_in: dict[str, Mapping[str, BoundPolicy]] = {}
@@ -88,6 +89,7 @@ class Runner:
         self.notes: tuple[str, ...] = ()  # of the plans of the latest request
         self.decided: list[Decided] = []  # by the graph, in the latest request
         self._told = {group: _told(own) for group, own in policies(lowered.policy).items()}
+        self._wants = {group: late_wanted(own) for group, own in policies(lowered.policy).items()}
         self.latest: Hashable = None  # the latest request, and the steps of the schedule that it has
         self.first_step, self.last_step = 0, 0
         self._odd_left = 0
@@ -117,7 +119,8 @@ class Runner:
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
-        self.bound, self.bounds = bound, bounds_of(bound)
+        self.bound = replace(bound, ir=self.lowered.policy)
+        self.bounds = bounds_of(self.bound)
         self._bounds_in.clear()
         self.requests.clear()
 
@@ -336,7 +339,8 @@ class Runner:
                 count = int(mask[b, g].sum())
                 if time.state == "active" and time.copy_of is None:
                     state = course.history.phases[b][time.chunk]
-                    want[b, g] = _wants(bound.ir, next_phase(bound, state, moment.grid, count > 0))
+                    after = next_phase(bound, state, moment.grid, count > 0)
+                    want[b, g] = after is not None and self._wants[step.view][after]
                 course.history.note(b, time, bound, moment.grid, mask[b, g])
                 self.events.append(self._event(step, b, g, count))
         observe = self.engine.observe
@@ -384,11 +388,6 @@ def _told(policy: ir.PolicyIR) -> dict[int, frozenset[MeasuredRow]]:
     """By the index of each phase that data decides, what is told of its decisions."""
     signals = {s.name: s for s in policy.signals}
     return {i: frozenset(rows_of(rule, signals)) for i, rule in dynamic_phases(policy)}
-
-
-def _wants(policy: ir.PolicyIR, phase: int | None) -> bool:
-    """Whether a phase reads late signals, or a running mean takes them from every step."""
-    return phase is not None and (bool(late_signals(policy, policy.phases[phase].rule)) or late_in_means(policy))
 
 
 def _left_behind(store: BranchStore, moment: Moment) -> bool:

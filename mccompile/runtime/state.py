@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from mccompile.capture.own import is_of, is_plain, point_at, weights_read
+from mccompile.runtime.called import CalledCode, hooks_of_all
 from mccompile.runtime.errors import ModelChanged, ModelTreated
 from mccompile.runtime.settings import PROCESSOR, code_of, frozen, settings_of
 from mccompile.runtime.untouched import Untouched
@@ -98,15 +99,18 @@ class ModelState:
         self._tied = [names for names in _tied(self._values) if self._read.keys() & names]
         self._follow(self._values)
         self._untouched = Untouched(model)
+        self._called = CalledCode(model)
 
     def changed(self) -> bool:
         """Whether the weights have other values than at the last look. The graphs then read the values of now.
 
         Raises ModelChanged (MC0612) where the model is made of other parts, or its weights are of another kind.
         """
-        if self._untouched.still() and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
+        other = self._called.replaced()
+        still = not other and self._untouched.still()
+        if still and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
             return False
-        difference = _difference(self._structure, structure_of(self._model, self._scaled))
+        difference = other or _difference(self._structure, structure_of(self._model, self._scaled))
         if difference and _split(self._model):
             difference = f"it has {SPLIT}"
         if difference:
@@ -208,6 +212,8 @@ def check_untreated(model: nn.Module) -> None:
     """
     if _split(model):
         raise ModelTreated(type(model).__name__, "it", SPLIT, ALONE)
+    if hooks_of_all():
+        raise ModelTreated(type(model).__name__, "every module", "hooks")
     for name, module in model.named_modules():
         treated = "a forward of its own" if _forward_of(module) is not None else ""
         if module._forward_pre_hooks or module._forward_hooks:

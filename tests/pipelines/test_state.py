@@ -11,8 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
+from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.transformers import transformer_wan
 from peft import LoraConfig
 from torch import fx, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mccompile import api
 from mccompile.capture.own import own_weights
@@ -105,6 +108,44 @@ def test_another_structure_is_refused_before_the_first_step(own_wan: Wan, name: 
     with pytest.raises(ModelChanged, match=words):
         generate(pipe)
     assert compiled.events == []
+
+
+def halved(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *given, **named: function(*given, **named) / 2
+
+
+def test_functions_that_its_code_calls_are_part_of_a_model(own_wan: Wan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who ship attention kernels advise to put them in torch's place."""
+    pipe = own_wan.pipe()
+    compiled = own_wan.compile(pipe, "compute")
+    before = generate(pipe, num_inference_steps=2)
+    compiled.clear()
+    for place, name, words in (
+        (nn.functional, "scaled_dot_product_attention", r"`torch\.nn\.functional\.scaled_dot_product_attention`"),
+        (transformer_wan, "dispatch_attention_fn", r"another `diffusers\..*\.dispatch_attention_fn`"),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(place, name, halved(getattr(place, name)))
+            with pytest.raises(ModelChanged, match=words):
+                generate(pipe, num_inference_steps=2)
+    with attention_backend("_native_math"), pytest.raises(ModelChanged, match="_active_backend"):
+        generate(pipe, num_inference_steps=2)
+    assert compiled.events == []
+    assert torch.equal(generate(pipe, num_inference_steps=2), before)
+
+
+def test_hooks_of_all_modules_are_hooks_of_a_model(own_wan: Wan) -> None:
+    pipe = own_wan.pipe()
+    own_wan.compile(pipe, "compute")
+    hook = register_module_forward_hook(lambda _, __, made: made * 0.9 if isinstance(made, torch.Tensor) else None)
+    try:
+        with pytest.raises(ModelChanged, match="all modules have other hooks"):
+            generate(pipe, num_inference_steps=2)
+        with pytest.raises(ModelTreated, match="every module has hooks"):
+            own_wan.compile(own_wan.pipe(), "compute")
+    finally:
+        hook.remove()
+    generate(pipe, num_inference_steps=2)
 
 
 def test_one_capture_serves_two_models_with_equal_weights(own_wan: Wan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -73,10 +74,12 @@ def test_eager_and_inductor_agree() -> None:
         torch.testing.assert_close(compiled(value, places), graph(value, places), rtol=1e-6, atol=1e-6)
 
 
-def ran(model: WanTransformer3DModel, prepared: api.Prepared, text: str) -> tuple[list[torch.Tensor], CompiledModel]:
+def ran(
+    model: WanTransformer3DModel, prepared: api.Prepared, text: str, backend: Literal["eager", "inductor"] = "eager"
+) -> tuple[list[torch.Tensor], CompiledModel]:
     """The outputs, and the model whose runner has the mask of each call."""
     clock = Timeline("request", GRID, steps_in_order(GRID))
-    made = api.compile(model, Source("p.policy", text), backend="eager", captured=prepared, clock=clock)
+    made = api.compile(model, Source("p.policy", text), backend=backend, captured=prepared, clock=clock)
     made.runner.masks = []
     found = []
     for clock.row in range(STEPS):
@@ -143,3 +146,29 @@ def test_a_mean_of_motion_follows_every_step(small_wan: WanTransformer3DModel, c
         score = smooth + sum(last) / len(last)
         if row > 1:
             assert set(np.flatnonzero(made.runner.masks[row].reshape(-1))) == first_half(score)
+
+
+EVERYTHING = """policy p {
+  signal raw    = frame_diff(block_output) | min_max(floor = 60%)
+  signal motion = smooth(raw, by = 80%) | dilate(by = 1) | blur(by = 2)
+  signal face   = roi(rows = [20%, 60%], columns = [30%, 70%])
+  signal drift  = rel_l1(latent) | average(over = 4)
+  signal pace   = pick(drift, [0.03, 0.05], [0.5, 1, 2])
+  signal alive  = deviation(before(output), over = token)
+  phase first for 2 steps { compute }
+  phase cache { reuse token while accumulate(pace * drift * max(motion, 2 * face) * (1 + 1 / (1 + alive))) < 0.3 }
+  layers blocks[*] { keep residual }
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_compiled_graphs_decide_as_eager_ones(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    """All functions in one policy, whole runs: the same tokens at every step."""
+    outputs, made = zip(*(ran(small_wan, captured_wan, EVERYTHING, b) for b in ("eager", "inductor")), strict=True)
+    masks = [one.runner.masks for one in made]
+    assert any(0 < mask.mean() < 1 for mask in masks[0])
+    for row in range(STEPS):
+        np.testing.assert_array_equal(masks[0][row], masks[1][row])
+        torch.testing.assert_close(outputs[0][row], outputs[1][row], rtol=1e-4, atol=1e-5)

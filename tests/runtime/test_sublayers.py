@@ -28,6 +28,10 @@ COMPUTED = {"attn": {0, 1, 2, 4, 6, 8}, "cross": {0, 1, 2, 5, 8}, "ffn": {0, 1, 
 MODULES = {"attn": "attn1", "cross": "attn2", "ffn": "ffn"}
 
 
+ALIGNED = 2e-5
+"""MKL sums in another order where operands lie otherwise in memory; with AVX2 the results are bit-equal."""
+
+
 class Kept:
     """Stands in for a module of a block: its own result at some steps, and what it gave last at the others."""
 
@@ -57,7 +61,7 @@ def test_the_output_of_each_sublayer_is_computed_at_its_own_steps(tiny: Tiny) ->
     with keeping_modules(tiny.pipe.transformer.blocks, COMPUTED):
         expected = tiny.run(ar_step=0)
     model = compiled(tiny, APART.replace("KEEP", "output"))
-    torch.testing.assert_close(tiny.run(ar_step=0), expected, rtol=0, atol=0)
+    torch.testing.assert_close(tiny.run(ar_step=0), expected, rtol=0, atol=ALIGNED)
     for name, steps in COMPUTED.items():
         assert {e.step for e in model.events if e.region == name and e.action == "full"} == steps
 
@@ -126,8 +130,8 @@ def test_pyramid_attention_broadcast_is_that_of_diffusers(tiny: Tiny) -> None:
     rules = "attn: compute every own steps cross: compute every text steps"
     text = f"policy w extends pab {{ phase broadcast while {low} <= timestep < {high} {{ {rules} }} }}"
     model = compiled(tiny, text, own=2, text=4)
-    assert torch.equal(tiny.run(**call), expected)
-    assert not torch.equal(stock, expected)
+    torch.testing.assert_close(tiny.run(**call), expected, rtol=0, atol=ALIGNED)
+    assert float((stock - expected).abs().max()) > 100 * ALIGNED
     reused = {(e.region, e.step) for e in model.events if e.action == "reuse"}
     assert reused == {*(("attn", step) for step in (5, 7)), *(("cross", step) for step in (5, 6, 7))}
 
