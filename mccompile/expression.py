@@ -36,6 +36,7 @@ SourceName = Literal[
     "latent",  # the model's latent input
     "embedded",  # the latent after patch embedding = input of the first block
     "modulated_input",  # what enters the first self-attention
+    "input",  # what enters the layers that are decided about
     "block_output",  # output of the policy's cached region, computed or reused; known after the step
     "probe",  # residual (output - input) of the always-computed blocks before the cached region
     "probe_output",  # output of these blocks

@@ -93,14 +93,22 @@ class AllAt(Node):
 
 @dataclass(frozen=True, slots=True)
 class Forecast(Node):
-    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first."""
+    """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
 
-    weights: tuple[tuple[Expr, ...], ...]  # [c - 1]: at most c numbers, while c results are kept; the last for more
+    weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
+    """
+
+    weights: tuple[tuple[Expr, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Reuse(Node):
-    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order."""
+    """Reuse a cell while `condition` holds, compute it otherwise. Guards apply in this order.
+
+    stand_ins: of several alternatives in order, what stands in for the kept result under each; None: what the layers
+    say. `condition` is then the `or` of theirs, `(or (or first second) third)`: language/ways.py takes it apart. A cell
+    that a guard reuses though no condition holds has the last alternative's.
+    """
 
     granularity: Granularity
     condition: Expr
@@ -111,7 +119,7 @@ class Reuse(Node):
     max_total: Expr | None  # reuses of one cell in the whole run
     max_reused: Expr | None  # at most this share of a chunk's tokens is reused; the rest by highest account
     all_at: AllAt | None = None
-    stand_ins: tuple[Forecast | None, ...] | None = None  # of alternatives (language/ways.py); None: what layers say
+    stand_ins: tuple[Forecast | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +233,16 @@ class WholeModel(Node):
 
 @dataclass(frozen=True, slots=True)
 class Region(Node):
-    """Layers. Those of one name, or of none, decide together. keep: for reuse; None: they are always computed."""
+    """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in.
+
+    name: regions of one name decide together, apart from all others; so do those without a name.
+    """
 
     where: Blocks | Sublayers | Integration | WholeModel
     keep: Literal["residual", "output", "increment", "gap"] | None
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
+    each: bool | None = None  # every block decides apart
 
 
 @dataclass(frozen=True, slots=True)

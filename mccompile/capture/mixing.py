@@ -2,18 +2,19 @@
 
 before: y = convolution(x); z = add(x, y)                    (`Scope.kept` has x, `Scope.picked` has y as read by add)
 after:  y = convolution(index_copy_(buffer, axis, rows, x)); z = add(x, index_select(y, axis, rows))
-refuses when: the number of all tokens is needed where no buffer has an axis of that size
+refuses when: the number of all tokens is needed where no buffer tells it
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 import torch
 from torch import fx
 
 from mccompile.capture.building import BlockForm
-from mccompile.capture.facts import ScalarFact
+from mccompile.capture.facts import Extent, ScalarFact
 from mccompile.capture.rows import RowSpans, has_video, key
 from mccompile.capture.whole import buffer_shape, is_turned
 
@@ -98,14 +99,32 @@ class Mixing:
         return self._numbers[number]
 
     def _measured(self, number: fx.Node) -> fx.Node:
-        fact = self._form.scope.facts[number]
+        form = self._form
+        fact = form.scope.facts[number]
         assert isinstance(fact, ScalarFact)
         for value, buffer in self._sized.items():
-            scope = self._form.scope
-            shape = buffer_shape(scope, value) if value in scope.kept else scope.shape(value)
+            shape = buffer_shape(form.scope, value)
             if fact.values in shape:
-                return self._form.graph.call_function(aten.sym_size.int, (buffer, shape.index(fact.values)))
+                return form.graph.call_function(aten.sym_size.int, (buffer, shape.index(fact.values)))
+        for value, buffer in self._sized.items():
+            found = self._beside(value, buffer, fact.values)
+            if found is not None:
+                return found
         if number.target is aten.sym_size.int:
-            raise self._form.scope.refusal(number, "no value that is kept has the number of all tokens")
+            return form.built[number]  # refused where anything reads it (forms.py)
         args = fx.node.map_arg(number.args, self._number)
-        return self._form.graph.call_function(number.target, args, dict(number.kwargs))
+        return form.graph.call_function(number.target, args, dict(number.kwargs))
+
+    def _beside(self, value: fx.Node, buffer: fx.Node, size: Extent | None) -> fx.Node | None:
+        """The number of the video tokens among the rows of a buffer, if it is `size`."""
+        form = self._form
+        for axis, rows in enumerate(form.scope.labels[value]):
+            spans = [span for span in rows or () if span.video]
+            if rows is None or [span.size for span in spans] != [size] or is_turned(form.scope, value, axis):
+                continue
+            count = form.graph.call_function(aten.sym_size.int, (buffer, axis))
+            for span in rows:
+                if not span.video:
+                    count = form.graph.call_function(operator.sub, (count, form.size(span.size)))
+            return count
+        return None

@@ -73,9 +73,10 @@ def is_turned(scope: Scope, value: fx.Node, axis: int) -> bool:
 
 
 def buffer_shape(scope: Scope, value: fx.Node) -> tuple[Extent, ...]:
-    """The sizes of the buffer of a value that is kept whole."""
+    """The sizes of the buffer of a value that has one."""
     shape = scope.shape(value)
-    return (*shape[:-2], shape[-1], shape[-2]) if is_turned(scope, value, scope.kept[value][0]) else shape
+    turned = value in scope.kept and is_turned(scope, value, scope.kept[value][0])
+    return (*shape[:-2], shape[-1], shape[-2]) if turned else shape
 
 
 def _has_tokens(labels: object) -> bool:

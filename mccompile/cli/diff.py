@@ -16,7 +16,7 @@ from mccompile.cli.terminal import aligned, say
 from mccompile.generate.errors import OptionRefused
 from mccompile.policy.difference import DeclaredSection, Difference, StepPair, StepsComputed, difference
 from mccompile.policy.flow import DEFAULT_STEPS
-from mccompile.policy.groups import views
+from mccompile.policy.groups import decides_apart
 from mccompile.policy.in_words import chunks, kept, regions
 from mccompile.policy.reasons import StepReason
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The difference as a table, or as one JSON object."""
     a = bound_policy(arguments.a, arguments.parameters_a)
     b = bound_policy(arguments.b, arguments.parameters_b)
-    if any(len(views(bound.ir)) > 1 for bound in (a, b)):
+    if any(decides_apart(bound.ir) for bound in (a, b)):
         apart = "regions or branches that decide apart are not compared"
         raise OptionRefused("diff", apart, "compare their plans: explain")
     run = run_of(arguments, [a, b])

@@ -44,8 +44,9 @@ class Defaults:
 def dbcache(keys: Keys, defaults: Defaults, name: str, says: str) -> PolicyDraft:
     """The policy of a DBCache configuration."""
     if keys.word("cache_type", "DBCache", ("DBCache", "DBPrune", "NONE")) == "DBPrune":
-        why = "it decides for every block by itself, and a policy decides for a region of blocks"
-        raise NoEquivalent(keys.place, "DBPrune", why, "use DBCache, with `Fn_compute_blocks`")
+        why = "it decides for every block by itself, and its keys are not translated"
+        remedy = "extend the policy `dbprune`: `layers each blocks[8..] { keep residual }`, `param threshold = 0.08`"
+        raise NoEquivalent(keys.place, "DBPrune", why, remedy)
     if keys.values.get("cache_type") == "NONE":
         return nothing_cached(name, says)
     front = keys.whole("Fn_compute_blocks", defaults.front, 1)

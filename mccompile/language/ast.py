@@ -263,10 +263,11 @@ class LayersDecl:
     """`layers front = blocks[0..7] { keep residual  reuse as VALUE }`.
 
     name=None decides with the other layers without a name. where=None is `integration`, keep=None is `compute`,
-    stand_in=None is the kept result itself.
+    stand_in=None is the kept result itself. each: every block of the range decides apart.
     """
 
     name: Name | None
+    each: bool
     where: BlockRange | ModelRange | None
     keep: Name | None
     stand_in: WrittenExpr | None

@@ -30,6 +30,7 @@ SOURCES: dict[str, SourceFacts] = {
         SourceFacts("latent", per_token=True, late=False),
         SourceFacts("embedded", per_token=True, late=False),
         SourceFacts("modulated_input", per_token=True, late=False),
+        SourceFacts("input", per_token=True, late=False),
         SourceFacts("block_output", per_token=True, late=True),
         SourceFacts("probe", per_token=True, late=False),
         SourceFacts("probe_output", per_token=True, late=False),

@@ -141,6 +141,7 @@ def _layers_head(item: ast.LayersDecl, named: int) -> str:
     if item.where is None:
         return "integration"
     name = "" if item.name is None else f"{item.name.text.ljust(named)} = "
+    name += "each " if item.each else ""
     if isinstance(item.where, ast.ModelRange):
         return f"layers {name}model"
     part = None if item.where.part is None else item.where.part.text

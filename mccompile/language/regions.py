@@ -175,7 +175,10 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
     forecast = None
     if item.keep is not None and item.stand_in is not None:
         forecast = elaborate_forecast(item.stand_in, item.keep, blocks_of(where) is None, within)
-    return ir.Region(where, keep, forecast, None if item.name is None else item.name.text, at=item.span)
+    name = None if item.name is None else item.name.text
+    if item.each and (item.keep is None or blocks_of(where) is None):
+        within.report(layers.NotEach(item.span, "always computed" if item.keep is None else "the whole model"))
+    return ir.Region(where, keep, forecast, name, item.each or None, at=item.span)
 
 
 def _depth(region: ir.Region) -> tuple[int, int, int]:

@@ -317,12 +317,14 @@ class AstBuilder(_Phases):
         return ast.ModelRange(self._at(meta))
 
     def layers(
-        self, meta: Meta, name: Token | None, where: ast.BlockRange | ast.ModelRange, rule: _LayerRule
-    ) -> ast.LayersDecl:
-        return ast.LayersDecl(None if name is None else self._name(name), where, *rule, self._at(meta))
+        self, meta: Meta, name: Token | None, each: Token | None, where: ast.BlockRange | ast.ModelRange,
+        rule: _LayerRule,
+    ) -> ast.LayersDecl:  # fmt: skip
+        called = None if name is None else self._name(name)
+        return ast.LayersDecl(called, each is not None, where, *rule, self._at(meta))
 
     def integration(self, meta: Meta, rule: _LayerRule) -> ast.LayersDecl:
-        return ast.LayersDecl(None, None, *rule, self._at(meta))
+        return ast.LayersDecl(None, False, None, *rule, self._at(meta))
 
     def option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
         read: ast.Name | ast.Number | ast.Size

@@ -13,7 +13,16 @@ from mccompile.capture.types import Beside, CapturedModel, Port, TokenGrid, Told
 from mccompile.capture.verify import TIMESTEPS
 from mccompile.language.walk import all_rules, rule_expressions, walk, weighing_signals
 from mccompile.lowering.errors import SourceNotFound
-from mccompile.lowering.sources import Located, ModelOutput, Probe, ProbeOutput, RegionOutput, SourceValue, VideoStream
+from mccompile.lowering.sources import (
+    Located,
+    ModelOutput,
+    Probe,
+    ProbeOutput,
+    RegionInput,
+    RegionOutput,
+    SourceValue,
+    VideoStream,
+)
 from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.facts import model_region
 
@@ -124,7 +133,10 @@ def _one(
                 "probe": Probe(),
                 "probe_output": ProbeOutput(),
                 "block_output": RegionOutput(),
+                "input": RegionInput(),
             }
+            if name == "input" and any(s.inside for s in regions):
+                raise missing("the output of a part of a block is kept, and that continues no stream")
             if name in ("probe", "probe_output") and (regions[0].keep is not None or len(regions) < 2):
                 raise missing("no always-computed blocks come before the cached region")
             return Located(name, values[name], "tokens", stream.token_axis, patch)

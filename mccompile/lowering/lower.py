@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
 from mccompile.language.walk import all_rules, forecasts_of, rules_of
-from mccompile.lowering.decide import build_decide
+from mccompile.lowering.decide import DecideSpec, build_decide
+from mccompile.lowering.each import apart
 from mccompile.lowering.errors import SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.passes import APPROXIMATE, EXACT
 from mccompile.lowering.pipeline import Form, Pieces, WatchPasses, run_passes
 from mccompile.lowering.regions import partition
+from mccompile.lowering.sources import Located
 from mccompile.lowering.split import split
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
@@ -38,7 +42,7 @@ def lower(
     decisions are the same. watch: sees every step of every pass; `spec.verifying` is one.
     Raises LayersNotFound, LayersOverlap, SublayerNotFound and SourceNotFound, and whatever `watch` raises.
     """  # fmt: skip
-    whole = captured
+    whole, policy = captured, apart(policy, len(captured.blocks))
     parts = split(whole, policy)
     captured, regions = parts.captured, partition(parts, policy)
     located = locate(captured, policy, regions)
@@ -57,11 +61,22 @@ def lower(
         static=static,
         plain=pieces.per_kind(Form.PLAIN), postlude=pieces.parts[Form.POSTLUDE, 0], rows=rows,
         modulated=pieces.parts.get((Form.MODULATED, captured.blocks[0].kind)),
-        decides={view: build_decide(own, located, supplied) for view, own in policies(policy).items()},
+        decides=_decides(policy, located, supplied),
         observe=build_observe(policy, located["block_output"]) if "block_output" in located else None,
         together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
+
+
+def _decides(
+    policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
+) -> Mapping[str, DecideSpec | None]:
+    """The decision graph of each view. Views with the same rules have the same one: blocks that decide apart."""
+    made: dict[tuple[ir.Phase, ...], DecideSpec | None] = {}
+    for own in policies(policy).values():
+        if own.phases not in made:
+            made[own.phases] = build_decide(own, located, supplied)
+    return {view: made[own.phases] for view, own in policies(policy).items()}
 
 
 def _row_forms(pieces: Pieces) -> RowForms | None:

@@ -34,13 +34,20 @@ class RegionOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionInput:
+    """The stream of video tokens that enters the layers which are decided about."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelOutput:
     """The first output of the model. channels: its second size. It is known when the call is over."""
 
     channels: int
 
 
-SourceValue: TypeAlias = Input | Shared | VideoStream | Probe | ProbeOutput | Modulated | RegionOutput | ModelOutput
+SourceValue: TypeAlias = (
+    Input | Shared | VideoStream | Probe | ProbeOutput | Modulated | RegionInput | RegionOutput | ModelOutput
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,8 @@ def shown(value: SourceValue) -> str:
             return "probed"
         case Modulated():
             return "modulated"
+        case RegionInput():
+            return "what enters the region"
         case RegionOutput():
             return "output"
         case ModelOutput(channels):

@@ -79,6 +79,8 @@ def complete(document: Document, offset: int) -> tuple[Candidate, ...]:
         return tuple(_values(document))
     if section == "phase":
         return tuple(Candidate(text, "keyword", "") for text in _RULES)
+    if re.search(r"\blayers\s+(\w+\s*=\s*)?\w*$", line):
+        return tuple(Candidate(text, "keyword", "") for text in ("blocks[*]", "each blocks[*]", "model"))
     if re.search(r"\blayers\b[^{}]*\]\.\w*$", line):
         return tuple(Candidate(part, "word", says) for part, says in SUBLAYERS.items())
     if section in ("layers", "integration"):

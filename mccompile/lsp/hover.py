@@ -25,6 +25,7 @@ _SOURCES: Mapping[str, str] = {
     "embedded": "the latent after patch embedding, the input of the first block",
     "modulated_input": "the input of the first self-attention",
     "block_output": "the output of the cached layers, computed or reused; known after the step",
+    "input": "what enters the layers that are decided about; behind `layers each`, each block's own input",
     "probe": "the residual of the layers before the cached ones, which are always computed",
     "probe_output": "the output of these layers",
     "output": "what the model returned at an earlier step: `kept(output)`, `before(output)`",
@@ -38,6 +39,7 @@ _CLOCKS: Mapping[str, str] = {
 _KEYWORDS: Mapping[str, str] = {
     "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise; "
     "of several in one phase the first one that holds says what stands in, `reuse G as VALUE while CONDITION`",
+    "each": "`layers each blocks[1..]`: every block decides apart, by its own accounts and its own `input`",
     "as": "`reuse as VALUE` or `reuse G as VALUE while CONDITION`: what stands in for the kept result",
     "compute": "`compute`: everything is computed; also `compute every N steps`, `compute top 40% of tokens by SIGNAL`",
     "vote": "`vote 50% of frames`: a place is computed in all frames if more than this share of them selects it",

@@ -51,6 +51,11 @@ def views(policy: ir.PolicyIR) -> tuple[View, ...]:
     return tuple(View(branch, group) for branch in (ALL, *own_branches(policy)) for group in groups(policy))
 
 
+def decides_apart(policy: ir.PolicyIR) -> bool:
+    """Regions, blocks or guidance branches of the policy decide apart."""
+    return len(views(policy)) > 1 or any(region.each for region in policy.regions)
+
+
 def view_in(policy: ir.PolicyIR, group: str, branch: str) -> View:
     """The view by which a group decides in the calls of a branch."""
     return View(branch if branch in own_branches(policy) else ALL, group)

@@ -45,6 +45,7 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
                 place = "the whole model with the sampler's step"
             case ir.WholeModel():
                 place = "model"
+        place = f"each {place}" if region.each else place
         place = place if region.name is None else f"{region.name} = {place}"
         what = _OF_SUBLAYERS if isinstance(region.where, ir.Sublayers) else _KEPT
         what = _OF_MODEL if isinstance(region.where, ir.WholeModel) else what

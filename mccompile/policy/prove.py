@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.language.depth import block_bounds, blocks_of, part_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid
-from mccompile.policy.groups import views
+from mccompile.policy.groups import decides_apart
 from mccompile.policy.planner import run_problems, steps_of
 from mccompile.policy.rules import Decision, Static
 from mccompile.policy.settled import settled
@@ -71,7 +71,7 @@ class ClaimVerdict:
 
 def prove(a: BoundPolicy, claim: Claim, grids: Sequence[Grid]) -> ClaimVerdict:
     """The verdict on a claim about A, for runs on these grids."""
-    if any(len(views(bound.ir)) > 1 for bound in ([a] if isinstance(claim, NeverReuses) else [a, claim.b])):
+    if any(decides_apart(bound.ir) for bound in ([a] if isinstance(claim, NeverReuses) else [a, claim.b])):
         return ClaimVerdict("unknown", "regions or branches that decide apart are not compared", ())
     one = settled(a)
     other = None if isinstance(claim, NeverReuses) else settled(claim.b)

@@ -37,7 +37,7 @@ class Predictor:
 
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy) -> None:
         self.cache = lowered.policy.cache
-        self._bound = bound
+        self._bound = replace(bound, ir=lowered.policy)
         self._engine = Engine(lowered, eager)
         self._engine.blocks.staging = None  # what is counted has no memory to be moved
         floating = [t for t in lowered.captured.module.state_dict().values() if t.is_floating_point()]

@@ -13,7 +13,7 @@ from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
 from mccompile.lowering.decide import DecideSpec
-from mccompile.lowering.sources import ModelOutput, Probe, ProbeOutput, RegionOutput, VideoStream
+from mccompile.lowering.sources import ModelOutput, Probe, ProbeOutput, RegionInput, RegionOutput, VideoStream
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, BlockCalls, Env
@@ -47,7 +47,8 @@ class Engine:
         self.blocks = BlockCalls(lowered, backend, self.uses_rows)
         self.whole = whole_model(lowered, self.postlude, self.blocks)
         self.prefixes = Prefixes(lowered)
-        self.decides = {group: self._decide(spec, backend) for group, spec in lowered.decides.items()}
+        made = {id(spec): self._decide(spec, backend) for spec in {id(s): s for s in lowered.decides.values()}.values()}
+        self.decides = {view: made[id(spec)] for view, spec in lowered.decides.items()}
         observe = lowered.observe
         self.observe: Observe | None = None
         if observe is not None:
@@ -128,10 +129,11 @@ class Engine:
         return value.narrow(axis, beside.start(rows, count), count)
 
     def sources(
-        self, spec: DecideSpec, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env
+        self, spec: DecideSpec, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env,
+        group: str | None = None,
     ) -> dict[str, torch.Tensor]:
         """The values of a decision's sources, each in its own layout; env: the streams before the first cached region,
-        and later ones."""
+        and later ones. group: of the regions that are decided about; None where the shapes alone matter."""
         found: dict[str, Value] = {}
         for where in spec.sources:
             match where.value:
@@ -150,6 +152,8 @@ class Engine:
                     found[where.source] = self.tokens(last, env[last], inputs)
                 case Modulated():
                     found[where.source] = self._modulated_input(env, shared, inputs)
+                case RegionInput():
+                    found[where.source] = self._region_input(inputs, env, group)
                 case RegionOutput() | ModelOutput():
                     raise Misplaced("decide", where.value)
                 case _:
@@ -175,6 +179,15 @@ class Engine:
 
     def _entry_tokens(self, inputs: Mapping[str, Value], env: Env) -> torch.Tensor:
         name = self._of_video(self.lowered.captured.entry)
+        return self.tokens(name, env[name], inputs)
+
+    def _region_input(self, inputs: Mapping[str, Value], env: Env, group: str | None) -> torch.Tensor:
+        """The video tokens that enter the first region of a group."""
+        regions = self.lowered.regions
+        region = next((r for r in regions if r.keep is not None and r.group == group), None)
+        if region is None:
+            return self._entry_tokens(inputs, env)
+        name = self._of_video([source for source, _ in region.pairs if source])
         return self.tokens(name, env[name], inputs)
 
     def _before_cached(self) -> str:

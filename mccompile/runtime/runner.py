@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -75,6 +75,7 @@ class Runner:
 
     def __init__(self, lowered: LoweredModel, bound: BoundPolicy, backend: Backend, fold: bool = True) -> None:
         self.lowered = lowered
+        bound = replace(bound, ir=lowered.policy)  # in which blocks that decide apart are regions of their own
         self.bound = bound
         self.bounds = bounds_of(bound)  # as each view has it
         self._bounds_in: dict[str, Mapping[str, BoundPolicy]] = {}
@@ -118,7 +119,8 @@ class Runner:
 
     def rebind(self, bound: BoundPolicy) -> None:
         """Other parameter values, for the requests that begin from now on."""
-        self.bound, self.bounds = bound, bounds_of(bound)
+        self.bound = replace(bound, ir=self.lowered.policy)
+        self.bounds = bounds_of(self.bound)
         self._bounds_in.clear()
         self.requests.clear()
 

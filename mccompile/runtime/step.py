@@ -185,7 +185,7 @@ class Step:
             ready, states.ahead = states.ahead, None
             if ready is None or not np.array_equal(ready.host, host):
                 params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)
-                sources = self.engine.sources(decide.spec, self.inputs, self.shared, env)
+                sources = self.engine.sources(decide.spec, self.inputs, self.shared, env, self.group)
                 ready = decide.start(host, params, sources, states, self.layout, self.moment)
             mask = decide.finish(ready, states)
         mask = self._with_copies(mask)

@@ -188,3 +188,31 @@ class Turned(nn.Module):
 def test_a_token_axis_in_front_of_the_samples_is_refused() -> None:
     captured = capture(Turned().eval().double(), *({"x": torch.randn(1, n, DIM).double()} for n in (6, 10)))
     assert captured.gather is not None or "no single token axis" in captured.refusals[0].reason
+
+
+class Counted(Block):
+    """Weighs tokens by their place, which it makes of their number; text stands in front of them."""
+
+    def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        q, k, v = self.qkv(torch.cat([text, x], 1)).chunk(3, dim=-1)
+        seen = F.scaled_dot_product_attention(q, k, v)[:, text.shape[1] :]
+        return x + seen * torch.arange(x.shape[1])[:, None].to(x)
+
+
+class Texts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Counted(pooled), Counted(pooled)])
+
+    def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x, text)
+        return x
+
+
+def test_the_number_of_all_tokens_is_read_off_what_is_kept() -> None:
+    """The buffers of keys hold text too; the rows are proved by capture itself."""
+    calls = [{"x": torch.randn(1, n, DIM).double(), "text": torch.randn(1, 3, DIM).double()} for n in (6, 10)]
+    captured = capture(Texts().eval().double(), *calls)
+    assert captured.kinds[0].partial is not None
+    assert captured.kinds[0].mixing == ()

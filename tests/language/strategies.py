@@ -138,8 +138,11 @@ declarations = st.one_of(
     st.builds(ast.SignalDecl, names, exprs, st.just(SPAN)),
     st.builds(ast.PhaseDecl, names, whens, rules, st.just(()), st.just(SPAN)),
     st.builds(ast.PhaseDecl, names, whens, st.just(ast.ComputeRule(SPAN)), region_rules, st.just(SPAN)),
-    st.builds(lambda keep: ast.LayersDecl(None, None, *keep, SPAN), keeps),
-    st.builds(lambda name, at, keep: ast.LayersDecl(name, at, *keep, SPAN), st.none() | names, block_ranges, keeps),
+    st.builds(lambda keep: ast.LayersDecl(None, False, None, *keep, SPAN), keeps),
+    st.builds(
+        lambda name, each, at, keep: ast.LayersDecl(name, each, at, *keep, SPAN), st.none() | names, st.booleans(),
+        block_ranges, keeps,
+    ),
     st.builds(ast.OptionsDecl, st.sampled_from(("chunks", "cache")), options, st.just(SPAN)),
     st.builds(ast.BranchesDecl, names, st.none() | names, st.just(SPAN)),
 )

@@ -106,6 +106,19 @@ _OTHERWISE = {
 
 
 @dataclass(frozen=True, slots=True)
+class NotEach(Diagnostic):
+    """`each` before layers that are no blocks which decide."""
+
+    code = "MC0274"
+    title = "`each` needs blocks that are kept"
+    label = "these layers are {what}"
+    what: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("name blocks, and say what is kept: `layers each blocks[1..] { keep residual }`"),)
+
+
+@dataclass(frozen=True, slots=True)
 class GapOfBoth(Diagnostic):
     """A rule of all branches that reuses the gap between them."""
 
