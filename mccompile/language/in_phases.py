@@ -42,7 +42,7 @@ def _clocks(
         match phase.span:
             case ir.Between(clock, low, high):
                 whole = ranges.clocks[clock.what]
-                below = math.nextafter(reach(high, ranges).high, -math.inf)  # the upper end does not belong to the phase
+                below = math.nextafter(reach(high, ranges).high, -math.inf)  # which itself is not in the phase
                 least, most = max(reach(low, ranges).low, whole.low), min(below, whole.high)
                 if least <= most:
                     why = f"in this phase `{clock.what}` lies between {least:g} and {most:g}"
