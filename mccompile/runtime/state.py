@@ -110,7 +110,7 @@ class ModelState:
         still = not other and self._untouched.still()
         if still and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
             return False
-        difference = other or _difference(self._structure, structure_of(self._model, self._scaled))
+        difference = _difference(self._structure, structure_of(self._model, self._scaled)) or other
         if difference and _split(self._model):
             difference = f"it has {SPLIT}"
         if difference:

@@ -14,7 +14,7 @@ from mccompile.capture.labels import label
 from mccompile.capture.moves import AxisGroup, LayoutOperator, Moved, axis_map
 from mccompile.capture.normalise import drop_checks
 from mccompile.capture.rows import key, video
-from mccompile.capture.scope import Demand, Refused
+from mccompile.capture.scope import Demand
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.template import cut
 
@@ -60,14 +60,17 @@ def _exported(model: nn.Module, *shapes: tuple[tuple[int, ...], tuple[int, ...]]
     return module, measure(module, one, two)
 
 
-def test_an_unknown_operator_is_refused(upend: torch._ops.OpOverload) -> None:
+def test_an_unknown_operator_has_no_rows_of_its_own(upend: torch._ops.OpOverload) -> None:
     module, facts = _exported(_Adds(), ((1, 6, 8), (1, 10, 8)), ((8, 6, 1), (8, 10, 1)))
     (node,) = [n for n in module.graph.nodes if n.target is upend]
     assert axis_map(node, facts) is None
     template = cut("block", [n for n in module.graph.nodes if n.op == "call_function"], set(), set(), facts)
     (shift,) = [p for p in template.values if p.name == "shift"]
-    with pytest.raises(Refused, match="no rule says what this operator does"):
-        label(template, {shift: {1: (video((6, 10)),)}})
+    scope = label(template, {shift: {1: (video((6, 10)),)}})
+    ((mixed, why),) = scope.mixing.items()
+    assert mixed.target is upend
+    assert "no rule says what this operator does" in str(why)
+    assert scope.whole[mixed]
 
 
 def test_labels_and_origins_follow_from_one_entry(

@@ -84,7 +84,7 @@ def test_a_change_of_a_table_lasts_and_one_of_a_function_does_not() -> None:
 
 def test_a_sample_has_a_mutant_of_each_file() -> None:
     found = all_mutants("arithmetic")
-    assert {m.file for m in sampled(found, 10)} == set(FILES)
+    assert {m.file for m in sampled(found, 10)} == {m.file for m in found} > set(FILES)
     assert len(sampled(found, len(found))) == len(found)
 
 

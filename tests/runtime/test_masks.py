@@ -7,6 +7,7 @@ from torch import fx
 
 import mccompile.api
 from mccompile.capture.part import Additive, Part, Stream
+from mccompile.generate.flops import prices_of
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.masks import dtypes_of_queries
@@ -63,3 +64,8 @@ def test_a_model_of_two_dtypes_is_the_model_itself_under_compute() -> None:
         assert torch.equal(compiled(**again)[0], model(**again)[0])
     masks = compiled.runner.engine.blocks._masks
     assert [dtype for _, dtype in masks._known] == [torch.bfloat16]
+    # A block's work is counted once, however often it is looked at.
+    first = prices_of(compiled, again).blocks[0]
+    text, tokens, width, inner = 7, 6 * 3 * 4, model.config.num_attention_heads * model.config.attention_head_dim, 64
+    linear = tokens * width * (6 * width + 2 * inner) + 2 * text * width * width
+    assert first.whole == 2 * linear + 4 * tokens * (tokens + text) * width

@@ -8,10 +8,14 @@ import statistics
 import pytest
 import torch
 
+from mccompile.backend.record import Recorder, TensorSpec
 from mccompile.backend.role import Role
+from mccompile.policy.bind import bind
+from mccompile.runtime.exercise import record_roles
 from mccompile.studio.bench import compile_case, compile_time, ladder_run, ladder_steps, overhead, scaling
 from mccompile.studio.bench.ladder_steps import Conditions
 from mccompile.studio.bench.report import Report, Row
+from mccompile.studio.bench.rig import POLICIES, lowered_for
 from mccompile.studio.bench.subjects import REAL, TINY
 
 SHARES = (0.1, 0.5, 1.0)
@@ -35,6 +39,18 @@ def test_shares_are_exact_and_work_follows_them(steps: Report) -> None:
     assert flops == sorted(flops)
     assert len(set(flops)) == len(flops)
     assert rows[-1]["gflops"] == pytest.approx(rows[2]["gflops"])  # all tokens: the exact policy's work
+
+
+def test_no_two_ways_share_a_graph_that_takes_masks_of_two_dtypes() -> None:
+    """A compiled graph takes one dtype; eager ones take any, so the other tests here would not see it."""
+    recorder, prepared = Recorder(), TINY.prepared(TINY.model(torch.device("cpu"), torch.float32))
+    for way in ladder_steps.ways((0.5,), exact=True):
+        record_roles(recorder, lowered_for(way, prepared), bind(POLICIES[way.policy], way.parameters), prepared.calls)
+    for recording in recorder.recordings.values():
+        for specs in zip(*recording.calls, strict=True):
+            assert len({spec.dtype for spec in specs if isinstance(spec, TensorSpec)}) < 2
+    plain = [role for role, _ in recorder.recordings if role.part == "block"]
+    assert len(plain) == 2  # under the additive mask, and under the boolean one
 
 
 def test_ratios_recompute_from_the_raw_numbers(steps: Report) -> None:

@@ -241,8 +241,19 @@ def lowered_for(way: StepWay, prepared: api.Prepared) -> LoweredModel:
 
 
 def _boolean(part: Part) -> Part:
-    """A block that takes its masks as the model has them, and not in their additive form."""
-    return replace(part, takes=tuple(Shared(o.name) if isinstance(o, Additive) else o for o in part.takes))
+    """A block that takes its masks as the model has them, and not in their additive form.
+
+    A compiled graph takes masks of one dtype, so this block's is another graph: it looks at each mask by another name.
+    """
+    graph = copy.deepcopy(part.graph)
+    holders = graph.find_nodes(op="placeholder")
+    with graph.inserting_before(holders[-1].next):
+        for operand, mask in zip(part.takes, holders, strict=True):
+            if isinstance(operand, Additive):
+                again = graph.call_function(torch.ops.aten.alias.default, (mask,))
+                mask.replace_all_uses_with(again, lambda user, own=again: user is not own)
+    takes = tuple(Shared(o.name) if isinstance(o, Additive) else o for o in part.takes)
+    return replace(part, module=fx.GraphModule(part.module, graph), takes=takes)
 
 
 def half_in_place(backend: Backend) -> Backend:

@@ -41,7 +41,7 @@ class Fit:
 
 
 def fit(seen: Sequence[Moves], held_out: Sequence[Moves]) -> Fit:
-    """The simplest polynomial that predicts prompts left out as well as any, up to one standard error.
+    """The simplest polynomial that predicts prompts left out as well as any, up to one standard error, or to float32.
 
     Candidates have degrees 1 to 4 and go through 0 or not; one that is negative between 0 and the highest argument is
     no distance, and is left out. At least two prompts are seen, and at least one is held out.
@@ -55,7 +55,8 @@ def fit(seen: Sequence[Moves], held_out: Sequence[Moves]) -> Fit:
             made.append((powers, coefficients, _left_out(seen, powers, high)))
     best = min(made, key=lambda m: float(m[2].mean()))
     allowed = float(best[2].mean() + best[2].std(ddof=1) / np.sqrt(len(best[2])))
-    powers, coefficients, _ = next(m for m in made if float(m[2].mean()) <= allowed)
+    rounding = float(np.finfo(np.float32).eps) * max(float(p.output.max()) for p in seen)  # no run can show less
+    powers, coefficients, _ = next(m for m in made if float(m[2].mean()) <= max(allowed, rounding**2))
     rounded = tuple(float(f"{c:.9g}") for c in coefficients)
     count = sum(len(p.signal) for p in seen)
     return Fit(rounded, (low, high), r_squared(rounded, held_out), count)
