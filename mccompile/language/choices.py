@@ -16,6 +16,7 @@ from mccompile.diagnostics.diagnostic import Diagnostic, Help, Label
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.errors import choosing, names
+from mccompile.language.nodes import rebuilt
 
 MOST_WAYS = 64
 """The most combinations of alternatives of one policy: each of them is checked."""
@@ -100,18 +101,8 @@ def _said(node: object, picks: Picks) -> object:
         return dataclasses.replace(node, text=picks.get(node.text, node.text))
     if isinstance(node, ast.Ref):
         return dataclasses.replace(node, name=picks.get(node.name, node.name))
-    if not dataclasses.is_dataclass(node) or isinstance(node, type):
-        return node
-    changed: dict[str, object] = {}
-    for field in dataclasses.fields(node):
-        value: object = getattr(node, field.name)
-        if not field.compare or (field.name == "name" and isinstance(node, _OWN_NAMES)):
-            continue  # a place in the text, or a name that is declared
-        if isinstance(value, tuple):
-            changed[field.name] = tuple(_said(one, picks) for one in value)
-        elif dataclasses.is_dataclass(value):
-            changed[field.name] = _said(value, picks)
-    return dataclasses.replace(node, **changed)
+    declared = frozenset({"name"}) if isinstance(node, _OWN_NAMES) else frozenset[str]()
+    return rebuilt(node, lambda one: _said(one, picks), leave=declared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
 from mccompile.language.demands import Demands
 from mccompile.language.errors import names, tensors, values
 from mccompile.language.intervals import Ranges
-from mccompile.language.mentioned import names_in
+from mccompile.language.nodes import names_in
 from mccompile.language.types import (
     POISON,
     Poison,

@@ -13,7 +13,7 @@ from mccompile.language.arguments import BoundCall, as_call
 from mccompile.language.builtins import CLOCKS
 from mccompile.language.errors import layers
 from mccompile.language.expressions import Elaborator
-from mccompile.language.mentioned import names_in
+from mccompile.language.nodes import names_in
 from mccompile.language.types import POISON, Poison, TypedNumber, word
 from mccompile.language.walk import measured_leaves
 

@@ -23,7 +23,7 @@ from mccompile.language.builtins import CLOCKS, FREQUENCY, FUNCTIONS, RESERVED, 
 from mccompile.language.errors import calling, names, values
 from mccompile.language.expressions import TOLD
 from mccompile.language.libraries import is_library
-from mccompile.language.mentioned import names_in
+from mccompile.language.nodes import below, declarable, names_in, rebuilt
 from mccompile.language.parameters import check_name
 from mccompile.language.parse import keywords
 from mccompile.language.spell import signature
@@ -81,18 +81,7 @@ class Functions:
             function = self.known.get(call.function.text)
             if function is not None and call.function.text not in FUNCTIONS:
                 return self._call(function, call, piped, node, given)
-        if not dataclasses.is_dataclass(node) or isinstance(node, type | Span):
-            return node
-        changed: dict[str, object] = {}
-        for one in dataclasses.fields(node):
-            value: object = getattr(node, one.name)
-            if not one.compare:
-                continue
-            if isinstance(value, tuple):
-                changed[one.name] = tuple(self._in(item, given) for item in value)
-            elif dataclasses.is_dataclass(value):
-                changed[one.name] = self._in(value, given)
-        return dataclasses.replace(node, **changed)
+        return rebuilt(node, lambda one: self._in(one, given))
 
     def _call(
         self, function: ast.FunctionDecl, call: ast.Call, piped: ast.WrittenExpr | None,
@@ -196,18 +185,10 @@ def _unknown(ref: ast.Ref, function: ast.FunctionDecl, known: tuple[str, ...]) -
 
 def _free(node: object, parameters: frozenset[str]) -> Iterator[ast.Ref]:
     """The names in an expression that nothing gives a meaning: neither parameters nor words of the language."""
-    if isinstance(node, ast.Ref):
-        if node.name not in parameters | _KNOWN:
-            yield node
-    elif isinstance(node, ast.Call):
-        accounts = node.function.text == "accumulate"
-        yield from (
-            ref for a in node.arguments if not (accounts and a.name is not None and a.name.text == "into")
-            for ref in _free(a.value, parameters)
-        )  # fmt: skip
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type | Span):
-        for one in dataclasses.fields(node):
-            yield from _free(getattr(node, one.name), parameters)
+    if isinstance(node, ast.Ref) and node.name not in parameters | _KNOWN:
+        yield node
+    for one in declarable(node):
+        yield from _free(one, parameters)
 
 
 def _cycle(name: str, known: Mapping[str, ast.FunctionDecl]) -> tuple[str, ...]:
@@ -227,23 +208,12 @@ def _cycle(name: str, known: Mapping[str, ast.FunctionDecl]) -> tuple[str, ...]:
 
 def _calls(node: object) -> Iterator[str]:
     """The names of the functions that an expression calls."""
-    if isinstance(node, ast.Call):
-        yield node.function.text
-    if isinstance(node, tuple):
-        for item in node:
-            yield from _calls(item)
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type | Span):
-        for one in dataclasses.fields(node):
-            yield from _calls(getattr(node, one.name))
+    return (one.function.text for one in below(node) if isinstance(one, ast.Call))
 
 
 def _size(node: object) -> int:
     """How many nodes an expression has."""
-    if isinstance(node, tuple):
-        return sum(map(_size, node))
-    if not dataclasses.is_dataclass(node) or isinstance(node, type | Span):
-        return 0
-    return 1 + sum(_size(getattr(node, one.name)) for one in dataclasses.fields(node) if one.compare)
+    return sum(1 for _ in below(node))
 
 
 # ---- errors within functions ----

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
 
 from mccompile.diagnostics.diagnostic import Diagnostic, Label
 from mccompile.diagnostics.failure import Stated
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.nodes import names_in
 
 
 def in_user_file(error: Diagnostic, policies: Sequence[ast.PolicyAst]) -> Diagnostic:
@@ -39,28 +39,16 @@ def _blamed(span: Span, policies: Sequence[ast.PolicyAst]) -> ast.Name | None:
     items = [item for policy in policies[:-1] for item in policy.items]
     signals = {item.name.text: item for item in items if isinstance(item, ast.SignalDecl)}
     holding = [i for i in items if i.span.source == span.source and i.span.start <= span.start <= i.span.end]
-    below = [name for item in holding for name in _names(item)]
+    below = [name for item in holding for name in names_in(item)]
     seen: set[str] = set()
     while below:
         name = below.pop(0)
         if name in own:
             return own[name]
         if name not in seen and name in signals:
-            below += _names(signals[name])
+            below += names_in(signals[name])
         seen.add(name)
     return None
 
 
 _NAMED = ast.ParamDecl | ast.SignalDecl | ast.ChooseDecl
-
-
-def _names(node: object) -> Iterator[str]:
-    """The names that a piece of a policy refers to, in the order of the text."""
-    if isinstance(node, ast.Ref):
-        yield node.name
-    elif isinstance(node, tuple):
-        for item in node:
-            yield from _names(item)
-    elif is_dataclass(node) and not isinstance(node, type | Span):
-        for f in fields(node):
-            yield from _names(getattr(node, f.name))

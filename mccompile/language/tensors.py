@@ -78,19 +78,14 @@ class TensorRules:
 
     def magnitude(self, call: BoundCall, of: Typed) -> TypedNumber | Poison:
         """`magnitude(x)`: how far a source is from 0."""
-        source = self._source(call, of)
-        if isinstance(source, Poison):
-            return POISON
-        if source.late:
-            return self._report(values.NoPast(place(source.expr), call.function.name, _NO_EARLIER_OUTPUT))
-        over = self._cells(call, source)
-        if isinstance(over, Poison) or not self._known(source):
-            return POISON
-        change = ir.Change(DISTANCES[call.word("by")], source.expr, "zero", over, None, source.earlier, at=call.span)
-        return TypedNumber(change, over, measured=True)
+        return self._of_itself(call, of, DISTANCES[call.word("by")])
 
     def deviation(self, call: BoundCall, of: Typed) -> TypedNumber | Poison:
         """`deviation(x)`: how unlike its own numbers are."""
+        return self._of_itself(call, of, "deviation")
+
+    def _of_itself(self, call: BoundCall, of: Typed, distance: ir.Distance) -> TypedNumber | Poison:
+        """What a source says by itself, compared with no other moment."""
         source = self._source(call, of)
         if isinstance(source, Poison):
             return POISON
@@ -99,7 +94,7 @@ class TensorRules:
         over = self._cells(call, source)
         if isinstance(over, Poison) or not self._known(source):
             return POISON
-        change = ir.Change("deviation", source.expr, "zero", over, None, source.earlier, at=call.span)
+        change = ir.Change(distance, source.expr, "zero", over, None, source.earlier, at=call.span)
         return TypedNumber(change, over, measured=True)
 
     def motion(self, call: BoundCall, of: Typed) -> TypedNumber | Poison:

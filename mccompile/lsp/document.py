@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mccompile import ir
@@ -13,6 +13,7 @@ from mccompile.diagnostics.source import Source, Span
 from mccompile.language import ast
 from mccompile.language.extend import Merged, chain, merge
 from mccompile.language.load import LARGEST, find_base, load_policy
+from mccompile.language.nodes import declarable
 from mccompile.language.parse import parse
 
 
@@ -85,17 +86,7 @@ def _mentions(below: list[object]) -> Iterator[Mention]:
                 yield Mention(word.text, word.span, declares=False, phase=False)
             case _:
                 pass
-        below += _below(node)
-
-
-def _below(node: object) -> Iterator[object]:
-    """What lies below a node; not the name of an account, which no declaration has."""
-    if isinstance(node, tuple):
-        yield from node
-    elif isinstance(node, ast.Call) and node.function.text == "accumulate":
-        yield from (a.value for a in node.arguments if a.name is None or a.name.text != "into")
-    elif is_dataclass(node) and not isinstance(node, type):
-        yield from (getattr(node, f.name) for f in fields(node) if f.name != "span")
+        below += declarable(node)
 
 
 def word_at(source: Source, offset: int) -> Span | None:
