@@ -144,9 +144,14 @@ class BlockForm:
         """What stands for an operand of a node of the template."""
         return self.built[used] if self.mixing is None else self.mixing.read_by(node, used)
 
-    def copy(self, node: fx.Node) -> fx.Node:
-        new = self.graph.node_copy(node, lambda a: self.operand(node, a))
+    def copied(self, node: fx.Node, of: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        """A node of the template in this graph, at the module that it came from. of: what stands for its operands."""
+        new = self.graph.node_copy(node, of)
         new.meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
+        return new
+
+    def copy(self, node: fx.Node) -> fx.Node:
+        new = self.copied(node, lambda a: self.operand(node, a))
         self.built[node] = new
         return new
 

@@ -29,7 +29,7 @@ from mccompile.capture.stacks import module_path
 from mccompile.capture.streams import Roles
 from mccompile.capture.template import Template
 from mccompile.capture.types import BufferSpec
-from mccompile.capture.whole import is_turned
+from mccompile.capture.whole import as_buffered, is_turned
 
 aten = torch.ops.aten
 
@@ -212,11 +212,8 @@ def allocate_form(template: Template, roles: Roles, scope: Scope | None) -> Part
         assert isinstance(fact, TensorFact)
         labels = form.scope.of(operand)
         sizes = [form.count(r) if r is not None else form.size(e) for r, e in zip(labels, fact.shape, strict=True)]
-        if scope is not None and operand in scope.kept and is_turned(scope, operand, scope.kept[operand][0]):
-            sizes[-2:] = sizes[-1], sizes[-2]
-        buffers.append(
-            form.graph.call_function(aten.new_zeros.default, (form.built[roles.video], sizes), {"dtype": fact.dtype})
-        )
+        arguments = form.built[roles.video], list(as_buffered(form.scope, operand, sizes))
+        buffers.append(form.graph.call_function(aten.new_zeros.default, arguments, {"dtype": fact.dtype}))
     specs = buffer_specs(template, scope) if scope is not None else ()
     return form.finish(buffers, [Buffer(s.name) for s in specs], "AllocateBuffers")
 

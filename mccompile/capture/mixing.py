@@ -16,7 +16,7 @@ from torch import fx
 from mccompile.capture.building import BlockForm
 from mccompile.capture.facts import Extent, ScalarFact
 from mccompile.capture.rows import RowSpans, has_video, key
-from mccompile.capture.whole import buffer_shape, is_turned
+from mccompile.capture.whole import as_buffered, is_turned
 
 aten = torch.ops.aten
 
@@ -64,10 +64,8 @@ class Mixing:
         return self._picked[at]
 
     def _copied(self, node: fx.Node) -> fx.Node:
-        used = {n: self._whole(n) for n in node.all_input_nodes}
-        new = self._form.graph.node_copy(node, lambda n: used[n])
-        new.meta = {k: node.meta[k] for k in ("nn_module_stack",) if k in node.meta}
-        return new
+        used = {n: self._whole(n) for n in node.all_input_nodes}  # made before the node, which reads them
+        return self._form.copied(node, lambda n: used[n])
 
     def _whole(self, value: fx.Node) -> fx.Node:
         """A value with all its rows, or a number of all tokens."""
@@ -103,7 +101,7 @@ class Mixing:
         fact = form.scope.facts[number]
         assert isinstance(fact, ScalarFact)
         for value, buffer in self._sized.items():
-            shape = buffer_shape(form.scope, value)
+            shape = as_buffered(form.scope, value, form.scope.shape(value))
             if fact.values in shape:
                 return form.graph.call_function(aten.sym_size.int, (buffer, shape.index(fact.values)))
         for value, buffer in self._sized.items():

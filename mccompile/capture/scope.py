@@ -64,11 +64,11 @@ class Scope:
 
     batch: the sizes of the video stream's first axis. counts: numbers read off token axes. The others are about
     operators that mix tokens (whole.py). whole: values without rows that are made of all tokens (True), or of their
-    number alone (False). kept: values of which all rows are kept, each with its token axis and its rows. taken:
-    first_reads: the first operator that reads it whole. taken: (operator, operand) where
-    one with rows does. picked: (operator, operand) where it
-    reads the selected rows of a whole one. ends: whole values that leave the block as streams. mixing: the operators
-    that are computed over all tokens, and why. at: the operator whose rule runs.
+    number alone (False). kept: values of which all rows are kept, each with its token axis and its rows.
+    first_reads: of each of these the first operator that reads it whole. taken: (operator, operand) where an operator
+    with rows reads all of an operand. picked: (operator, operand) where it reads the selected rows of a whole one.
+    ends: whole values that leave the block as streams. mixing: the operators that are computed over all tokens, and
+    why. at: the operator whose rule runs.
     """
 
     facts: dict[fx.Node, Fact]

@@ -13,14 +13,18 @@ samples, or holds its tokens; something writes into it in place
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from torch import fx
 
 from mccompile.capture.dependence import root_of, written_by
-from mccompile.capture.facts import Extent, ScalarFact, TensorFact
+from mccompile.capture.facts import ScalarFact, TensorFact
 from mccompile.capture.rows import has_cut, has_video
 from mccompile.capture.scope import Refused, Scope
 
+AnySize = TypeVar("AnySize")
 aten = torch.ops.aten
 _TURNS = (aten.transpose.int, aten.permute.default, aten.mT.default)  # a value turned is kept as it was before
 
@@ -72,11 +76,10 @@ def is_turned(scope: Scope, value: fx.Node, axis: int) -> bool:
     return axis == len(scope.shape(value)) - 1
 
 
-def buffer_shape(scope: Scope, value: fx.Node) -> tuple[Extent, ...]:
-    """The sizes of the buffer of a value that has one."""
-    shape = scope.shape(value)
+def as_buffered(scope: Scope, value: fx.Node, sizes: Sequence[AnySize]) -> tuple[AnySize, ...]:
+    """The sizes of the buffer of a value that has one. sizes: those of the value."""
     turned = value in scope.kept and is_turned(scope, value, scope.kept[value][0])
-    return (*shape[:-2], shape[-1], shape[-2]) if turned else shape
+    return (*sizes[:-2], sizes[-1], sizes[-2]) if turned else tuple(sizes)
 
 
 def _has_tokens(labels: object) -> bool:
