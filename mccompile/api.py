@@ -107,8 +107,9 @@ def compile(
     if captured is None:
         fixed = driver_for(model).fixed_by(chosen[0][0]) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
-    for slot in slots:
-        check_untreated(own_transformer(model, slot))  # since the capture, it may have got hooks
+    else:
+        for slot in slots:
+            check_untreated(own_transformer(model, slot))  # since the capture, it may have got hooks
     captured = complete(model, captured)
     if call is not None:
         captured = replace(captured, call={**captured.call, **call})

@@ -197,8 +197,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
     found = []
     for i, site in enumerate(lowered.captured.blocks):
         region, after = LoweredRegion(i, i, None, ()), dict[str, torch.Tensor]()
-        if site.kind not in by_kind:
-            plain.run_plain(region, env, shared)  # may look for the dtypes of masks, once: that is no work of a call
+        plain.mask_dtypes(i, env, shared)  # looked for before the block is counted: it is no work of a call
         whole = _count(lambda s=region, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
             by_kind[site.kind] = _block(partial, region, env, shared, whole, memory)

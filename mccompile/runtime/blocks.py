@@ -29,7 +29,7 @@ from mccompile.capture.part import (
 from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, LoweredRegion
-from mccompile.runtime.masks import AdditiveMasks, QueryDtypes
+from mccompile.runtime.masks import AdditiveMasks, Dtypes, QueryDtypes
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
@@ -105,8 +105,7 @@ class BlockCalls:
     def _at_blocks(self, parts: Sequence[Part | None], backend: Backend, purpose: Purpose) -> dict[int, BoundPart]:
         """By block, the part of its kind with the block's own weights, where the kind has one."""
         known = {kind: (p, backend(p.module, Role(purpose, kind))) for kind, p in enumerate(parts) if p is not None}
-        sites = (b for b in self._captured.blocks if b.kind in known)
-        return {b.index: bound_at(*known[b.kind], self._captured, b) for b in sites}
+        return {b.index: bound_at(*known[b.kind], self._captured, b) for b in self._captured.blocks if b.kind in known}
 
     def run_plain(self, region: LoweredRegion, env: Env, shared: Mapping[str, Value]) -> Env:
         """All rows of blocks first..last; returns `env` with the streams that they make."""
@@ -123,11 +122,13 @@ class BlockCalls:
                     raise Misplaced("plain", operand)
 
         for i in range(region.first, region.last + 1):
-            several = self._masks.dtype is None
-            dtypes = self._dtypes.of(i, self._plain[i], env, shared) if several else {}
-            made = self._plain[i](resolve)
-            env = env | dict(zip(self._captured.blocks[i].streams_out, made, strict=True))
+            dtypes = self.mask_dtypes(i, env, shared)
+            env = env | dict(zip(self._captured.blocks[i].streams_out, self._plain[i](resolve), strict=True))
         return env
+
+    def mask_dtypes(self, i: int, env: Env, shared: Mapping[str, Value]) -> Dtypes:
+        """The dtype that block i adds each mask in, by name; none where the model has one dtype. Found once a kind."""
+        return {} if self._masks.dtype is not None else self._dtypes.of(i, self._plain[i], env, shared)
 
     def select(
         self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]

@@ -55,14 +55,16 @@ class ForcingClock:
         self._watch: Watch | None = None
         self._generation = -1  # the generation that announced the schedule
         self._steps = FrameSteps(self._alike)
-        self._build: Callable[..., tuple[torch.Tensor, ...]] = pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+        found = pipe.generate_timestep_matrix  # type: ignore[attr-defined]
+        # That of a compiled model whose place the user gave back by hand would look for a generation of its own.
+        earlier = getattr(found, "__self__", None)
+        self._build: Callable[..., tuple[torch.Tensor, ...]] = (
+            earlier._build if isinstance(earlier, ForcingClock) else found
+        )
 
     def attach(self, ended: Callable[[], None]) -> None:
         """Watches the pipeline's calls, and what it makes its timestep matrix of."""
         self._watch = Watch(self._pipe, functools.partial(self._over, ended), self._begin)
-        # That of a compiled model whose place the user gave back by hand would look for a generation of its own.
-        earlier = getattr(self._build, "__self__", None)
-        self._build = earlier._build if isinstance(earlier, ForcingClock) else self._build
         self._pipe.generate_timestep_matrix = self._announce  # type: ignore[attr-defined]
 
     def _begin(self) -> None:
