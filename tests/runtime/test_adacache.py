@@ -79,7 +79,7 @@ def adacache(model: WanTransformer3DModel, gradient: float, scale: float) -> tup
     return (made, computed), paces
 
 
-@pytest.mark.parametrize(("gradient", "scale"), [(0.0, 1.0), (10.0, 1.0), (0.0, 2.0), (10.0, 0.3)])
+@pytest.mark.parametrize(("gradient", "scale"), [(0.0, 1.0), (10.0, 1.0), (0.0, 1.3), (10.0, 0.3)])
 def test_adacache(
     gradient: float, scale: float, small_wan: WanTransformer3DModel, captured_wan: api.Prepared
 ) -> None:
