@@ -56,6 +56,15 @@ def test_sizes(a: Interval, wanted: Interval) -> None:
     assert interval.size(a) == wanted
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [(of(0, 9), of(2, 4), of(0, 4)), (of(-3, 9), of(2, 4), of(0, 4)), (of(0, 1), of(2, 4), of(0, 1)),
+     (of(0, 9), of(0, 4), ANY), (of(0, 9), of(-4, -2), ANY)],
+)  # fmt: skip
+def test_remainders(a: Interval, b: Interval, wanted: Interval) -> None:
+    assert interval.remainder(a, b) == wanted
+
+
 def test_named_intervals() -> None:
     assert (of(-math.inf, math.inf), of(0, math.inf)) == (interval.ANY, interval.AT_LEAST_0)
     assert of(0, 1) == interval.TRUTH
