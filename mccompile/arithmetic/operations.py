@@ -125,7 +125,7 @@ OPERATIONS: Mapping[str, Operation] = {
         undefined=_no_quotient,
     ),
     "remainder": Operation(
-        ("of", "by"), remainder, interval.remainder, undefined=_no_quotient, duty="what division by a number leaves"
+        _TWO, remainder, interval.remainder, undefined=_no_quotient, duty="what division by a number leaves"
     ),
     "pow": Operation(_SIDES, _rounded(power), interval.power, "free", whole=False, undefined=_no_power),
     "max": Operation(_TWO, lambda a, b: a if a > b else b, interval.larger, duty="the larger of two"),

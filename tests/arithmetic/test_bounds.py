@@ -148,10 +148,10 @@ def test_what_the_table_says_of_each_operation() -> None:
     assert {row.units for _, row in rows} == {"alike", "scaled", "free"}
     assert {name for name, row in rows if row.units == "free"} == {"div", "pow"}
     assert {name for name, row in rows if row.units == "scaled"} == {"mul"}
-    assert {name for name, row in rows if row.duty} == {"max", "min", "abs", "sqrt", "exp"}
+    assert {name for name, row in rows if row.duty} == {"max", "min", "abs", "sqrt", "exp", "remainder"}
     assert {row.operands for _, row in rows} == {("left", "right"), ("of", "other"), ("of",)}
     assert {name for name, row in rows if len(row.operands) == 1} == {"neg", "abs", "sqrt", "exp", "not"}
-    assert {name for name, row in rows if row.operands == ("of", "other")} == {"max", "min"}
+    assert {name for name, row in rows if row.operands == ("of", "other")} == {"max", "min", "remainder"}
 
 
 def known(low: float, high: float, constant: bool = True, whole: bool = True) -> KnownOperand:
