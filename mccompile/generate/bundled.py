@@ -14,6 +14,7 @@ from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.finding import driver_for
+from mccompile.pipelines.probe import runs_at
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
@@ -81,7 +82,10 @@ def open_bundle(
         if backend == "eager":
             return eager
         captured = lowered.captured
-        given = (flat_inputs(captured, call) for call in driver_for(pipe).record(pipe, {}))
+        calls = driver_for(pipe).record(pipe, {})
+        if not all(runs_at(transformer, call) for call in calls):
+            calls = driver_for(pipe).record(pipe, {}, larger=True)
+        given = (flat_inputs(captured, call) for call in calls)
         recorder = Recorder()
         record_roles(recorder, lowered, bound, [dict(zip(captured.inputs, g, strict=True)) for g in given])
         return inductor(recorder, lowered, progress=progress)
