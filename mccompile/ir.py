@@ -96,9 +96,11 @@ class Forecast(Node):
     """What stands in for the kept result on reuse: a weighted sum of the last kept results, the latest first.
 
     weights[c - 1]: while c results are kept, at most c numbers that the clock settles; with more, the last entry holds.
+    passed[c - 1]: then, what is added of the values one step ago, two steps ago, ..., computed or standing in.
     """
 
     weights: tuple[tuple[Expr, ...], ...]
+    passed: tuple[tuple[Expr, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import Chosen, load_chosen
 from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
-from mccompile.policy.groups import bounds_of
+from mccompile.policy.groups import bounds_of, views
 from mccompile.policy.in_words import rules_decided
-from mccompile.policy.plan_text import REGIONS
+from mccompile.policy.plan_text import heading
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
@@ -249,7 +249,7 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     """On the model's own grid and values; without a model, what the clock alone settles."""
     bounds = bounds_of(bind(policy, dict(arguments.parameters)))
     steps = steps_asked(arguments.steps, [policy])
-    names = {group: f"{REGIONS}{group}" if len(bounds) > 1 else "" for group in bounds}
+    names = {view.name: heading(view, views(policy)) for view in views(policy)}
     plans: dict[str, Plan] = {}
     why: dict[str, tuple[StepReason, ...]] = {}
     if arguments.model is None:

@@ -16,7 +16,7 @@ _NO_POLICY = {
     ),
     "FasterCacheConfig": (
         "it reuses attention alone, and also forecasts the unconditional branch by frequencies",
-        "use the policy `pab`, or a policy with `branches`",
+        "use the policy `fastercache` for attention, or `cfgcache` for the unconditional branch",
     ),
     "SeaCacheConfig": ("it filters the input by frequencies, and no signal does", "use `teacache`"),
 }  # fmt: skip

@@ -20,12 +20,15 @@ from mccompile.language.walk import measured_leaves
 HIGHEST_ORDER = 4
 """Of a Taylor series: it takes one more kept result than its order, and higher differences are noise."""
 
+FURTHEST = 4
+"""How many steps ago the value of layers may be read: each is one more tensor for each stream."""
+
 LEAST_RIDGE = 1e-6
 """Of a fit: without any, few results do not settle a series."""
 
 _ONE = ir.Const(1.0)
 WrittenWeights = Mapping[int, ir.Expr]
-"""By how many computations ago, from 1, what the kept result is multiplied with."""
+"""By how many computations ago, from 1, what the kept result is multiplied with; by -n, the value n steps ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,9 @@ def elaborate_forecast(
         within.report(layers.NotAStandIn(value.span, "the last kept result is reused anyway"))
         return None
     zero = ir.Const(0.0)
-    rows = (tuple(weights.get(n, zero) for n in range(1, max(weights) + 1)) for weights in made)
-    return ir.Forecast(tuple(rows), at=value.span)
+    rows = tuple(tuple(weights.get(n, zero) for n in range(1, max(1, *weights) + 1)) for weights in made)
+    passed = tuple(tuple(weights.get(-n, zero) for n in range(1, 1 - min(0, *weights))) for weights in made)
+    return ir.Forecast(rows, passed if any(passed) else None, at=value.span)
 
 
 class _StandIn:
@@ -100,16 +104,18 @@ class _StandIn:
         return self._kept in names_in(expr)
 
     def _call(self, expr: ast.Call | ast.Pipe) -> _Sum | Poison:
-        """`kept(residual, n)` or `taylor(residual, ...)`."""
+        """`kept(residual, n)`, `before(residual)` or `taylor(residual, ...)`."""
         found = as_call(expr)
         assert found is not None
-        if found[0].function.text not in ("kept", "taylor", "chebyshev"):
-            return self._refuse(expr, "kept results are named by `kept`, `taylor` and `chebyshev`")
+        if found[0].function.text not in ("kept", "before", "taylor", "chebyshev"):
+            return self._refuse(expr, "kept results are named by `kept`, `before`, `taylor` and `chebyshev`")
         call = self._within.options(expr)
         if call is None:
             self._within.mention(expr)
             return POISON
         of = call.values["of"]
+        if call.function.name == "before":
+            return self._passed(of)
         if not isinstance(of, ast.Ref) or of.name != self._kept:
             return self._refuse(of, f"these layers keep `{self._kept}`")
         if call.function.name == "taylor":
@@ -122,6 +128,23 @@ class _StandIn:
             return self._fitted(call)
         n = call.count("n")
         return _Sum(n, ({n: _ONE},) * n)
+
+    def _passed(self, of: ast.WrittenExpr) -> _Sum | Poison:
+        """`before(residual)`, `before(before(residual))`, ...: with fewer results than steps ago, the last one."""
+        back = 1
+        while isinstance(of, ast.Call | ast.Pipe):
+            found = as_call(of)
+            if found is None or found[0].function.text != "before":
+                break
+            call = self._within.options(of)
+            if call is None:
+                return POISON
+            of, back = call.values["of"], back + 1
+        if not isinstance(of, ast.Ref) or of.name != self._kept:
+            return self._refuse(of, f"these layers keep `{self._kept}`")
+        if back > FURTHEST:
+            return self._refuse(of, f"`before` reaches back {FURTHEST} steps at most")
+        return _Sum(back, ({-back: _ONE},) * back)
 
     def _fitted(self, call: BoundCall) -> _Sum | Poison:
         """`chebyshev(residual, degree = 4, ridge = 0.1, over = 8)`: with one result, that one."""

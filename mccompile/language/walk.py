@@ -68,10 +68,15 @@ def forecasts_of(policy: ir.PolicyIR) -> tuple[ir.Forecast, ...]:
     return tuple(dict.fromkeys((*layers, *(one for rule in all_rules(policy) for one in own_stand_ins(rule)))))
 
 
+def weights_in(forecast: ir.Forecast) -> Iterator[ir.Expr]:
+    """All weights of what stands in for a kept result."""
+    return (weight for row in (*forecast.weights, *(forecast.passed or ())) for weight in row)
+
+
 def weighing_signals(policy: ir.PolicyIR) -> tuple[ir.SignalRef, ...]:
     """The measured signals by which stand-ins of kept results are weighed, in order of first use."""
     signals = {s.name: s for s in policy.signals}
-    numbers = (weight for forecast in forecasts_of(policy) for row in forecast.weights for weight in row)
+    numbers = (weight for forecast in forecasts_of(policy) for weight in weights_in(forecast))
     found = (leaf for number in numbers for leaf in measured_leaves(number, signals))
     return tuple(dict.fromkeys(leaf for leaf in found if isinstance(leaf, ir.SignalRef)))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language.errors import layers
-from mccompile.language.walk import measured_leaves, own_stand_ins, rules_of, walk, walk_rule
+from mccompile.language.walk import measured_leaves, own_stand_ins, rules_of, walk, walk_rule, weights_in
 
 
 def check_weights(
@@ -33,7 +33,7 @@ def check_weights(
 
 def _leaves(forecasts: Iterable[ir.Forecast], signals: Mapping[str, ir.Signal]) -> tuple[ir.SignalRef, ...]:
     """The measured signals by which forecasts are weighed."""
-    weights = (weight for forecast in forecasts for row in forecast.weights for weight in row)
+    weights = (weight for forecast in forecasts for weight in weights_in(forecast))
     leaves = dict.fromkeys(leaf for weight in weights for leaf in measured_leaves(weight, signals))
     return tuple(leaf for leaf in leaves if isinstance(leaf, ir.SignalRef))
 

@@ -59,6 +59,11 @@ class LoweredRegion:
         """How many of the last results are kept of each stream."""
         return max((len(row) for forecast in self.forecasts for row in forecast.weights), default=1)
 
+    @property
+    def passes(self) -> int:
+        """How many of the last steps' values are kept of each stream, computed or standing in."""
+        return max((len(row) for forecast in self.forecasts for row in forecast.passed or ()), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class RowForms:

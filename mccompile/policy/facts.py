@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.language.walk import all_rules, forecasts_of, walk, walk_rule
+from mccompile.language.walk import all_rules, forecasts_of, walk, walk_rule, weights_in
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
@@ -67,6 +67,7 @@ def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
 def steps_read(policy: ir.PolicyIR) -> int:
     """At how many of the last steps that computed a token its forecast looks; 0 where there is no forecast."""
     signals = {s.name: s for s in policy.signals}
-    rows = [weights for forecast in forecasts_of(policy) for weights in forecast.weights]
-    read = (e.n for weights in rows for w in weights for e in walk(w, signals) if isinstance(e, ir.Kept))
+    forecasts = forecasts_of(policy)
+    rows = [weights for forecast in forecasts for weights in (forecast.weights, *forecast.weights)]
+    read = (e.n for f in forecasts for w in weights_in(f) for e in walk(w, signals) if isinstance(e, ir.Kept))
     return max((*map(len, rows), *read), default=0)

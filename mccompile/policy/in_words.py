@@ -52,7 +52,9 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {what[region.keep]}"
         if region.forecast is not None and region.forecast.at is not None:
             depth = max(map(len, region.forecast.weights))
-            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept"
+            steps = max(map(len, region.forecast.passed or ((),)))
+            more = f", and those of the last {steps} step{'' if steps == 1 else 's'}" if steps else ""
+            yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept{more}"
 
 
 def chunks(policy: ir.PolicyIR) -> Iterator[str]:

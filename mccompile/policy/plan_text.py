@@ -11,6 +11,7 @@ from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.policy.cells import Cell, Plan, PlannedAction
 from mccompile.policy.evaluate import Grid
+from mccompile.policy.groups import View
 from mccompile.policy.sexpr import Atom, Reader, Tree, TreeItem, write
 
 _UNKNOWN = "?"
@@ -94,22 +95,34 @@ def read_plan(text: str) -> Plan:
     return plan
 
 
-REGIONS = "regions "
-"""Begins the line above the plan of the regions of one name, where a policy has several."""
+_HEADING = re.compile(
+    r"^(?:branch (?P<branch>\S+)|other branches)?(?:(?:^|, )(?:regions (?P<regions>\S+)|other regions))?$", re.MULTILINE
+)
+
+
+def heading(view: View, among: Sequence[View]) -> str:
+    """The line above the plan of one of several views, such as `branch uncond, regions front`."""
+    said = []
+    if any(one.branch for one in among):
+        said.append(f"branch {view.branch}" if view.branch else "other branches")
+    if any(one.group for one in among):
+        said.append(f"regions {view.group}" if view.group else "other regions")
+    return ", ".join(said)
 
 
 def read_plans(text: str) -> dict[str, Plan]:
-    """The plans of `explain --stage plan`, by the name of their regions; that of a single plan is "".
+    """The plans of `explain --stage plan`, by the name of their view; that of a single plan is "".
 
     Raises PolicyError (MC0308) with the first thing that does not read.
     """
-    if not text.startswith(REGIONS):
+    heads = [found for found in _HEADING.finditer(text) if found[0]]
+    if not heads or heads[0].start() > 0:
         return {"": read_plan(text)}
-    found: dict[str, Plan] = {}
-    for part in re.split(rf"^(?={REGIONS})", text, flags=re.MULTILINE)[1:]:
-        head, _, rest = part.partition("\n")
-        found[head.removeprefix(REGIONS)] = read_plan(rest)
-    return found
+    ends = [*(head.start() for head in heads[1:]), len(text)]
+    return {
+        View(head["branch"] or "", head["regions"] or "").name: read_plan(text[head.end() + 1 : end])
+        for head, end in zip(heads, ends, strict=True)
+    }
 
 
 class _Lines:

@@ -90,6 +90,7 @@ def merge(
                 out[made] = fresh
             else:
                 blocks.put(made, out[made], fresh, rows)
+    pass_on(blocks, region, number, env, out, store)
     return out
 
 
@@ -102,6 +103,16 @@ def keep_whole(
         if key in store.kept:
             store.older[key] = (store.kept[key], *store.older.get(key, ()))[: region.depth - 1]
     store.kept |= made
+    pass_on(blocks, region, number, before, after, store)
+
+
+def pass_on(blocks: BlockCalls, region: LoweredRegion, number: int, before: Env, after: Env, store: Memory) -> None:
+    """Notes what a region has given at this step, computed or standing in, where a forecast reads earlier steps."""
+    if not region.passes:
+        return
+    for key, value in blocks.kept_of(region, number, before, after).items():
+        own = value.clone() if value is after[key[1]] else value  # a stream is written to again in the next call
+        store.passed[key] = (own, *store.passed.get(key, ()))[: region.passes]
 
 
 def _make_room(
@@ -130,7 +141,8 @@ def reused(
     if weights is None or weights.plain:
         return blocks.kept_values(store.kept[key], like)
     tensors = (store.kept[key], *store.older.get(key, ()))
-    return weights.sum([blocks.kept_values(t, like) for t in tensors], blocks.token_axis(key[1]))
+    kept, passed = ([blocks.kept_values(t, like) for t in of] for of in (tensors, store.passed.get(key, ())))
+    return weights.sum(kept, blocks.token_axis(key[1]), passed)
 
 
 def _unselected(

@@ -84,13 +84,13 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
             decided |= region.keep is not None
             if engine.uses_rows:
                 rows = selected(engine.blocks, mask, lengths, env, shared)
-                for _ in range(max(2, region.depth)):  # streams are merged with what is kept from the second time on
+                for _ in range(max(2, region.depth, region.passes)):  # the second merges streams with what is kept
                     made = merge(engine.blocks, region, number, env, shared, rows, store.memory)
                 env = made
                 continue
             before, env = env, engine.blocks.run_plain(region, env, shared)
             if region.keep not in (None, "increment") and not engine.vanilla:
-                for _ in range(region.depth):
+                for _ in range(max(region.depth, region.passes)):
                     keep_whole(engine.blocks, region, number, before, env, store.memory)
         if engine.observe is not None:
             for course in store.courses.values():
@@ -118,7 +118,8 @@ def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bo
     memory = store.memory
     texts = {i: tuple(v for v in known.values) for i, known in memory.once.items()}
     blocks = {i: size(b, cache.dtype) + size(texts.get(i, ()), cache.dtype) for i, b in memory.buffers.items()}
-    kept = {k: size((t, *memory.older.get(k, ())), cache.residual) for k, t in memory.kept.items()}
+    earlier = {k: (*memory.older.get(k, ()), *memory.passed.get(k, ())) for k in memory.kept}
+    kept = {k: size((t, *earlier[k]), cache.residual) for k, t in memory.kept.items()}
     read_back = max((sum(t.numel() for t in b) * itemsize for b in memory.buffers.values()), default=0)
     working = 0 if as_computed(cache.dtype) else read_back
     if cache.device == "cpu" and accelerator:

@@ -132,6 +132,9 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
     for (region, stream), older in store.memory.older.items():
         for number, kept in enumerate(older):
             yield ("older", str(region), stream, str(number)), kept
+    for (region, stream), passed in store.memory.passed.items():
+        for number, value in enumerate(passed):
+            yield ("passed", str(region), stream, str(number)), value
     if store.memory.outputs is not None:
         yield ("outputs",), store.memory.outputs
     for group, course in store.courses.items():
@@ -198,7 +201,7 @@ def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, stagi
     if tuple(tensor.shape) != lying.shape or min(lying.stride, default=0) < 0 or reach > 4 * tensor.numel():
         raise ValueError(f"its tensor {lying.place} is {list(tensor.shape)}, and lies as {list(lying.stride)}")
     made = torch.empty_strided(lying.shape, lying.stride, dtype=tensor.dtype).copy_(tensor)
-    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older", "outputs"):
+    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older", "passed", "outputs"):
         return staging.home(made)
     return made.to(device)
 
@@ -224,12 +227,13 @@ def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, ten
             store.memory.buffers[int(block)] = (*before, tensor)
         case ("kept", region, stream):
             store.memory.kept[int(region), stream] = tensor
-        case ("older", region, stream, number):
+        case ("older" | "passed" as which, region, stream, number):
             key = int(region), stream
-            found = store.memory.older.get(key, ())
+            of = store.memory.older if which == "older" else store.memory.passed
+            found = of.get(key, ())
             if len(found) != int(number):
                 raise ValueError(f"earlier results of region {region} are not in order")
-            store.memory.older[key] = (*found, tensor)
+            of[key] = (*found, tensor)
         case ("outputs",):
             store.memory.outputs = tensor
         case ("recent", group, sample, chunk, copy) if group in store.courses:

@@ -20,7 +20,7 @@ from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.engine import Engine
-from mccompile.runtime.execute import keep_whole, merge, reused, selected
+from mccompile.runtime.execute import keep_whole, merge, pass_on, reused, selected
 from mccompile.runtime.forecast import KEPT, Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
@@ -92,11 +92,11 @@ class Step:
                 found[b, g] = self._of_chunk(region, b, g, ~mask[b, g])
         if not found:
             return None
-        cells = np.zeros((region.depth, *self.layout.cells), np.float32)
+        cells = np.zeros((region.depth + region.passes, *self.layout.cells), np.float32)
         cells[:] = next(iter(found.values()))[:, None, None]  # tokens that are computed or skipped read none of it
         for (b, g), weights in found.items() if self.engine.uses_rows else ():  # else all are computed together
             cells[:, b, g] = weights
-        return weights_of(cells)
+        return weights_of(cells, region.depth)
 
     def _of_chunk(self, region: LoweredRegion, b: int, g: int, reused: np.ndarray) -> np.ndarray:
         """Weights of a chunk, float32 [n, F, P] or [n, 1, 1]. reused: its tokens that read them, bool [F, P]."""
@@ -105,8 +105,9 @@ class Step:
         recent = self.course.history.recent.get((b, chunk, time.copy_of is not None))
         total: np.ndarray | None = None
         for way, forecast in self.standing(b, g, reused, region.forecast):
-            own = Weighing(forecast or KEPT, self.bound, self.moment.grid).of_chunk(time.step, recent, self._told(b, g))
-            own = np.pad(own, ((0, region.depth - len(own)), (0, 0), (0, 0)))
+            weighing = Weighing(forecast or KEPT, self.bound, self.moment.grid, region.depth)
+            own = weighing.of_chunk(time.step, recent, self._told(b, g))
+            own = np.pad(own, ((0, region.depth + region.passes - len(own)), (0, 0), (0, 0)))
             ways = self.course.states.ways
             total = own if total is None or ways is None else np.where(ways[b, g] == way, own, total)
         assert total is not None
@@ -161,6 +162,7 @@ class Step:
         for source, made in region.pairs:
             kept = reused(self.engine.blocks, (number, made), like, self.memory, weights)
             out[made] = env[source] + kept if region.keep == "residual" and source else kept
+        pass_on(self.engine.blocks, region, number, env, out, self.memory)
         return out
 
     def decide(self, env: Env) -> np.ndarray:

@@ -84,9 +84,10 @@ class Memory:
     once: per block, keys and values of the text and whatever else the prompt alone determines. apart: per (block,
     sample), the same for one sample, where the values of all cannot be cut.
     kept: per (region, stream), the residual or output of the last computation. older: the same of the computations
-    before it, the latest first, where a forecast needs them. merged: per (region, stream), the
-    stream that left the region in the last call: memory to write the next one into. increments: per chunk, the last
-    latent increment. outputs: of all chunks of the video, the model's last output or residual, [B, G, F, P, C].
+    before it, the latest first, where a forecast needs them. passed: the same of the last steps, computed or standing
+    in, where a forecast needs those. merged: per (region, stream), the stream that left the region in the last call:
+    memory to write the next one into. increments: per chunk, the last latent increment. outputs: of all chunks of the
+    video, the model's last output or residual, [B, G, F, P, C].
     """
 
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
@@ -94,6 +95,7 @@ class Memory:
     apart: dict[tuple[int, int], Once] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     older: dict[tuple[int, str], tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    passed: dict[tuple[int, str], tuple[torch.Tensor, ...]] = field(default_factory=dict)
     merged: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     increments: dict[int, torch.Tensor] = field(default_factory=dict)
     outputs: torch.Tensor | None = None
@@ -102,7 +104,7 @@ class Memory:
         """Returns the bytes of all tensors."""
         tensors = [t for b in self.buffers.values() for t in b]
         tensors += [t for known in (*self.once.values(), *self.apart.values()) for t in known.values]
-        tensors += [t for older in self.older.values() for t in older]
+        tensors += [t for earlier in (*self.older.values(), *self.passed.values()) for t in earlier]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]
         tensors += [] if self.outputs is None else [self.outputs]
         return sum(t.nbytes for t in tensors)

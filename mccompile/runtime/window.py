@@ -56,6 +56,11 @@ def move_window(
             store.memory.kept[key] = moved[0]
             if len(moved) > 1:
                 store.memory.older[key] = tuple(moved[1:])
+    for key, passed in store.memory.passed.items():
+        port = ports[key[1]]
+        if port.token_axis is not None and port.rows == "video":
+            what = (port.rows, port.name)
+            store.memory.passed[key] = tuple(_moved_rows(t, port.token_axis, (before, now), what) for t in passed)
 
 
 def _moved_rows(

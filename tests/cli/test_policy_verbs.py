@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import parse
-from mccompile.policy.groups import policies
-from mccompile.policy.plan_text import read_plans
+from mccompile.policy.groups import policies, views
+from mccompile.policy.plan_text import heading, read_plans
 from mccompile.policy.planner import read_plan, show_plan
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies
@@ -121,10 +122,34 @@ def test_stages_read_back(policy: str, shell: Shell) -> None:
     steps = () if policy.startswith("step_mask") else ("--steps", 20)
     plan = shell("explain", policy, "--stage", "plan", *steps).out
     plans = read_plans(plan)
-    several = len(plans) > 1
-    assert "\n".join((f"regions {name}\n" if several else "") + show_plan(made) for name, made in plans.items()) == plan
+    heads = {view.name: heading(view, views(ir)) for view in views(ir)}
+    shown = (f"{head}\n" if head else "" for head in heads.values())
+    assert "\n".join(head + show_plan(made) for head, made in zip(shown, plans.values(), strict=True)) == plan
     assert tuple(plans) == tuple(policies(ir))
     assert show(ir) == show(read(show(ir)))
+
+
+def test_plans_of_branches_and_regions_have_headings(shell: Shell, tmp_path: Path) -> None:
+    """Branches are called branches; both are named where both decide apart."""
+    text = shell("explain", "cfgcache", "--stage", "plan", "--steps", 6).out
+    assert re.findall(r"^(.*)\nplan", text, re.MULTILINE) == ["other branches", "branch uncond"]
+    policy = tmp_path / "both.policy"
+    policy.write_text("""policy both {
+  phase first for 2 steps { compute }
+  phase late {
+    front: compute every 2 steps
+    uncond: compute every 3 steps
+  }
+  layers front = blocks[0..50%] { keep residual }
+  layers blocks[50%..] { keep residual }
+}
+""")
+    text = shell("explain", policy, "--stage", "plan", "--steps", 6).out
+    assert re.findall(r"^(.*)\nplan", text, re.MULTILINE) == [
+        "other branches, regions front", "other branches, other regions",
+        "branch uncond, regions front", "branch uncond, other regions",
+    ]  # fmt: skip
+    assert tuple(read_plans(text)) == ("front", "", "uncond front", "uncond")
 
 
 def test_explain_under_parameters(shell: Shell) -> None:

@@ -26,6 +26,7 @@ POLICIES = {
     "teacache": {"threshold": 0.3},
     "flowcache": {},
     "taylorseer": {"warmup": 2.0, "interval": 2.0},
+    "foca": {"warmup": 2.0, "interval": 3.0},
 }
 
 
@@ -87,7 +88,8 @@ def same(one: Outcome, other: Outcome) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "write"), [("top_motion", 1), ("top_motion", 9), ("teacache", 8), ("flowcache", 11), ("taylorseer", 11)]
+    ("policy", "write"),
+    [("top_motion", 1), ("top_motion", 9), ("teacache", 8), ("flowcache", 11), ("taylorseer", 11), ("foca", 11)],
 )
 def test_a_stopped_run_goes_on_to_the_same_video(
     policy: str, write: int, small: Small, whole: Callable[[str], Outcome], tmp_path: Path,

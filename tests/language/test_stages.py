@@ -59,7 +59,7 @@ def _placed(value: object) -> Iterator[ir.Node]:
 def test_every_node_of_the_ir_points_at_words_of_a_policy(name: str) -> None:
     policy = load_policy(name)
     # What the language leaves out has no words: the defaults of a section, of an option, of a missing bound.
-    unsaid = (policy.chunks, policy.branches, policy.cache, ir.Const(0.0), ir.Const(1.0))
+    unsaid = (policy.chunks, policy.branches, policy.cache, ir.Const(0.0), ir.Const(1.0), ir.Const(1e6))
     for node in _placed(policy):
         assert node.at is not None or node in unsaid, node
     for source in (node for node in _placed(policy) if isinstance(node, ir.SourceRef)):

@@ -149,9 +149,8 @@ region_rules = st.lists(st.builds(ir.RegionRule, names, rules), min_size=1, max_
 bounds = st.integers(-9, 9) | st.sampled_from((0.25, 0.5, 1.0))
 wheres = st.builds(ir.Blocks, bounds, bounds) | st.builds(ir.Integration)
 keeps = st.sampled_from(["residual", "output", "increment", None])
-forecasts = st.none() | st.builds(
-    ir.Forecast, st.lists(st.lists(expressions, max_size=2).map(tuple), max_size=2).map(tuple)
-)
+weights = st.lists(st.lists(expressions, max_size=2).map(tuple), max_size=2).map(tuple)
+forecasts = st.none() | st.builds(ir.Forecast, weights, st.none() | weights)
 counts = st.none() | st.integers(0, 10**12)
 
 

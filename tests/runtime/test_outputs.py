@@ -21,7 +21,7 @@ Outputs = tuple[list[torch.Tensor], list[bool]]
 
 
 def ours(
-    model: WanTransformer3DModel, prepared: api.Prepared, policy: str, **values: float
+    model: WanTransformer3DModel, prepared: api.Prepared, policy: str | Source, **values: float
 ) -> tuple[list[torch.Tensor], CompiledModel]:
     clock = Timeline("request", GRID, steps_in_order(GRID))
     made = api.compile(model, policy, backend="eager", captured=prepared, clock=clock, **values)
