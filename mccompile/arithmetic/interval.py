@@ -38,6 +38,11 @@ def corners(a: Interval, b: Interval, fn: Callable[[float, float], float]) -> In
     return ANY if any(math.isnan(value) for value in found) else Interval(min(found), max(found))
 
 
+def remainder(a: Interval, b: Interval) -> Interval:
+    """Bounds of what a division leaves: from 0 to a divisor above 0; anything where the divisor is no such number."""
+    return ANY if b.low <= 0 else Interval(0.0, min(b.high, a.high) if a.low >= 0 else b.high)
+
+
 def times(x: float, y: float) -> float:
     """The product. A bound of 0 is reached and an infinite bound is not, so their product is 0."""
     return 0.0 if 0.0 in (x, y) else x * y

@@ -17,7 +17,7 @@ from mccompile.arithmetic import interval
 from mccompile.arithmetic.interval import ANY, Interval, corners, times
 
 Operator = Literal[
-    "neg", "abs", "sqrt", "exp", "add", "sub", "mul", "div", "pow", "min", "max",
+    "neg", "abs", "sqrt", "exp", "add", "sub", "mul", "div", "remainder", "pow", "min", "max",
     "lt", "le", "gt", "ge", "and", "or", "not",
 ]  # fmt: skip
 StaticValue = np.float32 | bool
@@ -75,6 +75,11 @@ def power(a: np.float32, b: np.float32) -> np.float32:
     return np.float32(np.power(np.float64(a), np.float64(b)))
 
 
+def remainder(a: np.float32, b: np.float32) -> np.float32:
+    """What division leaves, with the divisor's sign, in float64 and rounded once, as in the graph."""
+    return np.float32(np.remainder(np.float64(a), np.float64(b)))
+
+
 # ---- where there is no value -------------------------------------------------------------------------------
 def _no_quotient(_: KnownOperand, divisor: KnownOperand) -> str:
     b = divisor.within
@@ -118,6 +123,9 @@ OPERATIONS: Mapping[str, Operation] = {
         "free",
         whole=False,
         undefined=_no_quotient,
+    ),
+    "remainder": Operation(
+        _TWO, remainder, interval.remainder, undefined=_no_quotient, duty="what division by a number leaves"
     ),
     "pow": Operation(_SIDES, _rounded(power), interval.power, "free", whole=False, undefined=_no_power),
     "max": Operation(_TWO, lambda a, b: a if a > b else b, interval.larger, duty="the larger of two"),

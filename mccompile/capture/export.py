@@ -18,6 +18,7 @@ from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
+from mccompile.capture.number_lists import symbolic_lists
 from mccompile.capture.repeat import repeats
 from mccompile.capture.unfold import NotUnfolded, unfold
 
@@ -206,7 +207,7 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
         quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
-        with torch.no_grad(), plain, quiet, _named(model, call):
+        with torch.no_grad(), plain, quiet, symbolic_lists(), _named(model, call):
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:

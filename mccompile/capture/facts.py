@@ -131,10 +131,16 @@ def measure(
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise IdentityError(
             "the exported graph",
-            f"it does not run at both sizes: {first_line(error)}",
+            f"it does not run at both sizes: {_said(error)}",
             "a size became a constant on the way; forward must compute it from the shapes of its arguments",
         ) from error
     return {n: _pair(one[n], two[n]) for n in module.graph.nodes if n in one}
+
+
+def _said(error: Exception) -> str:
+    """What an error says; Python tells of a list's length in words that say nothing of the model."""
+    length = isinstance(error, IndexError) and "range" in str(error)
+    return "a list that its forward makes has another length" if length else first_line(error)
 
 
 def _real(module: fx.GraphModule, inputs: Sequence[object]) -> dict[fx.Node, object]:

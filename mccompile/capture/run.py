@@ -12,6 +12,8 @@ from mccompile.capture.errors import CallError
 from mccompile.capture.part import attribute
 from mccompile.capture.types import Assembled, BlockSite, CapturedModel
 
+CAPTURE_THESE = "capture again with calls of this kind (`call` of mccompile.compile takes a pipeline's arguments)"
+
 
 @dataclass(frozen=True, slots=True)
 class FullRun:
@@ -44,7 +46,7 @@ def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object
         )
     leaves, spec = pytree.tree_flatten({k: given[k] for k in recorded})
     if spec != pytree.tree_flatten(recorded)[1]:
-        raise CallError(place, "an argument has another container than at capture", "capture again")
+        raise CallError(place, _other_container(given, recorded), CAPTURE_THESE)
     constants = dict(captured.constants)
     names = [n.name for n in captured.module.graph.find_nodes(op="placeholder")]
     flat = []
@@ -70,8 +72,17 @@ def _check_samples(captured: CapturedModel, flat: Sequence[object]) -> None:
                 f"{captured.model_class}.forward",
                 f"`{name}` has {given.size(0)} samples, but the model was captured for {size}; it could not be "
                 f"captured for any number of samples: {captured.unbatched}",
-                f"call it with {size}, or capture again with calls of this kind",
+                f"call it with {size}, or {CAPTURE_THESE}",
             )
+
+
+def _other_container(given: Mapping[str, object], recorded: Mapping[str, object]) -> str:
+    """Which argument of a call is another container than the recorded one, and how."""
+    counts = {k: (pytree.tree_structure(given[k]), pytree.tree_structure(v)) for k, v in recorded.items()}
+    name, (now, then) = next((k, pair) for k, pair in counts.items() if pair[0] != pair[1])
+    if now.num_leaves != then.num_leaves:
+        return f"`{name}` holds {now.num_leaves} values; captured with {then.num_leaves}"
+    return f"`{name}` is another container than at capture"
 
 
 def _check_dtypes(captured: CapturedModel, flat: Sequence[object]) -> None:

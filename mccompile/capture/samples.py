@@ -27,8 +27,10 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
     fact, samples = facts.get(value), samples_of(value.graph, facts)
     if samples is None:
         return None
-    if fact == ScalarFact(samples):
-        return SampleCount()
+    if isinstance(fact, ScalarFact):
+        each = _each(value, fact, facts, samples)
+        if each is not None:
+            return SampleCount(each)
     shape = fact.shape if isinstance(fact, TensorFact) else ()
     others = [i for i, e in enumerate(shape) if e != samples]
     if shape.count(samples) == 1 and not _symbols(value, shape.index(samples)) & _symbols(value, *others):
@@ -40,6 +42,16 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
     counts = _counts(value.graph, facts, samples)
     mixed = (s for s in sizes if isinstance(s, torch.SymInt) and _names(s) & counts)
     return next((Tangled(s) for s in (*several, *map(str, mixed))), None)
+
+
+def _each(value: fx.Node, fact: ScalarFact, facts: Facts, samples: Extent) -> int | None:
+    """How many a number counts for one sample; None where it counts something else."""
+    if fact == ScalarFact(samples):
+        return 1
+    found, size = fact.values, value.meta.get("val")
+    if found is None or not is_several(found, samples) or not isinstance(size, torch.SymInt):
+        return None
+    return found[1] if str(size.node.expr / found[1]) in _counts(value.graph, facts, samples) else None
 
 
 def is_several(extent: Extent, samples: Extent) -> bool:

@@ -39,7 +39,9 @@ class Along:
 
 @dataclass(frozen=True, slots=True)
 class SampleCount:
-    """A value that is the number of samples."""
+    """A value that is the number of samples, or a multiple of it: `each` for one sample."""
+
+    each: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ from mccompile.diagnostics.source import Span
 from mccompile.language.errors import values
 from mccompile.language.intervals import Ranges, reach
 from mccompile.language.types import POISON, Poison, TypedNumber, described
+from mccompile.language.walk import walk
 
 MANY = 1_000_000
+_OF_THE_CLOCK = (ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Stairs, ir.Apply)
 
 class Demands:
     """Checks of numbers under the parameters of one policy. Each reports what is wrong, at the number's own words."""
@@ -33,6 +35,14 @@ class Demands:
             return found
         if found.unit != "%":
             return self._report(values.NotAShare(written, what, described(found), _proposal(found.expr)))
+        return self.bounded(found, what, 0.0, 1.0, ("0%", "100%"))
+
+    def share_by_the_clock(self, found: TypedNumber | Poison, what: str, written: Span) -> TypedNumber | Poison:
+        """A share of one chunk in one step: a percentage, or a number of the clock between 0 and 1."""
+        if isinstance(found, Poison) or found.constant:
+            return self.share(found, what, written)
+        if not all(isinstance(e, _OF_THE_CLOCK) for e in walk(found.expr, self.ranges.signals)):
+            return self._report(values.NotConstant(found.expr.at, what))
         return self.bounded(found, what, 0.0, 1.0, ("0%", "100%"))
 
     def whole(self, found: TypedNumber | Poison, what: str, least: int) -> TypedNumber | Poison:

@@ -200,7 +200,7 @@ def _rule(rule: ast.WrittenRule, kept: Sequence[ast.LayersDecl], within: Elabora
 
 
 def _top(rule: ast.ComputeTop, within: Elaborator) -> ir.Top | None:
-    share = within.demands.share(within.number(rule.share), "the share of `top`", rule.share.span)
+    share = within.demands.share_by_the_clock(within.number(rule.share), "the share of `top`", rule.share.span)
     by = within.number(rule.by)
     refuse_late(by, within)
     if isinstance(by, TypedNumber) and by.granularity is not Granularity.TOKEN:

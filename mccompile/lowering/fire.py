@@ -53,7 +53,10 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> Fired:
     if isinstance(rule, ir.Top):
         grown = _grown(rule.by, leaves)
         score = torch.zeros_like(grown["account"]) + evaluate(rule.by, leaves)
-        fired, undefined = _ranked(score, evaluate(rule.share, leaves)), ~torch.isfinite(score)
+        share = evaluate(rule.share, leaves)
+        if any(isinstance(e, ir.ClockRef | ir.Table) for e in walk(rule.share, leaves.signals)):
+            share = share.flatten(2)  # each chunk has its own
+        fired, undefined = _ranked(score, share), ~torch.isfinite(score)
     else:
         if rule.granularity <= ir.Granularity.CHUNK:  # one account per chunk: that of the token that drifted most
             alike = {n: a.amax((2, 3), keepdim=True) + a * 0.0 for n, a in leaves.accounts.items()}

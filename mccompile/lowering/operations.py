@@ -26,6 +26,11 @@ def quotient(a: torch.Tensor | float, b: torch.Tensor) -> torch.Tensor:
     return torch.full_like(b, a) / b if isinstance(a, int | float) else a / b
 
 
+def remainder(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
+    """Computes what a division leaves, with the divisor's sign, in float64, and rounds it once."""
+    return torch.remainder(_wide(a), _wide(b)).float()
+
+
 def _wide(x: torch.Tensor | float) -> torch.Tensor:
     return float(np.float32(x)) if isinstance(x, int | float) else x.double()
 
@@ -35,6 +40,7 @@ TENSORS: Mapping[str, Callable[..., torch.Tensor]] = {
     "sub": operator.sub,
     "mul": operator.mul,
     "div": quotient,
+    "remainder": remainder,
     "pow": power,
     "max": lambda a, b: torch.where(a > b, a, b),
     "min": lambda a, b: torch.where(a < b, a, b),

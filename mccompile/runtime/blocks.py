@@ -76,7 +76,7 @@ class BlockCalls:
         ports = (*captured.shared, *captured.sources)
         first = {p.name for p in ports if p.depends and p.token_axis != 0}  # of one number of samples: the usual place
         self._batched = {p.name for p in ports if p.batch == Along(0)} if captured.samples else first
-        self._counts = {p.name: 1 for p in ports if p.batch == SampleCount()}
+        self._counts = {p.name: p.batch.each for p in ports if isinstance(p.batch, SampleCount)}
         if forms is None:
             self._plain = self._at_blocks(lowered.plain, backend, "block")
             self._dtypes = QueryDtypes(captured, lowered.plain)

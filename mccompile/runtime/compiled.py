@@ -205,6 +205,7 @@ class CompiledModel(StandIn):
         """Frees what finished generations left: their events, what was kept for them, and values of their inputs."""
         for each in self._experts:
             each.runner.clear()
+            each._sizes.forget()
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -300,7 +301,7 @@ class CompiledModel(StandIn):
             self._scales.follow(1.0)
             self._sizes.check(inputs)
         self._check_model(moment, factor)
-        flat = self._flat(inputs, moment)
+        flat = self._flat(self._sizes.taken(inputs), moment)
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
         return self._wrapped(call, result) if as_dict else result
 

@@ -1,7 +1,8 @@
 """Calls at sizes that the guards of the captured graph exclude: the model itself is asked, once for each such size.
 
 Where the graph gives what the model gives, the call is run, for guards demand more than is needed (they tell 1 from
-other sizes, for example). Where it does not, the forward has taken another branch, and the call is refused.
+other sizes, for example). Where it does not, the forward has taken another branch, and the call is refused. The model
+is asked too where the samples of a call share an input that the graph wants for each.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ from mccompile.capture.guards import broken
 from mccompile.capture.run import run_full
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close, sizes_of
+from mccompile.runtime.one_each import OneEach, Sharing, sharing
 
 CAPTURE_AGAIN = "capture again, with a call of this size as one of the two"
 NO_MEMORY = "DefaultCPUAllocator"  # by whom torch says that the host is out of memory
 
 
 @contextmanager
-def told_of(
-    what: str, model: nn.Module, inputs: Mapping[str, Value], remedy: str = CAPTURE_AGAIN
-) -> Iterator[None]:
+def told_of(what: str, model: nn.Module, inputs: Mapping[str, Value], remedy: str = CAPTURE_AGAIN) -> Iterator[None]:
     """An error of torch inside is raised as CallError (MC0405): `what` does not run at the sizes of the call.
 
     Errors of the memory, of the accelerator and of the compiler say their own cause, and pass as they are.
@@ -56,6 +56,7 @@ class NewSizes:
         self._names = [node.name for node in captured.module.graph.find_nodes(op="placeholder")]
         self._constants = dict(captured.constants)
         self._known: set[tuple[object, ...]] = set()
+        self._each = OneEach()
 
     def knows(self, inputs: Mapping[str, Value]) -> bool:
         """Says whether a call of these sizes was checked before."""
@@ -68,21 +69,33 @@ class NewSizes:
         """
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
+        shared = sharing(self._captured, inputs)
+        if shared is not None:
+            each = f"`{shared.names[0]}` is repeated for each of {shared.count} samples"
+            self._compare(call, inputs, f"the model gives something else where {each}", shared)
         others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _counts(inputs[name], dtype))
         against = next(iter((*broken(self._captured.guards, call), *others)), "")
-        if against:
-            self._compare(call, inputs, against)
+        if against and shared is None:
+            self._compare(call, inputs, f"the model takes another branch at this size: not {against}", None)
         self._known.add(_sizes_of(inputs))
 
-    def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], guard: str) -> None:
+    def taken(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
+        """The inputs as the graph takes them: what the samples share is repeated for each."""
+        return self._each.repeated(inputs, sharing(self._captured, inputs))
+
+    def forget(self) -> None:
+        """Frees what was repeated."""
+        self._each.forget()
+
+    def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], why: str, shared: Sharing | None) -> None:
         with told_of("the model itself", self._model, inputs, "call it with a size that it takes"):
             found = self._model(**call)
         with told_of("the captured graph", self._model, inputs):
-            given = run_full(self._captured, tuple(inputs.values())).outputs
+            taken = self._each.repeated(inputs, shared)
+            given = run_full(self._captured, tuple(taken.values())).outputs
         wanted = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
         made = [x for x in given if isinstance(x, torch.Tensor)]
         if len(wanted) != len(made) or not all(close(a, b) for a, b in zip(wanted, made, strict=True)):
-            why = f"the model takes another branch at this size: not {guard}"
             raise CallError(_place(self._model, inputs), why, CAPTURE_AGAIN)
 
 

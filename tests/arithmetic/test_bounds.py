@@ -56,6 +56,15 @@ def test_sizes(a: Interval, wanted: Interval) -> None:
     assert interval.size(a) == wanted
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [(of(0, 9), of(2, 4), of(0, 4)), (of(-3, 9), of(2, 4), of(0, 4)), (of(0, 1), of(2, 4), of(0, 1)),
+     (of(0, 9), of(0, 4), ANY), (of(0, 9), of(-4, -2), ANY)],
+)  # fmt: skip
+def test_remainders(a: Interval, b: Interval, wanted: Interval) -> None:
+    assert interval.remainder(a, b) == wanted
+
+
 def test_named_intervals() -> None:
     assert (of(-math.inf, math.inf), of(0, math.inf)) == (interval.ANY, interval.AT_LEAST_0)
     assert of(0, 1) == interval.TRUTH
@@ -139,10 +148,10 @@ def test_what_the_table_says_of_each_operation() -> None:
     assert {row.units for _, row in rows} == {"alike", "scaled", "free"}
     assert {name for name, row in rows if row.units == "free"} == {"div", "pow"}
     assert {name for name, row in rows if row.units == "scaled"} == {"mul"}
-    assert {name for name, row in rows if row.duty} == {"max", "min", "abs", "sqrt", "exp"}
+    assert {name for name, row in rows if row.duty} == {"max", "min", "abs", "sqrt", "exp", "remainder"}
     assert {row.operands for _, row in rows} == {("left", "right"), ("of", "other"), ("of",)}
     assert {name for name, row in rows if len(row.operands) == 1} == {"neg", "abs", "sqrt", "exp", "not"}
-    assert {name for name, row in rows if row.operands == ("of", "other")} == {"max", "min"}
+    assert {name for name, row in rows if row.operands == ("of", "other")} == {"max", "min", "remainder"}
 
 
 def known(low: float, high: float, constant: bool = True, whole: bool = True) -> KnownOperand:

@@ -94,7 +94,7 @@ def test_a_list_of_equal_numbers_may_be_as_long_as_there_are_samples() -> None:
     family = zoo("skyreels")
     captured, _ = capture_batched(family.model(), *(family.call(s) for s in family.sizes[:2]))
     flat_inputs(captured, family.call(family.sizes[2], batch=2) | {"fps": [0, 0]})
-    with pytest.raises(CallError):
+    with pytest.raises(CallError, match="`fps` holds 2 values; captured with 1"):
         flat_inputs(captured, family.call(family.sizes[2], batch=2) | {"fps": [0, 1]})
 
 
@@ -135,6 +135,36 @@ class _Attending(nn.Module):
         x = x + F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1))
         apart = x.reshape(x.shape[0] * frames, -1, 16)
         return (apart + F.scaled_dot_product_attention(*self.qkv(apart).chunk(3, -1))).view(x.shape)
+
+
+class _Counting(nn.Module):
+    """It makes a list as long as there are samples, as Chroma does. odd: and asks how long the list is."""
+
+    def __init__(self, odd: bool) -> None:
+        super().__init__()
+        self.own, self.odd = _Beside("none"), odd
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        listed = [2] * hidden_states.shape[0]
+        scale = torch.tensor([len(listed)] if self.odd else listed).to(hidden_states.dtype)
+        return self.own(hidden_states * scale[:, None, None, None, None], hidden_states)
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_list_as_long_as_there_are_samples_is_a_tensor_of_their_number(odd: bool) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _Counting(odd).eval().requires_grad_(False)
+        calls = [
+            {"hidden_states": torch.randn(b, 4, *s)} for b, s in ((1, (5, 4, 6)), (1, (10, 6, 8)), (3, (6, 8, 10)))
+        ]
+        captured, _ = capture_batched(model, calls[0], calls[1])
+        assert captured.samples == (() if odd else ("hidden_states",))
+        if odd:
+            assert captured.unbatched
+            return
+        (given,) = run_full(captured, flat_inputs(captured, calls[2])).outputs
+        torch.testing.assert_close(given, model(**calls[2]))
 
 
 KINDS = {

@@ -18,7 +18,7 @@ ABSENT = {
     "Cosmos3OmniPipeline": "it takes prompts as words alone, and its tokenizer and chat template are not at hand",
     "EasyAnimateControlPipeline": "its transformer is that of EasyAnimatePipeline",
     "EasyAnimateInpaintPipeline": "its transformer is that of EasyAnimatePipeline",
-    "Kandinsky6SRPipeline": "its transformer is that of Kandinsky6TI2VAPipeline",
+    "Kandinsky6SRPipeline": "it enlarges a video, by a transformer of its own",
     "LTX2DFRPipeline": _AS_LTX2,
     "LTX2DFRTemporalRefinePipeline": _AS_LTX2,
     "LTX2HDRPipeline": _AS_LTX2,
