@@ -33,6 +33,7 @@ demo: $(VENV)/.demo  ## one video three ways (vanilla, exact, motioncache), the 
 
 test: $(VENV)/.test  ## everything that CI checks; ends with pytest's summary
 	@$(MAKE) --no-print-directory --jobs $(JOBS) lint types site
+	@$(MAKE) --no-print-directory avx2
 	@$(MAKE) --no-print-directory pytest
 
 lint: $(VENV)/.test

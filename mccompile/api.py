@@ -37,6 +37,7 @@ from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
+from mccompile.runtime.remembers import check_remembers_nothing
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot, transformer_of, unwrapped
 from mccompile.runtime.state import check_untreated, uncompiled
@@ -239,6 +240,9 @@ def _prepared(
     """A transformer's capture, and the two calls that it is captured with."""
     check_untreated(transformer)
     transformer.eval()
+    if not is_hollow(transformer):
+        with uncompiled(transformer):
+            check_remembers_nothing(transformer, probe)
     calls = (without_scale(transformer, call) for call in (probe, second))
     with uncompiled(transformer), open_scales(transformer):
         take = capture_hollow if is_hollow(transformer) else capture_batched

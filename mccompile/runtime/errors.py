@@ -154,6 +154,19 @@ class ModelTreated(RunError):
         )
 
 
+class ModelRemembers(RunError):
+    """A model whose forward depends on the calls before, given to be compiled."""
+
+    code = "MC0613"
+
+    def __init__(self, model: str, changes: str) -> None:
+        super().__init__(
+            f"{model} cannot be compiled as it stands: two equal calls of it are not alike, for {changes}",
+            "disable the cache or the counter that was put into its class or its processors; let `forward` take what "
+            "it carries over as an argument, and return it",
+        )
+
+
 class UnderAutocast(RunError):
     """A call inside `torch.autocast`."""
 

@@ -1,38 +1,19 @@
-"""What a forward may read beside tensors: settings of a module and of objects that it holds, and its class's code."""
+"""Numbers and words that a forward may read: what counts as one, how it is kept, and those of a class with its code."""
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Iterator
-from types import FunctionType, SimpleNamespace
+from types import FunctionType
 
 import torch
 from torch import nn
 
 _PLAIN = (bool, int, float, str, complex, enum.Enum, torch.dtype, torch.device)
-_TORCH = frozenset(vars(nn.Module())) - {"training"}  # hooks and parts, which are looked at by themselves
-_NOTES = frozenset(("_internal_dict", "_hf_peft_config_loaded", "_is_hf_initialized"))  # of diffusers
-_FUSED = frozenset(("lora_scale", "_safe_fusing"))  # what a model notes of the last time that a LoRA was fused
 _CODE = (FunctionType, property, classmethod, staticmethod)
 PROCESSOR = "processor"  # an object that runs in the place of an attention's own code
 
 Plain = object
-
-
-def settings_of(module: nn.Module, leave_out: frozenset[str]) -> tuple[tuple[str, Plain], ...]:
-    """By name, the numbers and words that a module and the objects that it holds have. leave_out: names of others."""
-    found = []
-    notes = _NOTES | _FUSED if callable(getattr(type(module), "fuse_lora", None)) else _NOTES
-    for name, value in vars(module).items():
-        if name in _TORCH or name in notes or name in leave_out:
-            continue
-        if is_plain(value):
-            found.append((name, frozen(value)))
-        elif holds_settings(name, value):
-            inner = vars(value).items()
-            found += [(f"{name}.{own}", frozen(one)) for own, one in inner if is_plain(one)]
-    return tuple(found)
 
 
 def is_plain(value: object) -> bool:
@@ -55,13 +36,6 @@ def frozen(value: object) -> Plain:
         case dict():
             return tuple((key, frozen(one)) for key, one in value.items())
     return value
-
-
-def holds_settings(name: str, value: object) -> bool:
-    """Whether an attribute of a module is an object whose own attributes are settings of that module."""
-    if isinstance(value, nn.Module | type) or not isinstance(getattr(value, "__dict__", None), dict):
-        return False
-    return name == PROCESSOR or isinstance(value, SimpleNamespace) or dataclasses.is_dataclass(value)
 
 
 def code_of(kind: type) -> tuple[tuple[str, object], ...]:

@@ -16,7 +16,8 @@ from torch import fx, nn
 from mccompile.capture.own import is_of, is_plain, point_at, weights_read
 from mccompile.runtime.called import CalledCode, hooks_of_all
 from mccompile.runtime.errors import ModelChanged, ModelTreated
-from mccompile.runtime.settings import PROCESSOR, code_of, frozen, settings_of
+from mccompile.runtime.reached import TORCH, parts_of, place_of, settings_of, tensors_in
+from mccompile.runtime.settings import PROCESSOR, code_of, frozen
 from mccompile.runtime.untouched import Untouched
 
 Entry = tuple[object, ...]
@@ -34,11 +35,12 @@ def structure_of(model: nn.Module, scaled: Collection[str] = ()) -> dict[str, En
     scaled: names of modules whose adapters may be scaled, switched on and off (adapters.py).
     """
     code: dict[type, object] = {}
-    return {name: _entry(module, code, name in scaled) for name, module in model.named_modules()}
+    parts = parts_of(model)
+    return {name: _entry(module, code, parts, name in scaled) for name, module in model.named_modules()}
 
 
-def _entry(module: nn.Module, code: dict[type, object], scaled: bool = False) -> Entry:
-    """code: that of each class, as it is found."""
+def _entry(module: nn.Module, code: dict[type, object], parts: Collection[int], scaled: bool = False) -> Entry:
+    """code: that of each class, as it is found. parts: the ids of the model's."""
     own, kind = vars(module), type(module)
     processor = own.get(PROCESSOR)
     for each in (kind, type(processor)):
@@ -47,7 +49,7 @@ def _entry(module: nn.Module, code: dict[type, object], scaled: bool = False) ->
     hooks = (*module._forward_pre_hooks, *module._forward_hooks)
     runs = ((code[kind], code[type(processor)]), _forward_of(module), processor)
     adapters = (None if scaled and k in _SCALES else frozen(own.get(k)) for k in _ADAPTERS)
-    return kind, hooks, *runs, settings_of(module, _ADAPTED), *adapters
+    return kind, hooks, *runs, settings_of(module, _ADAPTED, parts), *adapters
 
 
 def _forward_of(module: nn.Module) -> object:
@@ -60,7 +62,7 @@ def _forward_of(module: nn.Module) -> object:
 def values_of(model: nn.Module) -> dict[str, Entry]:
     """By the name of each parameter, buffer and other tensor: the tensor, its version and where its values lie."""
     return {
-        name: (tensor, None if tensor.is_inference() else tensor._version, _place(tensor))
+        name: (tensor, None if tensor.is_inference() else tensor._version, place_of(tensor))
         for name, tensor in _tensors(model)
     }
 
@@ -68,14 +70,14 @@ def values_of(model: nn.Module) -> dict[str, Entry]:
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+    parts = parts_of(model)
     for path, module in model.named_modules():
+        at = f"{path}." if path else ""
         for name, value in vars(module).items():
             if isinstance(value, torch.Tensor):
-                yield f"{path}.{name}" if path else name, value
-
-
-def _place(tensor: torch.Tensor) -> int | None:
-    return tensor.data_ptr() if is_plain(tensor) else None  # tensors that stand for others have no place of their own
+                yield f"{at}{name}", value
+            elif name not in TORCH:
+                yield from ((f"{at}{name}{below}", tensor) for below, tensor in tensors_in(value, parts))
 
 
 class ModelState:
@@ -93,7 +95,7 @@ class ModelState:
         self._read = {name: read for name, read in weights_read(graph).items() if name in self._values}
         for name, read in self._read.items():
             tensor = self._values[name][0]
-            other = _place(read) != _place(tensor) and not is_of(graph, model)
+            other = place_of(read) != place_of(tensor) and not is_of(graph, model)
             if other and (_unlike(read, tensor) or not torch.equal(read, tensor)):
                 raise ModelChanged(type(model).__name__, f"weight `{name}` is not that of the captured model")
         self._tied = [names for names in _tied(self._values) if self._read.keys() & names]
@@ -108,7 +110,7 @@ class ModelState:
         """
         other = self._called.replaced()
         still = not other and self._untouched.still()
-        if still and all(_place(t) == self._values[name][2] for name, t in self._read.items()):
+        if still and all(place_of(t) == self._values[name][2] for name, t in self._read.items()):
             return False
         difference = _difference(self._structure, structure_of(self._model, self._scaled)) or other
         if difference and _split(self._model):
@@ -132,7 +134,7 @@ class ModelState:
             if len({now[name][2] if name in now else None for name in names}) > 1:
                 why = f"weights {', '.join(f'`{name}`' for name in names)} were one tensor, and are no longer"
                 raise ModelChanged(type(self._model).__name__, why)
-        elsewhere = [name for name, read in self._read.items() if _place(read) != now[name][2]]
+        elsewhere = [name for name, read in self._read.items() if place_of(read) != now[name][2]]
         for name in elsewhere:
             point_at(self._read[name], now[name][0])
         return bool(elsewhere)
@@ -194,8 +196,9 @@ def built_alike(one: nn.Module, other: nn.Module) -> bool:
 def _built(model: nn.Module) -> list[object]:
     """What two models that are built alike have in common."""
     found: list[object] = [dict(getattr(model, "config", {}))]
+    parts = parts_of(model)
     for name, module in model.named_modules():
-        kind, hooks, _, forward, processor, settings, *adapters = _entry(module, {})
+        kind, hooks, _, forward, processor, settings, *adapters = _entry(module, {}, parts)
         found.append((name, kind, settings, hooks, forward, type(processor), adapters))
     return found + [(name, type(t), t.shape, t.dtype, t.stride(), t.device) for name, t in _tensors(model)]
 

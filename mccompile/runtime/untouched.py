@@ -9,10 +9,12 @@ from __future__ import annotations
 from itertools import chain
 from operator import is_
 
+import numpy as np
 import torch
 from torch import nn
 
-from mccompile.runtime.settings import PROCESSOR, bases_of, holds_settings
+from mccompile.runtime.reached import DEEPEST, is_data, told
+from mccompile.runtime.settings import PROCESSOR, bases_of
 
 
 class Untouched:
@@ -22,15 +24,16 @@ class Untouched:
         self._model = model
         self._dicts: list[dict[object, object]] = []
         self._lists: list[list[object]] = []
-        self._known: set[int] = set()  # of the dictionaries and lists, one may lie in another
+        self._arrays: list[np.ndarray] = []
+        self._known = {id(module) for module in model.modules()}  # and the dictionaries and lists that were seen
         self._typed: list[object] = []  # whose class may be exchanged
         for module in model.modules():
             own = vars(module)
             self._add(own)
-            for name, value in own.items():
-                if holds_settings(name, value):
-                    self._add(vars(value))
-            self._typed += (module, own.get(PROCESSOR))
+            processor = own.get(PROCESSOR)
+            if hasattr(processor, "__dict__"):
+                self._add(vars(processor))
+            self._typed += (module, processor)
         self._types = [*map(type, self._typed)]
         self._code = [vars(kind) for kind in {base for kind in set(self._types) for base in bases_of(kind)}]
         self._empty = [d for d in self._dicts if not d]
@@ -41,18 +44,20 @@ class Untouched:
         self._placed = [tensor for tensor in tensors if type(tensor) in (torch.Tensor, nn.Parameter)]
         self._facts = self._told()
 
-    def _add(self, held: dict[str, object] | dict[object, object] | list[object]) -> None:
-        """A dictionary or a list, and those inside."""
-        if id(held) in self._known:
+    def _add(self, held: object, deep: int = DEEPEST + 2) -> None:
+        """A dictionary, a list or an object that holds data, and those inside."""
+        if isinstance(held, np.ndarray):
+            self._arrays.append(held)
+        held = vars(held) if is_data(held) or (isinstance(held, nn.Module) and id(held) not in self._known) else held
+        if not isinstance(held, dict | list | tuple) or id(held) in self._known or not deep:
             return
         self._known.add(id(held))
         if isinstance(held, dict):
-            self._dicts.append(held)  # type: ignore[arg-type]
-        else:
+            self._dicts.append(held)
+        elif isinstance(held, list):
             self._lists.append(held)
         for value in held.values() if isinstance(held, dict) else held:
-            if isinstance(value, dict | list):
-                self._add(value)
+            self._add(value, deep - 1)
 
     def still(self) -> bool:
         """Says whether everything is as it was."""
@@ -65,6 +70,6 @@ class Untouched:
         dicts, code = map(dict.values, self._dicts), (own.values() for own in self._code)
         return [*chain.from_iterable(dicts), *chain.from_iterable(self._lists), *chain.from_iterable(code)]
 
-    def _told(self) -> tuple[list[int], list[tuple[object, ...]]]:
+    def _told(self) -> tuple[list[int], list[tuple[object, ...]], list[object]]:
         lying: list[tuple[object, ...]] = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in self._placed]
-        return [t._version for t in self._counting], lying
+        return [t._version for t in self._counting], lying, [told(array) for array in self._arrays]

@@ -13,7 +13,7 @@ import torch
 from mccompile.generate.placement import Placement
 from mccompile.generate.run import Generation, Settings
 from mccompile.studio.bench import generations, ladder, peers, stock, verdict, wan
-from mccompile.studio.bench.generations import EXACT, VANILLA, GenerationJob, take_turns
+from mccompile.studio.bench.generations import BETWEEN, EXACT, VANILLA, GenerationJob, Run, take_turns
 from mccompile.studio.bench.peer_ways import SKYREELS, WAN, Peer, Setup, calibrated_ratios, heard, left_clean
 from mccompile.studio.bench.report import Report
 from mccompile.studio.bench.timing import CallTimer
@@ -52,10 +52,9 @@ def test_longer_intervals_compute_less(made: Report) -> None:
 
 
 def test_the_rows_recompute_from_the_raw_seconds(made: Report) -> None:
-    base = made.rows[0]["seconds"]
     for row in made.rows:
         assert row["median"] == statistics.median(row["seconds"])
-        inverse = statistics.median(b / s for b, s in zip(base, row["seconds"], strict=True))
+        inverse = statistics.median(b / s for b, s in zip(row["vanilla_seconds"], row["seconds"], strict=True))
         assert row["speed_up"] == pytest.approx(inverse)
         if "flops" in row:
             assert row["realised_over_ideal"] == pytest.approx(inverse * row["flops"])
@@ -80,9 +79,37 @@ def test_a_way_that_fails_is_left_out_and_says_why(job: GenerationJob) -> None:
         raise ValueError("no such block\nmore")
 
     laps = take_turns({"well": well, "ill": ill}, 2, CLOCK)
-    assert calls == ["well 2", "ill 2", "well None", "well None"]
+    assert calls == ["well 2", "ill 2", "well None", "well None"]  # the first way alone, in two rounds
     assert laps["ill"].error == "ValueError: no such block"
     assert len(laps["well"].seconds) == 2
+
+
+def test_each_way_is_compared_with_the_runs_of_the_first_around_it() -> None:
+    """The machine becomes twice as slow after the first group: speed-ups do not notice."""
+    calls: list[str] = []
+    now = 0.0
+
+    class Slowing(CallTimer):
+        def seconds(self, call: Callable[[], object]) -> float:
+            call()
+            return now
+
+    def way(name: str, seconds: float) -> Run:
+        def run(stop: int | None) -> Generation:
+            nonlocal now
+            calls.append(name)
+            now = seconds * (1 if calls.count("first") < 4 else 2)
+            return Generation(torch.zeros(1, 2, 2, 3).numpy(), 0.0)
+
+        return run
+
+    others = [f"way {i}" for i in range(BETWEEN + 1)]
+    laps = take_turns({"first": way("first", 4.0), **{n: way(n, 1.0) for n in others}}, 1, Slowing(CLOCK.device))
+    timed = calls[len(others) + 1 :]
+    assert timed == ["first", *others[:BETWEEN], "first", others[BETWEEN], "first"]
+    assert laps[others[0]].base == [4.0]
+    assert laps[others[-1]].base == [6.0]  # between a quick run and a slow one
+    assert laps["first"].base == laps["first"].seconds == [4.0, 4.0, 8.0]
 
 
 def test_a_peer_leaves_the_pipeline_as_it_was(job: GenerationJob) -> None:

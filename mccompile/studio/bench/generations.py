@@ -37,6 +37,8 @@ LADDER: Policies = {
 }
 WARM_UP_STEPS = 2
 FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError, AssertionError, PipelineFailed)
+BETWEEN = 5
+"""Ways between two timings of the first: a machine that others share is not equally fast for minutes."""
 FALLBACK_PROMPT = "a red circle moving right over a slate texture"
 
 
@@ -72,9 +74,13 @@ def contenders(policies: Policies) -> tuple[Contender, ...]:
 
 @dataclass(slots=True)
 class Lap:
-    """The timed runs of one way so far, the video of the last one, or the error that ended it."""
+    """The timed runs of one way so far, the video of the last one, or the error that ended it.
+
+    base: for each of them the seconds of the first way, the mean of its run before and of its run after.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
     video: Video | None = None
     error: str = ""
 
@@ -83,12 +89,26 @@ Run = Callable[[int | None], Generation]  # None, or after how many steps to sto
 
 
 def take_turns(runs: Mapping[str, Run], repeat: int, clock: CallTimer) -> dict[str, Lap]:
-    """A short untimed run of each way, then `repeat` rounds; a way that fails is left out from then on."""
+    """A short untimed run of each way, then `repeat` rounds; a way that fails is left out from then on.
+
+    In a round the first way runs before and after every BETWEEN others, which are measured against it.
+    """
     laps = {name: Lap() for name in runs}
-    for run in (None, *range(repeat)):
-        for name, way in runs.items():
-            if not laps[name].error:
-                _one(laps[name], way, run is not None, clock)
+    first, *others = runs
+    for name in runs:
+        _one(laps[name], runs[name], False, clock)
+    for _ in range(repeat):
+        _one(laps[first], runs[first], True, clock)
+        for at in range(0, len(others), BETWEEN):
+            some = [name for name in others[at : at + BETWEEN] if not laps[name].error]
+            for name in some:
+                _one(laps[name], runs[name], True, clock)
+            if some and not laps[first].error:
+                _one(laps[first], runs[first], True, clock)
+                around = statistics.mean(laps[first].seconds[-2:])
+                for name in some:
+                    laps[name].base += [around] * (not laps[name].error)
+    laps[first].base = list(laps[first].seconds)
     return laps
 
 
@@ -123,23 +143,23 @@ def measure(
     whole = count(reference, reference.events, prices)
     rows = []
     for name, lap in laps.items():
-        row = _near(name, lap, base, job.judged)
+        row = _near(name, lap, base.video, job.judged)
         if name in models and not lap.error:
             row |= _work(models[name], prices, whole, row)
         rows.append(row)
     return tuple(rows)
 
 
-def _near(name: str, lap: Lap, base: Lap, prompt: str | None) -> dict[str, Json]:
+def _near(name: str, lap: Lap, vanilla: Video | None, prompt: str | None) -> dict[str, Json]:
     """Time, and distance from vanilla's video."""
     row: dict[str, Json] = {"name": name, "kind": name.split(" ")[0].rstrip(","), "remark": lap.error or None}
-    if lap.error or lap.video is None or base.video is None:
+    if lap.error or lap.video is None or vanilla is None:
         return row
-    near = psnr(lap.video, base.video)
+    near = psnr(lap.video, vanilla)
     return row | {
-        "seconds": list(lap.seconds), "median": statistics.median(lap.seconds),
-        "speed_up": ratio(base.seconds, lap.seconds), "psnr": near if math.isfinite(near) else None,
-        "ssim": ssim(lap.video, base.video), "judge": judged(judge(lap.video, prompt)) if prompt is not None else None,
+        "seconds": list(lap.seconds), "vanilla_seconds": list(lap.base), "median": statistics.median(lap.seconds),
+        "speed_up": ratio(lap.base, lap.seconds), "psnr": near if math.isfinite(near) else None,
+        "ssim": ssim(lap.video, vanilla), "judge": judged(judge(lap.video, prompt)) if prompt is not None else None,
     }  # fmt: skip
 
 

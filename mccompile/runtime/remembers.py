@@ -1,0 +1,75 @@
+"""Whether the forward of a model remembers earlier calls: a captured graph would hold what one of them did.
+
+Caches that others patch into the class of a model work in this way. They count their calls, and keep what the last one
+returned. The model is asked the same twice. What is then another number, word or tensor was carried over.
+
+before: a model, and a call of it;  after: nothing has changed but what the model notes of a call
+refuses when: a setting, a global of the model's code, a buffer or another tensor that it holds is another after the
+second call than after the first (ModelRemembers, MC0613)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from mccompile.runtime.called import CalledCode
+from mccompile.runtime.errors import ModelRemembers
+from mccompile.runtime.reached import DEEPEST, TORCH, inside, parts_of, told
+from mccompile.runtime.settings import PROCESSOR, bases_of, frozen, is_plain
+from mccompile.runtime.untouched import Untouched
+
+Notes = Mapping[str, object]
+
+
+@torch.no_grad()
+def check_remembers_nothing(model: nn.Module, call: Mapping[str, object]) -> None:
+    """Calls the model once, or three times where the first call leaves something in it. call: keyword arguments."""
+    before, code = Untouched(model), CalledCode(model)
+    model(**call)
+    if before.still() and not code.replaced():
+        return  # what a model makes once, such as a table for each size, is made by its first call
+    model(**call)
+    first, code = _notes(model), CalledCode(model)
+    model(**call)
+    other = next((name for name, value in _notes(model).items() if not _equal(first.get(name), value)), "")
+    if other or code.replaced():
+        raise ModelRemembers(type(model).__name__, f"each changes `{other}`" if other else code.replaced())
+
+
+def _notes(model: nn.Module) -> Notes:
+    """By name, the numbers, words and tensors of a model and of its classes, as they are now; weights are left out."""
+    found, parts = dict[str, object](), parts_of(model)
+    for path, module in model.named_modules():
+        at, own, processor = f"{path}." if path else "", vars(module), vars(module).get(PROCESSOR)
+        held = {name: value for name, value in own.items() if name not in TORCH} | module._buffers
+        if hasattr(processor, "__dict__"):
+            held |= {f"{PROCESSOR}.{name}": value for name, value in vars(processor).items()}
+        for name, value in held.items():
+            found |= dict(_values(f"{at}{name}", value, parts))
+        for base in {base for kind in (type(module), type(processor)) for base in bases_of(kind)}:
+            for name, value in vars(base).items():
+                if not name.startswith("__"):
+                    found |= dict(_values(f"{base.__qualname__}.{name}", value, parts))
+    return found
+
+
+def _values(name: str, value: object, parts: Collection[int], deep: int = DEEPEST) -> Iterator[tuple[str, object]]:
+    if is_plain(value):
+        yield name, frozen(value)
+    elif isinstance(value, torch.Tensor):
+        yield name, value.clone()
+    elif isinstance(value, np.ndarray):
+        yield name, told(value)
+    elif deep and id(value) not in parts:
+        for below, one in inside(value):
+            yield from _values(f"{name}{below}", one, parts, deep - 1)
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and one == other
