@@ -24,7 +24,7 @@ from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.alike import over
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.pipelines.finding import clock_for, driver_for
-from mccompile.pipelines.probe import ExampleCall, runs_at
+from mccompile.pipelines.probe import ExampleCall
 from mccompile.policy.bind import BoundPolicy, bind, parameters_of
 from mccompile.policy.budget import measures
 from mccompile.policy.choosing import load_chosen
@@ -37,7 +37,7 @@ from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
-from mccompile.runtime.remembers import check_remembers_nothing
+from mccompile.runtime.remembers import check_remembers_nothing, runs_at
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot, transformer_of, unwrapped
 from mccompile.runtime.state import check_untreated, uncompiled

@@ -14,12 +14,12 @@ from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Contender, compile_roles, within_budget
 from mccompile.lowering.types import LoweredModel
 from mccompile.pipelines.finding import driver_for
-from mccompile.pipelines.probe import runs_at
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.remembers import runs_at
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot
 
 

@@ -100,16 +100,6 @@ def record_calls(
     raise refused
 
 
-def runs_at(model: nn.Module, call: ExampleCall) -> bool:
-    """Whether a model itself runs at the sizes of a recorded call: the recorder does not run it."""
-    try:
-        with torch.no_grad():
-            model(**call)
-    except (RuntimeError, ValueError, IndexError):
-        return False
-    return True
-
-
 def record_declared(pipe: object, arguments: Mapping[str, object]) -> Declared:
     """The first call at the size that `arguments` give, or the pipeline's own; and how many branches guidance has.
 

@@ -12,7 +12,8 @@ from torch import nn
 from mccompile import api
 from mccompile.capture.errors import CaptureError
 from mccompile.pipelines.errors import ProbeFailed, ProcessorsExchanged
-from mccompile.pipelines.probe import record_calls, runs_at
+from mccompile.pipelines.probe import record_calls
+from mccompile.runtime.remembers import runs_at
 
 
 class Model(nn.Module):
