@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mccompile.capture.own import is_plain as is_plain_tensor
+from mccompile.capture.own import place_of
 from mccompile.runtime.settings import PROCESSOR, frozen, is_plain
 
 TORCH = frozenset(vars(nn.Module())) - {"training"}  # hooks and parts, which are looked at by themselves
@@ -134,7 +134,3 @@ def parts_of(model: nn.Module) -> frozenset[int]:
     """The ids of a model's modules, parameters and buffers."""
     return frozenset(id(part) for part in (*model.modules(), *model.parameters(), *model.buffers()))
 
-
-def place_of(tensor: torch.Tensor) -> int | None:
-    """Where its values lie; tensors that stand for others have no place of their own."""
-    return tensor.data_ptr() if is_plain_tensor(tensor) else None
