@@ -16,6 +16,13 @@ CALIBRATORS = frozenset({
     "enable_encoder_dmd", "dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision", "enable_foca",
     "enable_encoder_foca", "calibrator_cache_type",
 })  # fmt: skip
+_FOCA_KIND = "calibrator_cache_type"
+_FOCA = (
+    "kept(KEPT) + min(step - kept(step), 9 / (step - kept(step))) / 2"
+    " * (kept(KEPT) - kept(KEPT, 2) + before(KEPT) - before(before(KEPT)))"
+)
+"""Its differences are as they are, however many steps lie between, and it goes no further than three steps lead."""
+
 KEYS = CALIBRATORS | {
     "cache_type", "Fn_compute_blocks", "Bn_compute_blocks", "residual_diff_threshold",
     "max_accumulated_residual_diff_threshold", "max_warmup_steps", "warmup_interval", "max_cached_steps",
@@ -130,21 +137,27 @@ def mask_of_bins(computed: tuple[int, ...], reused: tuple[int, ...]) -> tuple[bo
 
 
 def forecast(keys: Keys) -> tuple[str, str]:
-    """What the cached blocks keep, and what stands in for it: `reuse as taylor(...)` or nothing."""
+    """What the cached blocks keep, and what stands in for it: a Taylor series, FoCa's sum, or nothing."""
     taylor = keys.flag("enable_taylorseer", False)
     kind = keys.word("taylorseer_cache_type", "residual", ("residual", "hidden_states"))
     order = keys.whole("taylorseer_order", 1, 1)
     if order > 4:
         raise keys.refuse("taylorseer_order", "an order of at most 4")
-    for method in ("dmd", "foca"):
-        keys.lost(f"enable_{method}", "no stand-in of a policy is this one; the last result stands in", False)
-        keys.lost(f"enable_encoder_{method}", f"see `enable_{method}`", False)
-    on = keys.values.get("enable_dmd") is True or keys.values.get("enable_foca") is True
-    for key in ("calibrator_cache_type", "dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision"):
+    foca = keys.flag("enable_foca", False)
+    if foca and (taylor or keys.values.get("enable_dmd") is True):
+        raise keys.refuse("enable_foca", "false: cache-dit takes one stand-in at a time")
+    keys.lost("enable_dmd", "no stand-in of a policy is this one; the last result stands in", False)
+    keys.lost("enable_encoder_dmd", "see `enable_dmd`", False)
+    on = keys.values.get("enable_dmd") is True
+    for key in ("dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision", *(() if foca else (_FOCA_KIND,))):
         keys.lost(key, "it belongs to a stand-in that no policy has", None if on else keys.values.get(key))
-    keys.lost("enable_encoder_taylorseer", "the text's stream has no stand-in of its own", False)
-    keep = "output" if kind == "hidden_states" and taylor else "residual"
-    return keep, f" reuse as taylor({keep}, order = {order})" if taylor else ""
+    for method in ("taylorseer", "foca"):
+        keys.lost(f"enable_encoder_{method}", "the text's stream has no stand-in of its own", False)
+    if foca:
+        kind = keys.word(_FOCA_KIND, "residual", ("residual", "hidden_states"))
+    keep = "output" if kind == "hidden_states" and (taylor or foca) else "residual"
+    stand_in = f"taylor({keep}, order = {order})" if taylor else _FOCA.replace("KEPT", keep)
+    return keep, f" reuse as {stand_in}" if taylor or foca else ""
 
 
 def translate(place: str, values: Mapping[str, object]) -> tuple[PolicyDraft, list[Keys]]:

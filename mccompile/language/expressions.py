@@ -185,6 +185,8 @@ class Elaborator:
             step = name == "step"
             clock = ir.ClockRef(CLOCKS[name], at=at)
             return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step, measured=True)
+        if name in tensors.ATTENTION_MAPS:
+            return self.report(tensors.NoAttentionMap(at, name))
         known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
         return self.report(names.UnknownName(at, name, known))
 

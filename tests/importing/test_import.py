@@ -13,6 +13,7 @@ from mccompile.importing.convert import TOOLS, Imported, import_config
 from mccompile.importing.errors import ConfigError
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
+from mccompile.policy.evaluate import StaticMoment, evaluate
 from mccompile.policy.flow import flow_grid
 from mccompile.policy.planner import plan
 from mccompile.policy.prove import Equivalent, prove
@@ -117,16 +118,33 @@ def test_every_key_of_a_tool_is_known_and_a_misspelt_one_is_not(tool: str, tmp_p
 
 
 def test_keys_without_an_equivalent_stand_in_the_policy(tmp_path: Path) -> None:
-    given = {"force_refresh_step_hint": 10, "enable_foca": True, "max_accumulated_residual_diff_threshold": 2.0}
+    given = {"force_refresh_step_hint": 10, "enable_dmd": True, "max_accumulated_residual_diff_threshold": 2.0}
     found = imported(tmp_path, {"cache_config": given})
     assert {note.fate for note in found.lost()} == {"no equivalent"}
     for key in given:
         assert f"# no equivalent: cache_config.{key} (" in found.text
 
 
+@pytest.mark.parametrize(("kind", "keep"), [(None, "residual"), ("hidden_states", "output")])
+def test_foca_of_cache_dit(tmp_path: Path, kind: str | None, keep: str) -> None:
+    """The weights of the last two results and of the last two steps are those of its code, whatever lies between."""
+    given = {"enable_foca": True} | ({} if kind is None else {"calibrator_cache_type": kind})
+    found = imported(tmp_path, {"cache_config": given})
+    assert found.lost() == ()
+    region = next(region for region in load_policy(found.text).regions if region.keep is not None)
+    assert region.keep == keep
+    assert region.forecast is not None
+    assert region.forecast.passed is not None
+    for elapsed, reach in ((1, 0.5), (3, 1.5), (6, 0.75)):
+        at = StaticMoment({}, {}, flow_grid(20), 4 + elapsed, {}, None, {}, (4, 1))
+        assert tuple(evaluate(w, at) for w in region.forecast.weights[-1]) == (1 + reach, -reach)
+        assert tuple(evaluate(w, at) for w in region.forecast.passed[-1]) == (reach, -reach)
+
+
 @pytest.mark.parametrize(
     ("values", "code", "says"),
     [
+        ({"cache_config": {"enable_foca": True, "enable_taylorseer": True}}, "MC0904", "one stand-in at a time"),
         ({"cache_config": {"residual_diff_threshold": "high"}}, "MC0904", "give a number"),
         ({"cache_config": {"Fn_compute_blocks": 1.5}}, "MC0904", "whole number of at least 1"),
         ({"cache_config": {"residual_diff_threshold": 0}}, "MC0904", "nothing is ever reused"),

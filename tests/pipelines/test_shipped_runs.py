@@ -9,7 +9,7 @@ from tests.pipelines.conftest import Wan, distance, generate
 
 POLICIES = {
     "foca": {"interval": 3}, "fastercache": {}, "adacache": {}, "toca": {"interval": 3}, "duca": {"ratio": 0.2},
-    "cfgcache": {"warmup": 2}, "spectrum": {},
+    "cfgcache": {"warmup": 2}, "spectrum": {}, "magcache_branches": {},
 }  # fmt: skip
 
 

@@ -142,6 +142,16 @@ def test_magcache(steps: int, setting: tuple[float, int, float]) -> None:
     assert not all(found)
 
 
+@pytest.mark.parametrize("threshold", [0.02, 0.06, 0.12])
+def test_magcache_of_branches(threshold: float) -> None:
+    """Each branch has its own ratios, and its own plan."""
+    bounds = bounds_of(bind(load_policy("magcache_branches"), {"threshold": threshold}))
+    for branch in ("cond", "uncond"):
+        cells = plan(bounds[branch], grid_of(50), {}, frozenset()).cells
+        wanted = magcache(50, threshold, 4, 0.2, f"magcache_wan2.1_1.3b_{branch}")
+        assert [cell.action for cell in cells] == ["compute" if computed else "reuse" for computed in wanted]
+
+
 def test_settings_of_magcache() -> None:
     assert planned("magcache_fast", 50) == magcache(50, 0.24, 6, 0.2)
     assert planned("magcache_14b", 50) == magcache(50, 0.12, 4, 0.2, "magcache_wan2.1_14b_cond")

@@ -1,4 +1,4 @@
-"""MC0258 and MC0259: tensors that are not known yet, and gains of filters."""
+"""MC0258, MC0259 and MC0289: tensors that are not known yet, gains of filters, and maps of attention."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ class InvalidGain(Diagnostic):
 
     def helps(self) -> tuple[Help, ...]:
         return (Help("low frequencies are kept by `filter(latent, gain = 1 / (1 + (frequency / 0.1) ^ 4))`"),)
+
+
+ATTENTION_MAPS = ("attention_received", "attention_map", "attention_scores", "attention_weights")
+"""What other systems call the weights by which each token attends to each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAttentionMap(Diagnostic):
+    """The weights by which tokens attend to each other, which fused attention never has."""
+
+    code = "MC0289"
+    title = "`{name}` is no source: fused attention has no map"
+    label = "each token against every other"
+    note = "fused attention makes its weights piece by piece and keeps none; all of them cost more than reuse saves"
+    name: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("how large a token's input is says as much: `magnitude(input, by = l2, over = token)`"),)
