@@ -10,6 +10,7 @@ from tests.pipelines.conftest import Wan, distance, generate
 POLICIES = {
     "foca": {"interval": 3}, "fastercache": {}, "adacache": {}, "toca": {"interval": 3}, "duca": {"ratio": 0.2},
     "cfgcache": {"warmup": 2}, "spectrum": {}, "magcache_branches": {},
+    "deltadit_parts": {},
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from tests.runtime.test_laws import compiled
 POLICIES = {
     "foca": {"interval": 3}, "fastercache": {}, "adacache": {}, "toca": {"interval": 3}, "duca": {"ratio": 0.2},
     "cfgcache": {"warmup": 2}, "spectrum": {}, "magcache_branches": {},
+    "deltadit_parts": {},
 }  # fmt: skip
 
 
