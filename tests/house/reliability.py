@@ -154,7 +154,7 @@ PROMISES = (
     ),
     Promise(
         "The graph is what the model runs", "a forward that counts its calls, or keeps what the last one gave",
-        "refused (MC0613)", f"{PIPELINES}/test_remembers.py::test_what_a_forward_carries_over_is_found",
+        "refused (MC0615)", f"{PIPELINES}/test_remembers.py::test_what_a_forward_carries_over_is_found",
     ),
     Promise(
         "The model is the one of now", "another structure: hooks, blocks, processors, dtype, mode, another cache",
