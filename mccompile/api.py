@@ -12,6 +12,7 @@ from torch import nn
 from mccompile.backend.inductor import Progress, inductor
 from mccompile.backend.record import Recorder
 from mccompile.capture import capture_batched, flat_inputs
+from mccompile.capture.errors import CaptureError
 from mccompile.capture.own import note_model
 from mccompile.capture.shallow import capture_hollow, is_hollow
 from mccompile.capture.types import CapturedModel
@@ -36,7 +37,7 @@ from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.prefixes import provable
-from mccompile.runtime.remembers import check_remembers_nothing
+from mccompile.runtime.remembers import check_remembers_nothing, runs_at
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot, transformer_of, unwrapped
 from mccompile.runtime.state import check_untreated, uncompiled
@@ -206,15 +207,31 @@ def prepare(
 ) -> Prepared:
     """Captures a pipeline's transformers, or a transformer with two example calls. Arguments as in `compile`."""
     slots = slots_in(model)
-    if probe is None or second is None:
-        probe, second = driver_for(model).record(model, call or {})
     first = own_transformer(model, slots[0])
-    made, given = _prepared(first, probe, second, call)
+    if probe is None or second is None:
+        made, given = _recorded(model, first, call or {})
+    else:
+        made, given = _prepared(first, probe, second, call)
     others = {s: _alike(made, first, own_transformer(model, s), given) for s in slots[1:] if s is not None}
     return replace(made, others=others)
 
 
 ExampleCalls: TypeAlias = tuple[Mapping[str, object], Mapping[str, object]]
+
+
+def _recorded(model: object, transformer: nn.Module, call: Mapping[str, object]) -> tuple[Prepared, ExampleCalls]:
+    """The capture of a pipeline's transformer from calls at small sizes, or at larger ones if it runs at none of those.
+
+    A pipeline may run its model at sizes of its own, smaller than that of the video (HeliosPyramidPipeline).
+    """
+    probe, second = driver_for(model).record(model, call)
+    try:
+        return _prepared(transformer, probe, second, call)
+    except CaptureError:
+        if is_hollow(transformer) or all(runs_at(transformer, given) for given in (probe, second)):
+            raise
+    probe, second = driver_for(model).record(model, call, larger=True)
+    return _prepared(transformer, probe, second, call)
 
 
 def _prepared(

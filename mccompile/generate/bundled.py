@@ -19,6 +19,7 @@ from mccompile.policy.choosing import Chosen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.remembers import runs_at
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot
 
 
@@ -81,7 +82,10 @@ def open_bundle(
         if backend == "eager":
             return eager
         captured = lowered.captured
-        given = (flat_inputs(captured, call) for call in driver_for(pipe).record(pipe, {}))
+        calls = driver_for(pipe).record(pipe, {})
+        if not all(runs_at(transformer, call) for call in calls):
+            calls = driver_for(pipe).record(pipe, {}, larger=True)
+        given = (flat_inputs(captured, call) for call in calls)
         recorder = Recorder()
         record_roles(recorder, lowered, bound, [dict(zip(captured.inputs, g, strict=True)) for g in given])
         return inductor(recorder, lowered, progress=progress)

@@ -56,12 +56,15 @@ class Driver(ABC):
         refuse_others(pipe, own)
         return own
 
-    def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
+    def record(
+        self, pipe: object, arguments: Mapping[str, object], larger: bool = False
+    ) -> tuple[ExampleCall, ExampleCall]:
         """The transformer's keyword arguments at two small sizes. Raises NotAPipeline, ProbeFailed.
 
         arguments: further arguments of the pipeline's call. Of its size only the frames are used, where others fail.
+        larger: at larger sizes, for a model that does not run at the smallest ones that its pipeline takes.
         """
-        return record_calls(pipe, arguments)
+        return record_calls(pipe, arguments, larger)
 
     def declared(self, pipe: object, arguments: Mapping[str, object]) -> Declared:
         """The call, and the number of guidance branches, that a budget is met at. Raises ProbeFailed.

@@ -76,10 +76,13 @@ def _own(pipe: object) -> nn.Module:
     return found
 
 
-def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
+def record_calls(
+    pipe: object, arguments: Mapping[str, object], larger: bool = False
+) -> tuple[ExampleCall, ExampleCall]:
     """The transformer's keyword arguments at two small sizes.
 
     arguments: further arguments of the pipeline's call that change the transformer's (causal_block_size, ...).
+    larger: multiples of the most pixels alone.
     Sizes that the pipeline refuses are tried again in multiples of more pixels, at last with the number of frames that
     the arguments give (other arguments may fix it). Raises ProbeFailed for the first ones.
     """
@@ -87,7 +90,7 @@ def record_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[Example
     frames = {k: v for k, v in arguments.items() if k == "num_frames"}
     refused: ProbeFailed | None = None
     for held in ({}, frames) if frames else ({},):
-        for pixels in PIPELINES_WANT:
+        for pixels in PIPELINES_WANT[-1:] if larger else PIPELINES_WANT:
             small, large = probe_sizes(pipe, others, pixels)
             try:
                 return _record(pipe, small, {**others, **held})[0], _record(pipe, large, {**others, **held})[0]

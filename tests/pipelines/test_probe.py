@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from mccompile import api
+from mccompile.capture.errors import CaptureError
 from mccompile.pipelines.errors import ProbeFailed, ProcessorsExchanged
 from mccompile.pipelines.probe import record_calls
+from mccompile.runtime.remembers import runs_at
 
 
 class Model(nn.Module):
@@ -50,6 +54,64 @@ def test_sizes_are_taken_from_what_the_pipeline_accepts(pixels: int) -> None:
 def test_a_pipeline_that_accepts_no_size_is_refused_with_its_own_words() -> None:
     with pytest.raises(ProbeFailed, match="48 x 112 are no multiples of 1000"):
         record_calls(Picky(1000), {})
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1))
+
+
+class Patched(Model):
+    """A small transformer, whose patches are 2 x 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(1, 8, (1, 2, 2), (1, 2, 2))
+        self.blocks = nn.ModuleList([Attending(), Attending()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.embed(x[:, None]).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            y = block(y)
+        return y
+
+
+class Coarse(Picky):
+    """Runs its model on a quarter of the height and width, as a first stage of a pyramid does; or on nothing at all."""
+
+    def __call__(self, height: int = 1, width: int = 1, frames: int = 1) -> None:  # type: ignore[override]
+        self.transformer(torch.zeros(1, 1 + frames // 8, height // 32, width // 32))
+
+
+def test_calls_at_which_the_model_itself_does_not_run_are_recorded_again_at_larger_sizes() -> None:
+    pipe = Coarse(16, Patched().eval().requires_grad_(False))
+    assert not runs_at(pipe.transformer, record_calls(pipe, {})[0])  # 48 rows are one row of the first stage
+    made = api.prepare(pipe)
+    assert [call["x"].shape[-2:] for call in made.calls] == [(6, 14), (10, 22)]  # type: ignore[union-attr]
+    assert len(made.model.blocks) == 2
+
+
+@dataclass
+class Counted(Picky):
+    """Notes the heights that it is asked for."""
+
+    heights: list[int] = field(default_factory=list)
+
+    def __call__(self, height: int = 1, width: int = 1, frames: int = 1) -> None:  # type: ignore[override]
+        self.heights.append(height)
+        super().__call__(height, width, frames, False)
+
+
+def test_a_model_that_runs_is_not_recorded_again() -> None:
+    """What capture refuses stands: at other sizes it would be refused too."""
+    pipe = Counted(8, Model())
+    with pytest.raises(CaptureError):
+        api.prepare(pipe)
+    assert pipe.heights == [48, 80]
 
 
 class Partitioned(Picky):

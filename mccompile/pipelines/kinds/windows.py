@@ -207,7 +207,9 @@ class WindowDriver(Driver):
     def clock(self, pipe: object) -> ChunkClock:
         return ChunkClock(pipe)  # type: ignore[arg-type]
 
-    def record(self, pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
+    def record(
+        self, pipe: object, arguments: Mapping[str, object], larger: bool = False
+    ) -> tuple[ExampleCall, ExampleCall]:
         return record_window_calls(pipe, {k: v for k, v in arguments.items() if k not in SIZES})
 
     def small_runs(self, pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
