@@ -28,6 +28,19 @@ def is_plain(value: object) -> bool:
     return type(value) in (torch.Tensor, nn.Parameter)
 
 
+def place_of(value: torch.Tensor) -> int | None:
+    """Where its values lie; tensors that stand for others have no place of their own."""
+    return value.data_ptr() if is_plain(value) else None
+
+
+def mark_of(value: torch.Tensor) -> tuple[int, int | None]:
+    """What changes when a tensor is changed: in place, or by other values that are given to it (`.data`).
+
+    A tensor of inference mode has none. Writing to `.data` or to an array of numpy over it goes unseen.
+    """
+    return value._version, place_of(value)
+
+
 def own_weights(module: fx.GraphModule) -> None:
     """Replaces every tensor of a graph module by one of its own, as a buffer of the same name."""
     for owner in module.modules():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mccompile.capture.own import mark_of
+
 Counts = tuple[int, int, int]  # frames, height, width in tokens
-# What was read of a tensor of positions, with its version then: pipelines make one tensor for a whole generation, and
+# What was read of a tensor of positions, with its mark then: pipelines make one tensor for a whole generation, and
 # a host that reads it waits for a device.
 _read: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
@@ -18,11 +20,11 @@ def counts_placed(places: torch.Tensor, last: bool) -> Counts | None:
     in any unit. With a last axis of 2, both ends of the token's patch are given (LTX-2). The samples of a call may be
     at different positions in grids of one size. A host read, once for each tensor.
     """
-    version = None if places.is_inference() else places._version
+    mark = None if places.is_inference() else mark_of(places)
     known = _read.get(places)
-    if known is None or known[0] != version or version is None:
+    if known is None or known[0] != mark or mark is None:
         starts = starts_of(places)
-        known = _read[places] = version, _counts(starts.transpose(-1, -2) if last else starts)
+        known = _read[places] = mark, _counts(starts.transpose(-1, -2) if last else starts)
     found: Counts | None = known[1]
     return found
 

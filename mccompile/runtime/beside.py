@@ -58,7 +58,7 @@ def found_beside(branches: Mapping[str, BranchStore], moment: Moment, store: Bra
     held, other.returned = other.returned.output, None
     if held is None:
         return GapBase(None, f"`{name}` was not computed")
-    if held.version >= 0 and held.value._version != held.version:
+    if held.changed():
         return GapBase(None, f"the output of `{name}` was changed")
     if other.window is None or store.window is None or other.window.places != store.window.places:
         return GapBase(None, f"`{name}` has other chunks")

@@ -276,6 +276,7 @@ class CompiledModel(StandIn):
             self._idle.forget()
         self._factor = factor
         if begins:
+            self._sizes.forget()
             for other in self._experts:
                 if other is not self:
                     other.runner.leave(moment.request)

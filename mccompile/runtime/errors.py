@@ -157,7 +157,7 @@ class ModelTreated(RunError):
 class ModelRemembers(RunError):
     """A model whose forward depends on the calls before, given to be compiled."""
 
-    code = "MC0613"
+    code = "MC0615"
 
     def __init__(self, model: str, changes: str) -> None:
         super().__init__(

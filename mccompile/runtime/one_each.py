@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from mccompile.backend.role import Value
+from mccompile.capture.own import mark_of
 from mccompile.capture.types import CapturedModel
 
 KEPT = 16  # repeated tensors: of both guidance branches of a prompt
@@ -45,7 +46,7 @@ class OneEach:
     """Repeats what samples share. The same tensor gives the same repeated tensor as long as nothing writes into it."""
 
     def __init__(self) -> None:
-        self._made: OrderedDict[tuple[int, int, int], tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._made: OrderedDict[tuple[object, ...], tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
 
     def repeated(self, inputs: Mapping[str, Value], shared: Sharing | None) -> dict[str, Value]:
         """The inputs, those that are shared repeated for each sample."""
@@ -58,7 +59,7 @@ class OneEach:
         assert isinstance(value, torch.Tensor)
         if value.is_inference():  # it has no version counter
             return torch.cat([value] * count)
-        key = id(value), value._version, count
+        key = id(value), mark_of(value), count
         if key not in self._made:
             self._made[key] = value, torch.cat([value] * count)  # holding the first keeps its id from being given again
             while len(self._made) > KEPT:

@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from mccompile.capture.own import mark_of
 from mccompile.lowering.types import LoweredRegion
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
@@ -46,11 +47,11 @@ class Calls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """A call that is expected next, and the versions that its tensors have."""
+    """A call that is expected next, and what marks its tensors as unchanged."""
 
     moment: Moment
     inputs: Mapping[str, Value]
-    versions: Mapping[str, int]
+    marks: Mapping[str, tuple[int, int | None]]
 
     @classmethod
     def of(cls, moment: Moment, inputs: Mapping[str, Value]) -> Foreseen | None:
@@ -58,7 +59,7 @@ class Foreseen:
         tensors = {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}
         if any(t.is_inference() for t in tensors.values()):
             return None
-        return cls(moment, inputs, {n: t._version for n, t in tensors.items()})
+        return cls(moment, inputs, {n: mark_of(t) for n, t in tensors.items()})
 
     def is_it(self, inputs: Mapping[str, Value], moment: Moment) -> bool:
         """Whether a call is the one that was expected: the very same tensors, unmodified, or equal ones."""
@@ -68,7 +69,7 @@ class Foreseen:
         expected = self.inputs[name]
         if not isinstance(expected, torch.Tensor) or not isinstance(value, torch.Tensor):
             return value == expected
-        if expected._version != self.versions[name]:
+        if mark_of(expected) != self.marks[name]:
             return False
         return value is expected or (value.shape == expected.shape and torch.equal(value, expected))
 

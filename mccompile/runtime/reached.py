@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mccompile.capture.own import is_plain as is_plain_tensor
+from mccompile.capture.own import place_of
 from mccompile.runtime.settings import PROCESSOR, frozen, is_plain
 
 TORCH = frozenset(vars(nn.Module())) - {"training"}  # hooks and parts, which are looked at by themselves
@@ -75,7 +75,7 @@ def settings_of(
         if is_plain(value):
             found.append((name, frozen(value)))
         elif name == PROCESSOR or is_data(value):
-            found += [(f"{name}.{own}", told(one, parts)) for own, one in vars(value).items()]
+            found += [(f"{name}.{own}", told(one, parts)) for own, one in attributes_of(value).items()]
         elif isinstance(value, list | tuple | dict | np.ndarray):
             found.append((name, told(value, parts)))
     return tuple(found)
@@ -110,9 +110,15 @@ def inside(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f".{name}", one) for name, one in vars(value).items())
 
 
+def attributes_of(value: object) -> dict[str, object]:
+    """The attributes of an object; none where it has no table of them."""
+    found = getattr(value, "__dict__", None)
+    return found if isinstance(found, dict) else {}
+
+
 def is_data(value: object) -> bool:
     """Whether an object is one whose attributes a forward reads: data, or of a class of the user's."""
-    if isinstance(value, (*_CODE, nn.Module, torch.Tensor)) or not isinstance(getattr(value, "__dict__", None), dict):
+    if isinstance(value, (*_CODE, nn.Module, torch.Tensor)) or not attributes_of(value):
         return False
     if isinstance(value, Namespace | SimpleNamespace) or dataclasses.is_dataclass(value):
         return True
@@ -134,7 +140,3 @@ def parts_of(model: nn.Module) -> frozenset[int]:
     """The ids of a model's modules, parameters and buffers."""
     return frozenset(id(part) for part in (*model.modules(), *model.parameters(), *model.buffers()))
 
-
-def place_of(tensor: torch.Tensor) -> int | None:
-    """Where its values lie; tensors that stand for others have no place of their own."""
-    return tensor.data_ptr() if is_plain_tensor(tensor) else None

@@ -5,7 +5,7 @@ returned. The model is asked the same twice. What is then another number, word o
 
 before: a model, and a call of it;  after: nothing has changed but what the model notes of a call
 refuses when: a setting, a global of the model's code, a buffer or another tensor that it holds is another after the
-second call than after the first (ModelRemembers, MC0613)
+second call than after the first (ModelRemembers, MC0615)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 from mccompile.runtime.called import CalledCode
 from mccompile.runtime.errors import ModelRemembers
-from mccompile.runtime.reached import DEEPEST, TORCH, inside, parts_of, told
+from mccompile.runtime.reached import DEEPEST, TORCH, attributes_of, inside, parts_of, told
 from mccompile.runtime.settings import PROCESSOR, bases_of, frozen, is_plain
 from mccompile.runtime.untouched import Untouched
 
@@ -60,8 +60,7 @@ def _notes(model: nn.Module) -> Notes:
     for path, module in model.named_modules():
         at, own, processor = f"{path}." if path else "", vars(module), vars(module).get(PROCESSOR)
         held = {name: value for name, value in own.items() if name not in TORCH} | module._buffers
-        if hasattr(processor, "__dict__"):
-            held |= {f"{PROCESSOR}.{name}": value for name, value in vars(processor).items()}
+        held |= {f"{PROCESSOR}.{name}": value for name, value in attributes_of(processor).items()}
         for name, value in held.items():
             found |= dict(_values(f"{at}{name}", value, parts))
         for base in {base for kind in (type(module), type(processor)) for base in bases_of(kind)}:

@@ -312,7 +312,7 @@ class Runner:
         request = self.requests.pop(moment.request, None)
         if request is None:
             request, self.notes = Request(), ()
-            self.engine.values.forget_weighed()
+            self.engine.values.forget_values()
             self.decided.clear()
             self.latest, self._odd_left = moment.request, 0
             self.first_step, self.last_step = moment.first, moment.first + moment.grid.steps - 1

@@ -1,6 +1,6 @@
 """Computes prelude values when their inputs change: rotary tables once, the text once per prompt.
 
-This is exact: a value is used again only for the same unmodified tensors (object identity and version counter).
+This is exact: a value is used again only for the same unmodified tensors (object identity, version counter and place).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mccompile.backend.role import Backend, GraphCall, Role, Value
+from mccompile.capture.own import mark_of
 from mccompile.capture.part import Input
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
@@ -76,7 +77,7 @@ class SharedValues:
     def _group(self, group: _Group, inputs: Mapping[str, Value], shapes: tuple[object, ...]) -> tuple[Value, ...]:
         held = tuple(inputs[n] for n in sorted(group.depends))
         reusable = not any(isinstance(v, torch.Tensor) and v.is_inference() for v in held)
-        key = (shapes, *((id(v), v._version) if isinstance(v, torch.Tensor) and reusable else v for v in held))
+        key = (shapes, *((id(v), mark_of(v)) if isinstance(v, torch.Tensor) and reusable else v for v in held))
         if reusable and key in group.results:
             group.results.move_to_end(key)
             return group.results[key][1]
@@ -90,13 +91,13 @@ class SharedValues:
                 group.results.popitem(last=False)
         return values
 
-    def forget_weighed(self) -> None:
-        """Drops the results that were made of weights.
+    def forget_values(self) -> None:
+        """Drops the results that were made of weights or of inputs; those of shapes alone stay.
 
-        Weights may have changed since, in a way that no version counter tells (`weight.data.copy_`).
+        Tensors may have changed since, in a way that no version counter tells (`weight.data.copy_`, numpy).
         """
         for group in self._groups:
-            if group.weighs:
+            if group.weighs or group.depends:
                 group.results.clear()
 
     def forget(self) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx, nn
 
-from mccompile.capture.own import is_of, is_plain, point_at, weights_read
+from mccompile.capture.own import is_of, is_plain, place_of, point_at, weights_read
 from mccompile.runtime.called import CalledCode, hooks_of_all
 from mccompile.runtime.errors import ModelChanged, ModelTreated
-from mccompile.runtime.reached import TORCH, parts_of, place_of, settings_of, tensors_in
+from mccompile.runtime.reached import TORCH, parts_of, settings_of, tensors_in
 from mccompile.runtime.settings import PROCESSOR, code_of, frozen
 from mccompile.runtime.untouched import Untouched
 

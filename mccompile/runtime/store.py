@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from mccompile.capture.own import mark_of
 from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.facts import steps_read
@@ -45,16 +46,20 @@ class Held:
     """An input as it was at a call. value: the tensor itself, or a copy if nobody could notice that it changes."""
 
     value: torch.Tensor
-    version: int
+    mark: tuple[int, int | None] | None
 
     @classmethod
     def of(cls, value: torch.Tensor) -> Held:
         """Holds a value. In inference mode tensors count no versions, so a copy is held."""
-        return cls(value.clone(), -1) if value.is_inference() else cls(value, value._version)
+        return cls(value.clone(), None) if value.is_inference() else cls(value, mark_of(value))
+
+    def changed(self) -> bool:
+        """Says whether the value is another since it was held."""
+        return self.mark is not None and mark_of(self.value) != self.mark
 
     def same(self, other: Held) -> bool:
         """Says whether both are the same values: one unmodified tensor, or equal tensors not modified since."""
-        if any(h.version >= 0 and h.value._version != h.version for h in (self, other)):
+        if any(h.changed() for h in (self, other)):
             return False
         one, two = self.value, other.value
         return one is two or (one.shape == two.shape and one.dtype == two.dtype and torch.equal(one, two))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mccompile.runtime.reached import DEEPEST, is_data, told
+from mccompile.runtime.reached import DEEPEST, attributes_of, is_data, told
 from mccompile.runtime.settings import PROCESSOR, bases_of
 
 
@@ -31,8 +31,7 @@ class Untouched:
             own = vars(module)
             self._add(own)
             processor = own.get(PROCESSOR)
-            if hasattr(processor, "__dict__"):
-                self._add(vars(processor))
+            self._add(attributes_of(processor))
             self._typed += (module, processor)
         self._types = [*map(type, self._typed)]
         self._code = [vars(kind) for kind in {base for kind in set(self._types) for base in bases_of(kind)}]

@@ -149,6 +149,14 @@ PROMISES = (
         "refused (MC0612)", f"{PIPELINES}/test_state.py::test_settings_and_code_are_part_of_a_model",
     ),
     Promise(
+        "The model is the one of now", "values changed in lists, tables, arrays and objects of its modules",
+        "refused (MC0612)", f"{PIPELINES}/test_remembers.py::test_values_in_containers_and_objects_belong_to_the_model",
+    ),
+    Promise(
+        "The graph is what the model runs", "a forward that counts its calls, or keeps what the last one gave",
+        "refused (MC0615)", f"{PIPELINES}/test_remembers.py::test_what_a_forward_carries_over_is_found",
+    ),
+    Promise(
         "The model is the one of now", "another structure: hooks, blocks, processors, dtype, mode, another cache",
         "refused (MC0612)", f"{PIPELINES}/test_state.py::test_another_structure_is_refused_before_the_first_step",
     ),

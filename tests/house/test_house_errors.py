@@ -146,6 +146,7 @@ SHOWN = (
     runtime.ModelChanged("WanTransformer3DModel", "module `blocks.0.attn1.to_q` has other type"),
     runtime.NoForecast(load_policy("compute"), "at step 4 its weights are inf, 0"),
     runtime.ModelTreated("WanTransformer3DModel", "module `blocks.0`", "hooks"),
+    runtime.ModelRemembers("WanTransformer3DModel", "each changes `WanTransformer3DModel.cnt`"),
     runtime.UnderAutocast("WanTransformer3DModel", "cpu"),
     runtime.TraceMalformed("out/trace.jsonl", 3, "Expecting value: line 1 column 1 (char 0)"),
     pipelines.CopyRefused("WanPipeline"),

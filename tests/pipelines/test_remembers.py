@@ -134,7 +134,7 @@ REMEMBER = {
 def test_what_a_forward_carries_over_is_found(kind: type[Model]) -> None:
     with pytest.raises(ModelRemembers, match=REMEMBER[kind]) as caught:
         check_remembers_nothing(kind().requires_grad_(False), {"x": torch.ones(3, 2)})
-    assert caught.value.diagnostics[0].code == "MC0613"
+    assert caught.value.diagnostics[0].code == "MC0615"
 
 
 @pytest.mark.parametrize("kind", [Model, Noting, WithFactor])

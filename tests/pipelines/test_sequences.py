@@ -199,7 +199,7 @@ def one_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def old_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made of weights stays when they change."""
     monkeypatch.setattr(runner.Runner, "weights_changed", lambda self: None)
-    monkeypatch.setattr(SharedValues, "forget_weighed", lambda self: None)
+    monkeypatch.setattr(SharedValues, "forget_values", lambda self: None)
 
 
 def old_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

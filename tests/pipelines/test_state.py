@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
+from diffusers import DiffusionPipeline, FirstBlockCacheConfig, WanTransformer3DModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers import transformer_wan
 from peft import LoraConfig
@@ -253,6 +254,35 @@ def test_tied_weights_are_followed_together_and_refused_apart() -> None:
     model.two.weight = nn.Parameter(torch.eye(4), requires_grad=False)
     with pytest.raises(ModelChanged, match=r"weights `one.weight`, `two.weight` were one tensor, and are no longer"):
         state.changed()
+
+
+def test_a_prompt_with_other_values_is_another_prompt(own_wan: Wan) -> None:
+    """In mid-run by `.data`, and between two runs by numpy: no version counter tells."""
+
+    def run(pipe: DiffusionPipeline) -> list[torch.Tensor]:
+        values = np.ones((1, 7, 16), dtype=np.float32)
+        prompt = torch.from_numpy(values)
+
+        def other(pipe: DiffusionPipeline, step: int, time: object, given: dict[str, object]) -> dict[str, object]:
+            if step == 1:
+                prompt.data = torch.full((1, 7, 16), -1.0)
+            return given
+
+        more = {"prompt_embeds": prompt, "num_inference_steps": 4}
+        made = [generate(pipe, **more)]
+        values *= 3
+        made.append(generate(pipe, **more))
+        return [*made, generate(pipe, **more, callback_on_step_end=other)]
+
+    pipe = own_wan.pipe()
+    compiled = own_wan.compile(pipe, "compute")
+    got = run(pipe)
+    compiled.undo()
+    plain = run(pipe)
+    assert distance(plain[1], plain[0]) > 1e-3
+    assert distance(plain[2], plain[1]) > 1e-3
+    for one, other in zip(got, plain, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_weights_changed_by_a_callback_are_the_ones_of_the_next_step(own_wan: Wan) -> None:
