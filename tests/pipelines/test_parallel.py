@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from diffusers import ContextParallelConfig
 
@@ -26,3 +30,19 @@ def test_a_split_model_is_refused(tiny_wan: Wan) -> None:
             generate(later)
     finally:
         del tiny_wan.model._parallel_config
+
+
+@pytest.mark.slow  # two processes, each of which imports and compiles
+def test_two_processes_that_share_a_model_are_both_refused(tmp_path: Path) -> None:
+    """diffusers itself splits the tokens over them, and the split pipeline gives what the whole one gives."""
+    command = [sys.executable, "-m", "tests.pipelines.split_run"]
+    runs = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
+        for rank in range(PROCESSES)
+    ]
+    try:
+        told = [run.communicate(timeout=240)[0] for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    assert told == ["MC0613 MC0612"] * PROCESSES
