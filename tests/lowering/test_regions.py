@@ -111,3 +111,21 @@ def test_streams_are_paired_by_what_they_continue() -> None:
     policy = cast(ir.PolicyIR, SimpleNamespace(name="p", regions=regions, phases=()))
     (region,) = partition(cast(CapturedModel, found), policy)
     assert region.pairs == (("text0", "text2"), ("image0", "image2"))
+
+
+APART = """policy example {
+  layers front = blocks[0..2] { keep residual }
+  layers back  = blocks[3..-1] { keep residual }
+  phase all { front: reuse chunk as taylor(residual) while rel_l1(latent) < 0.1
+              back:  compute every 3 steps }
+}
+"""
+
+
+def test_a_stand_in_of_a_rule_is_of_the_regions_that_the_rule_decides() -> None:
+    """What a region keeps follows from its own rules: a second residual that no rule reads would be memory for nothing.
+    """  # fmt: skip
+    front, back = partition(stack(8), load_policy(Source.of_text(APART)))
+    assert (front.group, back.group) == ("front", "back")
+    assert len(front.of_rules) == 1
+    assert back.of_rules == ()
