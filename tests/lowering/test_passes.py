@@ -152,6 +152,14 @@ def writing_to_a_stream(part: Part) -> Part:
     return draft.part()
 
 
+def writing_to_a_view_of_a_stream(part: Part) -> Part:
+    draft = Draft(part)
+    stream = next(n for o, n in draft.takes.items() if isinstance(o, Stream))
+    view = draft.graph.call_function(aten.select.int, (stream, 0, 0))
+    draft.graph.call_function(aten.copy_.default, (view, view))
+    return draft.part()
+
+
 def with_a_lost_attention(part: Part) -> Part:
     site = dataclasses.replace(part.attentions[0], node="nowhere", keys=Buffer("x"))
     return dataclasses.replace(part, attentions=(site,))
@@ -164,6 +172,7 @@ WRONG: tuple[tuple[Callable[[Part], Part], str, str], ...] = (
     (with_a_value_of_another_model, "elsewhere", "does not exist in the model"),
     (with_a_source, ".*", "a plain part takes no RowSource"),
     (writing_to_a_stream, "copy_.*", "writes go to buffers"),
+    (writing_to_a_view_of_a_stream, "copy_.*", "writes go to buffers"),
     (with_a_lost_attention, "nowhere", "attentions stand in the graph"),
 )
 
