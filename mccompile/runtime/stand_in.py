@@ -51,8 +51,11 @@ class StandIn(nn.Module):
             self.model.__delattr__(name)
 
     def _is_own(self, name: str) -> bool:
-        """Whether an attribute is this one's and not the model's. While a class sets itself up, all of them are."""
-        return name in vars(self) or "_set_up" not in vars(self)
+        """Whether an attribute is this one's and not the model's. While a class sets itself up, all of them are.
+
+        Calls are its own: hooks that diffusers removes leave a `forward` in the model, as if it were a setting.
+        """
+        return name == "forward" or name in vars(self) or "_set_up" not in vars(self)
 
     def set_up(self) -> None:
         """From here on, what is assigned is assigned to the model where the model has it."""

@@ -150,3 +150,25 @@ def test_torch_compile_around_it_goes_with_it(tiny_wan: Wan) -> None:
     again.undo()
     assert pipe.transformer is tiny_wan.model
     assert distance(generate(pipe), generate(wan(model=tiny_wan.model))) == 0
+
+
+def test_a_forward_that_is_put_on_the_stand_in_stays_there(own_wan: Wan) -> None:
+    """Also where hooks that were removed have left the class's forward in the model."""
+    model = own_wan.model
+    vars(model)["forward"] = model.forward  # as diffusers leaves it when it removes hooks of the model itself
+    pipe = own_wan.pipe()
+    compiled = own_wan.compile(pipe, "compute")
+    before, calls = generate(pipe, num_inference_steps=2), list[object]()
+    own, left = compiled.forward, vars(model)["forward"]
+
+    def forward(*args: object, **kwargs: object) -> object:
+        calls.append(kwargs)
+        return own(*args, **kwargs)
+
+    pipe.transformer.forward = forward
+    assert torch.equal(generate(pipe, num_inference_steps=2), before)
+    assert len(calls) == 4
+    assert vars(model)["forward"] is left
+    del pipe.transformer.forward
+    assert torch.equal(generate(pipe, num_inference_steps=2), before)
+    assert len(calls) == 4
