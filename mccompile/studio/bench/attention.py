@@ -21,8 +21,8 @@ COLUMNS = (
 )  # fmt: skip
 SHORT = (
     Column("dtype", "dtype"), Column("threads", "threads"), Column("width", "head width"),
-    Column("shapes", "shapes", "d"), Column("own", "to the own kernel", "d"), Column("least", "chosen by torch, least", ".2f"),
-    Column("median", "median", ".2f"), Column("most", "most", ".2f"),
+    Column("shapes", "shapes", "d"), Column("own", "to the own kernel", "d"),
+    Column("least", "chosen by torch, least", ".2f"), Column("median", "median", ".2f"), Column("most", "most", ".2f"),
 )  # fmt: skip
 
 
