@@ -19,7 +19,7 @@ from torch.nn import functional as nnf
 
 from mccompile.backend import native
 from mccompile.backend.native import choice, use_native
-from mccompile.backend.native.choice import KEYS, QUERIES, TimingTable, table_for
+from mccompile.backend.native.choice import KEYS, LARGEST, MEASURED_AT, QUERIES, TimingTable, table_for
 from mccompile.backend.native.kernel import FLAGS, INSTRUCTIONS, SOURCE, attend_natively, covers, kernel
 
 OP = torch.ops.mccompile.prefix_attention_native
@@ -89,6 +89,7 @@ def test_what_the_kernel_does_not_cover_runs_on_torch(dim: int, dtype: torch.dty
     assert torch.equal(OP(q, k, v, bounds), torch.ops.mccompile.prefix_attention(q, k, v, bounds, seen))
 
 
+POINTS = sum((q if q < 8 else q + 1) * k <= LARGEST for q in QUERIES for k in MEASURED_AT)
 TORCH, OWN = 1.0, 0.5  # seconds of a class in which the kernel is faster
 
 
@@ -143,15 +144,26 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[t
 @needs_kernel
 def test_a_machine_is_measured_once(measured: list[tuple[int, int, int, int]], tmp_path: Path) -> None:
     found = table_for(64, 2)
-    assert len(measured) == len(QUERIES) * len(KEYS)
+    assert len(measured) == POINTS
     assert {p[2:] for p in measured} == {(64, 2)}
     table_for.cache_clear()  # as another process
     assert table_for(64, 2) == found
-    assert len(measured) == len(QUERIES) * len(KEYS)
+    assert len(measured) == POINTS
     table_for(128, 2)
-    assert len(measured) == 2 * len(QUERIES) * len(KEYS)
+    assert len(measured) == 2 * POINTS
     assert all(q == 1 or q % 8 for q, *_ in measured if q >= 8)  # where vectors are filled least
+    assert max(q * k for q, k, *_ in measured) <= LARGEST
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_class_that_takes_too_long_to_time_is_as_the_one_with_fewer_keys(
+    measured: list[tuple[int, int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "seconds", lambda queries, keys, width, heads: (float(keys), 1.0))
+    found = choice.measure(64, 1)
+    assert found.whole
+    assert found.torch_seconds[0] == tuple(map(float, MEASURED_AT))
+    assert found.torch_seconds[-1][-1] == float(max(k for k in MEASURED_AT if (QUERIES[-1] + 1) * k <= LARGEST))
 
 
 @needs_kernel
@@ -165,7 +177,7 @@ def test_a_damaged_table_is_measured_again(
     file.write_text(json.dumps(short) if text is None else text)
     table_for.cache_clear()
     assert table_for(64, 1) == found
-    assert len(measured) == 2 * len(QUERIES) * len(KEYS)
+    assert len(measured) == 2 * POINTS
 
 
 @needs_kernel

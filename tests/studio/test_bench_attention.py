@@ -38,7 +38,13 @@ def test_a_row_for_each_shape_with_the_choice(monkeypatch: pytest.MonkeyPatch) -
         )
     ]  # fmt: skip
     assert all(float(r["torch_ms"]) > 0 for r in made.rows)
-    assert commands.summary((made,)) == {"benchmark": "attention", "chosen_over_torch_min": 1.0}
+    short = attention.short(made)
+    keys = ("dtype", "threads", "shapes", "own", "least", "median", "most")
+    assert [tuple(r[key] for key in keys) for r in short.rows] == [
+        row for threads in (1, 2)
+        for row in (("float32", threads, 2, 1, 1.0, 1.25, 1.5), ("bfloat16", threads, 2, 0, 1.0, 1.0, 1.0))
+    ]  # fmt: skip
+    assert commands.summary((made, short)) == {"benchmark": "attention", "chosen_over_torch_min": 1.0}
 
 
 def test_without_a_kernel_all_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,11 @@ from mccompile.backend.measured import cpu_facts, measured_once
 from mccompile.backend.native.kernel import SOURCE, attend_natively, kernel
 from mccompile.lowering.attention import attend
 
-QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # fewest of each class
-KEYS = (0, 256, 1024, 4096)  # fewest of each class
-MEASURED_AT = (128, 512, 2048, 8192)  # keys of each class
-MARGIN, ROUNDS = 1.05, 3
+QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)  # fewest of each class
+KEYS = (0, 96, 256, 1024, 4096, 16384)  # fewest of each class
+MEASURED_AT = (64, 128, 512, 2048, 8192, 32768)  # keys of each class
+LARGEST = 2**24  # queries times keys: beyond, time grows with the keys, and a class is as the one with fewer keys
+MARGIN, ROUNDS = 1.1, 3
 HEADS_APART = 4  # heads that lie in one row of a model's keys, at least: how far apart the rows of one head are
 LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
 
@@ -64,7 +65,12 @@ def table_for(width: int, threads: int) -> TimingTable | None:
 
 def measure(width: int, threads: int) -> TimingTable:
     """Times both on every class, one head per thread."""
-    times = [[seconds(_worst(q), k, width, threads) for k in MEASURED_AT] for q in QUERIES]
+    times = []
+    for queries in map(_worst, QUERIES):
+        row: list[tuple[float, float]] = []
+        for keys in MEASURED_AT:
+            row.append(row[-1] if queries * keys > LARGEST else seconds(queries, keys, width, threads))
+        times.append(row)
     theirs, ours = (tuple(tuple(pair[i] for pair in row) for row in times) for i in (0, 1))
     return TimingTable(width, threads, theirs, ours)
 
@@ -115,4 +121,4 @@ def _worst(fewest: int) -> int:
 
 
 def _facts(width: int, threads: int) -> tuple[object, ...]:
-    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), QUERIES, KEYS, MEASURED_AT, MARGIN, HEADS_APART)
+    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), QUERIES, KEYS, MEASURED_AT, LARGEST, MARGIN, HEADS_APART)

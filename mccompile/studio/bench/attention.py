@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -16,6 +18,11 @@ COLUMNS = (
     Column("queries", "queries"), Column("keys", "keys"),
     Column("torch_ms", "torch, ms", ".3f"), Column("own_ms", "own kernel, ms", ".3f"), Column("chosen", "chosen"),
     Column("speed_up", "chosen by torch", ".2f"),
+)  # fmt: skip
+SHORT = (
+    Column("dtype", "dtype"), Column("threads", "threads"), Column("width", "head width"),
+    Column("shapes", "shapes", "d"), Column("own", "to the own kernel", "d"),
+    Column("least", "chosen by torch, least", ".2f"), Column("median", "median", ".2f"), Column("most", "most", ".2f"),
 )  # fmt: skip
 
 
@@ -53,6 +60,22 @@ def report(sweep: Sweep) -> Report:
         plot=Plot("queries", "speed_up", "queries", "torch's time by that of the choice", "series", log_x=True),
         settings={"threads": every, "rounds": sweep.rounds},
     )
+
+
+def short(swept: Report) -> Report:
+    """The sweep in one row per dtype, number of threads and width: how much faster the choice is than torch."""
+    rows = []
+    for group, points in groupby(swept.rows, lambda r: (r["dtype"], r["threads"], r["width"])):
+        some = list(points)
+        gains = [float(r["speed_up"]) for r in some]  # type: ignore[arg-type]
+        dtype, threads, width = group
+        rows.append({
+            "dtype": dtype, "threads": threads, "width": width, "shapes": len(some),
+            "own": sum(r["chosen"] == "own" for r in some), "least": min(gains), "median": statistics.median(gains),
+            "most": max(gains), "series": f"{dtype}, {threads} thread(s)",
+        })  # fmt: skip
+    plot = Plot("width", "median", "head width", "torch's time by that of the choice, median", "series", log_x=True)
+    return Report("attention_short", swept.title, SHORT, tuple(rows), plot, swept.settings)
 
 
 @contextlib.contextmanager

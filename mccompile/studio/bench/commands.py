@@ -103,7 +103,8 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
             base = compile_time.report(replace(EMBEDDED_SIZES, chunks=2), layers, under, progress)
             return steps, base, guidance.report(subject, under, progress)
         case "attention":
-            return (attention.report(attention.QUICK if options.quick else attention.FULL),)
+            swept = attention.report(attention.QUICK if options.quick else attention.FULL)
+            return swept, attention.short(swept)
     assert_never(options.what)
 
 
