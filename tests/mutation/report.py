@@ -42,13 +42,22 @@ def row(room: str, found: list[Mutant], verdicts: dict[str, str], known: dict[st
 
 
 def write() -> list[str]:
-    """Writes the file. Returns the keys of survivors that nobody has explained."""
+    """Writes the file. Returns the keys of survivors that nobody has explained.
+
+    A room that was not run here keeps what the file says of it.
+    """
     known, rows, survivors = explained(), [], dict[str, str]()
     open_ones: list[str] = []
+    before = json.loads(PLACE.read_text("utf-8"))
     for room in ROOMS:
         place, found = OUT / f"{room}.jsonl", all_mutants(room)
+        if not place.exists():
+            rows += [kept for kept in before["rows"] if kept["room"] == f"{room}/"]
+            survivors |= {key: why for key, why in before["survivors"].items() if _is_of(key, room)}
+            open_ones += [key for key in before["open"] if _is_of(key, room)]
+            continue
         keys = {mutant.key for mutant in found}
-        lines = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+        lines = [json.loads(line) for line in place.read_text().splitlines()]
         verdicts = {v["key"]: v["what"] for v in lines if v["key"] in keys}
         rows.append(row(room, found, verdicts, known))
         alive = [key for key, what in verdicts.items() if what in ("survived", "unreached")]
@@ -60,3 +69,7 @@ def write() -> list[str]:
         "rows": [found for found in rows if found["tried"]], "survivors": survivors, "open": open_ones,
     }, indent=1) + "\n", encoding="utf-8")  # fmt: skip
     return open_ones
+
+
+def _is_of(key: str, room: str) -> bool:
+    return key.startswith(f"mccompile/{room}/")
