@@ -5,6 +5,7 @@ Each is written into a copy of the tree, and pytest runs the files there until a
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -56,7 +57,7 @@ def verdict(key: str, explained: dict[str, str], tree: Path, files: list[str]) -
 
 def run(mutant: Mutant, source: str, tree: Path, files: list[str]) -> str:
     """Whether one of the files sees a mutant."""
-    (tree / mutant.file).write_text(mutated(source, mutant), "utf-8")
+    (tree / mutant.file).write_text(ast.unparse(ast.fix_missing_locations(mutated(source, mutant))), "utf-8")
     try:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *files]
         env = {**os.environ, "PYTHONPATH": str(tree)}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FunctionType
 
 import pytest
 
 from mccompile.arithmetic import interval, operations
 from tests.arithmetic import test_bounds
+from tests.mutation.again import run
 from tests.mutation.codes import ROOT, change, functions, install
 from tests.mutation.operators import Mutant, mutants
 from tests.mutation.report import explained
@@ -93,3 +95,14 @@ def test_what_is_explained_has_reasons() -> None:
         file, _, _ = key.partition(" ")
         assert (ROOT / file).is_file()
         assert len(why) > 20
+
+
+def test_a_mutant_is_tried_again_as_a_file(tmp_path: Path) -> None:
+    source = "def least(a, b):\n    return a if a < b else b\n"
+    (tmp_path / "one.py").write_text(source)
+    (tmp_path / "test_one.py").write_text("from one import least\ndef test_least(): assert least(1, 2) == 1\n")
+    (tmp_path / "test_two.py").write_text("def test_nothing(): pass\n")
+    (turned,) = (m for m in mutants("one.py", source) if (m.before, m.after) == ("a < b", "not a < b"))
+    assert run(turned, source, tmp_path, ["test_one.py"]) == "killed"
+    assert run(turned, source, tmp_path, ["test_two.py"]) == "survived"
+    assert (tmp_path / "one.py").read_text() == source
