@@ -9,6 +9,7 @@ follows by one assignment (`point_at`), and nothing that the user has is changed
 from __future__ import annotations
 
 import weakref
+from typing import TypeAlias
 
 import torch
 from torch import fx, nn
@@ -33,12 +34,15 @@ def place_of(value: torch.Tensor) -> int | None:
     return value.data_ptr() if is_plain(value) else None
 
 
-def mark_of(value: torch.Tensor) -> tuple[int, int | None]:
+Mark: TypeAlias = tuple[int | None, int | None]  # version and place
+
+
+def mark_of(value: torch.Tensor) -> Mark:
     """What changes when a tensor is changed: in place, or by other values that are given to it (`.data`).
 
-    A tensor of inference mode has none. Writing to `.data` or to an array of numpy over it goes unseen.
+    A tensor of inference mode counts no versions. Writing to `.data` or to an array of numpy over it goes unseen.
     """
-    return value._version, place_of(value)
+    return None if value.is_inference() else value._version, place_of(value)
 
 
 def own_weights(module: fx.GraphModule) -> None:

@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mccompile.capture.own import mark_of
+from mccompile.capture.own import Mark, mark_of
 from mccompile.lowering.types import LoweredRegion
 from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
@@ -51,7 +51,7 @@ class Foreseen:
 
     moment: Moment
     inputs: Mapping[str, Value]
-    marks: Mapping[str, tuple[int, int | None]]
+    marks: Mapping[str, Mark]
 
     @classmethod
     def of(cls, moment: Moment, inputs: Mapping[str, Value]) -> Foreseen | None:

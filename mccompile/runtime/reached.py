@@ -125,15 +125,15 @@ def is_data(value: object) -> bool:
     return type(value).__module__.partition(".")[0] not in _LIBRARIES
 
 
-def tensors_in(
-    value: object, parts: Collection[int] = (), deep: int = DEEPEST
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """By name, the tensors that a container or an object holds, without those of the model's parts."""
-    for name, one in inside(value) if deep and id(value) not in parts else ():
-        if isinstance(one, torch.Tensor):
-            yield name, one
-        elif not is_plain(one):
-            yield from ((f"{name}{below}", tensor) for below, tensor in tensors_in(one, parts, deep - 1))
+def leaves_in(
+    value: object, name: str, parts: Collection[int], deep: int = DEEPEST
+) -> Iterator[tuple[str, object]]:
+    """By name, the plain values, tensors and arrays that a value is or holds, without those of the model's parts."""
+    if is_plain(value) or isinstance(value, torch.Tensor | np.ndarray):
+        yield name, value
+    elif deep and id(value) not in parts:
+        for below, one in inside(value):
+            yield from leaves_in(one, f"{name}{below}", parts, deep - 1)
 
 
 def parts_of(model: nn.Module) -> frozenset[int]:

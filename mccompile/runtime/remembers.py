@@ -10,16 +10,15 @@ second call than after the first (ModelRemembers, MC0615)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import nn
 
 from mccompile.runtime.called import CalledCode
 from mccompile.runtime.errors import ModelRemembers
-from mccompile.runtime.reached import DEEPEST, TORCH, attributes_of, inside, parts_of, told
-from mccompile.runtime.settings import PROCESSOR, bases_of, frozen, is_plain
+from mccompile.runtime.reached import TORCH, Same, attributes_of, leaves_in, parts_of, told
+from mccompile.runtime.settings import PROCESSOR, bases_of
 from mccompile.runtime.untouched import Untouched
 
 Notes = Mapping[str, object]
@@ -62,27 +61,20 @@ def _notes(model: nn.Module) -> Notes:
         held = {name: value for name, value in own.items() if name not in TORCH} | module._buffers
         held |= {f"{PROCESSOR}.{name}": value for name, value in attributes_of(processor).items()}
         for name, value in held.items():
-            found |= dict(_values(f"{at}{name}", value, parts))
+            found |= _kept(leaves_in(value, f"{at}{name}", parts))
         for base in {base for kind in (type(module), type(processor)) for base in bases_of(kind)}:
             for name, value in vars(base).items():
                 if not name.startswith("__"):
-                    found |= dict(_values(f"{base.__qualname__}.{name}", value, parts))
+                    found |= _kept(leaves_in(value, f"{base.__qualname__}.{name}", parts))
     return found
 
 
-def _values(name: str, value: object, parts: Collection[int], deep: int = DEEPEST) -> Iterator[tuple[str, object]]:
-    if is_plain(value):
-        yield name, frozen(value)
-    elif isinstance(value, torch.Tensor):
-        yield name, value.clone()
-    elif isinstance(value, np.ndarray):
-        yield name, told(value)
-    elif deep and id(value) not in parts:
-        for below, one in inside(value):
-            yield from _values(f"{name}{below}", one, parts, deep - 1)
+def _kept(leaves: Iterable[tuple[str, object]]) -> Notes:
+    """Leaves as they are now: a later write does not reach them."""
+    return {name: value.clone() if isinstance(value, torch.Tensor) else told(value) for name, value in leaves}
 
 
 def _equal(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+        return Same(one) == Same(other)
     return type(one) is type(other) and one == other

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx, nn
 
-from mccompile.capture.own import is_of, is_plain, place_of, point_at, weights_read
+from mccompile.capture.own import is_of, is_plain, mark_of, place_of, point_at, weights_read
 from mccompile.runtime.called import CalledCode, hooks_of_all
 from mccompile.runtime.errors import ModelChanged, ModelTreated
-from mccompile.runtime.reached import TORCH, parts_of, settings_of, tensors_in
+from mccompile.runtime.reached import TORCH, leaves_in, parts_of, settings_of
 from mccompile.runtime.settings import PROCESSOR, code_of, frozen
 from mccompile.runtime.untouched import Untouched
 
@@ -61,10 +61,7 @@ def _forward_of(module: nn.Module) -> object:
 
 def values_of(model: nn.Module) -> dict[str, Entry]:
     """By the name of each parameter, buffer and other tensor: the tensor, its version and where its values lie."""
-    return {
-        name: (tensor, None if tensor.is_inference() else tensor._version, place_of(tensor))
-        for name, tensor in _tensors(model)
-    }
+    return {name: (tensor, *mark_of(tensor)) for name, tensor in _tensors(model)}
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -74,10 +71,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for path, module in model.named_modules():
         at = f"{path}." if path else ""
         for name, value in vars(module).items():
-            if isinstance(value, torch.Tensor):
-                yield f"{at}{name}", value
-            elif name not in TORCH:
-                yield from ((f"{at}{name}{below}", tensor) for below, tensor in tensors_in(value, parts))
+            found = leaves_in(value, f"{at}{name}", parts) if name not in TORCH else ()
+            yield from ((at_leaf, leaf) for at_leaf, leaf in found if isinstance(leaf, torch.Tensor))
 
 
 class ModelState:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mccompile.capture.own import mark_of
+from mccompile.capture.own import Mark, mark_of
 from mccompile.lowering.slots import Count, KeptSlot
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.facts import steps_read
@@ -46,7 +46,7 @@ class Held:
     """An input as it was at a call. value: the tensor itself, or a copy if nobody could notice that it changes."""
 
     value: torch.Tensor
-    mark: tuple[int, int | None] | None
+    mark: Mark | None
 
     @classmethod
     def of(cls, value: torch.Tensor) -> Held:

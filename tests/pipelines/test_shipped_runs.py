@@ -6,20 +6,15 @@ import pytest
 import torch
 
 from tests.pipelines.conftest import Wan, distance, generate
-
-POLICIES = {
-    "foca": {"interval": 3}, "fastercache": {}, "adacache": {}, "toca": {"interval": 3}, "duca": {"ratio": 0.2},
-    "cfgcache": {"warmup": 2}, "spectrum": {}, "magcache_branches": {},
-    "deltadit_parts": {},
-}  # fmt: skip
+from tests.shipped_methods import SETTINGS
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", SETTINGS)
 def test_a_policy_runs_and_repeats(policy: str, tiny_wan: Wan) -> None:
     """It reuses something, nothing is odd, and a second run with the same seed is the same to the last bit."""
     stock = generate(tiny_wan.pipe(), num_inference_steps=12)
     pipe = tiny_wan.pipe()
-    model = tiny_wan.compile(pipe, policy, **POLICIES[policy])
+    model = tiny_wan.compile(pipe, policy, **SETTINGS[policy])
     latents = generate(pipe, num_inference_steps=12)
     done = {(e.branch, e.step, e.region, e.computed) for e in model.events}
     assert torch.isfinite(latents).all()

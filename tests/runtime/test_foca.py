@@ -12,9 +12,8 @@ from torch import nn
 import mccompile.api as api
 from mccompile.diagnostics.source import Source
 from mccompile.resources import data_folder
-from mccompile.runtime.budget import Predictor
 from mccompile.runtime.clock import Timeline, steps_in_order
-from tests.runtime.test_forecast import GRID, STEPS, by_hand, call, compiled, outputs, policy
+from tests.runtime.test_forecast import GRID, STEPS, assert_residuals_are_predicted, by_hand, compiled, outputs, policy
 
 NEAR = "kept(residual) + before(residual) - before(before(residual))"
 
@@ -107,10 +106,4 @@ def test_what_it_keeps_is_predicted(
 ) -> None:
     made, clock = compiled(small_wan, captured_wan, policy(NEAR, rule))
     outputs(made, clock, range(4))
-    (request,) = made.runner.requests.values()
-    store = next(iter(request.branches.values()))
-    predicted = Predictor(made.runner.lowered, made.runner.bound)
-    moment = predicted.moment(call(0), call(0))
-    found = predicted.count(predicted.store(call(0), moment), predicted.cache)
-    assert found.total == store.nbytes()
-    assert found.residuals == 3 * next(iter(store.memory.kept.values())).nbytes  # the last one, and two steps
+    assert_residuals_are_predicted(made, 3)  # the last one, and two steps

@@ -285,20 +285,24 @@ def test_weights_that_all_tokens_share_are_numbers() -> None:
     assert apart[:, :, 0].tolist() == [[1, 6, 11], [16, 21, 26]]
 
 
-@pytest.mark.parametrize("rule", ["compute every 3 steps", "reuse token while rel_l1(latent, over = token) < 0.1"])
-def test_what_a_forecast_keeps_is_predicted(
-    rule: str, small_wan: WanTransformer3DModel, captured_wan: api.Prepared
-) -> None:
-    made, clock = compiled(small_wan, captured_wan, policy("taylor(residual, order = 2)", rule))
-    outputs(made, clock, range(4))
+def assert_residuals_are_predicted(made: CompiledModel, each: int) -> None:
+    """After a run: the bytes of its store are those that were predicted, with `each` residuals of a region."""
     (request,) = made.runner.requests.values()
     store = next(iter(request.branches.values()))
     predicted = Predictor(made.runner.lowered, made.runner.bound)
     moment = predicted.moment(call(0), call(0))
     found = predicted.count(predicted.store(call(0), moment), predicted.cache)
     assert found.total == store.nbytes()
-    one = next(iter(store.memory.kept.values())).nbytes
-    assert found.residuals == 3 * one
+    assert found.residuals == each * next(iter(store.memory.kept.values())).nbytes
+
+
+@pytest.mark.parametrize("rule", ["compute every 3 steps", "reuse token while rel_l1(latent, over = token) < 0.1"])
+def test_what_a_forecast_keeps_is_predicted(
+    rule: str, small_wan: WanTransformer3DModel, captured_wan: api.Prepared
+) -> None:
+    made, clock = compiled(small_wan, captured_wan, policy("taylor(residual, order = 2)", rule))
+    outputs(made, clock, range(4))
+    assert_residuals_are_predicted(made, 3)
 
 
 def test_a_forecast_without_a_value_is_refused(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:

@@ -8,19 +8,14 @@ import torch
 from mccompile.runtime.trace import share_computed
 from tests.runtime.conftest import Tiny
 from tests.runtime.test_laws import compiled
-
-POLICIES = {
-    "foca": {"interval": 3}, "fastercache": {}, "adacache": {}, "toca": {"interval": 3}, "duca": {"ratio": 0.2},
-    "cfgcache": {"warmup": 2}, "spectrum": {}, "magcache_branches": {},
-    "deltadit_parts": {},
-}  # fmt: skip
+from tests.shipped_methods import SETTINGS
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", SETTINGS)
 def test_a_policy_runs_on_chunks_and_repeats(policy: str, tiny: Tiny) -> None:
     """It reuses something, nothing is odd, and a second run with the same seed is the same to the last bit."""
     stock = tiny.run()
-    model = compiled(tiny, policy, **POLICIES[policy])
+    model = compiled(tiny, policy, **SETTINGS[policy])
     video = tiny.run()
     done = [(e.step, e.chunk, e.branch, e.region, e.computed) for e in model.events]
     assert torch.isfinite(video).all()

@@ -107,7 +107,8 @@ def take_turns(runs: Mapping[str, Run], repeat: int, clock: CallTimer) -> dict[s
                 _one(laps[first], runs[first], True, clock)
                 around = statistics.mean(laps[first].seconds[-2:])
                 for name in some:
-                    laps[name].base += [around] * (not laps[name].error)
+                    if not laps[name].error:
+                        laps[name].base.append(around)
     laps[first].base = list(laps[first].seconds)
     return laps
 
