@@ -18,7 +18,7 @@ _NO_POLICY = {
         "it reuses attention alone, and also forecasts the unconditional branch by frequencies",
         "use the policy `fastercache` for attention, or `cfgcache` for the unconditional branch",
     ),
-    "SeaCacheConfig": ("it filters the input by frequencies, and no signal does", "use `teacache`"),
+    "SeaCacheConfig": ("it is a whole method, which a policy already is", "use the policy `seacache`"),
 }  # fmt: skip
 
 
