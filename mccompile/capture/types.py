@@ -10,7 +10,7 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -150,6 +150,14 @@ def names_at(kind: BlockKind, site: BlockSite) -> Mapping[Stream | Shared | Weig
     return dict(zip(operands, names, strict=True))
 
 
+def root_of(blocks: Sequence[BlockSite], stream: str, among: Container[str]) -> str:
+    """As `Assembled.root_of`."""
+    before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True) if source}
+    while stream not in among and stream in before:
+        stream = before[stream]
+    return stream
+
+
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
     """Frame-major layout of the token axis: token = (frame * height + y) * width + x.
@@ -262,6 +270,13 @@ class Assembled:
     refusals: tuple[Refusal, ...]
     samples: tuple[str, ...]  # inputs with entries for each sample along their first axis, if their number may vary
     opaque: str  # why the parts run the model's own code, without a row form; "" where they are graphs of its operators
+
+    def root_of(self, stream: str, among: Container[str]) -> str:
+        """The first stream among some that a stream continues, block by block; all of these have its shape.
+
+        The stream itself, or the last one found, where none of them is among these.
+        """
+        return root_of(self.blocks, stream, among)
 
 
 @dataclass(frozen=True, slots=True)
