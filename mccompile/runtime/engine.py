@@ -185,7 +185,7 @@ class Engine:
         """The video tokens that enter the first region of a group."""
         regions = self.lowered.regions
         region = next((r for r in regions if r.keep is not None and r.group == group), None)
-        if region is None:
+        if region is None or region.keep == "increment":
             return self._entry_tokens(inputs, env)
         name = self._of_video([source for source, _ in region.pairs if source])
         return self.tokens(name, env[name], inputs)

@@ -259,9 +259,26 @@ def run(steps: Steps) -> tuple[Env, Mapping[str, np.ndarray]]:
     return _rows(steps, first) if first.engine.uses_rows else _whole(steps, first)
 
 
+def _around(steps: Steps, first: Step) -> np.ndarray | None:
+    """Which tokens the whole model computes, where layers within it decide apart. It is decided before any of them."""
+    whole = first.engine.whole
+    return None if whole is None or len(steps) == 1 else steps[whole.group].decide(first.entry)
+
+
+def _within(step: Step, env: Env, around: np.ndarray | None) -> np.ndarray:
+    """Which tokens a group computes: nothing runs where the output of the model around it stands in."""
+    if around is None:
+        return step.decide(env)
+    whole = step.engine.whole
+    return around if whole is not None and whole.group == step.group else step.decide(env) & around
+
+
 def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
     """Every region on the rows that its group selects; regions that are always computed, on those of active chunks."""
     active: np.ndarray = np.logical_or.reduce([step.active() for step in steps.values()])
+    around = _around(steps, first)
+    if around is not None and not around.any():
+        return first.entry, dict.fromkeys(steps, around)
     lengths = first.engine.prefixes.lengths(first.inputs, first.layout)
     chosen: dict[str, np.ndarray] = {}
     rows: dict[str | None, tuple[Rows, ...]] = {}
@@ -271,7 +288,7 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
         if region.keep is not None:
             group, step = region.group, steps[region.group]
             if group not in chosen:
-                chosen[group] = step.decide(env)
+                chosen[group] = _within(step, env, around)
             mask = chosen[group]
             weights = step.weights(region, mask)
         if group not in rows:
@@ -285,10 +302,13 @@ def _whole(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
     """All rows; a cached region is computed if any cell of its group asks for it, reused otherwise."""
     masks: dict[str, np.ndarray] = {}
     env = first.entry
+    around = _around(steps, first)
+    if around is not None and not around.any():
+        return env, dict.fromkeys(steps, around)
     for number, region in enumerate(first.engine.lowered.regions):
         step = first if region.keep is None else steps[region.group]
         if region.keep is not None and region.group not in masks:
-            masks[region.group] = step.decide(env)
+            masks[region.group] = _within(step, env, around)
         if region.keep is None or masks[region.group].any():
             made = first.engine.blocks.run_plain(region, env, first.shared)
             step.keep(region, number, env, made)
