@@ -46,7 +46,7 @@ from mccompile.expression import (
 )
 
 __all__ = [  # an expression's names are names of the IR
-    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Before", "Between", "Blocks", "BranchRule",
+    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "Blocks", "BranchRule",
     "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative", "Distance",
     "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration", "Kept",
     "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment", "Phase",
@@ -101,6 +101,19 @@ class Forecast(Node):
 
     weights: tuple[tuple[Expr, ...], ...]
     passed: tuple[tuple[Expr, ...], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bands(Node):
+    """What stands in for what is kept of the whole model: its frequencies along rows and columns, weighted.
+
+    Of each frame, those within a circle are low: at most `radius` times the shorter side whole waves across the frame,
+    rounded down. `high` is the weight of all others. The clock settles both.
+    """
+
+    low: Expr
+    high: Expr
+    radius: Expr
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +258,7 @@ class Region(Node):
     forecast: Forecast | None = None  # None: the kept result itself
     name: str | None = None
     each: bool | None = None  # every block decides apart
+    bands: Bands | None = None  # of the whole model: what stands in for what is kept of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
 from mccompile.policy.text import show
+from mccompile.policy.within import plans_within, reasons_within
 
 if TYPE_CHECKING:
     from mccompile.generate.worth import Worth
@@ -254,10 +255,10 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     why: dict[str, tuple[StepReason, ...]] = {}
     if arguments.model is None:
         grid = flow_grid(steps)
-        for group, bound in bounds.items():
-            plans[names[group]] = plan(bound, grid, {}, frozenset())
-            why[names[group]] = reasons(bound, grid, WITHOUT_MODEL)
-        return ForeseenPlan(plans, why, None)
+        made_by = plans_within(policy, {view: plan(bound, grid, {}, frozenset()) for view, bound in bounds.items()})
+        why_by = reasons_within(policy, {view: reasons(bound, grid, WITHOUT_MODEL) for view, bound in bounds.items()})
+        plans = {names[view]: made for view, made in made_by.items()}
+        return ForeseenPlan(plans, {names[view]: found for view, found in why_by.items()}, None)
     import torch
 
     from mccompile.capture.shallow import is_hollow
@@ -281,13 +282,15 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         if not hollow:  # values of a source are made by weights
             with torch.no_grad():
                 static = Static(static_tables(lowered, grid, inputs), lowered.static)
-        for group, bound in bounds.items():
-            title = "\n".join(filter(None, (part, names[group])))
-            if hollow:
-                plans[title] = plan(bound, grid, {}, frozenset())
-            else:
-                plans[title] = planned(lowered, bound, grid, static.tables, True)
-            why[title] = reasons(bound, grid, static)
+        tables = None if hollow else static.tables
+        made_by = {
+            view: plan(bound, grid, {}, frozenset()) if tables is None else planned(lowered, bound, grid, tables, True)
+            for view, bound in bounds.items()
+        }
+        why_by = reasons_within(policy, {view: reasons(bound, grid, static) for view, bound in bounds.items()})
+        for view, found in plans_within(policy, made_by).items():
+            title = "\n".join(filter(None, (part, names[view])))
+            plans[title], why[title] = found, why_by[view]
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)
     numbers = dict(arguments.parameters)

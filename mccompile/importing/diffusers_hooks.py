@@ -15,8 +15,8 @@ _NO_POLICY = {
         "use the policy `pab`, or write it with `layers blocks[*].attn { keep output }`",
     ),
     "FasterCacheConfig": (
-        "it reuses attention alone, and also forecasts the unconditional branch by frequencies",
-        "use the policy `fastercache` for attention, or `cfgcache` for the unconditional branch",
+        "it is a whole method, which a policy already is, and it chooses modules by their names in the model",
+        "use the policy `fastercache`",
     ),
     "SeaCacheConfig": ("it is a whole method, which a policy already is", "use the policy `seacache`"),
 }  # fmt: skip

@@ -197,6 +197,13 @@ FUNCTIONS = {
             ),
             "what a kept result has become, by a series fitted to the last ones",
         ),
+        *(
+            Function(
+                f"{part}_pass", (Parameter("of", "result"), Parameter("radius", "share", "20%")),
+                f"the {part} frequencies of what is kept of the whole model",
+            )
+            for part in ("low", "high")
+        ),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),
         Function("smallest", (_OF, _TO), "the smallest over each step, chunk or frame"),

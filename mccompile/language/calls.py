@@ -62,6 +62,9 @@ class CallRules:
         if not all(sound):
             return POISON
         name = call.function.name
+        if name in ("low_pass", "high_pass"):
+            why = "frequencies are split behind `reuse as` of `layers model` only; `filter` weighs those of a source"
+            return self._report(layers.NotAStandIn(call.span, why, of_model=True))
         if name in ("taylor", "chebyshev"):
             return self._report(layers.NotAStandIn(call.span, "a forecast stands behind `reuse as` only"))
         if name in DISTANCES:

@@ -32,7 +32,7 @@ WrittenWeights = Mapping[int, ir.Expr]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sum:
+class WeightedSum:
     """Weights while 1, 2, ... results are kept, the last for all more. needs: with fewer it has no meaning."""
 
     needs: int
@@ -47,14 +47,16 @@ def elaborate_forecast(
 ) -> ir.Forecast | None:
     """The weights of a stand-in. While fewer results are kept than it names, the kept result itself stands in.
 
-    whole: the layers are the whole model. plain: the last kept result itself may be asked for.
+    whole: the layers are the whole model, for which `bands.py` says more than a rule can. plain: the last kept result
+    itself may be asked for.
     """
     if whole or keep.text not in ("residual", "output"):
-        what = f"an {keep.text}" if keep.text == "increment" else "the whole model"
-        within.report(layers.NotAStandIn(value.span, f"of {what} only the last one is kept"))
+        what = "an increment" if keep.text == "increment" else "the whole model"
+        why = f"of {what} only the last one is kept"
+        within.report(layers.NotAStandIn(value.span, why, of_model=keep.text != "increment"))
         within.mention(value)
         return None
-    found = _StandIn(keep.text, within).sum(value)
+    found = KeptSum(keep.text, within).sum(value)
     if isinstance(found, Poison):
         return None
     counts = range(1, len(found.by_count) + 1)
@@ -68,18 +70,18 @@ def elaborate_forecast(
     return ir.Forecast(rows, passed if any(passed) else None, at=value.span)
 
 
-class _StandIn:
+class KeptSum:
     """One stand-in of what is kept under the name `kept`."""
 
     def __init__(self, kept: str, within: Elaborator) -> None:
         self._kept = kept
         self._within = within
 
-    def sum(self, expr: ast.WrittenExpr) -> _Sum | Poison:
+    def sum(self, expr: ast.WrittenExpr) -> WeightedSum | Poison:
         """The weighted sum that an expression of kept results is."""
         match expr:
             case ast.Call() | ast.Pipe():
-                return self._call(expr)
+                return self.call(expr)
             case ast.Negative(of=of):
                 return self._scaled(of, lambda w: _negated(w, expr.span))
             case ast.Arithmetic(op="+" | "-" as sign, left=left, right=right):
@@ -90,25 +92,25 @@ class _StandIn:
             case ast.Arithmetic(op="/", left=left, right=right) if not self._has(right):
                 return self._times(left, right, expr.span, divide=True)
             case ast.Ref(name=name) if name == self._kept:
-                return self._refuse(expr, f"say which one: `kept({name})` is the last one")
+                return self.refuse(expr, f"say which one: `kept({name})` is the last one")
             case _ if self._has(expr):
-                return self._refuse(expr, "kept results can be added, and multiplied with numbers")
+                return self.refuse(expr, "kept results can be added, and multiplied with numbers")
             case _:
-                return self._refuse(expr, f"no kept result: these layers keep `{self._kept}`")
+                return self.refuse(expr, f"no kept result: these layers keep `{self._kept}`")
 
-    def _refuse(self, expr: ast.WrittenExpr, why: str) -> Poison:
+    def refuse(self, expr: ast.WrittenExpr, why: str) -> Poison:
         self._within.mention(expr)
         return self._within.report(layers.NotAStandIn(expr.span, why))
 
     def _has(self, expr: ast.WrittenExpr) -> bool:
         return self._kept in names_in(expr)
 
-    def _call(self, expr: ast.Call | ast.Pipe) -> _Sum | Poison:
+    def call(self, expr: ast.Call | ast.Pipe) -> WeightedSum | Poison:
         """`kept(residual, n)`, `before(residual)` or `taylor(residual, ...)`."""
         found = as_call(expr)
         assert found is not None
         if found[0].function.text not in ("kept", "before", "taylor", "chebyshev"):
-            return self._refuse(expr, "kept results are named by `kept`, `before`, `taylor` and `chebyshev`")
+            return self.refuse(expr, "kept results are named by `kept`, `before`, `taylor` and `chebyshev`")
         call = self._within.options(expr)
         if call is None:
             self._within.mention(expr)
@@ -117,19 +119,19 @@ class _StandIn:
         if call.function.name == "before":
             return self._passed(of)
         if not isinstance(of, ast.Ref) or of.name != self._kept:
-            return self._refuse(of, f"these layers keep `{self._kept}`")
+            return self.refuse(of, f"these layers keep `{self._kept}`")
         if call.function.name == "taylor":
             clock = ir.ClockRef(CLOCKS[call.word("along")], at=call.span)
             if call.count("order") > HIGHEST_ORDER:
-                return self._refuse(call.values["order"], f"an order is at most {HIGHEST_ORDER}")
+                return self.refuse(call.values["order"], f"an order is at most {HIGHEST_ORDER}")
             orders = range(call.count("order") + 1)
-            return _Sum(1, tuple(_taylor(order, clock, call.span) for order in orders))
+            return WeightedSum(1, tuple(_taylor(order, clock, call.span) for order in orders))
         if call.function.name == "chebyshev":
             return self._fitted(call)
         n = call.count("n")
-        return _Sum(n, ({n: _ONE},) * n)
+        return WeightedSum(n, ({n: _ONE},) * n)
 
-    def _passed(self, of: ast.WrittenExpr) -> _Sum | Poison:
+    def _passed(self, of: ast.WrittenExpr) -> WeightedSum | Poison:
         """`before(residual)`, `before(before(residual))`, ...: with fewer results than steps ago, the last one."""
         back = 1
         while isinstance(of, ast.Call | ast.Pipe):
@@ -141,12 +143,12 @@ class _StandIn:
                 return POISON
             of, back = call.values["of"], back + 1
         if not isinstance(of, ast.Ref) or of.name != self._kept:
-            return self._refuse(of, f"these layers keep `{self._kept}`")
+            return self.refuse(of, f"these layers keep `{self._kept}`")
         if back > FURTHEST:
-            return self._refuse(of, f"`before` reaches back {FURTHEST} steps at most")
-        return _Sum(back, ({-back: _ONE},) * back)
+            return self.refuse(of, f"`before` reaches back {FURTHEST} steps at most")
+        return WeightedSum(back, ({-back: _ONE},) * back)
 
-    def _fitted(self, call: BoundCall) -> _Sum | Poison:
+    def _fitted(self, call: BoundCall) -> WeightedSum | Poison:
         """`chebyshev(residual, degree = 4, ridge = 0.1, over = 8)`: with one result, that one."""
         what, demands = "`ridge` of `chebyshev`", self._within.demands
         ridge = demands.constant(self._within.number(call.values["ridge"]), what)
@@ -156,18 +158,18 @@ class _StandIn:
             return POISON
         degree, over, number = call.count("degree"), call.count("over"), ridge.expr
         if over == 1:
-            return self._refuse(call.values["over"], "a series is fitted to more than one result")
+            return self.refuse(call.values["over"], "a series is fitted to more than one result")
         nodes = {n: ir.SpectralWeight(n, degree, over, number, at=call.span) for n in range(1, over + 1)}
         more: list[WrittenWeights] = [{n: nodes[n] for n in range(1, count + 1)} for count in range(2, over + 1)]
-        return _Sum(1, ({1: _ONE}, *more))
+        return WeightedSum(1, ({1: _ONE}, *more))
 
-    def _scaled(self, of: ast.WrittenExpr, scale: Callable[[ir.Expr], ir.Expr]) -> _Sum | Poison:
+    def _scaled(self, of: ast.WrittenExpr, scale: Callable[[ir.Expr], ir.Expr]) -> WeightedSum | Poison:
         found = self.sum(of)
         if isinstance(found, Poison):
             return found
-        return _Sum(found.needs, tuple({n: scale(w) for n, w in weights.items()} for weights in found.by_count))
+        return WeightedSum(found.needs, tuple({n: scale(w) for n, w in weights.items()} for weights in found.by_count))
 
-    def _times(self, of: ast.WrittenExpr, by: ast.WrittenExpr, at: Span, divide: bool = False) -> _Sum | Poison:
+    def _times(self, of: ast.WrittenExpr, by: ast.WrittenExpr, at: Span, divide: bool = False) -> WeightedSum | Poison:
         factor = self._within.number(by)
         why = _unknown(factor.expr, self._within) if isinstance(factor, TypedNumber) else ""
         if why:
@@ -180,12 +182,14 @@ class _StandIn:
             return self._scaled(of, lambda w: ir.Apply("div", (w, number), at=at))
         return self._scaled(of, lambda w: number if w == _ONE else ir.Apply("mul", (w, number), at=at))
 
-    def _added(self, one: _Sum | Poison, two: _Sum | Poison, minus: bool, at: Span) -> _Sum | Poison:
+    def _added(
+        self, one: WeightedSum | Poison, two: WeightedSum | Poison, minus: bool, at: Span
+    ) -> WeightedSum | Poison:
         if isinstance(one, Poison) or isinstance(two, Poison):
             return POISON
         most = max(len(one.by_count), len(two.by_count))
         pairs = ((one.at(count), two.at(count)) for count in range(1, most + 1))
-        return _Sum(max(one.needs, two.needs), tuple(_sum_of(a, b, minus, at) for a, b in pairs))
+        return WeightedSum(max(one.needs, two.needs), tuple(_sum_of(a, b, minus, at) for a, b in pairs))
 
 
 def _unknown(number: ir.Expr, within: Elaborator) -> str:

@@ -32,7 +32,7 @@ MOST_NODES = 20_000
 """Of the expressions that the calls of one policy become: functions of functions can double at each level."""
 
 _WORDS = frozenset(word for f in FUNCTIONS.values() for p in f.parameters for word in (*p.words, p.default or ""))
-_KNOWN = frozenset({*SOURCES, *CLOCKS, FREQUENCY, "yes", "no", "residual", "output"}) | _WORDS
+_KNOWN = frozenset({*SOURCES, *CLOCKS, FREQUENCY, "yes", "no", "residual", "output", "gap"}) | _WORDS
 
 
 @dataclass(slots=True)

@@ -12,11 +12,13 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
+from mccompile.language.bands import elaborate_bands
 from mccompile.language.builtins import BRANCHES
 from mccompile.language.depth import Where, block_bounds, blocks_of, part_of, shared_blocks
 from mccompile.language.errors import layers, names
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
+from mccompile.language.nested import may_nest
 from mccompile.language.spell import whose
 from mccompile.language.types import place
 from mccompile.language.walk import walk_rule
@@ -56,8 +58,9 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
             continue
         part = part_of(region.where)
         others = claimed.values() if part is None else (claimed[None], claimed[part])
-        found = (_met(each, first, last) for each in others)
-        other = whole or next((region for region in found if region is not None), None)
+        met = (_met(each, first, last) for each in others)
+        found = [*made[:-1]] if blocks is None else [one for one in (whole, *met) if one is not None]
+        other = next((one for one in found if not may_nest(region, one)), None)
         if other is not None:
             claim = _claim(region.where, other.where)
             errors.append(layers.OverlappingLayers(region.where.at, claim, place(other.where)))
@@ -172,13 +175,15 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
         if item.where.part is not None and item.where.part.text in PARTS:
             where = ir.Sublayers(where, cast("ir.SublayerName", item.where.part.text), at=item.where.part.span)
     keep = cast("Literal['residual', 'output', 'increment', 'gap'] | None", item.keep and item.keep.text)
-    forecast = None
-    if item.keep is not None and item.stand_in is not None:
+    forecast, bands = None, None
+    if item.keep is not None and item.stand_in is not None and isinstance(where, ir.WholeModel):
+        bands = elaborate_bands(item.stand_in, item.keep, within)
+    elif item.keep is not None and item.stand_in is not None:
         forecast = elaborate_forecast(item.stand_in, item.keep, blocks_of(where) is None, within)
     name = None if item.name is None else item.name.text
     if item.each and (item.keep is None or blocks_of(where) is None):
         within.report(layers.NotEach(item.span, "always computed" if item.keep is None else "the whole model"))
-    return ir.Region(where, keep, forecast, name, item.each or None, at=item.span)
+    return ir.Region(where, keep, forecast, name, item.each or None, bands, at=item.span)
 
 
 def _depth(region: ir.Region) -> tuple[int, int, int]:

@@ -62,9 +62,16 @@ def own_stand_ins(rule: ir.Rule) -> tuple[ir.Forecast, ...]:
     return tuple(one for one in stand_ins or () if one is not None)
 
 
+def of_bands(bands: ir.Bands) -> tuple[ir.Forecast, ir.Forecast]:
+    """The weight of the low frequencies of a kept result, and that of the high ones, each as a sum of its own."""
+    low, high = (ir.Forecast(((weight,),), at=bands.at) for weight in (bands.low, bands.high))
+    return low, high
+
+
 def forecasts_of(policy: ir.PolicyIR) -> tuple[ir.Forecast, ...]:
     """All that stands in for kept results under a policy: what layers say, then what rules say."""
-    layers = (region.forecast for region in policy.regions if region.forecast is not None)
+    said = (region.forecast for region in policy.regions if region.forecast is not None)
+    layers = (*said, *(one for region in policy.regions if region.bands is not None for one in of_bands(region.bands)))
     return tuple(dict.fromkeys((*layers, *(one for rule in all_rules(policy) for one in own_stand_ins(rule)))))
 
 

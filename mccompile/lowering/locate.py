@@ -146,7 +146,7 @@ def _leaves(captured: CapturedModel, regions: tuple[LoweredRegion, ...]) -> bool
     """Says whether the last cached region passes the video tokens on, along one axis."""
     ports = {p.name: p for p in captured.streams}
     kept = [s for s in regions if s.keep]
-    if not kept or kept[-1].inside or kept[-1].keep == "increment":
+    if not kept or kept[-1].inside or any(region.keep == "increment" for region in kept):
         return False
     return any(_locatable(captured, ports[made].beside) for _, made in kept[-1].pairs)
 

@@ -41,7 +41,8 @@ def claims(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Mapping[ir.Sub
     count = len(captured.blocks)
     _refuse_overlaps(captured, policy)
     found: tuple[dict[ir.SublayerName | None, int], ...] = tuple({} for _ in range(count))
-    for number, region in enumerate(policy.regions):
+    outermost_first = sorted(enumerate(policy.regions), key=lambda one: blocks_of(one[1].where) is not None)
+    for number, region in outermost_first:  # layers within the model take their blocks from it
         blocks = blocks_of(region.where)
         first, last = (0, count - 1) if blocks is None else block_bounds(blocks, count)
         if isinstance(region.where, ir.Blocks | ir.Sublayers) and not 0 <= first <= last < count:

@@ -150,11 +150,12 @@ class _Splitter:
         if forms is None or isinstance(forms, Inseparable):
             self._add_whole(site, owners.get(None))
             return
+        around = owners.get(None)  # of what lies between its sublayers: the whole model, or nobody
         steps: list[_Step] = []
         for i, part in enumerate(forms.full.names):
-            owner, places = owners.get(part), (_Place(i), _Place(i, inside=True), _Place(i + 1))
-            if owner is not None and part in outputs:
-                steps += [_Step(*places[:2], owner), _Step(*places[1:], None)]
+            owner, places = owners.get(part, around), (_Place(i), _Place(i, inside=True), _Place(i + 1))
+            if part in owners and part in outputs:
+                steps += [_Step(*places[:2], owner), _Step(*places[1:], around)]
             else:
                 steps.append(_Step(places[0], places[2], owner))
         runs = [list(run) for _, run in groupby(steps, key=lambda step: step.owner)]

@@ -55,6 +55,8 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
             steps = max(map(len, region.forecast.passed or ((),)))
             more = f", and those of the last {steps} step{'' if steps == 1 else 's'}" if steps else ""
             yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept{more}"
+        if region.bands is not None and region.bands.at is not None:
+            yield f"  reuse as {region.bands.at.text}: the low and the high frequencies of each frame, weighted"
 
 
 def chunks(policy: ir.PolicyIR) -> Iterator[str]:

@@ -18,6 +18,7 @@ from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.groups import bounds_in, bounds_of, own_branches, policies, view_in
 from mccompile.policy.phases import next_phase
 from mccompile.policy.planner import Plan
+from mccompile.policy.within import STANDS_IN
 from mccompile.runtime.actions import Action, resolve_all
 from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.beside import lose_gap, returned, served
@@ -253,7 +254,7 @@ class Runner:
         beside, mask = step.store.beside, masks[whole.group]
         results = whole.results(
             env, first.shared, first.inputs, mask, step.moment, step.layout, step.memory,
-            None if beside is None else beside.value,
+            None if beside is None else beside.value, whole.weights(step.bound, step.moment, step.course.history, mask),
         )  # fmt: skip
         if whole.keep == "gap":
             step.store.returned = returned(results, bool((mask | ~step.active()).all()))
@@ -369,6 +370,8 @@ class Runner:
         if decided is not None:
             self.decided.append(decided)
             why = why if decided.finite else ODD
+        if kind == "reuse" and action.kind == "compute":
+            why = STANDS_IN
         if kind in ("reuse", "partial"):
             why += step.said(b, g)
         return Event(

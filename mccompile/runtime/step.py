@@ -20,6 +20,7 @@ from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.execute import keep_whole, merge, pass_on, reused, selected
 from mccompile.runtime.forecast import KEPT, Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
@@ -81,7 +82,10 @@ class Step:
         return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights)
 
     def weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
-        """What the last kept results of a region are worth to the tokens that are reused; None without a forecast."""
+        """What the last kept results of a region are worth to the tokens that are reused; None without a forecast.
+
+        Raises NoForecast (MC0620) where tokens that are in no grid would be forecast with others' weights.
+        """
         if not region.forecasts:
             return None
         found: dict[tuple[int, int], np.ndarray] = {}
@@ -96,7 +100,11 @@ class Step:
         cells[:] = next(iter(found.values()))[:, None, None]  # tokens that are computed or skipped read none of it
         for (b, g), weights in found.items() if self.engine.uses_rows else ():  # else all are computed together
             cells[:, b, g] = weights
-        return weights_of(cells, region.depth)
+        made = weights_of(cells, region.depth)
+        if self.layout.behind and not all(isinstance(w, float) for w in (*made.values, *made.passed)):
+            why = "tokens are computed at steps of their own, and images that are given lie behind them"
+            raise NoForecast(self.bound.ir, why)
+        return made
 
     def _of_chunk(self, region: LoweredRegion, b: int, g: int, reused: np.ndarray) -> np.ndarray:
         """Weights of a chunk, float32 [n, F, P] or [n, 1, 1]. reused: its tokens that read them, bool [F, P]."""
@@ -251,9 +259,26 @@ def run(steps: Steps) -> tuple[Env, Mapping[str, np.ndarray]]:
     return _rows(steps, first) if first.engine.uses_rows else _whole(steps, first)
 
 
+def _around(steps: Steps, first: Step) -> np.ndarray | None:
+    """Which tokens the whole model computes, where layers within it decide apart. It is decided before any of them."""
+    whole = first.engine.whole
+    return None if whole is None or len(steps) == 1 else steps[whole.group].decide(first.entry)
+
+
+def _within(step: Step, env: Env, around: np.ndarray | None) -> np.ndarray:
+    """Which tokens a group computes: nothing runs where the output of the model around it stands in."""
+    if around is None:
+        return step.decide(env)
+    whole = step.engine.whole
+    return around if whole is not None and whole.group == step.group else step.decide(env) & around
+
+
 def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
     """Every region on the rows that its group selects; regions that are always computed, on those of active chunks."""
     active: np.ndarray = np.logical_or.reduce([step.active() for step in steps.values()])
+    around = _around(steps, first)
+    if around is not None and not around.any():
+        return first.entry, dict.fromkeys(steps, around)
     lengths = first.engine.prefixes.lengths(first.inputs, first.layout)
     chosen: dict[str, np.ndarray] = {}
     rows: dict[str | None, tuple[Rows, ...]] = {}
@@ -263,7 +288,7 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
         if region.keep is not None:
             group, step = region.group, steps[region.group]
             if group not in chosen:
-                chosen[group] = step.decide(env)
+                chosen[group] = _within(step, env, around)
             mask = chosen[group]
             weights = step.weights(region, mask)
         if group not in rows:
@@ -277,10 +302,13 @@ def _whole(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
     """All rows; a cached region is computed if any cell of its group asks for it, reused otherwise."""
     masks: dict[str, np.ndarray] = {}
     env = first.entry
+    around = _around(steps, first)
+    if around is not None and not around.any():
+        return env, dict.fromkeys(steps, around)
     for number, region in enumerate(first.engine.lowered.regions):
         step = first if region.keep is None else steps[region.group]
         if region.keep is not None and region.group not in masks:
-            masks[region.group] = step.decide(env)
+            masks[region.group] = _within(step, env, around)
         if region.keep is None or masks[region.group].any():
             made = first.engine.blocks.run_plain(region, env, first.shared)
             step.keep(region, number, env, made)

@@ -14,18 +14,21 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mccompile import ir
 from mccompile.capture.types import TokenGrid
 from mccompile.lowering.kept import encode, kept_form
 from mccompile.lowering.sources import Located, ModelOutput, to_cells
 from mccompile.lowering.types import LoweredModel
+from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.facts import model_region
 from mccompile.policy.groups import group_of
+from mccompile.runtime.bands import BandWeights, band_weights, weighed
 from mccompile.runtime.blocks import BlockCalls, Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
-from mccompile.runtime.store import Memory
+from mccompile.runtime.store import History, Memory
 from mccompile.runtime.upload import to_device
 
 
@@ -36,12 +39,16 @@ def whole_model(lowered: LoweredModel, postlude: Postlude, blocks: BlockCalls) -
         return None
     where = lowered.located["output"]
     assert region.keep in ("residual", "output", "gap")
-    return WholeOutput(region.keep, group_of(region), where, lowered, postlude, blocks)
+    return WholeOutput(region.keep, group_of(region), where, lowered, postlude, blocks, region.bands)
 
 
 @dataclass(frozen=True, slots=True)
 class WholeOutput:
-    """Completes the output of a call. keep: the output less the latent input, itself, or less the other branch's."""
+    """Completes the output of a call.
+
+    keep: the output less the latent input, itself, or less the other branch's. bands: what stands in for it; None: what
+    was kept.
+    """
 
     keep: Literal["residual", "output", "gap"]
     group: str
@@ -49,15 +56,16 @@ class WholeOutput:
     lowered: LoweredModel
     postlude: Postlude
     blocks: BlockCalls
+    bands: ir.Bands | None = None
 
     def results(
         self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value], mask: np.ndarray, moment: Moment,
-        layout: Layout, memory: Memory, beside: torch.Tensor | None = None,
+        layout: Layout, memory: Memory, beside: torch.Tensor | None = None, weights: BandWeights | None = None,
     ) -> tuple[Value, ...]:
         """Returns the model's outputs, and keeps those of the computed tokens. mask: these, bool [B, G, F, P].
 
         beside: what the model returned to the other branch at this step. Without it no gap is kept, and nothing is
-        reused.
+        reused. weights: of frequencies, where they are told apart.
         """
         if self.keep == "gap" and beside is None:
             return self.postlude.run(env, shared, inputs)
@@ -69,8 +77,11 @@ class WholeOutput:
             base = self._cells(beside, mask)
         chunks = [t.chunk if t.copy_of is None else t.copy_of for t in moment.chunks]
         kept = self.blocks.kept_values(memory.outputs[:, chunks], latents)
+        stands = kept
+        if weights is not None:
+            stands = self._cells(weighed(self._latent_like(kept, layout), weights), mask)
         if not mask.any():
-            return (self._latent_like(base + kept, layout),)
+            return (self._latent_like(base + stands, layout),)
         (output,) = self.postlude.run(env, shared, inputs)
         assert isinstance(output, torch.Tensor)
         made = self._cells(output, mask)
@@ -78,7 +89,13 @@ class WholeOutput:
         self._keep(torch.where(computed, made - base, kept), moment, memory)
         if mask.all():
             return (output,)
-        return (self._latent_like(torch.where(computed, made, base + kept), layout),)
+        return (self._latent_like(torch.where(computed, made, base + stands), layout),)
+
+    def weights(self, bound: BoundPolicy, moment: Moment, history: History, mask: np.ndarray) -> BandWeights | None:
+        """Returns what frequencies are worth in a call that computes the tokens of `mask`; None where it reads none."""
+        if self.bands is None or mask.all():
+            return None
+        return band_weights(self.bands, bound, moment, history, len(mask))
 
     def room(self, inputs: Mapping[str, Value], layout: Layout, moment: Moment) -> torch.Tensor:
         """Returns zeros for what is kept of all chunks of the video, in the form and in the memory where it is kept."""

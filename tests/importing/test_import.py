@@ -149,7 +149,7 @@ def test_foca_of_cache_dit(tmp_path: Path, kind: str | None, keep: str) -> None:
         ({"cache_config": {"Fn_compute_blocks": 1.5}}, "MC0904", "whole number of at least 1"),
         ({"cache_config": {"residual_diff_threshold": 0}}, "MC0904", "nothing is ever reused"),
         ({"cache_config": {"cache_type": "DBPrune"}}, "MC0903", "for every block by itself"),
-        ({"_class_name": "FasterCacheConfig"}, "MC0903", "attention alone"),
+        ({"_class_name": "FasterCacheConfig"}, "MC0903", "a whole method"),
         ({"_class_name": "FasterCashConfig"}, "MC0902", "`FasterCacheConfig`"),
         ({"cache_backend": "tea_cache"}, "MC0904", "not in the file"),
         ({"feature_caching": "Ada"}, "MC0903", "codebook"),

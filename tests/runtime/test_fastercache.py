@@ -1,4 +1,4 @@
-"""FasterCache's attention: against its rule on the model's own modules by hand, and against diffusers' hook."""
+"""FasterCache's attention alone: against its rule on the model's own modules by hand, and against diffusers' hook."""
 
 from __future__ import annotations
 
@@ -54,8 +54,15 @@ def timesteps(tiny: Tiny) -> list[float]:
     return seen
 
 
-def late_from(limit: float) -> str:
-    return f"policy w extends fastercache {{ phase early while timestep >= {limit} {{ compute }} }}"
+AHEAD = "kept(output) + ahead * (kept(output) - kept(output, 2))"
+
+
+def late_from(limit: float, stands: str = AHEAD) -> str:
+    return f"""policy w extends fastercache {{
+      phase early while timestep >= {limit} {{ compute }}
+      phase late {{ compute every interval steps }}
+      layers blocks[*].attn {{ keep output  reuse as {stands} }}
+    }}"""
 
 
 def test_fastercache(tiny: Tiny) -> None:
@@ -92,11 +99,7 @@ def test_fastercache_of_diffusers_goes_on_from_what_stood_in(tiny: Tiny) -> None
         if hasattr(module, "_diffusers_hook"):
             for name in ("faster_cache_denoiser", "faster_cache_block"):
                 module._diffusers_hook.remove_hook(name, recurse=False)
-    text = late_from(limit)[:-1] + (
-        "layers blocks[*].attn { keep output  "
-        "reuse as before(output) + 0.5 * (before(output) - before(before(output))) } }"
-    )
-    model = compiled(tiny, text)
+    model = compiled(tiny, late_from(limit, "before(output) + 0.5 * (before(output) - before(before(output)))"))
     torch.testing.assert_close(tiny.run(**call), expected, rtol=0, atol=1e-4)
     assert float((stock - expected).abs().max()) > 1e-3
     assert {e.step for e in model.events if e.action == "reuse"} == {5, 7, 9}

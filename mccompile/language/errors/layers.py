@@ -131,6 +131,44 @@ class GapOfBoth(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class ReusedWithin(Diagnostic):
+    """A branch in which the output of the model is reused, and layers within the model too."""
+
+    code = "MC0275"
+    title = "layers within the model are reused where the model is"
+    note = "where the output of the model stands in, nothing within it runs, so its layers would miscount their steps"
+    of: str
+    model: Span | None
+
+    def span_label(self) -> str:
+        where = f"the calls of `{self.of}`" if self.of else "the calls of every branch"
+        return f"reuses a part of the model in {where}"
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.model is None else (Label(self.model, "reuses all of it there"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("give both names, and reuse them in different branches: `attn: ...` and `uncond.whole: ...`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelByToken(Diagnostic):
+    """A rule that reuses parts of the chunks of a model whose layers or frequencies are told apart."""
+
+    code = "MC0276"
+    title = "the output of the model is reused by token, and {why}"
+    label = "decides about parts of a chunk"
+    why: str
+    model: Span | None
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.model is None else (Label(self.model, "what is reused"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("decide by `step` or by `chunk`"),)
+
+
+@dataclass(frozen=True, slots=True)
 class SharedAndApart(Diagnostic):
     """A policy whose branches follow one branch, and have rules of their own."""
 
@@ -240,6 +278,9 @@ class NotAStandIn(Diagnostic):
     title = "`reuse as` takes a weighted sum of kept results"
     label = "{why}"
     why: str
+    of_model: bool = False
 
     def helps(self) -> tuple[Help, ...]:
+        if self.of_model:
+            return (Help("for example `0.9 * kept(output)` or `low_pass(kept(gap)) + 1.1 * high_pass(kept(gap))`"),)
         return (Help("for example `taylor(residual, order = 2)` or `1.5 * kept(residual) - 0.5 * kept(residual, 2)`"),)
