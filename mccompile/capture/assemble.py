@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
+from mccompile.capture.apart import Parts, entering_again, first_rows
 from mccompile.capture.axes import TokenAxes, label_kinds
-from mccompile.capture.export import Exported
-from mccompile.capture.facts import Facts, ScalarFact, TensorFact
+from mccompile.capture.facts import ScalarFact
 from mccompile.capture.forms import allocate_form, buffer_specs, full_form, partial_form, row_keys
 from mccompile.capture.gather import Wanted, gather_form
-from mccompile.capture.grid import Embedding, latent_range
 from mccompile.capture.kinds import Site, TemplateKind
 from mccompile.capture.part import Input, Output, Part, Shared, Stream
 from mccompile.capture.projected import modulated_input
-from mccompile.capture.rows import RowSpans, beside_video, joined, key, other, video
+from mccompile.capture.rows import RowSpans, beside_video, key
 from mccompile.capture.samples import batch_of, holds_samples
 from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.sink import sink_gather
 from mccompile.capture.split import subgraph
-from mccompile.capture.stacks import PRELUDE, Partition
+from mccompile.capture.stacks import PRELUDE
 from mccompile.capture.streams import Roles
-from mccompile.capture.template import Template
-from mccompile.capture.types import Assembled, BlockKind, BlockSite, Port, Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A normalised graph taken apart."""
-
-    exported: Exported
-    facts: Facts
-    depends: Mapping[fx.Node, frozenset[str]]
-    partition: Partition
-    templates: tuple[Template, ...]
-    kinds: tuple[TemplateKind, ...]
-    kind_of: tuple[int, ...]
-    roles: tuple[Roles, ...]
+from mccompile.capture.types import Assembled, BlockKind, BlockSite, Port, Refusal, root_of
 
 
 def _block_kind(
@@ -133,6 +117,32 @@ def _names(parts: Parts, sites: Sequence[BlockSite]) -> _Names:
     )
 
 
+def _unrowed(parts: Parts, axes: TokenAxes, names: _Names) -> set[str]:
+    """The streams without rows of tokens."""
+    return {port.name for port in _ports(parts, axes, names.streams) if port.token_axis is None}
+
+
+def _of_known_sizes(
+    kinds: tuple[BlockKind, ...], sites: Sequence[BlockSite], names: _Names, unrowed: Container[str],
+    refusals: list[Refusal],
+) -> tuple[BlockKind, ...]:  # fmt: skip
+    """Without the partial forms whose buffers are as large as a stream that no stream before the blocks is as large as.
+
+    Buffers are made before the blocks run.
+    """
+    found = list(kinds)
+    for site in sites:
+        kind = found[site.kind]
+        streams = dict(zip((o for o in kind.allocate.takes if isinstance(o, Stream)), site.streams_in, strict=True))
+        read = (streams[o] for o, node in kind.allocate.holders().items() if isinstance(o, Stream) and node.users)
+        odd = next((n for n in read if n in unrowed and root_of(sites, n, names.entry) not in names.entry), None)
+        if kind.partial is not None and odd is not None:
+            reason = f"its keys are as many as the rows of `{odd}`, whose number is known when a block has made it"
+            refusals.append(Refusal(site.path, reason))
+            found[site.kind] = replace(kind, partial=None)
+    return tuple(found)
+
+
 def _numbers(parts: Parts) -> list[fx.Node]:
     """Scalars that the prelude computes."""
     found = (n for n, own in parts.partition.part.items() if own == PRELUDE and n.op == "call_function")
@@ -168,41 +178,34 @@ def _port(parts: Parts, value: fx.Node, axis: int | None, rows: RowSpans | None)
     return Port(value.name, axis, name, parts.depends[value], batch_of(value, parts.facts), beside)
 
 
-def _ports(parts: Parts, axes: TokenAxes, names: Sequence[str]) -> tuple[Port, ...]:
+def _ports(
+    parts: Parts, axes: TokenAxes, names: Sequence[str], sites: Sequence[BlockSite] = ()
+) -> tuple[Port, ...]:
     nodes = {n.name: n for n in parts.exported.module.graph.nodes}
+    unread = _unread(sites, nodes)
 
     def port(name: str) -> Port:
-        if name not in nodes:  # an output of a block that nothing reads
+        if name in nodes:
+            axis, rows = axes.of(nodes[name])
+            return _port(parts, nodes[name], axis, rows)
+        if name not in unread:
             return Port(name, None, "", frozenset())
-        axis, rows = axes.of(nodes[name])
-        return _port(parts, nodes[name], axis, rows)
+        axis, rows = axes.of(nodes[unread[name]])
+        return replace(_port(parts, nodes[unread[name]], axis, rows), name=name, depends=frozenset())
 
     return tuple(port(name) for name in names)
 
 
-def _first_rows(parts: Parts) -> RowSpans | None:
-    """Rows of the first stream: the tokens that the latent reaches, and others in front or behind.
-
-    None where the stream has no single token axis.
-    """
-    role, kind = parts.roles[0], parts.kinds[0]
-    stream, axis = kind.sites[0].captured(role.video), role.video_axis
-    if axis is None:
-        return None
-    module = parts.exported.module
-    placeholders = module.graph.find_nodes(op="placeholder")
-    position = next(i for i, n in enumerate(placeholders) if n.name == parts.exported.source)
-    embed = subgraph(module, placeholders, [stream], "Embedding")
-    one, two = (
-        latent_range(Embedding(embed, inputs, position, axis))
-        for inputs in (parts.exported.probe, parts.exported.second)
-    )
-    fact = parts.facts[stream]
-    assert isinstance(fact, TensorFact)
-    size = fact.shape[axis]
-    tokens = one[1] - one[0], two[1] - two[0]
-    behind = size[0] - one[1], size[1] - two[1]
-    return joined([other((one[0], two[0])), (video(tokens),), other(behind)])
+def _unread(sites: Sequence[BlockSite], nodes: Mapping[str, fx.Node]) -> dict[str, str]:
+    """For each output of a block that nothing reads, the same output of a block of its kind that is read."""
+    found: dict[str, str] = {}
+    for site in sites:
+        alike = [s.streams_out for s in sites if s.kind == site.kind]
+        for place, name in enumerate(site.streams_out):
+            read = next((outs[place] for outs in alike if outs[place] in nodes), None)
+            if name not in nodes and read is not None:
+                found[name] = read
+    return found
 
 
 def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[fx.Node]) -> dict[str, RowSpans]:
@@ -220,12 +223,14 @@ def _row_vectors(axes: TokenAxes, kinds: Sequence[BlockKind], streams: Sequence[
 
 def assemble(parts: Parts, model_class: str) -> Assembled:
     """Derives every form and names what crosses. `prove` makes a CapturedModel of the result."""
-    axes = label_kinds(list(parts.kinds), list(parts.roles), _first_rows(parts))
+    rows = first_rows(parts)
+    axes = label_kinds(list(parts.kinds), list(parts.roles), rows, entering_again(parts, rows))
     refusals = axes.refusals
     together = zip(parts.kinds, parts.roles, axes.scopes, strict=True)
     kinds = tuple(_block_kind(k, r, s, axes.of(k.sites[0].captured(r.video))[1], refusals) for k, r, s in together)
     sites = _sites(parts)
     names = _names(parts, sites)
+    kinds = _of_known_sizes(kinds, sites, names, _unrowed(parts, axes, names), refusals)
     module = parts.exported.module
     nodes = {n.name: n for n in module.graph.nodes}
     keys = _row_vectors(axes, kinds, [nodes[name] for name in names.streams if name in nodes])
@@ -263,7 +268,7 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
         shared=_ports(parts, axes, names.shared),
         sources=sources,
         gathered=tuple(names.gathered),
-        streams=_ports(parts, axes, names.streams),
+        streams=_ports(parts, axes, names.streams, sites),
         row_keys=tuple(keys),
         kinds=kinds,
         blocks=sites,

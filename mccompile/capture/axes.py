@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -32,16 +32,29 @@ class TokenAxes:
         return None, None
 
 
-def label_kinds(kinds: list[TemplateKind], roles: list[Roles], rows: RowSpans | None) -> TokenAxes:
+def label_kinds(
+    kinds: list[TemplateKind], roles: list[Roles], rows: RowSpans | None, again: Mapping[fx.Node, int]
+) -> TokenAxes:
     """Labels every kind. Labelling starts at the video stream of the first block, whose token axis holds `rows`.
 
-    Without one token axis (`rows` None) every kind is refused.
+    Without one token axis (`rows` None) every kind is refused. again: other values that enter with the same rows, each
+    with its token axis. They are taken for such where no more kinds are refused then.
     """
+    found = _labelled(kinds, roles, rows, again)
+    if not again or None not in found.scopes:
+        return found
+    alone = _labelled(kinds, roles, rows, {})
+    return alone if alone.scopes.count(None) < found.scopes.count(None) else found
+
+
+def _labelled(
+    kinds: list[TemplateKind], roles: list[Roles], rows: RowSpans | None, again: Mapping[fx.Node, int]
+) -> TokenAxes:
     if rows is None or roles[0].video_axis is None:
         reason = f"`{roles[0].video.name}`, which enters the first block, has no single token axis"
         return TokenAxes(scopes=[None] * len(kinds), refusals=[Refusal(kinds[0].template.path, reason)])
     video = kinds[0].sites[0].captured(roles[0].video)
-    known: dict[fx.Node, dict[int, RowSpans]] = {video: {roles[0].video_axis: rows}}
+    known = {**{stream: {axis: rows} for stream, axis in again.items()}, video: {roles[0].video_axis: rows}}
     shared = {s: dict(a) for s, a in known.items()}
     while True:
         axes = TokenAxes({s: dict(a) for s, a in shared.items()})

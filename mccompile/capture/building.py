@@ -88,6 +88,12 @@ class BlockForm:
 
     def count(self, rows: RowSpans) -> fx.Node | int:
         """How many rows are present: all video tokens in `full`, the selected ones in `partial`."""
+        videos = [s for s in rows if s.video]
+        if len(videos) > 1:  # the tokens of two streams
+            total = self._others(tuple(s for s in rows if not s.video))
+            for span in videos:
+                total = self._plus(total, self.count((span,)))
+            return total
         for node in (*self.roles.streams, *self.roles.shared):
             for axis, own in enumerate(self.scope.labels.get(node, ())):
                 start = _position(own, rows) if own is not None and has_video(own) else None
@@ -117,7 +123,7 @@ class BlockForm:
                 (node, i, r)
                 for node in (*self.roles.streams, *self.roles.shared)
                 for i, r in enumerate(self.scope.labels.get(node, ()))
-                if r is not None and has_video(r)
+                if r is not None and sum(span.video for span in r) == 1
             )
             self._video_count = self.axis_size(operand, axis)
             for span in (s for s in rows if not s.video):

@@ -8,7 +8,8 @@ from dataclasses import replace
 import networkx as nx
 from torch import fx, nn
 
-from mccompile.capture.assemble import Parts, assemble
+from mccompile.capture.apart import Parts
+from mccompile.capture.assemble import assemble
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
 from mccompile.capture.errors import CaptureError, ExportError, NoBlocksError
 from mccompile.capture.export import Exported, export_model, without_defaults

@@ -99,7 +99,9 @@ class _Gather:
     def tokens(self, count: Extent) -> fx.Node | int:
         """The number of all video tokens."""
         for want in self.wanted:
-            if want.axis is not None and want.rows is not None and want.sunk is None and not has_cut(want.rows):
+            if want.axis is None or want.rows is None or want.sunk is not None or has_cut(want.rows):
+                continue
+            if sum(span.video for span in want.rows) == 1:
                 total = self.call(aten.sym_size.int, self.built[want.value], want.axis)
                 for span in (s for s in want.rows if not s.video):
                     total = self.call(operator.sub, total, self.size(span.size))

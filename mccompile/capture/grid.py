@@ -49,7 +49,7 @@ class Embedding:
         return stream.movedim(self.token_axis, 0).flatten(1)[start:stop]
 
 
-def _touched(embedding: Embedding, base: torch.Tensor, axis: int, start: int) -> torch.Tensor:
+def touched(embedding: Embedding, base: torch.Tensor, axis: int, start: int) -> torch.Tensor:
     """Which tokens change with one slice of the latent, as a bool vector."""
     latent = embedding.latent.clone()
     chosen = latent.select(axis, start)
@@ -71,11 +71,11 @@ def _patch(embedding: Embedding, base: torch.Tensor, axis: int | None) -> int:
     """How many neighbouring slices feed the same tokens."""
     if axis is None:
         return 1
-    size, first = embedding.latent.shape[axis], _touched(embedding, base, axis, 0)
+    size, first = embedding.latent.shape[axis], touched(embedding, base, axis, 0)
     if size > 1 and bool(first.all()):
         raise GridUnproved(f"axis {axis} of the latent reaches every token")
     for patch in range(1, size + 1):
-        if patch == size or not torch.equal(_touched(embedding, base, axis, patch), first):
+        if patch == size or not torch.equal(touched(embedding, base, axis, patch), first):
             return patch
     raise GridUnproved(f"axis {axis} of the latent is empty")
 
@@ -92,7 +92,7 @@ def _check(embedding: Embedding, base: torch.Tensor, axes: Sequence[int | None],
         for place in sorted({0, sizes[i] // 2, sizes[i] - 1}):
             expected = torch.zeros(sizes, dtype=torch.bool, device=base.device)
             expected.select(i, place).fill_(True)
-            if not torch.equal(_touched(embedding, base, axis, place * patch[i]), expected.flatten()):
+            if not torch.equal(touched(embedding, base, axis, place * patch[i]), expected.flatten()):
                 raise GridUnproved(f"tokens of slice {place} of axis {axis} are not a plane of a frame-major grid")
 
 

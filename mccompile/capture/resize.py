@@ -110,7 +110,7 @@ class Cutting:
             for span in rows:
                 piece = self._slice(value, axis, rows, at, plus(at, span.size))
                 at = plus(at, span.size)
-                if merged and span.video and merged[-1][0].video:
+                if merged and span.cut and merged[-1][0].video:
                     piece = self._choose(node, axis, span, merged.pop()[1], piece)
                 merged.append((span, piece))
         if len(merged) == 1:

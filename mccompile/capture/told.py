@@ -3,7 +3,8 @@
 A call tells sizes (`num_frames`, `height`, `width`, shapes of images) or a position for every token. Sizes are taken
 for the grid where the model has a table (rotary embeddings) of which every column changes along one axis of that grid
 only, and each axis changes some column. Positions tell an image: they differ from token to token, and their first
-number, that of the frame, does not. Three numbers a token tell a video, if they are those of a frame-major grid.
+number, that of the frame, does not. Three numbers a token tell a video, if they are those of a frame-major grid. An
+editing model is given images behind the one that it makes: each is of a later frame, and begins at the same place.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TypeAlias
 
 import torch
 
-from mccompile.capture.places import counts_placed, starts_of
+from mccompile.capture.places import starts_of
 from mccompile.capture.split import split_prelude
-from mccompile.capture.types import Assembled, OneFrame, PlacedGrid, Port, ToldGrid
+from mccompile.capture.types import Assembled, Beside, OneFrame, PlacedGrid, Port, ToldGrid
 
 Sizes: TypeAlias = tuple[str | int, str | int, str | int]
 
@@ -40,11 +41,16 @@ def told_grid(
         told = ToldGrid(source, sizes)
         if any(_lies_so(table, told.of_call(calls[0])) for table in tables):
             return told
-    places = [name for name in captured.inputs if _places_tokens(captured, name)]
-    if any(_places_one_frame(calls, name, counts) for name in places):
-        return OneFrame(source, axis)
-    found = (PlacedGrid(source, name, last) for name in places for last in (False, True))
-    return next((grid for grid in found if _places_a_video(calls, grid, counts)), None)
+    names = [name for name in captured.inputs if _places_tokens(captured, name)]
+    first = captured.streams[0].beside  # a model may be given the positions of all that its blocks see
+    among = [Beside(0, 0), *([first] if first is not None and first.located and first != Beside(0, 0) else [])]
+    places = [OneFrame(source, axis, name, own) for name in names for own in among]
+    images = [grid for grid in places if _places_images(calls, grid)]
+    if alone := [grid for grid in images if all(grid.behind(call) == 0 for call in calls)]:
+        return alone[0]
+    videos = (PlacedGrid(source, p.places, last, axis, p.among) for p in places for last in (False, True))
+    video = next((grid for grid in videos if _places_a_video(calls, grid, counts)), None)
+    return video if video is not None or not images else images[0]
 
 
 def _places_tokens(captured: Assembled, name: str) -> bool:
@@ -56,15 +62,24 @@ def _places_a_video(calls: Sequence[dict[str, object]], grid: PlacedGrid, counts
     """Whether an input has three numbers for each token, which are those of a grid, at both calls."""
     for call, count in zip(calls, counts, strict=True):
         places = call[grid.places]
-        shape = (3, count) if grid.last else (count, 3)
         if not isinstance(places, torch.Tensor):
             return False
         starts = starts_of(places)
-        if starts.dim() not in (2, 3) or starts.shape[-2:] != shape:
+        if starts.dim() not in (2, 3) or starts.shape[-2 if grid.last else -1] != 3:
             return False
-        if counts_placed(places, grid.last) is None:
+        if not _among(grid.among, starts.shape[-1 if grid.last else -2], count):
+            return False
+        frames, height, width = grid.of_call(call)
+        if (frames, height) == (1, 1) or frames * height * width != count:
             return False
     return True
+
+
+def _among(beside: Beside, rows: int, tokens: int) -> bool:
+    """Whether there are that many tokens among rows, of which the others are `beside`."""
+    known = beside.tokens(rows)
+    start = beside.start(rows, tokens)
+    return known == tokens if known is not None else 0 <= start <= rows - tokens
 
 
 def _sizes(captured: Assembled, calls: Sequence[dict[str, object]], counts: tuple[int, int]) -> Iterator[Sizes]:
@@ -109,13 +124,19 @@ def _lies_so(table: torch.Tensor, sizes: tuple[int, int, int]) -> bool:
     return alone and all(bool(changes[axis].any()) for axis in range(3) if sizes[axis] > 1)
 
 
-def _places_one_frame(calls: Sequence[dict[str, object]], name: str, counts: tuple[int, int]) -> bool:
-    """Whether an input has a position for every token, and all of them are of one frame."""
-    for call, count in zip(calls, counts, strict=True):
-        places = call[name]
-        if not isinstance(places, torch.Tensor) or places.dim() not in (2, 3) or places.shape[-2] != count:
+def _places_images(calls: Sequence[dict[str, object]], grid: OneFrame) -> bool:
+    """Whether an input has a position for every token, of an image, or of one and others behind it."""
+    for call in calls:
+        places, latent = call[grid.places], call[grid.source]
+        assert isinstance(latent, torch.Tensor)
+        count = latent.shape[grid.axis]
+        if not isinstance(places, torch.Tensor) or places.dim() not in (2, 3) or not 2 <= places.shape[-1] <= 4:
             return False
-        rows = places.reshape(-1, places.shape[-1])[:count]
-        if not 2 <= rows.shape[1] <= 4 or len(rows.unique(dim=0)) != count or len(rows[:, 0].unique()) != 1:
+        if not _among(grid.among, places.shape[-2], count):
+            return False
+        start = grid.among.start(places.shape[-2], count)
+        rows = places.reshape(-1, *places.shape[-2:])[0, start : start + count]
+        first = grid.of_call(call)[2]
+        if first < 2 or len(rows.unique(dim=0)) != count or len(rows[:first, 0].unique()) != 1:
             return False
     return True

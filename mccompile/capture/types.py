@@ -10,7 +10,7 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +19,7 @@ from torch import fx
 from torch.utils._pytree import TreeSpec
 
 from mccompile.capture.part import Part, Shared, Stream, Weight
-from mccompile.capture.places import counts_placed, starts_of
+from mccompile.capture.places import counts_among, counts_placed, leading, starts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,14 @@ def names_at(kind: BlockKind, site: BlockSite) -> Mapping[Stream | Shared | Weig
     return dict(zip(operands, names, strict=True))
 
 
+def root_of(blocks: Sequence[BlockSite], stream: str, among: Container[str]) -> str:
+    """As `Assembled.root_of`."""
+    before = {made: source for b in blocks for made, source in zip(b.streams_out, b.continues, strict=True) if source}
+    while stream not in among and stream in before:
+        stream = before[stream]
+    return stream
+
+
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
     """Frame-major layout of the token axis: token = (frame * height + y) * width + x.
@@ -194,11 +202,14 @@ class PlacedGrid:
     """The frame-major grid of a flat latent `source`, as the positions of its tokens tell it, the input `places`.
 
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; with a further last axis of 2, both ends of each token.
+    among: where the tokens lie on that axis, if others have positions too; then they lie along `axis` of the latent.
     """
 
     source: str
     places: str
     last: bool
+    axis: int = 1
+    among: Beside = Beside(0, 0)
 
     def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the inputs of a call, by name.
@@ -207,21 +218,41 @@ class PlacedGrid:
         """
         places = inputs[self.places]
         assert isinstance(places, torch.Tensor)
-        return counts_placed(places, self.last) or (1, 1, starts_of(places).shape[-1 if self.last else -2])
+        rows = starts_of(places).shape[-1 if self.last else -2]
+        if self.among == Beside(0, 0):
+            return counts_placed(places, self.last) or (1, 1, rows)
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        tokens = latent.shape[self.axis]
+        return counts_among(places, self.last, self.among.start(rows, tokens), tokens) or (1, 1, tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class OneFrame:
-    """A flat latent `source` whose tokens lie along `axis` and are all of one frame: an image."""
+    """A flat latent `source` along `axis` whose first tokens are an image that is made; `places` has their positions.
+
+    Images that an editing model is given lie behind it, and are no part of the grid. places: [..., rows, 2 to 4].
+    among: where all tokens of the latent lie among the rows.
+    """
 
     source: str
     axis: int
+    places: str
+    among: Beside = Beside(0, 0)
 
     def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
         """(1, 1, tokens) for the inputs of a call, by name."""
+        latent, places = inputs[self.source], inputs[self.places]
+        assert isinstance(latent, torch.Tensor)
+        assert isinstance(places, torch.Tensor)
+        tokens, rows = latent.shape[self.axis], places.shape[-2]
+        return 1, 1, leading(places, self.among.start(rows, tokens), tokens)
+
+    def behind(self, inputs: Mapping[str, object]) -> int:
+        """How many tokens of the latent lie behind the image that is made."""
         latent = inputs[self.source]
         assert isinstance(latent, torch.Tensor)
-        return 1, 1, latent.shape[self.axis]
+        return latent.shape[self.axis] - self.of_call(inputs)[2]
 
 
 AnyGrid: TypeAlias = TokenGrid | ToldGrid | PlacedGrid | OneFrame
@@ -262,6 +293,21 @@ class Assembled:
     refusals: tuple[Refusal, ...]
     samples: tuple[str, ...]  # inputs with entries for each sample along their first axis, if their number may vary
     opaque: str  # why the parts run the model's own code, without a row form; "" where they are graphs of its operators
+
+    @property
+    def sample_axis(self) -> int:
+        """The axis of the samples in the stream that enters the first block; the first one where tokens were found."""
+        ports = [p for p in self.streams if p.name in self.entry]
+        found = any(p.beside is not None for p in ports)
+        batch = next(p.batch for p in ports if p.name == self.entry[0])
+        return batch.axis if isinstance(batch, Along) and not found else 0
+
+    def root_of(self, stream: str, among: Container[str]) -> str:
+        """The first stream among some that a stream continues, block by block; all of these have its shape.
+
+        The stream itself, or the last one found, where none of them is among these.
+        """
+        return root_of(self.blocks, stream, among)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,10 +126,10 @@ def _grid(grid: AnyGrid | None) -> str:
             return f"{axes} of {source}, patches of {' x '.join(map(str, patch))}"
         case ToldGrid(source, sizes):
             return f"{source} is flat; frames, height, width are {', '.join(map(str, sizes))}"
-        case PlacedGrid(source, places, _):
+        case PlacedGrid(source, places):
             return f"{source} is flat; {places} says where each token lies"
-        case OneFrame(source, axis):
-            return f"one frame, along axis {axis} of {source}"
+        case OneFrame(source, axis, places):
+            return f"one frame, along axis {axis} of {source}, as far as {places} says that it is of the first frame"
         case _:
             assert_never(grid)
 

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile.capture import flat_inputs
+from mccompile.capture.types import OneFrame
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
 from mccompile.runtime.blocks import BlockCalls, Env, eager
@@ -146,6 +147,8 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
     per_chunk = prices.lengths.reshape(len(by_group[0]), -1).mean(1)
     active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
     total, blocks = prices.each, prices.of(model.runner.lowered)
+    grid = model.runner.lowered.captured.grid
+    behind = grid.behind(prices.inputs) if isinstance(grid, OneFrame) else 0
     for region in model.runner.lowered.regions:
         computed = np.array([e.computed for e in of_group.get(region.group, by_group[0])])
         rows = active if region.keep is None else computed
@@ -153,7 +156,8 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
             if not by_rows:
                 total += block.whole if region.keep is None or computed.any() else 0.0
             elif rows.any():
-                total += block.constant + block.per_row * rows.sum() + block.per_key * float(rows @ per_chunk)
+                seen = float(rows @ per_chunk) + behind * per_chunk[0]
+                total += block.constant + block.per_row * (rows.sum() + behind) + block.per_key * seen
     return total
 
 

@@ -279,22 +279,22 @@ class BlockCalls:
         return () if part is None else tuple(o.name for o in part.takes if isinstance(o, Shared))
 
     def new_buffers(self, i: int, env: Env, shared: Mapping[str, Value]) -> tuple[torch.Tensor, ...]:
-        """Zeroed K and V of block i, as kept. Another stream stands for one inside the region, in the same shape."""
+        """Zeroed K and V of block i, as kept. A stream of the same shape stands in for one inside the region."""
         like = {(self._ports[n].rows, self._ports[n].token_axis): t for n, t in env.items() if n in self._ports}
 
         def resolve(operand: Operand) -> Value:
             match operand:
                 case Stream(name):
                     port = self._ports[name]
-                    known = env[name] if name in env else like.get((port.rows, port.token_axis))
+                    own = env.get(self._captured.root_of(name, env))
+                    known = own if port.token_axis is None else env.get(name, like.get((port.rows, port.token_axis)))
                     return self._shaped(port, env) if known is None else known
                 case Shared(name):
                     return shared[name]
                 case _:
                     raise Misplaced("allocate", operand)
 
-        made = self._allocate[i](resolve)
-        return tuple(self.staging.home(t) for t in made) if self.staging else made
+        return tuple(self.staging.home(t) if self.staging else t for t in self._allocate[i](resolve))
 
     def _shaped(self, port: Port, env: Env) -> torch.Tensor:
         """A tensor with the rows of a stream that only a later block makes: video tokens, and others beside them."""

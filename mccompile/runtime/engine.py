@@ -12,7 +12,7 @@ from torch import fx
 from mccompile import ir
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
-from mccompile.capture.types import Beside, CapturedModel, ModulatedInput
+from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, OneFrame
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.sources import (
     BlockStreams,
@@ -122,20 +122,20 @@ class Engine:
         return next(iter((*alone, *holding, *names)))
 
     def tokens(self, name: str, value: torch.Tensor, inputs: Mapping[str, Value]) -> torch.Tensor:
-        """The video tokens among the rows of a stream or shared value; all where nothing lies beside them."""
+        """The tokens of the grid among the rows of a stream or shared value; all where nothing lies beside them."""
         port = self._ports[name]
         if port.beside is None or port.token_axis is None:
             return value
         return self._narrowed(value, port.token_axis, port.beside, inputs)
 
     def _narrowed(self, value: torch.Tensor, axis: int, beside: Beside, inputs: Mapping[str, Value]) -> torch.Tensor:
-        if beside == Beside(0, 0):
+        grid, rows = self.lowered.captured.grid, value.size(axis)
+        if beside == Beside(0, 0) and not isinstance(grid, OneFrame):
             return value
-        rows = value.size(axis)
-        count = beside.tokens(rows)
+        count, behind = beside.tokens(rows), grid.behind(inputs) if isinstance(grid, OneFrame) else 0
         if count is None:
-            count = tokens_of(self.lowered.captured, inputs)
-        return value.narrow(axis, beside.start(rows, count), count)
+            count = tokens_of(self.lowered.captured, inputs) + behind
+        return value.narrow(axis, beside.start(rows, count), count - behind)
 
     def sources(
         self, spec: DecideSpec, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env,

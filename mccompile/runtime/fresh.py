@@ -35,6 +35,7 @@ def made_of(captured: CapturedModel, prompt: tuple[str, ...], layout: Layout, in
     size: tuple[int, ...] = (layout.batch, layout.frames, layout.positions)
     if captured.grid is not None:
         size = (layout.batch, layout.frames, *captured.grid.of_call(inputs)[1:])
+    size += (layout.behind,) if layout.behind else ()
     given = {name: inputs[name] for name in prompt}
     return Made(size, {n: Held.of(v) for n, v in given.items() if isinstance(v, torch.Tensor)})
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mccompile.capture.types import OneFrame
 from mccompile.lowering.types import LoweredModel
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.errors import UnevenChunks
@@ -17,7 +18,8 @@ from mccompile.runtime.shared import Value
 class Layout:
     """batch B, chunks G in the call, frames F of each, positions P of a frame; token = ((g F) + f) P + p.
 
-    rows: of a frame, each with P / rows of its positions; 1 where the grid is not known.
+    rows: of a frame, each with P / rows of its positions; 1 where the grid is not known. behind: tokens of the latent
+    that are no part of the grid (images that an editing model is given). Where a token is computed, all of them are.
     """
 
     batch: int
@@ -25,6 +27,7 @@ class Layout:
     frames: int
     positions: int
     rows: int = 1
+    behind: int = 0
 
     @property
     def cells(self) -> tuple[int, int, int, int]:
@@ -37,13 +40,15 @@ class Layout:
 
 def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value], stream: torch.Tensor) -> Layout:
     """Layout of a call; where the grid is unknown, each chunk is one frame. Raises UnevenChunks."""
-    batch, chunks = stream.size(0), len(moment.chunks)
+    axis, chunks = lowered.captured.sample_axis, len(moment.chunks)
+    batch, rows = stream.size(axis), stream.size(0 if axis else 1)
     grid = lowered.captured.grid
     if grid is None:
-        if stream.size(1) % chunks:
-            raise UnevenChunks(stream.size(1), chunks)
-        return Layout(batch, chunks, 1, stream.size(1) // chunks)
+        if rows % chunks:
+            raise UnevenChunks(rows, chunks)
+        return Layout(batch, chunks, 1, rows // chunks)
     frames, height, width = grid.of_call(inputs)
     if frames % chunks:
         raise UnevenChunks(frames, chunks)
-    return Layout(batch, chunks, frames // chunks, height * width, height)
+    behind = grid.behind(inputs) if isinstance(grid, OneFrame) else 0
+    return Layout(batch, chunks, frames // chunks, height * width, height, behind)

@@ -30,12 +30,13 @@ class Prefixes:
         self._known: dict[tuple[object, ...], np.ndarray] = {}
 
     def lengths(self, inputs: Mapping[str, Value], layout: Layout) -> np.ndarray:
-        """How many keys each token may see, int64 [L]; all of them where no mask is in play.
+        """How many keys each token of the latent may see, int64 [L]; all of them where no mask is in play.
 
         Raises NotAPrefix where the masks at this shape are not what they were at compile time.
         """
         if not self._names:
-            return np.full(layout.tokens, layout.tokens, np.int64)
+            tokens = layout.tokens + layout.behind
+            return np.full(tokens, tokens, np.int64)
         shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
         if shapes not in self._known:
             while len(self._known) >= SHAPES_KEPT:

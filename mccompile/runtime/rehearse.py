@@ -69,9 +69,10 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         given = {n: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
         shared = engine.values.get(given)
         env = engine.entry(shared)
-        layout = layout_of(engine.lowered, moment, given, engine.video(env))
+        layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         store = BranchStore.empty(bounds_in(bound, moment.branch), layout.batch, moment.total)
-        lengths = np.full(layout.tokens, layout.tokens, np.int64)
+        tokens = layout.tokens + layout.behind
+        lengths = np.full(tokens, tokens, np.int64)
         mask = np.zeros((layout.batch, layout.tokens), bool)
         mask[:, : max(2, int(SHARE * layout.tokens))] = True
         decided = False

@@ -5,16 +5,20 @@ returned. The model is asked the same twice. What is then another number, word o
 
 before: a model, and a call of it;  after: nothing has changed but what the model notes of a call
 refuses when: a setting, a global of the model's code, a buffer or another tensor that it holds is another after the
-second call than after the first (ModelRemembers, MC0615)
+second call than after the first (ModelRemembers, MC0615); or an argument is another after a call (ExportError, MC0401)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from mccompile.capture.errors import ExportError
+from mccompile.capture.own import mark_of
 from mccompile.runtime.called import CalledCode
 from mccompile.runtime.errors import ModelRemembers
 from mccompile.runtime.reached import TORCH, Same, attributes_of, leaves_in, parts_of, told
@@ -38,11 +42,17 @@ def runs_at(model: nn.Module, call: Mapping[str, object]) -> bool:
 def check_remembers_nothing(model: nn.Module, call: Mapping[str, object]) -> None:
     """Calls the model once, or three times where the first call leaves something in it. call: keyword arguments.
 
-    A model that does not run is left to capture.
+    A model that does not run is left to capture. Raises ModelRemembers (MC0615), and ExportError (MC0401) where the
+    forward writes into its arguments: keys and values of the last chunks, which a later call is given.
     """
-    before, code = Untouched(model), CalledCode(model)
+    before, code, given = Untouched(model), CalledCode(model), _marks(call)
     if not runs_at(model, call):
         return  # capture tells why
+    after = _marks(call)
+    written = next((name for name in (*given, *after) if given.get(name) != after.get(name)), "")
+    if written:
+        place, cause = f"{type(model).__name__}.forward", f"forward writes into its argument `{written}`"
+        raise ExportError(place, cause, "let forward return what it changes")
     if before.still() and not code.replaced():
         return  # what a model makes once, such as a table for each size, is made by its first call
     model(**call)
@@ -51,6 +61,13 @@ def check_remembers_nothing(model: nn.Module, call: Mapping[str, object]) -> Non
     other = next((name for name, value in _notes(model).items() if not _equal(first.get(name), value)), "")
     if other or code.replaced():
         raise ModelRemembers(type(model).__name__, f"each changes `{other}`" if other else code.replaced())
+
+
+def _marks(call: Mapping[str, object]) -> Notes:
+    """What changes when an argument is written into: by the path of each leaf the versions of tensors, and numbers."""
+    leaves, _ = pytree.tree_flatten_with_path(dict(call))
+    named = ((re.sub(r"[\[\]']+", ".", pytree.keystr(path)).strip("."), leaf) for path, leaf in leaves)
+    return {name: (id(v), mark_of(v)) if isinstance(v, torch.Tensor) else told(v) for name, v in named}
 
 
 def _notes(model: nn.Module) -> Notes:

@@ -20,6 +20,7 @@ from mccompile.runtime.blocks import Env, Rows
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.engine import Engine
+from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.execute import keep_whole, merge, pass_on, reused, selected
 from mccompile.runtime.forecast import KEPT, Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
@@ -82,7 +83,10 @@ class Step:
         return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights, watched)
 
     def weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
-        """What the last kept results of a region are worth to the tokens that are reused; None without a forecast."""
+        """What the last kept results of a region are worth to the tokens that are reused; None without a forecast.
+
+        Raises NoForecast (MC0620) where tokens that are in no grid would be forecast with others' weights.
+        """
         if not region.forecasts:
             return None
         found: dict[tuple[int, int], np.ndarray] = {}
@@ -97,7 +101,11 @@ class Step:
         cells[:] = next(iter(found.values()))[:, None, None]  # tokens that are computed or skipped read none of it
         for (b, g), weights in found.items() if self.engine.uses_rows else ():  # else all are computed together
             cells[:, b, g] = weights
-        return weights_of(cells, region.depth)
+        made = weights_of(cells, region.depth)
+        if self.layout.behind and not all(isinstance(w, float) for w in (*made.values, *made.passed)):
+            why = "tokens are computed at steps of their own, and images that are given lie behind them"
+            raise NoForecast(self.bound.ir, why)
+        return made
 
     def _of_chunk(self, region: LoweredRegion, b: int, g: int, reused: np.ndarray) -> np.ndarray:
         """Weights of a chunk, float32 [n, F, P] or [n, 1, 1]. reused: its tokens that read them, bool [F, P]."""

@@ -123,7 +123,7 @@ def test_sizes_of_the_call_are_proved_on_the_models_table() -> None:
     assert captured(Flat(mixes=True), *told((3, 4, 6), (5, 6, 8))).grid is None
 
 
-@pytest.mark.parametrize(("second_frame", "grid"), [(0.0, OneFrame("latent", 1)), (1.0, None)])
+@pytest.mark.parametrize(("second_frame", "grid"), [(0.0, OneFrame("latent", 1, "places")), (1.0, None)])
 def test_positions_tell_an_image_from_a_video(second_frame: float, grid: OneFrame | None) -> None:
     calls = []
     for h, w in ((4, 6), (6, 8)):

@@ -16,7 +16,7 @@ from torch import nn
 from mccompile.capture.facts import measure
 from mccompile.capture.labels import label
 from mccompile.capture.rows import Labels, RowSpans, any_video, between, has_video, joined, key, other, total, video
-from mccompile.capture.scope import Scope
+from mccompile.capture.scope import Refused, Scope
 from mccompile.capture.template import cut
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -77,7 +77,6 @@ MIXING: dict[str, tuple[Function, str]] = {
     "some tokens": (lambda x: x.narrow(1, 2, 3), "picks some of the tokens"),
     "every second": (lambda x: x[:, ::2], "takes every n-th token"),
     "repeat": (lambda x: x.repeat(1, 2, 1), "repeats the tokens"),
-    "twice": (lambda x: torch.cat([x, x], 1), "joins parts of the video tokens in another order"),
     "split axis": (lambda x: x.unflatten(1, (-1, 2)), "splits or merges the token axis"),
     "merge axis": (lambda x: x.flatten(1), "splits or merges the token axis"),
     "other rows": (lambda x: torch.cat([TEXT, x], 1) + F.pad(x, (0, 0, 0, 3)), "different rows meet"),
@@ -141,6 +140,14 @@ def test_what_mixes_tokens_is_computed_over_all_of_them(name: str) -> None:
     assert not any_video(labels)
     assert any(reason in refused.reason for refused in scope.mixing.values())
     assert scope.kept
+
+
+def test_tokens_of_two_streams_join_and_parts_in_another_order_do_not() -> None:
+    (_, rows, _), scope = labelled(lambda x: torch.cat([x, x], 1))
+    assert rows is not None
+    assert (key(rows), scope.mixing) == ("video+video", {})
+    with pytest.raises(Refused, match="joins parts of the video tokens in another order"):
+        labelled(lambda x: torch.cat([x[:, 3:], x[:, :3]], 1))
 
 
 def test_parts_of_the_tokens_are_named_and_join_again() -> None:

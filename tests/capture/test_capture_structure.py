@@ -45,7 +45,7 @@ def test_joint_rows_have_keys(specimen_of: Specimens) -> None:
         ("cogvideox", TokenGrid("hidden_states", (1, 3, 4), (1, 2, 2))),
         ("toy", TokenGrid("latent", (2, 3, 4), (1, 2, 2))),
         ("helios", TokenGrid("hidden_states", (2, 3, 4), (1, 2, 2))),
-        ("flux", OneFrame("hidden_states", 1)),
+        ("flux", OneFrame("hidden_states", 1, "img_ids")),
         ("ltx", ToldGrid("hidden_states", ("num_frames", "height", "width"))),
     ],
 )

@@ -14,6 +14,7 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 
 from mccompile import api
+from mccompile.capture.errors import ExportError
 from mccompile.runtime.called import CalledCode
 from mccompile.runtime.errors import ModelChanged, ModelRemembers
 from mccompile.runtime.remembers import check_remembers_nothing
@@ -38,6 +39,18 @@ class Cached(WanTransformer3DModel):
         made = super().forward(*args, **kwargs)
         self.kept = made[0]
         return made
+
+
+class Caching(WanTransformer3DModel):
+    """Writes keys of this call into a cache that it is given, or how many there are into a dict (AnyFlow-FAR)."""
+
+    def forward(self, *args: object, cache: torch.Tensor, flags: dict[str, int], **kwargs: object) -> object:
+        (made,) = super().forward(*args, **kwargs, return_dict=False)
+        if "count" in flags:
+            flags["count"] = made.size(2)
+        else:
+            cache[:, : made.size(2)] = 1.0
+        return (made,)
 
 
 class Counting:
@@ -244,3 +257,19 @@ def test_parts_of_the_model_in_a_list_are_its_parts() -> None:
     model.log.info("once")
     assert state.changed()
     assert not state.changed()
+
+
+@pytest.mark.parametrize(("flags", "named"), [({"count": 0}, "flags.count"), ({}, "cache")])
+def test_a_forward_that_writes_into_its_arguments_is_refused(flags: dict[str, int], named: str) -> None:
+    """What a later call is given would be what the first example call left there."""
+    model = wan_transformer()
+    model.__class__ = Caching
+    calls = [
+        {
+            "hidden_states": torch.randn(1, 4, *size), "timestep": torch.tensor([500.0]), "flags": dict(flags),
+            "encoder_hidden_states": torch.randn(1, 7, model.config.text_dim), "cache": torch.zeros(1, 30),
+        }
+        for size in ((4, 6, 14), (6, 10, 22))
+    ]  # fmt: skip
+    with pytest.raises(ExportError, match=f"forward writes into its argument `{named}`"):
+        api.prepare(model, probe=calls[0], second=calls[1])

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mccompile import compile
+from mccompile import api, compile
 from mccompile.diagnostics.source import Source
+from mccompile.generate.part_laws import rows_apart
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 
@@ -77,3 +78,61 @@ def test_keys_of_a_stream_that_later_blocks_make_are_kept() -> None:
     for clock.row in range(STEPS):
         given["hidden_states"] = given["hidden_states"] * 0.5 + clock.row
         assert torch.allclose(compiled(**given), model(**given), atol=1e-5)
+
+
+class Decoding(nn.Module):
+    """Two blocks on the tokens, then two that join what these made with the embedded latent anew (Motif-Video)."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.patch, self.head = nn.Conv3d(2, DIM, (1, 2, 2), (1, 2, 2)), nn.Linear(DIM, 8)
+        self.first = nn.ModuleList([Single(), Single()])
+        self.later = nn.ModuleList([Double(), Double()])
+        self.turned = turned
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        x = self.patch(hidden_states).flatten(2).transpose(1, 2)
+        anew = x.flip(1) if self.turned else x.clone()
+        for block in self.first:
+            x = block(x)
+        for block in self.later:
+            anew, x = block(anew, x)
+        return self.head(anew)  # type: ignore[no-any-return]
+
+
+def decoding(turned: bool) -> tuple[nn.Module, api.Prepared, dict[str, torch.Tensor]]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Decoding(turned).eval().requires_grad_(False)
+        probe, second, given = (
+            {"hidden_states": torch.randn(1, 2, *size)} for size in ((4, 4, 6), (6, 6, 10), (5, 6, 8))
+        )
+    return model, api.prepare(model, probe=probe, second=second), given
+
+
+def test_a_stream_of_the_same_tokens_that_a_later_block_takes_runs_by_rows() -> None:
+    model, prepared, given = decoding(turned=False)
+    captured = prepared.model
+    assert captured.refusals == ()
+    assert {p.rows for p in captured.streams} == {"video"}  # of what nothing reads too
+    assert captured.row_keys == ("video", "video+video")
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    policy = Source("test.policy", TOP)
+    compiled = compile(model, policy, captured=prepared, clock=clock, backend="eager", part=0.4)  # type: ignore[arg-type]
+    assert compiled.runner.engine.uses_rows
+    for clock.row in range(STEPS):
+        given["hidden_states"] = given["hidden_states"] * 0.5 + clock.row
+        off = float((compiled(**given) - model(**given)).abs().max())
+        assert (off < 1e-5) == (clock.row == 0)
+    for row in prepared.calls:
+        assert rows_apart(captured, row)[0] < 1e-5
+
+
+def test_tokens_in_another_order_are_not_those_of_the_latent() -> None:
+    """Selected rows of such a stream would be of other places than those of the latent that were chosen."""
+    model, prepared, given = decoding(turned=True)
+    assert {p.rows for p in prepared.model.streams if p.name in prepared.model.exit} == {""}
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    policy = Source("test.policy", TOP)
+    compiled = compile(model, policy, captured=prepared, clock=clock, backend="eager")  # type: ignore[arg-type]
+    assert torch.allclose(compiled(**given), model(**given), atol=1e-5)

@@ -66,7 +66,8 @@ def cat(scope: Scope, node: fx.Node) -> Labels:
     spans = [r if r is not None else other(scope.shape(o)[axis]) for o, r in zip(tensors, along, strict=True)]
     labels[axis] = joined(spans) if any(has_video(r) for r in along) else None
     scope.chooses |= sum(has_cut(r) for r in along) > 1
-    if sum(s.video for s in labels[axis] or ()) > 1:
+    videos = [s for s in labels[axis] or () if s.video]
+    if len(videos) > 1 and any(s.cut for s in videos):  # whole ones are the tokens of two streams
         raise scope.refusal(node, "joins parts of the video tokens in another order")
     return tuple(labels)
 
