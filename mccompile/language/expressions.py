@@ -35,6 +35,7 @@ from mccompile.language.walk import walk
 _NAME_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & NAMED)
 _LIST_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & LISTED)
 
+_ONE = TypedNumber(ir.Const(1.0), constant=True)
 TOLD = ""
 """The name in an expression that stands where an error was told of before."""
 
@@ -90,6 +91,10 @@ class Elaborator:
     def condition(self, expr: ast.WrittenExpr) -> TypedCondition | Poison:
         """A rule's condition, in which comparisons may accumulate."""
         return self._as_condition(self.infer(expr), "compare it: `accumulate(x) < threshold`")
+
+    def divides(self, by: TypedNumber, at: Span) -> bool:
+        """Reports a number that nothing can be divided by, at the words of the division."""
+        return not isinstance(self._combining.arithmetic("div", (_ONE, by), at), Poison)
 
     def either(self, parts: tuple[TypedCondition | Poison, ...], at: Span) -> TypedCondition | Poison:
         """The condition that holds where one of two holds."""

@@ -8,7 +8,7 @@ from typing import cast, get_args
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.language import ast
-from mccompile.language.errors import layers, tensors
+from mccompile.language.errors import layers, tensors, values
 from mccompile.language.types import Poison, TypedTensor, source_words
 
 PARTS = get_args(ir.SublayerName)
@@ -25,6 +25,8 @@ def block_source(
         return report(tensors.NoBlockResult(word.span, word.text))
     if parts and parts[0].text not in PARTS:
         return report(layers.UnknownSublayer(parts[0].span, parts[0].text))
+    if isinstance(written.block, float) and written.block >= 1:
+        return report(values.OutOfBounds(written.span, "the block, a share of the depth,", "0%", "99%"))
     part = cast("ir.SublayerName", parts[0].text) if parts else None
     source = ir.SourceRef("block", block=ir.BlockRef(written.block, part, at=written.span), at=written.span)
     if first is not None and first != source:
