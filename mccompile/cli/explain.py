@@ -264,16 +264,15 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     import torch
 
     from mccompile.capture.shallow import is_hollow
-    from mccompile.generate.memory import kept_by
+    from mccompile.generate.memory import call_at, kept_by
     from mccompile.generate.worth import worth_of
     from mccompile.pipelines.experts import part_of, rows_of
-    from mccompile.pipelines.grids import grid_of
+    from mccompile.pipelines.finding import driver_for
     from mccompile.runtime.planning import planned, static_tables
 
     compiled, captured, pipe = _compiled(arguments, policy)
     inputs = captured.calls[0]
-    pipe.scheduler.set_timesteps(steps)
-    whole = grid_of(pipe.scheduler)
+    whole = driver_for(pipe).grid(pipe, steps, call_at(_size_of(arguments)))
     for each in compiled.experts:
         rows = range(whole.steps) if each.slot is None else rows_of(pipe, each.slot, pipe.scheduler.timesteps)
         part = f"{each.slot}: {len(rows)} steps from step {rows.start} on" if each.slot is not None else ""

@@ -63,13 +63,12 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
     from mccompile.capture.shallow import is_hollow
     from mccompile.generate.load import find_folder, load_pipeline
     from mccompile.generate.placement import Placement
-    from mccompile.pipelines.grids import grid_of
+    from mccompile.pipelines.finding import driver_for
     from mccompile.runtime.planning import static_tables
 
     pipe = load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False), hollow=True)
     captured = api.prepare(pipe)
-    pipe.scheduler.set_timesteps(steps)
-    grid = grid_of(pipe.scheduler)
+    grid = driver_for(pipe).grid(pipe, steps, {})
     if is_hollow(pipe.transformer):  # values of a source are made by weights
         return PlannedRun(grid, WITHOUT_MODEL)
     tables: dict[ir.Change, tuple[float, ...]] = {}

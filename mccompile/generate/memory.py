@@ -71,8 +71,14 @@ def kept_by(
     parameters: Mapping[str, float],
 ) -> Keeping:
     """The same of a pipeline that has been captured. Raises BudgetUnmet (MC0504)."""  # fmt: skip
-    call = {} if size is None else dict(zip(SIZES[:2], size[:2], strict=True)) | dict.fromkeys(SIZES[2:], size[2])
-    return keeping_for(pipe, policy, made.model, made.prefixes, made.calls, call, parameters)
+    return keeping_for(pipe, policy, made.model, made.prefixes, made.calls, call_at(size), parameters)
+
+
+def call_at(size: tuple[int, int, int] | None) -> Mapping[str, object]:
+    """The arguments of a pipeline's call that give a size: height, width, frames. None: the pipeline's own."""
+    if size is None:
+        return {}
+    return dict(zip(SIZES[:2], size[:2], strict=True)) | dict.fromkeys(SIZES[2:], size[2])
 
 
 def show_kept(keeping: Keeping) -> str:

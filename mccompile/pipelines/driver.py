@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 from mccompile import ir
 from mccompile.pipelines.experts import refuse_others
+from mccompile.pipelines.grids import even_grid, gives_sigmas, grid_of
 from mccompile.pipelines.probe import (
     MEDIA,
     SIZES,
@@ -22,6 +23,7 @@ from mccompile.pipelines.probe import (
     record_declared,
     unseen_sizes,
 )
+from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Attached, Clock
 from mccompile.runtime.stand_in import ExpertSlot, slots_of
 
@@ -72,6 +74,21 @@ class Driver(ABC):
         arguments: of the pipeline's call, with its size.
         """
         return record_declared(pipe, arguments)
+
+    def grid(self, pipe: object, steps: int, arguments: Mapping[str, object]) -> Grid:
+        """The step grid of a run of so many steps. Raises ProbeFailed.
+
+        arguments: of the pipeline's call, with its size, on which the grid of some pipelines depends. Pipelines that
+        give their scheduler more than the number of steps are asked for a call; the others' schedulers are told it.
+        """
+        scheduler = getattr(pipe, "scheduler", None)
+        if scheduler is None:
+            return even_grid(steps)
+        if gives_sigmas(pipe):
+            self.declared(pipe, {**arguments, "num_inference_steps": steps})
+        else:
+            scheduler.set_timesteps(steps)
+        return grid_of(scheduler)
 
     def small_runs(self, pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
         """The arguments of two short runs of the pipeline, at small sizes that `record` does not show.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
 from mccompile.policy.phases import Grid
@@ -17,6 +19,22 @@ def grid_of(scheduler: object) -> Grid:
     sigmas = getattr(scheduler, "sigmas", None)
     values = [float(s) for s in sigmas] if sigmas is not None else [t / TRAINED for t in timesteps]
     return Grid(len(timesteps), tuple(timesteps), tuple(values[: len(timesteps)]))
+
+
+def even_grid(steps: int) -> Grid:
+    """Even steps from noise to data, for a pipeline that has no scheduler."""
+    sigmas = tuple(1.0 - step / steps for step in range(steps))
+    return Grid(steps, tuple(TRAINED * s for s in sigmas), sigmas)
+
+
+def gives_sigmas(pipe: object) -> bool:
+    """Whether a pipeline may give its scheduler sigmas of its own, or a shift that depends on the video's size.
+
+    Those that do have an argument for a schedule of the caller's.
+    """
+    config = getattr(getattr(pipe, "scheduler", None), "config", {})
+    takes = inspect.signature(pipe.__call__).parameters.keys() & {"sigmas", "timesteps"}  # type: ignore[operator]
+    return bool(takes) or bool(config.get("use_dynamic_shifting"))
 
 
 ToldForm = tuple[float, ...]  # the timesteps that the model may be given, one a step

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mccompile.capture.shallow import is_hollow
 from mccompile.models.magi.cache import no_keys
+from mccompile.models.magi.config import MagiSettings
 from mccompile.models.magi.predict import UNSEEN_ROWS
 from mccompile.models.magi.schedule import MagiCall, time_table
 from mccompile.models.magi.transformer import KeyValues, MagiTransformer3DModel
@@ -98,7 +99,11 @@ class ChunkClock:
 
 def grid_of_run(run: object) -> Grid:
     """The steps of a chunk: MAGI-1's times run from 0 (noise) to 1 (clean), so sigma is 1 - time."""
-    settings = run.settings  # type: ignore[attr-defined]
+    return grid_of_settings(run.settings)  # type: ignore[attr-defined]
+
+
+def grid_of_settings(settings: MagiSettings) -> Grid:
+    """The same of the sampling settings of a run."""
     table = time_table(settings.num_inference_steps, settings.time_transform, settings.shortcut_mode)[:-1]
     return Grid(len(table), table, tuple(1 - t for t in table))
 
@@ -224,6 +229,10 @@ class WindowDriver(Driver):
         self, pipe: object, arguments: Mapping[str, object], larger: bool = False
     ) -> tuple[ExampleCall, ExampleCall]:
         return record_window_calls(pipe, {k: v for k, v in arguments.items() if k not in SIZES})
+
+    def grid(self, pipe: object, steps: int, arguments: Mapping[str, object]) -> Grid:
+        """That of every chunk. Raises MagiConfigError (MC0721) for a number of steps that the stages cannot share."""
+        return grid_of_settings(pipe.scheduler.with_steps(steps))  # type: ignore[attr-defined]
 
     def small_runs(self, pipe: object, arguments: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
         """Runs at two sizes that the recorded ones do not have; their steps are the fewest that end every stage."""

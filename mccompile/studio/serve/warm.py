@@ -21,7 +21,6 @@ from mccompile.language.load import load_policy
 from mccompile.metrics.pixels import psnr, psnr_per_frame
 from mccompile.models.embedded import DEFAULTS
 from mccompile.pipelines.finding import driver_for
-from mccompile.pipelines.grids import grid_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.phases import Grid
 from mccompile.policy.text import show
@@ -106,15 +105,10 @@ class WarmModel:
         return Loaded(type(self._pipe).__name__, self._own.prompt or "", self._given.seed, presets)
 
     def _grid(self, settings: Settings) -> Grid:
-        """The scheduler's grid; even steps from noise to data where the pipeline has no scheduler."""
+        """That of a run with these settings."""
         known = inspect.signature(self._pipe.__call__).parameters.get("num_inference_steps")
         steps = settings.num_inference_steps or int(known.default if known is not None else 50)
-        scheduler = getattr(self._pipe, "scheduler", None)
-        if scheduler is None:
-            sigmas = tuple(1.0 - step / steps for step in range(steps))
-            return Grid(steps, tuple(1000.0 * s for s in sigmas), sigmas)
-        scheduler.set_timesteps(steps)
-        return grid_of(scheduler)
+        return driver_for(self._pipe).grid(self._pipe, steps, call_arguments(self._pipe, settings))
 
     def prepare(self, tell: TellProgress) -> None:
         """Does before the first order what every order needs. Raises CaptureError."""
