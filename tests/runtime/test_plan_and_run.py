@@ -38,7 +38,7 @@ CONDITIONS = {
 }
 OTHERS = {
     "bins": f"phase all {{ compute 2 reuse 3 compute 1 reuse 3 }} {ALL}",
-    "by timestep": f"phase a while timestep >= 500 {{ compute every 2 steps }} phase b {{ compute every 4 steps }}{ALL}",
+    "timestep": "phase a while timestep >= 500 { compute every 2 steps } phase b { compute every 4 steps } " + ALL,
     "by sigma": f"phase a while 0.3 <= sigma < 0.8 {{ compute every 2 steps }} phase b {{ compute }} {ALL}",
     "the last": f"{FIRST} {{ compute every 5 steps }} phase end for last 2 steps {{ compute }} {ALL}",
     "refreshes": f"phase a until 3 refreshes {{ compute every 2 steps }} phase b {{ compute every 3 steps }} {ALL}",
