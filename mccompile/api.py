@@ -36,6 +36,7 @@ from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.modes import in_eval
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.remembers import check_remembers_nothing, runs_at
 from mccompile.runtime.shared import Value
@@ -80,7 +81,8 @@ def compile(
     """Compiles `model` under `policy`.
 
     model: a diffusers pipeline, or a transformer (torch.nn.Module). The result replaces the pipeline's `transformer`
-    until `result.undo()`. A transformer needs two example calls: probe and second, its keyword arguments at two sizes.
+    until `result.undo()`; the transformer is in eval mode until then. A transformer needs two example calls: probe and
+    second, its keyword arguments at two sizes.
     policy: the IR, the name of a shipped policy, a path, or the text of a policy. Experts that take turns (Wan 2.2) are
     all compiled, under one policy, or each under its own: {"transformer": ..., "transformer_2": ...}.
     backend: "inductor" compiles everything at once, and "eager" compiles nothing. A callable gets a graph and its role,
@@ -239,12 +241,11 @@ def _prepared(
 ) -> tuple[Prepared, ExampleCalls]:
     """A transformer's capture, and the two calls that it is captured with."""
     check_untreated(transformer)
-    transformer.eval()
     if not is_hollow(transformer):
-        with uncompiled(transformer):
+        with in_eval(transformer), uncompiled(transformer):
             check_remembers_nothing(transformer, probe)
     calls = (without_scale(transformer, call) for call in (probe, second))
-    with uncompiled(transformer), open_scales(transformer):
+    with in_eval(transformer), uncompiled(transformer), open_scales(transformer):
         take = capture_hollow if is_hollow(transformer) else capture_batched
         captured, given = take(transformer, *calls)
     return _of(captured, transformer, given, call), given
@@ -261,9 +262,8 @@ def _of(
 def _alike(first: Prepared, model: nn.Module, other: nn.Module, given: ExampleCalls) -> Prepared:
     """The capture of a further expert: that of the first one over its weights where they are built alike."""
     check_untreated(other)
-    other.eval()
     found = None
-    with uncompiled(model), uncompiled(other), open_scales(model), open_scales(other):
+    with in_eval(model), in_eval(other), uncompiled(model), uncompiled(other), open_scales(model), open_scales(other):
         if not is_hollow(other):
             found = over(first.model, model, other, given)
     if found is None:

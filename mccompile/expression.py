@@ -41,7 +41,10 @@ SourceName = Literal[
     "probe",  # residual (output - input) of the always-computed blocks before the cached region
     "probe_output",  # output of these blocks
     "output",  # what the model returns; only that of earlier steps can be read
+    "block",  # the residual of one block, or of a sublayer of it; only that of its computations can be read
 ]
+TOLD_AFTER: tuple[SourceName, ...] = ("output", "block")  # known when a step has run, and not before its decisions
+SublayerName = Literal["attn", "cross", "ffn"]  # self-attention, attention to the text, feed-forward
 ClockName = Literal["step", "fraction", "timestep", "sigma"]
 Distance = Literal["rel_l1", "l1", "l2", "cosine", "deviation"]  # against an earlier value; the last: within itself
 Norm = Literal["mean", "max", "min_max"]
@@ -74,9 +77,18 @@ class Table(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockRef(Node):
+    """One block of the model, or a sublayer of it. A float is a share of the depth: the block that begins there."""
+
+    block: int | float
+    part: SublayerName | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRef(Node):
     name: SourceName
     gain: Expr | None = None  # of each frequency along frames, rows and columns: the source is filtered by it
+    block: BlockRef | None = None  # of the source "block": which one it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ class FrameDiff(Node):
 
     of: SourceRef
     relative: bool  # False: the plain difference, as MAGI-1's variant on latents
+    a: PastMoment | None = None  # None: the source now; then no chunk sees the one before it
 
 
 @dataclass(frozen=True, slots=True)

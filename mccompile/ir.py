@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mccompile.expression import (
+    TOLD_AFTER,
     Accumulate,
     Apply,
     Area,
     Around,
     Average,
     Before,
+    BlockRef,
     Change,
     ClockName,
     ClockRef,
@@ -42,16 +44,18 @@ from mccompile.expression import (
     SourceRef,
     SpectralWeight,
     Stairs,
+    SublayerName,
     Table,
 )
 
 __all__ = [  # an expression's names are names of the IR
-    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "Blocks", "BranchRule",
-    "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative", "Distance",
-    "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration", "Kept",
-    "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment", "Phase",
-    "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse", "Rule",
-    "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask",
+    "TOLD_AFTER",
+    "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "BlockRef", "Blocks",
+    "BranchRule", "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative",
+    "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration",
+    "Kept", "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment",
+    "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse",
+    "Rule", "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask",
     "SublayerName", "Sublayers", "Table", "Top", "UntilRefreshes", "WholeModel",
 ]  # fmt: skip
 
@@ -223,9 +227,6 @@ class Blocks(Node):
 
     first: int | float
     last: int | float
-
-
-SublayerName = Literal["attn", "cross", "ffn"]  # self-attention, attention to the text, feed-forward
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,8 @@ def power(a: np.float32, b: np.float32) -> np.float32:
 
 
 def remainder(a: np.float32, b: np.float32) -> np.float32:
-    """What division leaves, with the divisor's sign, in float64 and rounded once, as in the graph."""
-    return np.float32(np.remainder(np.float64(a), np.float64(b)))
+    """What division leaves, with the divisor's sign, in float64 and rounded once, as in the graph. 0 has no sign."""
+    return np.float32(np.remainder(np.float64(a), np.float64(b)) + 0.0)
 
 
 # ---- where there is no value -------------------------------------------------------------------------------

@@ -113,7 +113,6 @@ class Bundle:
             differences.append(f"it is on {device}, not on {self.device}")
         if differences:
             raise WrongModel(self.path, here.folder or f"this {here.model_class}", differences)
-        transformer.eval()
         text = read_json(self.path, CAPTURED, self.entries[CAPTURED])
         policy = read(self.ir)
         bound = bind(policy, dict(self.parameters))

@@ -7,9 +7,11 @@ to the root of what it reads.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import networkx as nx
 import torch
@@ -31,33 +33,47 @@ _SHAPE_ONLY = frozenset(
 )
 
 
-def _schema_arguments(node: fx.Node) -> list[tuple[torch._C.Argument, object]]:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return []
-    schema = node.target._schema
-    return [
-        (a, node.args[i] if i < len(node.args) else node.kwargs.get(a.name)) for i, a in enumerate(schema.arguments)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Aliases:
+    """The arguments of an operator that its schema lets it return a view of, and those that it writes: place, name."""
+
+    viewed: tuple[tuple[int, str], ...]
+    written: tuple[tuple[int, str], ...]
+
+
+@functools.cache
+def _aliases(operator: torch._ops.OpOverload) -> _Aliases:
+    marked = [(i, a.name, a.alias_info) for i, a in enumerate(operator._schema.arguments) if a.alias_info is not None]
+    written = tuple((i, name) for i, name, info in marked if info.is_write)
+    return _Aliases(tuple((i, name) for i, name, _ in marked), written)
+
+
+def _operands(node: fx.Node, places: tuple[tuple[int, str], ...]) -> list[fx.Node]:
+    """The values that stand in these places; lists and constants are left out."""
+    found = (node.args[i] if i < len(node.args) else node.kwargs.get(name) for i, name in places)
+    return [value for value in found if isinstance(value, fx.Node)]
 
 
 def written_by(node: fx.Node) -> tuple[fx.Node, ...]:
     """The operands that `node` writes in place."""
-    pairs = _schema_arguments(node)
-    return tuple(v for a, v in pairs if isinstance(v, fx.Node) and a.alias_info is not None and a.alias_info.is_write)
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return ()
+    return tuple(_operands(node, _aliases(node.target).written))
 
 
 def _aliased(node: fx.Node) -> fx.Node | None:
     """The operand that `node` may be a view of."""
     if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         return node.args[0]
-    for argument, value in _schema_arguments(node):
-        if isinstance(value, fx.Node) and argument.alias_info is not None:
-            return value
-    return None
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    return next(iter(_operands(node, _aliases(node.target).viewed)), None)
 
 
-def flow_graph(graph: fx.Graph) -> nx.DiGraph:
+def flow_graph(graph: fx.Graph, until: Collection[fx.Node] | None = None) -> nx.DiGraph:
     """Edges from every value to what reads it, and from every in-place write to each later read of its root.
+
+    until: nodes of the graph; what stands behind the last of them is left out, as none of them depends on it.
 
     The node attribute `writes` holds the roots that a node writes; a write into a placeholder or an attribute
     is a result too.
@@ -65,7 +81,8 @@ def flow_graph(graph: fx.Graph) -> nx.DiGraph:
     flow = nx.DiGraph()
     root: dict[fx.Node, fx.Node] = {}
     writes: dict[fx.Node, list[fx.Node]] = defaultdict(list)
-    for node in graph.nodes:
+    left = None if until is None else set(until)
+    for node in graph.nodes if left is None or left else ():
         flow.add_node(node)
         alias = _aliased(node)
         root[node] = node if alias is None else root[alias]
@@ -75,6 +92,10 @@ def flow_graph(graph: fx.Graph) -> nx.DiGraph:
         for target in written_by(node):
             writes[root[target]].append(node)
             flow.nodes[node].setdefault("writes", []).append(root[target])
+        if left is not None and node in left:
+            left.remove(node)
+            if not left:
+                break
     return flow
 
 
@@ -111,5 +132,6 @@ def data_inputs(graph: fx.Graph, flow: nx.DiGraph, facts: Facts) -> dict[fx.Node
         elif node.target is torch.ops.aten.sym_size.int or node.target in _SHAPE_ONLY:
             depends[node] = frozenset()
         else:
-            depends[node] = frozenset().union(*(depends[p] for p in flow.predecessors(node) if p in depends))
+            read = {depends[p] for p in flow.predecessors(node) if p in depends}
+            depends[node] = read.pop() if len(read) == 1 else frozenset().union(*read)
     return depends

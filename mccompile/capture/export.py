@@ -19,7 +19,7 @@ from mccompile.capture.extremes import compares, symbolic_extremes, takes_extrem
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
-from mccompile.capture.repeat import repeats
+from mccompile.capture.repeat import WeightsMissed, repeats
 from mccompile.capture.unfold import NotUnfolded, unfold
 
 
@@ -100,16 +100,23 @@ def export_model(
     return other if sum(map(compares, other.guards)) < sum(map(compares, found.guards)) else found
 
 
-def _traced(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool) -> Exported:
-    """As `export_model`, with a branch of the recorded calls where forward takes the larger of two sizes."""
+def _traced(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool, bare: bool = True
+) -> Exported:
+    """As `export_model`, with a branch of the recorded calls where forward takes the larger of two sizes.
+
+    bare: whether blocks that are bound to repeat another are without their weights meanwhile.
+    """
     pair = paired(model, probe, second)
     shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
     repeated: Mapping[str, str] = {}
     try:
         with contextlib.ExitStack() as stack:
-            repeated = {} if each else stack.enter_context(repeats(model))
+            repeated = {} if each else stack.enter_context(repeats(model, bare))
             module, guards = _export(model, pair.call, shapes)
-    except ExportError:
+    except ExportError as error:
+        if bare and isinstance(error.__cause__, WeightsMissed | AttributeError):
+            return _traced(model, probe, second, each, bare=False)
         if not repeated:
             raise
         return _traced(model, probe, second, each=True)

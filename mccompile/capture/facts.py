@@ -71,7 +71,10 @@ class _Recorder(fx.Interpreter):
         if n in self.copies:
             self.seen[n] = self.seen[self.copies[n]]
             return self.env[self.copies[n]]
-        value = super().run_node(n)
+        if n.op == "get_attr" and n.users and self.copies.keys() >= n.users.keys():  # nobody reads it here
+            value = fx.Interpreter.fetch_attr(self, str(n.target))
+        else:
+            value = super().run_node(n)
         self.seen[n] = _shape(value)
         return value
 

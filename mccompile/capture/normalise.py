@@ -101,8 +101,7 @@ def drop_dead(graph: fx.Graph) -> None:
 
 
 def normalise(module: fx.GraphModule, facts: Facts) -> None:
-    """All of the above, in order; the module's outputs stay bit-equal."""
+    """All of the above, in order; the graph's outputs stay bit-equal. numbering.py makes the module's code anew."""
     drop_identities(module, facts)
     drop_dead(module.graph)
     module.graph.lint()
-    module.recompile()

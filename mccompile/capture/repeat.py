@@ -6,7 +6,8 @@ right sizes. unfold.py puts the nodes of the first in the place of the operator
 refuses when: a block differs from all before it in any attribute, in any number that it is given, or in the sizes, the
 layout or the sharing of its tensors; when it has hooks, sets attributes, or returns a size that it was not given
 
-The code around and between the blocks is traced as it is, at full depth.
+The code around and between the blocks is traced as it is, at full depth. While it is, blocks that are bound to repeat
+an earlier one have no weights: an export takes time for every weight, whether it is read or not.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ torch.library.register_fake("mccompile::repeat", _repeat, lib=LIBRARY)
 torch.library.register_fake("mccompile::ended", _ended, lib=LIBRARY)
 REPEAT, ENDED = torch.ops.mccompile.repeat.default, torch.ops.mccompile.ended.default
 
+_SHOWN = 2  # blocks of a sort that keep their weights: the first is often given another layout than the others
 Sort = tuple[object, ...]  # all that a graph knows of a value
 
 
@@ -63,21 +65,71 @@ class _Block:
     places: tuple[int, ...]
 
 
+class WeightsMissed(Exception):
+    """A block whose weights were taken away is asked for more than an earlier one gave."""
+
+
 @contextlib.contextmanager
-def repeats(model: nn.Module) -> Iterator[dict[str, str]]:
+def repeats(model: nn.Module, bare: bool = False) -> Iterator[dict[str, str]]:
     """Inside, an export of the model has one operator for each block that repeats an earlier one.
 
+    bare: whether the third block of a sort and those behind it have no weights inside; then the export may raise
+    WeightsMissed, or whatever the model's code does without them.
     Gives, after the export, for the path of each of these blocks the path of the earlier one.
     """
     found: dict[str, str] = {}
     met: dict[str, list[_Block]] = defaultdict(list)
-    blocks = {module: _act(path, module, met[path.rpartition(".")[0]], found) for path, module in _listed(model)}
-    with instead(blocks):
-        yield found
+    listed = list(_listed(model))
+    taken = _bound_to_repeat(model, listed) if bare else {}
+    acts = {m: _act(path, m, met[path.rpartition(".")[0]], found, taken.get(m)) for path, m in listed}
+    with instead(acts):
+        for module in taken:
+            vars(module).update(_NONE)
+        try:
+            yield found
+        finally:
+            for module, whole in taken.items():
+                vars(module).update(whole.held)
+
+
+_NONE: dict[str, object] = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a block holds, and which earlier blocks it is alike; state: with all that it holds."""
+
+    held: dict[str, object]
+    state: tuple[object, ...]
+    like: frozenset[nn.Module]
+
+    def unchanged(self, module: nn.Module) -> bool:
+        vars(module).update(self.held)
+        same = state_of(module) == self.state
+        vars(module).update(_NONE)
+        return same
+
+
+def _bound_to_repeat(model: nn.Module, listed: Sequence[tuple[str, nn.Module]]) -> dict[nn.Module, _Taken]:
+    """The third block of those that are alike in a list, and all behind it; none that shares a weight with others."""
+    found: dict[nn.Module, _Taken] = {}
+    names = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    sorts: dict[str, list[list[nn.Module]]] = defaultdict(list)
+    for path, module in listed:
+        known = sorts[path.rpartition(".")[0]]
+        same = next((sort for sort in known if alike(sort[0], module)), None)
+        if same is None:
+            known.append([module])
+        elif len(same) < _SHOWN:
+            same.append(module)
+        elif all(names[id(weight)] == 1 for weight in module.parameters()):
+            held = {name: vars(module)[name] for name in _NONE}
+            found[module] = _Taken(held, state_of(module), frozenset(same))
+    return found
 
 
 def _listed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of lists of three or more of a class: the first is often given another layout than the others.
+    """The modules of lists of three or more of a class.
 
     A module below the list that stands in two places is left alone, with all that hold it.
     """
@@ -99,18 +151,27 @@ def _hooked(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks))
 
 
-def _act(path: str, module: nn.Module, met: list[_Block], found: dict[str, str]) -> Act:
+def _act(path: str, module: nn.Module, met: list[_Block], found: dict[str, str], taken: _Taken | None) -> Act:
     own = module.forward
+
+    def repeated(block: _Block, asked: Sort) -> bool:
+        if block.asked != asked or state_of(block.module) != block.state:
+            return False
+        if taken is None:
+            return alike(block.module, module)
+        return block.module in taken.like and taken.unchanged(module)
 
     def run(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         given, spec = pytree.tree_flatten((args, kwargs))
         asked = (spec, _context(), *_sorts(given))
         tensors = [x for x in given if isinstance(x, torch.Tensor)]
         for block in met:
-            if block.asked == asked and state_of(block.module) == block.state and alike(block.module, module):
+            if repeated(block, asked):
                 found[path] = block.path
                 made = iter(REPEAT(tensors, path, block.path, block.places))
                 return pytree.tree_unflatten([next(made) if t else None for t in block.tensors], block.out_spec)
+        if taken is not None:
+            raise WeightsMissed(f"`{path}` is given other values than the blocks before it")
         before = state_of(module)
         results, out_spec = pytree.tree_flatten(own(*args, **kwargs))
         places = _places(tensors, results)

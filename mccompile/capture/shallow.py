@@ -11,6 +11,7 @@ refuses when: the twin's kinds of blocks are not the model's (ExportError), or i
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -21,7 +22,8 @@ from mccompile.capture.batch import Arguments, CaptureWay, capture_way
 from mccompile.capture.capture import captured_from
 from mccompile.capture.errors import ExportError
 from mccompile.capture.export import export_model, without_defaults
-from mccompile.capture.types import Assembled, BlockKind, CapturedModel
+from mccompile.capture.part import Shared
+from mccompile.capture.types import Assembled, BlockKind, CapturedModel, Port
 
 SHOWN = 2  # blocks at the head of each list that the twin keeps; and one at its end
 _SCALE = 0.02  # of random weights, as trained ones are
@@ -87,15 +89,38 @@ def _at_depth(model: nn.Module, proved: CapturedModel, way: CaptureWay) -> Captu
 
 def _as_proved(made: Assembled, proved: CapturedModel) -> CapturedModel:
     """The model's own parts with what the twin's numbers have proved of their like. Raises ExportError (MC0401)."""
-    if made.inputs != proved.inputs or made.shared != proved.shared:
+    if made.inputs != proved.inputs or _around(made) != _around(proved):
         why = "its graph around the blocks is not that of the same model with fewer blocks"
         raise ExportError(made.model_class, why, "give the folder with its weights")
     kinds = tuple(_proved_kind(kind, proved, made.model_class) for kind in made.kinds)
     return replace(
         proved, module=made.module, prelude=made.prelude, postlude=made.postlude, entry=made.entry, exit=made.exit,
-        streams=made.streams, kinds=kinds, blocks=made.blocks,
+        shared=made.shared, sources=made.sources, gathered=made.gathered, streams=made.streams, kinds=kinds,
+        blocks=made.blocks,
         gather=made.gather if proved.gather is not None else None,
     )  # fmt: skip
+
+
+def _around(model: Assembled) -> tuple[object, ...]:
+    """The values that are made around the blocks. Those of one block (keys of earlier chunks) count as its kind's."""
+    readers = Counter(name for site in model.blocks for name in site.shared)
+    given = zip(model.postlude.takes, model.postlude.graph.find_nodes(op="placeholder"), strict=True)
+    late = {operand.name for operand, node in given if isinstance(operand, Shared) and node.users}
+    own = {name for name, count in readers.items() if count == 1 and name not in late}
+    ports = {port.name: port for port in model.shared}
+    of_kinds = {
+        (model.kinds[site.kind].full.module.code, place, _unnamed(ports[name]) if name in own else name)
+        for site in model.blocks
+        for place, name in enumerate(site.shared)
+    }
+    common = tuple(port for port in model.shared if port.name not in own)
+    sources = tuple(port for port in model.sources if port.name not in own)
+    return common, sources, frozenset(of_kinds)
+
+
+def _unnamed(port: Port) -> Port:
+    """What is known of a value apart from its name, and from the names of the inputs that it depends on."""
+    return replace(port, name="", depends=frozenset(("",) if port.depends else ()))
 
 
 def _proved_kind(kind: BlockKind, proved: CapturedModel, name: str) -> BlockKind:

@@ -26,9 +26,10 @@ def subgraph(
     for node in operands:
         again = f"{node.name}_as_input" if node in built else node.name  # a shared value that is a user input
         built[node] = graph.placeholder(again)
-    flow = flow_graph(module.graph)
-    flow.remove_edges_from([(p, n) for n in operands for p in list(flow.predecessors(n))])
-    needed = needed_for(flow, [r for r in results if isinstance(r, fx.Node)])
+    wanted = [r for r in results if isinstance(r, fx.Node)]
+    flow = flow_graph(module.graph, until=wanted)
+    flow.remove_edges_from([(p, n) for n in operands if n in flow for p in list(flow.predecessors(n))])
+    needed = needed_for(flow, wanted)
     for node in module.graph.nodes:
         if node not in needed or node in built:
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,7 +40,7 @@ def unfold(module: fx.GraphModule, model: nn.Module, repeated: Mapping[str, str]
     Returns for each new node the one that it copies. Raises NotUnfolded.
     """
     inside = _inside(module.graph, set(repeated.values()))
-    weights = _Weights(model, {str(n.target): n for n in module.graph.find_nodes(op="get_attr")})
+    weights = _Weights(module, model, repeated)
     firsts: dict[str, _First] = {}
     copies: dict[fx.Node, fx.Node] = {}
     for mark in [n for n in module.graph.nodes if n.target in (ENDED, REPEAT)]:
@@ -76,15 +76,26 @@ def _inside(graph: fx.Graph, paths: set[str]) -> dict[str, list[fx.Node]]:
 
 
 class _Weights:
-    """The names of a model's weights, and the nodes of a graph that read them."""
+    """The names of a model's weights, and the nodes of a graph that read them.
 
-    def __init__(self, model: nn.Module, nodes: Mapping[str, fx.Node]) -> None:
-        self.nodes = nodes
+    Those of blocks that repeat another are given to the graph where it has none: in the order of the model's weights,
+    as an export does that reads them.
+    """
+
+    def __init__(self, module: fx.GraphModule, model: nn.Module, repeated: Iterable[str]) -> None:
+        self.nodes = {str(n.target): n for n in module.graph.find_nodes(op="get_attr")}
         both = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-        self.ids = {name: id(value) for named in both for name, value in named}
+        values = {name: value for named in both for name, value in named}
+        self.ids = {name: id(value) for name, value in values.items()}
         self.known_as: dict[int, list[str]] = defaultdict(list)
         for name, number in self.ids.items():
             self.known_as[number].append(name)
+        inside = tuple(f"{path}." for path in repeated)
+        before: fx.Node | None = None
+        for name, value in values.items():
+            if name.startswith(inside) and not any(n in self.nodes for n in self.known_as[id(value)]):
+                self.nodes[name] = _given(module, model, name, before)
+            before = self.nodes.get(name, before)
 
     def counterpart(self, node: fx.Node, first: str, path: str) -> fx.Node:
         """What the block at `path` reads where the one at `first` reads the weight or constant `node`."""
@@ -99,6 +110,24 @@ class _Weights:
         if len(same) != 1 or len(found) != 1:
             raise NotUnfolded(f"the weight of `{path}` for `{name}` is not the only one")
         return found[0]
+
+
+def _given(module: fx.GraphModule, model: nn.Module, name: str, before: fx.Node | None) -> fx.Node:
+    """Gives a graph a weight of the model; the node that reads it stands behind another one, or at the head."""
+    path, _, last = name.rpartition(".")
+    owner: nn.Module = module
+    for part in path.split(".") if path else ():
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    theirs = model.get_submodule(path)
+    if last in theirs._parameters:
+        owner.register_parameter(last, theirs._parameters[last])
+    else:
+        owner.register_buffer(last, theirs._buffers[last], last not in theirs._non_persistent_buffers_set)
+    graph = module.graph
+    with graph.inserting_after(before) if before else graph.inserting_before(next(iter(graph.nodes))):
+        return graph.get_attr(name)
 
 
 @dataclass(slots=True)

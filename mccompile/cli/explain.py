@@ -19,6 +19,7 @@ from mccompile.cli.steps_told import steps_svg, steps_table
 from mccompile.cli.terminal import say
 from mccompile.cli.words import by_place, describe, whence, worth_lines
 from mccompile.diagnostics.pages import UnknownCode, explain_code
+from mccompile.diagnostics.render import visible
 from mccompile.language.extend import Merged
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_choices, load_merged
@@ -110,7 +111,8 @@ def _everything(arguments: argparse.Namespace, found: Chosen) -> None:
         return
     comments = parse(find_policy(arguments.subject)).comments
     choices = {n: (found.picks.get(n, words[0]), words) for n, words in load_choices(arguments.subject).items()}
-    for line in describe(merged, found.policy, [c.text for c in comments if not c.trailing], choices, found.numbers):
+    said = [visible(comment.text) for comment in comments if not comment.trailing]
+    for line in describe(merged, found.policy, said, choices, found.numbers):
         say(line)
     say("\nPlan")
     sys.stdout.write(_plans(foreseen))

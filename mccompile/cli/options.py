@@ -81,7 +81,8 @@ def add_deny(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--deny", choices=("refusals",), help="fail where a part of the policy was refused")
 
 
-_VALUE = re.compile(r"\s*(?P<number>[^%\s]+)\s*(?P<unit>%|steps?|frames?)?\s*")
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_VALUE = re.compile(rf"\s*(?P<number>{_NUMBER})\s*(?P<unit>%|steps?|frames?)?\s*")
 
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -99,10 +100,7 @@ def assignment(text: str) -> tuple[str, Quantity]:
     """`threshold=0.2`, `floor=60%` or `warmup=5 steps` as name and value."""
     name, _, value = text.partition("=")
     found = _VALUE.fullmatch(value)
-    try:
-        number = float(found["number"]) if found else math.nan
-    except ValueError:
-        number = math.nan
+    number = float(found["number"]) if found else math.nan
     if found is None or not (name.strip() and math.isfinite(number)):
         raise argparse.ArgumentTypeError(f"`{text}` is neither NAME=NUMBER nor NAME=ALTERNATIVE")
     unit = {"step": "steps", "frame": "frames"}.get(found["unit"] or "", found["unit"] or "")

@@ -13,6 +13,7 @@ from mccompile.cli.options import POLICY_HELP, add_two_parameters, step_range
 from mccompile.cli.planned_run import bound_policy
 from mccompile.cli.terminal import aligned, say
 from mccompile.generate.errors import OptionRefused
+from mccompile.language.types import source_words
 from mccompile.policy.flow import flow_grid
 from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
 from mccompile.policy.settled import remembered
@@ -96,7 +97,7 @@ def _schedule(shown: Witness) -> Iterator[tuple[str, ...]]:
 
 def _at(of: ir.SourceRef, moment: ir.PastMoment | None) -> str:
     """A source at a moment, as the language writes it; a filter without its gain."""
-    name = of.name if of.gain is None else f"filter({of.name})"
+    name = source_words(of) if of.gain is None else f"filter({source_words(of)})"
     match moment:
         case None:
             return name
@@ -111,15 +112,15 @@ def _at(of: ir.SourceRef, moment: ir.PastMoment | None) -> str:
 def _measured(expr: ir.Expr) -> str:
     match expr:
         case ir.Change(_, of) if remembered(expr):
-            return of.name
+            return source_words(of)
         case ir.Change(distance, of, "zero", _, _, a):
             return f"{'deviation' if distance == 'deviation' else 'magnitude'}({_at(of, a)})"
         case ir.Change(distance, of, "step", _, _, None):
             return f"{distance}({_at(of, None)})"
         case ir.Change(distance, of, "step" | "compute" as since, _, n, a):
             return f"{distance}({_at(of, a)}, {_at(of, ir.PastMoment(since, n or 1))})"
-        case ir.FrameDiff(of):
-            return f"frame_diff({of.name})"
+        case ir.FrameDiff(of, _, a):
+            return f"frame_diff({_at(of, a)})"
         case _:
             raise TypeError(expr)
 

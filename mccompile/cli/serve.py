@@ -33,6 +33,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until Ctrl-C."""
+    from mccompile.generate.load import find_folder
     from mccompile.generate.places import prepare_place
     from mccompile.studio.serve.errors import ServeUnavailable
 
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mccompile.studio.serve.worker import work
 
     check_video(arguments)
+    find_folder(arguments.model)  # a name that is none is told of before a process is started for it
     prepare_place(arguments.folder)
     given, door = _given(arguments), Door.of(arguments.host)
     with _bound(arguments.host, arguments.port) as bound, tempfile.TemporaryDirectory(prefix="mccompile-") as results:

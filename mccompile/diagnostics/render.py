@@ -41,7 +41,7 @@ def render_one(diagnostic: Diagnostic) -> str:
         lines.append(f"help: {help_.text}")
         lines += _edited(help_.edit, gutter) if help_.edit is not None else []
     shown = "\n".join(lines).split("\n")  # a message of a model may have several lines
-    return "".join(f"{_visible(line)}\n" for line in shown)
+    return "".join(f"{visible(line)}\n" for line in shown)
 
 
 def _number_width(diagnostic: Diagnostic, helps: Sequence[Help]) -> int:
@@ -67,10 +67,10 @@ def _snippets(marks: Sequence[_Mark], first: Source, gutter: str) -> list[str]:
 
 
 def _numbered(number: int, text: str, gutter: str) -> str:
-    return f" {number:>{len(gutter) - 1}} | {_visible(text)}".rstrip()
+    return f" {number:>{len(gutter) - 1}} | {visible(text)}".rstrip()
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """The text as a terminal may show it: tabs as spaces, and no character that a terminal would obey."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.expandtabs(TAB))
 
@@ -78,8 +78,8 @@ def _visible(text: str) -> str:
 def _underline(mark: _Mark, gutter: str) -> str:
     span = mark.span
     line = span.source.line(span.line)
-    before = _visible(line[: span.column - 1])
-    under = _visible(line[: span.column - 1 + (span.end - span.start)])
+    before = visible(line[: span.column - 1])
+    under = visible(line[: span.column - 1 + (span.end - span.start)])
     width = max(1, len(under) - len(before))
     return f"{gutter} | {' ' * len(before)}{mark.sign * width} {mark.text}".rstrip()
 
@@ -90,7 +90,7 @@ def _edited(edit: Edit, gutter: str) -> list[str]:
     start = span.column - 1
     new = line[:start] + edit.text + line[start + (span.end - span.start) :]
     sign = "+" if span.start == span.end else "~"
-    pad = " " * len(_visible(new[:start]))
+    pad = " " * len(visible(new[:start]))
     return [
         f"{gutter} |",
         _numbered(span.line, new, gutter),

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from mccompile.capture.shallow import hollow
 from mccompile.generate.errors import UnknownModel
+from mccompile.models.magi import MagiPipeline
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
@@ -34,7 +35,9 @@ def has_weights(folder: Path) -> bool:
 def load_hollow(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline of a folder without weights. Raises UnknownModel (MC0704) for what its index does not say."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    pipeline = getattr(diffusers, str(index.get("_class_name")), None)
+    name = str(index.get("_class_name"))
+    own = MagiPipeline if name == MagiPipeline.__name__ else None
+    pipeline: type[DiffusionPipeline] | None = own or getattr(diffusers, name, None)
     if pipeline is None:
         raise UnknownModel(str(folder), f"diffusers has no {index.get('_class_name')}")
     parts: dict[str, object] = {}

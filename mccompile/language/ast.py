@@ -10,6 +10,7 @@ from mccompile.language.written import (
     Argument,
     Arithmetic,
     ArithOp,
+    BlockResult,
     Call,
     Compare,
     CompareOp,
@@ -28,8 +29,8 @@ from mccompile.language.written import (
 )
 
 __all__ = [
-    "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BranchesDecl", "Call",
-    "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
+    "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BlockResult", "BranchesDecl",
+    "Call", "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
     "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends",
     "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange",
     "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl",

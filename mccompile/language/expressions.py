@@ -19,6 +19,7 @@ from mccompile.language.demands import Demands
 from mccompile.language.errors import names, tensors, values
 from mccompile.language.intervals import Ranges
 from mccompile.language.nodes import names_in
+from mccompile.language.taps import block_source
 from mccompile.language.types import (
     POISON,
     Poison,
@@ -34,6 +35,7 @@ from mccompile.language.walk import walk
 _NAME_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & NAMED)
 _LIST_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & LISTED)
 
+_ONE = TypedNumber(ir.Const(1.0), constant=True)
 TOLD = ""
 """The name in an expression that stands where an error was told of before."""
 
@@ -61,6 +63,7 @@ class Elaborator:
         self.order: dict[str, ir.Signal | None] = {}
         self._open: list[str] = []
         self._in_gain = False
+        self._looked_at: ir.SourceRef | None = None  # the block that the policy looks at
         self._made: dict[str, ir.Signal] = {}
         self._types: dict[str, TypedNumber] = {}
         sound = {name: param for name, param in params.items() if param is not None}
@@ -88,6 +91,10 @@ class Elaborator:
     def condition(self, expr: ast.WrittenExpr) -> TypedCondition | Poison:
         """A rule's condition, in which comparisons may accumulate."""
         return self._as_condition(self.infer(expr), "compare it: `accumulate(x) < threshold`")
+
+    def divides(self, by: TypedNumber, at: Span) -> bool:
+        """Reports a number that nothing can be divided by, at the words of the division."""
+        return not isinstance(self._combining.arithmetic("div", (_ONE, by), at), Poison)
 
     def either(self, parts: tuple[TypedCondition | Poison, ...], at: Span) -> TypedCondition | Poison:
         """The condition that holds where one of two holds."""
@@ -139,6 +146,8 @@ class Elaborator:
                 return TypedNumber(ir.Const(value, at=expr.span), unit=unit, whole=whole, constant=True)
             case ast.Ref():
                 return self._ref(expr)
+            case ast.BlockResult():
+                return self._block(expr)
             case ast.Call() | ast.Pipe():
                 return self._call(expr)
             case ast.Negative(of=of):
@@ -189,6 +198,12 @@ class Elaborator:
             return self.report(tensors.NoAttentionMap(at, name))
         known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
         return self.report(names.UnknownName(at, name, known))
+
+    def _block(self, written: ast.BlockResult) -> Typed:
+        found = block_source(written, self._looked_at, self.report)
+        if isinstance(found, TypedTensor):
+            self._looked_at = found.expr
+        return found
 
     def _frequency(self, ref: ast.Ref) -> Typed:
         if not self._in_gain:

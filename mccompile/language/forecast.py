@@ -178,6 +178,8 @@ class KeptSum:
             self._within.mention(of)
             return factor
         number = factor.expr
+        if divide and not self._within.divides(factor, at):
+            return POISON
         if divide:
             return self._scaled(of, lambda w: ir.Apply("div", (w, number), at=at))
         return self._scaled(of, lambda w: number if w == _ONE else ir.Apply("mul", (w, number), at=at))

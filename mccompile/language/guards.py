@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -11,6 +12,7 @@ from mccompile.language import ast
 from mccompile.language.effects import guard_without_effect
 from mccompile.language.errors import names, phases
 from mccompile.language.expressions import Elaborator
+from mccompile.language.intervals import reach
 from mccompile.language.masks import check_steps, steps_of
 from mccompile.language.types import Poison, TypedCondition, TypedNumber, word
 from mccompile.language.walk import walk
@@ -47,7 +49,19 @@ def elaborate_guards(
         first = seen.setdefault(name, guard)
         if first is not guard:
             within.report(names.DefinedTwice(guard.span, "guard", guard_words(guard), first.span))
+    _check_limits(made, seen, within)
     return made
+
+
+def _check_limits(made: Guards, seen: Mapping[str, ast.Guard], within: Elaborator) -> None:
+    """As many reuses in a row as in total, or more, are never reached."""
+    row, total = made.number("max_consecutive"), made.number("max_total")
+    if row is None or total is None or reach(row, within.ranges).low < reach(total, within.ranges).high:
+        return
+    if guard_without_effect("max_consecutive", row, within.ranges):
+        return  # it is told already
+    guard = seen["max_consecutive"]
+    within.report(phases.NoEffect(guard.span, guard_words(guard), "a cell is not reused more often in the whole run"))
 
 
 def _all_at(guard: ast.ComputeAllEvery | ast.ComputeAllSteps, within: Elaborator) -> ir.AllAt | None:

@@ -17,6 +17,8 @@ def spell(expr: ast.WrittenExpr) -> str:
             return number(expr)
         case ast.Ref(name=name):
             return name
+        case ast.BlockResult(block=block, names=names):
+            return ".".join((f"blocks[{_bound(block)}]", *(name.text for name in names)))
         case ast.Text(value=value):
             return f'"{value}"'
         case ast.NumberList(items=items):
@@ -57,7 +59,7 @@ def _binding(expr: ast.WrittenExpr) -> int:
             return _SUM if op in "+-" else _PRODUCT if op in "*/" else _POWER
         case ast.Negative():
             return _SIGNED
-        case ast.Number() | ast.Ref() | ast.Text() | ast.NumberList() | ast.Call():
+        case ast.Number() | ast.Ref() | ast.BlockResult() | ast.Text() | ast.NumberList() | ast.Call():
             return _ATOM
         case _:
             assert_never(expr)

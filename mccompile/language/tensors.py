@@ -21,6 +21,7 @@ from mccompile.language.types import (
     TypedTensor,
     described,
     place,
+    source_words,
     word,
 )
 from mccompile.language.walk import walk
@@ -45,6 +46,9 @@ class TensorRules:
             return self._report(values.NoPast(call.span, function, "it is of an earlier step already"))
         if of.late and function == "kept":
             why = "a block output differs from that of its last computation only while it is not computed"
+            return self._report(values.NoPast(call.span, function, why))
+        if of.expr.name == "block" and function == "before":
+            why = f"a block has a result in the steps that compute it: `kept({source_words(of.expr)})` is the last one"
             return self._report(values.NoPast(call.span, function, why))
         if function == "kept":
             return replace(of, earlier=ir.PastMoment("compute", call.count("n"), at=call.span))
@@ -102,7 +106,7 @@ class TensorRules:
         source = self._source(call, of)
         if isinstance(source, Poison):
             return POISON
-        if source.earlier is not None:
+        if source.earlier is not None and source.expr.name not in ir.TOLD_AFTER:
             return self._report(values.PastFirst(place(source.expr), "frame_diff"))
         if source.expr.gain is not None:
             advice, at = "`frame_diff` measures the source itself", place(source.expr)
@@ -111,7 +115,7 @@ class TensorRules:
             return self._no_tokens(source, "`frame_diff`")
         if not self._known(source):
             return POISON
-        expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", at=call.span)
+        expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", source.earlier, at=call.span)
         return TypedNumber(expr, Granularity.TOKEN, late=source.late, measured=True)
 
     def filtered(self, call: BoundCall, of: Typed, gain: TypedNumber | Poison) -> TypedTensor | Poison:
@@ -120,7 +124,7 @@ class TensorRules:
         if isinstance(source, Poison) or isinstance(gain, Poison):
             return POISON
         if source.earlier is not None or source.expr.gain is not None or source.late:
-            name = source.expr.name
+            name = source_words(source.expr)
             advice = f"filter the source itself: `kept(filter({name}, gain = ...))`"
             expected = "a source of the running step"
             return self._report(values.WrongType(place(source.expr), expected, described(source), advice))
@@ -129,7 +133,7 @@ class TensorRules:
         why = self._no_gain(source, gain)
         if why:
             return self._report(tensors.InvalidGain(place(gain.expr), why))
-        return replace(source, expr=ir.SourceRef(source.expr.name, gain.expr, at=source.expr.at))
+        return replace(source, expr=replace(source.expr, gain=gain.expr))
 
     def _no_gain(self, source: TypedTensor, gain: TypedNumber) -> str:
         """Why a number is no gain; "" where it is one."""
@@ -138,14 +142,15 @@ class TensorRules:
             return "the same at every `frequency`"
         if not all(isinstance(e, _OF_A_GAIN) for e in read):
             return "more than `frequency`, clock values, tables, parameters and numbers"
-        if source.expr.name == "output" and any(isinstance(e, _OF_THE_CLOCK) for e in read):
-            return "of `output`, a gain has no clock values: it is filtered when it is compared"
+        if source.expr.name in ir.TOLD_AFTER and any(isinstance(e, _OF_THE_CLOCK) for e in read):
+            said = source_words(source.expr)
+            return f"of `{said}`, a gain has no clock values: it is filtered when it is compared"
         return ""
 
     def _known(self, source: TypedTensor) -> bool:
-        """Reports the output of the running step, which is not known before it has run."""
-        if source.expr.name == "output" and source.earlier is None:
-            self._report(tensors.NotYetKnown(place(source.expr), "output"))
+        """Reports what the running step tells when it has run."""
+        if source.expr.name in ir.TOLD_AFTER and source.earlier is None:
+            self._report(tensors.NotYetKnown(place(source.expr), source_words(source.expr)))
             return False
         return True
 
@@ -163,7 +168,7 @@ class TensorRules:
         return over
 
     def _other_moment(self, call: BoundCall, source: TypedTensor, other: TypedTensor) -> Poison:
-        name, function = source.expr.name, call.function.name
+        name, function = source_words(source.expr), call.function.name
         advice = " or ".join(f"`{function}({name}, {past}({name}))`" for past in ("kept", "before"))
         expected = f"an earlier `{name}`"
         if source.earlier is not None:
@@ -171,5 +176,5 @@ class TensorRules:
         return self._report(values.WrongType(call.values["then"].span, expected, described(other), advice))
 
     def _no_tokens(self, source: TypedTensor, needs: str) -> Poison:
-        found = f"`{source.expr.name}` has no tokens"
+        found = f"`{source_words(source.expr)}` has no tokens"
         return self._report(values.NotPerToken(source.expr.at, needs, found, WITH_TOKENS))

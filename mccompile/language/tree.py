@@ -78,6 +78,15 @@ class _Expressions(_Words):
     def ref(self, meta: Meta, token: Token) -> ast.Ref:
         return ast.Ref(str(token), self._at(meta))
 
+    def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
+        return self._quantity(meta, sign, number, "")
+
+    def block_share(self, meta: Meta, share: Token) -> ast.Number:
+        return self._percent(share)
+
+    def block_result(self, meta: Meta, block: ast.Number, *words: Token) -> ast.BlockResult:
+        return ast.BlockResult(_bound(block), tuple(map(self._name, words)), self._at(meta))
+
     def text(self, meta: Meta, token: Token) -> ast.Text:
         return self._text(token)
 
@@ -282,12 +291,6 @@ class AstBuilder(_Phases):
         whole = next((rule for rule in rules if not isinstance(rule, ast.NamedRule)), None)
         at = self._at(meta)
         return ast.PhaseDecl(self._name(name), when, whole or ast.ComputeRule(at), regions, at)
-
-    def block(self, meta: Meta, sign: Token | None, number: Token) -> ast.Number:
-        return self._quantity(meta, sign, number, "")
-
-    def block_share(self, meta: Meta, share: Token) -> ast.Number:
-        return self._percent(share)
 
     def all_blocks(self, meta: Meta, star: Token) -> ast.BlockRange:
         return ast.BlockRange(0, -1, None, self._at(meta))

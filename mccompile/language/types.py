@@ -69,13 +69,22 @@ def described(found: Typed) -> str:
     match found:
         case TypedTensor(expr=source, earlier=earlier):
             filtered = "filtered " if source.gain is not None else ""
-            return f"the {filtered}tensor `{source.name}`{_moment(earlier)}"
+            return f"the {filtered}tensor `{source_words(source)}`{_moment(earlier)}"
         case TypedCondition():
             return "a condition"
         case TypedNumber(unit=unit):
             return in_unit(unit)
         case Poison():
             return "an invalid expression"
+
+
+def source_words(source: ir.SourceRef) -> str:
+    """What a source is called in a policy."""
+    if source.block is None:
+        return source.name
+    block, part = source.block.block, source.block.part
+    at = f"{100 * block:g}%" if isinstance(block, float) else str(block)
+    return f"blocks[{at}].{'' if part is None else f'{part}.'}residual"
 
 
 def _moment(earlier: ir.PastMoment | None) -> str:

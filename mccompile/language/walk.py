@@ -88,6 +88,14 @@ def weighing_signals(policy: ir.PolicyIR) -> tuple[ir.SignalRef, ...]:
     return tuple(dict.fromkeys(leaf for leaf in found if isinstance(leaf, ir.SignalRef)))
 
 
+def block_read(policy: ir.PolicyIR) -> ir.BlockRef | None:
+    """The block whose results rules look at: one at most."""
+    signals = {s.name: s for s in policy.signals}
+    found = (e.block for rule in all_rules(policy) for e in walk_rule(rule, signals) if isinstance(e, ir.SourceRef))
+    weighed = (e.block for top in weighing_signals(policy) for e in walk(top, signals) if isinstance(e, ir.SourceRef))
+    return next((block for block in (*found, *weighed) if block is not None), None)
+
+
 def deciding(condition: ir.Expr, signals: Mapping[str, ir.Signal]) -> Iterator[ir.Expr]:
     """What a condition rests on: changes of sources, and both sides of every comparison."""
     for e in walk(condition, signals, late=False):

@@ -41,6 +41,15 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockResult:
+    """`blocks[50%].attn.residual`: names are what follows the block, one or more. block: a float is a share."""
+
+    block: int | float
+    names: tuple[Name, ...]
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A string: the name of a calibrated set, or a path."""
 
@@ -113,4 +122,6 @@ class Logic:
     span: Span = field(compare=False, repr=False)
 
 
-WrittenExpr = Number | Ref | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
+WrittenExpr = (
+    Number | Ref | BlockResult | Text | NumberList | Call | Pipe | Negative | Not | Arithmetic | Compare | Logic
+)

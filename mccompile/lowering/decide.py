@@ -52,7 +52,7 @@ class DecideSpec:
     outputs are the mask (True = compute) and what it was made by, then which alternative stands in where rules say it.
     measured: the rows of `DecidedBy`. weights: those that stand-ins of kept results are weighed by.
     host: the rows of `host`. params: names of the entries of `params`.
-    result: where the model's output lies, if earlier ones are compared; the run keeps them when a call is over.
+    told_after: where that lies which a call tells when it is over, if earlier ones are compared; the run keeps them.
     """
 
     module: fx.GraphModule
@@ -64,7 +64,7 @@ class DecideSpec:
     sources: tuple[Located, ...]
     measured: tuple[MeasuredRow, ...]
     weights: tuple[MeasuredRow, ...] = ()
-    result: Located | None = None
+    told_after: tuple[Located, ...] = ()
 
 
 def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], ...]:
@@ -97,13 +97,13 @@ def build_decide(
     counts = [Count("account", name) for name in accounts]
     counts += [Count("streak")] if any(r.max_consecutive is not None for _, r in rules) else []
     counts += [Count("total")] if any(r.max_total is not None for _, r in rules) else []
-    moments = Moments.of(measured)
+    moments = Moments.of(measured, motions)
     names = list(dict.fromkeys([e.of.name for e in measured] + [m.of.name for m in motions]))
-    told_after = ["output"] if "output" in names else []
+    told_after = [n for n in ir.TOLD_AFTER if n in names]
     names = [n for n in names if n not in told_after]
     kept: list[SourceBefore | Tail] = [slot for slot in moments.slots if slot.source not in told_after]
     results = [slot for slot in moments.slots if slot.source in told_after]
-    kept += list(dict.fromkeys(Tail(m.of.name) for m in motions))
+    kept += list(dict.fromkeys(Tail(m.of.name) for m in motions if m.a is None))
     running = RunningMeans.of(found)
     looks_back = pasts.slots or running.slots or any(slot.n > 1 for slot in moments.slots)
     flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if looks_back else FLAGS
@@ -120,7 +120,7 @@ def build_decide(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
         sources=tuple(located[n] for n in names), measured=told, weights=weights,
-        result=located["output"] if results else None,
+        told_after=tuple(located[n] for n in told_after),
     )  # fmt: skip
     todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments, running)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
@@ -177,6 +177,11 @@ class _Decision:
             changes = {c: torch.where(seen, v, v * 0.0) for c, v in changes.items()}
         motions = {}
         for m in self.motions:
+            if m.a is not None:
+                past = values.earlier(m)
+                nothing_before = torch.ones_like(account).amax((2, 3), keepdim=True) * 0.0 > 0
+                motions[m] = frame_difference(past, past[:, :, -1], nothing_before, ~nothing_before, m.relative)
+                continue
             now = cells[m.of.name]
             last = last_frames(now, get(Tail(m.of.name)), active)
             motions[m] = frame_difference(now, last[:, :-1], flag("tail") > 0, flag("first") > 0, m.relative)

@@ -23,6 +23,7 @@ from mccompile.lowering.sources import (
     SourceValue,
     VideoStream,
 )
+from mccompile.lowering.taps import block_streams
 from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.facts import model_region
 
@@ -37,14 +38,17 @@ def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
 
 
 def locate(
-    captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...]
+    captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...], watched: tuple[int, ...] = ()
 ) -> Mapping[ir.SourceName, Located]:
-    """Says where each source that the policy reads lies. Raises SourceNotFound (MC0502) with the reason."""
-    found = {source.name: _one(captured, policy, regions, source) for source in sources_read(policy)}
+    """Says where each source that the policy reads lies. Raises SourceNotFound (MC0502) with the reason.
+
+    watched: the blocks of the captured model that are the one which rules look at.
+    """
+    found = {source.name: _one(captured, policy, regions, source, watched) for source in sources_read(policy)}
     whole = model_region(policy)
     if whole is not None:
         source = ir.SourceRef("output", at=whole.where.at)
-        found[source.name] = _one(captured, policy, regions, source)
+        found[source.name] = _one(captured, policy, regions, source, watched)
     return found
 
 
@@ -89,8 +93,9 @@ def static_sources(captured: CapturedModel, located: Mapping[ir.SourceName, Loca
 
 
 def _one(
-    captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...], source: ir.SourceRef
-) -> Located:
+    captured: CapturedModel, policy: ir.PolicyIR, regions: tuple[LoweredRegion, ...], source: ir.SourceRef,
+    watched: tuple[int, ...],
+) -> Located:  # fmt: skip
     name = source.name
     grid = captured.grid
     patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)
@@ -126,6 +131,11 @@ def _one(
                 raise missing(f"its video tokens lie among others whose number varies ({stream.rows})")
             if name == "block_output" and not _leaves(captured, regions):
                 raise missing("no stream of video tokens leaves the cached region")
+            if name == "block":
+                tap = block_streams(captured, policy, regions, watched)
+                if isinstance(tap, str):
+                    raise missing(tap)
+                return Located(name, tap, "tokens", stream.token_axis, patch)
             if name == "modulated_input":
                 modulated = captured.kinds[captured.blocks[0].kind].modulated
                 if isinstance(modulated, str):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
-from mccompile.language.walk import all_rules, forecasts_of, rules_of
+from mccompile.language.walk import all_rules, block_read, forecasts_of, rules_of
 from mccompile.lowering.decide import DecideSpec, build_decide
 from mccompile.lowering.each import apart
 from mccompile.lowering.errors import SourceNotFound
@@ -45,7 +45,7 @@ def lower(
     whole, policy = captured, apart(policy, len(captured.blocks))
     parts = split(whole, policy)
     captured, regions = parts.captured, partition(parts, policy)
-    located = locate(captured, policy, regions)
+    located = locate(captured, policy, regions, parts.watched)
     static = static_sources(captured, located)
     pieces = Pieces.of(captured, policy, proved)
     for step in run_passes((*EXACT, *APPROXIMATE), pieces):
@@ -118,6 +118,8 @@ def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:
         return "each branch keeps what the model has returned to it"
     if own_branches(policy):
         return "the branches have rules of their own"
+    if block_read(policy) is not None:
+        return "each branch keeps what a block has given it"
     if len(groups(policy)) > 1:
         return "regions with names decide apart, and both branches run on one list of rows"
     if policy.cache.budget is not None:

@@ -32,14 +32,18 @@ class Moments:
     gains: tuple[ir.Expr, ...]
 
     @classmethod
-    def of(cls, measured: Sequence[ir.Change]) -> Moments:
-        """Returns what these distances read."""
+    def of(cls, measured: Sequence[ir.Change], motions: Sequence[ir.FrameDiff] = ()) -> Moments:
+        """Returns what these distances, and motions of earlier steps, read."""
         gains = tuple(dict.fromkeys(e.of.gain for e in measured if e.of.gain is not None))
         slots: dict[SourceBefore, None] = {}
         for e in measured:
             number = _filter_of(e.of, gains)
             for moment in moments_of(e):
                 slots |= dict.fromkeys(SourceBefore(e.of.name, moment.since, n, number) for n in range(1, moment.n + 1))
+        for motion in (one for one in motions if one.a is not None):
+            assert motion.a is not None
+            kept = (SourceBefore(motion.of.name, motion.a.since, n) for n in range(1, motion.a.n + 1))
+            slots |= dict.fromkeys(kept)
         return cls(tuple(slots), gains)
 
     def values(self, cells: Mapping[ir.SourceName, torch.Tensor], get: Get, leaves: Leaves) -> SourceValues:
@@ -50,7 +54,7 @@ class Moments:
 
 def _filter_of(source: ir.SourceRef, gains: tuple[ir.Expr, ...]) -> int:
     """Returns the number of the filter through which a source is kept."""
-    return 0 if source.gain is None or source.name == "output" else gains.index(source.gain) + 1
+    return 0 if source.gain is None or source.name in ir.TOLD_AFTER else gains.index(source.gain) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ class SourceValues:
         other = one * 0.0 if of.since == "zero" else self._at(of.of, ir.PastMoment(of.since, of.n or 1))
         return change(of.distance, one, other, of.over)
 
+    def earlier(self, of: ir.FrameDiff) -> torch.Tensor:
+        """Returns the tensor of an earlier step whose motion is asked for."""
+        return self._at(of.of, of.a)
+
     def after(
         self, slot: SourceBefore, active: torch.Tensor, computed: torch.Tensor, fresh: torch.Tensor | None
     ) -> torch.Tensor:
@@ -99,7 +107,7 @@ class SourceValues:
         if moment is None:
             return self.now(source.name, number)
         value = self.get(SourceBefore(source.name, moment.since, moment.n, number))
-        if source.name == "output" and source.gain is not None:
+        if source.name in ir.TOLD_AFTER and source.gain is not None:
             return self._filtered(value, source.gain)
         return value
 

@@ -27,8 +27,12 @@ def quotient(a: torch.Tensor | float, b: torch.Tensor) -> torch.Tensor:
 
 
 def remainder(a: torch.Tensor | float, b: torch.Tensor | float) -> torch.Tensor:
-    """Computes what a division leaves, with the divisor's sign, in float64, and rounds it once."""
-    return torch.remainder(_wide(a), _wide(b)).float()
+    """Computes what a division leaves, with the divisor's sign, in float64, and rounds it once.
+
+    0 has no sign: NumPy gives it the divisor's and torch the dividend's, and 1 / 0 would tell them apart.
+    """
+    found = torch.remainder(_wide(a), _wide(b)).float()
+    return torch.where(found == 0.0, 0.0, found)
 
 
 def _wide(x: torch.Tensor | float) -> torch.Tensor:

@@ -24,13 +24,15 @@ class Split:
     """A captured model whose blocks are cut where a policy needs it. pieces: what each of its blocks is.
 
     owners: for each of its blocks the number of the region that keeps it; None where it is always computed. inside:
-    streams of which a sublayer has made something that is still to be added to them.
+    streams of which a sublayer has made something that is still to be added to them. watched: which of its blocks are
+    the block, or the sublayer, whose results rules look at.
     """
 
     captured: CapturedModel
     pieces: tuple[Piece, ...]
     owners: tuple[int | None, ...]
     inside: frozenset[str]
+    watched: tuple[int, ...] = ()
 
 
 def claims(captured: CapturedModel, policy: ir.PolicyIR) -> tuple[Mapping[ir.SublayerName | None, int], ...]:

@@ -45,8 +45,17 @@ class ModelOutput:
     channels: int
 
 
+@dataclass(frozen=True, slots=True)
+class BlockStreams:
+    """The streams of video tokens that enter and leave a block, or a sublayer: their difference is its residual."""
+
+    entered: str
+    left: str
+
+
 SourceValue: TypeAlias = (
     Input | Shared | VideoStream | Probe | ProbeOutput | Modulated | RegionInput | RegionOutput | ModelOutput
+    | BlockStreams
 )
 
 
@@ -100,5 +109,7 @@ def shown(value: SourceValue) -> str:
             return "output"
         case ModelOutput(channels):
             return f"result:{channels}"
+        case BlockStreams(entered, left):
+            return f"{left} less {entered}"
         case _:
             assert_never(value)

@@ -2,9 +2,12 @@
 
 before: block i: x0 -> attn, cross, ffn -> x3;  the policy keeps the residual of `blocks[*].attn`
 after:  two blocks in its place: x0 -> attn -> x1, and x1 -> cross, ffn -> x3
+before: the same block;  rules look at `blocks[14].attn.residual`
+after:  two blocks, as above, of one region
 before: the same block;  the policy keeps the output of `blocks[*].attn`
 after:  two blocks: x0 -> attn -> y, and x0, y -> x1 = x0 + gate * y, cross, ffn -> x3
-refuses when: a block cannot be cut (sublayers.py), has no such sublayer, or its two forms are cut at different places
+refuses when: a block cannot be cut (sublayers.py), the model has no such block or sublayer, or its two forms are cut
+              at different places
 
 Nothing else changes: every operator of a block is in one of its pieces, with the same operands. What a block computes
 of shared values and weights alone is computed in each piece that reads it.
@@ -22,8 +25,10 @@ from torch import fx
 from mccompile import ir
 from mccompile.capture.part import Buffer, Operand, Part, Positions, Shared, Stream, Weight
 from mccompile.capture.types import BlockKind, BlockSite, BufferSpec, CapturedModel, ModulatedInput, names_at
+from mccompile.language.depth import block_bounds
+from mccompile.language.walk import block_read
 from mccompile.lowering.draft import Draft
-from mccompile.lowering.errors import SublayerNotFound
+from mccompile.lowering.errors import LayersNotFound, SublayerNotFound
 from mccompile.lowering.regions import Split, claims
 from mccompile.lowering.sublayers import Chain, Cut, Inseparable, SublayerSpan
 from mccompile.lowering.types import Piece
@@ -35,21 +40,43 @@ def split(captured: CapturedModel, policy: ir.PolicyIR) -> Split:
     Raises LayersNotFound (MC0501), LayersOverlap (MC0505) and SublayerNotFound (MC0507).
     """
     kept = {number for number, region in enumerate(policy.regions) if region.keep is not None}
-    claimed = claims(captured, policy)
-    if not any(isinstance(region.where, ir.Sublayers) for region in policy.regions):
+    claimed, block = claims(captured, policy), block_read(policy)
+    number = None if block is None else _number_of(block, captured, policy)
+    part = None if block is None else block.part
+    if part is None and not any(isinstance(region.where, ir.Sublayers) for region in policy.regions):
         owners = (own.get(None) for own in claimed)
         pieces = tuple(Piece(i, ()) for i in range(len(claimed)))
-        return Split(captured, pieces, tuple(owner if owner in kept else None for owner in owners), frozenset())
+        watched = () if number is None else (number,)
+        owned = tuple(owner if owner in kept else None for owner in owners)
+        return Split(captured, pieces, owned, frozenset(), watched)
     splitter = _Splitter(captured)
+    if block is not None and part is not None and number is not None:
+        reason = splitter.lacks(captured.blocks[number], part, output=False)
+        if reason:
+            where = ir.Sublayers(ir.Blocks(number, number), part, at=block.at)
+            raise SublayerNotFound(policy.name, captured.model_class, where, captured.blocks[number].path, reason)
     for site, own in zip(captured.blocks, claimed, strict=True):
-        for part, number in own.items():
-            region = policy.regions[number]
-            reason = "" if part is None else splitter.lacks(site, part, region.keep == "output")
+        for own_part, owner in own.items():
+            region = policy.regions[owner]
+            reason = "" if own_part is None else splitter.lacks(site, own_part, region.keep == "output")
             if reason and isinstance(region.where, ir.Sublayers):
                 raise SublayerNotFound(policy.name, captured.model_class, region.where, site.path, reason)
-        outputs = {part for part, number in own.items() if policy.regions[number].keep == "output"}
-        splitter.add(site, {part: number for part, number in own.items() if number in kept}, outputs)
-    return splitter.made()
+        outputs = {own_part for own_part, owner in own.items() if policy.regions[owner].keep == "output"}
+        owners_here = {own_part: owner for own_part, owner in own.items() if owner in kept}
+        splitter.add(site, owners_here, outputs, part if site.index == number else None)
+    made = splitter.made()
+    whole = () if part is not None else tuple(i for i, piece in enumerate(made.pieces) if piece.block == number)
+    return replace(made, watched=made.watched or whole)
+
+
+def _number_of(block: ir.BlockRef, captured: CapturedModel, policy: ir.PolicyIR) -> int:
+    """The number of the block that a policy looks at. Raises LayersNotFound (MC0501)."""
+    count = len(captured.blocks)
+    number = block_bounds(ir.Blocks(block.block, -1), count)[0]
+    if not 0 <= number < count:
+        at = int(block.block * count) if isinstance(block.block, float) else block.block
+        raise LayersNotFound(policy.name, captured.model_class, ir.Blocks(at, at, at=block.at), count)
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +89,15 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What stands between two neighbouring places, and the region that keeps it; None where it is always computed."""
+    """What stands between two neighbouring places, and the region that keeps it; None where it is always computed.
+
+    watched: rules look at what it adds.
+    """
 
     start: _Place
     end: _Place
     owner: int | None
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +158,7 @@ class _Splitter:
         self._pieces: list[Piece] = []
         self._owners: list[int | None] = []
         self._inside: set[str] = set()
+        self._watched: list[int] = []
 
     def lacks(self, site: BlockSite, part: ir.SublayerName, output: bool) -> str:
         """Why a block has no such sublayer; "" where it has it. output: its output is kept, without the gate."""
@@ -140,27 +172,31 @@ class _Splitter:
         return f"keeps no output of it: {reasons[0]}" if reasons else ""
 
     def add(
-        self, site: BlockSite, owners: Mapping[ir.SublayerName | None, int], outputs: set[ir.SublayerName | None]
+        self, site: BlockSite, owners: Mapping[ir.SublayerName | None, int], outputs: set[ir.SublayerName | None],
+        watched: ir.SublayerName | None,
     ) -> None:
-        """Cuts a block where the owner changes.
+        """Cuts a block where the owner changes, and around what rules look at.
 
-        owners: the regions that keep it, or a sublayer of it. outputs: the sublayers whose output is kept.
-        """
-        forms = self._of(site.kind) if any(part is not None for part in owners) else None
+        owners: the regions that keep it, or a sublayer of it. outputs: the sublayers whose output is kept. watched:
+        the sublayer whose result is looked at.
+        """  # fmt: skip
+        parts = watched is not None or any(part is not None for part in owners)
+        forms = self._of(site.kind) if parts else None
         if forms is None or isinstance(forms, Inseparable):
-            self._add_whole(site, owners.get(None))
+            self._add_whole(site, owners.get(None), False)
             return
         around = owners.get(None)  # of what lies between its sublayers: the whole model, or nobody
         steps: list[_Step] = []
         for i, part in enumerate(forms.full.names):
             owner, places = owners.get(part, around), (_Place(i), _Place(i, inside=True), _Place(i + 1))
             if part in owners and part in outputs:
-                steps += [_Step(*places[:2], owner), _Step(*places[1:], around)]
+                looks = part == watched
+                steps += [_Step(*places[:2], owner, looks), _Step(*places[1:], around, looks)]
             else:
-                steps.append(_Step(places[0], places[2], owner))
-        runs = [list(run) for _, run in groupby(steps, key=lambda step: step.owner)]
+                steps.append(_Step(places[0], places[2], owner, part == watched))
+        runs = [list(run) for _, run in groupby(steps, key=lambda step: (step.owner, step.watched))]
         if len(runs) == 1:
-            self._add_whole(site, steps[0].owner)
+            self._add_whole(site, steps[0].owner, steps[0].watched)
             return
         for run in runs:
             self._add_piece(site, forms, run)
@@ -172,13 +208,14 @@ class _Splitter:
             self._captured, kinds=tuple(self._kinds), blocks=tuple(self._sites),
             streams=tuple(self._ports[name] for name in streams),
         )  # fmt: skip
-        return Split(captured, tuple(self._pieces), tuple(self._owners), frozenset(self._inside))
+        return Split(captured, tuple(self._pieces), tuple(self._owners), frozenset(self._inside), tuple(self._watched))
 
-    def _add_whole(self, site: BlockSite, owner: int | None) -> None:
+    def _add_whole(self, site: BlockSite, owner: int | None, watched: bool) -> None:
         key = site.kind, None, None
         if key not in self._numbers:
             self._numbers[key] = len(self._kinds)
             self._kinds.append(self._captured.kinds[site.kind])
+        self._watched += [len(self._sites)] if watched else []
         self._pieces.append(Piece(site.index, ()))
         self._owners.append(owner)
         self._sites.append(replace(site, index=len(self._sites), kind=self._numbers[key]))
@@ -190,6 +227,7 @@ class _Splitter:
             self._numbers[key] = len(self._kinds)
             self._kinds.append(self._kind(site.kind, forms, start, end))
         own = tuple(forms.full.names[step.start.number] for step in run if not step.start.inside)
+        self._watched += [len(self._sites)] if run[0].watched else []
         self._pieces.append(Piece(site.index, own))
         self._owners.append(run[0].owner)
         self._sites.append(self._site(site, forms, self._numbers[key], start, end))

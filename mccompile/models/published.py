@@ -8,10 +8,11 @@ small ones of the true width; transformer, VAE and scheduler have the published 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import diffusers
@@ -20,6 +21,7 @@ import transformers
 from diffusers import ConfigMixin
 
 from mccompile.models.embedded import EMBEDDED_FOLDER
+from mccompile.models.magi import MAGI_4_5B, MAGI_24B, MagiModelConfig, MagiSettings
 
 Config = Mapping[str, object]
 _WAN_1_3B: Config = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
@@ -43,7 +45,10 @@ _UMT5 = ("UMT5EncoderModel", _T5)
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A pipeline by the classes and configurations of its parts. values: further entries of its index."""
+    """A pipeline by the classes and configurations of its parts. values: further entries of its index.
+
+    library: the module that has the classes of all parts but the text encoders.
+    """
 
     pipeline: str
     transformer: tuple[str, Config]
@@ -52,11 +57,22 @@ class PublishedModel:
     text: tuple[tuple[str, Config], ...]
     second: bool = False  # another transformer of the same configuration
     values: Config | None = None
+    more: Mapping[str, tuple[str, Config]] = field(default_factory=dict)  # further parts, by their names
+    library: str = "diffusers"
 
 
 def _wan(size: Config, shift: float, **more: object) -> PublishedModel:
     scheduler = ("UniPCMultistepScheduler", {**_UNIPC, "flow_shift": shift})
     return PublishedModel("WanPipeline", ("WanTransformer3DModel", size), _WAN_VAE, scheduler, (_UMT5,), **more)  # type: ignore[arg-type]
+
+
+def _magi(size: MagiModelConfig) -> PublishedModel:
+    return PublishedModel(
+        "MagiPipeline", ("MagiTransformer3DModel", asdict(size)),
+        ("AutoencoderKLMagi", {}),
+        ("MagiScheduler", asdict(MagiSettings())), (("T5EncoderModel", _T5),),
+        more={"special_tokens": ("MagiSpecialTokens", {})}, library="mccompile.models.magi",
+    )  # fmt: skip
 
 
 def _skyreels(size: Config) -> PublishedModel:
@@ -90,6 +106,8 @@ MODELS: Mapping[str, PublishedModel] = {
         }),
         (("T5EncoderModel", _T5),),
     ),
+    "magi-1-4.5b": _magi(MAGI_4_5B),
+    "magi-1-24b": _magi(MAGI_24B),
 }  # fmt: skip
 """By the names that this command takes; the configurations are those of the Hugging Face repositories of the models."""
 
@@ -103,9 +121,10 @@ def write(name: str, folder: Path, random: bool = False) -> None:
     index: dict[str, object] = {"_class_name": model.pipeline, "_diffusers_version": diffusers.__version__}
     parts = {"transformer": model.transformer, "vae": model.vae, "scheduler": model.scheduler}
     parts |= {"transformer_2": model.transformer} if model.second else {}
-    for part, (kind, config) in parts.items():
-        index[part] = ["diffusers", kind]
-        _own(folder / part, getattr(diffusers, kind), config, random)
+    for part, (kind, config) in {**parts, **model.more}.items():
+        own = getattr(importlib.import_module(model.library), kind)
+        index[part] = ["diffusers" if model.library == "diffusers" else own.__module__, kind]
+        _own(folder / part, own, config, random)
     for number, (kind, config) in enumerate(model.text):
         end = f"_{number + 1}" if number else ""
         index[f"text_encoder{end}"] = ["transformers", kind]

@@ -24,7 +24,7 @@ ONE, ZERO = np.float32(1.0), np.float32(0.0)
 
 # Sources that are functions of the timestep alone on every model (see ir.SourceName).
 TIMESTEP_SOURCES: frozenset[str] = frozenset({"time_embedding", "modulation"})
-_NEVER_STATIC: frozenset[str] = frozenset({"block_output", "probe", "probe_output", "output"})
+_NEVER_STATIC: frozenset[str] = frozenset({"block_output", "probe", "probe_output", *ir.TOLD_AFTER})
 
 
 @dataclass(frozen=True, slots=True)

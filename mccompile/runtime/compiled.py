@@ -26,6 +26,7 @@ from mccompile.runtime.clock import Attached, Clock, Moment, SharedClock
 from mccompile.runtime.errors import ConfigChanged, NoClock, NoIncrement, UnderAutocast
 from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
+from mccompile.runtime.modes import to_eval, to_training
 from mccompile.runtime.new_sizes import NewSizes, told_of
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import ExpertSlot, StandIn, put_transformer, stand_in_of, transformer_of
@@ -74,6 +75,7 @@ class CompiledModel(StandIn):
         self._config = _configured(model)
         self._undo: list[Callable[[], None]] = []
         self._pipe: object | None = None
+        self._trained = to_eval(model)
         self._given = model  # what the pipeline had in this one's place
         self._idle = IdleArguments(model, lowered.captured)
         self._sizes = NewSizes(model, lowered.captured)
@@ -127,13 +129,14 @@ class CompiledModel(StandIn):
             assert found is not None
             each.clock, each._pipe = own, pipe
             each._given = found if stand_in_of(found) is None else each.model
+            each._trained = to_eval(each.model)
             put_transformer(pipe, each, each.slot)
 
     def undo(self) -> nn.Module:
         """Gives the pipeline its own transformers back and returns the one of this one's place.
 
         A transformer that took this one's place in the meantime stays where it is. What `torch.compile` put around this
-        one goes with it.
+        one goes with it. Modules that were in training mode are so again.
         """
         for each in self._experts:
             pipe, each._pipe = each._pipe, None
@@ -141,6 +144,7 @@ class CompiledModel(StandIn):
                 put_transformer(pipe, each._given, each.slot)
             while each._undo:
                 each._undo.pop()()
+            to_training(each._trained)
         return self._given
 
     def _ended(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import assert_never
 
 import numpy as np
 import torch
 
+from mccompile import ir
 from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
@@ -170,6 +172,8 @@ class Decide:
             match slot:
                 case SourceBefore("output"):
                     shape = (b, moment.total, f, p, self._channels())
+                case SourceBefore("block"):  # as many numbers to a token as in the stream that enters the blocks
+                    shape = (b, moment.total, f, p, sources["block"].size(-1))
                 case SourceBefore(source):
                     shape = (b, moment.total, *self._cells_of(source, sources, layout)[2:])
                 case Tail(source):
@@ -179,35 +183,40 @@ class Decide:
                 case _:
                     assert_never(slot)
             fill = 1.0 if isinstance(slot, Late) else 0.0
-            if isinstance(slot, SourceBefore) and slot.source == "output":
+            if isinstance(slot, SourceBefore) and slot.source in ir.TOLD_AFTER:
                 fill = float("nan")  # nothing is decided by an output that was never seen
             states.tensors[slot] = torch.full(shape, fill, dtype=torch.float32, device=device)
         return states.tensors[slot]
 
     def _channels(self) -> int:
         """Returns how many numbers of the model's output belong to a token."""
-        where = self.spec.result
-        assert where is not None
+        where = next(w for w in self.spec.told_after if w.source == "output")
         assert isinstance(where.value, ModelOutput)
         return where.value.channels * prod(where.patch)
 
-    def keep_output(self, results: Sequence[Value], mask: np.ndarray, course: Course, moment: Moment) -> None:
-        """Keeps what the model returned in a call, where rules look back at it.
+    def keep_told(
+        self, told: Mapping[ir.SourceName, torch.Tensor], mask: np.ndarray, course: Course, moment: Moment
+    ) -> None:
+        """Keeps what a call has told, where rules look back at it.
 
-        results: of the call, [B, C, frames, height, width] and no more. mask: the computed tokens, [B, G, F, P].
-        course: before the call is noted in its history.
+        told: the model's output [B, C, frames, height, width] and the residual of a block; without one that did not
+        run. mask: the computed tokens, [B, G, F, P]. course: before the call is noted in its history.
         """
-        states, kept, where = course.states, course.history.computed, self.spec.result
-        slots = [s for s in self.spec.inputs if isinstance(s, SourceBefore) and s.source == "output"]
-        slots = [s for s in slots if s in states.tensors]  # a branch that follows another one has none
-        if not slots or where is None:
-            return
-        (output,) = results
-        assert isinstance(output, torch.Tensor)
-        cells = to_cells(output, where, torch.empty(mask.shape, device="meta")).float()
+        for where in self.spec.told_after:
+            slots = [s for s in self.spec.inputs if isinstance(s, SourceBefore) and s.source == where.source]
+            slots = [s for s in slots if s in course.states.tensors]  # a branch that follows another one has none
+            if slots and where.source in told:
+                cells = to_cells(told[where.source], where, torch.empty(mask.shape, device="meta")).float()
+                self._keep(slots, cells, mask, course, moment)
+
+    def _keep(
+        self, slots: Sequence[SourceBefore], cells: torch.Tensor, mask: np.ndarray, course: Course, moment: Moment
+    ) -> None:
+        """Puts what a call has told of one source, [B, G, F, P, C], before what it told earlier."""
+        states, kept = course.states, course.history.computed
         for slot in sorted(slots, key=lambda s: s.n, reverse=True):  # before what the older ones take is replaced
             state = states.tensors[slot]
-            newer = states.tensors[SourceBefore("output", slot.since, slot.n - 1)] if slot.n > 1 else None
+            newer = states.tensors[replace(slot, n=slot.n - 1)] if slot.n > 1 else None
             for g, time in enumerate(moment.chunks):
                 if time.state != "active" or time.copy_of is not None:
                     continue

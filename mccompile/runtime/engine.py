@@ -9,11 +9,20 @@ from typing import assert_never
 import torch
 from torch import fx
 
+from mccompile import ir
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, OneFrame, TokenGrid
 from mccompile.lowering.decide import DecideSpec
-from mccompile.lowering.sources import ModelOutput, Probe, ProbeOutput, RegionInput, RegionOutput, VideoStream
+from mccompile.lowering.sources import (
+    BlockStreams,
+    ModelOutput,
+    Probe,
+    ProbeOutput,
+    RegionInput,
+    RegionOutput,
+    VideoStream,
+)
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
 from mccompile.runtime.blocks import Backend, BlockCalls, Env
@@ -158,11 +167,40 @@ class Engine:
                     found[where.source] = self._modulated_input(env, shared, inputs)
                 case RegionInput():
                     found[where.source] = self._region_input(inputs, env, group)
-                case RegionOutput() | ModelOutput():
+                case RegionOutput() | ModelOutput() | BlockStreams():
                     raise Misplaced("decide", where.value)
                 case _:
                     assert_never(where.value)
+        if any(isinstance(where.value, BlockStreams) for where in spec.told_after):
+            found["block"] = self._entry_tokens(inputs, env)  # for its sizes: those of what a block adds to it
         return found
+
+    def told_after(
+        self, results: Sequence[Value], env: Env, inputs: Mapping[str, Value]
+    ) -> dict[ir.SourceName, torch.Tensor]:
+        """What a call tells when it is over: what the model returned, and the residual of the block that was run.
+
+        results: of the model. env: the streams after its blocks, with those of the block where it was computed.
+        """
+        found: dict[ir.SourceName, torch.Tensor] = {}
+        for where in self.lowered.located.values():
+            match where.value:
+                case ModelOutput():
+                    (output,) = results
+                    assert isinstance(output, torch.Tensor)
+                    found["output"] = output
+                case BlockStreams(entered, left) if entered in env and left in env:
+                    after, before = (self.tokens(name, env[name], inputs) for name in (left, entered))
+                    found["block"] = after - before
+                case _:
+                    pass
+        return found
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The streams whose difference rules look at; none where they look at no block."""
+        found = (where.value for where in self.lowered.located.values() if isinstance(where.value, BlockStreams))
+        return next(((streams.entered, streams.left) for streams in found), ())
 
     def _modulated_input(self, env: Env, shared: Mapping[str, Value], inputs: Mapping[str, Value]) -> Value:
         def resolve(operand: Operand) -> Value:

@@ -63,11 +63,12 @@ def selected(
 
 def merge(
     blocks: BlockCalls, region: LoweredRegion, number: int, env: Env, shared: Mapping[str, Value],
-    chosen: Sequence[Rows], store: Memory, weights: Weights | None = None,
+    chosen: Sequence[Rows], store: Memory, weights: Weights | None = None, watched: Sequence[str] = (),
 ) -> Env:
     """One region under a selection: selected rows computed, the others from what is kept.
 
-    weights: of the last kept results, where their sum stands in for the last one.
+    weights: of the last kept results, where their sum stands in for the last one. watched: streams within the region
+    that are looked at after the call, of the selected rows.
 
     Returns `env` with the region's streams, all rows; rows that are neither selected nor kept hold the input.
     The streams made are the store's own memory until the next call.
@@ -96,6 +97,15 @@ def merge(
                 out[made] = fresh
             else:
                 blocks.put(made, out[made], fresh, rows)
+        within = [name for name in watched if name in results and name not in env]
+        for name in (n for n in within if n not in {made for _, made in region.pairs}):
+            fresh = results[name]
+            if whole:
+                out[name] = fresh
+                continue
+            if name not in out:
+                out[name] = blocks.nothing(name, fresh, rows, env)
+            blocks.put(name, out[name], fresh, rows)
     pass_on(blocks, region, number, env, out, store)
     return out
 

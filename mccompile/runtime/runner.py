@@ -231,9 +231,10 @@ class Runner:
         """
         first = next(iter(steps.values()))
         results = self._results(steps, env, masks)
+        told = self.engine.told_after(results, env, first.inputs)
         for group, step in steps.items():
             if step.decides is not None:
-                step.decides.keep_output(results, masks[group], step.course, step.moment)
+                step.decides.keep_told(told, masks[group], step.course, step.moment)
             self._after(step, env, masks[group])
         if self.engine.whole is not None:
             lose_gap(first.store, self.engine.whole.group)
@@ -370,8 +371,7 @@ class Runner:
         if decided is not None:
             self.decided.append(decided)
             why = why if decided.finite else ODD
-        if kind == "reuse" and action.kind == "compute":
-            why = STANDS_IN
+        why = STANDS_IN if kind == "reuse" and action.kind == "compute" else why
         if kind in ("reuse", "partial"):
             why += step.said(b, g)
         return Event(

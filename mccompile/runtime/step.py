@@ -79,7 +79,8 @@ class Step:
         self, number: int, region: LoweredRegion, env: Env, chosen: tuple[Rows, ...], weights: Weights | None
     ) -> Env:
         """One region on the rows chosen."""
-        return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights)
+        watched = self.engine.watched
+        return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights, watched)
 
     def weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
         """What the last kept results of a region are worth to the tokens that are reused; None without a forecast.

@@ -11,6 +11,7 @@ from torch import nn
 
 from mccompile.capture import CapturedModel
 from mccompile.capture.capture import captured_from
+from mccompile.capture.errors import ExportError
 from mccompile.capture.export import export_model, without_defaults
 
 DEPTH = 5
@@ -67,6 +68,18 @@ def _at_one_size(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Te
 
 def _numbered(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
     return tower.blocks[i](made[-1], shift, add=i)
+
+
+def _looks_ahead(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    """The model's code reads the weight of a block that is not traced."""
+    return tower.blocks[i](made[-1].to(tower.blocks[4].out.weight.dtype), shift)
+
+
+def _sets_another(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    """One block is changed while another is at work."""
+    if i == 3:
+        tower.blocks[4].scale = 3.0
+    return tower.blocks[i](made[-1], shift)
 
 
 def _calls() -> list[dict[str, object]]:
@@ -158,6 +171,8 @@ def _both(model: nn.Module, calls: list[Mapping[str, object]]) -> tuple[Captured
         (_straight, _inner_hook, {1, 3, 4}),
         (_straight, _counts, set()),
         (_straight, _casts, {1, 2, 3, 4}),
+        (_looks_ahead, _nothing, {1, 2, 3, 4}),
+        (_sets_another, _nothing, {1, 2, 3}),
     ],
 )
 def test_the_graph_is_that_of_an_export_of_every_block(
@@ -165,7 +180,28 @@ def test_the_graph_is_that_of_an_export_of_every_block(
 ) -> None:
     tower = Tower(between)
     change(tower)
+    weights = {name: id(weight) for name, weight in tower.named_parameters(remove_duplicate=False)}
     short, whole, found = _both(tower.eval().requires_grad_(False), _calls())
     assert found == {f"blocks.{i}" for i in copied}
     assert _said(short) == _said(whole)
     assert all("forward" not in vars(block) for block in tower.blocks)
+    assert weights == {name: id(weight) for name, weight in tower.named_parameters(remove_duplicate=False)}
+
+
+def test_an_export_without_the_weights_of_repeated_blocks_gives_the_graph_their_values() -> None:
+    tower = Tower(_straight).eval().requires_grad_(False)
+    exported = export_model(tower, *_calls())
+    given = {n: w for n, w in exported.module.named_parameters() if n.startswith("blocks.")}
+    assert given.keys() == {n for n, _ in tower.named_parameters() if n.startswith("blocks.")}
+    assert all(weight is tower.get_parameter(name) for name, weight in given.items())
+
+
+def test_weights_come_back_when_the_export_fails() -> None:
+    def fails(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+        return tower.blocks[i](made[-1], shift) if i < 4 or made[-1].sum() > 0 else made[-1]
+
+    tower = Tower(fails).eval().requires_grad_(False)
+    weights = [id(weight) for weight in tower.parameters()]
+    with pytest.raises(ExportError):
+        export_model(tower, *_calls())
+    assert weights == [id(weight) for weight in tower.parameters()]

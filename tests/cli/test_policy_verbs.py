@@ -219,3 +219,19 @@ def test_numbers_and_names_that_mean_nothing_are_refused_before_any_work(
     assert result.status in (1, 2)
     assert result.out == ""
     assert says in result.err
+
+
+@pytest.mark.parametrize("value", ["２", "1_0", "0x2", "1e", "--2", ""])
+def test_a_number_is_written_as_the_language_writes_it(value: str, shell: Shell) -> None:
+    result = shell("explain", "taylorseer", "--set", f"interval={value}")
+    assert result.status == 2
+    assert "is neither NAME=NUMBER nor NAME=ALTERNATIVE" in result.err
+    assert shell("explain", "taylorseer", "--set", "interval= 3 steps ").status == 0
+
+
+def test_no_character_of_a_comment_turns_a_terminal(tmp_path: Path, shell: Shell) -> None:
+    path = tmp_path / "turned.policy"
+    path.write_text("policy p {\n  # \u202e漢\u0007\n  phase all { compute }\n}\n", encoding="utf-8")
+    out = shell("explain", path).out
+    assert "\\u202e漢\\x07" in out
+    assert out.isprintable() or {c for c in out if not c.isprintable()} == {"\n"}

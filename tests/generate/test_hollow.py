@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from mccompile.models.published import MODELS
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import bind
 from mccompile.runtime.budget import Predictor
+from tests.magi.tiny import SETTINGS, TINY
 from tests.zoo import ToyTransformer
 
 SMALL = {
@@ -57,6 +58,35 @@ def test_a_folder_without_weights_makes_the_same_calls(folders: tuple[Path, Path
     assert sum(w.untyped_storage().nbytes() for w in pipes[0].transformer.parameters()) < 2000
     calls = [driver_for(pipe).record(pipe, {})[0] for pipe in pipes]
     assert _sizes(calls[0]) == _sizes(calls[1])
+
+
+@pytest.fixture(scope="module")
+def magi(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small MAGI-1 of five layers without weights, and with random ones."""
+    real = MODELS["magi-1-4.5b"]
+    ((kind, config),) = real.text
+    small = replace(
+        real, transformer=(real.transformer[0], asdict(replace(TINY, num_layers=5))),
+        vae=(real.vae[0], {"embed_dim": 256, "depth": 1, "num_heads": 4, "mlp_ratio": 1.0, "video_size": 64}),
+        scheduler=(real.scheduler[0], asdict(SETTINGS)), text=((kind, {**config, **TEXT}),),
+        more={"special_tokens": ("MagiSpecialTokens", {"caption_channels": 16, "num_other_tokens": 20})},
+    )  # fmt: skip
+    bare, full = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "MODELS", {"small": small})
+        published.write("small", bare)
+        published.write("small", full, random=True)
+    return bare, full
+
+
+def test_chunks_in_windows_are_captured_without_weights(magi: tuple[Path, Path]) -> None:
+    """MAGI-1 takes keys of earlier chunks for every layer: as many inputs as the model has layers."""
+    pipes = [load_pipeline(folder, PLACE, hollow=True) for folder in magi]
+    assert [is_hollow(pipe.transformer) for pipe in pipes] == [True, False]
+    made = [api.prepare(pipe) for pipe in pipes]
+    assert findings(made[0].model) == findings(made[1].model)
+    assert made[0].model.shared == made[1].model.shared
+    assert made[0].model.blocks == made[1].model.blocks
 
 
 def _sizes(call: dict[str, object]) -> dict[str, object]:

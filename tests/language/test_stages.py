@@ -16,6 +16,7 @@ from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_policy
 from mccompile.language.parse import parse
 from mccompile.language.show import show_ast
+from mccompile.language.types import source_words
 from mccompile.policy.text import read, show
 from mccompile.resources import shipped_policies
 
@@ -64,7 +65,7 @@ def test_every_node_of_the_ir_points_at_words_of_a_policy(name: str) -> None:
         assert node.at is not None or node in unsaid, node
     for source in (node for node in _placed(policy) if isinstance(node, ir.SourceRef)):
         assert source.at is not None
-        assert source.at.text == source.name
+        assert source.at.text == source_words(source)
 
 
 @pytest.mark.parametrize("name", shipped_policies())

@@ -66,7 +66,7 @@ def test_every_block_is_in_one_segment_as_its_region_says(
     depth: int, drawn: list[tuple[int, int, bool]]
 ) -> None:
     regions = tuple(ir.Region(ir.Blocks(first, last), "residual" if keep else None) for first, last, keep in drawn)
-    policy = SimpleNamespace(name="p", regions=regions, phases=())
+    policy = SimpleNamespace(name="p", regions=regions, phases=(), signals=())
     named = [range(f % depth if f < 0 else f, (b % depth if b < 0 else b) + 1) for f, b, _ in drawn]
     inside = all(-depth <= f < depth and -depth <= b < depth and r for (f, b, _), r in zip(drawn, named, strict=True))
     apart = sum(map(len, named)) == len(set().union(*named))
@@ -108,7 +108,7 @@ def test_streams_are_paired_by_what_they_continue() -> None:
     ports = tuple(SimpleNamespace(name=n, rows="", token_axis=None) for pair in names for n in pair)
     found = SimpleNamespace(blocks=blocks, streams=ports, exit=("text2", "image2"), model_class="Model")
     regions = (ir.Region(ir.Blocks(0, -1), "residual"),)
-    policy = cast(ir.PolicyIR, SimpleNamespace(name="p", regions=regions, phases=()))
+    policy = cast(ir.PolicyIR, SimpleNamespace(name="p", regions=regions, phases=(), signals=()))
     (region,) = partition(cast(CapturedModel, found), policy)
     assert region.pairs == (("text0", "text2"), ("image0", "image2"))
 

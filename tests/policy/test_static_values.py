@@ -99,6 +99,10 @@ def _walked(mean: ir.Average | ir.Smooth, step: int) -> torch.Tensor:
     return found.reshape(())
 
 
+NOTHING_LEFT = ir.Apply("remainder", (ir.ParamRef("b"), ir.ParamRef("a")))
+
+
+@example(ir.Apply("div", (ir.ParamRef("a"), NOTHING_LEFT)), -1.0, 0.0, 0.0, 0.0, 0)  # 0 has no sign
 @example(ir.Apply("sqrt", (ir.SignalRef("drift"),)), 0.0, 0.0, 0.0546875, 0.0, 0)  # torch.sqrt is one bit off on AVX2
 @settings(UNHURRIED, max_examples=300)
 @given(numbers | truths, singles, singles, singles, singles, st.integers(0, 11))

@@ -125,6 +125,23 @@ def test_taylorseer(order: int, small_wan: WanTransformer3DModel, captured_wan: 
     assert published == [True, True, True, True, False, False, True, False, False]
 
 
+def test_taylorseer_of_modules(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    """Of each module, as published. The policy computes the steps that the hook computes."""
+    modules = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
+    config = TaylorSeerCacheConfig(
+        3, 3, max_order=2, taylor_factors_dtype=torch.float32, cache_identifiers=modules
+    )
+    with torch.no_grad():
+        hooked, _ = theirs(small_wan, config)
+        masked = "policy p extends taylorseer_parts { phase cycle { compute steps 0..2, 4, 7 of 9 } }"
+        made, computed = ours(small_wan, captured_wan, masked, warmup=2)
+    assert computed == [True, True, True, False, True, False, False, True, False]
+    agree(made, hooked)
+    with torch.no_grad():
+        _, published = ours(small_wan, captured_wan, "taylorseer_parts", interval=3)
+    assert published == [True, True, True, True, False, False, True, False, False]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("cache_dit") is None, reason="cache-dit is the extra `peers`")
 @pytest.mark.parametrize("threshold", [0.02, 0.05, 0.2])
 def test_dbcache_of_cache_dit(

@@ -41,17 +41,22 @@ def compiled(
 class Pruned(nn.Module):
     """A block under DBPrune: its input against that of its last computation, and its residual in its place."""
 
-    def __init__(self, block: nn.Module, threshold: float) -> None:
+    def __init__(self, block: nn.Module, threshold: float, recent: bool) -> None:
         super().__init__()
         self.block, self.threshold, self.step = block, threshold, 0
+        self.recent, self.changes = recent, list[float]()  # a limit by the mean of the last four changes
         self.kept: tuple[torch.Tensor, torch.Tensor] | None = None
         self.computed: list[bool] = []
 
     def forward(self, h: torch.Tensor, *more: object) -> torch.Tensor:
-        reuse = False
-        if self.kept is not None and self.step >= WARMUP:
+        change, limit, earlier = 0.0, self.threshold, self.changes[-4:]
+        if self.kept is not None:
             before = self.kept[0]
-            reuse = bool((before - h).abs().mean() / before.abs().mean() < self.threshold)
+            change = float((before - h).abs().mean() / before.abs().mean())
+        if self.recent and earlier:
+            limit = min(max(1.25 * sum(earlier) / len(earlier), limit), 2 * limit)
+        self.changes.append(change)
+        reuse = self.step >= WARMUP and change < limit
         self.step += 1
         self.computed.append(not reuse)
         if reuse:
@@ -62,9 +67,11 @@ class Pruned(nn.Module):
         return out
 
 
-def by_hand(model: WanTransformer3DModel, first: int, threshold: float) -> tuple[list[torch.Tensor], list[Pruned]]:
+def by_hand(
+    model: WanTransformer3DModel, first: int, threshold: float, recent: bool = False
+) -> tuple[list[torch.Tensor], list[Pruned]]:
     own = model.blocks
-    pruned = [Pruned(block, threshold) for block in own[first:]]
+    pruned = [Pruned(block, threshold, recent) for block in own[first:]]
     model.blocks = nn.ModuleList([*own[:first], *pruned])
     try:
         return [model(**call(row))[0] for row in range(STEPS)], pruned
@@ -72,13 +79,17 @@ def by_hand(model: WanTransformer3DModel, first: int, threshold: float) -> tuple
         model.blocks = own
 
 
-@pytest.mark.parametrize(("first", "threshold"), [(1, 0.15), (1, 0.3), (0, 0.2)])
-def test_dbprune(first: int, threshold: float, deep: tuple[WanTransformer3DModel, api.Prepared]) -> None:
+@pytest.mark.parametrize(
+    ("base", "first", "threshold"),
+    [("dbprune", 1, 0.15), ("dbprune", 1, 0.3), ("dbprune", 0, 0.2), ("dbprune_recent", 1, 0.1),
+     ("dbprune_recent", 0, 0.2)],
+)  # fmt: skip
+def test_dbprune(base: str, first: int, threshold: float, deep: tuple[WanTransformer3DModel, api.Prepared]) -> None:
     layers = "" if first else "layers each blocks[*] { keep residual }"
-    text = f"policy p extends dbprune {{ {layers} }}"
+    text = f"policy p extends {base} {{ {layers} }}"
     made, clock = compiled(deep, text, threshold=threshold, warmup=WARMUP)
     ours = outputs(made, clock, range(STEPS))
-    theirs, pruned = by_hand(deep[0], first, threshold)
+    theirs, pruned = by_hand(deep[0], first, threshold, base == "dbprune_recent")
     for row, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, r=row: f"row {r}: {m}")
     done = {f"blocks[{n}]": [False] * STEPS for n in range(first, BLOCKS)}

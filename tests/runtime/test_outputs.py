@@ -233,10 +233,14 @@ def wiener(sigma: float, power: float) -> Callable[[torch.Tensor], torch.Tensor]
     return gain
 
 
-def seacache(model: WanTransformer3DModel, threshold: float, power: float) -> Outputs:
-    """Its code for one branch, but for the first comparison, whose earlier side the code leaves unfiltered."""
+def seacache(model: WanTransformer3DModel, threshold: float, power: float, forecasts: bool = False) -> Outputs:
+    """Its code for one branch, but for the first comparison, whose earlier side the code leaves unfiltered.
+
+    forecasts: the variant that filters latents, goes on along the last two residuals, and reuses two steps in a row.
+    """
     made, computed = [], []
     account, before, kept = 0.0, torch.zeros(0), torch.zeros(0)
+    history: list[tuple[int, torch.Tensor]] = []
     entered: list[torch.Tensor] = []
     modulated: list[torch.Tensor] = []
     left: list[torch.Tensor] = []
@@ -247,18 +251,23 @@ def seacache(model: WanTransformer3DModel, threshold: float, power: float) -> Ou
     ]
     for step in range(STEPS):
         output = model(**call(step))[0]
-        now = frequencies(modulated[-1].reshape(3, 4, 4, -1), wiener(GRID.sigmas[step], power))
+        looked_at = by_token(call(step)["hidden_states"]) if forecasts else modulated[-1]  # type: ignore[arg-type]
+        now = frequencies(looked_at.reshape(3, 4, 4, -1), wiener(GRID.sigmas[step], power))
         reuse = False
         if 0 < step < STEPS - 1:
             account += float((now - before).abs().mean() / before.abs().mean())
-            reuse = account < threshold
+            reuse = account < threshold and not (forecasts and computed[-2:] == [False, False])
         before = now
         if reuse:
+            if forecasts and len(history) > 1:
+                (s1, r1), (s0, r0) = history[-2:]
+                kept = r0 + (r0 - r1) * ((step - s0) / (s0 - s1))
             last = model.blocks[-1].register_forward_hook(lambda *_: entered[-1] + kept)  # noqa: B023
             output = model(**call(step))[0]
             last.remove()
         else:
             account, kept = 0.0, left[-1] - entered[-1]
+            history.append((step, kept))
         made.append(output)
         computed.append(not reuse)
     for hook in hooks:
@@ -274,3 +283,12 @@ def test_seacache(
     with torch.no_grad():
         wanted = seacache(small_wan, threshold, power)
     agree(found, made, wanted)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 2.0])
+def test_seacache_taylor(threshold: float, small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    found, made = ours(small_wan, captured_wan, "seacache_taylor", threshold=threshold)
+    with torch.no_grad():
+        wanted = seacache(small_wan, threshold, 3, forecasts=True)
+    agree(found, made, wanted)
+    assert not all(wanted[1])

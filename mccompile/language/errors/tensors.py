@@ -1,4 +1,4 @@
-"""MC0258, MC0259 and MC0289: tensors that are not known yet, gains of filters, and maps of attention."""
+"""MC0258, MC0259, MC0277, MC0278 and MC0289: tensors not known yet, gains of filters, blocks, maps of attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,36 @@ class NotYetKnown(Diagnostic):
 
     def helps(self) -> tuple[Help, ...]:
         name = self.name
+        if name != "output":
+            return (Help(f"`kept({name})` is that of the last computation"),)
         return (Help(f"`kept({name})` is that of the last computation, `before({name})` that of the step before"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NoBlockResult(Diagnostic):
+    """Something of a block that is no source."""
+
+    code = "MC0277"
+    title = "a block has no `{name}` to look at"
+    label = "expected `residual`"
+    name: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("`blocks[50%].residual` is what a block adds, `blocks[50%].attn.residual` what its attention"),)
+
+
+@dataclass(frozen=True, slots=True)
+class AnotherBlock(Diagnostic):
+    """A second block that a policy looks at."""
+
+    code = "MC0278"
+    title = "a policy looks at one block"
+    label = "it looks at `{first}` already"
+    note = "what a block gave is kept for each token until it is compared, so one block is looked at and not all"
+    first: str
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("`probe` is what the blocks before the kept ones add, and `output` what the model returned"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mccompile.capture.shallow import is_hollow
+from mccompile.models.magi.cache import no_keys
 from mccompile.models.magi.predict import UNSEEN_ROWS
 from mccompile.models.magi.schedule import MagiCall, time_table
+from mccompile.models.magi.transformer import KeyValues, MagiTransformer3DModel
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import ProbeFailed
 from mccompile.pipelines.probe import SIZES, Declared, ExampleCall, replaced
@@ -115,7 +118,7 @@ def chunk_times(call: MagiCall, chunks: tuple[int, ...]) -> tuple[ChunkTime, ...
 
 
 class _Listener(StandIn):
-    """Runs the transformer and keeps its calls."""
+    """Runs the transformer and keeps its calls. One without weights gives zeros."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -125,7 +128,17 @@ class _Listener(StandIn):
     def forward(self, *args: object, **kwargs: object) -> object:
         call = self.arguments_of(*args, **kwargs)
         self.calls.append(call)
-        return self.model(**call)
+        return _nothing(self.model, call) if is_hollow(self.model) else self.model(**call)
+
+
+def _nothing(model: nn.Module, call: ExampleCall) -> tuple[torch.Tensor, KeyValues]:
+    """Zeros of the sizes that a model without weights would give."""
+    latents, chunks = call["hidden_states"], _chunks(call)
+    assert isinstance(model, MagiTransformer3DModel)
+    assert isinstance(latents, torch.Tensor)
+    tokens = latents[0, 0].numel() // model.shape.patch_size**2
+    rows = tokens // chunks * int(str(call["return_kv_chunks"]))
+    return torch.zeros_like(latents), no_keys(model.shape, len(latents), latents, model.compute_dtype, rows)
 
 
 def record_window_calls(pipe: object, arguments: Mapping[str, object]) -> tuple[ExampleCall, ExampleCall]:
