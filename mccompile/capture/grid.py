@@ -33,6 +33,7 @@ class Embedding:
     position: int  # of the latent among the inputs
     token_axis: int
     tokens: tuple[int, int | None] = (0, None)  # the range to look at
+    apart: bool = False  # the frames of all samples lie along the first axis, and the tokens of each along the second
 
     @property
     def latent(self) -> torch.Tensor:
@@ -45,6 +46,7 @@ class Embedding:
         inputs = (*self.inputs[: self.position], latent, *self.inputs[self.position + 1 :])
         with torch.no_grad():
             (stream,) = self.module(*inputs)
+        stream = stream.unflatten(0, (latent.size(0), -1)).flatten(1, 2) if self.apart else stream
         start, stop = self.tokens
         return stream.movedim(self.token_axis, 0).flatten(1)[start:stop]
 
@@ -104,7 +106,7 @@ def prove_grid(embedding: Embedding, source: str, axes: Axes) -> TokenGrid:
     base = embedding.run(embedding.latent)
     patch = [_patch(embedding, base, axis) for axis in axes]
     _check(embedding, base, axes, patch)
-    return TokenGrid(source, axes, (patch[0], patch[1], patch[2]))
+    return TokenGrid(source, axes, (patch[0], patch[1], patch[2]), embedding.apart)
 
 
 def _candidates(latent: torch.Tensor, dynamic: Sequence[int]) -> Iterator[Axes]:
@@ -129,6 +131,21 @@ def embedding_of(captured: Assembled, inputs: Sequence[object], source: str) -> 
     return Embedding(prelude.module, tuple(inputs), captured.inputs.index(source), stream.token_axis)
 
 
+def found_apart(embedding: Embedding, source: str, latent: torch.Tensor, dynamic: Sequence[int]) -> TokenGrid | None:
+    """The grid of a stream whose frames lie along its first axis, with those of the other samples (Latte)."""
+    with torch.no_grad():
+        (stream,) = embedding.module(*embedding.inputs)
+    if stream.dim() != 3 or stream.size(0) <= latent.size(0) or stream.size(0) % latent.size(0):
+        return None
+    for axes in _candidates(latent, dynamic):
+        if axes[0] is not None and latent.size(axes[0]) * latent.size(0) == stream.size(0):
+            try:
+                return prove_grid(embedding, source, axes)
+            except GridUnproved:
+                continue
+    return None
+
+
 def find_grid(
     captured: Assembled, probe: Sequence[object], second: Sequence[object], source: str
 ) -> AnyGrid | Refusal:
@@ -144,6 +161,11 @@ def find_grid(
     assert isinstance(two, torch.Tensor)
     dynamic = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b and i > 0]
     embedding = embedding_of(captured, probe, source)
+    by_rows = captured.gather is not None and all(kind.partial is not None for kind in captured.kinds)
+    if not by_rows and embedding.token_axis == 1:  # by rows, each frame is a sample of its own
+        made = found_apart(replace(embedding, apart=True), source, one, dynamic)
+        if made is not None:
+            return made
     embedding = replace(embedding, tokens=latent_range(embedding))
     reason = f"`{source}` has {len(dynamic)} axes that change between the probes, not 3"
     for axes in _candidates(one, dynamic):

@@ -163,12 +163,22 @@ class TokenGrid:
     """Frame-major layout of the token axis: token = (frame * height + y) * width + x.
 
     `frames` etc. are taken from the shape of the user input `source`: size // patch along `axes`. An image has no
-    axis of frames (None): it is one frame.
+    axis of frames (None): it is one frame. apart: the first stream has the frames of all samples along its first axis,
+    [samples * frames, height * width, channels].
     """
 
     source: str
     axes: tuple[int | None, int, int]
     patch: tuple[int, int, int]
+    apart: bool = False
+
+    def together(self, value: torch.Tensor, inputs: Mapping[str, object]) -> torch.Tensor:
+        """A value with an entry for each frame of each sample as one with those of a sample behind each other."""
+        frames = self.of_call(inputs)[0] if self.apart else 1
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        alone = not self.apart or value.dim() < 2 or value.size(0) != latent.size(0) * frames
+        return value if alone else value.unflatten(0, (-1, frames)).flatten(1, 2)
 
     def of(self, shape: torch.Size) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the latent shape given."""

@@ -160,10 +160,10 @@ def prove(
     Returns the model without the partial forms that failed. Raises IdentityError (MC0404).
     """
     flat = [flat_inputs(assembled, call) for call in calls]
-    grid = find_grid(assembled, flat[0], flat[1], source)
-    if isinstance(grid, Refusal):
-        assembled = replace(assembled, refusals=(*assembled.refusals, grid))
     proved, moving = _proved(assembled, model, list(zip(calls, flat, strict=True)), source)
+    grid = find_grid(proved, flat[0], flat[1], source)
+    if isinstance(grid, Refusal):
+        proved = replace(proved, refusals=(*proved.refusals, grid))
     return _captured(proved, None if isinstance(grid, Refusal) else grid, unbatched, flat[:2], moving)
 
 

@@ -66,8 +66,13 @@ def model_output(captured: CapturedModel) -> ModelOutput | str:
     tensors = [r.meta.get("val") if isinstance(r, fx.Node) else None for r in results]
     if len(tensors) != 1 or not isinstance(tensors[0], torch.Tensor) or tensors[0].dim() != 5:
         return "it does not give one tensor [batch, channel, frame, height, width]"
-    channels = tensors[0].size(1)
-    return ModelOutput(channels) if isinstance(channels, int) else "the number of its output channels varies"
+    channels, source = tensors[0].size(1), captured.grid.source
+    if not isinstance(channels, int):
+        return "the number of its output channels varies"
+    latent = next(n.meta.get("val") for n in captured.module.graph.find_nodes(op="placeholder") if n.name == source)
+    if isinstance(latent, torch.Tensor) and isinstance(latent.size(1), int) and latent.size(1) < channels:
+        return f"its output has {channels} channels and its latent input {latent.size(1)}: a variance is among them"
+    return ModelOutput(channels)
 
 
 def latent_inputs(captured: CapturedModel) -> frozenset[str]:

@@ -201,6 +201,10 @@ def _notes(bound: BoundPolicy, cells: list[Cell], reached: frozenset[int]) -> It
         beyond = [step for step in all_at.steps if step >= len(cells)] if all_at is not None else []
         if beyond:
             yield f"phase {phase.name} computes all at step {beyond[0]}, and the run has {len(cells)} steps"
+        within = [step for step in all_at.steps if step < len(cells)] if all_at is not None else []
+        other = next((step for step in within if cells[step].phase not in (None, index)), None)
+        if other is not None:
+            yield f"phase {phase.name} computes all at step {other}, and another phase is in force there"
         actions = {c.action for c in cells if c.phase == index and c.step > 0}
         certain = all(c.phase is not None for c in cells)
         if isinstance(phase.rule, ir.Reuse) and certain and actions == {"compute"}:

@@ -12,7 +12,7 @@ from torch import fx
 from mccompile import ir
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
-from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, OneFrame
+from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, OneFrame, TokenGrid
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.sources import (
     BlockStreams,
@@ -123,13 +123,17 @@ class Engine:
 
     def tokens(self, name: str, value: torch.Tensor, inputs: Mapping[str, Value]) -> torch.Tensor:
         """The tokens of the grid among the rows of a stream or shared value; all where nothing lies beside them."""
-        port = self._ports[name]
+        port, grid = self._ports[name], self.lowered.captured.grid
+        if isinstance(grid, TokenGrid) and grid.apart:  # a shared value may have an entry for each frame of each sample
+            return grid.together(value, inputs)
         if port.beside is None or port.token_axis is None:
             return value
         return self._narrowed(value, port.token_axis, port.beside, inputs)
 
     def _narrowed(self, value: torch.Tensor, axis: int, beside: Beside, inputs: Mapping[str, Value]) -> torch.Tensor:
         grid, rows = self.lowered.captured.grid, value.size(axis)
+        if isinstance(grid, TokenGrid) and grid.apart:
+            return grid.together(value, inputs)
         if beside == Beside(0, 0) and not isinstance(grid, OneFrame):
             return value
         count, behind = beside.tokens(rows), grid.behind(inputs) if isinstance(grid, OneFrame) else 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.capture.types import OneFrame
+from mccompile.capture.types import OneFrame, TokenGrid
 from mccompile.lowering.types import LoweredModel
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.errors import UnevenChunks
@@ -50,5 +50,6 @@ def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value]
     frames, height, width = grid.of_call(inputs)
     if frames % chunks:
         raise UnevenChunks(frames, chunks)
+    batch = batch // frames if isinstance(grid, TokenGrid) and grid.apart else batch
     behind = grid.behind(inputs) if isinstance(grid, OneFrame) else 0
     return Layout(batch, chunks, frames // chunks, height * width, height, behind)

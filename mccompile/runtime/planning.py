@@ -9,6 +9,7 @@ import torch
 
 from mccompile import ir
 from mccompile.capture.part import Part, RowSource, Shared
+from mccompile.capture.types import TokenGrid
 from mccompile.lowering.expressions import change
 from mccompile.lowering.locate import timestep_of
 from mccompile.lowering.sources import Located, to_cells
@@ -75,6 +76,7 @@ class _StaticSource:
         name = where.value.name
         self._where = where
         self._timestep = timestep_of(lowered.captured)
+        self._grid = captured.grid
         self._gather: Part | None = None
         names: tuple[str, ...] = (name,)
         if captured.gather is not None and name in captured.gathered:  # a few rows, not all that it expands to
@@ -103,5 +105,6 @@ class _StaticSource:
             index = torch.arange(ROWS, device=told.device)
             value = self._gather(*(found[o.name] if isinstance(o, RowSource) else index for o in self._gather.takes))[0]
         assert isinstance(value, torch.Tensor)
+        value = self._grid.together(value, inputs) if isinstance(self._grid, TokenGrid) else value
         rows = value.size(self._where.axis) if self._where.layout != "constant" else 1
         return to_cells(value, self._where, torch.empty((value.size(0), 1, 1, rows), device="meta"))

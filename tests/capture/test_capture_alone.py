@@ -16,7 +16,7 @@ from mccompile.api import Prepared, prepare
 from mccompile.backend.compiled_roles import CompiledRoles
 from mccompile.bundles.bundle import save_bundle
 from mccompile.bundles.bundle_errors import UnbundledRole
-from mccompile.capture import CaptureError, TokenGrid
+from mccompile.capture import CaptureError, TokenGrid, capture_batched
 from mccompile.diagnostics.source import Source
 from mccompile.generate.flops import prices_of
 from mccompile.lowering.errors import SourceNotFound
@@ -207,10 +207,15 @@ def test_what_the_timestep_alone_makes_is_not_known() -> None:
     ("kind", "why"), [(Overwriting, "writes in place into its arguments"), (Carrying, "gives other outputs")]
 )
 def test_blocks_that_cannot_be_taken_alone_leave_the_first_error(kind: type[Branching], why: str) -> None:
-    with pytest.raises(CaptureError, match="MC0401") as caught:
-        prepared(kind)
+    with torch.random.fork_rng(), pytest.raises(CaptureError, match="MC0401") as caught:
+        capture_batched(kind().eval().requires_grad_(False), call(4, 4, 6), call(6, 6, 10))
     assert "Data-dependent" in str(caught.value) or "data-dependent" in caught.value.cause
     assert why in str(caught.value)
+
+
+def test_what_writes_into_its_arguments_is_refused_before_it_is_captured() -> None:
+    with pytest.raises(CaptureError, match="forward writes into its argument `text`"):
+        prepared(Overwriting)
 
 
 def test_work_is_counted_while_it_runs() -> None:

@@ -78,6 +78,14 @@ def test_a_step_behind_the_last_one_is_told(step: int, told: bool) -> None:
     assert (f"phase all computes all at step {step}, and the run has 10 steps" in notes) == told
 
 
+@pytest.mark.parametrize(("step", "told"), [(0, True), (1, True), (2, False)])
+def test_a_step_of_another_phase_is_told(step: int, told: bool) -> None:
+    """A rule that computes all at a step at which it is not in force does nothing there."""
+    rule = replace(reuse(below(C(0.0), C(1.0))), all_at=ir.AllAt(None, (step, 5)))
+    notes = planned(policy(warmup(C(2.0)), rest(rule)), 10).notes
+    assert (f"phase all computes all at step {step}, and another phase is in force there" in notes) == told
+
+
 @pytest.mark.parametrize(("pending", "finished"), [("compute", "compute"), ("skip", "compute"), ("compute", "keep")])
 def test_only_a_policy_that_computes_every_chunk_at_every_step_is_the_model_itself(pending: str, finished: str) -> None:
     chunks = replace(policy(rest(ir.Compute())).chunks, pending=pending, finished=finished)  # type: ignore[arg-type]

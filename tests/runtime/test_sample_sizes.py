@@ -139,3 +139,48 @@ def test_a_shared_text_that_means_something_else_is_refused() -> None:
     assert max(off(made, 2, 2)) < 1e-5
     with pytest.raises(CallError, match="`text` is repeated for each of 2 samples"):
         off(made, 2, 1)
+
+
+class _TokensFirst(nn.Module):
+    """Its stream is [tokens, samples, channels], as Ernie-Image has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv3d(4, 16, (1, 2, 2), (1, 2, 2)), nn.Linear(16, 16)
+        self.blocks = nn.ModuleList([_FirstBlock(), _FirstBlock()])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        x = self.embed(hidden_states).flatten(2).permute(2, 0, 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.transpose(0, 1))  # type: ignore[no-any-return]
+
+
+class _FirstBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).transpose(0, 1).chunk(3, -1)
+        return x + F.scaled_dot_product_attention(q, k, v).transpose(0, 1)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_samples_behind_the_tokens_are_not_taken_for_the_tokens(samples: int) -> None:
+    """An event is about one sample, and counts its tokens."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _TokensFirst().eval().requires_grad_(False)
+        probe, second = ({"hidden_states": torch.randn(1, 4, *size)} for size in ((3, 4, 6), (5, 6, 10)))
+        given = {"hidden_states": torch.randn(samples, 4, 4, 6, 8)}
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    text = "policy every { phase rest { compute every 2 steps } layers blocks[*] { keep residual } }"
+    policy = Source("t.policy", text)
+    compiled = api.compile(model, policy, probe=probe, second=second, clock=clock, backend="eager")  # type: ignore[arg-type]
+    for clock.row in range(2):
+        found = compiled(**given)
+        assert torch.allclose(found, model(**given), atol=1e-6)
+    assert [(e.sample, e.action, e.tokens) for e in compiled.events] == [
+        (sample, action, 48) for action in ("full", "reuse") for sample in range(samples)
+    ]
