@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from mccompile import ir
 from mccompile.language.walk import all_rules, forecasts_of, walk, walk_rule, weights_in
 
@@ -57,6 +59,7 @@ def model_region(policy: ir.PolicyIR) -> ir.Region | None:
     return next((region for region in whole if region.keep is not None), None)
 
 
+@functools.lru_cache(maxsize=256)  # every decision asks for it
 def account_names(policy: ir.PolicyIR) -> tuple[str, ...]:
     """The accounts of every cell, in order: `account`, then those with a name of their own, as rules read them."""
     signals = {s.name: s for s in policy.signals}
