@@ -1,4 +1,4 @@
-"""`python -m tests.mutation reach ROOM`, then `run ROOM [--sample N] [--seconds S]`, then `report`; or `again FILE...`.
+"""`python -m tests.mutation reach ROOM`, then `run ROOM [--sample N] [--seconds S]`, then `report`; or `again [FILE...]`.
 
 `run` can be stopped and started again at any time: the verdicts stand in out/mutants/ROOM.jsonl.
 """
@@ -59,8 +59,8 @@ def main() -> int:
             made.add_argument("--seconds", type=float, default=200.0)
             made.add_argument("--again", action="store_true", help="try the survivors again")
     verbs.add_parser("report")
-    made = verbs.add_parser("again", help="try those that nobody has seen once more, against whole files of tests")
-    made.add_argument("paths", nargs="+")
+    made = verbs.add_parser("again", help="try those that nobody has seen once more, against more tests")
+    made.add_argument("paths", nargs="*", help="whole files; default: what calls the changed function")
     made = verbs.add_parser("alone")
     made.add_argument("write", type=int)
     made.add_argument("file")

@@ -80,8 +80,8 @@ def tests(room: Room) -> list[Test]:
     return [Test(name, seconds, frozenset(reached)) for name, (seconds, reached) in found.items()]
 
 
-def chosen(mutant: Mutant, made: Change, known: list[Test]) -> list[str]:
-    """The tests that a mutant is run against: quick ones first, until their time is SECONDS.
+def chosen(mutant: Mutant, made: Change, known: list[Test], most: float = SECONDS) -> list[str]:
+    """The tests that a mutant is run against: quick ones first, until their processor time is `most` seconds.
 
     First stand those that call the changed function, then the others of the same files: fixtures and caches that
     several tests share are counted for the first of them only.
@@ -95,7 +95,7 @@ def chosen(mutant: Mutant, made: Change, known: list[Test]) -> list[str]:
     mates = [t for t in known if t.file in files and t.name not in calling]
     taken, seconds = [], 0.0
     for test in [*sorted(calls, key=lambda t: t.seconds), *sorted(mates, key=lambda t: t.seconds)]:
-        if taken and seconds + test.seconds > SECONDS:
+        if taken and seconds + test.seconds > most:
             break
         taken.append(test.name)
         seconds += test.seconds

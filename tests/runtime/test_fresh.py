@@ -94,6 +94,17 @@ def test_what_is_not_of_this_call_is_computed_afresh(
         assert runs(row + 1, made(row + 1))[1].startswith("reuse")
 
 
+def test_a_gap_behind_the_very_first_step_is_one(
+    small_wan: WanTransformer3DModel, captured_wan: api.Prepared
+) -> None:
+    for policy in (STEP, TOKEN):
+        runs = Runs(small_wan, captured_wan, policy)
+        runs(0, call(0))
+        out, told = runs(4, call(4))
+        assert told == "full: last called in row 0"
+        torch.testing.assert_close(out, runs.own(call(4)), rtol=0, atol=1e-5)
+
+
 def test_a_prompt_changed_in_place_is_another_prompt(
     small_wan: WanTransformer3DModel, captured_wan: api.Prepared
 ) -> None:
