@@ -58,8 +58,8 @@ A fault is an error without a code.
 A mutant is the product with one small change: another comparison, another constant, a condition turned round, a
 statement left out. It is killed when a test fails. [Mutants are made by a driver of our own](decisions/mutants.md).
 `make mutants` tries them in a random order, so that those tried are a sample of all. Each is run against the tests that
-call the changed function, the quick ones first, for at most five seconds. `python -m tests.mutation again FILE...`
-tries those that survived once more, against whole files of tests; without files, against 90 s of tests that call the function.
+call the changed function, the quick ones first, for at most five seconds. `python -m tests.mutation again`
+tries those that survived once more, against 90 seconds of such tests, or against whole files of tests that are named.
 
 <!-- table mutants -->
 <!-- end mutants -->

@@ -1,4 +1,4 @@
-"""`python -m tests.mutation reach ROOM`, then `run ROOM [--sample N] [--seconds S]`, then `report`; or `again [FILE...]`.
+"""`python -m tests.mutation reach ROOM`, `run ROOM [--sample N] [--seconds S]`, then `report`; or `again [FILE...]`.
 
 `run` can be stopped and started again at any time: the verdicts stand in out/mutants/ROOM.jsonl.
 """

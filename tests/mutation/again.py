@@ -1,4 +1,4 @@
-"""`python -m tests.mutation again [FILE...]` tries those of docs/benchmarks/mutants.json that nobody has seen once more.
+"""`python -m tests.mutation again [FILE...]` tries those of docs/benchmarks/mutants.json that nobody has seen again.
 
 Each is written into a copy of the tree, and pytest runs the files there until a test fails. Without files it runs the
 tests that call the changed function, the quick ones first, for LONGER seconds of processor time.
