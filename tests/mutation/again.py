@@ -55,7 +55,10 @@ def verdict(key: str, explained: dict[str, str], tree: Path, files: list[str]) -
     file = key.partition(" ")[0]
     source = (ROOT / file).read_text("utf-8")
     mutant = next((m for m in mutants(file, source) if m.key == key), None)
-    return "gone" if mutant is None else run(mutant, source, tree, files or _calling(mutant))
+    if mutant is None:
+        return "gone"
+    names = files or _calling(mutant)
+    return run(mutant, source, tree, names) if names else "survived"
 
 
 def _calling(mutant: Mutant) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mccompile.studio.serve import process
 from mccompile.studio.serve.asked import MOST_BYTES
 from mccompile.studio.serve.guard import COOKIE, Door
 from tests.cli.conftest import Shell, shell  # noqa: F401  # the fixture
@@ -146,6 +147,15 @@ def test_a_port_that_is_taken(shell: Shell) -> None:  # noqa: F811
     assert "error[MC0762]" in result.err
     assert "address already in use" in result.err
     assert "MC0762" in shell("serve", "--host", "203.0.113.1", "--port", "0").err
+
+
+def test_a_model_that_is_none_is_told_of_before_a_process_is_started(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    monkeypatch.setattr(process.WorkerProcess, "__init__", lambda *given: pytest.fail("a process was started"))
+    result = shell("serve", "--model", "nope", "--port", "0")
+    assert "MC0704" in result.err
+    assert result.out == ""
 
 
 def test_without_its_libraries_it_says_how_to_get_them(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
