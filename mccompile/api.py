@@ -241,13 +241,13 @@ def _prepared(
 ) -> tuple[Prepared, ExampleCalls]:
     """A transformer's capture, and the two calls that it is captured with."""
     check_untreated(transformer)
-    if not is_hollow(transformer):
-        with in_eval(transformer), uncompiled(transformer):
+    bare = is_hollow(transformer)
+    with in_eval(transformer), uncompiled(transformer):
+        if not bare:
             check_remembers_nothing(transformer, probe)
-    calls = (without_scale(transformer, call) for call in (probe, second))
-    with in_eval(transformer), uncompiled(transformer), open_scales(transformer):
-        take = capture_hollow if is_hollow(transformer) else capture_batched
-        captured, given = take(transformer, *calls)
+        calls = (without_scale(transformer, call) for call in (probe, second))
+        with open_scales(transformer):
+            captured, given = (capture_hollow if bare else capture_batched)(transformer, *calls)
     return _of(captured, transformer, given, call), given
 
 

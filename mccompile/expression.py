@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, get_args
 
 from mccompile.arithmetic.fitted import Fitted
 from mccompile.arithmetic.operations import Operator
@@ -45,6 +45,7 @@ SourceName = Literal[
 ]
 TOLD_AFTER: tuple[SourceName, ...] = ("output", "block")  # known when a step has run, and not before its decisions
 SublayerName = Literal["attn", "cross", "ffn"]  # self-attention, attention to the text, feed-forward
+SUBLAYERS: tuple[SublayerName, ...] = get_args(SublayerName)
 ClockName = Literal["step", "fraction", "timestep", "sigma"]
 Distance = Literal["rel_l1", "l1", "l2", "cosine", "deviation"]  # against an earlier value; the last: within itself
 Norm = Literal["mean", "max", "min_max"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mccompile.expression import (
+    SUBLAYERS,
     TOLD_AFTER,
     Accumulate,
     Apply,
@@ -49,7 +50,7 @@ from mccompile.expression import (
 )
 
 __all__ = [  # an expression's names are names of the IR
-    "TOLD_AFTER",
+    "SUBLAYERS", "TOLD_AFTER",
     "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "BlockRef", "Blocks",
     "BranchRule", "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative",
     "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration",

@@ -84,7 +84,7 @@ def repeats(model: nn.Module, bare: bool = False) -> Iterator[dict[str, str]]:
     acts = {m: _act(path, m, met[path.rpartition(".")[0]], found, taken.get(m)) for path, m in listed}
     with instead(acts):
         for module in taken:
-            vars(module).update(_NONE)
+            _strip(module)
         try:
             yield found
         finally:
@@ -92,7 +92,12 @@ def repeats(model: nn.Module, bare: bool = False) -> Iterator[dict[str, str]]:
                 vars(module).update(whole.held)
 
 
-_NONE: dict[str, object] = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+_HELD = "_parameters", "_buffers", "_modules"
+
+
+def _strip(module: nn.Module) -> None:
+    """Takes all that a module holds away from it."""
+    vars(module).update({name: {} for name in _HELD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class _Taken:
     def unchanged(self, module: nn.Module) -> bool:
         vars(module).update(self.held)
         same = state_of(module) == self.state
-        vars(module).update(_NONE)
+        _strip(module)
         return same
 
 
@@ -123,7 +128,7 @@ def _bound_to_repeat(model: nn.Module, listed: Sequence[tuple[str, nn.Module]]) 
         elif len(same) < _SHOWN:
             same.append(module)
         elif all(names[id(weight)] == 1 for weight in module.parameters()):
-            held = {name: vars(module)[name] for name in _NONE}
+            held = {name: vars(module)[name] for name in _HELD}
             found[module] = _Taken(held, state_of(module), frozenset(same))
     return found
 

@@ -26,9 +26,9 @@ from mccompile.capture.types import (
 from mccompile.diagnostics.failure import Failure
 from mccompile.generate.errors import OptionRefused
 from mccompile.language.load import load_policy
-from mccompile.language.walk import all_rules
+from mccompile.language.walk import all_rules, cell_of
 from mccompile.lowering.lower import ONLY_COMPUTES, lower
-from mccompile.policy.facts import cell_of, computes_always
+from mccompile.policy.facts import computes_always
 from mccompile.resources import shipped_policies
 from mccompile.runtime.stand_in import SLOTS
 

@@ -21,7 +21,6 @@ from torch.utils import _pytree as pytree
 
 from mccompile.capture.shallow import hollow
 from mccompile.generate.errors import UnknownModel
-from mccompile.models.magi import MagiPipeline
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
@@ -32,12 +31,14 @@ def has_weights(folder: Path) -> bool:
     return any(next(part.glob(pattern), None) is not None for part in parts for pattern in WEIGHTS)
 
 
-def load_hollow(folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
-    """The pipeline of a folder without weights. Raises UnknownModel (MC0704) for what its index does not say."""
+def load_hollow(folder: Path, kind: type[DiffusionPipeline], dtype: torch.dtype) -> DiffusionPipeline:
+    """The pipeline of a folder without weights. Raises UnknownModel (MC0704) for what its index does not say.
+
+    kind: its class, or DiffusionPipeline for one of diffusers that the index names.
+    """
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    name = str(index.get("_class_name"))
-    own = MagiPipeline if name == MagiPipeline.__name__ else None
-    pipeline: type[DiffusionPipeline] | None = own or getattr(diffusers, name, None)
+    own = None if kind is DiffusionPipeline else kind
+    pipeline = own or getattr(diffusers, str(index.get("_class_name")), None)
     if pipeline is None:
         raise UnknownModel(str(folder), f"diffusers has no {index.get('_class_name')}")
     parts: dict[str, object] = {}

@@ -80,7 +80,7 @@ def load_pipeline(folder: Path, place: Placement, hollow: bool = False) -> Diffu
     kind = _pipeline_class(folder)
     if hollow and not has_weights(folder):
         with _quiet(), _as_unknown(folder):
-            return load_hollow(folder, DTYPES[place.dtype])
+            return load_hollow(folder, kind, DTYPES[place.dtype])
     dtypes = {"default": DTYPES[place.dtype], "vae": torch.float32}
     with _quiet(), _as_unknown(folder):
         pipe = kind.from_pretrained(folder, dtype=dtypes, local_files_only=True)

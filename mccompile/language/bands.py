@@ -61,13 +61,9 @@ class _OfModel(KeptSum):
 
     def call(self, expr: ast.Call | ast.Pipe) -> WeightedSum | Poison:
         """`kept(gap)`, or its low or its high frequencies."""
-        found = as_call(expr)
-        assert found is not None
-        if found[0].function.text not in ("kept", *_PARTS):
-            return self.refuse(expr, "of the whole model only the last result is kept: `kept`, `low_pass`, `high_pass`")
-        call = self._within.options(expr)
-        if call is None:
-            self._within.mention(expr)
+        why = "of the whole model only the last result is kept: `kept`, `low_pass`, `high_pass`"
+        call = self.bound(expr, ("kept", *_PARTS), why)
+        if isinstance(call, Poison):
             return POISON
         of = call.values["of"]
         if call.function.name in _PARTS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -105,15 +105,22 @@ class KeptSum:
     def _has(self, expr: ast.WrittenExpr) -> bool:
         return self._kept in names_in(expr)
 
-    def call(self, expr: ast.Call | ast.Pipe) -> WeightedSum | Poison:
-        """`kept(residual, n)`, `before(residual)` or `taylor(residual, ...)`."""
+    def bound(self, expr: ast.Call | ast.Pipe, known: Container[str], why: str) -> BoundCall | Poison:
+        """A call of one of the known functions with its arguments; any other is refused."""
         found = as_call(expr)
         assert found is not None
-        if found[0].function.text not in ("kept", "before", "taylor", "chebyshev"):
-            return self.refuse(expr, "kept results are named by `kept`, `before`, `taylor` and `chebyshev`")
+        if found[0].function.text not in known:
+            return self.refuse(expr, why)
         call = self._within.options(expr)
         if call is None:
             self._within.mention(expr)
+        return call or POISON
+
+    def call(self, expr: ast.Call | ast.Pipe) -> WeightedSum | Poison:
+        """`kept(residual, n)`, `before(residual)` or `taylor(residual, ...)`."""
+        known = "kept", "before", "taylor", "chebyshev"
+        call = self.bound(expr, known, "kept results are named by `kept`, `before`, `taylor` and `chebyshev`")
+        if isinstance(call, Poison):
             return POISON
         of = call.values["of"]
         if call.function.name == "before":

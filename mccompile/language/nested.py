@@ -9,14 +9,13 @@ go on without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.ir import Granularity
 from mccompile.language.effects import always_computes
 from mccompile.language.errors import layers
 from mccompile.language.intervals import Ranges
+from mccompile.language.walk import cell_of, rule_in, whole_region
 
 
 def may_nest(one: ir.Region, other: ir.Region) -> bool:
@@ -31,33 +30,21 @@ def check_nested(
     regions: tuple[ir.Region, ...], phases: tuple[ir.Phase, ...], ranges: Ranges, errors: list[Diagnostic]
 ) -> None:
     """Reports guidance branches in which the model and layers of it are reused, and splits of frequencies by token."""
-    whole = next((region for region in regions if isinstance(region.where, ir.WholeModel) and region.keep), None)
+    whole = whole_region(regions)
     if whole is None:
         return
     branches = dict.fromkeys(of.branch for phase in phases for of in phase.branches or ())
     inner = [region for region in regions if region.keep is not None and region.name != whole.name]
     for branch in (None, *branches):
-        outer = [r for r in _rules(phases, branch, whole.name) if not always_computes(r, ranges)]
-        fine = next((rule for rule in outer if _decides_within(rule)), None)
+        outer = [r for phase in phases if not always_computes(r := rule_in(phase, branch, whole.name), ranges)]
+        fine = next((rule for rule in outer if cell_of(rule) > Granularity.CHUNK), None)
         if fine is not None and (inner or whole.bands is not None):
             why = "layers of it decide apart" if whole.bands is None else "its frequencies are those of frames"
             errors.append(layers.ModelByToken(fine.at, why, whole.at))
             return
         for region in inner:
-            also = [rule for rule in _rules(phases, branch, region.name) if not always_computes(rule, ranges)]
+            also = [r for phase in phases if not always_computes(r := rule_in(phase, branch, region.name), ranges)]
             if outer and also:
                 errors.append(layers.ReusedWithin(also[0].at, branch or "", outer[0].at))
                 return
 
-
-def _rules(phases: tuple[ir.Phase, ...], branch: str | None, name: str | None) -> Iterator[ir.Rule]:
-    """What regions of a name do in the calls of a branch, phase by phase. None: branches without rules of their own."""
-    for phase in phases:
-        own = (one for one in phase.branches or () if one.branch == branch)
-        of: ir.Phase | ir.BranchRule = next(own, phase)
-        yield next((one.rule for one in of.regions or () if one.region == name), of.rule)
-
-
-def _decides_within(rule: ir.Rule) -> bool:
-    """The rule decides about parts of a chunk."""
-    return isinstance(rule, ir.Top) or (isinstance(rule, ir.Reuse) and rule.granularity > Granularity.CHUNK)

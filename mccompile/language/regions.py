@@ -6,7 +6,7 @@ from bisect import bisect_right, insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
@@ -29,7 +29,6 @@ _DEEP = 1_000_000
 KEEP_BLOCKS = ("residual", "output")
 KEEP_MODEL = (*KEEP_BLOCKS, "gap")
 KEEP_INTEGRATION = ("increment",)
-PARTS = get_args(ir.SublayerName)
 _ALL: Mapping[type, str] = {ir.Integration: "the integration", ir.WholeModel: "the model"}
 
 
@@ -37,7 +36,7 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
     """Block regions in order of depth, the integration last; reports what is wrong with them."""
     errors = within.errors
     made: list[ir.Region] = []
-    claimed: dict[ir.SublayerName | None, list[_Claim]] = {part: [] for part in (None, *PARTS)}
+    claimed: dict[ir.SublayerName | None, list[_Claim]] = {part: [] for part in (None, *ir.SUBLAYERS)}
     whole: ir.Region | None = None
     for item in declared:
         choices: tuple[str, ...] = KEEP_INTEGRATION if item.where is None else KEEP_BLOCKS
@@ -48,7 +47,7 @@ def elaborate_regions(declared: list[ast.LayersDecl], within: Elaborator) -> tup
         region = _region(item, within)
         made.append(region)
         named = item.where.part if isinstance(item.where, ast.BlockRange) else None
-        if named is not None and named.text not in PARTS:
+        if named is not None and named.text not in ir.SUBLAYERS:
             errors.append(layers.UnknownSublayer(named.span, named.text))
             continue
         blocks = blocks_of(region.where)
@@ -172,8 +171,8 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
         where = ir.WholeModel(at=item.where.span)
     else:
         where = ir.Blocks(item.where.first, item.where.last, at=item.where.span)
-        if item.where.part is not None and item.where.part.text in PARTS:
-            where = ir.Sublayers(where, cast("ir.SublayerName", item.where.part.text), at=item.where.part.span)
+        if item.where.part is not None and item.where.part.text in ir.SUBLAYERS:
+            where = ir.Sublayers(where, item.where.part.text, at=item.where.part.span)
     keep = cast("Literal['residual', 'output', 'increment', 'gap'] | None", item.keep and item.keep.text)
     forecast, bands = None, None
     if item.keep is not None and item.stand_in is not None and isinstance(where, ir.WholeModel):
@@ -190,7 +189,7 @@ def _depth(region: ir.Region) -> tuple[int, int, int]:
     blocks, part = blocks_of(region.where), part_of(region.where)
     if blocks is None:
         return 1, 0, 0
-    return 0, block_bounds(blocks, _DEEP)[0], 0 if part is None else PARTS.index(part)
+    return 0, block_bounds(blocks, _DEEP)[0], 0 if part is None else ir.SUBLAYERS.index(part)
 
 
 def _claim(where: Where, other: Where) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast, get_args
+from typing import cast
 
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
@@ -11,7 +11,6 @@ from mccompile.language import ast
 from mccompile.language.errors import layers, tensors, values
 from mccompile.language.types import Poison, TypedTensor, source_words
 
-PARTS = get_args(ir.SublayerName)
 RESULT = "residual"
 
 
@@ -23,7 +22,7 @@ def block_source(
     if result.text != RESULT or len(parts) > 1:
         word = result if result.text != RESULT else parts[1]
         return report(tensors.NoBlockResult(word.span, word.text))
-    if parts and parts[0].text not in PARTS:
+    if parts and parts[0].text not in ir.SUBLAYERS:
         return report(layers.UnknownSublayer(parts[0].span, parts[0].text))
     if isinstance(written.block, float) and written.block >= 1:
         return report(values.OutOfBounds(written.span, "the block, a share of the depth,", "0%", "99%"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import assert_never
 
@@ -60,6 +60,28 @@ def own_stand_ins(rule: ir.Rule) -> tuple[ir.Forecast, ...]:
     """What a rule itself says that stands in for kept results."""
     stand_ins = rule.stand_ins if isinstance(rule, ir.Reuse) else None
     return tuple(one for one in stand_ins or () if one is not None)
+
+
+def cell_of(rule: ir.Rule) -> ir.Granularity:
+    """What the rule decides about at once: all chunks of a step, a chunk, a frame, a token."""
+    match rule:
+        case ir.Reuse(granularity=granularity):
+            return granularity
+        case ir.Top():
+            return ir.Granularity.TOKEN
+        case _:
+            return ir.Granularity.STEP
+
+
+def whole_region(regions: Iterable[ir.Region]) -> ir.Region | None:
+    """The region that keeps the output of the whole model; None where there is none."""
+    return next((r for r in regions if isinstance(r.where, ir.WholeModel) and r.keep is not None), None)
+
+
+def rule_in(phase: ir.Phase, branch: str | None, region: str | None) -> ir.Rule:
+    """What regions of a name do in a phase, in the calls of a branch. None: those without rules of their own."""
+    of: ir.Phase | ir.BranchRule = next((one for one in phase.branches or () if one.branch == branch), phase)
+    return next((one.rule for one in of.regions or () if one.region == region), of.rule)
 
 
 def of_bands(bands: ir.Bands) -> tuple[ir.Forecast, ir.Forecast]:

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.language.walk import own_stand_ins, walk, walk_rule, weighing_signals
+from mccompile.language.walk import cell_of, own_stand_ins, walk, walk_rule, weighing_signals
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
@@ -38,7 +38,7 @@ from mccompile.lowering.slots import (
 )
 from mccompile.lowering.sources import Located, to_cells
 from mccompile.lowering.trace_fx import build_graph
-from mccompile.policy.facts import account_names, cell_of
+from mccompile.policy.facts import account_names
 
 CLOCKS: tuple[ir.ClockName, ...] = ("step", "fraction", "timestep", "sigma")
 FLAGS: tuple[FlagName, ...] = ("active", "forced", "reused", "phase", "known", "first", "tail")

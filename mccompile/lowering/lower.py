@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
-from mccompile.language.walk import all_rules, block_read, forecasts_of, rules_of
+from mccompile.language.walk import all_rules, block_read, cell_of, forecasts_of, rules_of
 from mccompile.lowering.decide import DecideSpec, build_decide
 from mccompile.lowering.each import apart
 from mccompile.lowering.errors import SourceNotFound
@@ -19,7 +19,6 @@ from mccompile.lowering.sources import Located
 from mccompile.lowering.split import split
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.policy.evaluate import static_changes
-from mccompile.policy.facts import cell_of
 from mccompile.policy.groups import groups, own_branches, policies
 
 ONLY_COMPUTES = (

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from mccompile import ir
-from mccompile.language.walk import walk_rule
+from mccompile.language.walk import cell_of, walk_rule
 from mccompile.lowering.expressions import EarlierNumber
 from mccompile.lowering.slots import Past, Slot
-from mccompile.policy.facts import cell_of
 
 Get = Callable[[Slot], torch.Tensor]
 

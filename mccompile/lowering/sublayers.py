@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import get_args
 
 import networkx as nx
 import torch
@@ -27,7 +26,6 @@ from mccompile.ir import SublayerName
 from mccompile.lowering.hoist import is_attention
 
 aten = torch.ops.aten
-NAMES: tuple[SublayerName, ...] = get_args(SublayerName)
 _CASTS = frozenset((aten.to.dtype, aten.type_as.default, aten.clone.default, aten.contiguous.default))
 _ADD = aten.add.Tensor
 

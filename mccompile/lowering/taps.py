@@ -8,7 +8,7 @@ refuses when: the block is computed at other steps than the rules that look at i
 from __future__ import annotations
 
 from mccompile import ir
-from mccompile.capture.types import CapturedModel
+from mccompile.capture.types import CapturedModel, root_of
 from mccompile.language.walk import block_read
 from mccompile.lowering.sources import BlockStreams
 from mccompile.lowering.types import LoweredRegion
@@ -36,14 +36,12 @@ def block_streams(
 def _streams(captured: CapturedModel, watched: tuple[int, ...]) -> BlockStreams | None:
     """The stream of video tokens as it leaves, and what it was when it entered."""
     sites = captured.blocks[watched[0] : watched[-1] + 1]
-    before = {made: source for site in sites for made, source in zip(site.streams_out, site.continues, strict=True)}
+    made = [name for site in sites for name in site.streams_out]
     ports = {port.name: port for port in captured.streams}
-    holding = [name for name in before if ports[name].beside is not None]
+    holding = [name for name in made if ports[name].beside is not None]
     alone = [name for name in holding if ports[name].rows == "video"]
     for left in reversed(alone or holding):
-        entered = left
-        while entered in before:
-            entered = before[entered]
-        if entered:
+        entered = root_of(sites, left, ())
+        if entered not in made:
             return BlockStreams(entered, left)
     return None

@@ -5,7 +5,15 @@ from __future__ import annotations
 import functools
 
 from mccompile import ir
-from mccompile.language.walk import all_rules, forecasts_of, walk, walk_rule, weights_in
+from mccompile.language.walk import (
+    all_rules,
+    cell_of,
+    forecasts_of,
+    walk,
+    walk_rule,
+    weights_in,
+    whole_region,
+)
 
 LOSSLESS: frozenset[ir.KeptDtype] = frozenset({"model", "float32"})
 
@@ -32,17 +40,6 @@ def is_exact(policy: ir.PolicyIR) -> bool:
 
 
 
-def cell_of(rule: ir.Rule) -> ir.Granularity:
-    """What the rule decides about at once: all chunks of a step, a chunk, a frame, a token."""
-    match rule:
-        case ir.Reuse(granularity=granularity):
-            return granularity
-        case ir.Top():
-            return ir.Granularity.TOKEN
-        case _:
-            return ir.Granularity.STEP
-
-
 def selects_within_chunks(policy: ir.PolicyIR) -> bool:
     """Some rule computes a part of a chunk's tokens and reuses the others."""
     return any(cell_of(rule) > ir.Granularity.CHUNK for rule in all_rules(policy))
@@ -55,8 +52,7 @@ def keeps_increment(policy: ir.PolicyIR) -> bool:
 
 def model_region(policy: ir.PolicyIR) -> ir.Region | None:
     """The region that keeps the output of the whole model; None where results of blocks are kept."""
-    whole = (region for region in policy.regions if isinstance(region.where, ir.WholeModel))
-    return next((region for region in whole if region.keep is not None), None)
+    return whole_region(policy.regions)
 
 
 @functools.lru_cache(maxsize=256)  # every decision asks for it

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mccompile import ir
+from mccompile.language.walk import rule_in
 from mccompile.policy.bind import BoundPolicy
 
 ALL = ""
@@ -85,6 +86,4 @@ def bounds_in(bound: BoundPolicy, branch: str) -> Mapping[str, BoundPolicy]:
 
 
 def _phase_of(phase: ir.Phase, view: View) -> ir.Phase:
-    of: ir.Phase | ir.BranchRule = next((one for one in phase.branches or () if one.branch == view.branch), phase)
-    own = next((one.rule for one in of.regions or () if one.region == view.group), of.rule)
-    return replace(phase, rule=own, regions=None, branches=None)
+    return replace(phase, rule=rule_in(phase, view.branch, view.group), regions=None, branches=None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, assert_never, get_args
+from typing import Literal, assert_never
 
 from mccompile import ir
 from mccompile.language.depth import block_bounds, blocks_of, part_of
@@ -27,7 +27,6 @@ ClaimAnswer = Literal["proved", "refuted", "unknown"]
 NOTHING = Static({}, frozenset())
 MOST_GRIDS = 6
 """Grids on which a schedule is looked for: those at equal distances of all on which the claim may fail."""
-_PARTS = get_args(ir.SublayerName)
 DEEPEST = 128  # blocks of a model that are looked at, to compare ranges from both ends
 
 
@@ -210,7 +209,7 @@ def _blocks(a: ir.PolicyIR, b: ir.PolicyIR) -> str:
         alone = sorted(reused - _reused(b, depth))
         if alone:
             block, part = alone[0]
-            whole = {(block, each) for each in _PARTS} <= reused
+            whole = {(block, each) for each in ir.SUBLAYERS} <= reused
             what = f"block {block}" if whole else f"the `{part}` of block {block}"
             return f"on a model of {depth} blocks, A reuses {what}, which B always computes"
     return ""
@@ -232,6 +231,6 @@ def _reused(policy: ir.PolicyIR, depth: int) -> set[tuple[int, ir.SublayerName]]
         if blocks is not None:
             ends = block_bounds(blocks, depth)
             first, last = max(ends[0], 0), min(ends[1], depth - 1)
-        parts = _PARTS if part is None else (part,)
+        parts = ir.SUBLAYERS if part is None else (part,)
         found |= set(product(range(first, last + 1), parts)) if region.keep is not None else set()
     return found

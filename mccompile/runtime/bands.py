@@ -39,8 +39,7 @@ def band_weights(bands: ir.Bands, bound: BoundPolicy, moment: Moment, history: H
         for b in range(batch):
             for g, time in enumerate(moment.chunks):
                 if time.state == "active":
-                    chunk = time.chunk if time.copy_of is None else time.copy_of
-                    recent = history.recent.get((b, chunk, time.copy_of is not None))
+                    recent = history.recent_of(b, time)
                     found[number, b, g] = weighing.of_chunk(time.step, recent, {})[0].flat[0]
     return BandWeights(found[0], found[1], float(bound.number(bands.radius)))
 

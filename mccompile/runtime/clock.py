@@ -25,6 +25,11 @@ class ChunkTime:
     clean: bool = False
     copy_of: int | None = None
 
+    @property
+    def original(self) -> int:
+        """The chunk itself, or the one that a copy repeats."""
+        return self.chunk if self.copy_of is None else self.copy_of
+
 
 @dataclass(frozen=True, slots=True)
 class Told:

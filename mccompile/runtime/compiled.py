@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -75,7 +75,7 @@ class CompiledModel(StandIn):
         self._config = _configured(model)
         self._undo: list[Callable[[], None]] = []
         self._pipe: object | None = None
-        self._trained = to_eval(model)
+        self._trained: Sequence[nn.Module] = to_eval(model)
         self._given = model  # what the pipeline had in this one's place
         self._idle = IdleArguments(model, lowered.captured)
         self._sizes = NewSizes(model, lowered.captured)
@@ -145,6 +145,7 @@ class CompiledModel(StandIn):
             while each._undo:
                 each._undo.pop()()
             to_training(each._trained)
+            each._trained = ()
         return self._given
 
     def _ended(self) -> None:

@@ -376,7 +376,7 @@ class Runner:
             why += step.said(b, g)
         return Event(
             request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
-            chunk=time.chunk if time.copy_of is None else time.copy_of, step=step.moment.first + time.step,
+            chunk=time.original, step=step.moment.first + time.step,
             phase=phase, action=kind, computed=count, tokens=tokens,
             why=why, region=step.group, expert=self.expert,
         )  # fmt: skip

@@ -110,8 +110,7 @@ class Step:
     def _of_chunk(self, region: LoweredRegion, b: int, g: int, reused: np.ndarray) -> np.ndarray:
         """Weights of a chunk, float32 [n, F, P] or [n, 1, 1]. reused: its tokens that read them, bool [F, P]."""
         time = self.moment.chunks[g]
-        chunk = time.chunk if time.copy_of is None else time.copy_of
-        recent = self.course.history.recent.get((b, chunk, time.copy_of is not None))
+        recent = self.course.history.recent_of(b, time)
         total: np.ndarray | None = None
         for way, forecast in self.standing(b, g, reused, region.forecast):
             weighing = Weighing(forecast or KEPT, self.bound, self.moment.grid, region.depth)

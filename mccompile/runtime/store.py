@@ -217,14 +217,17 @@ class History:
             state = self.phases[sample][time.chunk]
             self.phases[sample][time.chunk] = advance(bound, state, grid, bool(mask.any()))
 
+    def recent_of(self, sample: int, time: ChunkTime) -> Recent | None:
+        """The last steps that computed a chunk, or its copy; None where it was never run or no forecast reads them."""
+        return self.recent.get((sample, time.original, time.copy_of is not None))
+
     def _note_recent(self, sample: int, time: ChunkTime, bound: BoundPolicy, mask: np.ndarray) -> None:
         """Notes the steps that computed each token, where a forecast reads them."""
         back = steps_read(bound.ir)
         if back == 0 or time.state != "active":
             return
-        chunk = time.chunk if time.copy_of is None else time.copy_of
-        at = sample, chunk, time.copy_of is not None
-        kept = (sample, chunk) in self.copies if at[2] else bool(self.computed[sample, chunk])
+        at = sample, time.original, time.copy_of is not None
+        kept = at[:2] in self.copies if at[2] else bool(self.computed[at[:2]])
         known = self.recent.get(at) if kept else None
         self.recent[at] = (known or Recent(np.full((back, *mask.shape), -1))).after(time.step, mask)
 

@@ -75,7 +75,7 @@ class WholeOutput:
         base = latents if self.keep == "residual" else torch.zeros_like(latents)
         if self.keep == "gap" and beside is not None:
             base = self._cells(beside, mask)
-        chunks = [t.chunk if t.copy_of is None else t.copy_of for t in moment.chunks]
+        chunks = [t.original for t in moment.chunks]
         kept = self.blocks.kept_values(memory.outputs[:, chunks], latents)
         stands = kept
         if weights is not None:

@@ -23,7 +23,7 @@ KeptKeyValues = tuple[tuple[torch.Tensor, ...], ...]
 
 def window_of(moment: Moment, layout: Layout, inputs: Mapping[str, Value]) -> Window:
     """What the rows of a call are."""
-    places = tuple((t.chunk if t.copy_of is None else t.copy_of, t.copy_of is not None) for t in moment.chunks)
+    places = tuple((t.original, t.copy_of is not None) for t in moment.chunks)
     shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
     return Window(places, layout.frames * layout.positions, shapes)
 

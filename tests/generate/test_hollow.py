@@ -20,7 +20,7 @@ from mccompile.generate.placement import Placement
 from mccompile.language.load import load_policy
 from mccompile.lowering.lower import lower
 from mccompile.models import published
-from mccompile.models.published import MODELS
+from mccompile.models.published import MODELS, PublishedModel
 from mccompile.pipelines.finding import driver_for
 from mccompile.policy.bind import bind
 from mccompile.runtime.budget import Predictor
@@ -36,6 +36,16 @@ SIZES = ((3, 6, 10), (4, 10, 14), (9, 16, 24))
 PLACE = Placement("cpu", "float32", False)
 
 
+def _written(small: PublishedModel, places: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of the model without weights, and one with random ones."""
+    bare, full = places.mktemp("bare"), places.mktemp("full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "MODELS", {"small": small})
+        published.write("small", bare)
+        published.write("small", full, random=True)
+    return bare, full
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small SkyReels-V2 without weights, and with random ones."""
@@ -44,12 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     small = replace(
         real, transformer=(real.transformer[0], SMALL), text=((kind, {**config, **TEXT}),), vae=(vae, {"base_dim": 8})
     )
-    bare, full = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("full")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "MODELS", {"small": small})
-        published.write("small", bare)
-        published.write("small", full, random=True)
-    return bare, full
+    return _written(small, tmp_path_factory)
 
 
 def test_a_folder_without_weights_makes_the_same_calls(folders: tuple[Path, Path]) -> None:
@@ -71,12 +76,7 @@ def magi(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         scheduler=(real.scheduler[0], asdict(SETTINGS)), text=((kind, {**config, **TEXT}),),
         more={"special_tokens": ("MagiSpecialTokens", {"caption_channels": 16, "num_other_tokens": 20})},
     )  # fmt: skip
-    bare, full = tmp_path_factory.mktemp("bare"), tmp_path_factory.mktemp("full")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published, "MODELS", {"small": small})
-        published.write("small", bare)
-        published.write("small", full, random=True)
-    return bare, full
+    return _written(small, tmp_path_factory)
 
 
 def test_chunks_in_windows_are_captured_without_weights(magi: tuple[Path, Path]) -> None:
