@@ -109,6 +109,8 @@ class _Taken:
     like: frozenset[nn.Module]
 
     def unchanged(self, module: nn.Module) -> bool:
+        if any(vars(module)[name] for name in _HELD):
+            return False  # it was given something meanwhile
         vars(module).update(self.held)
         same = state_of(module) == self.state
         _strip(module)

@@ -82,6 +82,13 @@ def _sets_another(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.T
     return tower.blocks[i](made[-1], shift)
 
 
+def _gives_another(tower: Tower, i: int, made: list[torch.Tensor], shift: torch.Tensor) -> torch.Tensor:
+    """One block is given a module while another is at work."""
+    if i == 3:
+        tower.blocks[4].more = nn.Identity()
+    return tower.blocks[i](made[-1], shift)
+
+
 def _calls() -> list[dict[str, object]]:
     return [{"latent": torch.randn(1, 3, *size)} for size in ((3, 4, 6), (5, 6, 10))]
 
@@ -173,6 +180,7 @@ def _both(model: nn.Module, calls: list[Mapping[str, object]]) -> tuple[Captured
         (_straight, _casts, {1, 2, 3, 4}),
         (_looks_ahead, _nothing, {1, 2, 3, 4}),
         (_sets_another, _nothing, {1, 2, 3}),
+        (_gives_another, _nothing, {1, 2, 3}),
     ],
 )
 def test_the_graph_is_that_of_an_export_of_every_block(
