@@ -14,7 +14,7 @@ from tests.arithmetic import test_bounds
 from tests.mutation.again import run
 from tests.mutation.codes import ROOT, change, functions, install
 from tests.mutation.operators import Mutant, mutants
-from tests.mutation.report import explained
+from tests.mutation.tried import explained
 from tests.mutation.rooms import all_mutants, sampled
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
