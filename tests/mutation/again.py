@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,14 +19,16 @@ from tests.mutation.codes import ROOT, change
 from tests.mutation.operators import Mutant, mutants, mutated
 from tests.mutation.report import write
 from tests.mutation.rooms import ROOMS, chosen, tests
-from tests.mutation.tried import explained, open_ones
+from tests.mutation.tried import SEEN, explained, open_ones
 
 LONGER = 90.0
+LIMIT = 600
+"""Seconds of processor time. A mutant under which the files need more runs for ever."""
 PARTS = ("mccompile", "tests", "grammar", "policies", "docs", "pyproject.toml")
 
 
 def again(files: list[str], part: str = "") -> dict[str, str]:
-    """What became of each: `killed`, `explained`, `survived`, or `gone` where the code reads otherwise now.
+    """What became of each: `killed`, `slow`, `explained`, `survived`, or `gone` where the code reads otherwise now.
 
     The report is written anew: what is killed counts as killed, and what is gone counts no longer. part: only those
     whose keys contain it.
@@ -34,7 +38,7 @@ def again(files: list[str], part: str = "") -> dict[str, str]:
         for one in PARTS:
             subprocess.run(["cp", "-r", str(ROOT / one), place], check=True)
         found = {key: verdict(key, reasons, Path(place), files) for key in open_ones() if part in key}
-    write({key: what for key, what in found.items() if what in ("killed", "survived")})
+    write({key: what for key, what in found.items() if what in (*SEEN, "survived")})
     return found
 
 
@@ -63,9 +67,18 @@ def run(mutant: Mutant, source: str, tree: Path, files: list[str]) -> str:
     try:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *files]
         env = {**os.environ, "PYTHONPATH": str(tree)}
-        status = subprocess.run(command, cwd=tree, env=env, capture_output=True, check=False).returncode
+        status = subprocess.run(
+            command, cwd=tree, env=env, capture_output=True, check=False, preexec_fn=_limited
+        ).returncode
     finally:
         (tree / mutant.file).write_text(source, "utf-8")
+    if status == -signal.SIGXCPU:
+        return "slow"
     if status not in (0, 1, 2):  # 2: a file that cannot be imported
         raise SystemExit(f"pytest ended with {status} on {mutant.key}")
     return "survived" if status == 0 else "killed"
+
+
+def _limited() -> None:
+    """Ends a process that runs for ever, as some mutants do."""
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 5))
