@@ -42,12 +42,15 @@ class Block(nn.Module):
 
 
 class Wrapping(nn.Module):
-    """Calls its timestep `t`, and returns two tensors in a tuple or in an output object, or one as it is."""
+    """Calls its timestep `t`, and returns two tensors in a tuple or in an output object, or one as it is.
 
-    def __init__(self, single: bool) -> None:
+    bare: it returns the tuple whatever it is asked for, as some models do.
+    """
+
+    def __init__(self, single: bool, bare: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Block(), Block()])
-        self.single = single
+        self.single, self.bare = single, bare
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, return_dict: bool = True) -> object:
         time = t[:, None, None] * 0.001 + text.mean(1, keepdim=True)
@@ -56,7 +59,7 @@ class Wrapping(nn.Module):
         if self.single:
             return Transformer2DModelOutput(x) if return_dict else x
         result = x.sin(), x.cos()
-        return TwoOutputs(*result) if return_dict else result
+        return TwoOutputs(*result) if return_dict and not self.bare else result
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +67,10 @@ def compiled() -> CompiledModel:
     return made(single=False)
 
 
-def made(single: bool) -> CompiledModel:
+def made(single: bool, bare: bool = False) -> CompiledModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Wrapping(single).eval().requires_grad_(False)
+        model = Wrapping(single, bare).eval().requires_grad_(False)
     clock = Timeline("run", GRID, steps_in_order(GRID))
     policy = Source("test.policy", EVERY_SECOND)
     return compile(model, policy, probe=call(6), second=call(10), clock=clock, backend="eager")  # type: ignore[arg-type]
@@ -101,6 +104,14 @@ def test_a_result_without_a_tuple_is_wrapped_too() -> None:
     own = compiled.model(**given)
     assert torch.equal(compiled(**given).sample, own.sample)
     assert torch.equal(compiled(**given, return_dict=False), own.sample)
+
+
+def test_a_result_that_the_model_does_not_wrap_stays_as_it_is() -> None:
+    compiled, given = made(single=False, bare=True), call(8)
+    own = compiled.model(**given)
+    for found in (compiled(**given), compiled(**given, return_dict=True)):
+        assert type(found) is tuple
+        assert all(map(torch.equal, found, own))
 
 
 def test_a_new_timestep_is_no_new_prompt_whatever_its_name(compiled: CompiledModel) -> None:
