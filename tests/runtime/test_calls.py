@@ -15,6 +15,7 @@ from mccompile import CompiledModel, compile
 from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.runtime.new_sizes import NewSizes
 
 DIM, STEPS = 8, 4
 GRID = Grid(STEPS, (900.0, 600.0, 300.0, 100.0), (0.9, 0.6, 0.3, 0.1))
@@ -112,6 +113,21 @@ def test_a_result_that_the_model_does_not_wrap_stays_as_it_is() -> None:
     for found in (compiled(**given), compiled(**given, return_dict=True)):
         assert type(found) is tuple
         assert all(map(torch.equal, found, own))
+
+
+def test_the_model_is_asked_only_where_a_call_is_of_another_kind_than_the_captured_ones(
+    compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A size between the two that were captured is none; whole numbers in place of fractions are."""
+    sizes = NewSizes(compiled.model, compiled.runner.lowered.captured)  # type: ignore[arg-type]
+    asked: list[str] = []
+    monkeypatch.setattr(sizes, "_compare", lambda call, inputs, why, shared: asked.append(why))
+    for given in (call(7), {**call(7), "t": torch.tensor([900])}):
+        assert not sizes.knows(given)
+        sizes.check(given)
+        assert sizes.knows(given)
+    (why,) = asked
+    assert why.endswith("not `t` of torch.float32")
 
 
 def test_a_new_timestep_is_no_new_prompt_whatever_its_name(compiled: CompiledModel) -> None:

@@ -83,7 +83,8 @@ def test_parts_of_the_model_are_looked_at_by_themselves() -> None:
         ([1], [2]), ({"a": 1}, {"b": 1}), ([torch.ones(2)], (torch.ones(2),)), (Record(1), Own(1)),
         (np.ones(2), np.zeros(2)), (np.ones(2), np.ones((2, 1))), (np.ones(2), np.ones(2, np.float32)),
         (torch.ones(2), torch.ones(1, 2)), (torch.ones(2), torch.ones(2, dtype=torch.int64)),
-        (torch.ones(2), torch.zeros(2)), (torch.ones(2), torch.ones(2, device="meta")), (max, min), (torch.ones(2), 1.0),
+        (torch.ones(2), torch.zeros(2)), (torch.ones(2), torch.ones(2, device="meta")), (max, min),
+        (torch.ones(2), 1.0),
     ],
 )  # fmt: skip
 def test_what_differs_is_told_apart(one: object, two: object) -> None:
@@ -133,8 +134,8 @@ def test_settings_are_what_a_module_has_beside_tensors_and_notes(kind: type[Note
     assert {name for name, _ in found} == {"scale", "table", "mode.on", "grid", "training"} | more
     assert settings_of(module, ("left_out",)) == found
     for change in (
-        lambda: setattr(module, "scale", 3.0), lambda: module.table.update(a=torch.zeros(1)), lambda: setattr(module.mode, "on", 0),
-        lambda: module.grid.fill(2.0), lambda: module.eval(),
+        lambda: setattr(module, "scale", 3.0), lambda: module.table.update(a=torch.zeros(1)),
+        lambda: setattr(module.mode, "on", 0), lambda: module.grid.fill(2.0), lambda: module.eval(),
     ):  # fmt: skip
         change()
         changed = settings_of(module, ("left_out",))

@@ -145,9 +145,10 @@ def test_what_is_lost_says_why(but_clean: bool) -> None:
     history.note(0, ChunkTime(3, "active", 0, copy_of=1), TEACACHE, GRID, ALL)
     store.lose("another prompt", but_clean)
     clean, active, new = (history.chunk(0, chunk) for chunk in range(3))
-    assert (clean.computed, clean.cleaned, clean.lost) == ((True, True, "") if but_clean else (False, False, "another prompt"))
+    lost = "" if but_clean else "another prompt"
+    assert (clean.computed, clean.cleaned, clean.lost) == (but_clean, but_clean, lost)
     assert (active.computed, active.planned, active.lost) == (False, False, "another prompt")
-    assert (new.planned, new.lost) == ((True, "") if but_clean else (False, "another prompt"))
+    assert (new.planned, new.lost) == (but_clean, lost)
     assert history.copies == set()
     history.note(0, ChunkTime(1, "active", 1), TEACACHE, GRID, ALL)
     assert history.chunk(0, 1).lost == ""

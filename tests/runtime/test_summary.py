@@ -14,7 +14,7 @@ from mccompile.runtime import runner
 from mccompile.runtime.decided import Decided, Spread
 from mccompile.runtime.finite import NOT_FINITE
 from mccompile.runtime.summary import Ran, Share, summarise
-from mccompile.runtime.trace import Event
+from mccompile.runtime.trace import Event, by_cell
 from tests.runtime.conftest import Tiny
 from tests.runtime.test_laws import MOTION, compiled
 
@@ -99,6 +99,19 @@ def test_shares_and_ages_are_counted_from_the_events() -> None:
     assert lines[-1] == "reused at ages in steps: 3 of 1, 2 of 2, 1 of 3"
 
 
+def test_what_happened_in_all_regions_of_a_chunk_is_one_event() -> None:
+    front, rear = (
+        [replace(event, region=name, why=name) for event in course(actions)]
+        for name, actions in (("front", "ffrp"), ("rear", "frrp"))
+    )
+    found = by_cell([*front, *course("s", chunk=1), *rear])
+    assert [(e.step, e.chunk, e.action, e.computed, e.tokens) for e in found] == [
+        (0, 0, "full", 20, 20), (1, 0, "partial", 10, 20), (2, 0, "reuse", 0, 20), (3, 0, "partial", 8, 20),
+        (0, 1, "skip", 0, 10),
+    ]  # fmt: skip
+    assert {(e.why, e.region) for e in found if e.chunk == 0} == {("front, rear", "")}
+
+
 @pytest.mark.parametrize(("actions", "complete", "reuses"), [("fff", False, False), ("ffpf", True, True)])
 def test_a_part_of_a_run_is_not_called_complete(actions: str, complete: bool, reuses: bool) -> None:
     found = summarise([ran(last=3)], course(actions))
@@ -127,12 +140,13 @@ FIT = ir.Polynomial(ir.Change("l1", ir.SourceRef("latent"), "step", ir.Granulari
 
 def test_what_decisions_were_made_by_is_spread_and_counted() -> None:
     rows = {
-        "drift": MeasuredRow("signal", "drift"), "account": MeasuredRow("highest"), "debt": MeasuredRow("highest", "debt"),
-        "lowest": MeasuredRow("lowest"), "hold": MeasuredRow("guard", "hold"), "vote": MeasuredRow("guard", "vote"),
-        "fit": MeasuredRow("fit", "", FIT), "fitted": MeasuredRow("fitted", "", FIT),
+        "drift": MeasuredRow("signal", "drift"), "account": MeasuredRow("highest"),
+        "debt": MeasuredRow("highest", "debt"), "lowest": MeasuredRow("lowest"), "hold": MeasuredRow("guard", "hold"),
+        "vote": MeasuredRow("guard", "vote"), "fit": MeasuredRow("fit", "", FIT),
+        "fitted": MeasuredRow("fitted", "", FIT),
     }  # fmt: skip
     told = [
-        {"drift": 1.0, "account": 5.0, "debt": 7.0, "lowest": -3.0, "hold": 1.0, "vote": 0.0, "fit": 1.0, "fitted": 1.0},
+        {"drift": 1.0, "account": 5.0, "debt": 7.0, "lowest": -3.0, "hold": 1.0, "vote": 0.0, "fit": 1.0, "fitted": 1},
         {"drift": 2.0, "account": 5.0, "debt": float("inf"), "lowest": 1.0, "hold": 0.5, "vote": 0.0},
         {"drift": 3.0, "account": float("nan"), "debt": float("nan"), "lowest": 0.0, "fit": -1.0, "fitted": 0.25},
     ]
@@ -140,7 +154,8 @@ def test_what_decisions_were_made_by_is_spread_and_counted() -> None:
     assert [one.finite for one in decided] == [True, False, False]
     found = summarise([ran(decided=decided)], course("frrrr"))
     assert found.signals == {
-        "drift": Spread(3, 1.2, 2.0, 2.8), "account": Spread(2, 5.0, 5.0, 5.0), "account debt": Spread(1, 7.0, 7.0, 7.0),
+        "drift": Spread(3, 1.2, 2.0, 2.8), "account": Spread(2, 5.0, 5.0, 5.0),
+        "account debt": Spread(1, 7.0, 7.0, 7.0),
     }  # fmt: skip
     assert found.guards == {"hold": 2, "vote": 0}
     fit, account = found.notes
