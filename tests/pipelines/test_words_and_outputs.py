@@ -1,4 +1,4 @@
-"""Prompts as words and as embeddings, with a negative one and without, and decoded outputs: `compute` changes no bit."""
+"""Prompts as words and as embeddings, with a negative one or without, and decoded outputs: `compute` is the pipeline."""
 
 from __future__ import annotations
 
