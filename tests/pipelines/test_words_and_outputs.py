@@ -1,4 +1,4 @@
-"""Prompts as words and as embeddings, with a negative one or without, and decoded outputs: `compute` is the pipeline."""
+"""Prompts as words and as embeddings, with a negative one or without, and decoded outputs, under `compute`."""
 
 from __future__ import annotations
 
