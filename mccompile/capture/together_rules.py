@@ -20,8 +20,8 @@ from mccompile.capture.rules.segment import CATS, SPLITS
 from mccompile.capture.token_values import TokenValues
 
 aten = torch.ops.aten
-Made: TypeAlias = tuple[Apart, fx.Node]  # the factors of a result, and the result with its tokens together
-Rule: TypeAlias = Callable[[TokenValues, fx.Node], Made]
+MadeTogether: TypeAlias = tuple[Apart, fx.Node]  # the factors of a result, and the result with its tokens together
+TogetherRule: TypeAlias = Callable[[TokenValues, fx.Node], MadeTogether]
 _PICKS = (aten.unbind.int, aten.select.int)
 _PERMUTES = (aten.permute.default, aten.transpose.int, aten.swapaxes.default, aten.swapdims.default, aten.movedim.int,
              aten.mT.default)  # fmt: skip
@@ -51,15 +51,15 @@ def _fact(values: TokenValues, node: fx.Node, own: Apart) -> Fact:
             raise Unfit
 
 
-def _again(values: TokenValues, node: fx.Node, own: Apart, args: tuple[object, ...]) -> Made:
+def _again(values: TokenValues, node: fx.Node, own: Apart, args: tuple[object, ...]) -> MadeTogether:
     """The operator of other arguments."""
     return own, values.put(node.target, args, _fact(values, node, own), node, node.meta, node.kwargs)
 
 
-def _channels(count: Callable[[fx.Node], int]) -> Rule:
+def _channels(count: Callable[[fx.Node], int]) -> TogetherRule:
     """An operator along the last axes, `count` of them."""
 
-    def rule(values: TokenValues, node: fx.Node) -> Made:
+    def rule(values: TokenValues, node: fx.Node) -> MadeTogether:
         source = _source(values, node)
         own = values.own[source]
         if any(own.axes[-count(node) :]):
@@ -74,7 +74,7 @@ def _normalised(node: fx.Node) -> int:
     return len(sizes) if isinstance(sizes, list | tuple) else 1
 
 
-def pointwise(values: TokenValues, node: fx.Node) -> Made:
+def pointwise(values: TokenValues, node: fx.Node) -> MadeTogether:
     """Operands meet element by element."""
     shape = values.shape(node)
     operands = [o for o in node.all_input_nodes if isinstance(values.facts.get(o), TensorFact)]
@@ -87,7 +87,7 @@ def pointwise(values: TokenValues, node: fx.Node) -> Made:
     return own, values.put(node.target, args, _fact(values, node, own), node, node.meta, kwargs)
 
 
-def cast(values: TokenValues, node: fx.Node) -> Made:
+def cast(values: TokenValues, node: fx.Node) -> MadeTogether:
     """A second operand only tells dtype and device."""
     source = node.args[0]
     if not isinstance(source, fx.Node) or source not in values.own:
@@ -96,16 +96,16 @@ def cast(values: TokenValues, node: fx.Node) -> Made:
     return _again(values, node, values.own[source], (values.put_together(source), *rest))
 
 
-def item(values: TokenValues, node: fx.Node) -> Made:
+def item(values: TokenValues, node: fx.Node) -> MadeTogether:
     """One of several results."""
     source = _source(values, node)
     return _again(values, node, values.own[source], (values.made[source], node.args[1]))
 
 
-def along(position: int, default: int = 0) -> Rule:
+def along(position: int, default: int = 0) -> TogetherRule:
     """An operator along one axis, which stays, at `position` among the arguments."""
 
-    def rule(values: TokenValues, node: fx.Node) -> Made:
+    def rule(values: TokenValues, node: fx.Node) -> MadeTogether:
         source = _source(values, node)
         own, args = values.own[source], list(node.args)
         axis = args[position] if len(args) > position else node.kwargs.get("dim", default)
@@ -121,7 +121,7 @@ def along(position: int, default: int = 0) -> Rule:
     return rule
 
 
-def slice_(values: TokenValues, node: fx.Node) -> Made:
+def slice_(values: TokenValues, node: fx.Node) -> MadeTogether:
     """A part of an axis that is none of tokens, or all of any axis."""
     source = _source(values, node)
     if values.shape(source) == values.shape(node):
@@ -129,7 +129,7 @@ def slice_(values: TokenValues, node: fx.Node) -> Made:
     return along(1)(values, node)
 
 
-def reduce(values: TokenValues, node: fx.Node) -> Made:
+def reduce(values: TokenValues, node: fx.Node) -> MadeTogether:
     """A mean or a sum over axes that are none of tokens."""
     source = _source(values, node)
     own, args = values.own[source], list(node.args)
@@ -143,7 +143,7 @@ def reduce(values: TokenValues, node: fx.Node) -> Made:
     return _again(values, node, Apart(left, own.varies), (values.put_together(source), *args[1:]))
 
 
-def cat(values: TokenValues, node: fx.Node) -> Made:
+def cat(values: TokenValues, node: fx.Node) -> MadeTogether:
     """Joins along an axis that is none of tokens. Its operands have all others alike."""
     parts = node.args[0]
     if not isinstance(parts, list | tuple) or any(p not in values.own for p in parts):
@@ -159,7 +159,7 @@ def cat(values: TokenValues, node: fx.Node) -> Made:
     return _again(values, node, own, ([values.put_together(p) for p in parts], own.place(axis)))
 
 
-def complex_(values: TokenValues, node: fx.Node) -> Made:
+def complex_(values: TokenValues, node: fx.Node) -> MadeTogether:
     """[..., 2] real to [...] complex, and back."""
     source = _source(values, node)
     own = values.own[source]
@@ -170,7 +170,7 @@ def complex_(values: TokenValues, node: fx.Node) -> Made:
     return _again(values, node, Apart(own.axes[:-1], own.varies), (values.put_together(source),))
 
 
-def layout(values: TokenValues, node: fx.Node) -> Made:
+def layout(values: TokenValues, node: fx.Node) -> MadeTogether:
     """An operator that moves axes. If it only moves samples, frames and places, nothing is left to do."""
     source = _source(values, node)
     try:
@@ -247,7 +247,7 @@ def _same(
     return values.put(aten.sym_size.int, (value, axis), ScalarFact(extent), node, node.meta)
 
 
-def attention(values: TokenValues, node: fx.Node) -> Made:
+def attention(values: TokenValues, node: fx.Node) -> MadeTogether:
     """Queries of tokens see keys that are those of no token (text): each sees the same where tokens are together."""
     query = node.args[0]
     others = [o for o in node.all_input_nodes if o is not query]
@@ -272,7 +272,7 @@ _WRITES = (
     *(aten.copy_.default, aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor),
     *(aten.silu_.default, aten.relu_.default, aten.gelu_.default, aten.neg_.default, aten.expand_as.default),
 )
-RULES: Mapping[object, Rule] = {
+RULES: Mapping[object, TogetherRule] = {
     **{target: pointwise for target in POINTWISE if target not in _WRITES},
     **dict.fromkeys(CASTS, cast),
     **dict.fromkeys(LAYOUTS, layout),
@@ -290,7 +290,7 @@ RULES: Mapping[object, Rule] = {
 }
 
 
-def ruled(values: TokenValues, node: fx.Node) -> Made:
+def ruled(values: TokenValues, node: fx.Node) -> MadeTogether:
     """What an operator makes of tokens that are together. Raises Unfit where it cannot run on them."""
     rule = RULES.get(node.target)
     if rule is None or written_by(node):
