@@ -99,6 +99,24 @@ class Axial(nn.Module):
         return x.unflatten(0, (count, frames)).unflatten(2, (height // 2, width // 2)).movedim(-1, 1)
 
 
+class Inside(Axial):
+    """Its stream has all tokens; its blocks take them apart and put them together again."""
+
+    def forward(self, hidden_states: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        _, _, frames, height, width = hidden_states.shape
+        places = (height // 2) * (width // 2)
+        x = self.embed(hidden_states.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, frames))
+        x = x.flatten(3).transpose(2, 3).flatten(1, 2)
+        within, over, texts = self.given(t, text, frames, places)
+        for i, (spatial, temporal) in enumerate(zip(self.spatial, self.temporal, strict=True)):
+            x = x.unflatten(1, (frames, places)).flatten(0, 1)
+            x = spatial(x, within, texts).unflatten(0, (-1, frames))
+            x = x.transpose(1, 2).flatten(0, 1)
+            x = temporal(x + turns(frames) if i == 0 else x, over, None)
+            x = x.unflatten(0, (-1, places)).transpose(1, 2).flatten(1, 2)
+        return x.unflatten(1, (frames, height // 2, width // 2)).movedim(-1, 1)
+
+
 def call(samples: int, frames: int, height: int, width: int) -> dict[str, Tensor]:
     sizes = (samples, 4, frames, height, width), (samples, frames), (samples, TEXT, DIM)
     return dict(zip(("hidden_states", "t", "text"), (torch.randn(s, dtype=torch.float64) for s in sizes), strict=True))
@@ -107,18 +125,19 @@ def call(samples: int, frames: int, height: int, width: int) -> dict[str, Tensor
 @cache
 def captured(
     attend: Attend = F.scaled_dot_product_attention, place: type[nn.Module] = nn.Identity, by_frame: bool = False,
-    frames: tuple[int, int] = (3, 5),
+    frames: tuple[int, int] = (3, 5), kind: type[Axial] = Axial,
 ) -> tuple[Axial, CapturedModel]:  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Axial(attend, place(), by_frame).eval().double().requires_grad_(False)
+        model = kind(attend, place(), by_frame).eval().double().requires_grad_(False)
         return model, capture(model, call(2, frames[0], 4, 6), call(1, frames[1], 6, 10))
 
 
 DESIGNS: list[dict[str, object]] = [
-    {}, {"by_frame": True}, {"attend": by_hand, "frames": (4, 4), "by_frame": True}, {"place": Shifted},
+    {}, {"by_frame": True}, {"attend": by_hand, "frames": (4, 4), "by_frame": True}, {"kind": Inside},
+    {"place": Shifted},
 ]  # fmt: skip
-NAMES = ["plain", "by_frame", "fixed_by_hand", "shifted"]
+NAMES = ["plain", "by_frame", "fixed_by_hand", "inside", "shifted"]
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=NAMES)
@@ -132,7 +151,7 @@ def test_tokens_of_all_frames_lie_together(design: dict[str, object]) -> None:
     assert torch.equal(run.outputs[0], model(**given))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("design", DESIGNS[:3], ids=NAMES[:3])  # what `Shifted` reads besides is kept too
+@pytest.mark.parametrize("design", DESIGNS[:4], ids=NAMES[:4])  # what `Shifted` reads besides is kept too
 def test_selected_rows_are_those_of_a_plain_block_with_what_was_kept(design: dict[str, object]) -> None:
     model, found = captured(**design)  # type: ignore[arg-type]
     frames, places = 4, 6
@@ -163,9 +182,10 @@ def test_selected_rows_are_those_of_a_plain_block_with_what_was_kept(design: dic
             torch.testing.assert_close(made, wanted[:, index], rtol=0, atol=1e-12)
 
 
-def test_all_but_the_attention_runs_on_rows() -> None:
+@pytest.mark.parametrize("kind", [Axial, Inside])
+def test_all_but_the_attention_runs_on_rows(kind: type[Axial]) -> None:
     """Of the operators that are computed over all tokens none is a product with weights."""
-    _, found = captured()
+    _, found = captured(**({} if kind is Axial else {"kind": kind}))  # type: ignore[arg-type]
     for kind in found.kinds:
         assert kind.partial is not None
         whole = [n for n in kind.partial.graph.nodes if n.target is torch.ops.aten.index_select.default]
