@@ -43,6 +43,8 @@ class Combining:
             return POISON
         row = OPERATIONS[op]
         units = [operand.unit for operand in sound if operand.unit]
+        if row.units == "scaled":
+            units.sort(key="%".__eq__)  # a percentage leaves the other unit as it is, on whichever side it stands
         cancel = row.units != "alike" and len(units) > 1 and not (row.units == "scaled" and "%" in units)
         return TypedNumber(
             ir.Apply(op, tuple(operand.expr for operand in sound), at=at),

@@ -76,11 +76,11 @@ class Pasts:
 
 
 def _computed(compute: torch.Tensor, cell: ir.Granularity) -> torch.Tensor:
-    """Whether something of the cell was computed, for each token [B, G, F, P]."""
+    """Whether something of the cell of each token was computed, in a shape that fits [B, G, F, P]."""
     match cell:
         case ir.Granularity.TOKEN:
             return compute
         case ir.Granularity.FRAME:
-            return compute.any(-1, True) & (compute | ~compute)
+            return compute.any(-1, True)
         case _:
-            return compute.any(-1, True).any(-2, True) & (compute | ~compute)
+            return compute.any(-1, True).any(-2, True)

@@ -190,7 +190,6 @@ class Pairing:
         pending.taken.keep(step.store)
         if any(r.keep is not None for r in step.engine.lowered.regions):
             step.decide(pending.env)  # what it follows is known: it notes the selection
-        _all_computed(step, pending.mask)
         return self._calls.finish({step.group: step}, pending.env, {step.group: pending.mask})
 
 
@@ -201,12 +200,6 @@ def _agree(first: Step, second: Step) -> bool:
             if (a.kind == "skip") != (b.kind == "skip") or (b.kind == "compute" and a.kind != "compute"):
                 return False
     return True
-
-
-def _all_computed(step: Step, mask: np.ndarray) -> None:
-    """Where whole steps are computed, all accounts are cleared (runtime/step.py does it for a branch alone)."""
-    if not step.engine.uses_rows and mask.all():
-        step.course.states.clear_accounts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -192,3 +193,21 @@ def known(low: float, high: float, constant: bool = True, whole: bool = True) ->
 )
 def test_where_there_is_no_value(op: str, operands: tuple[KnownOperand, ...], why: str) -> None:
     assert OPERATIONS[op].undefined(*operands) == why
+
+
+def test_what_the_table_says_of_results_is_true_of_their_values() -> None:
+    """Conditions are truth values and nothing else is; of integers `whole` operations make integers, others do not."""
+    for name, row in OPERATIONS.items():
+        operands = product(map(np.float32, range(-3, 4)), repeat=len(row.operands))
+        with np.errstate(all="ignore"):
+            values = [row.value(*some) for some in operands]
+        assert {type(value) is bool for value in values} == {row.truth}, name
+        assert row.whole == all(float(value).is_integer() for value in values if np.isfinite(value)), name
+
+
+@pytest.mark.parametrize(("a", "b"), [(4, -2), (-4, 2), (-4, -2), (0, -1)])
+def test_a_remainder_of_0_has_no_sign(a: float, b: float) -> None:
+    """Else a division by it would be infinite in the other direction."""
+    found = OPERATIONS["remainder"].value(np.float32(a), np.float32(b))
+    assert found == 0
+    assert not np.signbit(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -85,6 +86,7 @@ def test_the_text_is_the_same_every_time(small: Small) -> None:
     assert text.count("def block0_partial(") == text.count("def decide(") == text.count("def observe(") == 1
     assert "blocks 0..5: decided by the policy, keep residual" in text
     assert "known before the first frame: modulation" in text
+    assert not re.search(r'^ +\w+ = weights\["[^"]*"\]$', text, re.MULTILINE)  # they are named where they are used
 
 
 def test_refusals_are_in_the_text(small: Small) -> None:

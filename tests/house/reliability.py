@@ -57,9 +57,14 @@ A fault is an error without a code.
 
 A mutant is the product with one small change: another comparison, another constant, a condition turned round, a
 statement left out. It is killed when a test fails. [Mutants are made by a driver of our own](decisions/mutants.md).
-`make mutants` tries them in a random order, so that those tried are a sample of all. Each is run against the tests that
-call the changed function, the quick ones first, for at most five seconds. `python -m tests.mutation again`
-tries those that survived once more, against 90 seconds of such tests, or against whole files of tests that are named.
+`make mutants` tries them in a random order, so that those tried are a sample of all; each file has a share of it. Each
+is run against the tests that call the changed function, the quick ones first, for at most five seconds.
+`python -m tests.mutation again` tries those that survived once more, against 90 seconds of such tests, or against whole
+files of tests that are named. One that needs twelve times as long, where the same tests end without it, runs for ever.
+
+Sessions add up: `tests/mutation/tried.json` names each mutant that a test has seen, and a session leaves those out. A
+verdict holds as long as the changed code reads as it does. Of the first sessions numbers alone are known; such a number
+stands in the table until more mutants of its room are known by name, and it is never added to them.
 
 <!-- table mutants -->
 <!-- end mutants -->

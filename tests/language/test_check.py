@@ -61,6 +61,24 @@ def test_units_that_fit(expr: str) -> None:
     load_policy(Source.of_text(in_signal(expr)))
 
 
+@pytest.mark.parametrize(
+    ("expr", "fits"),
+    [
+        *((expr, False) for expr in ("f", "n + f", "n - f", "max(n, f)", "min(f, n)", "remainder(n, f)")),
+        *((expr, True) for expr in ("f * n + n", "f / n + n", "n * 50% + n", "50% * n - n", "2 * n")),
+        *((expr, False) for expr in ("n * 50% + f", "50% * n + f", "n + 50%")),
+    ],
+)
+def test_steps_and_frames_are_not_added_or_compared(expr: str, fits: bool) -> None:
+    """Where two units cancel, the result has none; a percentage scales the other operand, whose unit stays.
+
+    Other errors than that of units are of no concern here: nothing but constants is compared.
+    """
+    params = "param n = 3 steps in 1..9 param f = 2 frames in 1..9"
+    text = f"policy p {{ {params} phase x {{ reuse chunk while {expr} < n }} {REST}"
+    assert ("MC0223" not in codes(text)) == fits
+
+
 def test_late_signals_and_those_that_read_them() -> None:
     policy = checked(
         "signal m = frame_diff(block_output) | min_max()  signal w = m * rel_l1(modulation)\n"

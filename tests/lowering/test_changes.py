@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mccompile import ir
-from mccompile.lowering.expressions import EPS, change
+from mccompile.lowering.expressions import EPS, Leaves, change
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, TableRow, named
 from mccompile.lowering.measured import MeasuredRow, told_by
 from mccompile.lowering.slots import SourceBefore
@@ -96,14 +96,23 @@ def test_former_values_have_a_name_for_each_moment_and_filter() -> None:
 
 
 def test_what_a_decision_tells_is_of_each_chunk() -> None:
-    """Accounts by their ends, guards by whether one acted anywhere in the chunk."""
+    """Accounts by their ends, guards by whether one acted anywhere in the chunk; a fit at its lowest, with the mean of
+    what it is fitted to."""
     debt = torch.arange(24.0).reshape(1, 3, 2, 4)
     acted = torch.zeros(1, 3, 2, 4, dtype=torch.bool)
     acted[0, 1, 1, 2] = True
     accounts = {"account": torch.zeros(1, 3, 2, 4), "debt": debt}
 
+    moved = ir.Change("l1", ir.SourceRef("latent"), "step", ir.Granularity.TOKEN)
+    fit = ir.Polynomial(moved, (2.0, -1.0))
+    signals = {"drift": ir.Signal("drift", moved, ir.Granularity.TOKEN, False)}
+    leaves = Leaves({}, {}, {}, {moved: debt}, {}, {}, signals, accounts)
+
     def told(row: MeasuredRow) -> list[float]:
-        return told_by(row, {}, accounts, {"longest": acted})[0].tolist()  # type: ignore[arg-type]
+        return told_by(row, leaves, accounts, {"longest": acted})[0].tolist()
+
+    assert told(MeasuredRow("signal", "drift")) == told(MeasuredRow("fitted", "", fit)) == [3.5, 11.5, 19.5]
+    assert told(MeasuredRow("fit", "", fit)) == [-1.0, 15.0, 31.0]
 
     assert told(MeasuredRow("highest", "debt")) == [7.0, 15.0, 23.0]
     assert told(MeasuredRow("lowest", "debt")) == [0.0, 8.0, 16.0]

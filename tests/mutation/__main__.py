@@ -1,13 +1,14 @@
 """`python -m tests.mutation reach ROOM`, `run ROOM [--sample N] [--seconds S]`, then `report`; or `again [FILE...]`.
 
-`run` can be stopped and started again at any time: the verdicts stand in out/mutants/ROOM.jsonl.
+`run` can be stopped and started again at any time: the verdicts stand in out/mutants/ROOM.jsonl, and `report` keeps
+them in tried.json for other sessions. `run` leaves out what any session has tried.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections import Counter
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.mutation.codes import ROOT
 from tests.mutation.operators import mutants
 from tests.mutation.reached import Reached
 from tests.mutation.rooms import OUT, REACHED, ROOMS, all_mutants, sampled, tests
+from tests.mutation.tried import SEEN, explained, verdicts_of
 
 
 def reach(room: str, paths: list[str]) -> int:
@@ -28,20 +30,16 @@ def run(room: str, sample: int, seconds: float, again: bool) -> int:
     """Runs mutants that have no verdict yet, until the time is over."""
     place = OUT / f"{room}.jsonl"
     known = tests(ROOMS[room])
-    lines = [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
-    if again:
-        place.write_text("".join(json.dumps(v) + "\n" for v in lines if v["what"] in ("killed", "slow")))
-        lines = [v for v in lines if v["what"] in ("killed", "slow")]
-    done = {verdict["key"] for verdict in lines}
     found = all_mutants(room)
+    verdicts = verdicts_of(room, found)
+    reasons = explained()
+    done = {key for key, what in verdicts.items() if what in SEEN or key in reasons or not again}
     wanted = sampled(found, sample or len(found))
     todo = [mutant for mutant in wanted if mutant.key not in done]
     plugin = Loop(todo, known, place, seconds)
     files = sorted({test.file for test in known})
     status = int(pytest.main([*OPTIONS, *files], plugins=[plugin, Quick()])) if todo else 0
-    kinds: dict[str, int] = {}
-    for what in [v["what"] for v in lines] + [v.what for v in plugin.verdicts]:
-        kinds[what] = kinds.get(what, 0) + 1
+    kinds = dict(Counter(verdicts_of(room, found).values()))
     print(f"{room}: {len(found)} mutants, {len(wanted)} wanted, {len(todo) - len(plugin.verdicts)} left; {kinds}")  # noqa: T201
     return status
 
@@ -61,6 +59,7 @@ def main() -> int:
     verbs.add_parser("report")
     made = verbs.add_parser("again", help="try those that nobody has seen once more, against more tests")
     made.add_argument("paths", nargs="*", help="whole files; default: what calls the changed function")
+    made.add_argument("--of", default="", help="only those whose keys contain this text, such as `runtime/`")
     made = verbs.add_parser("alone")
     made.add_argument("write", type=int)
     made.add_argument("file")
@@ -81,7 +80,7 @@ def main() -> int:
         case "again":
             from tests.mutation.again import again
 
-            for key, what in again(given.paths).items():
+            for key, what in again(given.paths, given.of).items():
                 print(what, key)  # noqa: T201
             return 0
         case _:

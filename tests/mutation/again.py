@@ -7,8 +7,9 @@ tests that call the changed function, the quick ones first, for LONGER seconds o
 from __future__ import annotations
 
 import ast
-import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,41 +17,34 @@ from pathlib import Path
 
 from tests.mutation.codes import ROOT, change
 from tests.mutation.operators import Mutant, mutants, mutated
-from tests.mutation.report import EXPLAINED, PLACE
+from tests.mutation.report import write
 from tests.mutation.rooms import ROOMS, chosen, tests
+from tests.mutation.tried import SEEN, explained, open_ones
 
 LONGER = 90.0
+LIMIT = 600
+"""Seconds of processor time. A mutant under which the files need more runs for ever."""
 PARTS = ("mccompile", "tests", "grammar", "policies", "docs", "pyproject.toml")
 
 
-def again(files: list[str]) -> dict[str, str]:
-    """What became of each: `killed`, `explained`, `survived`, or `gone` where the code reads otherwise now.
+def again(files: list[str], part: str = "") -> dict[str, str]:
+    """What became of each: `killed`, `slow`, `explained`, `survived`, or `gone` where the code reads otherwise now.
 
-    The file is rewritten: what is killed counts as killed, and what is gone counts no longer.
+    The report is written anew: what is killed counts as killed, and what is gone counts no longer. part: only those
+    whose keys contain it.
     """
-    told = json.loads(PLACE.read_text("utf-8"))
-    explained = json.loads(EXPLAINED.read_text("utf-8"))
+    reasons = explained()
     with tempfile.TemporaryDirectory() as place:
-        for part in PARTS:
-            subprocess.run(["cp", "-r", str(ROOT / part), place], check=True)
-        found = {key: verdict(key, explained, Path(place), files) for key in told["open"]}
-    for key, what in found.items():
-        row = next(r for r in told["rows"] if key.startswith(f"mccompile/{r['room']}"))
-        row["survived"] -= 1
-        if what == "gone":
-            row["tried"] -= 1
-        else:
-            row[what] += 1
-        if what == "explained":
-            told["survivors"][key] = explained[key]
-    told["open"] = [key for key, what in found.items() if what == "survived"]
-    PLACE.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        for one in PARTS:
+            subprocess.run(["cp", "-r", str(ROOT / one), place], check=True)
+        found = {key: verdict(key, reasons, Path(place), files) for key in open_ones() if part in key}
+    write({key: what for key, what in found.items() if what in (*SEEN, "survived")})
     return found
 
 
-def verdict(key: str, explained: dict[str, str], tree: Path, files: list[str]) -> str:
+def verdict(key: str, reasons: dict[str, str], tree: Path, files: list[str]) -> str:
     """Of one mutant. tree: a copy of this one."""
-    if key in explained:
+    if key in reasons:
         return "explained"
     file = key.partition(" ")[0]
     source = (ROOT / file).read_text("utf-8")
@@ -73,9 +67,18 @@ def run(mutant: Mutant, source: str, tree: Path, files: list[str]) -> str:
     try:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *files]
         env = {**os.environ, "PYTHONPATH": str(tree)}
-        status = subprocess.run(command, cwd=tree, env=env, capture_output=True, check=False).returncode
+        status = subprocess.run(
+            command, cwd=tree, env=env, capture_output=True, check=False, preexec_fn=_limited
+        ).returncode
     finally:
         (tree / mutant.file).write_text(source, "utf-8")
+    if status == -signal.SIGXCPU:
+        return "slow"
     if status not in (0, 1, 2):  # 2: a file that cannot be imported
         raise SystemExit(f"pytest ended with {status} on {mutant.key}")
     return "survived" if status == 0 else "killed"
+
+
+def _limited() -> None:
+    """Ends a process that runs for ever, as some mutants do."""
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 5))

@@ -8,68 +8,57 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from tests.house.measured import machine
-from tests.house.readme import BENCHMARKS
 from tests.mutation.operators import Mutant
-from tests.mutation.rooms import OUT, ROOMS, all_mutants
+from tests.mutation.rooms import ROOMS, all_mutants
+from tests.mutation.tried import PLACE, SEEN, explained, keep, verdicts_of
 
-PLACE = BENCHMARKS / "mutants.json"
-EXPLAINED = Path(__file__).parent / "explained.json"
+Seen: TypeAlias = Sequence[int]
+"""How many mutants a test saw: by failing, and by running for ever."""
 COLUMNS = (
     ("room", "room", ""), ("mutants", "mutants", ","), ("tried", "tried", ","), ("killed", "a test fails", ","),
     ("slow", "runs for ever", ","), ("explained", "changes nothing", ","), ("survived", "not seen", ","),
 )  # fmt: skip
 
 
-def explained() -> dict[str, str]:
-    """Why nothing can be seen of a mutant, by its key."""
-    found: dict[str, str] = json.loads(EXPLAINED.read_text("utf-8"))
-    return found
+def row(
+    room: str, found: list[Mutant], verdicts: Mapping[str, str], reasons: Mapping[str, str], earlier: Seen
+) -> dict[str, object]:
+    """One line of the table. earlier: how many a test saw in sessions of which numbers alone are known.
 
-
-def row(room: str, found: list[Mutant], verdicts: dict[str, str], known: dict[str, str]) -> dict[str, object]:
-    """One line of the table."""
-    counts = Counter(
-        "explained" if what in ("survived", "unreached") and key in known else what for key, what in verdicts.items()
-    )
+    The larger one of both samples counts, never their sum: the same mutants may be in both.
+    """
+    counts = Counter("explained" if what not in SEEN and key in reasons else what for key, what in verdicts.items())
+    killed, slow = max((counts["killed"], counts["slow"]), earlier, key=sum)
+    survived = counts["survived"] + counts["unreached"]
     return {
-        "room": f"{room}/", "mutants": len(found), "tried": len(verdicts), "killed": counts["killed"],
-        "slow": counts["slow"], "explained": counts["explained"],
-        "survived": counts["survived"] + counts["unreached"],
+        "room": f"{room}/", "mutants": len(found), "tried": killed + slow + counts["explained"] + survived,
+        "killed": killed, "slow": slow, "explained": counts["explained"], "survived": survived,
     }  # fmt: skip
 
 
-def write() -> list[str]:
-    """Writes the file. Returns the keys of survivors that nobody has explained.
+def write(later: Mapping[str, str] | None = None) -> list[str]:
+    """Writes the file, and tried.json. Returns the keys of survivors that nobody has explained.
 
-    A room that was not run here keeps what the file says of it.
+    later: verdicts that hold whatever was known before.
     """
-    known, rows, survivors = explained(), [], dict[str, str]()
-    open_ones: list[str] = []
-    before = json.loads(PLACE.read_text("utf-8"))
+    reasons, rows, survivors = explained(), [], dict[str, str]()
+    left: list[str] = []
+    earlier: dict[str, Seen] = json.loads(PLACE.read_text("utf-8")).get("earlier", {})
     for room in ROOMS:
-        place, found = OUT / f"{room}.jsonl", all_mutants(room)
-        if not place.exists():
-            rows += [kept for kept in before["rows"] if kept["room"] == f"{room}/"]
-            survivors |= {key: why for key, why in before["survivors"].items() if _is_of(key, room)}
-            open_ones += [key for key in before["open"] if _is_of(key, room)]
-            continue
-        keys = {mutant.key for mutant in found}
-        lines = [json.loads(line) for line in place.read_text().splitlines()]
-        verdicts = {v["key"]: v["what"] for v in lines if v["key"] in keys}
-        rows.append(row(room, found, verdicts, known))
-        alive = [key for key, what in verdicts.items() if what in ("survived", "unreached")]
-        survivors |= {key: known[key] for key in alive if key in known}
-        open_ones += [key for key in alive if key not in known]
+        found = all_mutants(room)
+        verdicts = verdicts_of(room, found, later)
+        rows.append(row(room, found, verdicts, reasons, earlier.get(f"{room}/", (0, 0))))
+        alive = [key for key, what in verdicts.items() if what not in SEEN]
+        survivors |= {key: reasons[key] for key in alive if key in reasons}
+        left += [key for key in alive if key not in reasons]
+        keep(f"mccompile/{room}/", verdicts)
     PLACE.write_text(json.dumps({
         "title": "Mutants, in a random order", "command": "python -m tests.mutation run ROOM",
         "machine": machine(), "date": datetime.date.today().isoformat(), "columns": COLUMNS,
-        "rows": [found for found in rows if found["tried"]], "survivors": survivors, "open": open_ones,
-    }, indent=1) + "\n", encoding="utf-8")  # fmt: skip
-    return open_ones
-
-
-def _is_of(key: str, room: str) -> bool:
-    return key.startswith(f"mccompile/{room}/")
+        "rows": [found for found in rows if found["tried"]], "survivors": survivors, "earlier": earlier, "open": left,
+    }, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")  # fmt: skip
+    return left

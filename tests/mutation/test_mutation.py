@@ -14,8 +14,8 @@ from tests.arithmetic import test_bounds
 from tests.mutation.again import run
 from tests.mutation.codes import ROOT, change, functions, install
 from tests.mutation.operators import Mutant, mutants
-from tests.mutation.report import explained
 from tests.mutation.rooms import all_mutants, sampled
+from tests.mutation.tried import explained
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
 AT_IMPORT, NUMBER = ("_rounded", "_true"), 20

@@ -15,6 +15,7 @@ from mccompile import CompiledModel, compile
 from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.runtime.new_sizes import NewSizes
 
 DIM, STEPS = 8, 4
 GRID = Grid(STEPS, (900.0, 600.0, 300.0, 100.0), (0.9, 0.6, 0.3, 0.1))
@@ -42,12 +43,15 @@ class Block(nn.Module):
 
 
 class Wrapping(nn.Module):
-    """Calls its timestep `t`, and returns two tensors in a tuple or in an output object, or one as it is."""
+    """Calls its timestep `t`, and returns two tensors in a tuple or in an output object, or one as it is.
 
-    def __init__(self, single: bool) -> None:
+    bare: it returns the tuple whatever it is asked for, as some models do.
+    """
+
+    def __init__(self, single: bool, bare: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Block(), Block()])
-        self.single = single
+        self.single, self.bare = single, bare
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor, return_dict: bool = True) -> object:
         time = t[:, None, None] * 0.001 + text.mean(1, keepdim=True)
@@ -56,7 +60,7 @@ class Wrapping(nn.Module):
         if self.single:
             return Transformer2DModelOutput(x) if return_dict else x
         result = x.sin(), x.cos()
-        return TwoOutputs(*result) if return_dict else result
+        return TwoOutputs(*result) if return_dict and not self.bare else result
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +68,10 @@ def compiled() -> CompiledModel:
     return made(single=False)
 
 
-def made(single: bool) -> CompiledModel:
+def made(single: bool, bare: bool = False) -> CompiledModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Wrapping(single).eval().requires_grad_(False)
+        model = Wrapping(single, bare).eval().requires_grad_(False)
     clock = Timeline("run", GRID, steps_in_order(GRID))
     policy = Source("test.policy", EVERY_SECOND)
     return compile(model, policy, probe=call(6), second=call(10), clock=clock, backend="eager")  # type: ignore[arg-type]
@@ -101,6 +105,29 @@ def test_a_result_without_a_tuple_is_wrapped_too() -> None:
     own = compiled.model(**given)
     assert torch.equal(compiled(**given).sample, own.sample)
     assert torch.equal(compiled(**given, return_dict=False), own.sample)
+
+
+def test_a_result_that_the_model_does_not_wrap_stays_as_it_is() -> None:
+    compiled, given = made(single=False, bare=True), call(8)
+    own = compiled.model(**given)
+    for found in (compiled(**given), compiled(**given, return_dict=True)):
+        assert type(found) is tuple
+        assert all(map(torch.equal, found, own))
+
+
+def test_the_model_is_asked_only_where_a_call_is_of_another_kind_than_the_captured_ones(
+    compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A size between the two that were captured is none; whole numbers in place of fractions are."""
+    sizes = NewSizes(compiled.model, compiled.runner.lowered.captured)  # type: ignore[arg-type]
+    asked: list[str] = []
+    monkeypatch.setattr(sizes, "_compare", lambda call, inputs, why, shared: asked.append(why))
+    for given in (call(7), {**call(7), "t": torch.tensor([900])}):
+        assert not sizes.knows(given)
+        sizes.check(given)
+        assert sizes.knows(given)
+    (why,) = asked
+    assert why.endswith("not `t` of torch.float32")
 
 
 def test_a_new_timestep_is_no_new_prompt_whatever_its_name(compiled: CompiledModel) -> None:

@@ -297,24 +297,45 @@ def captured(name: str) -> tuple[Family, torch.nn.Module, api.Prepared]:
 
 def loop(
     model: torch.nn.Module, prepared: api.Prepared, family: Family, seeds: list[int], branches: str,
-    policy: str = TOKENS,
+    policy: str = TOKENS, two_from: int = STEPS,
 ) -> tuple[dict[int, torch.Tensor], CompiledModel]:  # fmt: skip
-    """Outputs of both branches, by seed: one generation per seed, row by row in turn."""
+    """Outputs of both branches, by seed: one generation per seed, row by row in turn.
+
+    two_from: the row from which on two samples are called in place of one; the output is that of the last.
+    """
     clocks = {seed: Timeline(f"run {seed}", GRID, steps_in_order(GRID)) for seed in seeds}
     text = Source("test.policy", policy.replace("BRANCHES", branches))
     compiled_ = api.compile(model, text, captured=prepared, clock=clocks[seeds[0]], backend="eager")
     outputs: dict[int, list[torch.Tensor]] = {seed: [] for seed in seeds}
     texts = {s: [family.call(family.sizes[2], dtype=torch.float32, seed=100 * s + i) for i in (0, 1)] for s in seeds}
     for row in range(STEPS):
+        if row == two_from:
+            texts = {seed: [twice(one) for one in both] for seed, both in texts.items()}
         for seed, clock in clocks.items():
             clock.row, compiled_.clock = row, clock
             new = family.call(family.sizes[2], dtype=torch.float32, seed=10 * seed + row)
+            new = new if row < two_from else twice(new)
             for branch, given in zip(("cond", "uncond"), texts[seed], strict=True):
                 own = {n: given[n] for n in given if n.startswith(("encoder", "pooled"))}
                 with compiled_.cache_context(branch), torch.no_grad():
                     result = compiled_(**{**new, **own})
-                outputs[seed].append(result[0] if isinstance(result, tuple) else result.sample)
+                outputs[seed].append((result[0] if isinstance(result, tuple) else result.sample)[-1:])
     return {seed: torch.stack(found) for seed, found in outputs.items()}, compiled_
+
+
+def twice(call: dict[str, object]) -> dict[str, object]:
+    """The inputs of two samples that are alike."""
+    return {name: torch.cat([v, v]) if isinstance(v, torch.Tensor) else v for name, v in call.items()}
+
+
+@pytest.mark.parametrize("policy", [TOKENS, WHOLE])
+def test_more_samples_in_mid_run_are_joined_anew(claims: Claims, policy: str) -> None:
+    family, model, prepared = captured("wan")
+    apart, together = (
+        loop(model, prepared, family, [0], branches, policy, two_from=2)[0] for branches in (APART, TOGETHER)
+    )
+    torch.testing.assert_close(together[0], apart[0], **CLOSE)
+    assert len(claims) == STEPS - 2  # neither in the first row, nor in the first one of two samples
 
 
 QUICK = (("wan", TOKENS), ("wan", WHOLE), ("hunyuan", TOKENS))  # apart and in one stream; rows and whole calls

@@ -1,0 +1,67 @@
+"""tried.json: what became of every mutant that was ever tried, so that one session goes on where another stopped.
+
+It names the mutants that a test saw, by a digest of their keys. Those that no test sees are named elsewhere, in words:
+explained.json and the `open` ones of docs/benchmarks/mutants.json. A mutant whose code reads otherwise now has another
+key, so it counts no longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tests.mutation.codes import ROOT
+from tests.mutation.operators import Mutant
+from tests.mutation.rooms import OUT
+
+PLACE = ROOT / "docs" / "benchmarks" / "mutants.json"
+EXPLAINED = Path(__file__).parent / "explained.json"
+TRIED = Path(__file__).parent / "tried.json"
+SEEN = ("killed", "slow")
+
+
+def digest(key: str) -> str:
+    """Ten hexadecimal digits: of ten thousand keys, two are alike once in twenty thousand times."""
+    return hashlib.sha256(key.encode()).hexdigest()[:10]
+
+
+def known(found: Iterable[Mutant], place: Path = TRIED) -> dict[str, str]:
+    """Of these mutants those that a test has seen in some session: `killed` or `slow`, by their keys."""
+    told = json.loads(place.read_text("utf-8"))
+    seen = {file: {name: what for what in SEEN for name in row[what].split()} for file, row in told.items()}
+    made = ((m.key, seen.get(m.file, {}).get(digest(m.key), "")) for m in found)
+    return {key: what for key, what in made if what}
+
+
+def keep(room: str, verdicts: Mapping[str, str], place: Path = TRIED) -> None:
+    """Writes what was seen of one room in place of what stood there. room: its folder, such as mccompile/policy/."""
+    told = {file: row for file, row in json.loads(place.read_text("utf-8")).items() if not file.startswith(room)}
+    for file in {key.partition(" ")[0] for key in verdicts}:
+        mine = {key: what for key, what in verdicts.items() if key.startswith(f"{file} ")}
+        row = {what: " ".join(sorted(digest(key) for key in mine if mine[key] == what)) for what in SEEN}
+        told |= {file: row} if any(row.values()) else {}
+    place.write_text(json.dumps(dict(sorted(told.items())), indent=1) + "\n", "utf-8")
+
+
+def explained() -> dict[str, str]:
+    """Why nothing can be seen of a mutant, by its key."""
+    found: dict[str, str] = json.loads(EXPLAINED.read_text("utf-8"))
+    return found
+
+
+def open_ones() -> list[str]:
+    """The keys of those that no test has seen, and that nobody has explained."""
+    found: list[str] = json.loads(PLACE.read_text("utf-8"))["open"]
+    return found
+
+
+def verdicts_of(room: str, found: list[Mutant], later: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What became of each mutant of a room: in earlier sessions, in this one, and then `later`."""
+    keys = {mutant.key for mutant in found}
+    made = dict.fromkeys([*explained(), *open_ones()], "survived") | known(found)
+    place = OUT / f"{room}.jsonl"
+    lines = [json.loads(line) for line in place.read_text("utf-8").splitlines()] if place.exists() else []
+    made |= {line["key"]: line["what"] for line in lines if line["what"] in SEEN or line["key"] not in made}
+    return {key: what for key, what in (made | dict(later or {})).items() if key in keys}
