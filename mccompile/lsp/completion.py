@@ -138,4 +138,4 @@ def _values(document: Document) -> Iterator[Candidate]:
     yield from (Candidate(name, "function", f.signature()) for name, f in FUNCTIONS.items())
     yield from (Candidate(name, "source", "a tensor of the model") for name in SOURCES)
     yield from (Candidate(name, "clock", "a clock value") for name in CLOCKS)
-    yield Candidate(DEPTH, "depth", "where the block that decides stands")
+    yield Candidate(DEPTH, "clock", "where the block that decides stands")
