@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.equal_sizes import one_size, with_one_size
 from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
 from mccompile.capture.inline import inline_contexts
@@ -113,6 +114,7 @@ def _traced(
     try:
         with contextlib.ExitStack() as stack:
             repeated = {} if each else stack.enter_context(repeats(model, bare))
+            stack.enter_context(with_one_size(model, pair.call, () if each else pair.equal))
             module, guards = _export(model, pair.call, shapes)
     except ExportError as error:
         if bare and isinstance(error.__cause__, WeightsMissed | AttributeError):
@@ -151,6 +153,11 @@ class Pair:
         """Which leaves vary: tensors, and ints that differ."""
         leaves = zip(self.probe, self.shapes, strict=True)
         return tuple(isinstance(x, torch.Tensor) or s is not None for x, s in leaves)
+
+    @property
+    def equal(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of leaves that have one size (equal_sizes.py)."""
+        return one_size(self.paths, self.probe, self.second)
 
     @property
     def source(self) -> int:

@@ -4,7 +4,7 @@ before: a model whose lists hold blocks that differ in their weights alone;  aft
 block of a sort runs its own code, and one like it, called with values of the same sort, gives empty tensors of the
 right sizes. unfold.py puts the nodes of the first in the place of the operator
 refuses when: a block differs from all before it in any attribute, in any number that it is given, or in the sizes, the
-layout or the sharing of its tensors; when it has hooks, sets attributes, or returns a size that it was not given
+layout or the sharing of its tensors; when it has hooks, sets attributes, or returns a dtype that it was not given
 
 The code around and between the blocks is traced as it is, at full depth. While it is, blocks that are bound to repeat
 an earlier one have no weights: an export takes time for every weight, whether it is read or not.
@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from mccompile.capture.stacks import CHILD
 from mccompile.capture.watched import Act, instead
 
 LIBRARY = torch.library.Library("mccompile", "FRAGMENT")
-LIBRARY.define("repeat(Tensor[] given, str path, str first, int[] places) -> Tensor[]")
+LIBRARY.define("repeat(Tensor[] given, str path, str first, int[] places, SymInt[] laid) -> Tensor[]")
 LIBRARY.define("ended(Tensor[] given, Tensor[] made, str path) -> Tensor[]")
 
 
@@ -34,9 +35,21 @@ def _like(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.new_empty_strided(tensor.size(), tensor.stride())
 
 
-def _repeat(given: Sequence[torch.Tensor], path: str, first: str, places: Sequence[int]) -> list[torch.Tensor]:
-    """Empty tensors like those of `given` at these places: what the block at `path` returns, as `first` does."""
-    return [_like(given[place]) for place in places]
+def _repeat(
+    given: Sequence[torch.Tensor], path: str, first: str, places: Sequence[int], laid: Sequence[Size]
+) -> list[torch.Tensor]:
+    """Empty tensors: what the block at `path` returns, as `first` does.
+
+    places: of a given tensor of the same dtype and device for each. laid: of each its sizes, then its strides, behind
+    the number of its axes.
+    """
+    made, at = [], 0
+    for place in places:
+        axes = int(laid[at])
+        sizes, strides = laid[at + 1 : at + 1 + axes], laid[at + 1 + axes : at + 1 + 2 * axes]
+        made.append(given[place].new_empty_strided(sizes, strides))
+        at += 1 + 2 * axes
+    return made
 
 
 def _ended(given: Sequence[torch.Tensor], made: Sequence[torch.Tensor], path: str) -> list[torch.Tensor]:
@@ -50,11 +63,12 @@ REPEAT, ENDED = torch.ops.mccompile.repeat.default, torch.ops.mccompile.ended.de
 
 _SHOWN = 2  # blocks of a sort that keep their weights: the first is often given another layout than the others
 Sort = tuple[object, ...]  # all that a graph knows of a value
+Size: TypeAlias = int | torch.SymInt
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """A block that ran its own code. places: for each tensor that it returns, that of a given one of its sort."""
+    """A block that ran its own code. places, laid: of the tensors that it returns, as `_repeat` takes them."""
 
     path: str
     module: nn.Module
@@ -63,6 +77,7 @@ class _Block:
     tensors: tuple[bool, ...]  # which of the leaves that it returns; the others are None
     out_spec: pytree.TreeSpec
     places: tuple[int, ...]
+    laid: tuple[Size, ...]
 
 
 class WeightsMissed(Exception):
@@ -169,13 +184,14 @@ def _act(path: str, module: nn.Module, met: list[_Block], found: dict[str, str],
         return block.module in taken.like and taken.unchanged(module)
 
     def run(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        given, spec = pytree.tree_flatten((args, kwargs))
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        given = [*_spread(flat)]
         asked = (spec, _context(), *_sorts(given))
         tensors = [x for x in given if isinstance(x, torch.Tensor)]
         for block in met:
             if repeated(block, asked):
                 found[path] = block.path
-                made = iter(REPEAT(tensors, path, block.path, block.places))
+                made = iter(REPEAT(tensors, path, block.path, block.places, block.laid))
                 return pytree.tree_unflatten([next(made) if t else None for t in block.tensors], block.out_spec)
         if taken is not None:
             raise WeightsMissed(f"`{path}` is given other values than the blocks before it")
@@ -183,12 +199,14 @@ def _act(path: str, module: nn.Module, met: list[_Block], found: dict[str, str],
         results, out_spec = pytree.tree_flatten(own(*args, **kwargs))
         places = _places(tensors, results)
         left, left_spec = pytree.tree_flatten((args, kwargs))
-        unchanged = left_spec == spec and list(map(id, left)) == list(map(id, given))
+        unchanged = left_spec == spec and list(map(id, _spread(left))) == list(map(id, given))
         if places is None or state_of(module) != before or not unchanged:
             return pytree.tree_unflatten(results, out_spec)
         returned = tuple(isinstance(x, torch.Tensor) for x in results)
-        met.append(_Block(path, module, before, asked, returned, out_spec, places))
-        made = iter(ENDED(tensors, [x for x in results if isinstance(x, torch.Tensor)], path))
+        ended = [x for x in results if isinstance(x, torch.Tensor)]
+        laid = tuple(size for x in ended for size in (x.dim(), *x.size(), *x.stride()))
+        met.append(_Block(path, module, before, asked, returned, out_spec, places, laid))
+        made = iter(ENDED(tensors, ended, path))
         return pytree.tree_unflatten([next(made) if t else None for t in returned], out_spec)
 
     return run
@@ -209,6 +227,15 @@ def _sort(tensor: torch.Tensor) -> Sort:
     return tensor.dtype, tensor.device, tensor.requires_grad, *laid
 
 
+def _spread(values: Sequence[object]) -> Iterator[object]:
+    """The values, and behind each dataclass what its fields hold, such as the masks that all blocks share."""
+    for value in values:
+        yield value
+        if is_dataclass(value) and not isinstance(value, type):
+            held = [getattr(value, item.name) for item in fields(value)]
+            yield from _spread(pytree.tree_leaves(held))
+
+
 def _sorts(values: Sequence[object]) -> Iterator[Sort]:
     """Of each value its sort, and the first place that has the same object."""
     first: dict[int, int] = {}
@@ -222,10 +249,15 @@ def _sorts(values: Sequence[object]) -> Iterator[Sort]:
 
 
 def _places(given: Sequence[torch.Tensor], results: Sequence[object]) -> tuple[int, ...] | None:
-    """For each tensor among the results the place of a given one of its sort; None where one has none."""
-    sorts = [_sort(t) for t in given]
-    made = [_sort(r) for r in results if isinstance(r, torch.Tensor)]
+    """For each tensor among the results the place of a given one that can make its like; None where one has none."""
+    made = [r for r in results if isinstance(r, torch.Tensor)]
     others = [r for r in results if not isinstance(r, torch.Tensor)]
-    if not made or any(sort not in sorts for sort in made) or any(r is not None for r in others):
-        return None
-    return tuple(sorts.index(sort) for sort in made)
+    found = [next((i for i, t in enumerate(given) if _fits(r, t)), None) for r in made]
+    places = tuple(place for place in found if place is not None)
+    return places if made and len(places) == len(made) and all(r is None for r in others) else None
+
+
+def _fits(made: torch.Tensor, given: torch.Tensor) -> bool:
+    """An empty tensor like `made` is one that `given` can make."""
+    same = made.dtype == given.dtype and made.device == given.device
+    return same and made.requires_grad == given.requires_grad and made.storage_offset() == 0

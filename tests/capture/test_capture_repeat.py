@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -213,3 +214,60 @@ def test_weights_come_back_when_the_export_fails() -> None:
     with pytest.raises(ExportError):
         export_model(tower, *_calls())
     assert weights == [id(weight) for weight in tower.parameters()]
+
+
+# ---- lists with an entry for each block, and values that blocks share in an object ---------------------------------
+@dataclass(frozen=True)
+class Seen:
+    """What all blocks attend by; no container that an export takes apart."""
+
+    bias: torch.Tensor
+
+
+class Attends(nn.Module):
+    """x + attention to kept keys and its own; gives its keys of the first rows too, a size that it was not given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.out = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, kept: torch.Tensor, seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+        own = self.key(x)
+        keys = torch.cat([kept, own], 1)
+        weights = torch.softmax(x @ keys.transpose(1, 2) + seen.bias, -1)
+        return x + self.out(weights @ keys), own[:, : x.size(1) // 2]
+
+
+class Keeps(nn.Module):
+    """Blocks that are given keys of an earlier call, as MAGI-1's. other: the block that is given another bias."""
+
+    def __init__(self, other: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Conv3d(3, 8, (1, 2, 2), (1, 2, 2)), nn.Linear(8, 12)
+        self.blocks = nn.ModuleList(Attends() for _ in range(DEPTH))
+        self.other = other
+
+    def forward(self, latent: torch.Tensor, kept: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        x = self.embed(latent).flatten(2).transpose(1, 2).contiguous()
+        seen, new = Seen(x.mean(-1, keepdim=True)), []
+        for i, block in enumerate(self.blocks):
+            x, own = block(x, kept[i], Seen(seen.bias[:, :1]) if i == self.other else seen)
+            new.append(own)
+        return self.head(x), *new
+
+
+@pytest.mark.parametrize(("other", "copied"), [(-1, {1, 2, 3, 4}), (3, {1, 2, 4})])
+def test_each_block_has_its_entry_of_a_list(other: int, copied: set[int]) -> None:
+    """Sizes that are equal in both calls are one size; the graph reads each block's own entry."""
+    model = Keeps(other).eval().requires_grad_(False)
+    sizes = ((3, 4, 6), 5), ((5, 6, 10), 9)
+    calls = [{"latent": torch.randn(1, 3, *size), "kept": [torch.randn(1, rows, 8) for _ in range(DEPTH)]}
+             for size, rows in sizes]  # fmt: skip
+    exported = export_model(model, *calls)
+    copies = {p for node in exported.copies for p, _ in _stack(node) if re.fullmatch(r"blocks\.\d+", p)}
+    assert copies == {f"blocks.{i}" for i in copied}
+    for size, rows in (*sizes, ((2, 8, 4), 7)):
+        call = {"latent": torch.randn(1, 3, *size), "kept": [torch.randn(1, rows, 8) for _ in range(DEPTH)]}
+        for found, wanted in zip(exported.module(**call), model(**call), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
