@@ -87,7 +87,7 @@ def motioncache() -> ir.PolicyIR:
 
 # ---- any IR that the types allow ---------------------------------------------------------------------------
 numbers = st.floats(allow_nan=False) | st.integers(-5, 5)
-names = st.sampled_from(["drift", "a", "none", "true", "x-1", "", "two words", 'say "hi"', "é", "inf", "3"]) | st.text(
+names = st.sampled_from(["drift", "a", "none", "true", "x-1", "", "two words", 'say "hi"', "é", "inf", "nan", "false", "3"]) | st.text(
     max_size=4
 )
 granularities = st.sampled_from(list(ir.Granularity))
