@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def accumulates(bound: BoundPolicy) -> bool:
     return any(isinstance(e, ir.Accumulate) for phase in bound.ir.phases for e in walk_rule(phase.rule, {}))
 
 
-@settings(UNHURRIED, max_examples=60)
+@settings(UNHURRIED, max_examples=30)
 @given(runs(static=True))
 def test_reasons_say_what_a_plan_does(run: tuple[Chunk, frozenset[str]]) -> None:
     chunk, made = run[0], planned(run[0])
@@ -54,12 +55,12 @@ def test_reasons_say_what_a_plan_does(run: tuple[Chunk, frozenset[str]]) -> None
             assert one.holds == SIGNS[one.sign](np.float32(one.value), np.float32(one.limit))
             assert one.left
             assert one.right
-    for now, later in zip(found, found[1:], strict=False):
+    for now, later in pairwise(found):
         if now.before:
             assert later.before == ((("account", 0.0),) if now.action == "compute" else now.after)
 
 
-@settings(UNHURRIED, max_examples=40)
+@settings(UNHURRIED, max_examples=20)
 @given(runs(static=False))
 def test_reasons_are_sure_of_what_a_plan_is_sure_of(run: tuple[Chunk, frozenset[str]]) -> None:
     chunk, made = run[0], planned(run[0])
@@ -80,7 +81,7 @@ def near(draw: st.DrawFn) -> tuple[Chunk, BoundPolicy]:
     return chunk, bind(replace(chunk.bound.ir, phases=tuple(phases)), {})
 
 
-@settings(UNHURRIED, max_examples=60)
+@settings(UNHURRIED, max_examples=30)
 @given(near())
 def test_a_difference_of_what_the_clock_decides_is_that_of_the_plans(both: tuple[Chunk, BoundPolicy]) -> None:
     chunk, second = both
