@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from mccompile import ir
 from mccompile.language.load import load_policy
 from mccompile.policy import witness
 from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.planner import plan
 from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
-from mccompile.policy.settled import settled
+from mccompile.policy.settled import settled, with_tables
 from mccompile.resources import shipped_policies
 
+TOLD = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 GRIDS = tuple(grid_of(n) for n in (1, 4, 9, 12))
 
 
@@ -74,6 +77,45 @@ def test_accounts_that_began_apart_are_not_taken_for_equal() -> None:
     late = bind(policy(ir.Phase("first", four, ir.Compute()), account), {})
     early = bind(policy(ir.Phase("first", four, replace(account.rule)), account), {})
     assert verdict(late, Implies(early)).outcome == "refuted"
+
+
+def test_accounts_that_the_clock_has_filled_alike_are_equal() -> None:
+    """Four steps are reused by the clock alone; what their rule has added counts in the phase that is measured."""
+
+    def filled(by: ir.Expr) -> BoundPolicy:
+        first = ir.Phase("first", ir.ForSteps(ir.Const(4.0)), reuse(below(ir.Accumulate(by), ir.Const(9.0))))
+        return bind(policy(first, rest(reuse(below(ir.Accumulate(MOTION), ir.Const(0.5))))), {})
+
+    fraction = ir.ClockRef("fraction")
+    twice = filled(ir.Apply("add", (fraction, fraction)))
+    assert verdict(filled(fraction), Equivalent(filled(fraction))).outcome == "proved"
+    assert verdict(filled(fraction), Equivalent(twice)).outcome != "proved"
+    assert verdict(twice, Implies(filled(fraction))).outcome != "proved"
+
+
+@pytest.mark.parametrize(("distance", "outcome"), [("cosine", "unknown"), ("l1", "refuted")])
+def test_no_schedule_has_a_distance_that_no_model_gives(distance: ir.Distance, outcome: str) -> None:
+    """That of an angle is at most 2, so a rule that asks for more never reuses."""
+    asked = ir.Change(distance, ir.SourceRef("latent"), "step", ir.Granularity.CHUNK)
+    made = bind(policy(rest(reuse(ir.Apply("gt", (asked, ir.Const(2.5)))))), {})
+    assert verdict(made, NeverReuses(0, 8)).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("distance", "since", "limit", "marks"),
+    [
+        ("l1", "compute", 0.5, "crrcrr"), ("rel_l1", "compute", 0.3, "crcrrc"),
+        ("cosine", "compute", 1.5, "crrccc"), ("l1", "step", 1.5, "crrccc"),
+    ],
+)  # fmt: skip
+def test_a_told_source_gives_the_distance_to_the_last_computation(
+    distance: ir.Distance, since: Literal["step", "compute"], limit: float, marks: str
+) -> None:
+    """It rises from 1 by 0.2 a step. Of an angle, and of what is compared with the step before, the values are told."""
+    asked = ir.Change(distance, ir.SourceRef("latent"), since, ir.Granularity.CHUNK)
+    bound = with_tables(bind(policy(rest(reuse(below(asked, ir.Const(limit))))), {}), {asked: TOLD})
+    made = plan(bound, grid_of(6), {}, frozenset())
+    assert "".join(cell.action[0] for cell in made.cells) == marks
 
 
 def test_schedules_of_the_clock_alone() -> None:
