@@ -20,6 +20,7 @@ from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.planner import plan
 from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
 from mccompile.policy.settled import settled, with_tables
+from mccompile.policy.together import implies
 from mccompile.resources import shipped_policies
 
 TOLD = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -99,6 +100,39 @@ def test_no_schedule_has_a_distance_that_no_model_gives(distance: ir.Distance, o
     asked = ir.Change(distance, ir.SourceRef("latent"), "step", ir.Granularity.CHUNK)
     made = bind(policy(rest(reuse(ir.Apply("gt", (asked, ir.Const(2.5)))))), {})
     assert verdict(made, NeverReuses(0, 8)).outcome == outcome
+
+
+TIMESTEP = reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "proved"),
+    [
+        (TIMESTEP, True),
+        (replace(TIMESTEP, granularity=ir.Granularity.TOKEN), True),
+        (replace(TIMESTEP, granularity=ir.Granularity.STEP), False),  # other chunks may be ahead
+        (replace(TIMESTEP, max_consecutive=ir.Const(2.0)), True),
+        (replace(TIMESTEP, max_total=ir.Const(3.0)), False),  # one of them has reused before
+        (reuse(below(ir.Accumulate(MOTION), ir.Const(0.5))), False),  # both measure something else
+    ],
+)
+def test_what_the_timestep_decides_is_the_same_in_runs_that_have_parted(rule: ir.Rule, proved: bool) -> None:
+    """One step is computed by A and reused by B; then both compute all, so their accounts are level again."""
+
+    def begun(first: ir.Rule) -> BoundPolicy:
+        two, one = ir.ForSteps(ir.Const(2.0)), ir.ForSteps(ir.Const(1.0))
+        return bind(policy(ir.Phase("first", two, first), ir.Phase("flush", one, ir.Compute()), rest(rule)), {})
+
+    found = verdict(begun(ir.Compute()), Implies(begun(ir.Every(ir.Const(9.0)))))
+    assert (found.outcome == "proved") == proved
+
+
+def test_bounds_of_calculations_prove_nothing() -> None:
+    """They are those of real numbers, and a graph rounds."""
+    above = ir.Apply("add", (MOTION, ir.Const(1.0)))
+    assert not implies(below(above, ir.Const(0.5)), below(MOTION, ir.Const(0.1)))
+    assert implies(below(above, ir.Const(0.5)), below(above, ir.Const(0.6)))
+    assert implies(below(MOTION, ir.Const(-0.1)), below(above, ir.Const(0.6)))  # no distance is negative
 
 
 @pytest.mark.parametrize(
