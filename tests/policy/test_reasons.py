@@ -16,6 +16,7 @@ from policy_cases import MODULATION, MOTION, STATIC, UNHURRIED, below, grid_of, 
 from test_planner_oracle import planned, rules, runs
 
 from mccompile import ir
+from mccompile.arithmetic.operations import Operator
 from mccompile.language.walk import walk_rule
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.difference import StepsComputed, difference
@@ -152,6 +153,14 @@ def test_why_a_step_is_computed_or_reused() -> None:
     assert (one.sign, one.limit, one.holds) == ("<", 0.75, True)
     assert one.value == pytest.approx(0.6)
     assert [len(r.compared) for r in found] == [0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("op", "sign"), [*zip(("lt", "le", "gt", "ge"), SIGNS, strict=True)])
+def test_each_comparison_of_a_condition_is_told(op: Operator, sign: str) -> None:
+    both = ir.Apply("and", (ir.Apply(op, (ir.ClockRef("step"), C(2.0))), below(C(0.0), C(1.0))))
+    found = reasons(bind(policy(rest(reuse(both))), {}), grid_of(4), NOTHING)
+    told = [[(one.sign, one.value, one.limit, one.holds) for one in reason.compared] for reason in found]
+    assert told == [[], *([(sign, n, 2.0, SIGNS[sign](n, 2.0)), ("<", 0.0, 1.0, True)] for n in (1.0, 2.0, 3.0))]
 
 
 @pytest.mark.parametrize(
