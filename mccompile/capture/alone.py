@@ -53,7 +53,7 @@ def capture_alone(
     calls = [pytree.tree_unflatten(list(leaves), pair.spec) for leaves in (pair.probe, pair.second)]
     seen = _seen(model, calls, pair)
     reason = "none of its module lists holds blocks that are called once each and pass on what they are given"
-    for chosen in _choices(seen):
+    for chosen in _choices(seen) or _choices_of_one_size(model, seen, pair):
         try:
             return _captured(model, chosen, pair, calls, why)
         except NotAlone as error:
@@ -89,23 +89,51 @@ def _list_of(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _choices(seen: Sequence[_Seen]) -> Iterator[list[_Seen]]:
-    """The lists of blocks together, then each alone, the longest first."""
+def _choices(seen: Sequence[_Seen]) -> list[list[_Seen]]:
+    """The lists of blocks together, then each alone, the longest first. Blocks work on a size that varies."""
+    return _ordered(seen, {name: blocks for name, blocks in _lists(seen).items() if _varies(blocks) and _pass(blocks)})
+
+
+def _choices_of_one_size(model: nn.Module, seen: Sequence[_Seen], pair: Pair) -> list[list[_Seen]]:
+    """As `_choices`, of a model that pads its tokens to one number: its blocks are those that the latent reaches."""
+    moved = list(pair.probe)
+    latent = moved[pair.source]
+    assert isinstance(latent, torch.Tensor)
+    moved[pair.source] = latent * -0.5 + 1
+    again, _ = watched(model, [block.one.path for block in seen], pytree.tree_unflatten(moved, pair.spec))
+    reached = {met.path for met, block in zip(again, seen, strict=True) if _differ(met.given, block.one.given)}
+    lists = {name: blocks for name, blocks in _lists(seen).items() if reached.issuperset(b.one.path for b in blocks)}
+    return _ordered(seen, {name: blocks for name, blocks in lists.items() if _pass(blocks)})
+
+
+def _differ(one: Sequence[object], two: Sequence[object]) -> bool:
+    """Whether the tensors among two lists of arguments differ."""
+    pairs = zip(one, two, strict=True)
+    return any(isinstance(a, torch.Tensor) and not _equal(a, b) for a, b in pairs)
+
+
+def _lists(seen: Sequence[_Seen]) -> dict[str, list[_Seen]]:
+    """The blocks of each list."""
     lists: dict[str, list[_Seen]] = {}
     for block in seen:
         lists.setdefault(_list_of(block.one.path), []).append(block)
-    fit = {name: blocks for name, blocks in lists.items() if _fits(blocks)}
+    return lists
+
+
+def _ordered(seen: Sequence[_Seen], fit: Mapping[str, list[_Seen]]) -> list[list[_Seen]]:
+    """The lists together, then each alone, the longest first."""
     together = [block for block in seen if _list_of(block.one.path) in fit]
-    if together:
-        yield together
-    if len(fit) > 1:
-        yield from sorted(fit.values(), key=len, reverse=True)
+    alone = sorted(fit.values(), key=len, reverse=True) if len(fit) > 1 else []
+    return [together, *alone] if together else []
 
 
-def _fits(blocks: Sequence[_Seen]) -> bool:
-    """Whether these are blocks: they work on a size that varies, and what they return they were given."""
-    varies = any(a.shape != b.shape for block in blocks for a, b in _results(block))
-    return varies and all(_passed(block, ()) is not None for block in blocks)
+def _varies(blocks: Sequence[_Seen]) -> bool:
+    return any(a.shape != b.shape for block in blocks for a, b in _results(block))
+
+
+def _pass(blocks: Sequence[_Seen]) -> bool:
+    """Whether what blocks return they were given."""
+    return all(_passed(block, ()) is not None for block in blocks)
 
 
 def _results(block: _Seen) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -25,6 +25,7 @@ from mccompile.capture.samples import samples_of
 from mccompile.capture.stacks import PRELUDE, Partition, partition
 from mccompile.capture.streams import roles
 from mccompile.capture.template import Template, cut
+from mccompile.capture.together import together
 from mccompile.capture.types import Assembled, CapturedModel
 from mccompile.capture.unsplit import unsplit
 from mccompile.capture.verify import prove
@@ -74,13 +75,40 @@ def captured_from(
     facts: Facts = measure(exported.module, exported.probe, exported.second, exported.copies)
     normalise(exported.module, facts)
     facts = unsplit(exported.module, facts)
-    share_masks(exported.module, facts, exported.source)
-    facts = number_anew(exported.module, facts)
-    assembled = assemble(_take_apart(exported, facts), type(model).__name__)
     proof = proved or (lambda made: prove(made, model, calls, exported.source, unbatched))
-    captured = proof(assembled)
+    captured = _with_tokens_together(model, exported, facts, proof)
+    if captured is None:
+        captured = _parts(model, exported, facts, proof)
     demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
     return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))
+
+
+def _parts(
+    model: nn.Module, exported: Exported, facts: Facts, proof: Callable[[Assembled], CapturedModel]
+) -> CapturedModel:
+    """The proved parts of a normalised graph."""
+    share_masks(exported.module, facts, exported.source)
+    facts = number_anew(exported.module, facts)
+    return proof(assemble(_take_apart(exported, facts), type(model).__name__))
+
+
+def _with_tokens_together(
+    model: nn.Module, exported: Exported, facts: Facts, proof: Callable[[Assembled], CapturedModel]
+) -> CapturedModel | None:
+    """As `_parts`, with the tokens of a sample together; None unless every block then has a form by rows, on a grid."""
+    own = exported.module.graph
+    joined = together(own, facts, exported.source)
+    if joined is None:
+        return None
+    exported.module.graph = joined.graph
+    try:
+        captured = _parts(model, exported, joined.facts, proof)
+    except CaptureError:
+        captured = None
+    if captured is not None and captured.grid is not None and all(kind.partial is not None for kind in captured.kinds):
+        return captured
+    exported.module.graph = own
+    return None
 
 
 def _take_apart(exported: Exported, facts: Facts) -> Parts:

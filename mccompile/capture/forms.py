@@ -173,7 +173,7 @@ def _segments(form: BlockForm, cutting: Cutting, node: fx.Node, pieces: dict[fx.
 
 
 def _token_wise(scope: Scope, node: fx.Node) -> bool:
-    seen = [scope.labels.get(a, ()) for a in node.all_input_nodes]
+    seen = [scope.of(a) for a in node.all_input_nodes if a in scope.labels]
     items = [x for a in node.all_input_nodes for x in scope.items.get(a, ())]
     return any(map(any_video, (*seen, *items)))
 

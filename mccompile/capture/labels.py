@@ -15,6 +15,7 @@ from typing import TypeAlias
 from torch import fx
 
 from mccompile.capture.dependence import written_by
+from mccompile.capture.factors import TOGETHER
 from mccompile.capture.facts import Extent, TensorFact, TupleFact
 from mccompile.capture.rows import Labels, RowSpans, any_video, has_video, total
 from mccompile.capture.rules import rule_of
@@ -48,12 +49,28 @@ def label(template: Template, seeds: Seeds, batch: Extent = (1, 1)) -> Scope:
 
 def _sees_video(scope: Scope, node: fx.Node) -> bool:
     return any(
-        any_video(scope.labels.get(o, ())) or any(any_video(x) for x in scope.items.get(o, ()))
+        (o in scope.labels and any_video(scope.of(o))) or any(any_video(x) for x in scope.items.get(o, ()))
         for o in node.all_input_nodes
     )
 
 
+def _pick_again(scope: Scope, node: fx.Node) -> None:
+    """Lets an operator read rows of what mixed tokens, where the axis of the tokens is known (together.py).
+
+    What follows an attention within frames then runs on the rows, as it does behind any other attention.
+    """
+    for operand in node.all_input_nodes:
+        axis = operand.meta.get(TOGETHER)
+        if axis is None or not scope.whole.get(operand) or rule_of(node.target) is None:
+            continue
+        size = scope.shape(operand)[axis]
+        rows = next((rows for _, rows in scope.kept.values() if total(rows) == size), None)
+        if rows is not None:
+            scope.picked[node, operand] = axis, rows
+
+
 def _step(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> None:
+    _pick_again(scope, node)
     if node.target is operator.getitem:
         source, index = node.args
         assert isinstance(source, fx.Node)
@@ -89,8 +106,18 @@ def _ruled(scope: Scope, node: fx.Node, fact: TensorFact | TupleFact) -> Labels 
                 return _unlabelled(fact)
             scope.picked[node, picked.operand] = picked.where
         except Refused as refused:
-            compute_over_all(scope, node, refused)
+            _run_over_all(scope, node, refused)
             return _unlabelled(fact)
+
+
+def _run_over_all(scope: Scope, node: fx.Node, refused: Refused) -> None:
+    """Computes an operator over all tokens: as it is where its operands have them all. Raises `refused`."""
+    given = [operand for operand in node.all_input_nodes if TOGETHER in operand.meta]
+    whole = [operand for operand in given if scope.picked.pop((node, operand), None) is not None]
+    if whole and not _sees_video(scope, node):
+        note_whole(scope, node)
+    else:
+        compute_over_all(scope, node, refused)
 
 
 def _unlabelled(fact: TensorFact | TupleFact) -> Labels | list[Labels]:

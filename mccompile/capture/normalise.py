@@ -90,6 +90,22 @@ def drop_plain_casts(module: fx.GraphModule) -> None:
                 module.graph.erase_node(node)
 
 
+def order(graph: fx.Graph) -> None:
+    """Brings a graph into an order in which every node comes after its operands."""
+    seen: set[fx.Node] = set()
+    for node in list(graph.nodes):
+        todo = [node]
+        while todo:
+            late = [used for used in todo[-1].all_input_nodes if used not in seen]
+            if late:
+                todo += late
+                continue
+            last = todo.pop()
+            if last not in seen and last is not node:
+                node.prepend(last)
+            seen.add(last)
+
+
 def drop_dead(graph: fx.Graph) -> None:
     """Removes what neither the output nor an in-place write into a live value or an operand needs."""
     flow = flow_graph(graph)

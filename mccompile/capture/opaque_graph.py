@@ -168,15 +168,32 @@ def located(assembled: Assembled, inputs: Sequence[Sequence[object]], source: st
         one, two = (assembled.prelude(*leaves)[0] for leaves in inputs)
     extents = tuple(zip(one.shape, two.shape, strict=True))
     axis = token_axis(TensorFact(extents, one.dtype))
+    if axis is None and one.shape == two.shape:
+        axis = _padded_axis(assembled, inputs, source, one.dim())
     if axis is None:
         return assembled
-    rows = _rows(replace(assembled, streams=(replace(assembled.streams[0], token_axis=axis),)), inputs, source)
+    rows = _rows(_along(assembled, axis), inputs, source)
     own = {first}
     for site in assembled.blocks:
         own |= {made for made, before in zip(site.streams_out, site.continues, strict=True) if before in own}
     known = Port(first, axis, key(rows), assembled.streams[0].depends, beside=beside_video(rows))
     ports = (replace(known, name=p.name) if p.name in own else p for p in assembled.streams)
     return replace(assembled, streams=tuple(ports))
+
+
+def _along(assembled: Assembled, axis: int) -> Assembled:
+    """With the tokens of the first stream along an axis."""
+    return replace(assembled, streams=(replace(assembled.streams[0], token_axis=axis),))
+
+
+def _padded_axis(assembled: Assembled, inputs: Sequence[Sequence[object]], source: str, rank: int) -> int | None:
+    """The axis along which the latent reaches another number of rows at each call: its tokens are padded there."""
+    for axis in range(1, rank):
+        embeddings = [embedding_of(_along(assembled, axis), leaves, source) for leaves in inputs]
+        (start, stop), (other_start, other_stop) = (latent_range(e) for e in embeddings)
+        if stop - start != other_stop - other_start:
+            return axis
+    return None
 
 
 def _rows(assembled: Assembled, inputs: Sequence[Sequence[object]], source: str) -> RowSpans:

@@ -37,6 +37,8 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
         return Along(shape.index(samples))
     found = value.meta.get("val")
     sizes = found.shape if isinstance(found, torch.Tensor) else (found,)
+    if found is None:  # a pass made the value
+        sizes = tuple(f"{one}|{two}" for one, two in shape)
     of_axes = zip(sizes, shape, strict=True) if shape else ()  # a number has no shape
     several = (str(n) for n, e in of_axes if is_several(e, samples))
     counts = _counts(value.graph, facts, samples)

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from mccompile.capture.errors import NoBlocksError
+from mccompile.capture.factors import TOGETHER
 from mccompile.capture.facts import Fact, Facts, ScalarFact, is_dynamic
 from mccompile.capture.sizes import find_size, symbol_of
 
@@ -92,7 +93,7 @@ def cut(path: str, nodes: list[fx.Node], prelude: Set[fx.Node], read_later: Set[
     scalars = {n: cutter.scalar(n) for n in outside if isinstance(facts[n], ScalarFact)}
     for captured in nodes:
         new = cutter.graph.node_copy(captured, lambda a: cutter.built[a] if a in cutter.built else scalars[a])
-        new.meta = {k: captured.meta[k] for k in ("nn_module_stack", "val") if k in captured.meta}
+        new.meta = {k: captured.meta[k] for k in ("nn_module_stack", "val", TOGETHER) if k in captured.meta}
         cutter.add(captured, new)
     outputs = {cutter.built[n]: n for n in nodes if n in read_later}
     origin = {new: captured for captured, new in cutter.built.items()}

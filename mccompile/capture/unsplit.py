@@ -21,7 +21,7 @@ from torch import fx
 from mccompile.capture.dependence import written_by
 from mccompile.capture.facts import Extent, Fact, ScalarFact, TensorFact, TupleFact, is_dynamic
 from mccompile.capture.moves import Unmapped, axis_map, sizes_listed
-from mccompile.capture.normalise import drop_dead
+from mccompile.capture.normalise import drop_dead, order
 from mccompile.capture.rules.pointwise import CASTS, POINTWISE
 from mccompile.capture.stacks import block_of
 
@@ -47,7 +47,9 @@ def unsplit(module: fx.GraphModule, facts: Mapping[fx.Node, Fact]) -> dict[fx.No
             except _Stays:
                 continue
     if work.done:
-        work.finish()
+        order(module.graph)
+        drop_dead(module.graph)
+        module.graph.lint()
     return work.facts
 
 
@@ -252,23 +254,6 @@ class _Unsplit:
         node.meta.pop("val", None)
         self.facts[node] = fact
         return node
-
-    def finish(self) -> None:
-        """Brings the graph into an order in which every node comes after its operands."""
-        seen: set[fx.Node] = set()
-        for node in list(self.graph.nodes):
-            todo = [node]
-            while todo:
-                late = [used for used in todo[-1].all_input_nodes if used not in seen]
-                if late:
-                    todo += late
-                    continue
-                last = todo.pop()
-                if last not in seen and last is not node:
-                    node.prepend(last)
-                seen.add(last)
-        drop_dead(self.graph)
-        self.graph.lint()
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -125,6 +125,35 @@ class Carrying(Branching):
         return self.head(x * sum(means))
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(DIM, DIM)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.inner(x)
+
+
+class Padded(Branching):
+    """Pads its tokens to one number, as HiDream does. Its longest list works on the text alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.captions = nn.ModuleList(Residual() for _ in range(5))
+
+    def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        x = self.patch(hidden_states).flatten(2).transpose(1, 2)
+        tokens = x.shape[1]
+        x = F.pad(x, (0, 0, 0, 96 - tokens))
+        if float(timestep.max()) > 500:
+            x = x * 0.5
+        for caption in self.captions:
+            text = caption(text)
+        for block in self.blocks:
+            x, text = block(x, text, scale=0.5)
+        return self.head(x[:, :tokens])  # type: ignore[no-any-return]
+
+
 def call(frames: int, height: int, width: int, samples: int = 1, step: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(step)
     latent = torch.randn(samples, 2, frames, height, width, generator=generator)
@@ -179,6 +208,17 @@ def test_a_step_that_reuses_adds_what_the_blocks_added_before(kind: type[Branchi
     assert torch.equal(found[0], own[0])
     assert not torch.allclose(found[1], own[1], atol=1e-4)
     assert torch.allclose(found[1], model.head(entered[1]) - added, atol=1e-5)
+
+
+def test_blocks_of_tokens_that_are_padded_to_one_number_are_those_that_the_latent_reaches() -> None:
+    found, own, compiled = run(Padded, "compute")
+    assert all(torch.equal(a, b) for a, b in zip(found, own, strict=True))
+    assert [site.path for site in compiled.captured.blocks] == ["blocks.0", "blocks.1", "blocks.2"]
+    found, own, compiled = run(Padded, EVERY_SECOND)
+    assert [event.action for event in compiled.events] == ["full", "reuse", "full", "reuse"]
+    model, _ = prepared(Padded)
+    one, two = (model.patch(call(5, 6, 8, 1, step)["hidden_states"]).flatten(2).transpose(1, 2) for step in range(2))
+    assert torch.allclose(found[1], own[0] + model.head(two) - model.head(one), atol=1e-5)
 
 
 def test_the_first_block_decides_for_the_rest() -> None:

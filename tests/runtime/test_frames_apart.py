@@ -1,4 +1,7 @@
-"""Frames that lie with the samples, [samples * frames, places, channels] (Latte): they are frames, and no samples."""
+"""Frames that lie with the samples, [samples * frames, places, channels]: they are frames, and no samples.
+
+The blocks write in place. Other blocks get the tokens of all frames together (capture/together.py).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.out(F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1)))
+        made = self.out(F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1)))
+        made.mul_(0.5)
+        return x + made
 
 
 class Axial(nn.Module):
