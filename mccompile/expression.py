@@ -73,6 +73,11 @@ class ClockRef(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Depth(Node):
+    """Where the block that decides stands: 0 for the model's first block, 1 for its last. Of rules of such blocks."""
+
+
+@dataclass(frozen=True, slots=True)
 class Table(Node):
     values: tuple[float, ...]  # [i] at the chunk's step i; for another number of steps, the nearest entry
 
@@ -244,7 +249,7 @@ class Apply(Node):
 
 
 Expr = (
-    Const | ParamRef | SignalRef | ClockRef | Table | SourceRef | Frequency | Change | FrameDiff | Normalise
+    Const | ParamRef | SignalRef | ClockRef | Depth | Table | SourceRef | Frequency | Change | FrameDiff | Normalise
     | Polynomial | Accumulate | Kept | Before | Cumulative | Average | Smooth | Stairs | SpectralWeight | Around
     | Area | Reduce | Apply
 )

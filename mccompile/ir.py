@@ -25,6 +25,7 @@ from mccompile.expression import (
     ClockRef,
     Const,
     Cumulative,
+    Depth,
     Distance,
     Expr,
     FrameDiff,
@@ -53,10 +54,10 @@ __all__ = [  # an expression's names are names of the IR
     "SUBLAYERS", "TOLD_AFTER",
     "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "BlockRef", "Blocks",
     "BranchRule", "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative",
-    "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity", "Integration",
-    "Kept", "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef", "PastMoment",
-    "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest", "Reuse",
-    "Rule", "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask",
+    "Depth", "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity",
+    "Integration", "Kept", "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef",
+    "PastMoment", "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest",
+    "Reuse", "Rule", "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight", "Stairs", "StepMask",
     "SublayerName", "Sublayers", "Table", "Top", "UntilRefreshes", "WholeModel",
 ]  # fmt: skip
 
@@ -261,6 +262,7 @@ class Region(Node):
     name: str | None = None
     each: bool | None = None  # every block decides apart
     bands: Bands | None = None  # of the whole model: what stands in for what is kept of it
+    depth: float | None = None  # of one of `each` in a model: where its block stands, 0 first to 1 last
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mccompile.cli.terminal import say
 from mccompile.cli.words import by_place, describe, whence, worth_lines
 from mccompile.diagnostics.pages import UnknownCode, explain_code
 from mccompile.diagnostics.render import visible
+from mccompile.language.by_depth import reads_depth
 from mccompile.language.extend import Merged
 from mccompile.language.fmt import format_policy
 from mccompile.language.load import find_policy, load_choices, load_merged
@@ -27,14 +28,13 @@ from mccompile.language.parse import parse
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import Chosen, load_chosen
 from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
-from mccompile.policy.groups import bounds_of, views
+from mccompile.policy.groups import bounds_of
 from mccompile.policy.in_words import rules_decided
-from mccompile.policy.plan_text import heading
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
 from mccompile.policy.text import show
-from mccompile.policy.within import plans_within, reasons_within
+from mccompile.policy.within import headings, plans_within, reasons_within
 
 if TYPE_CHECKING:
     from mccompile.generate.worth import Worth
@@ -250,17 +250,17 @@ class ForeseenPlan:
 
 def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPlan:
     """On the model's own grid and values; without a model, what the clock alone settles."""
-    bounds = bounds_of(bind(policy, dict(arguments.parameters)))
+    numbers = dict(arguments.parameters)
     steps = steps_asked(arguments.steps, [policy])
-    names = {view.name: heading(view, views(policy)) for view in views(policy)}
     plans: dict[str, Plan] = {}
     why: dict[str, tuple[StepReason, ...]] = {}
     if arguments.model is None:
-        grid = flow_grid(steps)
+        grid, bounds = flow_grid(steps), bounds_of(bind(policy, numbers))
         made_by = plans_within(policy, {view: plan(bound, grid, {}, frozenset()) for view, bound in bounds.items()})
         why_by = reasons_within(policy, {view: reasons(bound, grid, WITHOUT_MODEL) for view, bound in bounds.items()})
-        plans = {names[view]: made for view, made in made_by.items()}
-        return ForeseenPlan(plans, {names[view]: found for view, found in why_by.items()}, None)
+        names = headings(policy, made_by)
+        plans = {title: made_by[view] for view, title in names.items()}
+        return ForeseenPlan(plans, {title: why_by[view] for view, title in names.items()}, None)
     import torch
 
     from mccompile.capture.shallow import is_hollow
@@ -279,6 +279,8 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
         if not rows:
             continue
         lowered, grid = each.runner.lowered, part_of(whole, rows)
+        own = lowered.policy if reads_depth(policy) else policy  # there every block has its own region
+        bounds = bounds_of(bind(own, numbers))
         static, hollow = WITHOUT_MODEL, is_hollow(each.model)
         if not hollow:  # values of a source are made by weights
             with torch.no_grad():
@@ -288,13 +290,13 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
             view: plan(bound, grid, {}, frozenset()) if tables is None else planned(lowered, bound, grid, tables, True)
             for view, bound in bounds.items()
         }
-        why_by = reasons_within(policy, {view: reasons(bound, grid, static) for view, bound in bounds.items()})
-        for view, found in plans_within(policy, made_by).items():
-            title = "\n".join(filter(None, (part, names[view])))
-            plans[title], why[title] = found, why_by[view]
+        why_by = reasons_within(own, {view: reasons(bound, grid, static) for view, bound in bounds.items()})
+        made_by = plans_within(own, made_by)
+        for view, name in headings(own, made_by).items():
+            title = "\n".join(filter(None, (part, name)))
+            plans[title], why[title] = made_by[view], why_by[view]
     if arguments.stage is not None or len(plans) > 1:
         return ForeseenPlan(plans, why, None)
-    numbers = dict(arguments.parameters)
     kept = None
     if not captured.model.opaque:
         kept = kept_by(pipe, policy, captured, _size_of(arguments), numbers).predicted

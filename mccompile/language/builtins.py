@@ -214,4 +214,5 @@ FUNCTIONS = {
 
 CLOCKS: dict[str, ir.ClockName] = {"step": "step", "fraction": "fraction", "timestep": "timestep", "sigma": "sigma"}
 FREQUENCY = "frequency"  # has a value within the gain of a filter only
-RESERVED = frozenset({*SOURCES, *CLOCKS, *FUNCTIONS, FREQUENCY})
+DEPTH = "depth"  # has a value in rules of blocks that decide apart
+RESERVED = frozenset({*SOURCES, *CLOCKS, *FUNCTIONS, FREQUENCY, DEPTH})

@@ -11,6 +11,7 @@ from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language import ast
 from mccompile.language.builtins import BRANCHES, RESERVED
+from mccompile.language.by_depth import check_depth
 from mccompile.language.choices import (
     MOST_WAYS,
     Choice,
@@ -135,6 +136,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     told = check_names(merged.layers, declared, errors)
     check_use(regions, [rule for phase in made for rule in rules_of(phase)], reusing, told, signals, errors)
     check_weights(regions, made, signals, errors)
+    check_depth(regions, made, errors)
     chunks = check_chunks(merged.chunks, errors)
     cache = check_cache(merged.cache, errors)
     branches = check_branches(merged.branches, errors)

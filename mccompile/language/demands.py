@@ -13,7 +13,7 @@ from mccompile.language.types import POISON, Poison, TypedNumber, described
 from mccompile.language.walk import walk
 
 MANY = 1_000_000
-_OF_THE_CLOCK = (ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Stairs, ir.Apply)
+_OF_THE_CLOCK = (ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Depth, ir.Table, ir.Stairs, ir.Apply)
 
 class Demands:
     """Checks of numbers under the parameters of one policy. Each reports what is wrong, at the number's own words."""

@@ -12,11 +12,11 @@ from mccompile.diagnostics.source import Span
 from mccompile.ir import Granularity
 from mccompile.language import ast
 from mccompile.language.arguments import BoundCall, as_call, bind
-from mccompile.language.builtins import CLOCKS, FREQUENCY, FUNCTIONS, LISTED, NAMED, SOURCES
+from mccompile.language.builtins import CLOCKS, DEPTH, FREQUENCY, FUNCTIONS, LISTED, NAMED, SOURCES
 from mccompile.language.calls import CallRules
 from mccompile.language.combine import ARITHMETIC, COMPARISONS, Combining
 from mccompile.language.demands import Demands
-from mccompile.language.errors import names, tensors, values
+from mccompile.language.errors import layers, names, tensors, values
 from mccompile.language.intervals import Ranges
 from mccompile.language.nodes import names_in
 from mccompile.language.taps import block_source
@@ -176,6 +176,8 @@ class Elaborator:
             return POISON
         if name == FREQUENCY:
             return self._frequency(ref)
+        if name == DEPTH:
+            return self._depth(ref)
         self.used.add(name)
         if name in self.params:
             param = self.params[name]
@@ -196,7 +198,7 @@ class Elaborator:
             return TypedNumber(clock, Granularity.CHUNK, unit="steps" if step else "", whole=step, measured=True)
         if name in tensors.ATTENTION_MAPS:
             return self.report(tensors.NoAttentionMap(at, name))
-        known = (*self.params, *self.signals, *SOURCES, *CLOCKS)
+        known = (*self.params, *self.signals, *SOURCES, *CLOCKS, DEPTH)
         return self.report(names.UnknownName(at, name, known))
 
     def _block(self, written: ast.BlockResult) -> Typed:
@@ -209,6 +211,11 @@ class Elaborator:
         if not self._in_gain:
             return self.report(tensors.InvalidGain(ref.span, "it has a value within `gain` only"))
         return TypedNumber(ir.Frequency(at=ref.span), measured=True)
+
+    def _depth(self, ref: ast.Ref) -> Typed:
+        if self._open:
+            return self.report(layers.NoDepth(ref.span, "a signal is one for all layers"))
+        return TypedNumber(ir.Depth(at=ref.span), measured=True)
 
     def _call(self, expr: ast.Call | ast.Pipe) -> Typed:
         call = self._bound(expr)

@@ -19,7 +19,7 @@ from mccompile.diagnostics.diagnostic import Diagnostic, Help, Label
 from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.arguments import as_call
-from mccompile.language.builtins import CLOCKS, FREQUENCY, FUNCTIONS, RESERVED, SOURCES
+from mccompile.language.builtins import CLOCKS, DEPTH, FREQUENCY, FUNCTIONS, RESERVED, SOURCES
 from mccompile.language.errors import calling, names, values
 from mccompile.language.expressions import TOLD
 from mccompile.language.libraries import is_library
@@ -32,7 +32,7 @@ MOST_NODES = 20_000
 """Of the expressions that the calls of one policy become: functions of functions can double at each level."""
 
 _WORDS = frozenset(word for f in FUNCTIONS.values() for p in f.parameters for word in (*p.words, p.default or ""))
-_KNOWN = frozenset({*SOURCES, *CLOCKS, FREQUENCY, "yes", "no", "residual", "output", "gap"}) | _WORDS
+_KNOWN = frozenset({*SOURCES, *CLOCKS, FREQUENCY, DEPTH, "yes", "no", "residual", "output", "gap"}) | _WORDS
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             within = reach(of, ranges)
             found = values[bisect_right(limits, within.low) : bisect_right(limits, within.high) + 1]
             return Interval(min(found), max(found))
-        case ir.Area():
+        case ir.Area() | ir.Depth():
             return TRUTH
         case ir.Apply(op, args):
             return OPERATIONS[op].bounds(*(reach(arg, ranges) for arg in args))

@@ -34,8 +34,8 @@ def walk(expr: ir.Expr, signals: Mapping[str, ir.Signal], late: bool = True) -> 
 
 
 _CLOCKED = (
-    ir.Const, ir.ParamRef, ir.ClockRef, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative, ir.Apply,
-    ir.Stairs, ir.SpectralWeight, ir.SignalRef,
+    ir.Const, ir.ParamRef, ir.ClockRef, ir.Depth, ir.Table, ir.Polynomial, ir.Kept, ir.Before, ir.Cumulative,
+    ir.Apply, ir.Stairs, ir.SpectralWeight, ir.SignalRef,
 )  # fmt: skip
 
 

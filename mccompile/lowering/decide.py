@@ -16,7 +16,7 @@ from mccompile import ir
 from mccompile.language.walk import cell_of, own_stand_ins, walk, walk_rule, weighing_signals
 from mccompile.lowering.expressions import Leaves, evaluate, frame_difference, last_frames
 from mccompile.lowering.fire import fire
-from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, DepthRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.measured import MeasuredRow, rows_of, told_by
 from mccompile.lowering.moments import Moments
 from mccompile.lowering.pasts import Get, Pasts
@@ -108,6 +108,7 @@ def build_decide(
     looks_back = pasts.slots or running.slots or any(slot.n > 1 for slot in moments.slots)
     flags: tuple[FlagName, ...] = (*FLAGS, "fresh") if looks_back else FLAGS
     host: tuple[HostRow, ...] = (*map(Flag, flags), *map(AccountRow, accounts), *map(ClockRow, CLOCKS))
+    host += (DepthRow(),) if any(isinstance(e, ir.Depth) for e in found) else ()
     host += (*map(TableRow, tables), *map(ChangeRow, folded))
     places = (Places(),) if moments.gains or any(isinstance(e, ir.Around | ir.Area) for e in found) else ()
     before = (*kept, *results, *pasts.slots, *running.slots)
@@ -162,6 +163,7 @@ class _Decision:
         out: dict[Slot, torch.Tensor] = {}
         params = {p: get(Params())[i] for i, p in enumerate(self.spec.params)}
         clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
+        clock |= {"depth": row(DepthRow())} if DepthRow() in self.spec.host else {}
         tables = {r.table: row(r) for r in self.spec.host if isinstance(r, TableRow)}
         signals = {s.name: s for s in self.policy.signals}
         places = get(Places()) if Places() in self.spec.inputs else None

@@ -40,12 +40,13 @@ def _regions(region: ir.Region, depth: int) -> Iterator[ir.Region]:
         yield region
         return
     for block in range(first, last + 1):
+        share = block / max(depth - 1, 1)
         alone, called = ir.Blocks(block, block, at=region.where.at), f"{region.name or _UNNAMED}[{block}]"
         if isinstance(region.where, ir.Sublayers):
             part = ir.Sublayers(alone, region.where.part, at=region.where.at)
-            yield replace(region, where=part, name=f"{called}.{region.where.part}", each=None)
+            yield replace(region, where=part, name=f"{called}.{region.where.part}", each=None, depth=share)
         else:
-            yield replace(region, where=alone, name=called, each=None)
+            yield replace(region, where=alone, name=called, each=None, depth=share)
 
 
 def _phase(phase: ir.Phase, named: Mapping[str, list[str]]) -> ir.Phase:

@@ -54,6 +54,8 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return leaves.late[name] if signal.late else evaluate(signal.expr, leaves)
         case ir.ClockRef(what):
             return leaves.clock[what]
+        case ir.Depth():
+            return leaves.clock["depth"]
         case ir.Table() | ir.Cumulative():
             return leaves.tables[expr]
         case ir.Kept() | ir.Before() | ir.Average() | ir.Smooth():

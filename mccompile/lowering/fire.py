@@ -54,7 +54,7 @@ def fire(rule: ir.Reuse | ir.Top, leaves: Leaves, get: Get) -> Fired:
         grown = _grown(rule.by, leaves)
         score = torch.zeros_like(grown["account"]) + evaluate(rule.by, leaves)
         share = evaluate(rule.share, leaves)
-        if any(isinstance(e, ir.ClockRef | ir.Table) for e in walk(rule.share, leaves.signals)):
+        if any(isinstance(e, ir.ClockRef | ir.Depth | ir.Table) for e in walk(rule.share, leaves.signals)):
             share = share.flatten(2)  # each chunk has its own
         fired, undefined = _ranked(score, share), ~torch.isfinite(score)
     else:

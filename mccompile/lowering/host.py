@@ -42,6 +42,11 @@ class ClockRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DepthRow:
+    """Where the block that decides stands in the model."""
+
+
+@dataclass(frozen=True, slots=True)
 class TableRow:
     """The entry of a table, or a running total, at the chunk's own step."""
 
@@ -55,7 +60,7 @@ class ChangeRow:
     change: ir.Change
 
 
-HostRow: TypeAlias = Flag | AccountRow | ClockRow | TableRow | ChangeRow
+HostRow: TypeAlias = Flag | AccountRow | ClockRow | DepthRow | TableRow | ChangeRow
 
 
 def named(rows: Sequence[HostRow]) -> tuple[str, ...]:
@@ -71,6 +76,8 @@ def named(rows: Sequence[HostRow]) -> tuple[str, ...]:
                 return account if account == "account" else f"account:{account}"
             case ClockRow(clock):
                 return clock
+            case DepthRow():
+                return "depth"
             case TableRow():
                 return f"table:{tables.index(row)}"
             case ChangeRow():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mccompile.language import ast
-from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.builtins import CLOCKS, DEPTH, FUNCTIONS, SOURCES
 from mccompile.language.coefficients import coefficient_sets
 from mccompile.language.spell import signature, spell
 from mccompile.lsp.document import Document
@@ -138,3 +138,4 @@ def _values(document: Document) -> Iterator[Candidate]:
     yield from (Candidate(name, "function", f.signature()) for name, f in FUNCTIONS.items())
     yield from (Candidate(name, "source", "a tensor of the model") for name in SOURCES)
     yield from (Candidate(name, "clock", "a clock value") for name in CLOCKS)
+    yield Candidate(DEPTH, "clock", "where the block that decides stands")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from mccompile import ir
 from mccompile.diagnostics.source import Span
-from mccompile.language.builtins import BRANCHES, CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.builtins import BRANCHES, CLOCKS, DEPTH, FUNCTIONS, SOURCES
 from mccompile.language.intervals import CLOCKS as RANGES
 from mccompile.language.intervals import Ranges, reach
 from mccompile.language.parse import keywords
@@ -36,6 +36,7 @@ _CLOCKS: Mapping[str, str] = {
     "timestep": "the timestep of the chunk's own step, from 1000 to 0",
     "sigma": "the noise level of the chunk's own step, from 1 to 0",
 }
+_DEPTH = "where the block that decides stands in the model, 0 for the first and 1 for the last; behind `layers each`"
 _KEYWORDS: Mapping[str, str] = {
     "reuse": "`reuse G while CONDITION`: each cell is reused while the condition holds, and computed otherwise; "
     "of several in one phase the first one that holds says what stands in, `reuse G as VALUE while CONDITION`",
@@ -116,6 +117,8 @@ def _of_language(name: str) -> str:
     if name in CLOCKS:
         within = RANGES[CLOCKS[name]]
         return f"**clock** `{name}`: {_CLOCKS[name]}\n\na number per chunk, {within.low:g} to {within.high:g}; static"
+    if name == DEPTH:
+        return f"`{name}`: {_DEPTH}\n\na number per block, 0 to 1; known once the model is"
     if name in SUBLAYERS:
         return f"**part of blocks** `{name}`: {SUBLAYERS[name]}"
     if name in BRANCHES:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pygments.lexer import RegexLexer, bygroups, words
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Text
 
-from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.builtins import CLOCKS, DEPTH, FUNCTIONS, SOURCES
 from mccompile.language.parse import keywords
 
 DECLARATIONS = (
@@ -35,7 +35,7 @@ class PolicyLexer(RegexLexer):
             (words(sorted(FUNCTIONS), suffix=r"\b(?=\s*\()"), Name.Function),
             (words(sorted(keywords()), suffix=r"\b"), Keyword),
             (words(sorted(SOURCES), suffix=r"\b"), Name.Builtin),
-            (words(sorted(CLOCKS), suffix=r"\b"), Name.Variable.Magic),
+            (words(sorted((*CLOCKS, DEPTH)), suffix=r"\b"), Name.Variable.Magic),
             (r"[A-Za-z_]\w*", Name),
             (r"<=|>=|\.\.|[-+*/^|<>=]", Operator),
             (r"[{}()\[\],:]", Punctuation),

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from mccompile.language.builtins import CLOCKS, FUNCTIONS, SOURCES
+from mccompile.language.builtins import CLOCKS, DEPTH, FUNCTIONS, SOURCES
 from mccompile.language.parse import keywords
 from mccompile.lsp.lexer import DECLARATIONS
 
@@ -23,7 +23,7 @@ def textmate_grammar() -> str:
         ("entity.name.function.policy", _any(FUNCTIONS) + r"(?=\s*\()"),
         ("keyword.control.policy", _any(keywords() - set(DECLARATIONS))),
         ("support.variable.policy", _any(SOURCES)),
-        ("variable.language.policy", _any(CLOCKS)),
+        ("variable.language.policy", _any((*CLOCKS, DEPTH))),
         ("keyword.operator.policy", r"<=|>=|\.\.|[-+*/^|<>=]"),
     ]
     grammar = {

@@ -43,10 +43,14 @@ class Quantity(float):
 
 @dataclass(frozen=True, slots=True)
 class BoundPolicy:
-    """A policy and the values of all its parameters (in the order of their declaration, all in range)."""
+    """A policy and the values of all its parameters (in the order of their declaration, all in range).
+
+    depth: as one group of regions sees the policy, where its block stands in the model (ir.Region).
+    """
 
     ir: PolicyIR  # hides the module of this name in the class body
     values: Mapping[str, float] = field(hash=False)
+    depth: float | None = None
 
     def number(self, expr: Expr) -> np.float32:
         """The value of an expression of parameters and constants. Raises ValueError for any other."""

@@ -60,6 +60,7 @@ class StaticMoment:
     accounts: Mapping[str, np.float32] | None
     tables: Mapping[ir.Change, tuple[float, ...]] = field(default_factory=dict)
     kept: tuple[int, ...] | None = None
+    depth: float | None = None
 
     def back_at(self, step: int) -> StaticMoment:
         """The same cell at an earlier own step of the chunk."""
@@ -86,6 +87,10 @@ def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
             return _value(at.signals[name].expr, at)
         case ir.ClockRef(what):
             return clock_value(what, at.step, _grid(at))
+        case ir.Depth():
+            if at.depth is None:
+                raise ValueError("it is not known here which block decides")
+            return np.float32(at.depth)
         case ir.Table():
             return table_value(expr, at.step, _grid(at).steps)
         case ir.Change():
@@ -233,6 +238,8 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
         match e:
             case ir.Cumulative():
                 return True
+            case ir.Depth():
+                return not any(region.each for region in policy.regions)  # in a model, each block is one of them
             case ir.Change(_, of, since, _, _, a):
                 return since == "step" and a is None and of.name in static_sources - _NEVER_STATIC
             case ir.FrameDiff() | ir.SourceRef() | ir.Frequency() | ir.Area():

@@ -76,13 +76,19 @@ def policies(policy: ir.PolicyIR) -> Mapping[str, ir.PolicyIR]:
 
 def bounds_of(bound: BoundPolicy) -> Mapping[str, BoundPolicy]:
     """The bound policy as each of its views has it, by the name of the view."""
-    return {view: replace(bound, ir=own) for view, own in policies(bound.ir).items()}
+    own = policies(bound.ir)
+    return {view.name: _bound(bound, own[view.name], view.group) for view in views(bound.ir)}
 
 
 def bounds_in(bound: BoundPolicy, branch: str) -> Mapping[str, BoundPolicy]:
     """The bound policy as each group of regions has it in the calls of a branch."""
     found = {group: policy_of(bound.ir, view_in(bound.ir, group, branch)) for group in groups(bound.ir)}
-    return {group: replace(bound, ir=own) for group, own in found.items()}
+    return {group: _bound(bound, own, group) for group, own in found.items()}
+
+
+def _bound(bound: BoundPolicy, own: ir.PolicyIR, group: str) -> BoundPolicy:
+    depths = {region.depth for region in own.regions if group_of(region) == group}
+    return replace(bound, ir=own, depth=depths.pop() if len(depths) == 1 else None)
 
 
 def _phase_of(phase: ir.Phase, view: View) -> ir.Phase:

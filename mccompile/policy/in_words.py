@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mccompile import ir
 from mccompile.language.spell import where
@@ -116,4 +117,7 @@ def when_decided(rule: ir.Rule, policy: ir.PolicyIR) -> str:
         return "static: the clock and the parameters decide"
     if isinstance(rule, ir.Reuse) and all(is_static(e, policy, TIMESTEP_SOURCES) for e in expressions):
         return "static, once the model's timestep embedding is known: folded into the plan (give --model)"
+    in_a_model = replace(policy, regions=())
+    if isinstance(rule, ir.Reuse) and all(is_static(e, in_a_model, TIMESTEP_SOURCES) for e in expressions):
+        return "static, once the depth of each block is known: folded into the plan (give --model)"
     return "dynamic: decided by nodes in the graph, from data"

@@ -91,7 +91,7 @@ def static_notes(bound: BoundPolicy, grid: Grid, static: Static, cells: Sequence
         for step in asked:
             changes = {c: np.float32(t[step]) for c, t in static.tables.items()}
             params = {name: np.float32(v) for name, v in bound.values.items()}
-            at = StaticMoment(params, signals, grid, step, changes, None, static.tables)
+            at = StaticMoment(params, signals, grid, step, changes, None, static.tables, depth=bound.depth)
             value, argument = float(evaluate(fit, at)), float(evaluate(fit.of, at))
             arguments.append((f"step {step}", argument))
             if value < 0:

@@ -201,4 +201,5 @@ def moment_of(bound: BoundPolicy, grid: Grid, at: Situation, static: Static) -> 
         accounts=None if accounts is None else dict(zip(account_names(bound.ir), accounts, strict=True)),
         tables=static.tables,
         kept=at.computed,
+        depth=bound.depth,
     )

@@ -31,5 +31,5 @@ def decide_ahead(step: Step, device: torch.device) -> Deciding | None:
     actions = resolve_all(now, history, bound, plan, layout.batch)
     if step.fold and not any(a.kind == "dynamic" for of_sample in actions for a in of_sample):
         return None
-    host = host_rows(decide.spec, now, actions, states, plan, history.computed)
+    host = host_rows(decide.spec, now, actions, states, plan, history.computed, bound.depth)
     return decide.start(host, parameters(decide.spec.params, bound, device), {}, states, layout, now)

@@ -13,7 +13,7 @@ import torch
 from mccompile import ir
 from mccompile.backend.role import GraphCall
 from mccompile.lowering.decide import DecideSpec
-from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, FlagName, HostRow, TableRow
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, DepthRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import (
     ChosenWay,
@@ -46,11 +46,12 @@ OUTPUT = Tail("block_output")
 
 
 def host_rows(
-    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan, kept: np.ndarray
+    spec: DecideSpec, moment: Moment, actions: Sequence[Sequence[Action]], states: States, plan: Plan, kept: np.ndarray,
+    depth: float | None = None,
 ) -> np.ndarray:
     """`host` [B, K, G] float32: what the clock and the plan know of each chunk of each sample. Changes nothing.
 
-    kept: of which chunks of the video something is kept, bool [B, chunks].
+    kept: of which chunks of the video something is kept, bool [B, chunks]. depth: of the block that decides.
     """
     host = np.zeros((len(actions), len(spec.host), len(moment.chunks)), np.float32)
     for b, of_sample in enumerate(actions):
@@ -67,12 +68,13 @@ def host_rows(
                 "tail": seen,
                 "fresh": not kept[b, time.chunk],
             }
-            host[b, :, g] = [_told(row, flags, action, time, moment.grid, plan) for row in spec.host]
+            host[b, :, g] = [_told(row, flags, action, time, moment.grid, plan, depth) for row in spec.host]
     return host
 
 
 def _told(
-    row: HostRow, flags: Mapping[FlagName, float], action: Action, time: ChunkTime, grid: Grid, plan: Plan
+    row: HostRow, flags: Mapping[FlagName, float], action: Action, time: ChunkTime, grid: Grid, plan: Plan,
+    depth: float | None,
 ) -> float | np.float32:
     """Returns the entry of a row for one chunk. Outside of a chunk's own steps clock and plan say nothing: 0."""
     match row:
@@ -86,6 +88,9 @@ def _told(
             return action.account if name == "account" else plan.cells[time.step].others[plan.accounts.index(name)]
         case ClockRow(clock):
             return clock_value(clock, time.step, grid)
+        case DepthRow():
+            assert depth is not None
+            return depth
         case TableRow(table):
             return clock_row(table, time.step, grid)
         case ChangeRow(change):

@@ -107,7 +107,7 @@ class Weighing:
         params: Mapping[str, np.float32] = {n: np.float32(v) for n, v in self.bound.values.items()}
         known = {name: ir.Const(value) for name, value in told.items()}
         signals = {s.name: replace(s, expr=known.get(s.name, s.expr)) for s in self.bound.ir.signals}
-        at = StaticMoment(params, signals, self.grid, step, {}, None, {}, computed)
+        at = StaticMoment(params, signals, self.grid, step, {}, None, {}, computed, self.bound.depth)
         kept, passed = (
             tuple(np.float32(evaluate(w, at)) for w in rows[min(len(computed), len(rows)) - 1])
             for rows in (self.forecast.weights, self.forecast.passed or ((),))

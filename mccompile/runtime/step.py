@@ -191,7 +191,8 @@ class Step:
         elif decide is not None and (
             dynamic or not self.fold or decide.tells_weights or (decide.sees_every_step and not self._settled())
         ):
-            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan, self.course.history.computed)
+            kept, depth = self.course.history.computed, self.bound.depth
+            host = host_rows(decide.spec, self.moment, self.actions, states, self.plan, kept, depth)
             ready, states.ahead = states.ahead, None
             if ready is None or not np.array_equal(ready.host, host):
                 params = parameters(decide.spec.params, self.bound, self.engine.video(env).device)

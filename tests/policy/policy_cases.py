@@ -105,6 +105,7 @@ leaves = st.one_of(
     changes,
     st.builds(ir.FrameDiff, sources, st.booleans()),
     st.just(ir.Area((0.25, 1.0), (0.0, 0.5))),
+    st.just(ir.Depth()),
     st.builds(ir.SpectralWeight, st.integers(1, 3), st.just(4), st.just(8), st.builds(ir.Const, numbers)),
 )
 

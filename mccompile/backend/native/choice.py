@@ -24,7 +24,7 @@ QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)  # fewest of each 
 KEYS = (0, 96, 256, 1024, 4096, 16384)  # fewest of each class
 MEASURED_AT = (64, 128, 512, 2048, 8192, 32768)  # keys of each class
 LARGEST = 2**24  # queries times keys: beyond, time grows with the keys, and a class is as the one with fewer keys
-MARGIN, ROUNDS = 1.1, 3
+MARGIN, ROUNDS = 1.03, 5
 HEADS_APART = 4  # heads that lie in one row of a model's keys, at least: how far apart the rows of one head are
 LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
 

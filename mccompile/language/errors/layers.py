@@ -119,6 +119,25 @@ class NotEach(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class NoDepth(Diagnostic):
+    """`depth` where no single block decides."""
+
+    code = "MC0290"
+    title = "`depth` has a value in the rules of blocks that decide apart"
+    label = "{why}"
+    why: str
+    layers: Span | None = None
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.layers is None else (Label(self.layers, "these layers decide together"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        if self.layers is None:
+            return (Help("write it in a rule, or make a function of it that the rule calls"),)
+        return (Help("let each block decide: `layers each blocks[*] { keep residual }`"),)
+
+
+@dataclass(frozen=True, slots=True)
 class GapOfBoth(Diagnostic):
     """A rule of all branches that reuses the gap between them."""
 
