@@ -47,6 +47,8 @@ class Emitter:
     ) -> fx.Node:  # fmt: skip
         """A value whose axes have the factors `old` as one with the factors `new`, where it repeats what it lacks."""
         sizes = self._sizes(value, old)
+        if list(old) == list(new):
+            return value
         flat, wanted = [f for own in old for f in own], [f for own in new for f in own]
         dtype = self.facts[value].dtype  # type: ignore[union-attr]  # _sizes has proved it a tensor
 

@@ -4,6 +4,8 @@ before: x: [B F, P, C];  x = x + attend(q(x), k(x), v(x));  x = flatten(transpos
 after:  x: [B, F P, C];  x = x + join(attend(part(q(x)), part(k(x)), part(v(x))));   the axes that moved stay
 refuses when: something is written in place, or a value that has all tokens is of no known axes
 
+The blocks may also be given tokens that are together, and take them apart themselves (Open-Sora).
+
 All that runs on each token by itself runs on tokens that are together. What mixes them (attention) gets its operands as
 the model has them, and what it gives is put together again. So a block has one axis of tokens, and rows of it can be
 selected. What is repeated for each frame or place is left as it was before, and what differs between them is
@@ -20,12 +22,12 @@ import torch
 from torch import fx
 
 from mccompile.capture.dependence import data_inputs, flow_graph, root_of, written_by
-from mccompile.capture.factors import FRAMES, PLACES, SAMPLES, Apart, Unfit
+from mccompile.capture.factors import FRAMES, ONE, PLACES, SAMPLES, Apart, Unfit, times
 from mccompile.capture.facts import Extent, Fact, ScalarFact, TensorFact, is_dynamic
 from mccompile.capture.normalise import drop_dead, order
 from mccompile.capture.sizes import find_size
 from mccompile.capture.stacks import block_of
-from mccompile.capture.together_rules import ruled
+from mccompile.capture.together_rules import RESHAPES, ruled
 from mccompile.capture.token_values import OUTSIDE, TokenValues
 
 aten = torch.ops.aten
@@ -41,9 +43,10 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What enters the first block: [samples * frames, ..., places, ...]. extents: how many there are of each."""
+    """What enters the first block, its factors, and how many samples, frames and places there are."""
 
     value: fx.Node
+    own: Apart
     extents: dict[str, Extent]
 
 
@@ -60,7 +63,7 @@ def together(graph: fx.Graph, facts: Mapping[fx.Node, Fact], source: str) -> Joi
         built[node] = new
     values = TokenValues(copy, {built[n]: fact for n, fact in facts.items() if n in built}, entry.extents)
     try:
-        _rewrite(values, built[entry.value])
+        _rewrite(values, built[entry.value], entry.own)
     except Unfit:
         return None
     order(copy)
@@ -70,19 +73,49 @@ def together(graph: fx.Graph, facts: Mapping[fx.Node, Fact], source: str) -> Joi
 
 
 def _entry(graph: fx.Graph, facts: Mapping[fx.Node, Fact], source: str) -> _Entry | None:
-    """What enters the first block with the data of the latent, if the frames of a sample lie along its first axis."""
+    """What enters the first block with the data of the latent, if its tokens are taken apart there or in the blocks."""
     latent = facts[next(n for n in graph.find_nodes(op="placeholder") if n.name == source)]
     first = _first(graph, facts, source)
     fact = facts[first] if first is not None else None
     if first is None or not isinstance(fact, TensorFact) or not isinstance(latent, TensorFact) or len(fact.shape) < 3:
         return None
     samples, several = latent.shape[0], fact.shape[0]
-    places = [extent for extent in fact.shape[1:] if is_dynamic(extent)]
-    fits = all(a > b and a % b == 0 for a, b in zip(several, samples, strict=True))
-    if not fits or len(places) != 1:
+    varying = [extent for extent in fact.shape[1:] if is_dynamic(extent)]
+    if len(varying) != 1:
         return None
+    rest = ((),) * (len(fact.shape) - 2)
+    if samples == several and is_dynamic(fact.shape[1]):
+        parted = _parted(graph, facts, samples, varying[0])
+        own = Apart(((SAMPLES,), (FRAMES, PLACES), *rest), varies=True)
+        return None if parted is None else _Entry(first, own, {SAMPLES: samples, FRAMES: parted[0], PLACES: parted[1]})
+    if not all(a > b and a % b == 0 for a, b in zip(several, samples, strict=True)):
+        return None
+    own = Apart(((SAMPLES, FRAMES), *((PLACES,) if is_dynamic(e) else () for e in fact.shape[1:])), varies=True)
     frames = several[0] // samples[0], several[1] // samples[1]
-    return _Entry(first, {SAMPLES: samples, FRAMES: frames, PLACES: places[0]})
+    return _Entry(first, own, {SAMPLES: samples, FRAMES: frames, PLACES: varying[0]})
+
+
+def _parted(
+    graph: fx.Graph, facts: Mapping[fx.Node, Fact], samples: Extent, tokens: Extent
+) -> tuple[Extent, Extent] | None:
+    """How many frames and places the first block that takes tokens [samples, tokens, ...] apart makes of them."""
+    for node in graph.nodes:
+        source, new = node.args[0] if node.args else None, facts.get(node)
+        old = facts.get(source) if isinstance(source, fx.Node) else None
+        if node.target not in RESHAPES or block_of(node) is None or not isinstance(old, TensorFact):
+            continue
+        if not isinstance(new, TensorFact) or old.shape[:2] != (samples, tokens) or len(new.shape) < 3:
+            continue
+        first, second, third = new.shape[:3]
+        if (first, times(second, third)) == (samples, tokens) and new.shape[3:] == old.shape[2:]:
+            found = second, third
+        elif times(first, second) == times(samples, tokens) and new.shape[2:] == old.shape[2:]:
+            found = (first[0] // samples[0], first[1] // samples[1]), second
+        else:
+            continue
+        if ONE not in found and times(*found) == tokens:
+            return found
+    return None
 
 
 def _first(graph: fx.Graph, facts: Mapping[fx.Node, Fact], source: str) -> fx.Node | None:
@@ -97,14 +130,13 @@ def _first(graph: fx.Graph, facts: Mapping[fx.Node, Fact], source: str) -> fx.No
     return None
 
 
-def _rewrite(values: TokenValues, entry: fx.Node) -> None:
-    """Rewrites the graph from what enters the first block to the last block. Raises Unfit."""
+def _rewrite(values: TokenValues, entry: fx.Node, own: Apart) -> None:
+    """Rewrites the graph from what enters the first block to the last one. Raises Unfit, also if nothing is gained."""
     nodes = list(values.graph.nodes)
     last = max(i for i, n in enumerate(nodes) if block_of(n) is not None and n.op == "call_function")
     _count(values, entry, nodes)
-    axes = ((PLACES,) if is_dynamic(extent) else () for extent in values.shape(entry)[1:])
-    own = values.own[entry] = Apart(((SAMPLES, FRAMES), *axes), varies=True)
     follows = nodes[nodes.index(entry) + 1]
+    values.own[entry] = own
     values.made[entry] = values.rearranged(entry, own.folded, own.together, follows, OUTSIDE)
     values.apart.add(entry)
     behind = {entry}  # all that depends on what enters the first block
@@ -119,6 +151,8 @@ def _rewrite(values: TokenValues, entry: fx.Node) -> None:
             _step(values, node)
         elif node is not entry:
             _step_outside(values, node)
+    if not any(n.target is aten.linear.default and own.folded != own.together for n, own in values.own.items()):
+        raise Unfit  # only what mixes tokens takes them apart
     for node in nodes[last + 1 :]:
         values.read_apart(node, OUTSIDE)
 
@@ -128,7 +162,7 @@ def _count(values: TokenValues, entry: fx.Node, nodes: list[fx.Node]) -> None:
     place = nodes.index(entry) + 1
     before, follows = nodes[:place], nodes[place]
     tensors = [(n, ()) for n in before if n.op != "get_attr" and isinstance(values.facts.get(n), TensorFact)]
-    numbers = [n for n in before if isinstance(values.facts.get(n), ScalarFact)]
+    numbers = [n for n in nodes if isinstance(values.facts.get(n), ScalarFact) and (n in before or _of_inputs(n))]
     for name, extent in values.extents.items():
         if not is_dynamic(extent):
             values.numbers[name] = extent[0]
@@ -142,6 +176,14 @@ def _count(values: TokenValues, entry: fx.Node, nodes: list[fx.Node]) -> None:
             number = values.put(aten.sym_size.int, (found.node, found.axis), ScalarFact(extent), follows, OUTSIDE)
             number.meta["val"] = size
             values.numbers[name] = number
+
+
+def _of_inputs(number: fx.Node) -> bool:
+    """Whether a number is computed from the sizes of what the model is given."""
+    used = number.all_input_nodes
+    if number.target is aten.sym_size.int:
+        return used[0].op == "placeholder"
+    return number.op == "placeholder" or (bool(used) and all(map(_of_inputs, used)))
 
 
 def _is_held(values: TokenValues, node: fx.Node) -> bool:

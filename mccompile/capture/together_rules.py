@@ -25,7 +25,7 @@ TogetherRule: TypeAlias = Callable[[TokenValues, fx.Node], MadeTogether]
 _PICKS = (aten.unbind.int, aten.select.int)
 _PERMUTES = (aten.permute.default, aten.transpose.int, aten.swapaxes.default, aten.swapdims.default, aten.movedim.int,
              aten.mT.default)  # fmt: skip
-_RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints,
+RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints,
              aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default)  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def layout(values: TokenValues, node: fx.Node) -> MadeTogether:
         return _again(values, node, found, (value, own.place(axis), *node.args[2:]))
     if node.target in _PERMUTES:
         return found, _permuted(values, node, own, found, groups)
-    if node.target in _RESHAPES:
+    if node.target in RESHAPES:
         return found, _reshaped(values, node, own, found, groups)
     raise Unfit
 
