@@ -69,7 +69,9 @@ def test_without_an_account_it_does() -> None:
 def test_of_data_it_does_not_follow() -> None:
     """Once the two have parted, what is measured differs: no proof, though one schedule shows nothing either."""
     tight, lax = (bind(policy(rest(reuse(below(MOTION, ir.Const(t))))), {}) for t in (0.1, 0.2))
-    assert verdict(tight, Implies(lax)).outcome == "unknown"
+    found = verdict(tight, Implies(lax))
+    assert found.outcome == "unknown"
+    assert found.reason == "what is measured decides step 1 of a run of 4 steps, and no schedule was found"
 
 
 def test_accounts_that_began_apart_are_not_taken_for_equal() -> None:
