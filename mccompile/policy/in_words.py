@@ -84,7 +84,7 @@ def parameter(param: ir.Param, value: float | None = None) -> tuple[str, str, st
     """The name, the value (None: the default) and the range of a parameter, as they are written."""
     scale, unit = (100.0, "%") if param.unit == "%" else (1.0, f" {param.unit}" if param.unit else "")
     default, low, high = (f"{scale * v:g}" for v in (param.default if value is None else value, param.low, param.high))
-    return param.name, f"{default}{unit}", f"{low}..{high}{unit}"
+    return param.name, f"{default}{unit}", f"{low}{unit if unit == '%' else ''}..{high}{unit}"
 
 
 def known(signal: ir.Signal, policy: ir.PolicyIR) -> str:

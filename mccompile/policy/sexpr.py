@@ -24,7 +24,7 @@ from mccompile.policy.errors import TextMalformed
 
 _TOKEN = re.compile(r'\s*(?P<token>[()\[\]=]|"(?:[^"\\]|\\.)*"|[^\s()\[\]="]+)')
 _BARE = re.compile(r"[A-Za-z_][\w.\-]*\Z")
-_WORDS = frozenset({"none", "true", "false", "inf", "nan"})
+_WORDS = frozenset({"none", "true", "false"})
 _SHORT = 2
 DEEPEST = 200  # brackets in brackets: Python's own stack holds a few frames for each
 _RENAMED: dict[type[object], str] = {

@@ -198,7 +198,8 @@ def _course(facts: CourseFacts) -> Course:
 def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, staging: Staging | None) -> torch.Tensor:
     """The tensor in memory of its own that lies as it did: compiled graphs are made for strides."""
     reach = 1 + sum((n - 1) * s for n, s in zip(lying.shape, lying.stride, strict=True)) if tensor.numel() else 0
-    if tuple(tensor.shape) != lying.shape or any(s < 0 for s in lying.stride) or reach > 4 * tensor.numel():
+    fits = all(s >= 0 for s in lying.stride) and tensor.numel() <= reach <= 4 * tensor.numel()
+    if tuple(tensor.shape) != lying.shape or not fits:
         raise ValueError(f"its tensor {lying.place} is {list(tensor.shape)}, and lies as {list(lying.stride)}")
     made = torch.empty_strided(lying.shape, lying.stride, dtype=tensor.dtype).copy_(tensor)
     if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older", "passed", "outputs"):

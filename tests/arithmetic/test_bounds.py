@@ -60,7 +60,7 @@ def test_sizes(a: Interval, wanted: Interval) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "wanted"),
     [(of(0, 9), of(2, 4), of(0, 4)), (of(-3, 9), of(2, 4), of(0, 4)), (of(0, 1), of(2, 4), of(0, 1)),
-     (of(0, 9), of(0, 4), ANY), (of(0, 9), of(-4, -2), ANY)],
+     (of(0, 9), of(0.5, 4), of(0, 4)), (of(0, 9), of(0, 4), ANY), (of(0, 9), of(-4, -2), ANY)],
 )  # fmt: skip
 def test_remainders(a: Interval, b: Interval, wanted: Interval) -> None:
     assert interval.remainder(a, b) == wanted

@@ -29,7 +29,7 @@ def test_parameters_say_where_they_come_from(shell: Shell, tmp_path: Path) -> No
     file.write_text("policy mine extends motioncache { param warmup = 7 }")
     text = shell("explain", file, "--set", "floor=70%").out
     lines = {line.split()[0]: line.split() for line in text.split("Parameters")[1].split("\n\n")[0].splitlines()[1:]}
-    assert lines["floor"][1:] == ["70%", "0..100%", "--set"]
+    assert lines["floor"][1:] == ["70%", "0%..100%", "--set"]
     assert lines["warmup"][-1] == "default"
     assert lines["threshold"][-1].endswith("policies/motioncache.policy:3")
 

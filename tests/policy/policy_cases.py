@@ -87,8 +87,8 @@ def motioncache() -> ir.PolicyIR:
 
 # ---- any IR that the types allow ---------------------------------------------------------------------------
 numbers = st.floats(allow_nan=False) | st.integers(-5, 5)
-names = st.sampled_from(["drift", "a", "none", "true", "x-1", "", "two words", 'say "hi"', "é", "inf", "3"]) | st.text(
-    max_size=4
+names = st.text(max_size=4) | st.sampled_from(
+    ["drift", "a", "none", "true", "x-1", "", "two words", 'say "hi"', "é", "inf", "nan", "3"]
 )
 granularities = st.sampled_from(list(ir.Granularity))
 sources = st.builds(ir.SourceRef, st.sampled_from(["modulation", "latent", "block_output", "probe"]))

@@ -10,11 +10,12 @@ import pytest
 from policy_cases import MOTION, STATIC, WAN, grid_of
 
 from mccompile import ir
+from mccompile.arithmetic.fitted import Fitted
 from mccompile.language.coefficients import CoefficientSet, coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.evaluate import horner, static_changes
-from mccompile.policy.influence import fits_of, without_influence
+from mccompile.policy.influence import beyond, fits_of, origin_of, without_influence
 from mccompile.policy.planner import Plan, plan
 
 FITS = [s for s in coefficient_sets().values() if s.kind == "polynomial"]
@@ -103,3 +104,29 @@ def test_no_condition_reuses_on_what_is_no_number(condition: ir.Expr, value: flo
     tables = dict.fromkeys(static_changes(policy, STATIC), drift)
     made = plan(bind(policy, {"warmup": 2}), grid_of(9), tables, STATIC)
     assert [c.action for c in made.cells[6:]] == ["reuse", "compute", "reuse"]
+
+
+def test_a_fit_is_told_beyond_what_it_was_fitted_on() -> None:
+    """From 5% above the highest argument on; nobody knows it of a polynomial without a name."""
+    known = Fitted("own", (0.0, 0.2), (0.01, 0.1))
+    fit = ir.Polynomial(MOTION, (1.0, 0.0), origin=known)
+    inside = [("step 1", 0.1), ("step 2", 0.105)]
+    beyond_it = [*inside, ("step 3", 0.2), ("step 4", 0.106)]
+    assert beyond(fit, inside, "2 steps") == ""
+    assert beyond(fit, beyond_it, "4 steps").startswith(
+        "polynomial own is used beyond what it was fitted on at 2 of 4 steps "
+        "(0.2 at step 3; it was fitted on 0.01 to 0.1)"
+    )
+    assert beyond(replace(fit, origin=replace(known, fitted=None)), beyond_it, "4 steps") == ""
+    assert beyond(replace(fit, origin=None), beyond_it, "4 steps") == ""
+
+
+def test_a_fit_comes_from_what_the_policy_named_or_from_the_shipped_set_of_its_numbers() -> None:
+    shipped = FITS[0]
+    own = Fitted("own", None, None)
+    assert origin_of(ir.Polynomial(MOTION, (1.0, 0.5))) is None
+    assert origin_of(ir.Polynomial(MOTION, (1.0, 0.5), origin=own)) == own
+    assert origin_of(ir.Polynomial(MOTION, shipped.values, origin=own)) == own
+    found = origin_of(ir.Polynomial(MOTION, shipped.values))
+    assert found is not None
+    assert (found.domain, found.fitted) == (shipped.domain, shipped.fitted)

@@ -287,6 +287,13 @@ def test_a_damaged_plan_is_refused_at_its_line(old: str, new: str, line: int) ->
         assert found.span.text == MARKED[old]
 
 
+def test_a_table_without_rows_is_no_plan() -> None:
+    lines = TABLE.splitlines(keepends=True)
+    with pytest.raises(PolicyError, match="the table has no rows") as caught:
+        read_plan("".join([*lines[:4], lines[-1]]))
+    assert [d.span.line for d in caught.value.diagnostics if d.span] == [5]
+
+
 def test_an_empty_text_is_no_plan() -> None:
     with pytest.raises(PolicyError, match="empty"):
         read_plan("\n \n")

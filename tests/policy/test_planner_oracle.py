@@ -113,6 +113,7 @@ def test_a_static_policy_folds_wholly_and_rightly(run: tuple[Chunk, frozenset[st
     made = planned(run[0])
     if made is not None:
         assert all(c.action != "dynamic" and c.phase is not None and c.account is not None for c in made.cells)
+        assert all(c.way == 0 for c in made.cells)  # no rule here has alternatives
         check_claims(made, run[0])
 
 

@@ -100,5 +100,7 @@ def test_an_error_names_place_and_cause(old: str, new: str, line: int, cause: st
     assert found.span is not None
     if cause is not None:
         assert (found.span.line, found.span_label()) == (line, cause)
+    if new.startswith("cheese"):
+        assert found.span.text == "cheese []"  # the whole line
     if cause is not None and "twice" in cause and new.startswith("models"):
         assert found.span.text == "models"  # the word, and not what follows it

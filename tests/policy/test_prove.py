@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ from mccompile import ir
 from mccompile.language.load import load_policy
 from mccompile.policy import witness
 from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.planner import plan
 from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
-from mccompile.policy.settled import settled
+from mccompile.policy.settled import settled, with_tables
+from mccompile.policy.together import implies
 from mccompile.resources import shipped_policies
 
+TOLD = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 GRIDS = tuple(grid_of(n) for n in (1, 4, 9, 12))
 
 
@@ -65,7 +69,9 @@ def test_without_an_account_it_does() -> None:
 def test_of_data_it_does_not_follow() -> None:
     """Once the two have parted, what is measured differs: no proof, though one schedule shows nothing either."""
     tight, lax = (bind(policy(rest(reuse(below(MOTION, ir.Const(t))))), {}) for t in (0.1, 0.2))
-    assert verdict(tight, Implies(lax)).outcome == "unknown"
+    found = verdict(tight, Implies(lax))
+    assert found.outcome == "unknown"
+    assert found.reason == "what is measured decides step 1 of a run of 4 steps, and no schedule was found"
 
 
 def test_accounts_that_began_apart_are_not_taken_for_equal() -> None:
@@ -74,6 +80,78 @@ def test_accounts_that_began_apart_are_not_taken_for_equal() -> None:
     late = bind(policy(ir.Phase("first", four, ir.Compute()), account), {})
     early = bind(policy(ir.Phase("first", four, replace(account.rule)), account), {})
     assert verdict(late, Implies(early)).outcome == "refuted"
+
+
+def test_accounts_that_the_clock_has_filled_alike_are_equal() -> None:
+    """Four steps are reused by the clock alone; what their rule has added counts in the phase that is measured."""
+
+    def filled(by: ir.Expr) -> BoundPolicy:
+        first = ir.Phase("first", ir.ForSteps(ir.Const(4.0)), reuse(below(ir.Accumulate(by), ir.Const(9.0))))
+        return bind(policy(first, rest(reuse(below(ir.Accumulate(MOTION), ir.Const(0.5))))), {})
+
+    fraction = ir.ClockRef("fraction")
+    twice = filled(ir.Apply("add", (fraction, fraction)))
+    assert verdict(filled(fraction), Equivalent(filled(fraction))).outcome == "proved"
+    assert verdict(filled(fraction), Equivalent(twice)).outcome != "proved"
+    assert verdict(twice, Implies(filled(fraction))).outcome != "proved"
+
+
+@pytest.mark.parametrize(("distance", "outcome"), [("cosine", "unknown"), ("l1", "refuted")])
+def test_no_schedule_has_a_distance_that_no_model_gives(distance: ir.Distance, outcome: str) -> None:
+    """That of an angle is at most 2, so a rule that asks for more never reuses."""
+    asked = ir.Change(distance, ir.SourceRef("latent"), "step", ir.Granularity.CHUNK)
+    made = bind(policy(rest(reuse(ir.Apply("gt", (asked, ir.Const(2.5)))))), {})
+    assert verdict(made, NeverReuses(0, 8)).outcome == outcome
+
+
+TIMESTEP = reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "proved"),
+    [
+        (TIMESTEP, True),
+        (replace(TIMESTEP, granularity=ir.Granularity.TOKEN), True),
+        (replace(TIMESTEP, granularity=ir.Granularity.STEP), False),  # other chunks may be ahead
+        (replace(TIMESTEP, max_consecutive=ir.Const(2.0)), True),
+        (replace(TIMESTEP, max_total=ir.Const(3.0)), False),  # one of them has reused before
+        (reuse(below(ir.Accumulate(MOTION), ir.Const(0.5))), False),  # both measure something else
+    ],
+)
+def test_what_the_timestep_decides_is_the_same_in_runs_that_have_parted(rule: ir.Rule, proved: bool) -> None:
+    """One step is computed by A and reused by B; then both compute all, so their accounts are level again."""
+
+    def begun(first: ir.Rule) -> BoundPolicy:
+        two, one = ir.ForSteps(ir.Const(2.0)), ir.ForSteps(ir.Const(1.0))
+        return bind(policy(ir.Phase("first", two, first), ir.Phase("flush", one, ir.Compute()), rest(rule)), {})
+
+    found = verdict(begun(ir.Compute()), Implies(begun(ir.Every(ir.Const(9.0)))))
+    assert (found.outcome == "proved") == proved
+
+
+def test_bounds_of_calculations_prove_nothing() -> None:
+    """They are those of real numbers, and a graph rounds."""
+    above = ir.Apply("add", (MOTION, ir.Const(1.0)))
+    assert not implies(below(above, ir.Const(0.5)), below(MOTION, ir.Const(0.1)))
+    assert implies(below(above, ir.Const(0.5)), below(above, ir.Const(0.6)))
+    assert implies(below(MOTION, ir.Const(-0.1)), below(above, ir.Const(0.6)))  # no distance is negative
+
+
+@pytest.mark.parametrize(
+    ("distance", "since", "limit", "marks"),
+    [
+        ("l1", "compute", 0.5, "crrcrr"), ("rel_l1", "compute", 0.3, "crcrrc"),
+        ("cosine", "compute", 1.5, "crrccc"), ("l1", "step", 1.5, "crrccc"),
+    ],
+)  # fmt: skip
+def test_a_told_source_gives_the_distance_to_the_last_computation(
+    distance: ir.Distance, since: Literal["step", "compute"], limit: float, marks: str
+) -> None:
+    """It rises from 1 by 0.2 a step. Of an angle, and of what is compared with the step before, the values are told."""
+    asked = ir.Change(distance, ir.SourceRef("latent"), since, ir.Granularity.CHUNK)
+    bound = with_tables(bind(policy(rest(reuse(below(asked, ir.Const(limit))))), {}), {asked: TOLD})
+    made = plan(bound, grid_of(6), {}, frozenset())
+    assert "".join(cell.action[0] for cell in made.cells) == marks
 
 
 def test_schedules_of_the_clock_alone() -> None:

@@ -99,6 +99,15 @@ def test_an_alternative_that_parameters_make_idle_is_noted() -> None:
     assert not any("never acts" in note for note in plan(scope(), GRID, {}, frozenset()).notes)
 
 
+def test_the_alternative_that_is_idle_is_noted_and_not_the_one_before_it() -> None:
+    rule = """reuse chunk while accumulate(drift) < small
+        reuse chunk as taylor(residual) while accumulate(drift) < 0.03
+        reuse chunk as taylor(residual, order = 2) while accumulate(drift) < moderate"""
+    notes = plan(bound(rule, moderate=0.025), GRID, {}, frozenset()).notes
+    assert [note.split("`")[2].split()[1] for note in notes if "never acts" in note] == ["3"]
+    assert not any("never acts" in note for note in plan(bound(rule), GRID, {}, frozenset()).notes)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "never"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from mccompile.policy.evaluate import Grid
 from mccompile.policy.phases import advance, start
 from mccompile.runtime.clock import ChunkTime
 from mccompile.runtime.forecast import Weighing
+from mccompile.runtime.snapshot import StoredTensor, _laid
 from mccompile.runtime.store import BranchStore, Held, History, Made, Memory, Once, Recent, States
 
 STEPS = 8
@@ -163,6 +166,27 @@ def test_what_is_dropped_is_freed() -> None:
     assert store.nbytes() == 0
     assert store.course.history.chunk(0, 0).lost == "weights changed"
     assert store.is_finite()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "fits"),
+    [
+        ((2, 3), (3, 1), True), ((2, 3), (1, 2), True), ((2, 3), (12, 4), True), ((1, 3), (0, 1), True), ((), (), True),
+        ((0, 3), (3, 1), True), ((2, 3), (12, 7), False), ((2, 3), (-3, 1), False), ((2, 3), (0, 1), False),
+        ((3, 2), (2, 1), False),
+    ],
+)  # fmt: skip
+def test_a_stored_tensor_lies_as_it_did_unless_it_cannot(
+    shape: tuple[int, ...], stride: tuple[int, ...], fits: bool
+) -> None:
+    """At most four times its size, and no two of its elements in one place."""
+    size = (2, 3) if shape == (3, 2) else shape
+    tensor = torch.arange(6.0)[: math.prod(size)].reshape(size)
+    lying = StoredTensor(("kept", "0", "x"), shape, stride, host=True)
+    with nullcontext() if fits else pytest.raises(ValueError, match="lies as"):
+        found = _laid(tensor, lying, torch.device("cpu"), None)
+        assert found.stride() == stride
+        assert torch.equal(found, tensor)
 
 
 def test_all_memory_is_counted() -> None:

@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from diffusers import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
 from torch import nn
 
+from mccompile import compile
+from mccompile.diagnostics.source import Source
+from mccompile.runtime.clock import Timeline, steps_in_order
 from tests.runtime.conftest import Tiny
+from tests.runtime.test_calls import DIM, GRID, call
 from tests.runtime.test_laws import compiled
 
 APART = """policy apart {
@@ -158,3 +163,47 @@ def test_tokens_of_sublayers_run_from_the_first_call_on(tiny: Tiny) -> None:
         assert {("attn", "partial"), ("ffn", "partial"), ("attn", "skip")} <= kinds
         tiny.pipe.transformer = model.undo()
     assert all(torch.isfinite(video).all() for video in videos)
+
+
+class GatedBlock(nn.Module):
+    """Attention under a gate that follows the timestep, cast behind the gate as models in half precision do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(DIM, 3 * DIM)
+
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(*self.qkv(x).chunk(3, dim=-1))
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        return x + (self.attention(x) * gate).to(torch.float64).to(torch.float32)
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([GatedBlock(), GatedBlock()])
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x, t[:, None, None] * 0.01 + text.mean(1, keepdim=True))
+        return x
+
+
+def test_an_output_is_kept_from_before_its_gate_whatever_is_cast_behind_it() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Gated().eval().requires_grad_(False)
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    text = "policy p { phase all { compute every 2 steps } layers blocks[*].attn { keep output } }"
+    compiled_ = compile(model, Source("p", text), probe=call(6), second=call(10), clock=clock, backend="eager")  # type: ignore[arg-type]
+    kept = []
+    for row in (0, 1):
+        clock.row = row
+        given = call(8, row)
+        gate, x = given["t"][:, None, None] * 0.01 + given["text"].mean(1, keepdim=True), given["x"]
+        for number, block in enumerate(model.blocks):
+            kept += [block.attention(x)] if row == 0 else []  # type: ignore[operator]
+            x = x + kept[number] * gate
+        torch.testing.assert_close(compiled_(**given), x)
+    assert {e.action for e in compiled_.events if e.row == 1} == {"reuse"}
