@@ -267,6 +267,7 @@ def test_each_block_has_its_entry_of_a_list(other: int, copied: set[int]) -> Non
     exported = export_model(model, *calls)
     copies = {p for node in exported.copies for p, _ in _stack(node) if re.fullmatch(r"blocks\.\d+", p)}
     assert copies == {f"blocks.{i}" for i in copied}
+    exported.module.recompile()
     for size, rows in (*sizes, ((2, 8, 4), 7)):
         call = {"latent": torch.randn(1, 3, *size), "kept": [torch.randn(1, rows, 8) for _ in range(DEPTH)]}
         for found, wanted in zip(exported.module(**call), model(**call), strict=True):
