@@ -16,7 +16,6 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -36,7 +35,7 @@ def _like(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _repeat(
-    given: Sequence[torch.Tensor], path: str, first: str, places: Sequence[int], laid: Sequence[Size]
+    given: Sequence[torch.Tensor], path: str, first: str, places: Sequence[int], laid: Sequence[int | torch.SymInt]
 ) -> list[torch.Tensor]:
     """Empty tensors: what the block at `path` returns, as `first` does.
 
@@ -63,7 +62,6 @@ REPEAT, ENDED = torch.ops.mccompile.repeat.default, torch.ops.mccompile.ended.de
 
 _SHOWN = 2  # blocks of a sort that keep their weights: the first is often given another layout than the others
 Sort = tuple[object, ...]  # all that a graph knows of a value
-Size: TypeAlias = int | torch.SymInt
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class _Block:
     tensors: tuple[bool, ...]  # which of the leaves that it returns; the others are None
     out_spec: pytree.TreeSpec
     places: tuple[int, ...]
-    laid: tuple[Size, ...]
+    laid: tuple[int | torch.SymInt, ...]
 
 
 class WeightsMissed(Exception):
