@@ -29,7 +29,7 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
         return None
     if isinstance(fact, ScalarFact):
         each = _each(value, fact, facts, samples)
-        if each is not None:
+        if each is not None or _is_multiple(value, _counts(value.graph, facts, samples)):
             return SampleCount(each)
     shape = fact.shape if isinstance(fact, TensorFact) else ()
     others = [i for i, e in enumerate(shape) if e != samples]
@@ -54,6 +54,15 @@ def _each(value: fx.Node, fact: ScalarFact, facts: Facts, samples: Extent) -> in
     if found is None or not is_several(found, samples) or not isinstance(size, torch.SymInt):
         return None
     return found[1] if str(size.node.expr / found[1]) in _counts(value.graph, facts, samples) else None
+
+
+def _is_multiple(value: fx.Node, counts: set[str]) -> bool:
+    """Whether a number is the number of samples times a number that it has no part in."""
+    size = value.meta.get("val")
+    if not isinstance(size, torch.SymInt):
+        return False
+    found = [symbol for symbol in size.node.expr.free_symbols if str(symbol) in counts]
+    return len(found) == 1 and found[0] not in (size.node.expr / found[0]).free_symbols
 
 
 def is_several(extent: Extent, samples: Extent) -> bool:

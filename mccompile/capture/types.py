@@ -39,9 +39,12 @@ class Along:
 
 @dataclass(frozen=True, slots=True)
 class SampleCount:
-    """A value that is the number of samples, or a multiple of it: `each` for one sample."""
+    """A value that is the number of samples, or a multiple of it: `each` for one sample.
 
-    each: int = 1
+    each: None where it is another size of the call, such as the number of frames.
+    """
+
+    each: int | None = 1
 
 
 @dataclass(frozen=True, slots=True)

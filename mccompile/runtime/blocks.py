@@ -30,7 +30,7 @@ from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.masks import AdditiveMasks, Dtypes, QueryDtypes
-from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, weight_of
+from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, own_count, weight_of
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
 from mccompile.runtime.upload import to_device, upload
@@ -175,7 +175,7 @@ class BlockCalls:
     def _of_sample(self, values: Mapping[str, Value], sample: int, batch: int) -> dict[str, Value]:
         """Shared values for a run of one sample alone."""
         own = {n: one_sample(v, sample, batch) if n in self._batched else v for n, v in values.items()}
-        return own | {n: v for n, v in self._counts.items() if n in own}
+        return own | {n: own_count(own[n], each, batch) for n, each in self._counts.items() if n in own}
 
     def enter(self, region: LoweredRegion, env: Env, rows: Rows) -> Env:
         """The selected rows of the streams that enter a region."""

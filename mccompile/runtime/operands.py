@@ -81,6 +81,11 @@ def one_sample(value: Any, sample: int | None, batch: int) -> Any:
     return value[sample : sample + 1]
 
 
+def own_count(value: Any, each: int | None, batch: int) -> Any:
+    """What a number that counts something in all samples is for one of them; each: where that is always the same."""
+    return value // batch if each is None else each
+
+
 def of_shared(shared: Mapping[str, Value]) -> Callable[[Operand], Value]:
     """Resolves the operands of a part that takes shared values and weights only."""
 

@@ -15,6 +15,7 @@ from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.fresh import prompt_inputs
 from mccompile.runtime.trace import share_computed
 from tests.zoo import Call, Family, Size, tokens_of, zoo
+from tests.zoo_more import MORE
 
 STEPS = 6
 GRID = Grid(STEPS, tuple(900.0 - 150 * i for i in range(STEPS)), tuple(0.9 - 0.15 * i for i in range(STEPS)))
@@ -49,7 +50,8 @@ def _placed() -> Family:
 
 @cache
 def captured(name: str) -> tuple[Family, torch.nn.Module, api.Prepared]:
-    family = _placed() if name == "ltx_placed" else zoo(name)
+    more = {family.name: family for family in (*MORE, _placed())}
+    family = more[name] if name in more else zoo(name)
     model = family.model(torch.float32)
     one, two, _ = family.sizes
     prepared = api.prepare(
@@ -104,9 +106,13 @@ def test_what_is_kept_in_float8_stays_near_on_every_family(name: str) -> None:
     assert 0 < max(errors) < 0.1
 
 
-def test_samples_that_select_differently_are_what_each_is_alone() -> None:
-    """LTX makes a mask for every head of every sample once per prompt: it is made for each sample alone."""
-    family, model, prepared = captured("ltx")
+@pytest.mark.parametrize("name", ["ltx", "sana_video"])
+def test_samples_that_select_differently_are_what_each_is_alone(name: str) -> None:
+    """LTX makes a mask for every head of every sample once per prompt: it is made for each sample alone.
+
+    Sana-Video folds frames into the samples: its blocks count both together.
+    """
+    family, model, prepared = captured(name)
     policy = Source("test.policy", TOKENS)
     clocks = [Timeline("run", GRID, steps_in_order(GRID)) for _ in range(3)]
     both, *alone = (api.compile(model, policy, captured=prepared, clock=c, backend="eager", part=0.4) for c in clocks)
