@@ -21,16 +21,20 @@ from torch.utils import _pytree as pytree
 ENTRY = re.compile(r"\[\d+")  # of a list; arguments have their names
 
 
-def one_size(paths: Sequence[str], one: Sequence[object], other: Sequence[object]) -> tuple[tuple[int, int], ...]:
-    """Pairs of leaves: the first entry of a list, and each further one that has its sizes in both calls.
+def one_size(
+    model: nn.Module, paths: Sequence[str], one: Sequence[object], other: Sequence[object]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of leaves: the first entry of a list, and each further one, where all have its sizes in both calls.
 
+    Only of lists that are as long as one of the model's lists of modules: others may hold an entry for each sample.
     paths: where each leaf of the keyword arguments stands. one, other: the leaves of the calls.
     """
+    depths = {len(module) for module in model.modules() if isinstance(module, nn.ModuleList)}
     alike: dict[object, list[int]] = defaultdict(list)
     for place, (path, a, b) in enumerate(zip(paths, one, other, strict=True)):
         if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and ENTRY.search(path):
             alike[_but_the_first(path), a.shape, b.shape, a.dtype].append(place)
-    return tuple((places[0], place) for places in alike.values() for place in places[1:])
+    return tuple((places[0], place) for places in alike.values() if len(places) in depths for place in places[1:])
 
 
 def _but_the_first(path: str) -> str:

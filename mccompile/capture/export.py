@@ -114,7 +114,8 @@ def _traced(
     try:
         with contextlib.ExitStack() as stack:
             repeated = {} if each else stack.enter_context(repeats(model, bare))
-            stack.enter_context(with_one_size(model, pair.call, () if each else pair.equal))
+            equal = () if each else one_size(model, pair.paths, pair.probe, pair.second)
+            stack.enter_context(with_one_size(model, pair.call, equal))
             module, guards = _export(model, pair.call, shapes)
     except ExportError as error:
         if bare and isinstance(error.__cause__, WeightsMissed | AttributeError):
@@ -153,11 +154,6 @@ class Pair:
         """Which leaves vary: tensors, and ints that differ."""
         leaves = zip(self.probe, self.shapes, strict=True)
         return tuple(isinstance(x, torch.Tensor) or s is not None for x, s in leaves)
-
-    @property
-    def equal(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of leaves that have one size (equal_sizes.py)."""
-        return one_size(self.paths, self.probe, self.second)
 
     @property
     def source(self) -> int:
