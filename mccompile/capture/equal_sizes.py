@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.watched import forwards
+
 ENTRY = re.compile(r"\[\d+")  # of a list; arguments have their names
 
 
@@ -48,7 +50,7 @@ def with_one_size(model: nn.Module, call: Mapping[str, object], pairs: Sequence[
     if not pairs:
         yield
         return
-    own, before = model.forward, vars(model).get("forward")
+    own = model.forward
 
     def forward(**arguments: object) -> object:
         leaves = pytree.tree_leaves({name: arguments[name] for name in call})
@@ -58,10 +60,5 @@ def with_one_size(model: nn.Module, call: Mapping[str, object], pairs: Sequence[
         return own(**arguments)
 
     forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
-    vars(model)["forward"] = forward
-    try:
+    with forwards({model: forward}):
         yield
-    finally:
-        del vars(model)["forward"]
-        if before is not None:
-            vars(model)["forward"] = before

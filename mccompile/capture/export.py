@@ -22,6 +22,7 @@ from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
 from mccompile.capture.repeat import WeightsMissed, repeats
 from mccompile.capture.unfold import NotUnfolded, unfold
+from mccompile.capture.watched import forwards
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +205,8 @@ def _named(model: nn.Module, call: Mapping[str, object]) -> Iterator[None]:
 
     by_name = (inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in more)
     forward.__signature__ = signature.replace(parameters=[*parameters, *by_name])  # type: ignore[attr-defined]
-    vars(model)["forward"] = forward
-    try:
+    with forwards({model: forward}):
         yield
-    finally:
-        del vars(model)["forward"]
 
 
 def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:

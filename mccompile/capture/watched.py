@@ -42,24 +42,29 @@ class Stopped(BaseException):
         self.value = value
 
 
-@contextlib.contextmanager
-def instead(acts: Mapping[nn.Module, Act]) -> Iterator[None]:
+def instead(acts: Mapping[nn.Module, Act]) -> contextlib.AbstractContextManager[None]:
     """Inside, these modules run these acts in place of their forward."""
-    before = {module: vars(module).get("forward") for module in acts}
 
     def forward_of(act: Act) -> Callable[..., object]:
         return lambda *args, **kwargs: act(args, kwargs)
 
-    for module, act in acts.items():
-        vars(module)["forward"] = forward_of(act)
+    return forwards({module: forward_of(act) for module, act in acts.items()})
+
+
+@contextlib.contextmanager
+def forwards(given: Mapping[nn.Module, Callable[..., object]]) -> Iterator[None]:
+    """Inside, these modules have these forwards. Afterwards each has what it had."""
+    before = {module: vars(module).get("forward") for module in given}
+    for module, forward in given.items():
+        vars(module)["forward"] = forward
     try:
         yield
     finally:
-        for module, forward in before.items():
-            if forward is None:
+        for module, own in before.items():
+            if own is None:
                 del vars(module)["forward"]
             else:
-                vars(module)["forward"] = forward
+                vars(module)["forward"] = own
 
 
 def watched(model: nn.Module, paths: Sequence[str], call: Mapping[str, object]) -> tuple[list[Met], object]:

@@ -272,3 +272,23 @@ def test_each_block_has_its_entry_of_a_list(other: int, copied: set[int]) -> Non
         call = {"latent": torch.randn(1, 3, *size), "kept": [torch.randn(1, rows, 8) for _ in range(DEPTH)]}
         for found, wanted in zip(exported.module(**call), model(**call), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+class KeepsNamed(Keeps):
+    """The same with arguments of any name, which an export has to be told of."""
+
+    def forward(self, **given: object) -> tuple[torch.Tensor, ...]:
+        return super().forward(**given)  # type: ignore[arg-type]
+
+
+def test_the_forward_that_a_model_had_is_there_again() -> None:
+    """Two of its stand-ins are there at once while it is exported, and the user may have set a third."""
+    model = KeepsNamed(-1).eval().requires_grad_(False)
+    calls = [{"latent": torch.randn(1, 3, *size), "kept": [torch.randn(1, rows, 8) for _ in range(DEPTH)]}
+             for size, rows in (((3, 4, 6), 5), ((5, 6, 10), 9))]  # fmt: skip
+    assert export_model(model, *calls).copies
+    assert "forward" not in vars(model)
+    own = model.forward
+    vars(model)["forward"] = own
+    assert export_model(model, *calls).copies
+    assert vars(model)["forward"] is own
