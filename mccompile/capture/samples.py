@@ -27,9 +27,10 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
     fact, samples = facts.get(value), samples_of(value.graph, facts)
     if samples is None:
         return None
+    counts = _counts(value.graph, facts, samples)
     if isinstance(fact, ScalarFact):
-        each = _each(value, fact, facts, samples)
-        if each is not None or _is_multiple(value, _counts(value.graph, facts, samples)):
+        each = _each(value, fact, counts, samples)
+        if each is not None or _is_multiple(value, counts):
             return SampleCount(each)
     shape = fact.shape if isinstance(fact, TensorFact) else ()
     others = [i for i, e in enumerate(shape) if e != samples]
@@ -41,19 +42,18 @@ def batch_of(value: fx.Node, facts: Facts) -> Batch | None:
         sizes = tuple(f"{one}|{two}" for one, two in shape)
     of_axes = zip(sizes, shape, strict=True) if shape else ()  # a number has no shape
     several = (str(n) for n, e in of_axes if is_several(e, samples))
-    counts = _counts(value.graph, facts, samples)
     mixed = (s for s in sizes if isinstance(s, torch.SymInt) and _names(s) & counts)
     return next((Tangled(s) for s in (*several, *map(str, mixed))), None)
 
 
-def _each(value: fx.Node, fact: ScalarFact, facts: Facts, samples: Extent) -> int | None:
+def _each(value: fx.Node, fact: ScalarFact, counts: set[str], samples: Extent) -> int | None:
     """How many a number counts for one sample; None where it counts something else."""
     if fact == ScalarFact(samples):
         return 1
     found, size = fact.values, value.meta.get("val")
     if found is None or not is_several(found, samples) or not isinstance(size, torch.SymInt):
         return None
-    return found[1] if str(size.node.expr / found[1]) in _counts(value.graph, facts, samples) else None
+    return found[1] if str(size.node.expr / found[1]) in counts else None
 
 
 def _is_multiple(value: fx.Node, counts: set[str]) -> bool:

@@ -27,8 +27,8 @@ from mccompile.capture.facts import Extent, Fact, ScalarFact, TensorFact, is_dyn
 from mccompile.capture.normalise import drop_dead, order
 from mccompile.capture.sizes import find_size
 from mccompile.capture.stacks import block_of
-from mccompile.capture.together_rules import RESHAPES, ruled
-from mccompile.capture.token_values import OUTSIDE, TokenValues
+from mccompile.capture.together_rules import ruled
+from mccompile.capture.token_values import OUTSIDE, RESHAPES, TokenValues
 
 aten = torch.ops.aten
 

@@ -17,7 +17,7 @@ from mccompile.capture.rules.attention import SDPA
 from mccompile.capture.rules.channel import REDUCTIONS, SOFTMAX
 from mccompile.capture.rules.pointwise import CASTS, POINTWISE
 from mccompile.capture.rules.segment import CATS, SPLITS
-from mccompile.capture.token_values import TokenValues
+from mccompile.capture.token_values import RESHAPES, TokenValues
 
 aten = torch.ops.aten
 MadeTogether: TypeAlias = tuple[Apart, fx.Node]  # the factors of a result, and the result with its tokens together
@@ -25,8 +25,6 @@ TogetherRule: TypeAlias = Callable[[TokenValues, fx.Node], MadeTogether]
 _PICKS = (aten.unbind.int, aten.select.int)
 _PERMUTES = (aten.permute.default, aten.transpose.int, aten.swapaxes.default, aten.swapdims.default, aten.movedim.int,
              aten.mT.default)  # fmt: skip
-RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints,
-             aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default)  # fmt: skip
 
 
 def _source(values: TokenValues, node: fx.Node) -> fx.Node:
@@ -268,12 +266,8 @@ def attention(values: TokenValues, node: fx.Node) -> MadeTogether:
     return found, values.put(node.target, args, _fact(values, node, found), node, node.meta, kwargs)
 
 
-_WRITES = (
-    *(aten.copy_.default, aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor),
-    *(aten.silu_.default, aten.relu_.default, aten.gelu_.default, aten.neg_.default, aten.expand_as.default),
-)
 RULES: Mapping[object, TogetherRule] = {
-    **{target: pointwise for target in POINTWISE if target not in _WRITES},
+    **{target: pointwise for target in POINTWISE if target is not aten.expand_as.default},
     **dict.fromkeys(CASTS, cast),
     **dict.fromkeys(LAYOUTS, layout),
     aten.linear.default: _channels(lambda node: 1),

@@ -16,7 +16,8 @@ from mccompile.capture.stacks import block_of
 aten = torch.ops.aten
 OUTSIDE: Mapping[str, object] = {"nn_module_stack": {}}  # of what is made before the blocks
 _COPIES = frozenset((aten.clone.default, aten.contiguous.default))
-_RESHAPES = frozenset((aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default))
+RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints,
+             aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.default)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ class TokenValues(Emitter):
         if value.target is aten.repeat_interleave.self_int:
             along = value.args[2] if len(value.args) > 2 else value.kwargs.get("dim")
             once = source if along == 0 and old == (samples, *shape[1:]) else None
-        elif value.target in _RESHAPES and old[:1] == (samples,) and old[2:] == shape[1:]:
+        elif value.target in RESHAPES and old[:1] == (samples,) and old[2:] == shape[1:]:
             once = self._expanded(source, value)
         if once is None:
             return

@@ -43,15 +43,13 @@ def unfold(module: fx.GraphModule, model: nn.Module, repeated: Mapping[str, str]
     weights = _Weights(module, model, repeated)
     firsts: dict[str, _First] = {}
     copies: dict[fx.Node, fx.Node] = {}
-    sizes: set[fx.Node] = set()
     for mark in [n for n in module.graph.nodes if n.target in (ENDED, REPEAT)]:
         made: Sequence[fx.Node]
         if mark.target is ENDED:
             given, made, path = mark.args
             firsts[path] = _First(path, inside[path], given, made)
         else:
-            given, path, like, _, laid = mark.args
-            sizes |= {size for size in laid if isinstance(size, fx.Node)}
+            given, path, like, *_ = mark.args
             copier = _Copier(module.graph, firsts[like], path, weights)
             made = copier.copied_before(mark, given)
             copies |= copier.copies
@@ -59,9 +57,6 @@ def unfold(module: fx.GraphModule, model: nn.Module, repeated: Mapping[str, str]
             user.replace_all_uses_with(made[user.args[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(mark)
-    for size in sizes:
-        if not size.users:
-            module.graph.erase_node(size)
     module.graph.lint()
     return copies
 

@@ -30,11 +30,12 @@ from mccompile.policy.choosing import Chosen, load_chosen
 from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
 from mccompile.policy.groups import bounds_of
 from mccompile.policy.in_words import rules_decided
+from mccompile.policy.plan_text import headings
 from mccompile.policy.planner import Plan, plan, show_plan
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
 from mccompile.policy.text import show
-from mccompile.policy.within import headings, plans_within, reasons_within
+from mccompile.policy.within import plans_within, reasons_within
 
 if TYPE_CHECKING:
     from mccompile.generate.worth import Worth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from mccompile import ir
 from mccompile.diagnostics.source import Source
 from mccompile.policy.cells import Cell, Plan, PlannedAction
 from mccompile.policy.evaluate import Grid
-from mccompile.policy.groups import View
+from mccompile.policy.groups import View, group_of, views
 from mccompile.policy.sexpr import Atom, Reader, Tree, TreeItem, write
 
 _UNKNOWN = "?"
@@ -108,6 +108,25 @@ def heading(view: View, among: Sequence[View]) -> str:
     if any(one.group for one in among):
         said.append(f"regions {view.group}" if view.group else "other regions")
     return ", ".join(said)
+
+
+def headings(policy: ir.PolicyIR, plans: Mapping[str, Plan]) -> dict[str, str]:
+    """The line above each plan, by the name of its view; blocks in a row that have one plan share it.
+
+    before: the plans of `rear[0]`, `rear[1]`, `rear[2]`, of which the first two are one
+    after:  `rear[0]`: "regions rear[0] to rear[1]", `rear[2]`: "regions rear[2]"
+    """
+    among, runs = views(policy), list[list[View]]()
+    of_block = {group_of(region) for region in policy.regions if region.depth is not None}
+    for view in among:
+        last = runs[-1][-1] if runs else None
+        both = last is not None and {view.group, last.group} <= of_block and last.branch == view.branch
+        if last is not None and both and plans[view.name] == plans[last.name]:
+            runs[-1].append(view)
+        else:
+            runs.append([view])
+    ends = {run[0].name: f" to {run[-1].group}" if len(run) > 1 else "" for run in runs}
+    return {run[0].name: heading(run[0], among) + ends[run[0].name] for run in runs}
 
 
 def read_plans(text: str) -> dict[str, Plan]:

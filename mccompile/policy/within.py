@@ -12,30 +12,10 @@ from mccompile import ir
 from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.facts import model_region
 from mccompile.policy.groups import View, group_of, views
-from mccompile.policy.plan_text import heading
 from mccompile.policy.reasons import StepReason
 
 STANDS_IN = "the model's output stands in"
 """Why layers within the model, which would be computed, do not run."""
-
-
-def headings(policy: ir.PolicyIR, plans: Mapping[str, Plan]) -> dict[str, str]:
-    """The line above each plan, by the name of its view; blocks in a row that have one plan share it.
-
-    before: the plans of `rear[0]`, `rear[1]`, `rear[2]`, of which the first two are one
-    after:  `rear[0]`: "regions rear[0] to rear[1]", `rear[2]`: "regions rear[2]"
-    """
-    among, runs = views(policy), list[list[View]]()
-    of_block = {group_of(region) for region in policy.regions if region.depth is not None}
-    for view in among:
-        last = runs[-1][-1] if runs else None
-        both = last is not None and {view.group, last.group} <= of_block and last.branch == view.branch
-        if last is not None and both and plans[view.name] == plans[last.name]:
-            runs[-1].append(view)
-        else:
-            runs.append([view])
-    ends = {run[0].name: f" to {run[-1].group}" if len(run) > 1 else "" for run in runs}
-    return {run[0].name: heading(run[0], among) + ends[run[0].name] for run in runs}
 
 
 def plans_within(policy: ir.PolicyIR, plans: Mapping[str, Plan]) -> dict[str, Plan]:

@@ -11,8 +11,8 @@ from mccompile.diagnostics.source import Source
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.policy.groups import bounds_of
+from mccompile.policy.plan_text import headings
 from mccompile.policy.planner import plan
-from mccompile.policy.within import headings
 from tests.runtime.test_each import BLOCKS, compiled, deep  # noqa: F401 (a fixture)
 from tests.runtime.test_forecast import GRID, STEPS, outputs
 
