@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import renewed
 from mccompile.capture.types import CapturedModel
 
 
@@ -35,7 +36,7 @@ class IdleArguments:
         plain = {name: self._recorded.get(name) if name in odd else value for name, value in call.items()}
         key = repr(sorted(odd.items()))
         if key not in self._idle:
-            self._idle[key] = _alike(self._model(**call), self._model(**plain))
+            self._idle[key] = _alike(self._model(**renewed(call)), self._model(**renewed(plain)))
         return plain if self._idle[key] else None
 
     def forget(self) -> None:
