@@ -22,7 +22,7 @@ from mccompile.capture.own import mark_of
 
 Arguments = dict[str, object]
 PLAIN = (int, float, bool, str)
-Path = tuple[object, ...]  # of one value: the argument's name, then keys and places
+PlaceIn = tuple[object, ...]  # of one value: the argument's name, then keys and places
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class _Mark:
 class Written:
     """A number that a forward writes into one of its arguments. before: what the recorded calls had there."""
 
-    path: Path
+    path: PlaceIn
     before: object
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ def read_at(call: Mapping[str, object], written: Sequence[Written]) -> list[obje
     return [_inner(call, one.path[:-1])[one.path[-1]] for one in written]
 
 
-def _inner(call: Mapping[str, object], path: Path) -> dict[object, object]:
+def _inner(call: Mapping[str, object], path: PlaceIn) -> dict[object, object]:
     """The container that a path leads to. Raises CallError (MC0405) where a call has another one there."""
     found: object = call
     for key in path:
@@ -118,7 +118,7 @@ def _inner(call: Mapping[str, object], path: Path) -> dict[object, object]:
     return found  # type: ignore[return-value]
 
 
-def _put(call: Mapping[str, object], path: Path, value: object) -> None:
+def _put(call: Mapping[str, object], path: PlaceIn, value: object) -> None:
     inside = _inner(call, path[:-1])
     if value is ABSENT:
         inside.pop(path[-1], None)
@@ -134,7 +134,7 @@ def numbers_written(model: nn.Module, call: Mapping[str, object]) -> tuple[Writt
     """
     if not any(isinstance(v, dict | list) and v for v in call.values()):
         return ()
-    noted: list[Path] = []
+    noted: list[PlaceIn] = []
     given = {name: _noting(value, (name,), noted) for name, value in renewed(call).items()}
     before = dict(_leaves(given, ()))
     try:
@@ -156,7 +156,7 @@ def numbers_written(model: nn.Module, call: Mapping[str, object]) -> tuple[Writt
 class _Noting(dict[object, object]):
     """Notes which of its keys are set."""
 
-    def __init__(self, values: Mapping[object, object], path: Path, noted: list[Path]) -> None:
+    def __init__(self, values: Mapping[object, object], path: PlaceIn, noted: list[PlaceIn]) -> None:
         super().__init__(values)
         self._path, self._noted = path, noted
 
@@ -165,16 +165,17 @@ class _Noting(dict[object, object]):
         super().__setitem__(key, value)
 
 
-def _noting(value: object, path: Path, noted: list[Path]) -> object:
+def _noting(value: object, path: PlaceIn, noted: list[PlaceIn]) -> object:
     """A value with its dicts in place of those that it had."""
     if type(value) is dict:
         return _Noting({k: _noting(v, (*path, k), noted) for k, v in value.items()}, path, noted)
     if type(value) in (list, tuple):
-        return type(value)(_noting(v, (*path, i), noted) for i, v in enumerate(value))  # type: ignore[call-arg, arg-type]
+        made = [_noting(inner, (*path, place), noted) for place, inner in enumerate(value)]  # type: ignore[arg-type, var-annotated]
+        return made if type(value) is list else tuple(made)
     return value
 
 
-def _leaves(value: object, path: Path) -> Iterator[tuple[Path, object]]:
+def _leaves(value: object, path: PlaceIn) -> Iterator[tuple[PlaceIn, object]]:
     """By path what changes when something is written there: numbers, and the versions of tensors."""
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -193,7 +194,7 @@ def _refuse(model: nn.Module, one: Written, more: str) -> None:
 
 
 def _check_unread(
-    model: nn.Module, call: Mapping[str, object], written: Sequence[Written], after: Mapping[Path, object]
+    model: nn.Module, call: Mapping[str, object], written: Sequence[Written], after: Mapping[PlaceIn, object]
 ) -> None:
     """Raises ExportError (MC0401) where the forward gives something else if other numbers stand there before.
 
@@ -203,7 +204,7 @@ def _check_unread(
     results = []
     for added in (0, 1):
         given = renewed(call)
-        give_back(given, written, [v if isinstance(v, str) else type(v)(v + added) for v in fresh])  # type: ignore[operator]
+        give_back(given, written, [v + added if type(v) in (int, float) else v for v in fresh])  # type: ignore[operator]
         with torch.no_grad():
             results.append([x for x in pytree.tree_leaves(model(**given)) if isinstance(x, torch.Tensor)])
         if read_at(given, written) != fresh:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.alone import NotAlone, capture_alone
-from mccompile.capture.arguments import Written, numbers_written, of_other_length
+from mccompile.capture.arguments import Arguments, Written, numbers_written, of_other_length
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError, ExportError, IdentityError, NoBlocksError, first_line
 from mccompile.capture.export import without_defaults
@@ -29,7 +29,6 @@ from mccompile.capture.run import one_for_all
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close
 
-Arguments = dict[str, object]
 _COUNTS = (2, 3, 5, 7)  # of samples
 _MIXED = "its output on two samples at once is not what it gives on each alone"
 

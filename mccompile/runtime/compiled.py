@@ -260,13 +260,16 @@ class CompiledModel(StandIn):
             raise NoClock
         return self.clock.moment(self._branch, call, self._place)
 
-    def _inputs(self, asked: dict[str, object]) -> tuple[object, ...]:
-        """The captured inputs of a call. Raises CallError (MC0405) for arguments that the graph cannot take."""
+    def _inputs(self, asked: dict[str, object], clean: bool) -> tuple[object, ...]:
+        """The captured inputs of a call. Raises CallError (MC0405) for arguments that the graph cannot take.
+
+        clean: over finished chunks, which the model itself runs where it is of another form.
+        """
         captured = self.runner.lowered.captured
         try:
             return flat_inputs(captured, asked, one_by_one=True)
         except CallError:
-            plain = self._idle.without(asked)
+            plain = None if clean else self._idle.without(asked)
             if plain is None:
                 raise
         return flat_inputs(captured, plain, one_by_one=True)
@@ -303,10 +306,10 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         plain, factor = self._scales.split(call)
         asked = {**plain, "return_dict": False} if self._return_dict is not _ABSENT else plain
+        clean = all(chunk.state == "finished" for chunk in moment.chunks)
         try:
-            given = self._inputs(asked)
+            given = self._inputs(asked, clean)
         except CallError:
-            clean = all(chunk.state == "finished" for chunk in moment.chunks)
             if not clean and not self.runner.begun(moment):
                 raise
             return self._whole(call, moment, CLEAN_PASS if clean else OTHER_FORM)

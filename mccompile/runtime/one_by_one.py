@@ -69,7 +69,7 @@ def first_sample(captured: CapturedModel, call: Mapping[str, object]) -> dict[st
     Raises CallError (MC0405).
     """
     given = flat_inputs(captured, call, one_by_one=True)
-    inputs: dict[str, Value] = dict(zip(captured.inputs, given, strict=True))  # type: ignore[arg-type]
+    inputs = dict(zip(captured.inputs, given, strict=True))
     return OneByOne(captured).parts(inputs)[0]
 
 

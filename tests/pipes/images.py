@@ -164,8 +164,9 @@ def _cogview4() -> object:
 def _hidream() -> object:
     model = made(
         D.HiDreamImageTransformer2DModel, patch_size=2, in_channels=4, num_layers=1, num_single_layers=2,
-        attention_head_dim=8, num_attention_heads=2, caption_channels=[DIM, 12], text_emb_dim=8, axes_dims_rope=(4, 2, 2),
-        max_resolution=(16, 16), llama_layers=[0, 1, 1], num_routed_experts=2, num_activated_experts=1,
+        attention_head_dim=8, num_attention_heads=2, caption_channels=[DIM, 12], text_emb_dim=8,
+        axes_dims_rope=(4, 2, 2), max_resolution=(16, 16), llama_layers=[0, 1, 1], num_routed_experts=2,
+        num_activated_experts=1,
     )  # fmt: skip
     fourth = {"text_encoder_4": None, "tokenizer_4": None}
     found = pipe(D.HiDreamImagePipeline, **_THREE_TEXTS, **fourth, scheduler=euler(), transformer=model)

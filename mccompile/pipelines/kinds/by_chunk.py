@@ -16,13 +16,7 @@ from torch.utils import _pytree as pytree
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import ProbeFailed
 from mccompile.pipelines.grids import grid_of
-from mccompile.pipelines.probe import (
-    PIPELINES_WANT,
-    SIZES,
-    ExampleCall,
-    arguments_at,
-    replaced,
-)
+from mccompile.pipelines.probe import PIPELINES_WANT, SIZES, ExampleCall, arguments_at, replaced
 from mccompile.pipelines.steps import StepClock
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.errors import NoClock
@@ -74,8 +68,6 @@ class _Listener(StandIn):
 class ByChunkDriver(Driver):
     """Pipelines that fill a cache of keys."""
 
-    fixed = ("use_kv_cache",)
-
     def fits(self, pipe: object) -> bool:
         return callable(getattr(pipe, "encode_kv_cache", None))
 
@@ -109,12 +101,10 @@ class ByChunkDriver(Driver):
 def _runs(
     pipe: object, arguments: Mapping[str, object], tokens: tuple[tuple[int, int], ...]
 ) -> list[dict[str, object]]:
-    """The arguments of two short runs, so long that chunks are compressed. One chunk each where no keys are kept."""
+    """The arguments of two short runs, so long that chunks are compressed."""
     config = pipe.transformer.config  # type: ignore[attr-defined]
     most = int(config.full_chunk_limit)
     chunks = [[1] * most + [2], [1] * (most + 1) + [3]]
-    if arguments.get("use_kv_cache") is False:
-        chunks = [[4], [6]]
     side = lcm(pipe.vae_scale_factor_spatial * max(config.compressed_patch_size), PIPELINES_WANT[0])  # type: ignore[attr-defined]
     others = {k: v for k, v in arguments.items() if k not in _DEPEND}
     made = []
