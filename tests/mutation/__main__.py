@@ -1,4 +1,4 @@
-"""`python -m tests.mutation reach ROOM`, `run ROOM [--seconds S]`, then `report`; or `again FILE...`.
+"""`python -m tests.mutation reach`, `run ROOM [--seconds S]`, then `report`; or `again FILE...`.
 
 `run` can be stopped and started again at any time: the verdicts stand in out/mutants/ROOM.jsonl, and `report` keeps
 them in tried.json for other sessions. `run` leaves out what any session has tried.
@@ -23,10 +23,10 @@ from tests.mutation.tried import SEEN, explained, verdicts_of
 MOST = 8.0
 
 
-def reach(room: str, paths: list[str]) -> int:
-    """Traces the tests of a room, or some of them."""
-    plugin = Reached(REACHED, ROOMS)
-    return int(pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *(paths or ROOMS[room].tests)], plugins=[plugin]))
+def reach(paths: list[str]) -> int:
+    """Traces the tests of all rooms, or some tests anew."""
+    wanted = paths or sorted({path for room in ROOMS.values() for path in room.tests})
+    return int(pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *wanted], plugins=[Reached(REACHED, ROOMS)]))
 
 
 def run(room: str, given: argparse.Namespace) -> int:
@@ -50,9 +50,8 @@ def run(room: str, given: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    made = verbs.add_parser("reach", help="write which lines each test of a room runs")
-    made.add_argument("room", choices=ROOMS)
-    made.add_argument("paths", nargs="*")
+    made = verbs.add_parser("reach", help="write which lines each test runs")
+    made.add_argument("paths", nargs="*", help="default: the tests of all rooms")
     made = verbs.add_parser("run", help="try mutants of a room")
     made.add_argument("room", choices=ROOMS)
     made.add_argument("--seconds", type=float, default=200.0)
@@ -67,7 +66,7 @@ def main() -> int:
     given = parser.parse_args()
     match given.verb:
         case "reach":
-            return reach(given.room, given.paths)
+            return reach(given.paths)
         case "run":
             return run(given.room, given)
         case "report":

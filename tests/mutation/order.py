@@ -94,7 +94,7 @@ class Order:
 def order(room: Room) -> Order:
     """Of the tests of a room that `reach` has traced. Raises SystemExit where it has not run."""
     if not REACHED.exists():
-        raise SystemExit(f"run `python -m tests.mutation reach {room.name}` first")
+        raise SystemExit("run `python -m tests.mutation reach` first")
     told = json.loads(REACHED.read_text())
     found = {name: value for name, value in told["tests"].items() if name.startswith(room.tests)}
     kept = {name: Kept(seconds, frozenset(lines)) for name, (seconds, lines) in told["kept"].items()}
