@@ -11,17 +11,19 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
+from _pytest.main import pytest_runtestloop as loop
 
 from mccompile.arithmetic import interval, operations
 from tests.arithmetic import test_bounds
 from tests.mutation.again import run
-from tests.mutation.children import FAILED, Failing, forked
+from tests.mutation.children import FAILED, Failing, forked, options
 from tests.mutation.codes import ROOT, Change, change, functions, install
 from tests.mutation.operators import Mutant, mutants
 from tests.mutation.order import Kept, Order, Traced
 from tests.mutation.reached import Tracer
 from tests.mutation.rooms import all_mutants, in_groups
 from tests.mutation.tried import explained
+from tests.mutation.warm import Warm
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
 AT_IMPORT, NUMBER = ("_rounded", "_true"), 20
@@ -167,6 +169,55 @@ def test_a_child_tells_what_became_of_it() -> None:
     assert forked(stops) == ("slow", "one")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         forked(lambda write: 1 // 0)
+
+
+FILES_OF = ("a/test_of.py", "a/test_on.py", "b/test_of.py")
+FILLED = """
+import pytest
+from pathlib import Path
+def fill(what):
+    with (Path(__file__).parents[1] / what).open("a") as file: file.write("x")
+@pytest.fixture(scope="module")
+def kept(): fill("kept"); return 1
+@pytest.fixture(scope="session")
+def whole(): fill("whole"); yield 1; fill("ended")
+def test_a(kept, whole): assert kept == whole
+def test_b(kept, whole): assert kept == whole
+"""
+
+
+class Twice:
+    """Runs all tests under `Warm`, then once more as a child does under a mutant of what fills some fixtures."""
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        kept = {
+            f"{place}::{what}[0]": Kept(1.0, frozenset({"f"} if place == FILES_OF[0] else ()))
+            for place in FILES_OF for what in ("kept", "whole")
+        }  # fmt: skip
+        warm = Warm(session, Order([], kept))
+        session.config.pluginmanager.register(warm)
+        warm.ready([item.nodeid for item in session.items])
+        assert len(warm.ran) == len(FILES_OF)
+        assert warm.order.without == set()
+        warm.forget("f")
+        loop(session)
+        assert session.testsfailed == 0
+        return True
+
+
+def test_what_tests_share_is_filled_once_and_anew_under_a_mutant_of_what_fills_it(tmp_path: Path) -> None:
+    for file in FILES_OF:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(FILLED)
+        (tmp_path / file).with_name("__init__.py").touch()
+
+    def work(write: int) -> int:
+        place = ["--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)]
+        return int(pytest.main([*options(str(tmp_path / "base")), *place], plugins=[Twice(), Failing(write, {})]))
+
+    assert forked(work) == ("survived", "")
+    assert (tmp_path / "kept").read_text() == "xxxx"  # of each module, and that of the first one again
+    assert (tmp_path / "whole").read_text() == "xxxx"
 
 
 def test_what_is_explained_has_reasons() -> None:

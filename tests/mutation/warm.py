@@ -74,9 +74,8 @@ class Warm:
         return not {*self._values, *self._whole}.issuperset(shared_fixtures(self._items[name]))
 
     def _run(self, item: pytest.Item) -> None:
-        other = next(one for one in self.session.items if one.path != item.path)
-        begun = time.process_time()
-        self.session.config.hook.pytest_runtest_protocol(item=item, nextitem=other)
+        begun, session = time.process_time(), self.session
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=session)  # only what the session has stays
         self.order.seconds[item.nodeid] = time.process_time() - begun
         self.ran.add(item.nodeid)
         if self.session.testsfailed:
