@@ -24,7 +24,10 @@ from tests.mutation.codes import ROOT, name
 
 PRODUCT = str(ROOT / "mccompile")
 OFTEN, LONG = 200, 20_000
-"""Calls of a function, and lines of it, after which one test's run of it is no longer followed line by line."""
+"""Calls of a function, and lines of it, after which one test's run of it is no longer followed line by line.
+
+From then on those lines are known at which it returns or raises.
+"""
 Lines: TypeAlias = defaultdict[CodeType, set[int]]
 Cached: TypeAlias = "functools._lru_cache_wrapper[Any]"
 
@@ -96,15 +99,15 @@ class Tracer:
             return self._returned
         self._calls[code] += 1
         self._open[-1][code].add(code.co_firstlineno)
-        return self._line if self._calls[code] <= OFTEN else None
+        frame.f_trace_lines = self._calls[code] <= OFTEN
+        return self._line
 
     def _line(self, frame: FrameType, event: str, arg: object) -> Any:
-        if event == "line":
-            code = frame.f_code
-            self._open[-1][code].add(frame.f_lineno)
-            self._events[code] += 1
-            if self._events[code] > LONG:
-                frame.f_trace_lines = False
+        code = frame.f_code
+        self._open[-1][code].add(frame.f_lineno)
+        self._events[code] += 1
+        if self._events[code] > LONG:
+            frame.f_trace_lines = False
         return self._line
 
     def _returned(self, frame: FrameType, event: str, arg: object) -> Any:
