@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.alone import NotAlone, capture_alone
-from mccompile.capture.arguments import Arguments, Written, numbers_written, of_other_length
+from mccompile.capture.arguments import Arguments, numbers_written, of_other_length
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError, ExportError, IdentityError, NoBlocksError, first_line
 from mccompile.capture.export import without_defaults
@@ -78,12 +78,11 @@ def capture_batched(
     A model that cannot be captured whole is captured with its blocks as its own code (`opaque` says why), for any
     number of samples. probe, second: as for `capture`, whose errors are raised where that fails too.
     """
-    written = numbers_written(model, without_defaults(model, probe))
     try:
-        _check_as_graph(model, probe, second, written)
         return _captured(model, probe, second)
     except (ExportError, IdentityError, NoBlocksError) as whole:
         given = without_defaults(model, probe), without_defaults(model, second)
+        written = numbers_written(model, given[0])
         try:
             return capture_alone(model, *given, f"{whole.title}: {whole.cause}", written), given
         except NotAlone as alone:
@@ -91,14 +90,11 @@ def capture_batched(
             raise type(whole)(whole.place, whole.cause, whole.remedy, besides) from whole
 
 
-def _check_as_graph(
-    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], written: Sequence[Written]
-) -> None:
+def _check_as_graph(model: nn.Module, probe: Arguments, second: Arguments) -> None:
     """Raises ExportError (MC0401) for a forward that no graph of operators can stand for, by its arguments."""
     place = f"{type(model).__name__}.forward"
-    if written:
-        cause = f"forward writes into its argument `{written[0]}`"
-        raise ExportError(place, cause, "let forward return what it changes")
+    for one in numbers_written(model, probe):
+        raise ExportError(place, f"forward writes into its argument `{one}`", "let forward return what it changes")
     for name in of_other_length(probe, second):
         raise ExportError(place, f"`{name}` is a list of another length in each call", "give it as a tensor")
 
@@ -124,6 +120,7 @@ def capture_way(
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments], CaptureWay]:
     """The whole model captured, both calls as calls of one sample, and the way that was taken. Raises CaptureError."""
     given = without_defaults(model, probe), without_defaults(model, second)
+    _check_as_graph(model, *given)
     latent = _latent(*given)
     count = _samples(given[0].get(latent))
     one, small = (_first(call, count) for call in given)

@@ -12,6 +12,7 @@ import torch
 
 from mccompile import api
 from mccompile.capture.errors import ExportError
+from mccompile.capture.shallow import hollow
 from mccompile.diagnostics.source import Source
 from mccompile.pipelines.finding import driver_for
 from mccompile.pipelines.kinds.by_chunk import FillingClock, fills
@@ -118,6 +119,15 @@ def test_a_video_of_another_length_gets_its_chunks(frames: int, chunks: list[int
     found = driver_for(pipe).completed(pipe, {"num_frames": frames})
     assert found.get("chunk_partition") == chunks
     assert sum(chunks or CHUNKS) == (frames - 1) // 4 + 1
+
+
+def test_a_folder_without_weights_tells_why_it_cannot_be_examined() -> None:
+    pipe = CASE.make()
+    for module in pipe.transformer.modules():  # type: ignore[attr-defined]
+        for name, weight in module.named_parameters(recurse=False):
+            module.register_parameter(name, hollow(weight.shape, weight.dtype))
+    with pytest.raises(ExportError, match=r"`kv_cache_flag\.num_cached_full_tokens`"):
+        api.prepare(pipe, call={k: v for k, v in CASE.call(1).items() if k not in OF_THE_RUN})
 
 
 def test_small_runs_are_of_sizes_that_no_capture_has_seen() -> None:

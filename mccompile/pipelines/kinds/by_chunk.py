@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.shallow import is_hollow
 from mccompile.pipelines.driver import Driver
 from mccompile.pipelines.errors import ProbeFailed
 from mccompile.pipelines.grids import grid_of
@@ -51,7 +52,7 @@ class FillingClock(StepClock):
 
 
 class _Listener(StandIn):
-    """Runs the transformer and keeps its last call that gives latents."""
+    """Runs the transformer and keeps its last call that gives latents. One without weights gives zeros."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -62,6 +63,10 @@ class _Listener(StandIn):
         call = self.arguments_of(*args, **kwargs)
         if not fills(call):
             self.call = pytree.tree_map_only(torch.Tensor, torch.clone, call)  # the cache is written into later
+        if is_hollow(self.model):
+            latents = call["hidden_states"]
+            assert isinstance(latents, torch.Tensor)
+            return (None if fills(call) else torch.zeros_like(latents)), call.get("kv_cache")
         return self.model(**call)
 
 
