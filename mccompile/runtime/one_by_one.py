@@ -18,14 +18,14 @@ from mccompile.capture.own import mark_of
 from mccompile.capture.run import flat_inputs
 from mccompile.capture.types import CapturedModel
 
-KEPT = 128  # parts of tensors: of both guidance branches of a few prompts
+KEPT = 4  # parts of each input for each sample: of both guidance branches of two prompts
 
 
 class OneByOne:
     """Takes calls of several samples apart. The same tensor gives the same parts as long as nothing writes into it."""
 
     def __init__(self, captured: CapturedModel) -> None:
-        self._captured = captured
+        self._captured, self._most = captured, 0
         self._made: OrderedDict[tuple[object, ...], tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
 
     def parts(self, inputs: dict[str, Value]) -> list[dict[str, Value]]:
@@ -33,6 +33,7 @@ class OneByOne:
         count = self._count(inputs)
         if count == 1:
             return [inputs]
+        self._most = KEPT * len(inputs) * count
         return [{name: self._part(name, value, i) for name, value in inputs.items()} for i in range(count)]
 
     def _count(self, inputs: Mapping[str, Value]) -> int:
@@ -53,7 +54,7 @@ class OneByOne:
         key = id(value), mark_of(value), sample
         if key not in self._made:
             self._made[key] = value, value.narrow(0, sample, 1).clone()  # holding the first keeps its id its own
-            while len(self._made) > KEPT:
+            while len(self._made) > self._most:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)
         return self._made[key][1]

@@ -125,6 +125,20 @@ def test_samples_of_two_numbers_are_refused() -> None:
         compiled(**{**call(SIZE, 3, 3), "text": call(SIZE, 2, 2)["text"]})
 
 
+def test_prompts_of_many_samples_stay_known() -> None:
+    """What each sample is given is the same tensor in every step, or its prompt would count as another one."""
+    model, captured = prepared()
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    compiled = api.compile(model, Source("test.policy", STEPWISE), captured=captured, clock=clock, backend="eager")
+    prompt = call(SIZE, 40, 40)
+    for clock.row in range(2):
+        for branch in ("cond", "uncond"):
+            with compiled.cache_context(branch):
+                latents = call(SIZE, 40, 40, clock.row)["hidden_states"]
+                compiled(**{**prompt, "hidden_states": latents})
+    assert {event.action for event in compiled.events if event.row == 1} == {"reuse"}
+
+
 def test_other_weights_reach_every_sample() -> None:
     model, captured = prepared()
     clock = Timeline("run", GRID, steps_in_order(GRID))
