@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from mccompile import CompiledModel, api
 from mccompile.capture import flat_inputs
-from mccompile.capture.arguments import GivenList, Written
+from mccompile.capture.arguments import GivenList, Written, numbers_written
 from mccompile.capture.errors import CallError, ExportError
 from mccompile.diagnostics.source import Source
 from mccompile.runtime.clock import ChunkTime, Timeline, steps_in_order
@@ -52,6 +53,23 @@ class Counting(Chunked):
 
     def note(self, flags: dict[str, object], chunks: list[int]) -> None:
         flags["count"] = flags.get("count", sum(chunks[:-1])) if "count" not in flags else sum(chunks[:-1]) + 1
+
+
+class Looking(Chunked):
+    """Does something else where it finds a number, whatever it is."""
+
+    def note(self, flags: dict[str, object], chunks: list[int]) -> None:
+        flags["fill"] = flags["fill"] or "count" in flags
+        super().note(flags, chunks)
+
+
+class Copying(Chunked):
+    """Writes into copies of its own."""
+
+    def note(self, flags: dict[str, object], chunks: list[int]) -> None:
+        for own in (copy.copy(flags), copy.deepcopy(flags), flags.copy()):
+            super().note(own, chunks)
+        super().note(flags, chunks)
 
 
 class Placing(Chunked):
@@ -148,11 +166,19 @@ def test_a_number_that_stood_there_before_is_found_too() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "chunks", "fill", "named"),
-    [(Chunked, [2, 3, 4], True, "`keys.all`"), (Counting, [2, 3, 4], False, "`flags.count`, and reads")],
-)
+    [
+        (Chunked, [2, 3, 4], True, "`keys.all`"), (Counting, [2, 3, 4], False, "`flags.count`, and reads"),
+        (Looking, [2, 3, 4], False, "`flags.(fill|count)`"),
+    ],
+)  # fmt: skip
 def test_what_is_written_otherwise_is_refused(kind: type[Chunked], chunks: list[int], fill: bool, named: str) -> None:
     with pytest.raises(ExportError, match=f"writes into its argument {named}"):
         api.prepare(model_of(kind), probe=call(chunks, fill=fill), second=call([*chunks, 6], 8, fill=fill))
+
+
+def test_copies_of_a_dict_are_the_forwards_own() -> None:
+    found = numbers_written(model_of(Copying), call([2, 3, 4]))
+    assert [str(one) for one in found] == ["flags.count"]
 
 
 def test_a_dict_that_a_call_lacks_is_refused_by_name() -> None:
