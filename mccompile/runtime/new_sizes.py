@@ -64,7 +64,7 @@ class NewSizes:
         """Says whether a call of these sizes was checked before."""
         return _sizes_of(inputs) in self._known
 
-    def check(self, inputs: Mapping[str, Value], parts: Sequence[Mapping[str, Value]]) -> None:
+    def check(self, inputs: Mapping[str, Value], parts: Sequence[Mapping[str, Value]] = ()) -> None:
         """Raises CallError (MC0405) for a call at whose sizes the graph gives other results than the model.
 
         inputs: as the captured graph takes them. parts: the same of each sample, where each is run alone.
@@ -80,8 +80,8 @@ class NewSizes:
             self._compare(call, inputs, f"the model gives something else where {each}", repeated)
         others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _counts(inputs[name], dtype))
         against = next(iter((*broken(self._captured.guards, call), *others)), "")
-        if against and shared is None and len(parts) == 1:
-            self._compare(call, inputs, f"the model takes another branch at this size: not {against}", parts)
+        if against and shared is None and len(parts) < 2:
+            self._compare(call, inputs, f"the model takes another branch at this size: not {against}", [inputs])
         self._known.add(_sizes_of(inputs))
 
     def taken(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
