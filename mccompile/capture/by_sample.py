@@ -14,7 +14,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -26,33 +26,30 @@ from mccompile.capture.each_sample import EachSample, SampleIndex, SampleLoop
 from mccompile.capture.extremes import exchanged
 from mccompile.capture.watched import forwards
 
-Given = Mapping[str, Callable[..., object]]
-
 
 class _Loops:
-    """The loops over samples of one export. met: whether there was one."""
+    """The loops over samples of one export. samples: their number, of each tensor that holds some. met: any loop."""
 
     def __init__(self) -> None:
-        self.samples: torch.SymInt | None = None
+        self.samples: Sequence[torch.SymInt] = ()
         self.met = False
         self._running: SampleLoop | None = None
 
     def counts(self, number: object) -> bool:
         """Whether a number is that of the samples."""
-        symbolic = isinstance(number, torch.SymInt) and self.samples is not None
-        return symbolic and statically_known_true(number == self.samples)
+        return isinstance(number, torch.SymInt) and any(statically_known_true(number == n) for n in self.samples)
 
     def range(self, *bounds: int) -> object:
         """As Python's `range`."""
         ends = bounds[1:] if len(bounds) == 2 and isinstance(bounds[0], int) and bounds[0] == 0 else bounds
         return self._once(SampleIndex) if len(ends) == 1 and self.counts(ends[0]) else builtins.range(*bounds)
 
-    def enumerate(self, items: object, start: int = 0) -> Iterator[tuple[object, object]]:
+    def enumerate(self, items: Iterable[object], start: int = 0) -> Iterator[tuple[object, object]]:
         """As Python's `enumerate`; what comes with a value of the loop's sample has its number."""
-        for number, item in builtins.enumerate(items, start):  # type: ignore[call-overload]
+        for number, item in builtins.enumerate(items, start):
             parts = item if isinstance(item, tuple) else (item,)
             of_sample = next((x for x in parts if isinstance(x, EachSample)), None)
-            yield (number if of_sample is None or start else SampleIndex(of_sample.loop)), item
+            yield (number if of_sample is None else SampleIndex(of_sample.loop, start)), item
 
     def through(self, tensor: torch.Tensor) -> Iterator[object]:
         """What a loop over a tensor's axis of samples goes through."""
@@ -60,11 +57,13 @@ class _Loops:
 
     def _once(self, value: Callable[[SampleLoop], object]) -> Iterator[object]:
         """One value for all samples. Where loops run together (`zip`), all end with the one that began first."""
-        assert self.samples is not None
+        count, *others = self.samples
+        for other in others:
+            torch._check(other == count)
         self.met = True
         own = self._running is None or self._running.over
         if own:
-            self._running = SampleLoop(self.samples, applied)
+            self._running = SampleLoop(count, applied)
         loop = self._running
         assert loop is not None
         yield value(loop)
@@ -92,7 +91,7 @@ def loops_once(
 
     def forward(**arguments: object) -> object:
         leaves = pytree.tree_leaves({name: arguments[name] for name in call})
-        loops.samples = leaves[places[0]].size(0)
+        loops.samples = [leaves[place].size(0) for place in places]
         return own(**arguments)
 
     def __iter__(tensor: torch.Tensor) -> Iterator[object]:
@@ -102,12 +101,12 @@ def loops_once(
         return taken(tensor, index) if _of_sample(index) else item(tensor, index)
 
     forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
-    torch.Tensor.__iter__, torch.Tensor.__getitem__ = __iter__, __getitem__  # type: ignore[method-assign]
+    torch.Tensor.__iter__, torch.Tensor.__getitem__ = __iter__, __getitem__
     try:
         with exchanged(model, {"range": loops.range, "enumerate": loops.enumerate}), forwards({model: forward}):
             yield lambda: loops.met
     finally:
-        torch.Tensor.__iter__ = through  # type: ignore[method-assign]
+        torch.Tensor.__iter__ = through
         del torch.Tensor.__getitem__
 
 

@@ -18,12 +18,8 @@ import torch
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils import _pytree as pytree
 
-Size: TypeAlias = int | torch.SymInt
-Apply: TypeAlias = Callable[[Callable[..., object], tuple[object, ...], Mapping[str, object]], object]
-OPERATORS = (
-    "__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__neg__", "__eq__", "__ne__",
-    "__lt__", "__le__", "__gt__", "__ge__", "__and__", "__or__", "__invert__", "__getitem__",
-)  # fmt: skip
+RowCount: TypeAlias = int | torch.SymInt
+TorchCall: TypeAlias = Callable[[Callable[..., object], tuple[object, ...], Mapping[str, object]], object]
 
 
 class NotEachSample(RuntimeError):
@@ -35,7 +31,7 @@ class SampleLoop:
     """One loop over the samples of a call. apply: what a function of torch gives. over: whether it has ended."""
 
     count: torch.SymInt
-    apply: Apply
+    apply: TorchCall
     over: bool = False
 
 
@@ -64,10 +60,10 @@ class SampleIndex:
 class RaggedLength:
     """How many rows a sample has: `base`, and for each mask so many times the number of those that it selects."""
 
-    base: Size
+    base: RowCount
     counts: tuple[tuple[object, int], ...]
 
-    def __add__(self, other: Size | RaggedLength) -> Size | RaggedLength:
+    def __add__(self, other: RowCount | RaggedLength) -> RowCount | RaggedLength:
         if not isinstance(other, RaggedLength):
             return RaggedLength(self.base + other, self.counts)
         roots = [root for root, _ in (*self.counts, *other.counts)]
@@ -84,10 +80,10 @@ class RaggedLength:
     def __neg__(self) -> RaggedLength:
         return RaggedLength(-self.base, tuple((root, -n) for root, n in self.counts))
 
-    def __sub__(self, other: Size | RaggedLength) -> Size | RaggedLength:
+    def __sub__(self, other: RowCount | RaggedLength) -> RowCount | RaggedLength:
         return self + (-other)
 
-    def __rsub__(self, other: Size) -> Size | RaggedLength:
+    def __rsub__(self, other: RowCount) -> RowCount | RaggedLength:
         return -self + other
 
     def __eq__(self, other: object) -> NoReturn:
@@ -100,24 +96,24 @@ class RaggedLength:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Piece:
+class RaggedPiece:
     """Some rows of a ragged axis: all of them (mask None), or those that a mask [samples, rows] selects.
 
     root: what tells one mask from another. negated: whether it selects those that `root` does not.
     """
 
-    rows: Size
+    rows: RowCount
     mask: torch.Tensor | None = None
     root: object = None
     negated: bool = False
 
     @property
-    def length(self) -> Size | RaggedLength:
+    def length(self) -> RowCount | RaggedLength:
         if self.mask is None:
             return self.rows
         return self.rows + RaggedLength(0, ((self.root, -1),)) if self.negated else RaggedLength(0, ((self.root, 1),))
 
-    def selects_as(self, other: Piece) -> bool:
+    def selects_as(self, other: RaggedPiece) -> bool:
         same = self.root is other.root and self.negated == other.negated and (self.mask is None) == (other.mask is None)
         return same and statically_known_true(self.rows == other.rows)
 
@@ -127,10 +123,10 @@ class Ragged:
     """Along `axis` of the data of all samples, the rows of these pieces count, in order."""
 
     axis: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RaggedPiece, ...]
 
     @property
-    def length(self) -> Size | RaggedLength:
+    def length(self) -> RowCount | RaggedLength:
         first, *more = (piece.length for piece in self.pieces)
         for length in more:
             first = first + length
@@ -138,8 +134,15 @@ class Ragged:
 
     def counts_as(self, other: Ragged) -> bool:
         """Whether both have the same rows count, along their axes."""
-        pairs = zip(self.pieces, other.pieces, strict=False)
-        return len(self.pieces) == len(other.pieces) and all(a.selects_as(b) for a, b in pairs)
+        if len(self.pieces) != len(other.pieces):
+            return False
+        return all(a.selects_as(b) for a, b in zip(self.pieces, other.pieces, strict=True))
+
+
+def _operator(name: str) -> Callable[..., object]:
+    """Python looks for operators in the class alone."""
+    method = getattr(torch.Tensor, name)
+    return lambda own, *args: own.loop.apply(method, (own, *args), {})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -147,7 +150,7 @@ class EachSample:
     """A tensor of the loop's sample: `data` has that of all samples, along its first axis.
 
     lone: whether the model sees that axis too, with size 1 (`x[i : i + 1]`); otherwise it does not (`x[i]`).
-    ragged: the axis of which rows were selected. root, negated: as of a Piece, where this is a mask itself.
+    ragged: the axis of which rows were selected. root, negated: as of a RaggedPiece, where this is a mask itself.
     """
 
     data: torch.Tensor
@@ -156,6 +159,14 @@ class EachSample:
     ragged: Ragged | None = None
     negated: bool = False
     root: object = field(default_factory=object)
+
+    __add__, __radd__, __sub__, __rsub__ = map(_operator, ("__add__", "__radd__", "__sub__", "__rsub__"))
+    __mul__, __rmul__, __truediv__, __neg__ = map(_operator, ("__mul__", "__rmul__", "__truediv__", "__neg__"))
+    __eq__, __ne__, __lt__, __le__ = map(_operator, ("__eq__", "__ne__", "__lt__", "__le__"))  # type: ignore[assignment]
+    __gt__, __ge__, __and__, __or__ = map(_operator, ("__gt__", "__ge__", "__and__", "__or__"))
+    __invert__, __getitem__ = map(_operator, ("__invert__", "__getitem__"))
+    __iadd__, __isub__, __imul__, __itruediv__ = map(_operator, ("__iadd__", "__isub__", "__imul__", "__itruediv__"))
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def rank(self) -> int:
@@ -205,6 +216,8 @@ class EachSample:
     def __getattr__(self, name: str) -> object:
         """A method of tensors."""
         method = getattr(torch.Tensor, name)
+        if not callable(method):
+            raise NotEachSample(f"`{name}` of a value of one sample")
         return lambda *args, **kwargs: self.loop.apply(method, (self, *args), kwargs)
 
     @classmethod
@@ -217,38 +230,29 @@ class EachSample:
         return first.loop.apply(func, args, kwargs or {})
 
 
-def _operator(name: str) -> Callable[..., object]:
-    method = getattr(torch.Tensor, name)
-    return lambda own, *args: own.loop.apply(method, (own, *args), {})
-
-
-for _name in OPERATORS:  # Python looks for operators in the class alone
-    setattr(EachSample, _name, _operator(_name))
-
-
 @dataclass(frozen=True, eq=False, slots=True)
-class Positions:
+class MaskPositions:
     """Where a mask [rows] of one sample is true: `torch.nonzero` of it. column: whether as [n, 1], not as [n]."""
 
     mask: EachSample
     column: bool
 
-    def flatten(self) -> Positions:
-        return Positions(self.mask, column=False)
+    def flatten(self) -> MaskPositions:
+        return MaskPositions(self.mask, column=False)
 
-    def squeeze(self, axis: int) -> Positions:
+    def squeeze(self, axis: int) -> MaskPositions:
         if not self.column or axis not in (1, -1):
             raise NotEachSample("positions that a mask selects are squeezed otherwise than [n, 1] is")
         return self.flatten()
 
-    def __getitem__(self, index: object) -> Positions:
+    def __getitem__(self, index: object) -> MaskPositions:
         match index:
             case (slice() as all_rows, int(0 | -1)) if self.column and all_rows == slice(None):
                 return self.flatten()
         raise NotEachSample("some of the positions that a mask selects are taken")
 
-    def numel(self) -> Size | RaggedLength:
-        return Piece(0, self.mask.data, self.mask.root, self.mask.negated).length
+    def numel(self) -> RowCount | RaggedLength:
+        return RaggedPiece(0, self.mask.data, self.mask.root, self.mask.negated).length
 
     def size(self, axis: int) -> object:
         return self.shape[axis]

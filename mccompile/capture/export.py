@@ -162,8 +162,7 @@ class Pair:
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """The places of tensors that have several samples along their first axis in the first call, and one in the other.
-        """  # fmt: skip
+        """The places of the tensors with several samples along their first axis in the first call, one in the other."""
         leaves = enumerate(zip(self.probe, self.second, self.shapes, strict=True))
         return tuple(i for i, (a, b, axes) in leaves if isinstance(axes, dict) and 0 in axes and _is_one(b, a))
 
@@ -201,8 +200,9 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
 
 
 def _is_one(one: object, several: object) -> bool:
-    tensors = isinstance(one, torch.Tensor) and isinstance(several, torch.Tensor)
-    return tensors and several.size(0) > one.size(0) == 1
+    if not isinstance(one, torch.Tensor) or not isinstance(several, torch.Tensor):
+        return False
+    return several.size(0) > one.size(0) == 1
 
 
 @contextlib.contextmanager

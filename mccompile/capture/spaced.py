@@ -21,7 +21,7 @@ def symbolic_spaces() -> Iterator[None]:
         start: float | torch.SymFloat, end: float | torch.SymFloat, steps: int | torch.SymInt, **options: object
     ) -> torch.Tensor:
         if isinstance(steps, torch.SymInt) and set(options) <= {"dtype", "device"}:
-            return _spaced(start, end, steps, **options)  # type: ignore[arg-type]
+            return _spaced(start, end, steps, **options)
         return plain(start, end, steps, **options)
 
     torch.linspace = linspace
