@@ -69,7 +69,7 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenFrom:
     """For each filled token the place among the selected ones of the token whose results it has, int64 [samples, A]."""
 
 
@@ -128,8 +128,8 @@ class Output:
 
 
 Operand: TypeAlias = (
-    Input | Stream | Shared | Additive | RowSource | Index | Positions | Filled | Taken | Buffer | Weight | PerSelection
-    | Pick | Hoisted
+    Input | Stream | Shared | Additive | RowSource | Index | Positions | Filled | TakenFrom | Buffer | Weight
+    | PerSelection | Pick | Hoisted
 )
 Result: TypeAlias = Stream | Shared | RowSource | Positions | Pick | Buffer | Hoisted | Modulated | Output
 

@@ -22,12 +22,12 @@ from mccompile.lowering.moments import Moments
 from mccompile.lowering.pasts import Get, Pasts
 from mccompile.lowering.running import ChunkStep, RunningMeans
 from mccompile.lowering.slots import (
-    Alike,
     ChosenWay,
     Count,
     DecidedBy,
     Host,
     Late,
+    LikeAnchors,
     Mask,
     Now,
     Params,
@@ -74,13 +74,14 @@ def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], 
 
 
 def build_decide(
-    policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change], merges: bool
+    policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change],
+    merges: bool = False,
 ) -> DecideSpec | None:
     """Builds the decision graph of `policy`. Returns None if the clock decides everything.
 
     supplied: changes whose values the host knows (folded). merges: tokens take from computed ones of their chunk, so a
     chunk of which nothing is selected is computed. Raises KeyError for a source not located.
-    """
+    """  # fmt: skip
     rules = dynamic_phases(policy)
     if not rules:
         return None
@@ -91,7 +92,7 @@ def build_decide(
     changes = [e for e in found if isinstance(e, ir.Change)]
     measured = [e for e in changes if e not in supplied]
     motions = [e for e in found if isinstance(e, ir.FrameDiff)]
-    alike = tuple(dict.fromkeys(Alike(e.of.name, e.stride) for e in found if isinstance(e, ir.Similarity)))
+    alike = tuple(dict.fromkeys(LikeAnchors(e.of.name, e.stride) for e in found if isinstance(e, ir.Similarity)))
     tables = tuple(e for e in found if isinstance(e, ir.Table | ir.Cumulative))
     pasts = Pasts.of(rules, signals)
     folded = tuple(e for e in changes if e in supplied)
@@ -196,7 +197,7 @@ class _Decision:
             motions[m] = frame_difference(now, last[:, :-1], flag("tail") > 0, flag("first") > 0, m.relative)
             out[Tail(m.of.name)] = last
         late = {n: get(Late(n)) for n in self.late}
-        alike = {slot: get(slot) for slot in self.spec.inputs if isinstance(slot, Alike)}
+        alike = {slot: get(slot) for slot in self.spec.inputs if isinstance(slot, LikeAnchors)}
         leaves = replace(known_now, changes=changes, motions=motions, late=late, accounts=accounts, alike=alike)
         if fresh is not None:
             told_of = ChunkStep(row(ClockRow("step")), active, fresh)

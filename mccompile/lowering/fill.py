@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from mccompile.capture.part import Buffer, Filled, Part, Positions, Taken
+from mccompile.capture.part import Buffer, Filled, Part, Positions, TakenFrom
 from mccompile.capture.types import Refusal
 from mccompile.lowering.draft import Draft, Rewritten
 
@@ -29,7 +29,7 @@ def fill_rows(part: Part, dims: Mapping[str, int]) -> Rewritten | Refusal:
     writes = [n for n in draft.graph.nodes if n.target is aten.index_copy_.default and n.args[0] in buffers]
     if not writes or {n.args[2] for n in writes} != {draft.takes.get(Positions("video"))}:
         return Refusal("keys and values", "the block keeps none of the video's tokens alone")
-    filled, taken = draft.take(Filled(), "filled"), draft.take(Taken(), "taken")
+    filled, taken = draft.take(Filled(), "filled"), draft.take(TakenFrom(), "taken")
     for node in writes:
         buffer, axis, _, made = node.args
         with draft.graph.inserting_before(node):

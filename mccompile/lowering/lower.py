@@ -22,8 +22,8 @@ from mccompile.policy.evaluate import static_changes
 from mccompile.policy.groups import group_of, groups, own_branches, policy_of, views
 
 ONLY_COMPUTES = (
-    "computes every step of this model and reuses nothing: `compute top` always picks some tokens, and a step that "
-    "computes some of them computes all"
+    "computes every step of this model and reuses nothing: some tokens are always picked, and a step that computes "
+    "some of them computes all"
 )
 
 
@@ -109,9 +109,8 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
 def _only_computes(policy: ir.PolicyIR) -> bool:
     """Whether a policy that decides per step computes every step, though it is not meant to."""
     rules = all_rules(policy)
-    if merges(policy.regions):
-        return True
-    return all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
+    top_alone = all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
+    return top_alone or merges(policy.regions)
 
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:

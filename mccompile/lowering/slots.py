@@ -44,7 +44,7 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class LikeAnchors:
     """How like each token is to the anchors of its chunk in this call, [B, G, F, P]; see ir.Similarity."""
 
     source: ir.SourceName
@@ -160,7 +160,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Running | Tail | Late
-Slot = Host | Params | Places | Now | Alike | Mask | DecidedBy | ChosenWay | KeptSlot
+Slot = Host | Params | Places | Now | LikeAnchors | Mask | DecidedBy | ChosenWay | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

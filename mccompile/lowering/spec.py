@@ -33,7 +33,7 @@ from mccompile.capture.part import (
     RowSource,
     Shared,
     Stream,
-    Taken,
+    TakenFrom,
     Weight,
 )  # fmt: skip
 from mccompile.diagnostics.failure import InternalError
@@ -46,7 +46,7 @@ _TAKES: dict[Form, tuple[type[Operand], ...]] = {
     Form.MODULATED: (Stream, Shared, Weight),
     Form.PLAIN: (Stream, Shared, Additive, Buffer, Weight),
     Form.ROWS: (
-        Stream, Shared, RowSource, Positions, Filled, Taken, Buffer, Weight, PerSelection, Pick, Hoisted,
+        Stream, Shared, RowSource, Positions, Filled, TakenFrom, Buffer, Weight, PerSelection, Pick, Hoisted,
     ),
     Form.ONCE: (Shared, Weight),
     Form.ALLOCATE: (Stream, Shared),
@@ -127,7 +127,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
         case Hoisted():
             once = pieces.parts.get((Form.ONCE, place[1]))
             return once is not None and operand in once.gives
-        case Index() | PerSelection() | Filled() | Taken():
+        case Index() | PerSelection() | Filled() | TakenFrom():
             return True
         case _:
             assert_never(operand)

@@ -25,7 +25,7 @@ from mccompile.capture.part import (
     RowSource,
     Shared,
     Stream,
-    Taken,
+    TakenFrom,
 )  # fmt: skip
 from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
@@ -207,7 +207,7 @@ class BlockCalls:
                     return kept[operand]
                 case PerSelection(name):
                     return rows.made[name]
-                case Filled() | Taken():
+                case Filled() | TakenFrom():
                     return rows.told(operand)
                 case _:
                     raise Misplaced("rows", operand)

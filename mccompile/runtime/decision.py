@@ -16,13 +16,13 @@ from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, DepthRow, Flag, FlagName, HostRow, TableRow
 from mccompile.lowering.observe import HOST, ObserveSpec
 from mccompile.lowering.slots import (
-    Alike,
     ChosenWay,
     Count,
     DecidedBy,
     Host,
     KeptSlot,
     Late,
+    LikeAnchors,
     Mask,
     Now,
     Params,
@@ -138,7 +138,7 @@ class Decide:
                     arguments.append(torch.zeros(layout.rows, layout.positions // layout.rows, device=device))
                 case Now(source):
                     arguments.append(sources[source])
-                case Alike(source, stride):
+                case LikeAnchors(source, stride):
                     where = next(one for one in self.spec.sources if one.source == source)
                     cells = to_cells(sources[source], where, torch.empty(layout.cells, device="meta"))
                     arguments.append(similarity(cells, layout.rows, stride))

@@ -156,7 +156,8 @@ class Engine:
     ) -> dict[str, torch.Tensor]:
         """The values of a decision's sources, each in its own layout; env: the streams before the first cached region,
         and later ones. group: of the regions that are decided about; None where the shapes alone matter."""
-        found = {where.source: self.source(where, inputs, shared, env, group) for where in spec.sources}
+        found: dict[str, Value] = {}
+        found |= {where.source: self.source(where, inputs, shared, env, group) for where in spec.sources}
         if any(isinstance(where.value, BlockStreams) for where in spec.told_after):
             found["block"] = self._entry_tokens(inputs, env)  # for its sizes: those of what a block adds to it
         return found

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mccompile.backend.role import Value
-from mccompile.capture.part import Filled, Taken
+from mccompile.capture.part import Filled, TakenFrom
 from mccompile.runtime.nearest import Filling
 
 
@@ -35,14 +35,14 @@ class Rows:
     picks: Mapping[str, Value]
     filling: Filling | None = None
 
-    def told(self, operand: Filled | Taken) -> torch.Tensor:
+    def told(self, operand: Filled | TakenFrom) -> torch.Tensor:
         """What a block takes of the filling."""
         assert self.filling is not None
         return self.filling.filled if isinstance(operand, Filled) else self.filling.taken
 
     def written(self, key: str) -> torch.Tensor:
         """The positions along an axis of these rows whose keys and values blocks write."""
-        return self.vectors[key] if self.filling is None else self.filling.filled
+        return self.vectors[key] if self.filling is None or key != "video" else self.filling.filled
 
 
 FindFilling: TypeAlias = Callable[[np.ndarray, torch.Tensor, int | None], Filling]

@@ -186,6 +186,20 @@ def test_chunks_take_from_themselves(tiny: Tiny) -> None:
     torch.testing.assert_close(video, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # PyTorch's own use of it
+def test_chunks_compiled(tiny: Tiny) -> None:
+    """Some chunks are skipped, some computed, one is merged: as many numbers of rows as there are kinds."""
+    found = []
+    for backend in ("eager", "inductor"):
+        made = compiled_pipeline(tiny, "merge", backend=backend)
+        found.append((tiny.run(num_frames=13, num_inference_steps=4, ar_step=2), [e.computed for e in made.events]))
+        assert len({e.computed for e in made.events}) == 3
+        made.undo()
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-4)
+    assert found[0][1] == found[1][1]
+
+
 def test_folding_changes_no_decision(tiny: Tiny) -> None:
     found = []
     for fold in (True, False):
