@@ -59,8 +59,8 @@ A mutant is the product with one small change: another comparison, another const
 statement left out. It is killed when a test fails. [Mutants are made by a driver of our own](decisions/mutants.md).
 `make mutants` takes the functions in a random order, so that those tried are a sample of all, and it tries all mutants
 of a function together. Each is run against tests that run the changed line: first those that have seen mutants of the
-same function or file, then the quick ones, until the processor time of `--most` is used up.
-`python -m tests.mutation run ROOM --again --most 60` tries those that survived against more tests, and
+same function or file, then the quick ones, for as long as eight seconds of tests take while they are traced. Those that
+survive can be tried again for longer (`python -m tests.mutation run` tells how), and
 `python -m tests.mutation again FILE...` against whole files of tests. A test that needs twelve times as long, and three
 seconds at least, where it ends without the mutant, runs for ever.
 
