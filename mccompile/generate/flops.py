@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -149,12 +150,14 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
     total, blocks = prices.each, prices.of(model.runner.lowered)
     grid = model.runner.lowered.captured.grid
     behind = grid.behind(prices.inputs) if isinstance(grid, OneFrame) else 0
+    tokens = sum(event.tokens for event in by_group[0])  # of a chunk that may be shorter than that of the priced call
+    size = 1.0 if grid is None else tokens / prod(grid.of_call(prices.inputs))
     for region in model.runner.lowered.regions:
         computed = np.array([e.computed for e in of_group.get(region.group, by_group[0])])
         rows = active if region.keep is None else computed
         for block in blocks[region.first : region.last + 1]:
             if not by_rows:
-                total += block.whole if region.keep is None or computed.any() else 0.0
+                total += block.whole * size if region.keep is None or computed.any() else 0.0
             elif rows.any():
                 seen = float(rows @ per_chunk) + behind * per_chunk[0]
                 total += block.constant + block.per_row * (rows.sum() + behind) + block.per_key * seen
