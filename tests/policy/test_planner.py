@@ -318,8 +318,16 @@ def test_a_table_without_rows_is_no_plan() -> None:
 
 
 def test_an_empty_text_is_no_plan() -> None:
-    with pytest.raises(PolicyError, match="empty"):
+    with pytest.raises(PolicyError, match="the text is empty") as caught:
         read_plan("\n \n")
+    assert [(d.span.line, d.span.text) for d in caught.value.diagnostics if d.span] == [(1, "")]
+
+
+@pytest.mark.parametrize("number", range(1, len(TABLE.splitlines())))
+def test_a_plan_that_ends_too_early_is_refused_at_its_last_line(number: int) -> None:
+    with pytest.raises(PolicyError, match="a line beginning with") as caught:
+        read_plan("".join(TABLE.splitlines(keepends=True)[:number]))
+    assert [(d.code, d.span.line) for d in caught.value.diagnostics if d.span] == [("MC0308", number)]
 
 
 def test_plans_differ_by_their_decisions() -> None:

@@ -30,7 +30,9 @@ from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
 from mccompile.lowering.running import ChunkStep, RunningMeans
+from mccompile.policy.bind import bind
 from mccompile.policy.evaluate import Grid, StaticMoment, clock_row, evaluate, is_static, static_changes, table_value
+from mccompile.policy.groups import bounds_of
 
 C = ir.Const
 GRID = grid_of(12)
@@ -148,6 +150,32 @@ def test_a_motion_so_small_that_its_guard_decides(norm: ir.Norm) -> None:
     assert found == np.float32(tiny / np.float32(tiny + np.float32(1e-8))) == np.float32(0.5)
 
 
+@pytest.mark.parametrize(("power", "weight"), [(1.0, 0.25), (0.0, 1.0)])
+def test_of_a_frame_whose_tokens_are_alike_none_moves_most(power: float, weight: float) -> None:
+    """Between the least and the most there is nothing, so the weight is the floor; nothing to the power of 0 is 1."""
+    for value, wanted in ((0.5, weight), (0.0, weight), (np.nan, 1.0)):
+        frame = ir.Normalise("min_max", MODULATION, C(0.25), C(power))
+        assert evaluate(frame, StaticMoment({}, {}, GRID, 1, {MODULATION: np.float32(value)}, None)) == wanted
+
+
+def test_the_depth_of_a_block_is_static_where_the_block_is_known() -> None:
+    made = motioncache()
+    each = replace(made, regions=(replace(made.regions[0], each=True),))
+    assert is_static(ir.Apply("add", (ir.Depth(), C(1.0))), made, frozenset())
+    assert not is_static(ir.Depth(), each, STATIC)
+
+
+@pytest.mark.parametrize(
+    ("depths", "depth"), [((0.25, 0.25, 0.75), 0.25), ((0.25, 0.5, 0.75), None), ((None, None, 0.75), None)]
+)
+def test_a_group_stands_where_all_of_its_blocks_stand(depths: tuple[float | None, ...], depth: float | None) -> None:
+    made = motioncache()
+    names = ("front", "front", "rear")
+    regions = tuple(replace(made.regions[0], name=n, depth=at) for n, at in zip(names, depths, strict=True))
+    bounds = bounds_of(bind(replace(made, regions=regions), {}))
+    assert {name: bound.depth for name, bound in bounds.items()} == {"front": depth, "rear": depths[-1]}
+
+
 def test_what_is_static() -> None:
     made = motioncache()
     drift = ir.SignalRef("drift")
@@ -203,6 +231,8 @@ def test_means_over_steps() -> None:
     assert evaluate(ir.Average(MODULATION, 8), at) == (8 + 4 + 2 + 0) / 4  # no change is measured at the first step
     assert evaluate(ir.Smooth(MODULATION, C(0.5)), at) == 6  # 0, 1, undefined, 4, 6
     assert evaluate(ir.Smooth(MODULATION, C(0.0)), at) == 8
+    second = StaticMoment({}, {}, GRID, 1, {MODULATION: np.float32(2)}, None, {MODULATION: table})
+    assert evaluate(ir.Smooth(MODULATION, C(0.5)), second) == 1
 
 
 @pytest.mark.parametrize(
