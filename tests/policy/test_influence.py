@@ -15,7 +15,7 @@ from mccompile.language.coefficients import CoefficientSet, coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.evaluate import horner, static_changes
-from mccompile.policy.influence import beyond, fits_of, negative_fit, origin_of, without_influence
+from mccompile.policy.influence import BEYOND, beyond, fits_of, negative_fit, origin_of, without_influence
 from mccompile.policy.planner import Plan, plan
 
 FITS = [s for s in coefficient_sets().values() if s.kind == "polynomial"]
@@ -87,7 +87,8 @@ def test_nothing_is_said_of_a_threshold_where_data_decides() -> None:
 
 def test_where_a_fit_holds_is_told_if_it_is_known() -> None:
     values = [("step 1", 0.5, -1.0), ("step 2", 0.25, -2.0)]
-    origins = {None: "a polynomial", Fitted("own", None, None): "polynomial own"}
+    nameless = Fitted("", None, None)
+    origins = {None: "a polynomial", nameless: "a polynomial", Fitted("own", None, None): "polynomial own"}
     for origin, name in origins.items():
         told = negative_fit(ir.Polynomial(MOTION, (1.0, 0.5), origin=origin), values, "4 steps")
         assert told.startswith(f"{name} is used outside of its domain: it gives a negative distance at 2 of 4 steps ")
@@ -149,7 +150,7 @@ def test_a_fit_is_told_beyond_what_it_was_fitted_on() -> None:
     """From 5% above the highest argument on; nobody knows it of a polynomial without a name."""
     known = Fitted("own", (0.0, 0.2), (0.01, 0.1))
     fit = ir.Polynomial(MOTION, (1.0, 0.0), origin=known)
-    inside = [("step 1", 0.1), ("step 2", 0.105)]
+    inside = [("step 1", 0.1), ("step 2", 0.1 * (1 + BEYOND))]
     beyond_it = [*inside, ("step 3", 0.2), ("step 4", 0.106)]
     assert beyond(fit, inside, "2 steps") == ""
     assert beyond(fit, beyond_it, "4 steps").startswith(

@@ -22,6 +22,7 @@ from policy_cases import (
 from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.bind import bind
+from mccompile.policy.cells import Cell, PlannedAction
 from mccompile.policy.facts import computes_always
 from mccompile.policy.planner import Plan, diff_plans, plan, predicted_share, read_plan, show_plan
 
@@ -314,7 +315,55 @@ def test_a_table_without_rows_is_no_plan() -> None:
     lines = TABLE.splitlines(keepends=True)
     with pytest.raises(PolicyError, match="the table has no rows") as caught:
         read_plan("".join([*lines[:4], lines[-1]]))
-    assert [d.span.line for d in caught.value.diagnostics if d.span] == [5]
+    assert [(d.span.line, d.span.text) for d in caught.value.diagnostics if d.span] == [(5, "summary")]
+
+
+WAYS = """\
+plan made_by_hand
+phases [first all]
+accounts [debt]
+step  timestep  sigma  phase  action   account  debt  way
+   0    1000.0    1.0  first  compute      0.0   0.0    0
+   1     750.0   0.75  all    reuse        0.5   0.0    2
+   2     500.0    0.5  ?      dynamic        ?     ?    0
+   3     250.0   0.25  all    dynamic      0.5  0.25    0
+summary computes 1 of 4 steps, reuses 1, leaves 2 to the run (50% static)
+"""
+
+
+def test_alternatives_and_accounts_as_text() -> None:
+    """A way is counted from 1, and is that of a reuse; of an account that data decides nothing is known."""
+    actions: tuple[PlannedAction, ...] = ("compute", "reuse", "dynamic", "dynamic")
+    accounts = ((0.0, (0.0,)), (0.5, (0.0,)), (None, ()), (0.5, (0.25,)))
+    phases = (0, 1, None, 1)
+    cells = tuple(
+        Cell(step, phases[step], actions[step], (), account, others, int(step == 1))
+        for step, (account, others) in enumerate(accounts)
+    )
+    made = Plan("made_by_hand", grid_of(4), ("first", "all"), (), cells, (), ("debt",))
+    assert show_plan(made) == WAYS
+    assert read_plan(WAYS) == made
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "cause"),
+    [
+        ("hand\n", "hand again\n", "plan", "`plan` takes one value"),
+        ("[debt]", "[debt] []", "accounts", "`accounts` takes one value"),
+        ("   0.0    2", "   0.0   -2", "-2", "the number of an alternative is expected"),
+        ("   0.0    2", "   0.0", "1", "the row has 7 columns"),
+        ("static)\n", "static)\nstep 1\n", "step", "nothing may follow the summary"),
+        ("  all    reuse", "  last   reuse", "last", "not a phase of the plan"),
+        ("  all    reuse", "  all    maybe", "maybe", "compute, reuse or dynamic is expected"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_is_told_at_its_word(old: str, new: str, place: str, cause: str) -> None:
+    assert old in WAYS
+    with pytest.raises(PolicyError) as caught:
+        read_plan(WAYS.replace(old, new, 1))
+    (found,) = caught.value.diagnostics
+    assert found.span is not None
+    assert (found.span.text, found.span_label()) == (place, cause)
 
 
 def test_an_empty_text_is_no_plan() -> None:

@@ -11,6 +11,7 @@ from mccompile import ir
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.prove import NOTHING, Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
+from mccompile.policy.settled import settled
 from mccompile.policy.together import Two
 
 PLAIN = "layers blocks[*] { keep residual }"
@@ -199,3 +200,17 @@ def test_a_policy_may_look_back_further_than_the_other_one() -> None:
     for one, other in ((looking, plain), (plain, looking)):
         assert prove(one, Equivalent(other), [grid_of(6)]).outcome == "refuted"
     assert prove(looking, Equivalent(looking), [grid_of(6)]).outcome == "proved"
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [("0.25 * 2", True), ("1 - 0.25 - 0.25", True), ("max(0.5, 0.25)", True), ("2 * fraction", False), ("0.25", False)],
+)
+def test_calculations_with_numbers_alone_are_settled(said: str, same: bool) -> None:
+    written_out, settled_one = (
+        settled(
+            bind(load_policy(written(f"phase r {{ reuse chunk while rel_l1(modulation) + fraction < {limit} }}")), {})
+        )
+        for limit in (said, "0.5")
+    )
+    assert (written_out.ir.phases == settled_one.ir.phases) == same

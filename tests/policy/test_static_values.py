@@ -31,7 +31,17 @@ from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
 from mccompile.lowering.running import ChunkStep, RunningMeans
 from mccompile.policy.bind import bind
-from mccompile.policy.evaluate import Grid, StaticMoment, clock_row, evaluate, is_static, static_changes, table_value
+from mccompile.policy.evaluate import (
+    TIMESTEP_SOURCES,
+    Grid,
+    StaticMoment,
+    clock_row,
+    clock_value,
+    evaluate,
+    is_static,
+    static_changes,
+    table_value,
+)
 from mccompile.policy.groups import bounds_of
 
 C = ir.Const
@@ -185,7 +195,10 @@ def test_what_is_static() -> None:
     everything = frozenset({"modulation", "block_output", "probe", "latent"})
     assert is_static(MOTION, made, everything)
     assert not is_static(PROBE, made, everything)
-    assert not is_static(replace(MOTION, of=ir.SourceRef("block_output")), made, everything)
+    for late in ("block_output", "probe", "probe_output"):
+        assert not is_static(replace(MOTION, of=ir.SourceRef(late)), made, everything | {late})
+    embedding = replace(MODULATION, of=ir.SourceRef("time_embedding"))
+    assert static_changes(policy(rest(reuse(below(embedding, C(0.1))))), TIMESTEP_SOURCES) == (embedding,)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
     assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
@@ -246,3 +259,13 @@ def test_what_is_not_known_has_no_value(expr: ir.Expr) -> None:
 def test_a_grid_has_a_timestep_and_a_sigma_for_each_step() -> None:
     with pytest.raises(ValueError, match="3 steps"):
         Grid(3, (1.0, 2.0), (1.0, 0.5, 0.2))
+    with pytest.raises(ValueError, match="0 steps"):
+        Grid(0, (), ())
+    assert Grid(1, (1.0,), (1.0,)).steps == 1
+
+
+def test_the_clock() -> None:
+    found = {what: float(clock_value(what, 3, GRID)) for what in ("step", "fraction", "timestep", "sigma")}
+    assert found == {"step": 3.0, "fraction": 0.25, "timestep": 750.0, "sigma": 0.75}
+    with pytest.raises(ValueError, match="unknown clock moon"):
+        clock_value("moon", 3, GRID)  # type: ignore[arg-type]
