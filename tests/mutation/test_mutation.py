@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from tests.mutation.operators import Mutant, mutants
 from tests.mutation.order import Kept, Order, Traced
 from tests.mutation.reached import Tracer
 from tests.mutation.rooms import all_mutants, in_groups
-from tests.mutation.tried import explained
+from tests.mutation.tried import explained, keep, known
 from tests.mutation.warm import Warm
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
@@ -98,6 +99,18 @@ def test_mutants_of_a_function_are_tried_together() -> None:
     assert set(tried) == set(found)
     assert len(tried) == len(found)
     assert len(list(groupby(tried, key=lambda m: (m.file, m.scope)))) == len({(m.file, m.scope) for m in found})
+
+
+def test_verdicts_are_kept_by_file_and_read_back(tmp_path: Path) -> None:
+    """Those of other rooms stay, and those of a file whose mutants are all gone do not."""
+    place, found = tmp_path / "tried.json", mutants(FILES[0], (ROOT / FILES[0]).read_text("utf-8"))
+    place.write_text(
+        '{"mccompile/arithmetic/gone.py": {"slow": ["01234567"]}, "mccompile/ir.py": {"slow": ["0123abcd"]}}'
+    )
+    verdicts = {m.key: ("killed", "slow", "survived")[i % 3] for i, m in enumerate(found)}
+    keep("mccompile/arithmetic/", verdicts, place)
+    assert known(found, place) == {key: what for key, what in verdicts.items() if what != "survived"}
+    assert list(json.loads(place.read_text("utf-8"))) == [FILES[0], "mccompile/ir.py"]
 
 
 def lines(*numbers: int) -> dict[str, frozenset[int]]:

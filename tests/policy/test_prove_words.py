@@ -10,6 +10,7 @@ from policy_cases import MODULATION, MOTION, PLAIN_CACHE, below, grid_of, policy
 from mccompile import ir
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.planner import plan
 from mccompile.policy.prove import NOTHING, Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
 from mccompile.policy.settled import settled
 from mccompile.policy.together import Two
@@ -214,3 +215,48 @@ def test_calculations_with_numbers_alone_are_settled(said: str, same: bool) -> N
         for limit in (said, "0.5")
     )
     assert (written_out.ir.phases == settled_one.ir.phases) == same
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "reason"),
+    [
+        ("blocks[-1]", "blocks[1..]", "on a model of 1 blocks, A reuses block 0, which B always computes"),
+        (
+            "blocks[*].attn",
+            "blocks[1..].attn",
+            "on a model of 1 blocks, A reuses the `attn` of block 0, which B always computes",
+        ),
+        ("model", "blocks[*]", ALL_STEPS),
+        ("blocks[*]", "model", ALL_STEPS),
+        ("blocks[0..9]", "blocks[*]", ALL_STEPS),
+        ("blocks[*]", "blocks[0..9]", "on a model of 11 blocks, A reuses block 10, which B always computes"),
+        ("blocks[*].attn", "blocks[*]", ALL_STEPS),
+    ],
+)
+def test_which_blocks_are_reused_is_compared_on_models_of_every_depth(mine: str, theirs: str, reason: str) -> None:
+    a, b = (written(sections=f"layers {where} {{ keep residual }}") for where in (mine, theirs))
+    assert implies(a, b).reason == reason
+    idle = bind(replace(load_policy(a), phases=(rest(ir.Compute()),)), {})  # keeps what it never reuses
+    assert prove(idle, Implies(bind(load_policy(b), {})), [grid_of(9)]).outcome == "proved"
+
+
+def test_a_share_is_reused_for_certain_only_where_the_run_up_to_it_is_known() -> None:
+    top, data = ir.Top(ir.Const(0.5), MOTION), reuse(below(MOTION, ir.Const(0.5)))
+    until = ir.Phase("until", ir.UntilRefreshes(ir.Const(3.0)), top)
+    behind = ir.Phase("first", ir.UntilRefreshes(ir.Const(2.0)), data)
+    assert never(0, 3, until, rest(ir.Compute())).outcome == "refuted"
+    assert never(2, 3, behind, rest(top)).outcome == "refuted"  # by a schedule, and not for certain
+    assert never(2, 3, behind, rest(top)).shown is not None
+    one, other = (bind(policy(rest(rule)), {}) for rule in (top, ir.Compute()))
+    assert prove(one, Equivalent(other), [grid_of(4)]).outcome == "unknown"
+
+
+def test_what_is_remembered_of_a_cell_is_unknown_behind_a_step_that_data_decides() -> None:
+    """The rule looks back at the last computation; once all is computed, it is known again."""
+    sizes = ir.Table((1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0))
+    near = below(ir.Apply("sub", (sizes, ir.Kept(sizes, 1))), ir.Const(1.5))
+    one, flush = (ir.ForSteps(ir.Const(n)) for n in (2.0, 1.0))
+    phases = (ir.Phase("data", one, reuse(below(MOTION, ir.Const(0.5)))), ir.Phase("open", one, reuse(near)),
+              ir.Phase("flush", flush, ir.Compute()), rest(reuse(near)))  # fmt: skip
+    made = plan(bind(policy(*phases), {}), grid_of(8), {}, frozenset())
+    assert [cell.action[0] for cell in made.cells] == list("cdddcrcr")
