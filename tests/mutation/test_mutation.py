@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
@@ -23,7 +24,7 @@ from tests.mutation.operators import Mutant, mutants
 from tests.mutation.order import Kept, Order, Traced
 from tests.mutation.reached import Tracer
 from tests.mutation.rooms import all_mutants, in_groups
-from tests.mutation.tried import explained, keep, known
+from tests.mutation.tried import EXPLAINED, explained, keep, known
 from tests.mutation.warm import Warm
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
@@ -234,10 +235,17 @@ def test_what_tests_share_is_filled_once_and_anew_under_a_mutant_of_what_fills_i
 
 
 def test_what_is_explained_has_reasons() -> None:
-    for key, why in explained().items():
-        file, _, _ = key.partition(" ")
-        assert (ROOT / file).is_file()
-        assert len(why) > 20
+    told = json.loads(EXPLAINED.read_text("utf-8"))
+    assert all(len(why) > 20 for part in told.values() for why in part.values())
+    assert all((ROOT / key.partition(" ")[0]).is_file() for key in told["mutants"])
+    assert all(re.match(r"mccompile/\w+/\w+\\.py ", pattern) for pattern in told["patterns"])  # of one file
+
+
+def test_a_pattern_explains_survivors_alone() -> None:
+    other = "mccompile/policy/witness.py _draws | constant | 6 -> 7 | 0"
+    assert other not in explained()
+    assert other in explained([other])
+    assert other.replace("witness", "prove") not in explained([other.replace("witness", "prove")])
 
 
 def test_a_mutant_is_tried_again_as_a_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -55,10 +56,14 @@ def _lines(names: list[str]) -> list[str]:
     return [" ".join(some) for _, some in groupby(names, key=lambda name: name[0])]
 
 
-def explained() -> dict[str, str]:
-    """Why nothing can be seen of a mutant, by its key."""
-    found: dict[str, str] = json.loads(EXPLAINED.read_text("utf-8"))
-    return found
+def explained(alive: Iterable[str] = ()) -> dict[str, str]:
+    """Why nothing can be seen of a mutant, by its key: of each that has a reason of its own, and of some survivors.
+
+    alive: the keys of those that no test has seen. A pattern gives the reason for all of them that match it wholly.
+    """
+    told = json.loads(EXPLAINED.read_text("utf-8"))
+    matching = ((key, why) for key in alive for pattern, why in told["patterns"].items() if re.fullmatch(pattern, key))
+    return dict(matching) | dict(told["mutants"])
 
 
 def open_ones() -> list[str]:
@@ -67,10 +72,15 @@ def open_ones() -> list[str]:
     return found
 
 
+def _survivors() -> list[str]:
+    told = json.loads(PLACE.read_text("utf-8"))
+    return [*explained(), *told["survivors"], *told["open"]]
+
+
 def verdicts_of(room: str, found: list[Mutant], later: Mapping[str, str] | None = None) -> dict[str, str]:
     """What became of each mutant of a room: in earlier sessions, in this one, and then `later`."""
     keys = {mutant.key for mutant in found}
-    made = dict.fromkeys([*explained(), *open_ones()], "survived") | known(found)
+    made = dict.fromkeys(_survivors(), "survived") | known(found)
     place = OUT / f"{room}.jsonl"
     lines = [json.loads(line) for line in place.read_text("utf-8").splitlines()] if place.exists() else []
     made |= {line["key"]: line["what"] for line in lines if line["what"] in SEEN or line["key"] not in made}
