@@ -78,6 +78,12 @@ def whole_region(regions: Iterable[ir.Region]) -> ir.Region | None:
     return next((r for r in regions if isinstance(r.where, ir.WholeModel) and r.keep is not None), None)
 
 
+def merges(regions: Iterable[ir.Region]) -> bool:
+    """Whether tokens that are not computed take from those that are, in all of the kept regions among these."""
+    kept = [region for region in regions if region.keep is not None]
+    return bool(kept) and all(region.nearest is not None for region in kept)
+
+
 def rule_in(phase: ir.Phase, branch: str | None, region: str | None) -> ir.Rule:
     """What regions of a name do in a phase, in the calls of a branch. None: those without rules of their own."""
     of: ir.Phase | ir.BranchRule = next((one for one in phase.branches or () if one.branch == branch), phase)
@@ -92,9 +98,15 @@ def of_bands(bands: ir.Bands) -> tuple[ir.Forecast, ir.Forecast]:
 
 def forecasts_of(policy: ir.PolicyIR) -> tuple[ir.Forecast, ...]:
     """All that stands in for kept results under a policy: what layers say, then what rules say."""
-    said = (region.forecast for region in policy.regions if region.forecast is not None)
-    layers = (*said, *(one for region in policy.regions if region.bands is not None for one in of_bands(region.bands)))
-    return tuple(dict.fromkeys((*layers, *(one for rule in all_rules(policy) for one in own_stand_ins(rule)))))
+    said = (one for rule in all_rules(policy) for one in own_stand_ins(rule))
+    return tuple(dict.fromkeys((*said_by_layers(policy.regions), *said)))
+
+
+def said_by_layers(regions: Iterable[ir.Region]) -> tuple[ir.Forecast, ...]:
+    """What layers say that stands in for kept results: the weights of whole results, then those of frequencies."""
+    every = tuple(regions)
+    said = (region.forecast for region in every if region.forecast is not None)
+    return (*said, *(one for region in every if region.bands is not None for one in of_bands(region.bands)))
 
 
 def weights_in(forecast: ir.Forecast) -> Iterator[ir.Expr]:

@@ -201,6 +201,7 @@ def test_what_is_static() -> None:
     assert static_changes(policy(rest(reuse(below(embedding, C(0.1))))), TIMESTEP_SOURCES) == (embedding,)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
+    assert not is_static(ir.Similarity(ir.SourceRef("latent"), 2), made, everything)
     assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
 
 
