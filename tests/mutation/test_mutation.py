@@ -94,6 +94,14 @@ def test_a_change_of_a_table_lasts_and_one_of_a_function_does_not() -> None:
     assert inner.reached == f"{FILES[1]}:<lambda>"
 
 
+def test_a_file_that_changes_under_its_mutants_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = mutants(FILES[1], (ROOT / FILES[1]).read_text("utf-8"))[0]
+    change(mutant)
+    monkeypatch.setattr("tests.mutation.codes.source", lambda file: "before = 1\n")
+    with pytest.raises(SystemExit, match="has changed"):
+        change(mutant)
+
+
 def test_mutants_of_a_function_are_tried_together() -> None:
     found = all_mutants("arithmetic")
     tried = in_groups(found)
