@@ -58,7 +58,19 @@ def test_teacache() -> None:
 
 
 def test_every_third() -> None:
-    assert marks(planned(policy(warmup(C(2.0)), rest(ir.Every(C(3.0)))), 10)) == "CCCrrCrrCr"
+    made = planned(policy(warmup(C(2.0)), rest(ir.Every(C(3.0)))), 10)
+    assert marks(made) == "CCCrrCrrCr"
+    masked = planned(policy(rest(ir.StepMask((True, False, False, True)))), 4)
+    assert marks(masked) == "CrrC"
+    assert {cell.way for cell in (*made.cells, *masked.cells)} == {0}  # neither has alternatives
+
+
+def test_a_phase_that_waits_for_refreshes_ends_where_data_says() -> None:
+    """After step 1 it has seen one or two of them; after step 2, one to three."""
+    waiting = ir.Phase("waiting", ir.UntilRefreshes(C(2.0)), reuse(below(PROBE, C(0.5))))
+    made = planned(policy(waiting, rest(ir.Compute())), 4)
+    assert marks(made) == "C???"
+    assert [cell.phase for cell in made.cells] == [0, 0, None, None]
 
 
 def test_a_rule_that_reuses_computes_all_at_its_own_steps() -> None:

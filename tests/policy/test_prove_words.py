@@ -260,3 +260,13 @@ def test_what_is_remembered_of_a_cell_is_unknown_behind_a_step_that_data_decides
               ir.Phase("flush", flush, ir.Compute()), rest(reuse(near)))  # fmt: skip
     made = plan(bind(policy(*phases), {}), grid_of(8), {}, frozenset())
     assert [cell.action[0] for cell in made.cells] == list("cdddcrcr")
+
+
+def test_an_account_that_only_one_of_two_policies_fills_is_not_taken_for_equal() -> None:
+    """Wherever A reuses, B does, until a rule of both reads what A alone has added."""
+    other = replace(MODULATION, distance="l1")
+    mine, theirs = below(ir.Accumulate(MODULATION), ir.Const(9.0)), below(ir.Accumulate(other, "debt"), ir.Const(9.0))
+    owed = reuse(below(ir.Accumulate(other, "debt"), ir.Const(0.5)))
+    both, one = (rows(reuse(condition), owed) for condition in (ir.Apply("and", (mine, theirs)), mine))
+    assert [prove(both, Implies(one), [grid_of(n)]).outcome == "proved" for n in (2, 6)] == [True, False]
+    assert prove(both, Implies(both), [grid_of(6)]).outcome == "proved"
