@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.each_rules import applied, each_of, taken
@@ -70,6 +71,18 @@ class _Loops:
         loop.over = loop.over or own
 
 
+class _Taking(TorchFunctionMode):
+    """Lets tensors be indexed with the number of the loop's sample."""
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:  # fmt: skip
+        if func.__name__ == "__getitem__" and isinstance(args[0], torch.Tensor) and _of_sample(args[1]):
+            return taken(args[0], args[1])
+        return func(*args, **(kwargs or {}))
+
+
 def _of_sample(index: object) -> bool:
     items = index if isinstance(index, tuple) else (index,)
     return any(isinstance(x, SampleIndex) or (isinstance(x, slice) and isinstance(x.start, SampleIndex)) for x in items)
@@ -87,27 +100,24 @@ def loops_once(
     if not places:
         yield lambda: False
         return
-    own, through, item = model.forward, torch.Tensor.__iter__, torch._C.TensorBase.__getitem__
+    own, through = model.forward, torch.Tensor.__iter__
 
     def forward(**arguments: object) -> object:
         leaves = pytree.tree_leaves({name: arguments[name] for name in call})
         loops.samples = [leaves[place].size(0) for place in places]
-        return own(**arguments)
+        with _Taking():
+            return own(**arguments)
 
     def __iter__(tensor: torch.Tensor) -> Iterator[object]:
         return loops.through(tensor) if tensor.dim() and loops.counts(tensor.size(0)) else through(tensor)
 
-    def __getitem__(tensor: torch.Tensor, index: object) -> object:
-        return taken(tensor, index) if _of_sample(index) else item(tensor, index)
-
     forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
-    torch.Tensor.__iter__, torch.Tensor.__getitem__ = __iter__, __getitem__
+    torch.Tensor.__iter__ = __iter__
     try:
         with exchanged(model, {"range": loops.range, "enumerate": loops.enumerate}), forwards({model: forward}):
             yield lambda: loops.met
     finally:
         torch.Tensor.__iter__ = through
-        del torch.Tensor.__getitem__
 
 
 def other_masks(call: Mapping[str, object]) -> dict[str, object]:

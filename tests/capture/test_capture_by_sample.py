@@ -131,12 +131,14 @@ def test_a_loop_that_treats_samples_otherwise_is_refused(style: str) -> None:
 
 
 def test_what_stands_in_for_the_loop_is_taken_away_again() -> None:
-    before = torch.Tensor.__iter__, torch.Tensor.__getitem__
+    before, names = torch.Tensor.__iter__, set(vars(torch.Tensor))
     model = _Loop("padded")
     with loops_once(model, _call(5, MASKS), (0,)):
         assert "range" in globals()
-        assert torch.Tensor.__getitem__ is not before[1]
-    assert (torch.Tensor.__iter__, torch.Tensor.__getitem__) == before
+        assert "forward" in vars(model)
+        assert set(vars(torch.Tensor)) == names  # a method more would make tensors sequences, for good
+    assert torch.Tensor.__iter__ is before
+    assert torch.tensor([torch.tensor(1.0)]).shape == (1,)
     assert "range" not in globals()
     assert "forward" not in vars(model)
 
