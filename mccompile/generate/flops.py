@@ -8,13 +8,15 @@ and attention count, as in FlopCounterMode. The arithmetic of the decision is el
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.nn.attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile.capture.types import OneFrame
@@ -242,6 +244,27 @@ def _lengths(lowered: LoweredModel, inputs: Mapping[str, Value], env: Env) -> np
     return Prefixes(lowered).lengths(inputs, Layout(1, 1, 1, tokens))
 
 
+@contextlib.contextmanager
+def _flex_as_dense() -> Iterator[None]:
+    """Inside, flex attention is attention over all keys.
+
+    Where it is not compiled it computes all of them, and torch's counter cannot look into it.
+    """
+
+    def dense(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, scale: float | None = None,
+        enable_gqa: bool = False, **__: object,
+    ) -> torch.Tensor:  # fmt: skip
+        return F.scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=enable_gqa)
+
+    functions = vars(flex_attention)
+    own, functions["flex_attention"] = functions["flex_attention"], dense
+    try:
+        yield
+    finally:
+        functions["flex_attention"] = own
+
+
 def _count(run: Callable[[], object], prefixes: bool = False) -> float:
     """FLOPs of `run`; prefixes: attention over prefixes counts as if every row saw all keys, else not at all."""
 
@@ -252,6 +275,6 @@ def _count(run: Callable[[], object], prefixes: bool = False) -> float:
         return sdpa_flop_count(q, k, v)
 
     custom = {_PREFIX_ATTENTION: over_prefixes, _CPU_ATTENTION: attention}
-    with FlopCounterMode(display=False, custom_mapping=custom) as counter:
+    with FlopCounterMode(display=False, custom_mapping=custom) as counter, _flex_as_dense():
         run()
     return float(counter.get_total_flops())
