@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mccompile.generate.flops import count, price
 from mccompile.policy.cells import Cell, Plan
@@ -38,7 +38,8 @@ def worth_of(model: CompiledModel, inputs: Mapping[str, Value], plan: Plan, kept
     prices = price(model.runner.lowered, inputs)
     tokens = len(prices.lengths)
     expert = model.runner.expert
-    everything = count(model, [_event(cell, tokens, tokens, expert) for cell in plan.cells], prices)
+    whole = [_event(cell, tokens, tokens, expert) for cell in plan.cells]
+    everything = count(model, whole, replace(prices, windowed=False))
     least = [_event(cell, tokens if cell.action == "compute" else 0, tokens, expert) for cell in plan.cells]
     most = [_event(cell, 0 if cell.action == "reuse" else tokens, tokens, expert) for cell in plan.cells]
     shares = tuple(sum(e.computed for e in events) / (tokens * len(events)) for events in (least, most))

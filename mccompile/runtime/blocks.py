@@ -131,9 +131,9 @@ class BlockCalls:
         return {} if self._masks.dtype is not None else self._dtypes.of(i, self._plain[i], env, shared)
 
     def select(
-        self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value]
+        self, positions: np.ndarray, sample: int | None, seen: np.ndarray, env: Env, shared: Mapping[str, Value]
     ) -> Rows:
-        """The tokens at `positions` (ascending, at least one). lengths: per token, how many keys it may see."""
+        """The tokens at `positions` (ascending, at least one). seen: what each token sees (`Prefixes.seen`)."""
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
         like = next(iter(env.values()))
         batch = max(t.size(0) for t in env.values())
@@ -155,8 +155,8 @@ class BlockCalls:
         sources = {n: shared[n] for n in self._picked}
         if sample is not None:
             values, sources = self._of_sample(values, sample, batch), self._of_sample(sources, sample, batch)
-        whole = sample is None and positions.size == lengths.size
-        made = {o.name: o.make(positions, lengths) for o in self._per_selection}
+        whole = sample is None and positions.size == len(seen)
+        made = {o.name: o.make(positions, seen) for o in self._per_selection}
         made |= {o.name: to_device(made[o.name], like.device) for o in self._per_selection if o.on_device}
         return Rows(sample, batch, whole, index, made, values, sources, vectors, picks)
 

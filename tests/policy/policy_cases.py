@@ -183,5 +183,6 @@ policies = st.builds(
         counts,
         counts,
         st.booleans(),
+        st.none() | st.builds(ir.Window, expressions, expressions),
     ),
 )
