@@ -222,7 +222,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
 
 def _block(
     partial: BlockCalls | None, region: LoweredRegion, env: Env, shared: Mapping[str, Value], whole: float,
-    memory: Memory, window: ir.Window | None,
+    memory: Memory, window: ir.KeyWindow | None,
 ) -> BlockPrice:  # fmt: skip
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)

@@ -76,14 +76,14 @@ def _first(given: dict[str, ast.Option]) -> Span | None:
     return next((option.span for option in given.values()), None)
 
 
-def _window(given: dict[str, ast.Option], within: Elaborator) -> ir.Window | None:
+def _window(given: dict[str, ast.Option], within: Elaborator) -> ir.KeyWindow | None:
     """The chunks whose keys attention reads; None where it reads all that it may."""
     window, sink = (_chunks(given.get(name), name, least, within) for name, least in (("window", 1), ("sink", 0)))
     if window is None:
         if sink is not None and ("window" not in given or _is_none(given["window"])):
             within.report(layers.SinkAlone(given["sink"].span))
         return None
-    return ir.Window(window, ir.Const(0.0) if sink is None else sink, at=given["window"].span)
+    return ir.KeyWindow(window, ir.Const(0.0) if sink is None else sink, at=given["window"].span)
 
 
 def _is_none(option: ast.Option) -> bool:

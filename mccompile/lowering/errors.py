@@ -93,7 +93,7 @@ class NoWindow(LoweringError):
 
     code = "MC0508"
 
-    def __init__(self, policy: str, model: str, window: ir.Window, reason: str) -> None:
+    def __init__(self, policy: str, model: str, window: ir.KeyWindow, reason: str) -> None:
         super().__init__(
             f"policy `{policy}` has a window of chunks, and {model} cannot attend within one: {reason}",
             "take the `window` out of `cache { ... }`, or run a model that generates chunks under a causal mask",

@@ -82,7 +82,7 @@ def kept(cache: ir.Cache) -> Iterator[str]:
         yield f"{seen(cache.window)} (approximate)"
 
 
-def seen(window: ir.Window) -> str:
+def seen(window: ir.KeyWindow) -> str:
     """Which keys attention reads under a window."""
     count, first = (_count(n) for n in (window.chunks, window.sink))
     last = "a token's own chunk" if count == "1" else f"the last {count} chunks, a token's own among them"

@@ -80,7 +80,7 @@ class Prefixes:
         return found
 
 
-def one_chunk(tokens: int, window: ir.Window | None) -> np.ndarray:
+def one_chunk(tokens: int, window: ir.KeyWindow | None) -> np.ndarray:
     """What tokens see that all see all, as `Prefixes.seen` has it: where sizes matter, and not who sees what."""
     lengths = np.full(tokens, tokens, np.int64)
     return lengths if window is None else np.stack((0 * lengths, 0 * lengths, lengths), 1)

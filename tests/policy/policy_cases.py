@@ -183,6 +183,6 @@ policies = st.builds(
         counts,
         counts,
         st.booleans(),
-        st.none() | st.builds(ir.Window, expressions, expressions),
+        st.none() | st.builds(ir.KeyWindow, expressions, expressions),
     ),
 )

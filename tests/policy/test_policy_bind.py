@@ -31,7 +31,7 @@ def test_defaults_and_overrides() -> None:
 def test_how_far_attention_reaches() -> None:
     made = motioncache()
     assert bind(made, {}).reach is None
-    window = ir.Window(ir.ParamRef("warmup"), ir.Apply("sub", (ir.ParamRef("updates"), ir.Const(5.0))))
+    window = ir.KeyWindow(ir.ParamRef("warmup"), ir.Apply("sub", (ir.ParamRef("updates"), ir.Const(5.0))))
     windowed = replace(made, cache=replace(made.cache, window=window))
     assert bind(windowed, {"warmup": 7}).reach == Reach(7, 1)
     with pytest.raises(PolicyError, match="invalid count in the cache of policy `made_by_hand`"):
