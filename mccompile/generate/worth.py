@@ -16,12 +16,14 @@ from mccompile.runtime.trace import Event
 class Worth:
     """Shares of a run that computes everything: at least (where data lets all be reused) and at most.
 
-    kept: bytes that the policy keeps; None where they cannot be counted.
+    kept: bytes that the policy keeps; None where they cannot be counted. keys: the share of the keys that tokens may see
+    which they see under the policy's window; None without a window.
     """
 
     tokens: tuple[float, float]
     flops: tuple[float, float]
     kept: int | None
+    keys: float | None = None
 
     @property
     def speed_up(self) -> tuple[float, float]:
@@ -44,7 +46,9 @@ def worth_of(model: CompiledModel, inputs: Mapping[str, Value], plan: Plan, kept
     most = [_event(cell, 0 if cell.action == "reuse" else tokens, tokens, expert) for cell in plan.cells]
     shares = tuple(sum(e.computed for e in events) / (tokens * len(events)) for events in (least, most))
     flops = tuple(count(model, events, prices) / everything for events in (least, most))
-    return Worth((shares[0], shares[1]), (flops[0], flops[1]), kept)
+    bound = model.runner.bound
+    keys = None if bound.reach is None else float(prices.keys(bound).sum() / prices.lengths.sum())
+    return Worth((shares[0], shares[1]), (flops[0], flops[1]), kept, keys)
 
 
 def _event(cell: Cell, computed: int, tokens: int, expert: str) -> Event:

@@ -67,7 +67,9 @@ def use_windows(part: Part, setting: None) -> Rewritten | Refusal:
     ranges, spans = draft.take(RANGES, RANGES.name), draft.take(SPANS, SPANS.name)
     for node in attending:
         q, k, v, _, _, *scale = node.args
-        node.target, node.args = WINDOW, (q, k, v, ranges, spans, *scale)
+        with draft.graph.inserting_before(node):
+            new = draft.graph.call_function(WINDOW, (q, k, v, ranges, spans, *scale))
+        draft.replace(node, new)
     draft.drop(BOUNDS)
     draft.drop(SEEN)
     return Rewritten(draft.part())

@@ -39,29 +39,30 @@ def window_rows(
     peak = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sums = tl.zeros([ROWS, OUT_PADDED], tl.float32)
-    for part in tl.static_range(3):  # the first keys; those before the middle; those behind it
-        if part == 0:
-            start, stop = 0, tl.max(sink, 0)
-        elif part == 1:
-            start, stop = earliest, latest
-        else:
-            start, stop = latest + whole, farthest
-        for at in range(start, stop, KEYS):
-            first, key = tl.cast(at, tl.int64), at + column
-            there = key < stop
-            k = tl.load(keys + first * kn, mask=there[None, :] & deep[:, None], other=0.0)
-            score = tl.dot(q, k, input_precision=PRECISION) * scale
-            within = (key[None, :] >= begin[:, None]) & (key[None, :] < end[:, None])
-            seen = key[None, :] < sink[:, None] if part == 0 else within
-            score = tl.where(seen & there[None, :], score, float("-inf"))
-            higher = tl.maximum(peak, tl.max(score, 1))
-            level = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen no key yet
-            weight = tl.exp2(score - level[:, None])
-            shrunk = tl.exp2(peak - level)
-            total = total * shrunk + tl.sum(weight, 1)
-            v = tl.load(values + first * vn, mask=there[:, None] & out_deep[None, :], other=0.0)
-            sums = tl.dot(weight.to(v.dtype), v, sums * shrunk[:, None], input_precision=PRECISION)
-            peak = higher
+    front, before = tl.cdiv(tl.max(sink, 0), KEYS), tl.cdiv(latest - earliest, KEYS)
+    behind = tl.cdiv(farthest - latest - whole, KEYS)
+    for block in range(0, front + before + behind):  # of the first keys; before the middle; behind it
+        at, stop = block * KEYS, tl.max(sink, 0)
+        if block >= front + before:
+            at, stop = latest + whole + (block - front - before) * KEYS, farthest
+        elif block >= front:
+            at, stop = earliest + (block - front) * KEYS, latest
+        first, key = tl.cast(at, tl.int64), (at + column)[None, :]
+        there = (at + column) < stop
+        k = tl.load(keys + first * kn, mask=there[None, :] & deep[:, None], other=0.0)
+        score = tl.dot(q, k, input_precision=PRECISION) * scale
+        low, high = tl.where(block < front, 0, begin), tl.where(block < front, sink, end)
+        seen = there[None, :] & (key >= low[:, None]) & (key < high[:, None])
+        score = tl.where(seen, score, float("-inf"))
+        higher = tl.maximum(peak, tl.max(score, 1))
+        level = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen no key yet
+        weight = tl.exp2(score - level[:, None])
+        shrunk = tl.exp2(peak - level)
+        total = total * shrunk + tl.sum(weight, 1)
+        sums = sums * shrunk[:, None]
+        v = tl.load(values + first * vn, mask=there[:, None] & out_deep[None, :], other=0.0)
+        sums = tl.dot(weight.to(v.dtype), v, sums, input_precision=PRECISION)
+        peak = higher
     for at in range(latest, latest + whole, KEYS):
         first = tl.cast(at, tl.int64)
         at_k, at_v = keys + first * kn, values + first * vn
@@ -71,8 +72,9 @@ def window_rows(
         weight = tl.exp2(score - higher[:, None])
         shrunk = tl.exp2(peak - higher)
         total = total * shrunk + tl.sum(weight, 1)
+        sums = sums * shrunk[:, None]
         v = tl.load(at_v) if OUT_WIDTH == OUT_PADDED else tl.load(at_v, mask=out_deep[None, :], other=0.0)
-        sums = tl.dot(weight.to(v.dtype), v, sums * shrunk[:, None], input_precision=PRECISION)
+        sums = tl.dot(weight.to(v.dtype), v, sums, input_precision=PRECISION)
         peak = higher
     sums = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     out = OUT + sample * ob + head * oh + row[:, None].to(tl.int64) * on + out_depth[None, :]
