@@ -130,6 +130,17 @@ class FrameDiff(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Similarity(Node):
+    """Of each token the largest cosine between it and an anchor of its chunk, -1 to 1; of an anchor itself -1.
+
+    Anchors are the tokens of every `stride`-th row and every `stride`-th column of each frame, from the first on.
+    """
+
+    of: SourceRef
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
 class Normalise(Node):
     """Per frame: mean: m/mean; max: m/max; min_max: floor + (1-floor) * ((m-min)/(max-min)) ** power."""
 
@@ -249,7 +260,7 @@ class Apply(Node):
 
 
 Expr = (
-    Const | ParamRef | SignalRef | ClockRef | Depth | Table | SourceRef | Frequency | Change | FrameDiff | Normalise
-    | Polynomial | Accumulate | Kept | Before | Cumulative | Average | Smooth | Stairs | SpectralWeight | Around
-    | Area | Reduce | Apply
+    Const | ParamRef | SignalRef | ClockRef | Depth | Table | SourceRef | Frequency | Change | FrameDiff | Similarity
+    | Normalise | Polynomial | Accumulate | Kept | Before | Cumulative | Average | Smooth | Stairs | SpectralWeight
+    | Around | Area | Reduce | Apply
 )

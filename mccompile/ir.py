@@ -41,6 +41,7 @@ from mccompile.expression import (
     Reduce,
     Reduction,
     SignalRef,
+    Similarity,
     Smooth,
     SourceName,
     SourceRef,
@@ -57,7 +58,8 @@ __all__ = [  # an expression's names are names of the IR
     "Depth", "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity",
     "Integration", "Kept", "KeptDevice", "KeptDtype", "KeyWindow", "LastSteps", "Node", "Norm", "Normalise", "Param",
     "ParamRef", "PastMoment", "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region",
-    "RegionRule", "Rest", "Reuse", "Rule", "Signal", "SignalRef", "Smooth", "SourceName", "SourceRef", "SpectralWeight",
+    "RegionRule", "Rest", "Reuse", "Rule", "Signal", "SignalRef", "Similarity", "Smooth", "SourceName", "SourceRef",
+    "SpectralWeight",
     "Stairs", "StepMask", "SublayerName", "Sublayers", "Table", "Top", "UntilRefreshes", "WholeModel",
 ]  # fmt: skip
 
@@ -253,7 +255,9 @@ class WholeModel(Node):
 class Region(Node):
     """Layers under one decision. keep=None: always computed. Otherwise what is kept for reuse, and what stands in.
 
-    name: regions of one name decide together, apart from all others; so do those without a name.
+    name: regions of one name decide together, apart from all others; so do those without a name. nearest: a token that
+    is not computed takes what the computed token of its chunk gets in this very step that is most like it by the cosine
+    of this source. Then nothing is kept.
     """
 
     where: Blocks | Sublayers | Integration | WholeModel
@@ -263,6 +267,7 @@ class Region(Node):
     each: bool | None = None  # every block decides apart
     bands: Bands | None = None  # of the whole model: what stands in for what is kept of it
     depth: float | None = None  # of one of `each` in a model: where its block stands, 0 first to 1 last
+    nearest: SourceRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

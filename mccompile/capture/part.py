@@ -64,6 +64,16 @@ class Positions:
 
 
 @dataclass(frozen=True, slots=True)
+class Filled:
+    """The tokens that have results in a call, computed or taken from computed ones, int64 [A]."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenFrom:
+    """For each filled token the place among the selected ones of the token whose results it has, int64 [samples, A]."""
+
+
+@dataclass(frozen=True, slots=True)
 class Buffer:
     """Kept keys or values of one attention, by the name of their BufferSpec."""
 
@@ -119,7 +129,8 @@ class Output:
 
 
 Operand: TypeAlias = (
-    Input | Stream | Shared | Additive | RowSource | Index | Positions | Buffer | Weight | PerSelection | Pick | Hoisted
+    Input | Stream | Shared | Additive | RowSource | Index | Positions | Filled | TakenFrom | Buffer | Weight
+    | PerSelection | Pick | Hoisted
 )
 Result: TypeAlias = Stream | Shared | RowSource | Positions | Pick | Buffer | Hoisted | Modulated | Output
 

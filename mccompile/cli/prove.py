@@ -121,6 +121,8 @@ def _measured(expr: ir.Expr) -> str:
             return f"{distance}({_at(of, a)}, {_at(of, ir.PastMoment(since, n or 1))})"
         case ir.FrameDiff(of, _, a):
             return f"frame_diff({_at(of, a)})"
+        case ir.Similarity(of, _):
+            return f"similarity({_at(of, None)})"
         case _:
             raise TypeError(expr)
 

@@ -122,6 +122,11 @@ FUNCTIONS = {
             "motion: how far a token differs from the same place one frame earlier",
         ),
         Function(
+            "similarity",
+            (_SOURCE, Parameter("stride", "count", "2")),
+            "how like a token is to the most similar anchor of its chunk: the cosine between both",
+        ),
+        Function(
             "normalise", (_OF, Parameter("by", "word", None, ("mean", "max"))), "divided by the frame's mean or max"
         ),
         Function(
@@ -196,6 +201,11 @@ FUNCTIONS = {
                 Parameter("over", "count", "8", most=16),
             ),
             "what a kept result has become, by a series fitted to the last ones",
+        ),
+        Function(
+            "nearest",
+            (Parameter("of", "result"), Parameter("by", "source")),
+            "what the most similar computed token of the chunk gets in this step",
         ),
         *(
             Function(

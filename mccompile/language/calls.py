@@ -67,6 +67,8 @@ class CallRules:
             return self._report(layers.NotAStandIn(call.span, why, of_model=True))
         if name in ("taylor", "chebyshev"):
             return self._report(layers.NotAStandIn(call.span, "a forecast stands behind `reuse as` only"))
+        if name == "nearest":
+            return self._report(layers.NoNearest(call.span, "it stands behind `reuse as` of layers only"))
         if name in DISTANCES:
             return self._tensors.change(call, given["of"], given.get("then"), DISTANCES[name])
         if name == "magnitude":
@@ -79,6 +81,8 @@ class CallRules:
             return self._tensors.motion(call, given["of"])
         if name == "deviation":
             return self._tensors.deviation(call, given["of"])
+        if name == "similarity":
+            return self._tensors.similarity(call, given["of"])
         numbers = {parameter: self._number(found) for parameter, found in given.items()}
         if name == "table":
             return self._table(call, numbers["at"])

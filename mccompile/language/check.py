@@ -29,6 +29,7 @@ from mccompile.language.extend import Merged, chain, merge
 from mccompile.language.functions import Functions, check_functions, in_call
 from mccompile.language.in_extension import in_user_file
 from mccompile.language.libraries import Loader
+from mccompile.language.nearest import check_nearest
 from mccompile.language.nested import check_nested
 from mccompile.language.options import check_branches, check_cache, check_chunks
 from mccompile.language.parameters import check_name, check_param
@@ -142,6 +143,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     branches = check_branches(merged.branches, errors)
     check_gaps(regions, reusing, errors)
     check_nested(regions, made, within.ranges, errors)
+    check_nearest(regions, made, within.ranges, errors)
     if branches.share_decision is not None and any(phase.branches for phase in made):
         errors.append(layers.SharedAndApart(branches.at, branches.share_decision))
     errors = [in_call(error, functions.called) for error in errors]

@@ -68,6 +68,8 @@ def reach(expr: ir.Expr, ranges: Ranges) -> Interval:
             return Interval(0.0, 2.0) if distance == "cosine" else AT_LEAST_0
         case ir.FrameDiff():
             return AT_LEAST_0
+        case ir.Similarity():
+            return Interval(-1.0, 1.0)
         case ir.Normalise(norm, of, floor, _):
             if norm == "min_max":
                 return Interval(min(reach(floor, ranges).low, 1.0), 1.0)

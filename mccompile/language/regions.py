@@ -18,6 +18,7 @@ from mccompile.language.depth import Where, block_bounds, blocks_of, part_of, sh
 from mccompile.language.errors import layers, names
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
+from mccompile.language.nearest import asks_nearest, elaborate_nearest
 from mccompile.language.nested import may_nest
 from mccompile.language.spell import whose
 from mccompile.language.types import place
@@ -174,15 +175,17 @@ def _region(item: ast.LayersDecl, within: Elaborator) -> ir.Region:
         if item.where.part is not None and item.where.part.text in ir.SUBLAYERS:
             where = ir.Sublayers(where, item.where.part.text, at=item.where.part.span)
     keep = cast("Literal['residual', 'output', 'increment', 'gap'] | None", item.keep and item.keep.text)
-    forecast, bands = None, None
-    if item.keep is not None and item.stand_in is not None and isinstance(where, ir.WholeModel):
+    forecast, bands, nearest = None, None, None
+    if item.keep is not None and item.stand_in is not None and asks_nearest(item.stand_in):
+        nearest = elaborate_nearest(item.stand_in, item.keep, item.where, within)
+    elif item.keep is not None and item.stand_in is not None and isinstance(where, ir.WholeModel):
         bands = elaborate_bands(item.stand_in, item.keep, within)
     elif item.keep is not None and item.stand_in is not None:
         forecast = elaborate_forecast(item.stand_in, item.keep, blocks_of(where) is None, within)
     name = None if item.name is None else item.name.text
     if item.each and (item.keep is None or blocks_of(where) is None):
         within.report(layers.NotEach(item.span, "always computed" if item.keep is None else "the whole model"))
-    return ir.Region(where, keep, forecast, name, item.each or None, bands, at=item.span)
+    return ir.Region(where, keep, forecast, name, item.each or None, bands, nearest=nearest, at=item.span)
 
 
 def _depth(region: ir.Region) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from mccompile.language.errors.syntax import UnexpectedWord
 from mccompile.language.expressions import Elaborator
 from mccompile.language.forecast import elaborate_forecast
 from mccompile.language.guards import elaborate_guards
+from mccompile.language.nearest import asks_nearest, refuse_nearest
 from mccompile.language.types import GRANULARITIES, POISON, Poison, TypedCondition, TypedNumber, place, word
 from mccompile.language.walk import walk
 from mccompile.language.ways import never_acts
@@ -110,6 +111,9 @@ def _stand_in(
     keep = next((item.keep for item in kept if item.keep is not None), None)
     if keep is None:
         within.mention(way.stand_in)
+        return POISON
+    if asks_nearest(way.stand_in):
+        refuse_nearest(way.stand_in, "layers say it, for all of their rules", within)
         return POISON
     if len(names) > 1:
         why = f"these layers keep {words(tuple(names), 'and')}: give them names, and each its own rule"

@@ -32,6 +32,15 @@ _OF_A_GAIN = (ir.Const, ir.ParamRef, ir.SignalRef, ir.ClockRef, ir.Table, ir.Fre
 _OF_THE_CLOCK = (ir.ClockRef, ir.Table)
 
 
+def not_of_now(source: TypedTensor) -> str:
+    """Why tokens cannot be compared with each other by a tensor; "" where they can."""
+    if source.earlier is not None or source.expr.name in ir.TOLD_AFTER:
+        return "tokens are compared as they are in this step"
+    if source.late:
+        return "it is known only when the layers have run"
+    return "" if source.expr.gain is None else "tokens are compared by the source itself, without a filter"
+
+
 class TensorRules:
     """Tensors under the signals and parameters of one policy."""
 
@@ -117,6 +126,22 @@ class TensorRules:
             return POISON
         expr = ir.FrameDiff(source.expr, call.word("relative") == "yes", source.earlier, at=call.span)
         return TypedNumber(expr, Granularity.TOKEN, late=source.late, measured=True)
+
+    def similarity(self, call: BoundCall, of: Typed) -> TypedNumber | Poison:
+        """`similarity(x, stride = 2)`: how like each token is to the most similar anchor of its chunk."""
+        source = self._source(call, of)
+        if isinstance(source, Poison) or not self._known(source):
+            return POISON
+        if source.expr.gain is not None:
+            advice, at = "`similarity` compares tokens by the source itself", place(source.expr)
+            return self._report(values.WrongType(at, "a tensor of the model", described(source), advice))
+        why = not_of_now(source)
+        if why:
+            return self._report(values.NoPast(place(source.expr), "similarity", why))
+        if not source.per_token:
+            return self._no_tokens(source, "`similarity`")
+        expr = ir.Similarity(source.expr, call.count("stride"), at=call.span)
+        return TypedNumber(expr, Granularity.TOKEN, measured=True)
 
     def filtered(self, call: BoundCall, of: Typed, gain: TypedNumber | Poison) -> TypedTensor | Poison:
         """`filter(x, gain = ...)`: the same tensor, its frequencies weighted."""

@@ -78,6 +78,12 @@ def whole_region(regions: Iterable[ir.Region]) -> ir.Region | None:
     return next((r for r in regions if isinstance(r.where, ir.WholeModel) and r.keep is not None), None)
 
 
+def merges(regions: Iterable[ir.Region]) -> bool:
+    """Whether tokens that are not computed take from those that are, in all of the kept regions among these."""
+    kept = [region for region in regions if region.keep is not None]
+    return bool(kept) and all(region.nearest is not None for region in kept)
+
+
 def rule_in(phase: ir.Phase, branch: str | None, region: str | None) -> ir.Rule:
     """What regions of a name do in a phase, in the calls of a branch. None: those without rules of their own."""
     of: ir.Phase | ir.BranchRule = next((one for one in phase.branches or () if one.branch == branch), phase)

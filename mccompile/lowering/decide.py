@@ -27,6 +27,7 @@ from mccompile.lowering.slots import (
     DecidedBy,
     Host,
     Late,
+    LikeAnchors,
     Mask,
     Now,
     Params,
@@ -73,12 +74,14 @@ def dynamic_phases(policy: ir.PolicyIR) -> tuple[tuple[int, ir.Reuse | ir.Top], 
 
 
 def build_decide(
-    policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
+    policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change],
+    merges: bool = False,
 ) -> DecideSpec | None:
     """Builds the decision graph of `policy`. Returns None if the clock decides everything.
 
-    supplied: changes whose values the host knows (folded). Raises KeyError for a source not located.
-    """
+    supplied: changes whose values the host knows (folded). merges: tokens take from computed ones of their chunk, so a
+    chunk of which nothing is selected is computed. Raises KeyError for a source not located.
+    """  # fmt: skip
     rules = dynamic_phases(policy)
     if not rules:
         return None
@@ -89,6 +92,7 @@ def build_decide(
     changes = [e for e in found if isinstance(e, ir.Change)]
     measured = [e for e in changes if e not in supplied]
     motions = [e for e in found if isinstance(e, ir.FrameDiff)]
+    alike = tuple(dict.fromkeys(LikeAnchors(e.of.name, e.stride) for e in found if isinstance(e, ir.Similarity)))
     tables = tuple(e for e in found if isinstance(e, ir.Table | ir.Cumulative))
     pasts = Pasts.of(rules, signals)
     folded = tuple(e for e in changes if e in supplied)
@@ -112,18 +116,20 @@ def build_decide(
     host += (*map(TableRow, tables), *map(ChangeRow, folded))
     places = (Places(),) if moments.gains or any(isinstance(e, ir.Around | ir.Area) for e in found) else ()
     before = (*kept, *results, *pasts.slots, *running.slots)
-    inputs = (Host(), Params(), *places, *counts, *(Now(n) for n in names), *before, *(Late(n) for n in late))
+    inputs = (Host(), Params(), *places, *counts, *(Now(n) for n in names), *alike, *before, *(Late(n) for n in late))
     ways = (ChosenWay(),) if any(own_stand_ins(rule) for _, rule in rules) else ()
     outputs = (Mask(), DecidedBy(), *ways, *counts, *kept, *pasts.slots, *running.slots)
+    now = dict.fromkeys((*names, *(one.source for one in alike)))
     weights = tuple(MeasuredRow("signal", signal.name) for signal in weighing)
     told = tuple(dict.fromkeys((*(row for _, rule in rules for row in rows_of(rule, signals)), *weights)))
     spec = DecideSpec(
         module=fx.GraphModule(torch.nn.Module(), fx.Graph()), inputs=inputs, outputs=outputs, host=host,
         params=tuple(p.name for p in policy.params), counts=tuple(counts),
-        sources=tuple(located[n] for n in names), measured=told, weights=weights,
+        sources=tuple(located[n] for n in now), measured=told, weights=weights,
         told_after=tuple(located[n] for n in told_after),
     )  # fmt: skip
-    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), tuple(late), pasts, moments, running)
+    lates = tuple(late)
+    todo = _Decision(policy, spec, dict(rules), tuple(measured), tuple(motions), lates, pasts, moments, running, merges)
     module = build_graph([identifier(n) for n in inputs], todo.run, [identifier(n) for n in outputs])
     return replace(spec, module=module)
 
@@ -141,6 +147,7 @@ class _Decision:
     pasts: Pasts
     moments: Moments
     running: RunningMeans
+    merges: bool
 
     def run(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         def get(slot: Slot) -> torch.Tensor:
@@ -159,7 +166,8 @@ class _Decision:
         known = flag("known") > 0
         accounts = {c.into: torch.where(known, row(AccountRow(c.into)), get(c)) for c in held}
         account = accounts["account"]
-        cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in self.spec.sources}
+        read = [loc for loc in self.spec.sources if Now(loc.source) in self.spec.inputs]
+        cells = {loc.source: to_cells(get(Now(loc.source)), loc, account) for loc in read}
         out: dict[Slot, torch.Tensor] = {}
         params = {p: get(Params())[i] for i, p in enumerate(self.spec.params)}
         clock: dict[str, torch.Tensor] = {c: row(ClockRow(c)) for c in CLOCKS}
@@ -189,7 +197,8 @@ class _Decision:
             motions[m] = frame_difference(now, last[:, :-1], flag("tail") > 0, flag("first") > 0, m.relative)
             out[Tail(m.of.name)] = last
         late = {n: get(Late(n)) for n in self.late}
-        leaves = replace(known_now, changes=changes, motions=motions, late=late, accounts=accounts)
+        alike = {slot: get(slot) for slot in self.spec.inputs if isinstance(slot, LikeAnchors)}
+        leaves = replace(known_now, changes=changes, motions=motions, late=late, accounts=accounts, alike=alike)
         if fresh is not None:
             told_of = ChunkStep(row(ClockRow("step")), active, fresh)
             means, out_of_means = self.running.run(leaves, get, told_of, account * 0.0)
@@ -198,6 +207,8 @@ class _Decision:
         numbers = {e: evaluate(e, leaves) + account * 0.0 for e in self.pasts.numbers}
         mask, grown, told, way = self._mask(leaves, flag("phase"), get, numbers)
         compute = active & (forced | (mask & ~reused))
+        if self.merges:
+            compute = compute | (active & ~compute.any(-1, True).any(-2, True))
         moving = active & ~forced & ~reused
         out[Mask()] = compute
         nothing = torch.zeros_like(account).amax((2, 3))  # where no rule tells anything

@@ -171,7 +171,8 @@ def _text(value: object, written: dict[fx.Node, str]) -> str:
 
 def _region(region: LoweredRegion, lowered: LoweredModel) -> str:
     decided = f"decided as `{region.group}`" if region.group else "decided by the policy"
-    rule = "always computed" if region.keep is None else f"{decided}, keep {region.keep}"
+    kept = f"keep {region.keep}" if region.nearest is None else f"taken from the token nearest by {region.nearest}"
+    rule = "always computed" if region.keep is None else f"{decided}, {kept}"
     place = f"blocks {region.first}..{region.last}"
     if any(piece.sublayers for piece in lowered.pieces):
         paths = [lowered.captured.blocks[at].path for at in (region.first, region.last)]

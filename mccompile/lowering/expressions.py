@@ -16,6 +16,7 @@ import torch
 from mccompile import ir
 from mccompile.lowering.frames import area, around
 from mccompile.lowering.operations import apply, picked
+from mccompile.lowering.slots import LikeAnchors
 from mccompile.policy.evaluate import horner as horner_of_number
 
 EPS = 1e-8  # of the official MotionCache and TeaCache ratios
@@ -39,6 +40,7 @@ class Leaves:
     accounts: Mapping[str, torch.Tensor]  # before this step, by name; none outside of a rule
     pasts: Mapping[EarlierNumber, torch.Tensor] = field(default_factory=dict)  # numbers of earlier steps
     places: torch.Tensor | None = None  # [rows, columns] of a frame, of which only the sizes are read
+    alike: Mapping[LikeAnchors, torch.Tensor] = field(default_factory=dict)
     frequency: torch.Tensor | None = None  # within the gain of a filter, [1, 1, 1, n]
 
 
@@ -68,6 +70,8 @@ def evaluate(expr: ir.Expr, leaves: Leaves) -> torch.Tensor:
             return area(rows, columns, _places(leaves))
         case ir.Change():
             return leaves.changes[expr]
+        case ir.Similarity(of, stride):
+            return leaves.alike[LikeAnchors(of.name, stride)]
         case ir.FrameDiff():
             return one_where_undefined(leaves.motions[expr])
         case ir.Normalise(norm, of, floor, power):

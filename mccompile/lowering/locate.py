@@ -29,12 +29,14 @@ from mccompile.policy.facts import model_region
 
 
 def sources_read(policy: ir.PolicyIR) -> tuple[ir.SourceRef, ...]:
-    """Returns the sources that some rule reads, late signals included, in the order of their first use."""
+    """Returns the sources that rules read, late signals included, and those by which nearest tokens are found."""
     signals = {s.name: s for s in policy.signals}
     rules = (rule for rule in all_rules(policy) if isinstance(rule, ir.Reuse | ir.Top))
     expressions = (*(x for rule in rules for x in rule_expressions(rule)), *weighing_signals(policy))
-    found = (e.of for x in expressions for e in walk(x, signals) if isinstance(e, ir.Change | ir.FrameDiff))
-    return tuple(dict.fromkeys(found))
+    measured = (ir.Change, ir.FrameDiff, ir.Similarity)
+    found = (e.of for x in expressions for e in walk(x, signals) if isinstance(e, measured))
+    near = (region.nearest for region in policy.regions if region.nearest is not None)
+    return tuple(dict.fromkeys((*found, *near)))
 
 
 def locate(

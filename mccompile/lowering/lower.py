@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal
-from mccompile.language.walk import all_rules, block_read, cell_of, forecasts_of, rules_of
+from mccompile.language.walk import all_rules, block_read, cell_of, forecasts_of, merges, rules_of
 from mccompile.lowering.decide import DecideSpec, build_decide
 from mccompile.lowering.each import apart
 from mccompile.lowering.errors import NoWindow, SourceNotFound
@@ -20,11 +20,11 @@ from mccompile.lowering.split import split
 from mccompile.lowering.types import LoweredModel, RowForms
 from mccompile.lowering.windows import outside_windows
 from mccompile.policy.evaluate import static_changes
-from mccompile.policy.groups import groups, own_branches, policies
+from mccompile.policy.groups import group_of, groups, own_branches, policy_of, views
 
 ONLY_COMPUTES = (
-    "computes every step of this model and reuses nothing: `compute top` always picks some tokens, and a step that "
-    "computes some of them computes all"
+    "computes every step of this model and reuses nothing: some tokens are always picked, and a step that computes "
+    "some of them computes all"
 )
 
 
@@ -82,11 +82,14 @@ def _decides(
     policy: ir.PolicyIR, located: Mapping[ir.SourceName, Located], supplied: frozenset[ir.Change]
 ) -> Mapping[str, DecideSpec | None]:
     """The decision graph of each view. Views with the same rules have the same one: blocks that decide apart."""
-    made: dict[tuple[ir.Phase, ...], DecideSpec | None] = {}
-    for own in policies(policy).values():
-        if own.phases not in made:
-            made[own.phases] = build_decide(own, located, supplied)
-    return {view: made[own.phases] for view, own in policies(policy).items()}
+    made: dict[tuple[tuple[ir.Phase, ...], bool], DecideSpec | None] = {}
+    found: dict[str, DecideSpec | None] = {}
+    for view in views(policy):
+        own, merged = policy_of(policy, view), merges(r for r in policy.regions if group_of(r) == view.group)
+        if (own.phases, merged) not in made:
+            made[own.phases, merged] = build_decide(own, located, supplied, merged)
+        found[view.name] = made[own.phases, merged]
+    return found
 
 
 def _row_forms(pieces: Pieces) -> RowForms | None:
@@ -117,7 +120,8 @@ def _refused(captured: CapturedModel, policy: ir.PolicyIR, rows: bool) -> tuple[
 def _only_computes(policy: ir.PolicyIR) -> bool:
     """Whether a policy that decides per step computes every step, though it is not meant to."""
     rules = all_rules(policy)
-    return all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
+    top_alone = all(isinstance(r, ir.Compute | ir.Top) for r in rules) and any(isinstance(r, ir.Top) for r in rules)
+    return top_alone or merges(policy.regions)
 
 
 def _apart(captured: CapturedModel, policy: ir.PolicyIR) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import fx
+
 from mccompile import ir
-from mccompile.capture.part import Operand, Result, Shared, Stream
+from mccompile.capture.part import Buffer, Operand, Result, Shared, Stream
 from mccompile.capture.types import names_at
 from mccompile.lowering.additive import additive_masks
 from mccompile.lowering.coarse import Coarse
 from mccompile.lowering.drop_buffers import drop_buffers
+from mccompile.lowering.fill import fill_rows
 from mccompile.lowering.hoist import hoist
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import as_computed, keep_encoded
@@ -54,6 +57,12 @@ def _lasting(pieces: Pieces, place: Place) -> frozenset[Operand]:
     return frozenset(o for o in kind.full.takes if isinstance(o, Shared) and all(n[o] in lasting for n in names))
 
 
+def _dims(pieces: Pieces, place: Place) -> dict[str, int]:
+    """Returns how many axes each buffer of a kind of block has."""
+    made = pieces.captured.kinds[place[1]].allocate.results()
+    return {r.name: len(n.args[1]) for r, n in made.items() if isinstance(r, Buffer) and isinstance(n, fx.Node)}
+
+
 def _kept(pieces: Pieces, place: Place) -> ir.KeptDtype:
     """Returns the dtype of keys and values between calls."""
     return pieces.policy.cache.dtype
@@ -85,6 +94,10 @@ EXACT: tuple[Pass[Any], ...] = (
 )  # fmt: skip
 
 APPROXIMATE: tuple[Pass[Any], ...] = (
+    Pass(
+        "fill_rows", (Form.ROWS,), fill_rows, _dims,
+        asked=lambda policy: any(region.nearest is not None for region in policy.regions),
+    ),
     Pass(
         "keep_encoded", (Form.ROWS, Form.ONCE, Form.ALLOCATE), keep_encoded, _kept,
         asked=lambda policy: not as_computed(policy.cache.dtype),

@@ -102,4 +102,5 @@ def _region(
     group = group_of(named)
     seen = [policy_of(policy, view) for view in views(policy) if view.group == group and keep is not None]
     of_rules = tuple(dict.fromkeys(one for own in seen for rule in all_rules(own) for one in own_stand_ins(rule)))
-    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group, inside, of_rules)
+    nearest = None if named.nearest is None else named.nearest.name
+    return LoweredRegion(first, last, keep, tuple(pairs), named.forecast, group, inside, of_rules, nearest)

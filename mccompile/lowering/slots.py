@@ -44,6 +44,18 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
+class LikeAnchors:
+    """How like each token is to the anchors of its chunk in this call, [B, G, F, P]; see ir.Similarity."""
+
+    source: ir.SourceName
+    stride: int
+
+    @property
+    def name(self) -> str:
+        return f"alike:{self.source}:{self.stride}"
+
+
+@dataclass(frozen=True, slots=True)
 class Mask:
     """Which tokens are computed, [B, G, F, P] bool."""
 
@@ -148,7 +160,7 @@ class Late:
 
 
 KeptSlot = Count | SourceBefore | Past | Running | Tail | Late
-Slot = Host | Params | Places | Now | Mask | DecidedBy | ChosenWay | KeptSlot
+Slot = Host | Params | Places | Now | LikeAnchors | Mask | DecidedBy | ChosenWay | KeptSlot
 
 
 def identifier(slot: Slot) -> str:

@@ -18,6 +18,7 @@ from torch import fx
 from mccompile.capture.part import (
     Additive,
     Buffer,
+    Filled,
     Hoisted,
     Index,
     Input,
@@ -32,6 +33,7 @@ from mccompile.capture.part import (
     RowSource,
     Shared,
     Stream,
+    TakenFrom,
     Weight,
 )  # fmt: skip
 from mccompile.diagnostics.failure import InternalError
@@ -43,7 +45,9 @@ _TAKES: dict[Form, tuple[type[Operand], ...]] = {
     Form.GATHER: (Index, RowSource),
     Form.MODULATED: (Stream, Shared, Weight),
     Form.PLAIN: (Stream, Shared, Additive, Buffer, Weight),
-    Form.ROWS: (Stream, Shared, RowSource, Positions, Buffer, Weight, PerSelection, Pick, Hoisted),
+    Form.ROWS: (
+        Stream, Shared, RowSource, Positions, Filled, TakenFrom, Buffer, Weight, PerSelection, Pick, Hoisted,
+    ),
     Form.ONCE: (Shared, Weight),
     Form.ALLOCATE: (Stream, Shared),
     Form.POSTLUDE: (Stream, Shared, Input),
@@ -123,7 +127,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
         case Hoisted():
             once = pieces.parts.get((Form.ONCE, place[1]))
             return once is not None and operand in once.gives
-        case Index() | PerSelection():
+        case Index() | PerSelection() | Filled() | TakenFrom():
             return True
         case _:
             assert_never(operand)

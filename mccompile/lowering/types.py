@@ -37,7 +37,9 @@ class LoweredRegion:
     pairs: (stream in, stream out) for each stream that leaves the region: the residual is out - in. A stream
     without a counterpart of its shape keeps its output (stream in is then ""). forecast: what stands in for the kept
     result on reuse; None: that itself. of_rules: what rules let stand in instead. group: the regions that it decides
-    with (policy/groups.py). inside: what leaves is the output of a sublayer, which the next region adds to the stream.
+    with (policy/groups.py). nearest: the source by which tokens that are not computed find the computed one whose
+    results they take; nothing is kept then. inside: what leaves is the output of a sublayer, which the next region adds
+    to the stream.
     """
 
     first: int
@@ -48,6 +50,7 @@ class LoweredRegion:
     group: str = ALL
     inside: bool = False
     of_rules: tuple[ir.Forecast, ...] = ()
+    nearest: ir.SourceName | None = None
 
     @property
     def forecasts(self) -> tuple[ir.Forecast, ...]:

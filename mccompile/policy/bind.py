@@ -12,7 +12,7 @@ from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.ir import Expr, PolicyIR
-from mccompile.language.walk import rules_of
+from mccompile.language.walk import merges, rules_of
 from mccompile.policy.errors import (
     CountInvalid,
     ParameterNotWhole,
@@ -53,12 +53,14 @@ class Reach:
 class BoundPolicy:
     """A policy and the values of all its parameters (in the order of their declaration, all in range).
 
-    depth: as one group of regions sees the policy, where its block stands in the model (ir.Region).
+    depth: as one group of regions sees the policy, where its block stands in the model (ir.Region). merges: in its
+    regions, tokens that are not computed take from those that are (`reuse as nearest`).
     """
 
     ir: PolicyIR  # hides the module of this name in the class body
     values: Mapping[str, float] = field(hash=False)
     depth: float | None = None
+    merges: bool = False
 
     def number(self, expr: Expr) -> np.float32:
         """The value of an expression of parameters and constants. Raises ValueError for any other."""
@@ -110,7 +112,7 @@ def bind(policy: ir.PolicyIR, overrides: Mapping[str, float]) -> BoundPolicy:
             problems.append(ParameterOutOfRange(param.at, policy.name, param.name, value, *limits))
         elif param.whole and not value.is_integer():
             problems.append(ParameterNotWhole(param.at, policy.name, param.name, value))
-    bound = BoundPolicy(policy, values)
+    bound = BoundPolicy(policy, values, merges=merges(policy.regions))
     if not problems:
         problems += _counts(bound)
     if problems:

@@ -127,7 +127,7 @@ def _value(expr: ir.Expr, at: StaticMoment) -> StaticValue:
             return _value(of, at)  # a static value is the same in all cells of a chunk
         case ir.Apply(op, args):
             return OPERATIONS[op].value(*(_value(a, at) for a in args))
-        case ir.SourceRef() | ir.FrameDiff() | ir.Frequency() | ir.Area():
+        case ir.SourceRef() | ir.FrameDiff() | ir.Similarity() | ir.Frequency() | ir.Area():
             raise ValueError(f"`{type(expr).__name__}` depends on data and has no static value")
         case _:
             assert_never(expr)
@@ -242,7 +242,7 @@ def is_static(expr: ir.Expr, policy: ir.PolicyIR, static_sources: frozenset[str]
                 return not any(region.each for region in policy.regions)  # in a model, each block is one of them
             case ir.Change(_, of, since, _, _, a):
                 return since == "step" and a is None and of.name in static_sources - _NEVER_STATIC
-            case ir.FrameDiff() | ir.SourceRef() | ir.Frequency() | ir.Area():
+            case ir.FrameDiff() | ir.Similarity() | ir.SourceRef() | ir.Frequency() | ir.Area():
                 return False
             case ir.SignalRef(name):
                 return not signals[name].late and static(signals[name].expr)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mccompile import ir
 from mccompile.language.spell import where
+from mccompile.language.types import source_words
 from mccompile.language.walk import rule_expressions
 from mccompile.policy.budget import in_words
 from mccompile.policy.evaluate import TIMESTEP_SOURCES, is_static
@@ -56,6 +57,9 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
             steps = max(map(len, region.forecast.passed or ((),)))
             more = f", and those of the last {steps} step{'' if steps == 1 else 's'}" if steps else ""
             yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept{more}"
+        if region.nearest is not None:
+            by = source_words(region.nearest)
+            yield f"  reuse as what the computed token nearest by `{by}` gets in the same step: nothing is kept"
         if region.bands is not None and region.bands.at is not None:
             yield f"  reuse as {region.bands.at.text}: the low and the high frequencies of each frame, weighted"
 

@@ -160,6 +160,8 @@ def _of_reuse(bound: BoundPolicy, grid: Grid, at: Situation, decision: Decision,
             return "the condition fails" if len(ways) == 1 else "no condition holds"
         holds = "the condition holds" if len(ways) == 1 else f"condition {decision.way + 1} of {len(ways)} holds"
         return holds + stands_in(ways[decision.way].stand_in)
+    if bound.merges and decision.compute:
+        return "the condition holds, and no token would be left to take from"
     if not decision.compute:
         held = "the condition fails, and a guard on shares holds the step back"
         return held + stands_in(ways[decision.way].stand_in)

@@ -80,7 +80,7 @@ def forced(bound: BoundPolicy, grid: Grid, at: Situation) -> Decision:
     phase = current(bound, at.state, grid)
     cache, cleared = bound.ir.cache, no_accounts(bound.ir)
     last = cache.refresh_last and at.state.step == grid.steps - 1
-    if not at.kept:
+    if not at.kept and not bound.merges:  # merged tokens read nothing older than this step
         return Decision(phase, True, cleared, "nothing kept yet")
     if last or (cache.refresh_every is not None and at.since is not None and at.since + 1 >= cache.refresh_every):
         return Decision(phase, True, cleared, "refresh")
@@ -104,6 +104,8 @@ def decide(bound: BoundPolicy, grid: Grid, at: Situation, static: Static | None)
     if must.compute:
         return must
     compute, accounts, way = _rule(bound, grid, at, bound.ir.phases[must.phase].rule, static)
+    if bound.merges and compute is False:
+        compute = True  # a chunk of which nothing is computed has no token to take from
     if not compute and bound.ir.cache.refresh_every is not None and at.since is None:
         return must  # whether a refresh is due is not known
     return Decision(must.phase, compute, no_accounts(bound.ir) if compute else accounts, "phase", way)

@@ -233,7 +233,7 @@ def _timestep_only(expr: ir.Expr) -> bool:
     match expr:
         case ir.Change(_, of, since, _, _, a):
             return of.name in TIMESTEP_SOURCES and since == "step" and a is None
-        case ir.FrameDiff():
+        case ir.FrameDiff() | ir.Similarity():
             return False
         case _:
             return True
@@ -282,7 +282,7 @@ def _sums(rule: ir.Rule) -> frozenset[ir.Accumulate]:
 def measured(policy: ir.PolicyIR) -> tuple[ir.Expr, ...]:
     """The expressions of a settled policy that measure something of the model, in the order of their use."""
     read = (e for p in policy.phases for e in walk_rule(p.rule, {}))
-    return tuple(dict.fromkeys(e for e in read if isinstance(e, ir.Change | ir.FrameDiff)))
+    return tuple(dict.fromkeys(e for e in read if isinstance(e, ir.Change | ir.FrameDiff | ir.Similarity)))
 
 
 def reads_noise_level(policy: ir.PolicyIR) -> bool:

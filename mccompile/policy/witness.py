@@ -47,6 +47,8 @@ def witness(policies: Sequence[BoundPolicy], grid: Grid, broken: BreaksClaim, wi
     policies: settled ones. The draws are the same in every process.
     """
     asked = tuple(dict.fromkeys(e for bound in policies for e in measured(bound.ir)))
+    if any(isinstance(e, ir.Similarity) for e in asked):
+        return None  # of an anchor it is another number than of its neighbours: no chunk has all tokens alike
     draws = _draws(asked, _thresholds(policies), grid.steps) if asked else iter([{}])
     for tables in draws:
         try:

@@ -56,7 +56,7 @@ def resolve(time: ChunkTime, moment: Moment, record: ChunkRecord, bound: BoundPo
     cell = plan.cells[time.step]
     situation = Situation(record.state, record.computed, record.since, None, None)
     decision = decide(bound, moment.grid, situation, None)
-    if not record.computed:
+    if not record.computed and (record.lost or not bound.merges):
         return Action("compute", decision.phase, None, record.lost or decision.why)
     account = cell.account if record.planned else None
     if record.planned and cell.action != "dynamic":

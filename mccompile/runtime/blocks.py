@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from mccompile.backend.sdpa import cudnn_attention
 from mccompile.capture.part import (
     Additive,
     Buffer,
+    Filled,
     Hoisted,
     Index,
     Operand,
@@ -25,12 +25,15 @@ from mccompile.capture.part import (
     RowSource,
     Shared,
     Stream,
+    TakenFrom,
 )  # fmt: skip
 from mccompile.capture.types import Along, Port, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
 from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.masks import AdditiveMasks, Dtypes, QueryDtypes
+from mccompile.runtime.nearest import give_results, own_results
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, own_count, weight_of
+from mccompile.runtime.rows import FindFilling, Rows
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
 from mccompile.runtime.upload import to_device, upload
@@ -41,27 +44,6 @@ Env = dict[str, torch.Tensor]
 def eager(module: fx.GraphModule, role: Role) -> GraphCall:
     """The backend that compiles nothing."""
     return module.forward
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Selected tokens of a call, and what blocks need of the shared values for them.
-
-    sample: the sample that they belong to, None where all samples select the same. whole: all tokens, in order.
-    index: int64 [n]. made: what passes need to know of the selection. values: rows of shared values. sources: values
-    from which blocks pick rows themselves. picks: which rows, by the shared value for which they are picked. vectors:
-    per row key, positions along that axis.
-    """
-
-    sample: int | None
-    batch: int
-    whole: bool
-    index: torch.Tensor
-    made: Mapping[str, torch.Tensor]
-    values: Mapping[str, Value]
-    sources: Mapping[str, Value]
-    vectors: Mapping[str, torch.Tensor]
-    picks: Mapping[str, Value]
 
 
 class BlockCalls:
@@ -91,6 +73,7 @@ class BlockCalls:
             )
             takes = [o for part in self._partial.values() for o in part.takes]
             self._per_selection = tuple(dict.fromkeys(o for o in takes if isinstance(o, PerSelection)))
+            self._fills = any(isinstance(o, Filled) for o in takes)
             self._picked = tuple(dict.fromkeys(o.name for o in takes if isinstance(o, RowSource)))
             gathered = {o.name for o in forms.gather.takes if isinstance(o, RowSource)}
             held = (n for b in captured.blocks for n in self.lasting(b.index))
@@ -131,9 +114,13 @@ class BlockCalls:
         return {} if self._masks.dtype is not None else self._dtypes.of(i, self._plain[i], env, shared)
 
     def select(
-        self, positions: np.ndarray, sample: int | None, seen: np.ndarray, env: Env, shared: Mapping[str, Value]
+        self, positions: np.ndarray, sample: int | None, seen: np.ndarray, env: Env, shared: Mapping[str, Value],
+        fill: FindFilling | None = None,
     ) -> Rows:
-        """The tokens at `positions` (ascending, at least one). seen: what each token sees (`Prefixes.seen`)."""
+        """The tokens at `positions` (ascending, at least one). seen: what each token sees (`Prefixes.seen`).
+
+        fill: finds what tokens take from others; without it each has its own results.
+        """
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
         like = next(iter(env.values()))
         batch = max(t.size(0) for t in env.values())
@@ -158,7 +145,11 @@ class BlockCalls:
         whole = sample is None and positions.size == len(seen)
         made = {o.name: o.make(positions, seen) for o in self._per_selection}
         made |= {o.name: to_device(made[o.name], like.device) for o in self._per_selection if o.on_device}
-        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks)
+        filling = None
+        if self._fills:
+            samples = batch if sample is None else 1
+            filling = own_results(index, samples) if fill is None else fill(positions, index, sample)
+        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks, filling)
 
     def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:
         arguments: list[Value] = []
@@ -216,6 +207,8 @@ class BlockCalls:
                     return kept[operand]
                 case PerSelection(name):
                     return rows.made[name]
+                case Filled() | TakenFrom():
+                    return rows.told(operand)
                 case _:
                     raise Misplaced("rows", operand)
 
@@ -236,7 +229,7 @@ class BlockCalls:
         assert self.staging is not None
         specs = self._captured.kinds[kind].buffers
         for place, spec in enumerate(specs):
-            written = rows.vectors[spec.rows]
+            written = rows.written(spec.rows)
             values = local[place].index_select(spec.token_axis, written)
             self.staging.put(home[place], spec.token_axis, written, values)
 
@@ -382,6 +375,13 @@ class BlockCalls:
             return
         index = rows.vectors[port.rows].to(one.device)
         two.index_copy_(port.token_axis, index, one.index_select(port.token_axis, index))
+
+    def give(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows, add: bool) -> None:
+        """Gives all tokens with results those of the selected ones that they take. add: to what they have in `into`."""
+        axis = self._ports[name].token_axis
+        assert rows.filling is not None
+        assert axis is not None
+        give_results(rows.filling, one_sample(into, rows.sample, rows.batch), made, axis, add)
 
     def put(self, name: str, into: torch.Tensor, made: torch.Tensor, rows: Rows) -> None:
         """Writes the selected rows of a stream back, in place; a stream without tokens is replaced whole."""

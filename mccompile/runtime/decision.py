@@ -22,6 +22,7 @@ from mccompile.lowering.slots import (
     Host,
     KeptSlot,
     Late,
+    LikeAnchors,
     Mask,
     Now,
     Params,
@@ -38,6 +39,7 @@ from mccompile.runtime.actions import Action
 from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.finite import OnItsWay
 from mccompile.runtime.layout import Layout
+from mccompile.runtime.nearest import similarity
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Course, Deciding, States
 from mccompile.runtime.upload import upload
@@ -136,6 +138,10 @@ class Decide:
                     arguments.append(torch.zeros(layout.rows, layout.positions // layout.rows, device=device))
                 case Now(source):
                     arguments.append(sources[source])
+                case LikeAnchors(source, stride):
+                    where = next(one for one in self.spec.sources if one.source == source)
+                    cells = to_cells(sources[source], where, torch.empty(layout.cells, device="meta"))
+                    arguments.append(similarity(cells, layout.rows, stride))
                 case Mask() | DecidedBy() | ChosenWay():
                     raise AssertionError("results are no inputs of a decision")
                 case _:

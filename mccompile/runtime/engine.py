@@ -16,6 +16,7 @@ from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, OneFr
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.sources import (
     BlockStreams,
+    Located,
     ModelOutput,
     Probe,
     ProbeOutput,
@@ -81,13 +82,21 @@ class Engine:
         return lambda host, *more: (module.forward if host.size(2) == 1 else compiled)(host, *more)
 
     def _check_forecasts(self) -> None:
-        """Raises NoForecast (MC0620) where rows beside the video tokens would be forecast with them."""
+        """Raises NoForecast (MC0620) where rows beside the video tokens would be forecast with them, or merged."""
         captured = self.lowered.captured
         rows = {p.name: p.rows for p in captured.streams}
         for region in self.lowered.regions if self.uses_rows else ():
             beside = next((made for _, made in region.pairs if rows[made] != "video"), None)
             if region.forecasts and beside is not None:
                 why = f"tokens are computed at steps of their own, and `{beside}` has other rows than theirs"
+                raise NoForecast(self.lowered.policy, why)
+            if region.nearest is None:
+                continue
+            kinds = {captured.blocks[i].kind for i in range(region.first, region.last + 1)}
+            kept = (b.name for kind in kinds for b in captured.kinds[kind].buffers if b.rows != "video")
+            beside = beside or next(kept, None)
+            if beside is not None:
+                why = f"tokens take from tokens of the video, and `{beside}` has other rows than theirs"
                 raise NoForecast(self.lowered.policy, why)
 
     def _needed(self) -> list[str]:
@@ -148,32 +157,37 @@ class Engine:
         """The values of a decision's sources, each in its own layout; env: the streams before the first cached region,
         and later ones. group: of the regions that are decided about; None where the shapes alone matter."""
         found: dict[str, Value] = {}
-        for where in spec.sources:
-            match where.value:
-                case Input(name):
-                    found[where.source] = inputs[name]
-                case Shared(name):
-                    value = shared[name]
-                    found[where.source] = self.tokens(name, value, inputs) if isinstance(value, torch.Tensor) else value
-                case VideoStream():
-                    found[where.source] = self._entry_tokens(inputs, env)
-                case Probe():
-                    last = self._before_cached()
-                    found[where.source] = self.tokens(last, env[last], inputs) - self._entry_tokens(inputs, env)
-                case ProbeOutput():
-                    last = self._before_cached()
-                    found[where.source] = self.tokens(last, env[last], inputs)
-                case Modulated():
-                    found[where.source] = self._modulated_input(env, shared, inputs)
-                case RegionInput():
-                    found[where.source] = self._region_input(inputs, env, group)
-                case RegionOutput() | ModelOutput() | BlockStreams():
-                    raise Misplaced("decide", where.value)
-                case _:
-                    assert_never(where.value)
+        found |= {where.source: self.source(where, inputs, shared, env, group) for where in spec.sources}
         if any(isinstance(where.value, BlockStreams) for where in spec.told_after):
             found["block"] = self._entry_tokens(inputs, env)  # for its sizes: those of what a block adds to it
         return found
+
+    def source(
+        self, where: Located, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env, group: str | None
+    ) -> Value:
+        """The value of one source that is known before the layers run; see `sources`."""
+        match where.value:
+            case Input(name):
+                return inputs[name]
+            case Shared(name):
+                value = shared[name]
+                return self.tokens(name, value, inputs) if isinstance(value, torch.Tensor) else value
+            case VideoStream():
+                return self._entry_tokens(inputs, env)
+            case Probe():
+                last = self._before_cached()
+                return self.tokens(last, env[last], inputs) - self._entry_tokens(inputs, env)
+            case ProbeOutput():
+                last = self._before_cached()
+                return self.tokens(last, env[last], inputs)
+            case Modulated():
+                return self._modulated_input(env, shared, inputs)
+            case RegionInput():
+                return self._region_input(inputs, env, group)
+            case RegionOutput() | ModelOutput() | BlockStreams():
+                raise Misplaced("decide", where.value)
+            case _:
+                assert_never(where.value)
 
     def told_after(
         self, results: Sequence[Value], env: Env, inputs: Mapping[str, Value]

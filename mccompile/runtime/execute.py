@@ -11,9 +11,10 @@ import torch
 from mccompile.backend.role import Role
 from mccompile.capture.part import Input, Operand, Shared, Stream
 from mccompile.lowering.types import LoweredModel, LoweredRegion
-from mccompile.runtime.blocks import Backend, BlockCalls, Env, Rows
+from mccompile.runtime.blocks import Backend, BlockCalls, Env
 from mccompile.runtime.forecast import Weights
 from mccompile.runtime.operands import Misplaced
+from mccompile.runtime.rows import FindFilling, Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory
 
@@ -45,13 +46,14 @@ class Postlude:
 
 
 def selected(
-    blocks: BlockCalls, mask: np.ndarray, seen: np.ndarray, env: Env, shared: Mapping[str, Value]
+    blocks: BlockCalls, mask: np.ndarray, seen: np.ndarray, env: Env, shared: Mapping[str, Value],
+    fill: FindFilling | None = None,
 ) -> tuple[Rows, ...]:
     """The tokens that a mask, bool [B, L], selects: once where all samples select the same, else sample by sample.
 
     seen: what each token of the latent sees (`Prefixes.seen`). Tokens behind the L ones are selected with the first one
-    of a sample.
-    """
+    of a sample. fill: finds what tokens take from others.
+    """  # fmt: skip
     behind = len(seen) - mask.shape[1]
     if behind > 0:
         mask = np.concatenate((mask, np.repeat(mask.any(1, keepdims=True), behind, 1)), 1)
@@ -59,7 +61,7 @@ def selected(
         found: list[tuple[int | None, np.ndarray]] = [(None, np.flatnonzero(mask[0]))]
     else:
         found = [(b, np.flatnonzero(row)) for b, row in enumerate(mask)]
-    return tuple(blocks.select(p, sample, seen, env, shared) for sample, p in found if p.size)
+    return tuple(blocks.select(p, sample, seen, env, shared, fill) for sample, p in found if p.size)
 
 
 def merge(
@@ -87,13 +89,12 @@ def merge(
             if not whole and out[made].numel() == 0:  # the first time, of a stream that continues none
                 out[made] = blocks.nothing(made, fresh, rows, env)
             if region.keep in ("residual", "output"):
-                kept = store.kept.get((number, made))
-                if kept is None:
-                    kept = store.kept[number, made] = blocks.keep_nothing(fresh if whole else out[made])
                 difference = region.keep == "residual" and source
-                if region.depth > 1:
-                    kept = _make_room(blocks, region, (number, made), rows, store)
-                blocks.keep_rows(made, kept, fresh - entered[source] if difference else fresh, rows)
+                result = fresh - entered[source] if difference else fresh
+                if region.nearest is None:
+                    _keep(blocks, region, (number, made), out, result, rows, store, whole)
+                elif not whole:
+                    blocks.give(made, out[made], result, rows, add=bool(difference))
             if whole:
                 out[made] = fresh
             else:
@@ -109,6 +110,19 @@ def merge(
             blocks.put(name, out[name], fresh, rows)
     pass_on(blocks, region, number, env, out, store)
     return out
+
+
+def _keep(
+    blocks: BlockCalls, region: LoweredRegion, key: tuple[int, str], out: Env, result: torch.Tensor, rows: Rows,
+    store: Memory, whole: bool,
+) -> None:
+    """Keeps what a region has made of selected rows. out: the streams after it, of all rows. whole: these are all."""
+    kept = store.kept.get(key)
+    if kept is None:
+        kept = store.kept[key] = blocks.keep_nothing(result if whole else out[key[1]])
+    if region.depth > 1:
+        kept = _make_room(blocks, region, key, rows, store)
+    blocks.keep_rows(key[1], kept, result, rows)
 
 
 def keep_whole(

@@ -22,6 +22,8 @@ from mccompile.runtime.clock import ChunkTime, Moment
 from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
+from mccompile.runtime.nearest import Filling
+from mccompile.runtime.rows import FindFilling
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory, States
 from mccompile.runtime.upload import parameters
@@ -83,6 +85,7 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
 
 
 _SHARES = (0.45, 1.0)  # of the tokens: two numbers of rows for each size
+_FILLED = 0.8  # of the tokens, which have results where some take from others
 
 
 def _regions(
@@ -96,9 +99,19 @@ def _regions(
         if seen is None:
             env = engine.blocks.run_plain(region, env, shared)
         else:
-            chosen = selected(engine.blocks, rows, seen, env, shared)
+            chosen = selected(engine.blocks, rows, seen, env, shared, _taking_first(layout))
             env = merge(engine.blocks, region, number, env, shared, chosen, memory)
     return env
+
+
+def _taking_first(layout: Layout) -> FindFilling:
+    """Some more tokens than are computed have results, all of them those of the first one: a third number of rows."""
+
+    def fill(positions: np.ndarray, index: torch.Tensor, sample: int | None) -> Filling:
+        filled = torch.arange(max(2, int(_FILLED * layout.tokens)), device=index.device)
+        return Filling(filled, torch.zeros_like(filled).repeat(layout.batch if sample is None else 1, 1))
+
+    return fill
 
 
 def first_moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Moment:

@@ -10,7 +10,8 @@ import torch
 
 from mccompile.capture.types import Along, CapturedModel, Port, SampleCount, Tangled
 from mccompile.lowering.types import LoweredRegion
-from mccompile.runtime.blocks import Env, Rows
+from mccompile.runtime.blocks import Env
+from mccompile.runtime.rows import Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step
 from mccompile.runtime.store import BranchStore, Memory, Once
@@ -169,7 +170,7 @@ class Joint:
         for block in range(region.first, region.last + 1):
             specs = captured.kinds[captured.blocks[block].kind].buffers
             for spec, buffer in zip(specs, self.memory.buffers[block], strict=True):
-                self._note(buffer, spec.token_axis, rows.vectors[spec.rows], rows)
+                self._note(buffer, spec.token_axis, rows.written(spec.rows), rows)
         for _, made in region.pairs:
             kept, port = self.memory.kept.get((number, made)), ports[made]
             if kept is not None:

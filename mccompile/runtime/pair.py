@@ -22,13 +22,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from mccompile import ir
 from mccompile.capture.own import Mark, mark_of
 from mccompile.lowering.types import LoweredRegion
-from mccompile.runtime.blocks import Env, Rows
+from mccompile.runtime.blocks import Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.forecast import Weights
 from mccompile.runtime.joint import Joint, Taken
+from mccompile.runtime.rows import Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step, Steps, run
 from mccompile.runtime.store import BranchStore, Memory
@@ -165,7 +167,7 @@ class Pairing:
         step = BothStep(
             first.engine, first.bound, first.fold, moment, replace(first.layout, batch=2 * first.layout.batch),
             first.store, first.plan, first.actions + second.actions, None, inputs, *streams, first.group, first.view,
-            first, known.joint,
+            first, second, known.joint,
         )  # fmt: skip
         env, masks = run({step.group: step})
         mask = masks[step.group]
@@ -207,6 +209,7 @@ class BothStep(Step):
     """A step of both branches as one batch; `first` is the leader's own, which decides for both."""
 
     first: Step
+    second: Step
     joint: Joint
 
     @property
@@ -218,6 +221,11 @@ class BothStep(Step):
         """The leader's mask, for the samples of both."""
         mask = self.first.decide(self.joint.halves(env)[0])
         return np.concatenate([mask, mask])
+
+    def compared(self, source: ir.SourceName, env: Env) -> torch.Tensor:
+        """That of the leader's samples, then that of the follower's."""
+        halves = zip((self.first, self.second), self.joint.halves(env), strict=True)
+        return torch.cat([step.compared(source, half) for step, half in halves])
 
     def merge(
         self, number: int, region: LoweredRegion, env: Env, chosen: tuple[Rows, ...], weights: Weights | None

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import torch
 
 from mccompile import ir
 from mccompile.language.walk import own_stand_ins
 from mccompile.lowering.slots import Count
+from mccompile.lowering.sources import to_cells
 from mccompile.lowering.types import LoweredRegion
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.planner import Plan
 from mccompile.policy.reasons import stands_in
 from mccompile.runtime.actions import Action
-from mccompile.runtime.blocks import Env, Rows
+from mccompile.runtime.blocks import Env
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.decision import Decide, host_rows
 from mccompile.runtime.engine import Engine
@@ -24,6 +26,8 @@ from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.execute import keep_whole, merge, pass_on, reused, selected
 from mccompile.runtime.forecast import KEPT, Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
+from mccompile.runtime.nearest import Likeness
+from mccompile.runtime.rows import FindFilling, Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Course, Memory
 from mccompile.runtime.upload import parameters
@@ -81,6 +85,25 @@ class Step:
         """One region on the rows chosen."""
         watched = self.engine.watched
         return merge(self.engine.blocks, region, number, env, self.shared, chosen, self.memory, weights, watched)
+
+    def fill(self, region: LoweredRegion, mask: np.ndarray, env: Env) -> FindFilling | None:
+        """Finds whose results the tokens have that are not computed; None where all have their own, or kept ones.
+
+        env: the streams before the region, the first one of its group. Raises NoForecast (MC0620) where images that
+        are given lie behind the tokens.
+        """
+        if region.nearest is None or mask.all():
+            return None
+        if self.layout.behind:
+            raise NoForecast(self.bound.ir, "tokens take from each other, and images that are given lie behind them")
+        return Likeness.of(self.compared(region.nearest, env)).filling
+
+    def compared(self, source: ir.SourceName, env: Env) -> torch.Tensor:
+        """The source by which the tokens of a call are compared with each other, [B, G, F, P, C]."""
+        where = self.engine.lowered.located[source]
+        value = self.engine.source(where, self.inputs, self.shared, env, self.group)
+        assert isinstance(value, torch.Tensor)
+        return to_cells(value, where, torch.empty(self.layout.cells, device="meta"))
 
     def weights(self, region: LoweredRegion, mask: np.ndarray) -> Weights | None:
         """What the last kept results of a region are worth to the tokens that are reused; None without a forecast.
@@ -158,7 +181,7 @@ class Step:
 
     def keep(self, region: LoweredRegion, number: int, before: Env, after: Env) -> None:
         """Keeps what a region has made of all rows."""
-        if region.keep in (None, "increment") or self.engine.vanilla:
+        if region.keep in (None, "increment") or region.nearest is not None or self.engine.vanilla:
             return
         keep_whole(self.engine.blocks, region, number, before, after, self.memory)
 
@@ -294,7 +317,8 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
             weights = step.weights(region, mask)
         if group not in rows:
             flat = mask.reshape(first.layout.batch, -1)
-            rows[group] = selected(first.engine.blocks, flat, seen, env, first.shared)
+            fill = step.fill(region, mask, env)
+            rows[group] = selected(first.engine.blocks, flat, seen, env, first.shared, fill)
         env = step.merge(number, region, env, rows[group], weights)
     return env, {group: chosen.get(group, active) for group in steps}
 
@@ -310,7 +334,7 @@ def _whole(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
         step = first if region.keep is None else steps[region.group]
         if region.keep is not None and region.group not in masks:
             masks[region.group] = _within(step, env, around)
-        if region.keep is None or masks[region.group].any():
+        if region.keep is None or region.nearest is not None or masks[region.group].any():
             made = first.engine.blocks.run_plain(region, env, first.shared)
             step.keep(region, number, env, made)
             env = made

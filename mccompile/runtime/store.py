@@ -203,14 +203,16 @@ class History:
     def note(self, sample: int, time: ChunkTime, bound: BoundPolicy, grid: Grid, mask: np.ndarray) -> None:
         """Notes that a chunk was run. mask: its tokens that were computed. The phase of an active chunk advances."""
         all_computed = bool(mask.all())
+        complete = all_computed or (bound.merges and bool(mask.any()))  # each token has results, its own or another's
         self._note_recent(sample, time, bound, mask)
         if time.copy_of is not None:
-            self.copies |= {(sample, time.copy_of)} if all_computed else set()
+            self.copies |= {(sample, time.copy_of)} if complete else set()
             return
         at = sample, time.chunk
-        if all_computed:
+        if complete:
             self.computed[at] = True
             self.lost.pop(at, None)
+        if all_computed:
             self.cleaned[at] |= time.state == "finished" and time.clean
         if time.state == "active":
             self.since[at] = 0 if all_computed else self.since[at] + 1

@@ -41,6 +41,7 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
     "top": (TOP.format(more=""), {}),
     "both branches": (TOP.format(more="branches { share decision of cond  batch }"), {}),
     "forecast": (TOP.replace("keep residual", "keep residual  reuse as taylor(residual)").format(more=""), {}),
+    "merged": ("merge", {}),
     "on the host": (TOP.format(more="cache { device: cpu  dtype: float8 }"), {}),
 }
 SIZE = {"num_frames": 13, "num_inference_steps": 5, "ar_step": 2}  # 2 chunks, 14 calls of two branches

@@ -57,10 +57,12 @@ A fault is an error without a code.
 
 A mutant is the product with one small change: another comparison, another constant, a condition turned round, a
 statement left out. It is killed when a test fails. [Mutants are made by a driver of our own](decisions/mutants.md).
-`make mutants` tries them in a random order, so that those tried are a sample of all; each file has a share of it. Each
-is run against the tests that call the changed function, the quick ones first, for at most five seconds.
-`python -m tests.mutation again` tries those that survived once more, against 90 seconds of such tests, or against whole
-files of tests that are named. One that needs twelve times as long, where the same tests end without it, runs for ever.
+`make mutants` takes the functions in a random order, so that those tried are a sample of all, and it tries all mutants
+of a function together. Each is run against tests that run the changed line: first those that have seen mutants of the
+same function or file, then the quick ones, for as long as eight seconds of tests take while they are traced. Those that
+survive can be tried again for longer (`python -m tests.mutation run` tells how), and
+`python -m tests.mutation again FILE...` against whole files of tests. A test that needs twelve times as long, and three
+seconds at least, where it ends without the mutant, runs for ever.
 
 Sessions add up: `tests/mutation/tried.json` names each mutant that a test has seen, and a session leaves those out. A
 verdict holds as long as the changed code reads as it does. Of the first sessions numbers alone are known; such a number

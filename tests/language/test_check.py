@@ -46,6 +46,7 @@ def in_signal(expr: str) -> str:
         ("table([1, 2])", Granularity.CHUNK),
         ("rel_l1(latent, over = frame) | polynomial([1, 0])", Granularity.FRAME),
         ("max(rel_l1(modulation), frame_diff(embedded))", Granularity.TOKEN),
+        ("1 - similarity(embedded, stride = 3)", Granularity.TOKEN),
     ],
 )
 def test_granularity(expr: str, granularity: Granularity) -> None:

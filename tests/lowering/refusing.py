@@ -156,8 +156,8 @@ def scaling(unread: bool = False) -> Part:
     return part_of(takes, lambda call, at: {MADE: call(aten.mul.Tensor, (at["x"], at["w"]))})
 
 
-def keeping(kept: bool) -> Part:
-    """A row form that attends to the keys and values of its buffers, or that attends to nothing kept."""
+def keeping(kept: bool, rows: str = "video") -> Part:
+    """A row form that attends to the keys and values of its buffers, of these rows, or that attends to nothing kept."""
 
     def body(call: Call, at: dict[str, fx.Node]) -> Built:
         if not kept:
@@ -166,7 +166,7 @@ def keeping(kept: bool) -> Part:
         return {MADE: call(sdpa, (at["x"], k, v))}
 
     if kept:
-        return part_of({X: "x", K: "k", V: "v", Positions("video"): "rows"}, body)
+        return part_of({X: "x", K: "k", V: "v", Positions(rows): "rows"}, body)
     return part_of({X: "x", Hoisted(0, False): "once"}, body)
 
 
@@ -188,6 +188,7 @@ _LASTING = frozenset({TEXT})
 _NOTHING, _AS_COMPUTED = "nothing is computed from it alone", "keeps none in another dtype"
 _NO_PREFIX, _NO_MASK = "none of them was proved to be prefixes", "read as a mask and as nothing else"
 
+_AXES, _NO_TOKENS = {"k": 3, "v": 3}, "keeps none of the video's tokens alone"
 REFUSED: Mapping[str, tuple[Refused, ...]] = {
     "drop_buffers": (
         Refused("no buffers", attending(False), None, "keeps no keys and values", attending(True), None),
@@ -222,6 +223,10 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
     "additive_masks": (
         Refused("the mask is a number too", masked(read_as_number=True), None, _NO_MASK, masked(), None),
         Refused("no attention reads it", unmasked(), None, _NO_MASK, masked(), None),
+    ),
+    "fill_rows": (
+        Refused("nothing is kept", keeping(False), _AXES, _NO_TOKENS, keeping(True), _AXES),
+        Refused("rows of the text too", keeping(True, "3+video"), _AXES, _NO_TOKENS, keeping(True), _AXES),
     ),
     "keep_encoded": (
         Refused("nothing is kept", keeping(False), "bfloat16", _AS_COMPUTED, keeping(True), "bfloat16"),

@@ -33,6 +33,11 @@ POLICY = """policy example {
   cache { dtype: bfloat16  window: 2 chunks }
 }
 """
+MERGED = """policy example {
+  phase all { compute top 50% of tokens by magnitude(latent, over = token) }
+  layers blocks[*] { keep residual  reuse as nearest(residual, by = latent) }
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,7 @@ def masks(captured: CapturedModel) -> frozenset[str]:
 def test_a_pass_makes_of_a_model_what_is_written(
     name: str, captured: CapturedModel, policy: ir.PolicyIR, update_golden: bool
 ) -> None:
+    policy = load_policy(MERGED) if name == "fill_rows" else policy
     steps = steps_of(name, captured, policy, masks(captured))
     assert any(step.refusal is None for step in steps)
     before = [line for s in steps for line in ("", *written(f"{s.place[0]}_{s.place[1]}", s.before))]
@@ -115,7 +121,7 @@ def test_what_a_policy_does_not_ask_for_is_said(captured: CapturedModel) -> None
 
 def test_lowering_holds_what_each_pass_made_against_the_spec(captured: CapturedModel, policy: ir.PolicyIR) -> None:
     all_keys = dataclasses.replace(policy, cache=dataclasses.replace(policy.cache, window=None))
-    for one in (all_keys, load_policy("motioncache"), load_policy("compute")):
+    for one in (all_keys, load_policy("motioncache"), load_policy("compute"), load_policy(MERGED)):
         for proved in (frozenset[str](), masks(captured)):
             lower(captured, one, proved, watch=verifying)
     lower(captured, policy, masks(captured), watch=verifying)

@@ -1,7 +1,6 @@
-"""`python -m tests.mutation again [FILE...]` tries those of docs/benchmarks/mutants.json that nobody has seen again.
+"""`python -m tests.mutation again FILE...` tries those of docs/benchmarks/mutants.json that nobody has seen again.
 
-Each is written into a copy of the tree, and pytest runs the files there until a test fails. Without files it runs the
-tests that call the changed function, the quick ones first, for LONGER seconds of processor time.
+Each is written into a copy of the tree, and pytest runs the named files there until a test fails.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutation.codes import ROOT, change
+from tests.mutation.codes import ROOT
 from tests.mutation.operators import Mutant, mutants, mutated
 from tests.mutation.report import write
-from tests.mutation.rooms import ROOMS, chosen, tests
 from tests.mutation.tried import SEEN, explained, open_ones
 
-LONGER = 90.0
 LIMIT = 600
 """Seconds of processor time. A mutant under which the files need more runs for ever."""
 PARTS = ("mccompile", "tests", "grammar", "policies", "docs", "pyproject.toml")
@@ -51,14 +48,7 @@ def verdict(key: str, reasons: dict[str, str], tree: Path, files: list[str]) -> 
     mutant = next((m for m in mutants(file, source) if m.key == key), None)
     if mutant is None:
         return "gone"
-    names = files or _calling(mutant)
-    return run(mutant, source, tree, names) if names else "survived"
-
-
-def _calling(mutant: Mutant) -> list[str]:
-    """Raises SystemExit where `reach` has not run for the mutant's room."""
-    room = ROOMS[Path(mutant.file).parts[1]]
-    return chosen(mutant, change(mutant), tests(room), LONGER)
+    return run(mutant, source, tree, files)
 
 
 def run(mutant: Mutant, source: str, tree: Path, files: list[str]) -> str:

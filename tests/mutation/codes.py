@@ -7,6 +7,7 @@ import gc
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -33,12 +34,15 @@ def compiled(mutant: Mutant) -> CodeType:
     return compile(mutated(path.read_text("utf-8"), mutant), str(path), "exec", dont_inherit=True)
 
 
+@cache
+def _unchanged(path: Path) -> CodeType:
+    return compile(ast.parse(path.read_text("utf-8")), str(path), "exec", dont_inherit=True)
+
+
 def change(mutant: Mutant) -> Change:
     """What differs between a module and its mutant."""
-    path = ROOT / mutant.file
-    old = compile(ast.parse(path.read_text("utf-8")), str(path), "exec", dont_inherit=True)
     found: list[tuple[CodeType, CodeType]] = []
-    inner = _differing(old, compiled(mutant), found)
+    inner = _differing(_unchanged(ROOT / mutant.file), compiled(mutant), found)
     functions = tuple(pair for pair in found if pair[0].co_flags & inspect.CO_OPTIMIZED)
     lasting = inner is None or not inner.co_flags & inspect.CO_OPTIMIZED
     lasting = lasting or any(len(a.co_freevars) != len(b.co_freevars) for a, b in functions)

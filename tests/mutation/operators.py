@@ -1,6 +1,7 @@
 """The wrong changes: each one takes the syntax tree of a file and exchanges, negates or removes one thing in it.
 
-Left alone are annotations, decorators, docstrings, the wording of messages, and what only type checkers read.
+Left alone are annotations, decorators, docstrings, the wording of messages, what only type checkers read, and `strict`
+of `zip`, which only says that lists are equally long.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -85,13 +87,13 @@ def mutants(file: str, source: str) -> list[Mutant]:
 def mutated(source: str, mutant: Mutant) -> ast.Module:
     """The tree of the file that the mutant is of, with this one change."""
     tree = ast.parse(source)
-    place, _, made = list(_changes(tree))[mutant.at]
+    place, _, made = next(islice(_changes(tree), mutant.at, None))
     place.put(made)
     return tree
 
 
-def _changes(tree: ast.Module) -> list[tuple[Place, str, ast.AST]]:
-    return [(place, operator, made) for place in _places(tree, "") for operator, made in _made(place)]
+def _changes(tree: ast.Module) -> Iterator[tuple[Place, str, ast.AST]]:
+    return ((place, operator, made) for place in _places(tree, "") for operator, made in _made(place))
 
 
 def _text(node: ast.AST) -> str:
@@ -119,7 +121,7 @@ def _is_left_alone(parent: ast.AST, node: ast.AST) -> bool:
             return True
         case ast.If(ast.Name("TYPE_CHECKING")) | ast.MatchValue() | ast.MatchSingleton():
             return True
-        case ast.Assign([ast.Name("__slots__" | "__all__")]):
+        case ast.Assign([ast.Name("__slots__" | "__all__")]) | ast.keyword("strict"):
             return True
         case ast.Constant(str()):
             return isinstance(parent, ast.JoinedStr)

@@ -57,7 +57,7 @@ def write(later: Mapping[str, str] | None = None) -> list[str]:
         left += [key for key in alive if key not in reasons]
         keep(f"mccompile/{room}/", verdicts)
     PLACE.write_text(json.dumps({
-        "title": "Mutants, in a random order", "command": "python -m tests.mutation run ROOM",
+        "title": "Mutants, the functions in a random order", "command": "python -m tests.mutation run ROOM",
         "machine": machine(), "date": datetime.date.today().isoformat(), "columns": COLUMNS,
         "rows": [found for found in rows if found["tried"]], "survivors": survivors, "earlier": earlier, "open": left,
     }, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")  # fmt: skip

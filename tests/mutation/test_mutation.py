@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 from types import FunctionType
 
 import pytest
+from _pytest.main import pytest_runtestloop as loop
 
 from mccompile.arithmetic import interval, operations
 from tests.arithmetic import test_bounds
 from tests.mutation.again import run
-from tests.mutation.codes import ROOT, change, functions, install
+from tests.mutation.children import FAILED, Failing, forked, options
+from tests.mutation.codes import ROOT, Change, change, functions, install
 from tests.mutation.operators import Mutant, mutants
-from tests.mutation.rooms import all_mutants, sampled
+from tests.mutation.order import Kept, Order, Traced
+from tests.mutation.reached import Tracer
+from tests.mutation.rooms import all_mutants, in_groups
 from tests.mutation.tried import explained
+from tests.mutation.warm import Warm
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
 AT_IMPORT, NUMBER = ("_rounded", "_true"), 20
@@ -84,10 +92,132 @@ def test_a_change_of_a_table_lasts_and_one_of_a_function_does_not() -> None:
     assert inner.reached == f"{FILES[1]}:<lambda>"
 
 
-def test_a_sample_has_a_mutant_of_each_file() -> None:
+def test_mutants_of_a_function_are_tried_together() -> None:
     found = all_mutants("arithmetic")
-    assert {m.file for m in sampled(found, 10)} == {m.file for m in found} > set(FILES)
-    assert len(sampled(found, len(found))) == len(found)
+    tried = in_groups(found)
+    assert set(tried) == set(found)
+    assert len(tried) == len(found)
+    assert len(list(groupby(tried, key=lambda m: (m.file, m.scope)))) == len({(m.file, m.scope) for m in found})
+
+
+def lines(*numbers: int) -> dict[str, frozenset[int]]:
+    return {"one.py:least": frozenset(numbers)}
+
+
+def test_a_test_that_runs_the_changed_line_comes_first_and_then_what_has_seen_others_and_what_is_quick() -> None:
+    source = "def least(a, b):\n    if a < b:\n        return a\n    return b\n"
+    mutant = next(m for m in mutants("one.py", source) if m.line == 3)
+    made = Change((), "one.py:least", lasting=False)
+    known = [
+        Traced("far", 0.1, lines(1, 2, 4)), Traced("slow", 2.0, lines(1, 2, 3)), Traced("quick", 0.2, lines(1, 2, 3)),
+        Traced("other", 0.1, {"one.py:most": frozenset([9])}),
+    ]  # fmt: skip
+    order = Order(known, {})
+    assert order.chosen(mutant, made, 9.0) == ["quick", "slow", "far"]
+    assert order.chosen(mutant, made, 1.0) == ["quick"]
+    for _ in range(30):
+        order.killed(mutant, "slow")
+    assert order.chosen(mutant, made, 9.0) == ["slow", "quick", "far"]
+    order.without.add("slow")
+    assert order.chosen(mutant, made, 9.0) == ["quick", "far"]
+    assert order.chosen(mutant, Change((), "one.py:none", lasting=True), 9.0) == ["far", "other", "quick"]
+
+
+def test_what_is_filled_anew_under_a_mutant_counts_for_the_tests_that_take_it() -> None:
+    order = Order([], {"shared": Kept(5.0, frozenset({"one.py:least"}))})
+    test = Traced("a", 1.0, lines(1), ("shared",))
+    costs = [order.cost(test, Change((), what, lasting=False)) for what in ("one.py:least", "one.py:most")]
+    assert costs[0] == costs[1] + 5.0
+
+
+@cache
+def remembered() -> float:
+    return interval.size(interval.Interval(-3.0, 2.0)).high
+
+
+def test_what_filling_a_memory_runs_is_told_apart_and_belongs_to_the_test_too() -> None:
+    tracer = Tracer(["arithmetic"])
+    tracer.filling = {remembered.__wrapped__.__code__: "remembered"}
+    remembered.cache_clear()
+    tracer.begin()
+    assert remembered() == 3.0
+    interval.power(interval.Interval(1.0, 2.0), interval.Interval(2.0, 2.0))
+    whole = {code.co_name for code in tracer.end()}
+    _, inner = tracer.filled["remembered"]
+    assert {"size", "power"} <= whole
+    assert "size" in {code.co_name for code in inner}
+    assert "power" not in {code.co_name for code in inner}
+    size = next(code for code in inner if code.co_name == "size")
+    assert inner[size] <= {line for _, _, line in size.co_lines() if line is not None}
+
+
+def stops(write: int) -> int:
+    """Ends as a test does that runs for ever."""
+    Failing(write, {"one": 0.01}).pytest_runtest_logstart("one")
+    while True:
+        pass
+
+
+def fails(write: int) -> int:
+    os.write(write, b"two")
+    return FAILED
+
+
+def test_a_child_tells_what_became_of_it() -> None:
+    assert forked(lambda write: 0) == ("survived", "")
+    assert forked(fails) == ("killed", "two")
+    assert forked(stops) == ("slow", "one")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        forked(lambda write: 1 // 0)
+
+
+FILES_OF = ("a/test_of.py", "a/test_on.py", "b/test_of.py")
+FILLED = """
+import pytest
+from pathlib import Path
+def fill(what):
+    with (Path(__file__).parents[1] / what).open("a") as file: file.write("x")
+@pytest.fixture(scope="module")
+def kept(): fill("kept"); return 1
+@pytest.fixture(scope="session")
+def whole(): fill("whole"); yield 1; fill("ended")
+def test_a(kept, whole): assert kept == whole
+def test_b(kept, whole): assert kept == whole
+"""
+
+
+class Twice:
+    """Runs all tests under `Warm`, then once more as a child does under a mutant of what fills some fixtures."""
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        kept = {
+            f"{place}::{what}[0]": Kept(1.0, frozenset({"f"} if place == FILES_OF[0] else ()))
+            for place in FILES_OF for what in ("kept", "whole")
+        }  # fmt: skip
+        warm = Warm(session, Order([], kept))
+        session.config.pluginmanager.register(warm)
+        warm.ready([item.nodeid for item in session.items])
+        assert len(warm.ran) == len(FILES_OF)
+        assert warm.order.without == set()
+        warm.forget("f")
+        loop(session)
+        assert session.testsfailed == 0
+        return True
+
+
+def test_what_tests_share_is_filled_once_and_anew_under_a_mutant_of_what_fills_it(tmp_path: Path) -> None:
+    for file in FILES_OF:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(FILLED)
+        (tmp_path / file).with_name("__init__.py").touch()
+
+    def work(write: int) -> int:
+        place = ["--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)]
+        return int(pytest.main([*options(str(tmp_path / "base")), *place], plugins=[Twice(), Failing(write, {})]))
+
+    assert forked(work) == ("survived", "")
+    assert (tmp_path / "kept").read_text() == "xxxx"  # of each module, and that of the first one again
+    assert (tmp_path / "whole").read_text() == "xxxx"
 
 
 def test_what_is_explained_has_reasons() -> None:

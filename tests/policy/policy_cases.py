@@ -104,6 +104,7 @@ leaves = st.one_of(
     sources,
     changes,
     st.builds(ir.FrameDiff, sources, st.booleans()),
+    st.builds(ir.Similarity, sources, st.integers(1, 8)),
     st.just(ir.Area((0.25, 1.0), (0.0, 0.5))),
     st.just(ir.Depth()),
     st.builds(ir.SpectralWeight, st.integers(1, 3), st.just(4), st.just(8), st.builds(ir.Const, numbers)),
@@ -170,7 +171,7 @@ policies = st.builds(
     ),
     signals=_several(st.builds(ir.Signal, names, expressions, granularities, st.booleans())),
     phases=_several(st.builds(ir.Phase, names, spans, rules, st.none() | region_rules)),
-    regions=_several(st.builds(ir.Region, wheres, keeps, forecasts, st.none() | names)),
+    regions=_several(st.builds(ir.Region, wheres, keeps, forecasts, st.none() | names, nearest=st.none() | sources)),
     chunks=st.builds(
         ir.Chunks, counts, st.sampled_from(["skip", "compute"]), st.sampled_from(["keep", "refresh", "compute"])
     ),

@@ -7,7 +7,7 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from policy_cases import MOTION, STATIC, WAN, grid_of
+from policy_cases import MODULATION, MOTION, STATIC, WAN, grid_of, policy, rest, reuse
 
 from mccompile import ir
 from mccompile.arithmetic.fitted import Fitted
@@ -55,6 +55,23 @@ def test_a_negative_fit_is_told_and_so_is_the_threshold_that_it_leaves_without_i
     assert "negative distance at 15 of 15 steps (-0.0368 for 0.001 at step 5), and is none from 0.0044 to 0.1019" in fit
     assert "fit it for this model and number of steps" in fit
     assert idle == ["parameter threshold has no influence: the same steps are computed from 0.01 to 0.5"]
+
+
+@pytest.mark.parametrize("op", ["lt", "le", "gt", "ge"])
+def test_a_threshold_without_influence_is_told_of_every_comparison(op: str) -> None:
+    """And one that decides is not: the source moves by more than its lowest value and by less than its highest one."""
+    sides = (MODULATION, ir.ParamRef("limit")) if op in ("lt", "le") else (ir.ParamRef("limit"), MODULATION)
+    limit = ir.Param("limit", 0.3, 0.1, 0.5, False, "")
+    bound = bind(policy(rest(reuse(ir.Apply(op, sides))), params=(limit,)), {})  # type: ignore[arg-type]
+
+    def idle(drift: float) -> list[str]:
+        def made(other: BoundPolicy) -> Plan:
+            return plan(other, grid_of(6), {MODULATION: (drift,) * 6}, STATIC)
+
+        return list(without_influence(bound, made(bound), made))
+
+    told = ["parameter limit has no influence: the same steps are computed from 0.1 to 0.5"]
+    assert (idle(0.01), idle(0.2), idle(0.9)) == (told, [], told)
 
 
 def test_a_fit_is_told_behind_one_that_only_the_run_knows() -> None:

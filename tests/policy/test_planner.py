@@ -226,6 +226,29 @@ def test_phases_that_just_cover_the_run_are_accepted() -> None:
     assert marks(planned(made, 5)) == "CCCCC"
 
 
+def test_phases_may_be_over_where_others_interrupt_them() -> None:
+    """Data decides, so the planner goes on with every situation in which the phases before are over."""
+    measured = reuse(below(PROBE, C(0.5)))
+    first, last = ir.Phase("first", ir.ForSteps(C(3.0)), measured), ir.Phase("last", ir.LastSteps(C(3.0)), measured)
+    made = planned(policy(first, last), 6)
+    assert marks(made) == "C?????"
+    assert [cell.phase for cell in made.cells] == [0, 0, 0, 1, 1, 1]
+
+
+def test_each_account_has_a_column_of_its_own() -> None:
+    def owed(into: str, limit: float) -> ir.Expr:
+        return below(ir.Accumulate(MODULATION, into), C(limit))
+
+    both = reuse(ir.Apply("and", (owed("account", 0.75), ir.Apply("and", (owed("debt", 2.0), owed("rest", 2.0))))))
+    made = planned(policy(rest(both)), 4, (9.0, 0.5, 0.125, 0.25))
+    assert made.accounts == ("debt", "rest")
+    assert [(cell.account, cell.others) for cell in made.cells] == [
+        (0.0, (0.0, 0.0)), (0.0, (0.0, 0.0)), (0.5, (0.5, 0.5)), (0.625, (0.625, 0.625))
+    ]  # fmt: skip
+    assert marks(made) == "CrrC"
+    assert read_plan(show_plan(made)) == made
+
+
 def test_a_missing_or_short_table_is_refused() -> None:
     for table in ((), (0.0,) * 9):
         with pytest.raises(ValueError, match="must have 10 entries"):

@@ -137,6 +137,43 @@ def test_bounds_of_calculations_prove_nothing() -> None:
     assert implies(below(MOTION, ir.Const(-0.1)), below(above, ir.Const(0.6)))  # no distance is negative
 
 
+NEAR, FAR = ir.Const(0.1), ir.Const(0.2)
+
+
+@pytest.mark.parametrize(
+    ("tight", "lax"),
+    [
+        (ir.Apply("lt", (MOTION, NEAR)), ir.Apply("lt", (MOTION, FAR))),
+        (ir.Apply("le", (MOTION, NEAR)), ir.Apply("le", (MOTION, FAR))),
+        (ir.Apply("gt", (MOTION, FAR)), ir.Apply("gt", (MOTION, NEAR))),
+        (ir.Apply("ge", (MOTION, FAR)), ir.Apply("ge", (MOTION, NEAR))),
+        (ir.Apply("and", (below(MOTION, FAR), below(MODULATION, FAR))), below(MODULATION, FAR)),
+        (below(MODULATION, NEAR), ir.Apply("or", (below(MOTION, FAR), below(MODULATION, FAR)))),
+        (below(MOTION, NEAR), ir.Apply("not", (ir.Apply("ge", (MOTION, FAR)),))),
+    ],
+    ids=lambda condition: condition.op,
+)
+def test_what_a_condition_implies(tight: ir.Expr, lax: ir.Expr) -> None:
+    assert implies(tight, lax)
+    assert not implies(lax, tight)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        ir.Apply("lt", (ir.Const(40.0), MOTION)),
+        ir.Apply("le", (ir.Const(40.0), MOTION)),
+        ir.Apply("gt", (MOTION, ir.Const(40.0))),
+        ir.Apply("ge", (MOTION, ir.Const(40.0))),
+        ir.Apply("and", (ir.Apply("ge", (MOTION, ir.Const(40.0))), below(MODULATION, NEAR))),
+    ],
+    ids=lambda condition: condition.op,
+)
+def test_values_are_drawn_near_the_numbers_that_rules_compare_with(condition: ir.Expr) -> None:
+    """No value that is drawn at random alone is above 2."""
+    assert verdict(bind(policy(rest(reuse(condition))), {}), NeverReuses(0, 8)).outcome == "refuted"
+
+
 @pytest.mark.parametrize(
     ("distance", "since", "limit", "marks"),
     [

@@ -160,6 +160,7 @@ def test_what_is_static() -> None:
     assert not is_static(replace(MOTION, of=ir.SourceRef("block_output")), made, everything)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
+    assert not is_static(ir.Similarity(ir.SourceRef("latent"), 2), made, everything)
     assert not is_static(ir.FrameDiff(ir.SourceRef("latent"), True), made, everything)
 
 

@@ -129,3 +129,11 @@ def test_what_lies_behind_is_in_no_forecast() -> None:
     run(text, True, MADE)
     with pytest.raises(NoForecast):
         run(text, True, MADE, (5, 3))
+
+
+def test_no_token_takes_from_another_where_some_lie_behind() -> None:
+    text = TOP.replace("keep residual }", "keep residual  reuse as nearest(residual, by = embedded) }")
+    compiled, _ = run(text, True, MADE)
+    assert {e.action for e in compiled.events} == {"full", "partial"}
+    with pytest.raises(NoForecast, match="images that are given lie behind"):
+        run(text, True, MADE, (5, 3))

@@ -15,6 +15,7 @@ from torch import nn
 from mccompile import api
 from mccompile.capture.types import TokenGrid
 from mccompile.diagnostics.source import Source
+from mccompile.lowering.lower import ONLY_COMPUTES
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.compiled import CompiledModel
@@ -91,6 +92,17 @@ def test_an_event_is_about_a_sample_of_all_frames() -> None:
     assert [(e.sample, e.action, e.tokens) for e in events] == [
         (sample, action, FRAMES * 12) for action in ("full", "reuse") for sample in (0, 1)
     ]
+
+
+def test_where_no_token_is_picked_none_takes_from_another() -> None:
+    clock = Timeline("run", GRID, steps_in_order(GRID))
+    compiled = api.compile(prepared()[0], "merge", captured=prepared()[1], clock=clock, backend="eager")
+    assert compiled.refusals[-1].reason == ONLY_COMPUTES
+    for clock.row in range(2):
+        latent = torch.randn(1, 4, FRAMES, 6, 8)
+        assert torch.equal(compiled(hidden_states=latent), prepared()[0](latent))
+    assert {e.action for e in compiled.events} == {"full"}
+    assert compiled.runner.requests["run"].branches["cond"].memory.nbytes() == 0
 
 
 @pytest.mark.parametrize(("moved", "action"), [(1, "reuse"), (FRAMES, "full")])

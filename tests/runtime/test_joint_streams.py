@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,6 +12,7 @@ from mccompile.diagnostics.source import Source
 from mccompile.generate.part_laws import rows_apart
 from mccompile.policy.phases import Grid
 from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.runtime.errors import NoForecast
 
 DIM, STEPS = 8, 3
 GRID = Grid(STEPS, (900.0, 600.0, 300.0), (0.9, 0.6, 0.3))
@@ -78,6 +80,16 @@ def test_keys_of_a_stream_that_later_blocks_make_are_kept() -> None:
     for clock.row in range(STEPS):
         given["hidden_states"] = given["hidden_states"] * 0.5 + clock.row
         assert torch.allclose(compiled(**given), model(**given), atol=1e-5)
+
+
+def test_text_takes_from_no_token() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Joining().eval().requires_grad_(False)
+        calls = {"probe": call(4, 4, 6), "second": call(6, 6, 10)}
+    text = TOP.replace("keep residual }", "keep residual  reuse as nearest(residual, by = embedded) }")
+    with pytest.raises(NoForecast, match=r"take from tokens of the video, and `\w+` has other rows"):
+        compile(model, Source("test.policy", text), clock=Timeline("run", GRID, ()), backend="eager", **calls)  # type: ignore[arg-type]
 
 
 class Decoding(nn.Module):

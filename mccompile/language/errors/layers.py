@@ -294,7 +294,7 @@ class KeysNotChosen(Diagnostic):
 class SinkAlone(Diagnostic):
     """The first chunks are kept in sight though no window leaves them out."""
 
-    code = "MC0291"
+    code = "MC0293"
     title = "a `sink` without a `window` changes nothing"
     label = "the first chunks are read in any case"
     note = "without a window attention reads the keys of every chunk up to a token's own"
@@ -317,3 +317,37 @@ class NotAStandIn(Diagnostic):
         if self.of_model:
             return (Help("for example `0.9 * kept(output)` or `low_pass(kept(gap)) + 1.1 * high_pass(kept(gap))`"),)
         return (Help("for example `taylor(residual, order = 2)` or `1.5 * kept(residual) - 0.5 * kept(residual, 2)`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NoNearest(Diagnostic):
+    """`nearest` where no token can take what another one gets, or by what does not tell which token is nearest."""
+
+    code = "MC0291"
+    title = "no token can take what the nearest one gets here"
+    label = "{why}"
+    why: str
+    other: Span | None = None
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.other is None else (Label(self.other, "decided about together with these"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("for example `layers blocks[*] { keep residual  reuse as nearest(residual, by = embedded) }`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NothingNear(Diagnostic):
+    """A rule that computes no token of a chunk, of layers whose tokens take from computed ones."""
+
+    code = "MC0292"
+    title = "the rule leaves no token from which the others could take"
+    label = "{why}"
+    why: str
+    region: Span | None
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.region is None else (Label(self.region, "a token takes what another one of its chunk gets"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("compute some tokens of each chunk: `compute top 60% of tokens by ...`, `reuse token while ...`"),)
