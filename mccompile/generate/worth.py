@@ -16,8 +16,8 @@ from mccompile.runtime.trace import Event
 class Worth:
     """Shares of a run that computes everything: at least (where data lets all be reused) and at most.
 
-    kept: bytes that the policy keeps; None where they cannot be counted. keys: the share of the keys that tokens may see
-    which they see under the policy's window; None without a window.
+    kept: bytes that the policy keeps; None where they cannot be counted. keys: which share of the keys that tokens may
+    see they do see under the policy's window; None without a window.
     """
 
     tokens: tuple[float, float]
