@@ -24,6 +24,7 @@ from mccompile.capture.errors import CaptureError, ExportError, IdentityError, N
 from mccompile.capture.export import without_defaults
 from mccompile.capture.run import one_for_all
 from mccompile.capture.types import CapturedModel
+from mccompile.capture.uncollected import uncollected
 from mccompile.capture.verify import close
 
 Arguments = dict[str, object]
@@ -68,6 +69,7 @@ def _other(value: object, number: int) -> torch.Tensor:
     return value * (-0.5) ** number + number if number and value.is_floating_point() else value
 
 
+@uncollected()
 def capture_batched(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:

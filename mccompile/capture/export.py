@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.by_sample import loops_once
 from mccompile.capture.equal_sizes import one_size, with_one_size
 from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
@@ -21,6 +22,7 @@ from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
 from mccompile.capture.repeat import WeightsMissed, repeats
+from mccompile.capture.spaced import symbolic_spaces
 from mccompile.capture.unfold import NotUnfolded, unfold
 from mccompile.capture.watched import forwards
 
@@ -36,6 +38,7 @@ class Exported:
     guards: tuple[str, ...]  # what export demands of the sizes of a call (guards.py)
     source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
     copies: Mapping[fx.Node, fx.Node]  # the nodes of blocks that repeat others, and those of the others
+    looped: bool  # whether forward goes through its samples by a loop of its own
 
 
 def without_defaults(model: nn.Module, call: Mapping[str, object]) -> dict[str, object]:
@@ -117,6 +120,7 @@ def _traced(
             repeated = {} if each else stack.enter_context(repeats(model, bare))
             equal = () if each else one_size(model, pair.paths, pair.probe, pair.second)
             stack.enter_context(with_one_size(model, pair.call, equal))
+            looped = stack.enter_context(loops_once(model, pair.call, pair.samples))
             module, guards = _export(model, pair.call, shapes)
     except ExportError as error:
         if bare and isinstance(error.__cause__, WeightsMissed | AttributeError):
@@ -133,7 +137,7 @@ def _traced(
     except NotUnfolded:
         return _traced(model, probe, second, each=True)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies)
+    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies, looped())
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,12 @@ class Pair:
         """Which leaves vary: tensors, and ints that differ."""
         leaves = zip(self.probe, self.shapes, strict=True)
         return tuple(isinstance(x, torch.Tensor) or s is not None for x, s in leaves)
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """The places of the tensors with several samples along their first axis in the first call, one in the other."""
+        leaves = enumerate(zip(self.probe, self.second, self.shapes, strict=True))
+        return tuple(i for i, (a, b, axes) in leaves if isinstance(axes, dict) and 0 in axes and _is_one(b, a))
 
     @property
     def source(self) -> int:
@@ -189,6 +199,12 @@ def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, o
     return Pair(first_call, spec, tuple(paths), tuple(flat), tuple(other), tuple(shapes))
 
 
+def _is_one(one: object, several: object) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(several, torch.Tensor):
+        return False
+    return several.size(0) > one.size(0) == 1
+
+
 @contextlib.contextmanager
 def _named(model: nn.Module, call: Mapping[str, object]) -> Iterator[None]:
     """Inside, a forward that takes `**kwargs` has the arguments of the call by name, as torch.export wants them."""
@@ -215,7 +231,7 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
         quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
-        with torch.no_grad(), plain, quiet, symbolic_lists(), _named(model, call):
+        with torch.no_grad(), plain, quiet, symbolic_lists(), symbolic_spaces(), _named(model, call):
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 
 import torch
@@ -37,6 +37,13 @@ def takes_extremes(model: nn.Module) -> bool:
 def symbolic_extremes(model: nn.Module) -> Iterator[None]:
     """Inside, the code of the model's classes finds the larger or smaller of sizes without a branch."""
     names = {"max": _extreme(builtins.max, torch.sym_max), "min": _extreme(builtins.min, torch.sym_min)}
+    with exchanged(model, names):
+        yield
+
+
+@contextlib.contextmanager
+def exchanged(model: nn.Module, names: Mapping[str, Callable[..., object]]) -> Iterator[None]:
+    """Inside, the code of the model's classes finds these functions in place of Python's own."""
     added = [(module, name) for module in _modules(model) for name in names if name not in vars(module)]
     for module, name in added:
         vars(module)[name] = names[name]

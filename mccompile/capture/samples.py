@@ -14,9 +14,9 @@ from mccompile.capture.types import Along, Batch, SampleCount, Tangled
 
 def samples_of(graph: fx.Graph, facts: Facts) -> Extent | None:
     """The number of samples at both probes: the size of an input's first axis that is 1 at the second alone."""
-    for node in graph.nodes:
+    for node in graph.find_nodes(op="placeholder"):
         fact = facts.get(node)
-        shape = fact.shape if node.op == "placeholder" and isinstance(fact, TensorFact) else ()
+        shape = fact.shape if isinstance(fact, TensorFact) else ()
         if shape and shape[0][0] > shape[0][1] == 1:
             return shape[0]
     return None
@@ -80,9 +80,9 @@ def holds_samples(value: fx.Node, facts: Facts) -> bool:
 def _counts(graph: fx.Graph, facts: Facts, samples: Extent) -> set[str]:
     """Symbols of the number of samples: of the inputs' axes that carry them."""
     found: set[str] = set()
-    for node in graph.nodes:
+    for node in graph.find_nodes(op="placeholder"):
         fact = facts.get(node)
-        if node.op == "placeholder" and isinstance(fact, TensorFact):
+        if isinstance(fact, TensorFact):
             found |= _symbols(node, *(i for i, e in enumerate(fact.shape) if e == samples))
     return found
 

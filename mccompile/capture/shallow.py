@@ -24,6 +24,7 @@ from mccompile.capture.errors import ExportError
 from mccompile.capture.export import export_model, without_defaults
 from mccompile.capture.part import Shared
 from mccompile.capture.types import Assembled, BlockKind, CapturedModel, Port
+from mccompile.capture.uncollected import uncollected
 
 SHOWN = 2  # blocks at the head of each list that the twin keeps; and one at its end
 _SCALE = 0.02  # of random weights, as trained ones are
@@ -73,6 +74,7 @@ def _lists(model: nn.Module) -> Iterator[tuple[str, nn.ModuleList]]:
             yield path, module
 
 
+@uncollected()
 def capture_hollow(
     model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments]]:
