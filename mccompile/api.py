@@ -36,6 +36,7 @@ from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.increments import check_integrates
 from mccompile.runtime.modes import in_eval
 from mccompile.runtime.prefixes import provable
 from mccompile.runtime.remembers import check_remembers_nothing, runs_at
@@ -106,8 +107,7 @@ def compile(
     chosen = _chosen(policy, slots, parameters)
     for ir, numbers in chosen:
         bind(ir, numbers)
-        if pipe is None and keeps_increment(ir):
-            raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
+        check_steps(model, ir, clock)
     if captured is None:
         fixed = driver_for(model).fixed_by(chosen[0][0]) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
@@ -134,6 +134,16 @@ def compile(
     if pipe is not None:
         compiled[0].install(pipe, clock_for(pipe) if clock is None else clock)
     return compiled[0]
+
+
+def check_steps(model: object, policy: PolicyIR, clock: Clock | None = None) -> None:
+    """Raises NoIncrement (MC0608) for a policy that takes over the steps of a pipeline where it cannot: before capture.
+    """  # fmt: skip
+    if not keeps_increment(policy):
+        return
+    if isinstance(model, nn.Module):
+        raise NoIncrement(policy, type(model).__name__, "it is a transformer alone")
+    check_integrates(model, policy, clock_for(model) if clock is None else clock)
 
 
 @dataclass(frozen=True, slots=True)

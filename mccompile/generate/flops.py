@@ -16,7 +16,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mccompile.capture import flat_inputs
 from mccompile.capture.types import OneFrame
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
@@ -24,6 +23,7 @@ from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.layout import Layout
+from mccompile.runtime.one_by_one import first_sample
 from mccompile.runtime.prefixes import Prefixes
 from mccompile.runtime.shared import SharedValues, Value
 from mccompile.runtime.store import Memory
@@ -90,7 +90,7 @@ def prices_of(model: CompiledModel, call: Mapping[str, object]) -> Prices:
     found = {}
     for each in model.experts:
         captured = each.runner.lowered.captured
-        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        inputs = first_sample(captured, asked)
         found[each.runner.expert] = price(each.runner.lowered, inputs)
     first = model.experts[0].runner.expert
     return replace(found.pop(first), others=found)

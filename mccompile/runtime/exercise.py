@@ -42,6 +42,7 @@ def record_roles(
     captured = lowered.captured
     engine = Engine(lowered, recorder if instead is None else instead(recorder))
     exercise(engine, bound, calls)
+    several = several and not captured.each  # whose samples are run one by one
     if several and not captured.samples:
         place, cause = f"{captured.model_class}.forward", f"it takes one number of samples: {captured.unbatched}"
         raise CallError(place, cause, "compile without `batches`, from calls with as many samples as you need")

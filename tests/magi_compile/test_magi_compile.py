@@ -16,6 +16,8 @@ import mccompile.api as api
 from mccompile.capture import flat_inputs
 from mccompile.capture.run import run_full
 from mccompile.capture.verify import check_rows, random_selection
+from mccompile.cli import main
+from mccompile.generate import load
 from mccompile.models.magi import MagiPipeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import NoIncrement
@@ -255,6 +257,22 @@ def test_three_passes_refuse_increments(guided: Tiny) -> None:
     with pytest.raises(NoIncrement, match=r"MC0608.*full, prev, uncond"):
         guided.compile(str(POLICY))
     assert not isinstance(guided.pipe.transformer, CompiledModel)
+
+
+def test_increments_are_refused_before_anything_is_captured(
+    guided: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def capture(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(api, "prepare", capture)
+    monkeypatch.setattr(load, "find_folder", lambda name: name)
+    monkeypatch.setattr(load, "load_pipeline", lambda *_, **__: guided.pipe)
+    with pytest.raises(NoIncrement, match="full, prev, uncond"):
+        api.compile(guided.pipe, str(POLICY))
+    for verb in (["explain"], ["diff", "motioncache_magi1"]):
+        assert main([*verb, str(POLICY), "--model", "any"]) == 1
+        assert "full, prev, uncond" in capsys.readouterr().err
 
 
 def test_a_transformer_alone_refuses_increments(distilled: Tiny) -> None:

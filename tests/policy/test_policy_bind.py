@@ -81,6 +81,10 @@ def test_values_are_a_copy() -> None:
     assert bound.values["threshold"] == 0.2
 
 
+def test_a_bound_policy_may_be_a_key() -> None:
+    assert len({bind(motioncache(), {}), bind(motioncache(), {"threshold": 0.2}), bind(motioncache(), {})}) == 2
+
+
 def test_a_value_must_be_a_number() -> None:
     with pytest.raises(TypeError, match="parameter `threshold` of policy `made_by_hand` must be a number, got 'low'"):
         bind(motioncache(), {"threshold": "low"})

@@ -54,6 +54,19 @@ def test_brackets_without_end_are_refused(opened: str) -> None:
             reader(f"policy x\nmodels {opened * 5000}")
 
 
+@pytest.mark.parametrize(("number", "cause"), [(DEEPEST, "is expected"), (DEEPEST + 1, "brackets are open here")])
+def test_so_many_brackets_may_be_open(number: int, cause: str) -> None:
+    with pytest.raises(PolicyError, match=cause):
+        read(f"policy x\nmodels {'[' * number}{']' * number}")
+
+
+@pytest.mark.parametrize("name", ["none", "true", "false", "3"])
+def test_a_name_that_reads_as_something_else_is_quoted(name: str) -> None:
+    made = replace(motioncache(), name=name, models=(name,))
+    assert show(made).splitlines()[:2] == [f'policy "{name}"', f'models ["{name}"]']
+    assert read(show(made)) == made
+
+
 def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
     made = motioncache()
     rule = made.phases[-1].rule
@@ -84,7 +97,12 @@ def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
         ("span=(rest)", "span=rest", 11, "a node in parentheses is expected"),
         ("span=(rest)", "span=(rest", 11, "`(` is not closed"),
         ("span=(rest)", "span=(rest))", 11, "closes nothing"),
-        ("span=(rest)", "span=", 11, None),
+        ("span=(rest)", "span=", 11, "a value is missing here"),
+        ("span=(rest)", "span=()", 11, "a node in parentheses is expected"),
+        ("span=(rest)", "span=[rest]", 11, "a node in parentheses is expected"),
+        ("span=(rest)", "span=((rest))", 11, "a node in parentheses is expected"),
+        ("models []", "(models) []", 2, "not a declaration of a policy IR"),
+        ("models []", "text=models []", 2, "not a declaration of a policy IR"),
         ("models []", "models wan", 2, "a list in brackets is expected"),
         ("models []", "", 16, "`models` is missing"),
         ("models []", "models []\nmodels []", 3, "`models` is given twice"),
@@ -92,15 +110,14 @@ def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
         ("made_by_hand", '"made', 1, "a quote is not closed"),
     ],
 )
-def test_an_error_names_place_and_cause(old: str, new: str, line: int, cause: str | None) -> None:
+def test_an_error_names_place_and_cause(old: str, new: str, line: int, cause: str) -> None:
     assert old in TEXT
     with pytest.raises(PolicyError) as caught:
         read(TEXT.replace(old, new, 1))
     (found,) = caught.value.diagnostics
     assert found.span is not None
-    if cause is not None:
-        assert (found.span.line, found.span_label()) == (line, cause)
+    assert (found.span.line, found.span_label()) == (line, cause)
     if new.startswith("cheese"):
         assert found.span.text == "cheese []"  # the whole line
-    if cause is not None and "twice" in cause and new.startswith("models"):
+    if "twice" in cause and new.startswith("models"):
         assert found.span.text == "models"  # the word, and not what follows it

@@ -38,6 +38,13 @@ def written(layers: str, phases: str = "phase all { compute every 2 steps }", mo
          ["blocks[*].attn: keep output, what this part of each block gives, before its gate"]),
         ("model { keep residual }",
          ["model: keep residual, the difference between the model's output and its latent input"]),
+        ("blocks[*].ffn { keep residual }",
+         ["blocks[*].ffn: keep residual, what this part of each block adds to its input"]),
+        ("model { keep output }", ["model: keep output, what the model returns"]),
+        ("blocks[*] { keep residual reuse as kept(residual) + 0.5 * before(before(residual)) }",
+         ["blocks[*]: keep residual, what the blocks add to their input",
+          "  reuse as kept(residual) + 0.5 * before(before(residual)): "
+          "the last 1 results are kept, and those of the last 2 steps"]),
         ("blocks[*] { keep residual reuse as taylor(residual, order = 1) }",
          ["blocks[*]: keep residual, what the blocks add to their input",
           "  reuse as taylor(residual, order = 1): the last 2 results are kept"]),
