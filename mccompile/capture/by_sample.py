@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.each_rules import applied, each_of, taken
@@ -27,12 +28,19 @@ from mccompile.capture.extremes import exchanged
 from mccompile.capture.watched import forwards
 
 
-class _Loops:
-    """The loops over samples of one export. samples: their number, of each tensor that holds some. met: any loop."""
+class LoopMet(Exception):
+    """A forward that is exported goes through its samples, and nothing was made ready for it."""
 
-    def __init__(self) -> None:
+
+class _Loops:
+    """The loops over samples of one export. samples: their number, of each tensor that holds some.
+
+    ready: whether tensors can be indexed with the number of a loop's sample.
+    """
+
+    def __init__(self, ready: bool) -> None:
         self.samples: Sequence[torch.SymInt] = ()
-        self.met = False
+        self.ready = ready
         self._running: SampleLoop | None = None
 
     def counts(self, number: object) -> bool:
@@ -57,10 +65,11 @@ class _Loops:
 
     def _once(self, value: Callable[[SampleLoop], object]) -> Iterator[object]:
         """One value for all samples. Where loops run together (`zip`), all end with the one that began first."""
+        if not self.ready:
+            raise LoopMet
         count, *others = self.samples
         for other in others:
             torch._check(other == count)
-        self.met = True
         own = self._running is None or self._running.over
         if own:
             self._running = SampleLoop(count, applied)
@@ -75,39 +84,46 @@ def _of_sample(index: object) -> bool:
     return any(isinstance(x, SampleIndex) or (isinstance(x, slice) and isinstance(x.start, SampleIndex)) for x in items)
 
 
+class _Taking(TorchFunctionMode):
+    """Lets tensors be indexed with the number of a loop's sample."""
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:  # fmt: skip
+        if func.__name__ == "__getitem__" and isinstance(args[0], torch.Tensor) and _of_sample(args[1]):
+            return taken(args[0], args[1])
+        return func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
-def loops_once(
-    model: nn.Module, call: Mapping[str, object], places: Sequence[int]
-) -> Iterator[Callable[[], bool]]:
+def loops_once(model: nn.Module, call: Mapping[str, object], places: Sequence[int], ready: bool) -> Iterator[None]:
     """Inside, the model's forward goes through its loops over samples once. It takes keywords only.
 
-    places: of the leaves of the call whose first axis holds samples. Gives what says whether there was such a loop.
+    places: of the leaves of the call whose first axis holds samples. ready: False where it is not known yet whether
+    there is a loop; the first one raises LoopMet then.
     """
-    loops = _Loops()
     if not places:
-        yield lambda: False
+        yield
         return
-    own, through, item = model.forward, torch.Tensor.__iter__, torch._C.TensorBase.__getitem__
+    loops, own, through = _Loops(ready), model.forward, torch.Tensor.__iter__
 
     def forward(**arguments: object) -> object:
         leaves = pytree.tree_leaves({name: arguments[name] for name in call})
         loops.samples = [leaves[place].size(0) for place in places]
-        return own(**arguments)
+        with _Taking() if ready else contextlib.nullcontext():
+            return own(**arguments)
 
     def __iter__(tensor: torch.Tensor) -> Iterator[object]:
         return loops.through(tensor) if tensor.dim() and loops.counts(tensor.size(0)) else through(tensor)
 
-    def __getitem__(tensor: torch.Tensor, index: object) -> object:
-        return taken(tensor, index) if _of_sample(index) else item(tensor, index)
-
     forward.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
-    torch.Tensor.__iter__, torch.Tensor.__getitem__ = __iter__, __getitem__
+    torch.Tensor.__iter__ = __iter__
     try:
         with exchanged(model, {"range": loops.range, "enumerate": loops.enumerate}), forwards({model: forward}):
-            yield lambda: loops.met
+            yield
     finally:
         torch.Tensor.__iter__ = through
-        del torch.Tensor.__getitem__
 
 
 def other_masks(call: Mapping[str, object]) -> dict[str, object]:

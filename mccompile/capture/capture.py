@@ -83,7 +83,8 @@ def captured_from(
     if captured is None:
         captured = _parts(model, exported, facts, proof)
     demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
-    return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))
+    sizes = tuple(g for g in demanded if not any(broken((g,), call) for call in calls))
+    return replace(captured, guards=(*sizes, *exported.told))
 
 
 def _parts(
