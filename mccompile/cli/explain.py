@@ -31,9 +31,10 @@ from mccompile.policy.flow import DEFAULT_STEPS, flow_grid
 from mccompile.policy.groups import bounds_of
 from mccompile.policy.in_words import rules_decided
 from mccompile.policy.plan_text import headings
-from mccompile.policy.planner import Plan, plan, show_plan
+from mccompile.policy.planner import Plan, show_plan
 from mccompile.policy.reasons import StepReason, reasons
 from mccompile.policy.rules import Static
+from mccompile.policy.standing import sound_plan
 from mccompile.policy.text import show
 from mccompile.policy.within import plans_within, reasons_within
 
@@ -257,7 +258,7 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
     why: dict[str, tuple[StepReason, ...]] = {}
     if arguments.model is None:
         grid, bounds = flow_grid(steps), bounds_of(bind(policy, numbers))
-        made_by = plans_within(policy, {view: plan(bound, grid, {}, frozenset()) for view, bound in bounds.items()})
+        made_by = plans_within(policy, {view: sound_plan(bound, grid) for view, bound in bounds.items()})
         why_by = reasons_within(policy, {view: reasons(bound, grid, WITHOUT_MODEL) for view, bound in bounds.items()})
         names = headings(policy, made_by)
         plans = {title: made_by[view] for view, title in names.items()}
@@ -288,7 +289,7 @@ def _foreseen(arguments: argparse.Namespace, policy: ir.PolicyIR) -> ForeseenPla
                 static = Static(static_tables(lowered, grid, inputs), lowered.static)
         tables = None if hollow else static.tables
         made_by = {
-            view: plan(bound, grid, {}, frozenset()) if tables is None else planned(lowered, bound, grid, tables, True)
+            view: sound_plan(bound, grid) if tables is None else planned(lowered, bound, grid, tables, True)
             for view, bound in bounds.items()
         }
         why_by = reasons_within(own, {view: reasons(bound, grid, static) for view, bound in bounds.items()})

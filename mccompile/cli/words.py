@@ -105,10 +105,12 @@ def worth_lines(plan: Plan, worth: Worth | None, on_model: bool = False) -> Iter
         if worth.kept is not None:
             rows.append(("kept", f"{worth.kept / 1e6:.1f} MB", "see --stage memory"))
     yield from aligned(rows)
+    by = "data decides"
     if worth is None and not on_model:
-        yield "with --model NAME: tokens, FLOPs, bytes, and the steps that the model's timestep embedding settles"
+        yield "with --model NAME: tokens, FLOPs, bytes, and the steps that its timestep embedding or depth settles"
+        by = "the model or data decides"
     if perhaps:
-        yield f"data decides {perhaps} of the steps: `mccompile generate --compare` measures"
+        yield f"{by} {perhaps} of the steps: `mccompile generate --compare` measures"
 
 
 def _between(low: float, high: float) -> str:

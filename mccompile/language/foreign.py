@@ -61,6 +61,10 @@ class Foreign:
             return (Help("a phase counts steps; a share of the run is `while fraction < 10%`"),)
         if re.search(r"\bcache\s*\{[^{}]*\bkeep\s*$", before):
             return (Help(WHY_ALL_KEYS), Help(LESS_KEPT))
+        named = "RBRACE" in self.accepts and re.compile(r"\w+\s*:(?!=)").match(text, self.start)
+        if named and re.search(r"\bphase\b[^{}]*\{[^{}]*$", before):
+            each = "`cond: compute every 2 steps  uncond: compute every 3 steps`"
+            return (Help(f"where one rule of a phase is for a branch or for some layers, each is: {each}"),)
         return self._sign()
 
     def _sign(self) -> tuple[Help, ...]:

@@ -98,9 +98,15 @@ def of_bands(bands: ir.Bands) -> tuple[ir.Forecast, ir.Forecast]:
 
 def forecasts_of(policy: ir.PolicyIR) -> tuple[ir.Forecast, ...]:
     """All that stands in for kept results under a policy: what layers say, then what rules say."""
-    said = (region.forecast for region in policy.regions if region.forecast is not None)
-    layers = (*said, *(one for region in policy.regions if region.bands is not None for one in of_bands(region.bands)))
-    return tuple(dict.fromkeys((*layers, *(one for rule in all_rules(policy) for one in own_stand_ins(rule)))))
+    said = (one for rule in all_rules(policy) for one in own_stand_ins(rule))
+    return tuple(dict.fromkeys((*said_by_layers(policy.regions), *said)))
+
+
+def said_by_layers(regions: Iterable[ir.Region]) -> tuple[ir.Forecast, ...]:
+    """What layers say that stands in for kept results: the weights of whole results, then those of frequencies."""
+    every = tuple(regions)
+    said = (region.forecast for region in every if region.forecast is not None)
+    return (*said, *(one for region in every if region.bands is not None for one in of_bands(region.bands)))
 
 
 def weights_in(forecast: ir.Forecast) -> Iterator[ir.Expr]:

@@ -11,7 +11,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
-from mccompile.ir import Expr, PolicyIR
+from mccompile.ir import Expr, Forecast, PolicyIR
 from mccompile.language.walk import merges, rules_of
 from mccompile.policy.errors import (
     CountInvalid,
@@ -46,13 +46,15 @@ class BoundPolicy:
     """A policy and the values of all its parameters (in the order of their declaration, all in range).
 
     depth: as one group of regions sees the policy, where its block stands in the model (ir.Region). merges: in its
-    regions, tokens that are not computed take from those that are (`reuse as nearest`).
+    regions, tokens that are not computed take from those that are (`reuse as nearest`). stand_ins: what its layers say
+    that stands in for kept results.
     """
 
     ir: PolicyIR  # hides the module of this name in the class body
     values: Mapping[str, float] = field(hash=False)
     depth: float | None = None
     merges: bool = False
+    stand_ins: tuple[Forecast, ...] = ()
 
     def number(self, expr: Expr) -> np.float32:
         """The value of an expression of parameters and constants. Raises ValueError for any other."""

@@ -186,6 +186,23 @@ class RangeOutsideRun(Diagnostic):
 
 
 @dataclass(frozen=True, slots=True)
+class WeightUndefined(Diagnostic):
+    """A weight of what stands in for kept results that is no number at a step that may reuse them."""
+
+    code = "MC0311"
+    title = "what stands in under policy `{policy}` has no value at step {step}"
+    label = "this weight"
+    note = "there it is {value:g}, and the step may reuse"
+
+    policy: str
+    step: int
+    value: float
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("keep a divisor away from 0, such as `max(step - 4, 1)`, or compute the step"),)
+
+
+@dataclass(frozen=True, slots=True)
 class TextMalformed(Diagnostic):
     """The text form of an IR or a plan that does not read back."""
 

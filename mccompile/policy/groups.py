@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mccompile import ir
-from mccompile.language.walk import merges, rule_in
+from mccompile.language.walk import merges, rule_in, said_by_layers
 from mccompile.policy.bind import BoundPolicy
 
 ALL = ""
@@ -89,7 +89,8 @@ def bounds_in(bound: BoundPolicy, branch: str) -> Mapping[str, BoundPolicy]:
 def _bound(bound: BoundPolicy, own: ir.PolicyIR, group: str) -> BoundPolicy:
     regions = [region for region in own.regions if group_of(region) == group]
     depths = {region.depth for region in regions}
-    return replace(bound, ir=own, depth=depths.pop() if len(depths) == 1 else None, merges=merges(regions))
+    depth = depths.pop() if len(depths) == 1 else None
+    return replace(bound, ir=own, depth=depth, merges=merges(regions), stand_ins=said_by_layers(regions))
 
 
 def _phase_of(phase: ir.Phase, view: View) -> ir.Phase:

@@ -20,6 +20,7 @@ from mccompile.policy.evaluate import static_changes
 from mccompile.policy.influence import without_influence
 from mccompile.policy.phases import Grid
 from mccompile.policy.planner import Plan, plan
+from mccompile.policy.standing import sound_plan
 from mccompile.runtime.clock import Told, Untold
 from mccompile.runtime.errors import UnknownTimesteps
 from mccompile.runtime.shared import SharedValues, Value
@@ -43,7 +44,7 @@ def planned(
     lowered: LoweredModel, bound: BoundPolicy, grid: Grid, tables: Mapping[ir.Change, tuple[float, ...]], fold: bool
 ) -> Plan:
     """The plan of one group of regions, from the values of static sources, and what has no influence in it."""
-    made = plan(bound, grid, tables, lowered.static, fold)
+    made = sound_plan(bound, grid, tables, lowered.static) if fold else plan(bound, grid, tables, lowered.static, False)
     idle = without_influence(bound, made, lambda other: plan(other, grid, tables, lowered.static, fold))
     return replace(made, notes=(*made.notes, *idle))
 

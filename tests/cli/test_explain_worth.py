@@ -71,7 +71,7 @@ def test_is_it_worth_a_run(shell: Shell) -> None:
     text = shell("explain", "fixed_interval", "--steps", 12).out.split("Should I run this?")[1]
     assert "steps computed  50%  of 12" in text
     assert "--model NAME" in text
-    assert "data decides 45 of the steps" in shell("explain", "motioncache").out
+    assert "the model or data decides 45 of the steps" in shell("explain", "motioncache").out
     made = plan(bind(load_policy("fixed_interval"), {}), flow_grid(12), {}, frozenset())
     lines = list(worth_lines(made, Worth((0.5, 0.5), (0.4, 0.5), 2_500_000)))
     assert [line.split()[0] for line in lines] == ["steps", "tokens", "FLOPs", "speed-up", "kept"]

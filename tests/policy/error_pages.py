@@ -19,7 +19,8 @@ from mccompile.diagnostics.source import Source
 from mccompile.policy.bind import bind
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.evaluate import static_changes
-from mccompile.policy.planner import plan
+from mccompile.policy.groups import bounds_of
+from mccompile.policy.standing import sound_plan
 from mccompile.policy.text import read
 
 FOLDER = Path(__file__).parents[2] / "docs" / "errors"
@@ -60,7 +61,8 @@ def outcome(block: Block) -> str:
             found = load_chosen(Source.of_text(block.body, "example.policy"), block.values)
             policy, values = found.policy, found.numbers
         tables = dict.fromkeys(static_changes(policy, STATIC), (0.05,) * block.steps)
-        plan(bind(policy, values), grid_of(block.steps), tables, STATIC)
+        for bound in bounds_of(bind(policy, values)).values():
+            sound_plan(bound, grid_of(block.steps), tables, STATIC)
     except PolicyError as error:
         return str(error).lstrip("\n")
     return ""

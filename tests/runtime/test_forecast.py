@@ -12,6 +12,7 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 
 import mccompile.api as api
+from mccompile.diagnostics.failure import PolicyError
 from mccompile.diagnostics.source import Source
 from mccompile.policy.phases import Grid
 from mccompile.runtime.budget import Predictor
@@ -50,9 +51,11 @@ def policy(stand_in: str, rule: str = "compute every 3 steps", warmup: int = 3, 
 """
 
 
-def compiled(model: nn.Module, prepared: api.Prepared, text: str) -> tuple[CompiledModel, Timeline]:
+def compiled(
+    model: nn.Module, prepared: api.Prepared, text: str, fold: bool = True
+) -> tuple[CompiledModel, Timeline]:
     clock = Timeline("request", GRID, steps_in_order(GRID))
-    made = api.compile(model, Source("p.policy", text), backend="eager", captured=prepared, clock=clock)
+    made = api.compile(model, Source("p.policy", text), backend="eager", captured=prepared, clock=clock, fold=fold)
     return made, clock
 
 
@@ -306,6 +309,12 @@ def test_what_a_forecast_keeps_is_predicted(
 
 
 def test_a_forecast_without_a_value_is_refused(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
-    made, clock = compiled(small_wan, captured_wan, policy("kept(residual) / (3 - step)", warmup=1))
+    """Before the first step where the clock settles it, and at the step itself where nothing is folded."""
+    text = policy("kept(residual) / (3 - step)", warmup=1)
+    made, clock = compiled(small_wan, captured_wan, text)
+    with pytest.raises(PolicyError, match="has no value at step 3"):
+        outputs(made, clock, range(1))
+    made.undo()
+    made, clock = compiled(small_wan, captured_wan, text, fold=False)
     with pytest.raises(NoForecast, match="at step 3 its weights are inf"):
         outputs(made, clock, range(STEPS))

@@ -18,7 +18,7 @@ from mccompile.policy.cells import Plan, PlannedAction
 from mccompile.policy.choosing import load_chosen
 from mccompile.policy.groups import bounds_of
 from mccompile.policy.phases import Grid
-from mccompile.policy.planner import plan
+from mccompile.policy.standing import sound_plan
 from mccompile.studio.serve.errors import RequestRefused
 
 Values = Mapping[str, float | str]  # of parameters in their own units, and the alternatives of choices
@@ -125,7 +125,7 @@ def check_text(source: Source, values: Values, grid: Grid) -> Checked:
         picks = {name: word for name, word in values.items() if isinstance(word, str)}
         knobs = tuple(_knob(p) for p in load_chosen(source, picks).policy.params)
         bound = bound_of(source, values)
-        plans = {group: plan(own, grid, {}, frozenset()) for group, own in bounds_of(bound).items()}
+        plans = {group: sound_plan(own, grid) for group, own in bounds_of(bound).items()}
     except PolicyError as error:
         return Checked("", problems_of(error.diagnostics, source), knobs, choices, grid.steps, (), ())
     stretches = tuple(stretch for group, made in plans.items() for stretch in _stretches(made, group))
