@@ -26,6 +26,7 @@ LIBRARY.define("expect(Tensor condition, bool taken) -> ()")
 torch.library.register_fake("mccompile::expect", lambda condition, taken: None, lib=LIBRARY)
 EXPECT = torch.ops.mccompile.expect.default
 has_side_effect(EXPECT)
+_LONGEST = 1000  # what a guard may say of values, in letters
 BranchesTaken: TypeAlias = Mapping[tuple[CodeType, int], bool]  # by the place in the code
 
 
@@ -111,4 +112,7 @@ def _written(value: object, names: Mapping[fx.Node, str]) -> str:
     pure = isinstance(target, torch._ops.OpOverload) and target.namespace == "aten" and not target._schema.is_mutable
     if not pure or value.kwargs:
         raise UnknownCondition
-    return f"{target}({', '.join(_written(x, names) for x in value.args)})"
+    text = f"{target}({', '.join(_written(x, names) for x in value.args)})"
+    if len(text) > _LONGEST:
+        raise UnknownCondition
+    return text
