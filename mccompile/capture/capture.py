@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from mccompile.capture.apart import Parts
 from mccompile.capture.assemble import assemble
-from mccompile.capture.by_sample import other_masks
+from mccompile.capture.by_sample import with_other_masks
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
 from mccompile.capture.errors import CaptureError, ExportError, NoBlocksError
 from mccompile.capture.export import Exported, export_model, without_defaults
@@ -49,7 +49,7 @@ def capture(
     exported = export_model(model, probe, second)
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
     if exported.looped:
-        calls.append(other_masks(calls[0]))
+        calls += with_other_masks(model, calls[0])
     if attends_in_no_list(exported.module.graph):
         list_blocks(exported.module)
     try:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mccompile.capture import capture_batched, flat_inputs, run_full
-from mccompile.capture.by_sample import loops_once, other_masks
+from mccompile.capture.by_sample import loops_once, other_masks, with_other_masks
 from mccompile.capture.errors import ExportError
 from mccompile.capture.export import export_model
 from mccompile.capture.spaced import _spaced
@@ -141,6 +141,13 @@ def test_what_stands_in_for_the_loop_is_taken_away_again() -> None:
     assert torch.tensor([torch.tensor(1.0)]).shape == (1,)
     assert "range" not in globals()
     assert "forward" not in vars(model)
+
+
+def test_masks_that_the_model_does_not_take_prove_nothing() -> None:
+    call = _call(5, MASKS[:3])
+    assert len(with_other_masks(_Loop("padded").double(), call)) == 1
+    assert not with_other_masks(_Loop("ragged").double(), call)  # it cannot stack them
+    assert not with_other_masks(_Loop("padded").double(), call | {"x": call["x"] * torch.nan})
 
 
 def test_other_masks_leave_out_other_rows() -> None:
