@@ -36,8 +36,9 @@ from mccompile.runtime.clock import Clock
 from mccompile.runtime.compiled import LOG, CompiledModel
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
+from mccompile.runtime.increments import check_integrates
 from mccompile.runtime.modes import in_eval
-from mccompile.runtime.prefixes import provable
+from mccompile.runtime.prefixes import check_chunks, provable
 from mccompile.runtime.remembers import check_remembers_nothing, runs_at
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot, transformer_of, unwrapped
@@ -106,8 +107,7 @@ def compile(
     chosen = _chosen(policy, slots, parameters)
     for ir, numbers in chosen:
         bind(ir, numbers)
-        if pipe is None and keeps_increment(ir):
-            raise NoIncrement(ir, type(model).__name__, "it is a transformer alone")
+        check_steps(model, ir, clock)
     if captured is None:
         fixed = driver_for(model).fixed_by(chosen[0][0]) if probe is None or second is None else {}
         captured = prepare(model, call={**fixed, **(call or {})}, probe=probe, second=second)
@@ -134,6 +134,16 @@ def compile(
     if pipe is not None:
         compiled[0].install(pipe, clock_for(pipe) if clock is None else clock)
     return compiled[0]
+
+
+def check_steps(model: object, policy: PolicyIR, clock: Clock | None = None) -> None:
+    """Raises NoIncrement (MC0608) for a policy that takes over the steps of a pipeline where it cannot: before capture.
+    """  # fmt: skip
+    if not keeps_increment(policy):
+        return
+    if isinstance(model, nn.Module):
+        raise NoIncrement(policy, type(model).__name__, "it is a transformer alone")
+    check_integrates(model, policy, clock_for(model) if clock is None else clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +190,9 @@ def _lowered(
     if ir.cache.budget is not None:
         ir = replace(ir, cache=keeping.cache)
     lowered = lower(own.model, ir, own.prefixes, fold, verifying if verify else None)
-    return _Part(slot, lowered, bind(ir, parameters), keeping, own.calls)
+    bound = bind(ir, parameters)
+    check_chunks(lowered, bound, own.calls)
+    return _Part(slot, lowered, bound, keeping, own.calls)
 
 
 def _compiled(model: object, part: _Part, backend: Backend, fold: bool, clock: Clock | None) -> CompiledModel:

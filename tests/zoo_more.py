@@ -190,6 +190,39 @@ def _masked_by_truth(size: Size, batch: int) -> Call:
     return _video(size, batch, encoder_attention_mask=_text_mask(batch).bool())
 
 
+def _hidream() -> nn.Module:
+    return diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=_CHANNELS, num_layers=1, num_single_layers=2, attention_head_dim=8,
+        num_attention_heads=2, caption_channels=[_TEXT_DIM, 12], text_emb_dim=8, axes_dims_rope=(4, 2, 2),
+        max_resolution=(32, 32), llama_layers=[0, 1, 1], num_routed_experts=2, num_activated_experts=1,
+    )  # fmt: skip
+
+
+def _hidream_inputs(size: Size, batch: int) -> Call:
+    return {
+        "hidden_states": torch.randn(batch, _CHANNELS, *size[1:]), "timesteps": _steps(batch),
+        "encoder_hidden_states_t5": _text(batch), "encoder_hidden_states_llama3": torch.randn(2, batch, _TEXT, 12),
+        "pooled_embeds": torch.randn(batch, 8), "return_dict": False,
+    }  # fmt: skip
+
+
+def _anyflow_far() -> nn.Module:
+    return diffusers.AnyFlowFARTransformer3DModel(
+        patch_size=(1, 2, 2), compressed_patch_size=(1, 4, 4), in_channels=_CHANNELS, out_channels=_CHANNELS,
+        text_dim=_TEXT_DIM, freq_dim=32, ffn_dim=64, num_layers=2, rope_max_seq_len=64, **_HEADS,
+    )  # fmt: skip
+
+
+def _anyflow_far_inputs(size: Size, batch: int) -> Call:
+    """All frames at once, in two chunks."""
+    frames, height, width = size
+    return {
+        "hidden_states": torch.randn(batch, frames, _CHANNELS, height, width), "encoder_hidden_states": _text(batch),
+        "timestep": torch.full((batch, frames), 500.0), "r_timestep": torch.full((batch, frames), 400.0),
+        "chunk_partition": [frames - 2, 2], "return_dict": False,
+    }  # fmt: skip
+
+
 MORE = (
     Family("framepack", _framepack, _framepack_inputs, kinds=2),
     Family("hunyuan15", _hunyuan15, _hunyuan15_inputs),
@@ -201,4 +234,6 @@ MORE = (
     Family("flux2", _flux2, _flux2_inputs, _IMAGES),
     Family("sd3", _sd3, _sd3_inputs, _IMAGES),
     Family("z_image", _z_image, _z_image_inputs, _IMAGES),
+    Family("hidream", _hidream, _hidream_inputs, _IMAGES),
+    Family("anyflow_far", _anyflow_far, _anyflow_far_inputs, ((4, 8, 12), (6, 12, 20), (5, 16, 8))),
 )

@@ -18,7 +18,7 @@ from pathlib import Path
 from mccompile.backend.graph_text import GraphJson
 from mccompile.bundles.bundle_errors import AlteredBundle, NewerBundle, OlderBundle, UnreadableBundle
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 DIGITS = 64  # of a SHA-256 in hexadecimal: the length of the comment
 ENTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.-]{0,99}")  # plain names: no folders, nothing hidden

@@ -52,6 +52,7 @@ _RECORDS: dict[str, object] = {
     "dtypes": tuple[tuple[str, str], ...],
     "moving": tuple[str, ...],
     "guards": tuple[str, ...],
+    "each": tuple[str, ...],
 }
 _PARTS = ("prelude", "gather", "postlude")
 _ENTRIES: dict[str, type[Operand | Result]] = {c.__name__: c for c in (*get_args(Operand), *get_args(Result))}

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import Written, of_other_length
 from mccompile.capture.errors import CaptureError, first_line
 from mccompile.capture.export import Pair, paired
 from mccompile.capture.opaque import OpaquePrelude, OpaqueShape, Stack
@@ -43,19 +44,23 @@ class _Seen:
 
 
 def capture_alone(
-    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], why: str
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], why: str,
+    written: tuple[Written, ...] = (),
 ) -> CapturedModel:
     """The model with its blocks as its own code. why: the reason why it is not captured whole.
 
-    probe, second: as for `capture`. Raises NotAlone with the reason, and ProbeError (MC0402).
+    probe, second: as for `capture`. written: the numbers that forward writes into its arguments.
+    Raises NotAlone with the reason, and ProbeError (MC0402).
     """
-    pair = paired(model, probe, second)
+    lists = of_other_length(probe, second)
+    pair = paired(model, probe, second, lists)
     calls = [pytree.tree_unflatten(list(leaves), pair.spec) for leaves in (pair.probe, pair.second)]
     seen = _seen(model, calls, pair)
     reason = "none of its module lists holds blocks that are called once each and pass on what they are given"
     for chosen in _choices(seen) or _choices_of_one_size(model, seen, pair):
         try:
-            return _captured(model, chosen, pair, calls, why)
+            captured = _captured(model, chosen, pair, calls, why, written)
+            return replace(captured, written=written, lists=lists)
         except NotAlone as error:
             reason = str(error)
         except CaptureError as error:
@@ -279,17 +284,18 @@ def _equal(one: object, two: object) -> bool:
 
 
 def _captured(
-    model: nn.Module, blocks: Sequence[_Seen], pair: Pair, calls: Sequence[dict[str, object]], why: str
+    model: nn.Module, blocks: Sequence[_Seen], pair: Pair, calls: Sequence[dict[str, object]], why: str,
+    written: tuple[Written, ...],
 ) -> CapturedModel:
     """The model with these blocks, proved at both calls. Raises NotAlone, IdentityError (MC0404)."""
     shapes = tuple(_shape(model, blocks, i) for i in range(len(blocks)))
     varying = tuple(i for i, dynamic in enumerate(pair.dynamic) if dynamic)
     fixed = {i: x for i, x in enumerate(pair.probe) if i not in varying}
-    stack = Stack(model, shapes, pair.spec, varying, fixed)
+    stack = Stack(model, shapes, pair.spec, varying, fixed, written)
     inputs = [[leaves[i] for i in varying] for leaves in (pair.probe, pair.second)]
     builder = OpaqueGraph(stack, _plan(stack, blocks, inputs), pair)
     with torch.no_grad():
-        out, out_spec = pytree.tree_flatten(model(**calls[0]))
+        out, out_spec = pytree.tree_flatten(stack.run(inputs[0], {}))
     module, outputs = builder.finish(len(out))
     assembled = assembled_of(builder, module, outputs, pair, out_spec, f"{OWN}, because {why}")
     source = builder.placeholders[pair.source].name

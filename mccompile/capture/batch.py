@@ -2,8 +2,10 @@
 
 before: two recorded calls, of as many samples as the pipeline was asked for
 after:  a model captured from a call of several different samples and a call of one, so that their number is a size
-refuses when: the model on several samples at once does not give what it gives on each alone, or its forward writes the
-number of samples into the graph; then it is captured at the recorded number, and `unbatched` says why
+        a model captured from calls of one sample, if its forward writes the number of samples into the graph; calls of
+        several are then run sample by sample
+refuses when: the model on several samples at once does not give what it gives on each alone; then it is captured at the
+recorded number, and `unbatched` says why
 
 Which arguments hold samples is tried and not guessed: at first all tensors whose first size is that of the latent,
 then one fewer (a mask that all samples share), then one more (two images a sample).
@@ -20,6 +22,7 @@ from torch._dynamo.exc import UserError
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.alone import NotAlone, capture_alone
+from mccompile.capture.arguments import Arguments, numbers_written, of_other_length
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError, ExportError, IdentityError, NoBlocksError, first_line
 from mccompile.capture.export import without_defaults
@@ -28,7 +31,6 @@ from mccompile.capture.types import CapturedModel
 from mccompile.capture.uncollected import uncollected
 from mccompile.capture.verify import close
 
-Arguments = dict[str, object]
 _COUNTS = (2, 3, 5, 7)  # of samples
 _MIXED = "its output on two samples at once is not what it gives on each alone"
 
@@ -83,11 +85,21 @@ def capture_batched(
         return _captured(model, probe, second)
     except (ExportError, IdentityError, NoBlocksError) as whole:
         given = without_defaults(model, probe), without_defaults(model, second)
+        written = numbers_written(model, given[0])
         try:
-            return capture_alone(model, *given, why=f"{whole.title}: {whole.cause}"), given
+            return capture_alone(model, *given, f"{whole.title}: {whole.cause}", written), given
         except NotAlone as alone:
             besides = f"its blocks alone cannot be captured either: {alone}"
             raise type(whole)(whole.place, whole.cause, whole.remedy, besides) from whole
+
+
+def _check_as_graph(model: nn.Module, probe: Arguments, second: Arguments) -> None:
+    """Raises ExportError (MC0401) for a forward that no graph of operators can stand for, by its arguments."""
+    place = f"{type(model).__name__}.forward"
+    for one in numbers_written(model, probe):
+        raise ExportError(place, f"forward writes into its argument `{one}`", "let forward return what it changes")
+    for name in of_other_length(probe, second):
+        raise ExportError(place, f"`{name}` is a list of another length in each call", "give it as a tensor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,7 @@ def capture_way(
 ) -> tuple[CapturedModel, tuple[Arguments, Arguments], CaptureWay]:
     """The whole model captured, both calls as calls of one sample, and the way that was taken. Raises CaptureError."""
     given = without_defaults(model, probe), without_defaults(model, second)
+    _check_as_graph(model, *given)
     latent = _latent(*given)
     count = _samples(given[0].get(latent))
     one, small = (_first(call, count) for call in given)
@@ -120,7 +133,11 @@ def capture_way(
         try:
             captured, way = _at_either_size(model, held, one, small)
         except CaptureError as error:
-            reason = error.cause
+            way = CaptureWay((one, small), error.cause)
+            captured = capture(model, one, small, unbatched=error.cause)
+            names = (node.name for node in captured.module.graph.find_nodes(op="placeholder"))
+            each = tuple(name for name, own in zip(names, held.held, strict=True) if own)
+            return replace(captured, each=each), (one, small), way
         else:
             why = (*(m for kind in captured.kinds for m in kind.mixing), *captured.refusals)
             if not why:

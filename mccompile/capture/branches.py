@@ -21,6 +21,8 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.node import has_side_effect
 
+from mccompile.capture.arguments import renewed
+
 LIBRARY = torch.library.Library("mccompile", "FRAGMENT")
 LIBRARY.define("expect(Tensor condition, bool taken) -> ()")
 torch.library.register_fake("mccompile::expect", lambda condition, taken: None, lib=LIBRARY)
@@ -49,7 +51,7 @@ def branches_taken(model: nn.Module, *calls: Mapping[str, object]) -> BranchesTa
 
     with torch.no_grad(), _asking(asked):
         for call in calls:
-            model(**call)
+            model(**renewed(call))
     return {place: next(iter(found)) for place, found in answers.items() if len(found) == 1}
 
 

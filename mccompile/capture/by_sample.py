@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import renewed
 from mccompile.capture.each_rules import applied, each_of, taken
 from mccompile.capture.each_sample import EachSample, SampleIndex, SampleLoop
 from mccompile.capture.extremes import exchanged
@@ -131,7 +132,7 @@ def with_other_masks(model: nn.Module, call: Mapping[str, object]) -> list[dict[
     made = other_masks(call)
     try:
         with torch.no_grad():
-            found = [x for x in pytree.tree_leaves(model(**made)) if isinstance(x, torch.Tensor)]
+            found = [x for x in pytree.tree_leaves(model(**renewed(made))) if isinstance(x, torch.Tensor)]
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError):
         return []
     return [made] if all(bool(x.isfinite().all()) for x in found) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import GivenList, as_one
 from mccompile.capture.branches import (
     BranchesTaken,
     BranchMet,
@@ -88,6 +89,8 @@ def _dynamic_axes(place: str, one: object, two: object) -> dict[int, object] | o
         )
     if isinstance(one, int) and not isinstance(one, bool):
         return Dim.DYNAMIC if one != two else None
+    if isinstance(one, GivenList):
+        return Dim.DYNAMIC
     if one != two:
         raise ProbeError(
             place, f"{one!r} against {two!r}", "a constant must be the same in both calls; capture once per value"
@@ -188,7 +191,7 @@ class Pair:
 
     @property
     def dynamic(self) -> tuple[bool, ...]:
-        """Which leaves vary: tensors, and ints that differ."""
+        """Which leaves vary: tensors, ints that differ, and lists."""
         leaves = zip(self.probe, self.shapes, strict=True)
         return tuple(isinstance(x, torch.Tensor) or s is not None for x, s in leaves)
 
@@ -205,12 +208,17 @@ class Pair:
         return axes.index(max(axes))
 
 
-def paired(model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object]) -> Pair:
-    """The two calls side by side. Raises ProbeError (MC0402) where they do not fit together, ExportError (MC0401)."""
+def paired(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], lists: Sequence[str] = ()
+) -> Pair:
+    """The two calls side by side. lists: the arguments that are one value each, a list of numbers.
+
+    Raises ProbeError (MC0402) where the calls do not fit together, ExportError (MC0401).
+    """
     name = type(model).__name__
     if model.training:
         raise ExportError(name, "the model is in training mode", "call model.eval() first")
-    first_call, second_call = without_defaults(model, probe), without_defaults(model, second)
+    first_call, second_call = (as_one(without_defaults(model, call), lists) for call in (probe, second))
     flat, spec = pytree.tree_flatten(first_call)
     other, other_spec = pytree.tree_flatten(second_call)
     if spec != other_spec:

@@ -168,9 +168,13 @@ def find_grid(
             return made
     embedding = replace(embedding, tokens=latent_range(embedding))
     reason = f"`{source}` has {len(dynamic)} axes that change between the probes, not 3"
+    others = [embedding_of(captured, second, source)] if captured.opaque else []  # no label says how tokens lie
     for axes in _candidates(one, dynamic):
         try:
-            return prove_grid(embedding, source, axes)
+            found = prove_grid(embedding, source, axes)
+            if all(prove_grid(replace(e, tokens=latent_range(e)), source, axes) == found for e in others):
+                return found
+            reason = f"axes {axes} of the latent lie in another way at the second call"
         except GridUnproved as unproved:
             reason = str(unproved)
     return told_grid(captured, probe, second, source) or Refusal("grid", reason)

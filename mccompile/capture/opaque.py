@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import Written, read_at, renewed
 from mccompile.capture.errors import CaptureBug
 from mccompile.capture.watched import Act, Stopped, instead
 
@@ -61,6 +62,7 @@ class Stack:
     """A model, its blocks in the order in which they are called, and its call.
 
     spec: of the keyword arguments. inputs: the places of the leaves that vary. fixed: the other leaves, by place.
+    written: the numbers that the forward writes into its arguments; they follow its result.
     """
 
     model: nn.Module
@@ -68,13 +70,15 @@ class Stack:
     spec: pytree.TreeSpec
     inputs: tuple[int, ...]
     fixed: Mapping[int, object]
+    written: tuple[Written, ...] = ()
 
     def run(self, inputs: Sequence[object], acts: Mapping[nn.Module, Act]) -> object:
         """The model's forward with these acts in place of blocks."""
         leaves = dict(self.fixed) | dict(zip(self.inputs, inputs, strict=True))
-        call = pytree.tree_unflatten([leaves[i] for i in range(self.spec.num_leaves)], self.spec)
+        call = renewed(pytree.tree_unflatten([leaves[i] for i in range(self.spec.num_leaves)], self.spec))
         with instead(acts):
-            return self.model(**call)
+            result = self.model(**call)
+        return (result, read_at(call, self.written)) if self.written else result
 
     def stopped(self, inputs: Sequence[object], acts: Mapping[nn.Module, Act]) -> tuple[object, ...]:
         """The value with which one of the acts leaves the forward."""
@@ -117,7 +121,7 @@ class OpaquePrelude(nn.Module):
                 leaves = pytree.tree_leaves((args, kwargs))
                 found.update({(b, place): leaves[place] for b, place in wanted if b == block})
                 if block == last:
-                    raise Stopped(tuple(_alone(found[w]) for w in wanted))
+                    raise Stopped(tuple(_alone(found[w], inputs) for w in wanted))
                 return passes(args, kwargs)
 
             return run
@@ -126,9 +130,10 @@ class OpaquePrelude(nn.Module):
         return stack.stopped(inputs, {m: act(i, passes) for i, (m, passes) in enumerate(passing.items())})
 
 
-def _alone(value: object) -> object:
-    """A value that nothing writes to in place later on, and that keeps no larger one alive."""
-    return value.clone() if isinstance(value, torch.Tensor) else value
+def _alone(value: object, inputs: Sequence[object]) -> object:
+    """A value that nothing writes to in place later on, and that keeps no larger one alive; an input is itself."""
+    own = isinstance(value, torch.Tensor) and all(value is not given for given in inputs)
+    return value.clone() if isinstance(value, torch.Tensor) and own else value
 
 
 class OpaqueBlock(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import as_one, as_recorded
 from mccompile.capture.errors import CallError
 from mccompile.capture.part import attribute
 from mccompile.capture.types import Assembled, BlockSite, CapturedModel
@@ -24,12 +25,15 @@ class FullRun:
     outputs: tuple[object, ...]
 
 
-def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object, ...]:
+def flat_inputs(captured: Assembled, call: Mapping[str, object], one_by_one: bool = False) -> tuple[object, ...]:
     """The captured inputs among the keyword arguments of a call, in order.
 
+    one_by_one: a call of more samples than the graph has is taken apart where the model allows it.
     Raises CallError (MC0405) where the call passes other arguments, or another constant than at capture.
     """
     place = f"{captured.model_class}.forward"
+    if isinstance(captured, CapturedModel):
+        call = as_one(as_recorded(call, captured.written), captured.lists)
     count = captured.in_spec.num_leaves
     _, recorded = pytree.tree_unflatten(list(range(count)), captured.in_spec)
     given = {k: v for k, v in call.items() if v is not None or k in recorded}
@@ -58,7 +62,8 @@ def flat_inputs(captured: Assembled, call: Mapping[str, object]) -> tuple[object
                 place, f"`{name}` is {leaf!r}; captured with {constants[name]!r}", "capture once per constant"
             )
     if isinstance(captured, CapturedModel):
-        _check_samples(captured, flat)
+        if not one_by_one or not captured.each:
+            _check_samples(captured, flat)
         _check_dtypes(captured, flat)
     return tuple(flat)
 

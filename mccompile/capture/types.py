@@ -18,6 +18,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import TreeSpec
 
+from mccompile.capture.arguments import Written
 from mccompile.capture.part import Part, Shared, Stream, Weight
 from mccompile.capture.places import counts_among, counts_placed, leading, starts_of
 
@@ -336,3 +337,6 @@ class CapturedModel(Assembled):
     dtypes: tuple[tuple[str, str], ...] = ()  # of the inputs that are tensors: the graph has no casts from others
     moving: tuple[str, ...] = ()  # inputs that each step changes beside the latent: one of sound, a second timestep
     guards: tuple[str, ...] = ()  # what export demands of a call's sizes, if the proved calls fulfil it (guards.py)
+    written: tuple[Written, ...] = ()  # numbers that the forward writes into its arguments, as the outputs' last list
+    each: tuple[str, ...] = ()  # inputs with an entry for each sample, of a model of one sample whose samples run alone
+    lists: tuple[str, ...] = ()  # arguments that are lists of numbers of any length, one input each

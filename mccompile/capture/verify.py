@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import renewed
 from mccompile.capture.errors import IdentityError, first_line
 from mccompile.capture.grid import embedding_of, find_grid, latent_range
 from mccompile.capture.run import FullRun, block_weights, flat_inputs, run_full
@@ -39,7 +40,7 @@ def check_identity(
     call: the eager call's keyword arguments; inputs: the same as captured inputs; run: of the parts on them.
     """
     with torch.no_grad():
-        expected = [x for x in pytree.tree_flatten(model(**call))[0] if isinstance(x, torch.Tensor)]
+        expected = [x for x in pytree.tree_flatten(model(**renewed(call)))[0] if isinstance(x, torch.Tensor)]
     given = [x for x in run.outputs if isinstance(x, torch.Tensor)]
     for one, two in zip_longest(expected, given):
         if one is None or two is None or not close(one, two):

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import renewed
+
 Act = Callable[[tuple[object, ...], dict[str, object]], object]  # runs in a block's place, on its arguments
 
 
@@ -86,7 +88,7 @@ def watched(model: nn.Module, paths: Sequence[str], call: Mapping[str, object]) 
         return run
 
     with torch.no_grad(), instead({m: act(p, m) for p, m in ((p, model.get_submodule(p)) for p in paths)}):
-        result = model(**call)
+        result = model(**renewed(call))
     return met, result
 
 

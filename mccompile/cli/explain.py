@@ -314,6 +314,7 @@ def _compiled(arguments: argparse.Namespace, policy: ir.PolicyIR):  # type: igno
 
     model = EMBEDDED if arguments.model is None else arguments.model
     pipe = load_pipeline(find_folder(model), Placement.of("cpu", None, False), hollow=True)
+    api.check_steps(pipe, policy)
     captured = api.prepare(pipe)
     compiled = api.compile(
         pipe, policy, backend="eager", captured=captured, verify=arguments.verify, **dict(arguments.parameters)

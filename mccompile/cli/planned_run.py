@@ -67,6 +67,8 @@ def _on_model(arguments: argparse.Namespace, policies: Sequence[BoundPolicy], st
     from mccompile.runtime.planning import static_tables
 
     pipe = load_pipeline(find_folder(arguments.model), Placement.of("cpu", None, False), hollow=True)
+    for bound in policies:
+        api.check_steps(pipe, bound.ir)
     captured = api.prepare(pipe)
     grid = driver_for(pipe).grid(pipe, steps, {})
     if is_hollow(pipe.transformer):  # values of a source are made by weights

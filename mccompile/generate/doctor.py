@@ -141,6 +141,8 @@ def _by_rows(captured: CapturedModel) -> bool:
 def _samples(captured: CapturedModel) -> str:
     if captured.samples:
         return f"any number, along {', '.join(captured.samples)}"
+    if captured.each:
+        return f"any number, one after the other: {captured.unbatched}"
     return f"the recorded number: {captured.unbatched}" if captured.unbatched else "any number, as the model takes them"
 
 

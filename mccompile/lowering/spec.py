@@ -68,8 +68,6 @@ class BrokenPart(InternalError):
 
     def __init__(self, name: str, place: Place, node: str, rule: str) -> None:
         super().__init__(f"pass {name} broke the part {place[0]} {place[1]} at `{node}`: {rule}")
-        self.node = node
-        self.rule = rule
 
 
 def verifying(step: PassStep, pieces: Pieces) -> None:

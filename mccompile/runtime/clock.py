@@ -52,7 +52,8 @@ class Moment:
     chunks: the chunks in the call's input, in order. total: the number of chunks of the whole video. following: the
     chunks of the request's next row, if the schedule already knows them. first: the schedule's step that is the first
     of the grid, because a generation may start in the middle. told: the timesteps that the model is given; None: the
-    grid's own. visited: code of others runs between the calls, and may change the model.
+    grid's own. visited: code of others runs between the calls, and may change the model. sample: the first of the
+    samples that are run now, where the call has more that are run after it.
     """
 
     request: Hashable
@@ -65,6 +66,7 @@ class Moment:
     first: int = 0
     told: Told | Untold | None = None
     visited: bool = False
+    sample: int = 0
 
 
 class Clock(Protocol):

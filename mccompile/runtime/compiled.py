@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mccompile.backend.role import Value
 from mccompile.capture import CapturedModel, flat_inputs
+from mccompile.capture.arguments import give_back, renewed
 from mccompile.capture.errors import CallError
 from mccompile.capture.types import Refusal
 from mccompile.lowering.types import LoweredModel
@@ -28,6 +30,7 @@ from mccompile.runtime.idle import IdleArguments
 from mccompile.runtime.increments import Increments
 from mccompile.runtime.modes import to_eval, to_training
 from mccompile.runtime.new_sizes import NewSizes, told_of
+from mccompile.runtime.one_by_one import OneByOne, joined
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import ExpertSlot, StandIn, put_transformer, stand_in_of, transformer_of
 from mccompile.runtime.state import ModelState
@@ -36,6 +39,7 @@ from mccompile.runtime.trace import Event
 
 LOG = logging.getLogger("mccompile")
 OTHER_FORM = "a further guidance pass, of another form than the captured call"  # it skips layers, for example
+CLEAN_PASS = "a pass over finished chunks, of another form than the captured call"  # it fills keys, for example
 
 
 class KeepsCalls(Protocol):
@@ -79,6 +83,7 @@ class CompiledModel(StandIn):
         self._given = model  # what the pipeline had in this one's place
         self._idle = IdleArguments(model, lowered.captured)
         self._sizes = NewSizes(model, lowered.captured)
+        self._one_by_one = OneByOne(lowered.captured)
         self._scales = AdapterScales(model, lowered.captured.module)
         self._state = ModelState(model, lowered.captured.module, self._scales.layers)
         self._factor = 1.0  # of all adapters, in the last call
@@ -211,6 +216,7 @@ class CompiledModel(StandIn):
         for each in self._experts:
             each.runner.clear()
             each._sizes.forget()
+            each._one_by_one.forget()
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -218,7 +224,7 @@ class CompiledModel(StandIn):
         """The model's forward under the policy. Raises NoClock, UnderAutocast, CallError and what the clock raises.
 
         The model itself runs a further call of a step that has another form than the captured one: guidance that skips
-        layers (SD3), or that perturbs attention (LTX-2).
+        layers (SD3), or that perturbs attention (LTX-2). So it does with a pass over finished chunks (AnyFlow-FAR).
         """
         call = self.arguments_of(*args, **kwargs)
         for device in {value.device.type for value in call.values() if isinstance(value, torch.Tensor)}:
@@ -254,16 +260,19 @@ class CompiledModel(StandIn):
             raise NoClock
         return self.clock.moment(self._branch, call, self._place)
 
-    def _inputs(self, asked: dict[str, object]) -> tuple[object, ...]:
-        """The captured inputs of a call. Raises CallError (MC0405) for arguments that the graph cannot take."""
+    def _inputs(self, asked: dict[str, object], clean: bool) -> tuple[object, ...]:
+        """The captured inputs of a call. Raises CallError (MC0405) for arguments that the graph cannot take.
+
+        clean: over finished chunks, which the model itself runs where it is of another form.
+        """
         captured = self.runner.lowered.captured
         try:
-            return flat_inputs(captured, asked)
+            return flat_inputs(captured, asked, one_by_one=True)
         except CallError:
-            plain = self._idle.without(asked)
+            plain = None if clean else self._idle.without(asked)
             if plain is None:
                 raise
-        return flat_inputs(captured, plain)
+        return flat_inputs(captured, plain, one_by_one=True)
 
     def _check_model(self, moment: Moment, factor: float) -> None:
         """Looks at the model when a request begins, and at each call where code of others runs between calls.
@@ -282,6 +291,7 @@ class CompiledModel(StandIn):
         self._factor = factor
         if begins:
             self._sizes.forget()
+            self._one_by_one.forget()
             for other in self._experts:
                 if other is not self:
                     other.runner.leave(moment.request)
@@ -296,25 +306,32 @@ class CompiledModel(StandIn):
             raise ConfigChanged(type(self.model).__name__, ", ".join(changed))
         plain, factor = self._scales.split(call)
         asked = {**plain, "return_dict": False} if self._return_dict is not _ABSENT else plain
+        clean = all(chunk.state == "finished" for chunk in moment.chunks)
         try:
-            given = self._inputs(asked)
+            given = self._inputs(asked, clean)
         except CallError:
-            if not self.runner.begun(moment):
+            if not clean and not self.runner.begun(moment):
                 raise
-            return self._whole(call, moment, OTHER_FORM)
+            return self._whole(call, moment, CLEAN_PASS if clean else OTHER_FORM)
         inputs = dict(zip(captured.inputs, given, strict=True))
+        parts = self._one_by_one.parts(inputs)
         if not self._sizes.knows(inputs):
             self._scales.follow(1.0)
-            self._sizes.check(inputs)
+            self._sizes.check(inputs, parts)
         self._check_model(moment, factor)
-        flat = self._flat(self._sizes.taken(inputs), moment)
+        taken = parts if len(parts) > 1 else [self._sizes.taken(inputs)]
+        flat = joined([self._flat(part, replace(moment, sample=i)) for i, part in enumerate(taken)])
+        self.runner.join_masks(len(taken))
         result = pytree.tree_unflatten(list(flat), captured.out_spec)
+        if captured.written:
+            result, numbers = result
+            give_back(call, captured.written, numbers)
         return self._wrapped(call, result) if as_dict else result
 
     def _wrapped(self, call: dict[str, object], result: object) -> object:
         """A result as the model itself returns it. In which class, the model says once, by running the call."""
         if self._output is None:
-            self._output = type(self.model(**call))
+            self._output = type(self.model(**renewed(call)))
         if isinstance(result, self._output):
             return result
         return self._output(*result) if isinstance(result, tuple) else self._output(result)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import renewed
 from mccompile.capture.types import CapturedModel
 
 
@@ -35,7 +36,8 @@ class IdleArguments:
         plain = {name: self._recorded.get(name) if name in odd else value for name, value in call.items()}
         key = repr(sorted(odd.items()))
         if key not in self._idle:
-            self._idle[key] = _alike(self._model(**call), self._model(**plain))
+            own = (pytree.tree_map_only(torch.Tensor, torch.clone, renewed(one)) for one in (call, plain))
+            self._idle[key] = _alike(*(self._model(**one) for one in own))  # which may write into its arguments
         return plain if self._idle[key] else None
 
     def forget(self) -> None:

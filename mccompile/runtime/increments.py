@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from mccompile import ir
 from mccompile.capture.types import TokenGrid
 from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.runner import Runner
@@ -45,6 +46,19 @@ class Integrating(Protocol):
     ) -> torch.Tensor: ...
 
 
+def check_integrates(pipe: object, policy: ir.PolicyIR, clock: object) -> None:
+    """Raises NoIncrement (MC0608) where the steps of a pipeline cannot be taken over; nothing is captured for it."""
+    if not isinstance(clock, Requests) or not callable(getattr(pipe, "integrate", None)):
+        raise NoIncrement(policy, type(pipe).__name__, "it has no `integrate` that is called chunk by chunk")
+    _check_passes(pipe, policy)  # type: ignore[arg-type]
+
+
+def _check_passes(pipe: Integrating, policy: ir.PolicyIR) -> None:
+    if len(pipe.guidance_passes) > 1:
+        why = f"its velocity is made of {', '.join(pipe.guidance_passes)} passes with caches of their own"
+        raise NoIncrement(policy, type(pipe).__name__, why)
+
+
 @dataclass(slots=True)
 class Increments:
     """Stands in for `pipe.integrate` until `detach`."""
@@ -58,11 +72,8 @@ class Increments:
     @classmethod
     def attach(cls, pipe: object, runner: Runner, clock: object) -> Increments:
         """Raises NoIncrement (MC0608) where there is no step to take over, or several passes make up a velocity."""
-        policy, model = runner.lowered.policy, type(pipe).__name__
-        if not isinstance(clock, Requests) or not callable(getattr(pipe, "integrate", None)):
-            raise NoIncrement(policy, model, "it has no `integrate` that is called chunk by chunk")
+        check_integrates(pipe, runner.lowered.policy, clock)
         made = cls(pipe, runner, clock)  # type: ignore[arg-type]
-        made._check_passes()
         pipe.integrate = made.integrate  # type: ignore[attr-defined]
         return made
 
@@ -70,14 +81,9 @@ class Increments:
         """Gives the pipeline its own method back."""
         del self.pipe.integrate
 
-    def _check_passes(self) -> None:
-        if len(self.pipe.guidance_passes) > 1:
-            why = f"its velocity is made of {', '.join(self.pipe.guidance_passes)} passes with caches of their own"
-            raise NoIncrement(self.runner.lowered.policy, type(self.pipe).__name__, why)
-
     def integrate(self, latents: torch.Tensor, velocity: torch.Tensor, time: float, next_time: float) -> torch.Tensor:
         """One step of one chunk [1, C, frames, h, w]. Raises NoIncrement when guidance was changed meanwhile."""
-        self._check_passes()
+        _check_passes(self.pipe, self.runner.lowered.policy)
         call = self.pipe.current_call
         assert call is not None
         if call is not self._call:

@@ -9,7 +9,7 @@ is asked too where the samples of a call share an input that the graph wants for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,12 +18,14 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.utils import _pytree as pytree
 
 from mccompile.backend.role import Value
+from mccompile.capture.arguments import renewed
 from mccompile.capture.errors import CallError, first_line
 from mccompile.capture.guards import arguments_of, broken, of_values
 from mccompile.capture.run import CAPTURE_THESE, run_full
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close, sizes_of
-from mccompile.runtime.one_each import OneEach, Sharing, sharing
+from mccompile.runtime.one_by_one import joined
+from mccompile.runtime.one_each import OneEach, sharing
 from mccompile.runtime.store import Held
 
 CAPTURE_AGAIN = "capture again, with a call of this size as one of the two"
@@ -76,10 +78,10 @@ class NewSizes:
         names = tuple(name for guard in self._told for name in arguments_of(guard))
         return {n: v for n, v in inputs.items() if n.startswith(names) and isinstance(v, torch.Tensor)}
 
-    def check(self, inputs: Mapping[str, Value]) -> None:
+    def check(self, inputs: Mapping[str, Value], parts: Sequence[Mapping[str, Value]] = ()) -> None:
         """Raises CallError (MC0405) for a call at whose sizes the graph gives other results than the model.
 
-        inputs: as the captured graph takes them.
+        inputs: as the captured graph takes them. parts: the same of each sample, where each is run alone.
         """
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
@@ -88,14 +90,17 @@ class NewSizes:
             found = other.removeprefix("not ") if other.startswith("not ") else f"not {other}"
             why = f"the model takes another branch for what its arguments hold: {found}"
             raise CallError(_place(self._model, inputs), why, CAPTURE_THESE)
+        if len(parts) > 1:
+            self._compare(call, inputs, "the model gives something else for each sample alone", parts)
         shared = sharing(self._captured, inputs)
         if shared is not None:
             each = f"`{shared.names[0]}` is repeated for each of {shared.count} samples"
-            self._compare(call, inputs, f"the model gives something else where {each}", shared)
+            repeated = [self._each.repeated(inputs, shared)]
+            self._compare(call, inputs, f"the model gives something else where {each}", repeated)
         others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _counts(inputs[name], dtype))
         against = next(iter((*broken(self._captured.guards, call), *others)), "")
-        if against and shared is None:
-            self._compare(call, inputs, f"the model takes another branch at this size: not {against}", None)
+        if against and shared is None and len(parts) < 2:
+            self._compare(call, inputs, f"the model takes another branch at this size: not {against}", [inputs])
         self._known.add(_sizes_of(inputs))
         self._values = {name: Held.of(value) for name, value in self._looking_at(inputs).items()}
 
@@ -108,12 +113,14 @@ class NewSizes:
         self._each.forget()
         self._values = {}
 
-    def _compare(self, call: dict[str, object], inputs: Mapping[str, Value], why: str, shared: Sharing | None) -> None:
+    def _compare(
+        self, call: dict[str, object], inputs: Mapping[str, Value], why: str, parts: Sequence[Mapping[str, Value]]
+    ) -> None:
+        """Raises CallError (MC0405), for the reason `why`, where the graph on these parts does not give the model's."""
         with told_of("the model itself", self._model, inputs, "call it with a size that it takes"):
-            found = self._model(**call)
+            found = self._model(**renewed(call))
         with told_of("the captured graph", self._model, inputs):
-            taken = self._each.repeated(inputs, shared)
-            given = run_full(self._captured, tuple(taken.values())).outputs
+            given = joined([run_full(self._captured, tuple(part.values())).outputs for part in parts])
         wanted = [x for x in pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
         made = [x for x in given if isinstance(x, torch.Tensor)]
         if len(wanted) != len(made) or not all(close(a, b) for a, b in zip(wanted, made, strict=True)):

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import PLAIN, renewed
 from mccompile.capture.errors import ExportError
 from mccompile.capture.own import mark_of
 from mccompile.runtime.called import CalledCode
@@ -43,31 +44,35 @@ def check_remembers_nothing(model: nn.Module, call: Mapping[str, object]) -> Non
     """Calls the model once, or three times where the first call leaves something in it. call: keyword arguments.
 
     A model that does not run is left to capture. Raises ModelRemembers (MC0615), and ExportError (MC0401) where the
-    forward writes into its arguments: keys and values of the last chunks, which a later call is given.
+    forward writes into its arguments: keys and values of the last chunks, which a later call is given. Numbers that it
+    writes there are left to capture.
     """
-    before, code, given = Untouched(model), CalledCode(model), _marks(call)
-    if not runs_at(model, call):
+    asked = renewed(call)
+    before, code, given = Untouched(model), CalledCode(model), _marks(asked)
+    if not runs_at(model, asked):
         return  # capture tells why
-    after = _marks(call)
+    after = _marks(asked)
     written = next((name for name in (*given, *after) if given.get(name) != after.get(name)), "")
     if written:
         place, cause = f"{type(model).__name__}.forward", f"forward writes into its argument `{written}`"
         raise ExportError(place, cause, "let forward return what it changes")
     if before.still() and not code.replaced():
         return  # what a model makes once, such as a table for each size, is made by its first call
-    model(**call)
+    model(**renewed(call))
     first, code = _notes(model), CalledCode(model)
-    model(**call)
+    model(**renewed(call))
     other = next((name for name, value in _notes(model).items() if not _equal(first.get(name), value)), "")
     if other or code.replaced():
         raise ModelRemembers(type(model).__name__, f"each changes `{other}`" if other else code.replaced())
 
 
 def _marks(call: Mapping[str, object]) -> Notes:
-    """What changes when an argument is written into: by the path of each leaf the versions of tensors, and numbers."""
+    """What changes when an argument is written into, numbers apart: by the path of each leaf the versions of tensors.
+    """  # fmt: skip
     leaves, _ = pytree.tree_flatten_with_path(dict(call))
     named = ((re.sub(r"[\[\]']+", ".", pytree.keystr(path)).strip("."), leaf) for path, leaf in leaves)
-    return {name: (id(v), mark_of(v)) if isinstance(v, torch.Tensor) else told(v) for name, v in named}
+    others = ((name, value) for name, value in named if type(value) not in PLAIN)
+    return {name: (id(v), mark_of(v)) if isinstance(v, torch.Tensor) else told(v) for name, v in others}
 
 
 def _notes(model: nn.Module) -> Notes:

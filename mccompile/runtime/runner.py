@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from mccompile.runtime.ahead import decide_ahead
 from mccompile.runtime.beside import lose_gap, returned, served
 from mccompile.runtime.blocks import Backend, Env
 from mccompile.runtime.budget import Budget
-from mccompile.runtime.clock import Moment, Told, Untold
+from mccompile.runtime.clock import Moment
 from mccompile.runtime.decided import ODD, Decided
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.finite import finite
@@ -32,6 +32,7 @@ from mccompile.runtime.fresh import forget_odd, made_of, renew
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.pair import Foresight, Pairing
 from mccompile.runtime.planning import make_plans
+from mccompile.runtime.request import Request
 from mccompile.runtime.shared import Value
 from mccompile.runtime.step import Step, Steps, run
 from mccompile.runtime.store import BranchStore
@@ -54,21 +55,6 @@ class WatchesCalls(Protocol):
     def called(self, steps: Steps) -> None:
         """A call is over."""
         ...
-
-
-@dataclass(slots=True)
-class Request:
-    """State of one generation: a store for each guidance branch, and a plan for each of its groups of regions."""
-
-    branches: dict[str, BranchStore] = field(default_factory=dict)
-    planned: dict[str, Mapping[str, Plan]] = field(default_factory=dict)
-    told: dict[str, Told | Untold | None] = field(default_factory=dict)  # that each plan was made with
-    foresight: Foresight = field(default_factory=Foresight)
-
-    @property
-    def plans(self) -> dict[str, Plan]:
-        """The plan of each branch; of each of its groups, where regions have names."""
-        return {f"{name} {group}".strip(): p for name, of in self.planned.items() for group, p in of.items()}
 
 
 class Runner:
@@ -135,16 +121,18 @@ class Runner:
 
     def not_finite(self) -> int:
         """How many branches of the latest request ended on results that were not finite."""
-        return self._odd_left + _odd(self.requests.get(self.latest))
+        latest = self.requests.get(self.latest)
+        return self._odd_left + (0 if latest is None else latest.odd())
 
     def leave(self, request: Hashable) -> None:
         """Frees what a request keeps: its part of the steps is over, and another expert goes on with it."""
-        self._odd_left += _odd(self.requests.pop(request, None))
+        left = self.requests.pop(request, None)
+        self._odd_left += 0 if left is None else left.odd()
 
     def weights_changed(self) -> None:
         """Everything that was derived from the weights is derived anew. Nothing is compiled."""
         self.engine.values.forget()
-        for request in self.requests.values():
+        for request in [each for of_all in self.requests.values() for each in of_all.each]:
             request.planned.clear()
             request.foresight = Foresight()
             for store in request.branches.values():
@@ -168,9 +156,8 @@ class Runner:
 
     def _broken_off(self, moment: Moment) -> None:
         """Drops what a call that raised has left half made: a loop of the user's own may make it again."""
-        request = self._request(moment)
-        request.foresight = Foresight()
-        for store in request.branches.values():
+        self._request(moment).foresight = Foresight()
+        for store in [store for each in self.requests[moment.request].each for store in each.branches.values()]:
             store.drop("a call was broken off")
 
     def made_before(self, inputs: Mapping[str, Value], moment: Moment) -> None:
@@ -243,7 +230,7 @@ class Runner:
             self.masks.append(np.logical_or.reduce(list(masks.values())))
         if self.watch is not None:
             self.watch.called(steps)
-        first.store.finite = finite(results)
+        first.store.finite = finite(results, first.inputs.values())
         return results
 
     def _results(self, steps: Steps, env: Env, masks: Mapping[str, np.ndarray]) -> tuple[Value, ...]:
@@ -260,6 +247,11 @@ class Runner:
         if whole.keep == "gap":
             step.store.returned = returned(results, bool((mask | ~step.active()).all()))
         return results
+
+    def join_masks(self, samples: int) -> None:
+        """Makes one mask of those of the last call, whose samples were run one by one."""
+        if self.masks is not None and samples > 1:
+            self.masks[-samples:] = [np.concatenate(self.masks[-samples:])]
 
     def store_of(self, moment: Moment) -> BranchStore | None:
         """What the branch of a moment keeps, if it was called before."""
@@ -299,7 +291,8 @@ class Runner:
             del request.branches[name]
             request.planned.pop(name, None)
         if self.budget is not None:
-            self.budget.admit(inputs, moment, request.branches.keys())
+            others = [f"{n} {i}" for i, each in enumerate(self.requests[moment.request].each) for n in each.branches]
+            self.budget.admit(inputs, replace(moment, branch=f"{moment.branch} {moment.sample}"), others)
         bounds = self.bounds_in(moment.branch)
         if moment.branch not in request.branches:
             request.branches[moment.branch] = BranchStore.empty(bounds, layout.batch, moment.total)
@@ -322,14 +315,14 @@ class Runner:
         self.requests[moment.request] = request
         while len(self.requests) > (REQUESTS_KEPT if self.budget is None else 1):
             del self.requests[next(iter(self.requests))]
-        return request
+        return request.of(moment.sample)
 
     def _leader(self, moment: Moment) -> BranchStore | None:
         """The store of the branch whose decision this one follows, if it has decided this very call."""
         leader = self.lowered.policy.branches.share_decision
         if leader is None or leader == moment.branch:
             return None
-        store = self.requests[moment.request].branches.get(leader)
+        store = self._request(moment).branches.get(leader)
         return store if store is not None and store.row == moment.row else None
 
     def _after(self, step: Step, env: Env, mask: np.ndarray) -> None:
@@ -375,16 +368,12 @@ class Runner:
         if kind in ("reuse", "partial"):
             why += step.said(b, g)
         return Event(
-            request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch, sample=b,
+            request=str(step.moment.request), row=step.moment.row, branch=step.moment.branch,
+            sample=b + step.moment.sample,
             chunk=time.original, step=step.moment.first + time.step,
             phase=phase, action=kind, computed=count, tokens=tokens,
             why=why, region=step.group, expert=self.expert,
         )  # fmt: skip
-
-
-def _odd(request: Request | None) -> int:
-    """How many branches of a request ended on results that were not finite."""
-    return 0 if request is None else sum(not store.is_finite() for store in request.branches.values())
 
 
 def _told(policy: ir.PolicyIR) -> dict[int, frozenset[MeasuredRow]]:

@@ -90,10 +90,10 @@ def take(runner: Runner, moment: Moment) -> Snapshot | None:
     """The request of a moment whose row is about to begin; None where there is no state to go on from.
 
     That is so before the first row, for policies that keep increments (they are the pipeline's part of a step), where a
-    branch was run ahead of its call, and where its last results were not finite.
+    branch was run ahead of its call, where its last results were not finite, and where samples are run one by one.
     """
     request = runner.requests.get(moment.request)
-    if request is None or not request.branches or request.foresight.pending is not None:
+    if request is None or not request.branches or request.foresight.pending is not None or request.others:
         return None
     if any(store.memory.increments or store.window is None for store in request.branches.values()):
         return None

@@ -9,8 +9,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -274,10 +274,20 @@ def page(counts: Mapping[str, int]) -> str:
     survivors, tried = found["survivors"], {row["room"] for row in found["rows"]}
     left = [f"`{room}/`" for room in ROOMS if f"{room}/" not in tried]
     untried = f"No mutant of {' and '.join(left)} has been tried.\n\n" if left else ""
-    same = [f"| `{key.removeprefix('mccompile/').replace('|', '·')}` | {why} |" for key, why in survivors.items()]
+    same = [f"| {what} | {why} |" for what, why in unseen(survivors)]
     rest = LONG.replace("UNTRIED", untried)
     text = HEAD + "\n".join(lines) + "\n" + total + rest + "\n".join(same) + "\n" + TAIL + "\n".join(laws) + "\n"
     return filled(text)
+
+
+def unseen(survivors: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Each reason of a file once, with the mutant that has it, or the first one and the number of the others."""
+    found = defaultdict[tuple[str, str], list[str]](list)
+    for key, why in survivors.items():
+        found[key.partition(" ")[0], why].append(key)
+    for (_, why), (key, *others) in found.items():
+        more = f" and {len(others)} more of the file" if others else ""
+        yield f"`{key.removeprefix('mccompile/').replace('|', '·')}`{more}", why
 
 
 def main() -> None:

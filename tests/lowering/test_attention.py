@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as nnf
 
@@ -53,3 +55,25 @@ def test_what_is_no_prefix_is_not_taken_for_one(place: tuple[int, int]) -> None:
 def test_masks_that_differ_between_samples_are_not_one_prefix() -> None:
     mask = torch.stack((block_causal(2, 4), torch.ones(8, 8, dtype=torch.bool)))
     assert prefix_lengths(mask) is None
+
+
+ROWS = st.integers(0, 4).map(lambda n: [True] * n + [False] * (4 - n)) | st.lists(st.booleans(), min_size=4, max_size=4)
+HIDDEN = st.sampled_from([-1e4, -float("inf"), -1e9])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(ROWS, min_size=1, max_size=6), HIDDEN, st.sampled_from([0.0, 0.0, 0.5]), st.integers(1, 9))
+def test_prefixes_of_any_mask_are_what_each_row_by_itself_says(
+    rows: list[list[bool]], hidden: float, shown: float, largest: int
+) -> None:
+    """However few rows are looked at at once. A row that sees nothing, or adds to what it sees, has no prefix."""
+    mask = torch.tensor(rows)
+    each = [sum(row) for row in rows]
+    prefixes = all(n and row == [True] * n + [False] * (4 - n) for row, n in zip(rows, each, strict=True))
+    wanted = each if prefixes else None
+    additive = torch.where(mask, shown, hidden)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mccompile.lowering.attention.LARGEST", largest)
+        for given_one, lengths in ((mask, wanted), (additive, None if shown else wanted)):
+            found = prefix_lengths(given_one)
+            assert (None if found is None else found.tolist()) == lengths

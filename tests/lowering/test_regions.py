@@ -94,8 +94,10 @@ def test_shares_of_the_depth_meet_without_a_gap(depth: int, front: int, rear: in
 
 def test_a_share_of_less_than_a_block_is_refused() -> None:
     text = "policy p { phase a { compute every 2 steps } layers blocks[..20%] { keep residual } }"
-    with pytest.raises(LayersNotFound, match=r"`layers blocks\[0..20%\]` of policy `p` matches no range"):
+    with pytest.raises(LayersNotFound, match=r"`layers blocks\[0..20%\]` of policy `p` matches no range") as caught:
         partition(stack(4), load_policy(Source.of_text(text)))
+    assert "use indices from 0 to 3, or count from the end with -1 to -4" in str(caught.value)
+    assert caught.value.diagnostics[0].span_label() == "not within blocks 0 to 3"
 
 
 def test_streams_are_paired_by_what_they_continue() -> None:

@@ -101,7 +101,22 @@ def test_graphs_that_write_are_run_as_they_are() -> None:
 
 
 SIZES = st.integers(1, 4)
-KINDS = ("unsqueeze", "repeat", "interleave", "transpose", "merge", "split", "expand", "op")
+KINDS = ("unsqueeze", "repeat", "interleave", "transpose", "merge", "split", "reshape", "flatten", "expand", "op")
+
+
+def told(draw: st.DrawFn, shape: list[int]) -> list[int]:
+    """The sizes, one of which may be left to the operator."""
+    left = draw(st.integers(-1, len(shape) - 1))
+    return [-1 if at == left else n for at, n in enumerate(shape)]
+
+
+def factored(draw: st.DrawFn, number: int) -> list[int]:
+    """Some sizes whose product is the number."""
+    sizes = []
+    while number > 1:
+        sizes.append(draw(st.sampled_from([n for n in range(1, number + 1) if number % n == 0])))
+        number //= sizes[-1]
+    return sizes or [1]
 
 
 @st.composite
@@ -110,7 +125,7 @@ def chains(draw: st.DrawFn) -> list[tuple[Any, tuple[object, ...]]]:
     shape, steps = [2, 3], []
     for _ in range(draw(st.integers(1, 6))):
         kind = draw(st.sampled_from(KINDS))
-        axis = draw(st.integers(0, len(shape) - 1))
+        axis, before = draw(st.integers(0, len(shape) - 1)), shape
         match kind:
             case "unsqueeze":
                 steps.append((aten.unsqueeze.default, (axis,)))
@@ -128,13 +143,21 @@ def chains(draw: st.DrawFn) -> list[tuple[Any, tuple[object, ...]]]:
                 shape[0], shape[axis] = shape[axis], shape[0]
             case "merge" if axis + 1 < len(shape):
                 shape = [*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :]]
-                steps.append((aten.reshape.default, (list(shape),)))
+                steps.append((aten.reshape.default, (told(draw, shape),)))
+            case "reshape":
+                shape = factored(draw, int(np.prod(shape)))
+                steps.append((aten.reshape.default, (told(draw, shape),)))
+            case "flatten":
+                last = draw(st.integers(axis, len(shape) - 1))
+                steps.append((aten.flatten.using_ints, (axis, last - draw(st.sampled_from([0, len(shape)])))))
+                shape = [*shape[:axis], int(np.prod(shape[axis : last + 1])), *shape[last + 1 :]]
             case "split" if shape[axis] % 2 == 0:
                 shape = [*shape[:axis], 2, shape[axis] // 2, *shape[axis + 1 :]]
                 steps.append((aten.view.default, (list(shape),)))
             case "expand" if shape[axis] == 1:
-                shape[axis] = draw(SIZES)
+                shape = [draw(SIZES), *(-1 if a != axis else draw(SIZES) for a in range(len(shape)))]
                 steps.append((aten.expand.default, (list(shape),)))
+                shape = [n if a == -1 else a for n, a in zip([1, *before], shape, strict=True)]
             case "op":
                 steps.append((aten.remainder.Scalar, (draw(SIZES),)))
         if np.prod(shape) > 3_000:

@@ -16,6 +16,9 @@ import mccompile.api as api
 from mccompile.capture import flat_inputs
 from mccompile.capture.run import run_full
 from mccompile.capture.verify import check_rows, random_selection
+from mccompile.cli import main
+from mccompile.generate import load
+from mccompile.lowering.errors import NoWindow
 from mccompile.models.magi import MagiPipeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import NoIncrement
@@ -74,6 +77,11 @@ def test_the_whole_model_is_captured(distilled: Tiny) -> None:
     assert all(kind.partial is not None for kind in captured.kinds)
     assert captured.grid is not None
     assert captured.grid.patch == (1, 2, 2)
+
+
+def test_a_window_of_chunks_is_the_pipelines_own(distilled: Tiny) -> None:
+    with pytest.raises(NoWindow, match=r"an input of each call says which keys `.*` reads"):
+        distilled.compile(ALWAYS.replace("chunks {", "cache { window: 2 chunks }\n  chunks {"))
 
 
 def test_rows_alone_are_rows_of_the_whole_at_other_sizes(distilled: Tiny) -> None:
@@ -255,6 +263,22 @@ def test_three_passes_refuse_increments(guided: Tiny) -> None:
     with pytest.raises(NoIncrement, match=r"MC0608.*full, prev, uncond"):
         guided.compile(str(POLICY))
     assert not isinstance(guided.pipe.transformer, CompiledModel)
+
+
+def test_increments_are_refused_before_anything_is_captured(
+    guided: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def capture(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(api, "prepare", capture)
+    monkeypatch.setattr(load, "find_folder", lambda name: name)
+    monkeypatch.setattr(load, "load_pipeline", lambda *_, **__: guided.pipe)
+    with pytest.raises(NoIncrement, match="full, prev, uncond"):
+        api.compile(guided.pipe, str(POLICY))
+    for verb in (["explain"], ["diff", "motioncache_magi1"]):
+        assert main([*verb, str(POLICY), "--model", "any"]) == 1
+        assert "full, prev, uncond" in capsys.readouterr().err
 
 
 def test_a_transformer_alone_refuses_increments(distilled: Tiny) -> None:

@@ -32,7 +32,8 @@ def reach(paths: list[str]) -> int:
 def run(room: str, given: argparse.Namespace) -> int:
     """Runs mutants that have no verdict yet, until the time is over."""
     found = all_mutants(room)
-    verdicts, reasons = verdicts_of(room, found), explained()
+    verdicts = verdicts_of(room, found)
+    reasons = explained(verdicts)
     done = {key for key, what in verdicts.items() if what in SEEN or key in reasons or not given.again}
     todo = [mutant for mutant in in_groups(found) if mutant.key not in done and given.of in mutant.key]
     tests = order(ROOMS[room])

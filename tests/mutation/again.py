@@ -30,7 +30,7 @@ def again(files: list[str], part: str = "") -> dict[str, str]:
     The report is written anew: what is killed counts as killed, and what is gone counts no longer. part: only those
     whose keys contain it.
     """
-    reasons = explained()
+    reasons = explained(open_ones())
     with tempfile.TemporaryDirectory() as place:
         for one in PARTS:
             subprocess.run(["cp", "-r", str(ROOT / one), place], check=True)

@@ -28,21 +28,29 @@ class Change:
     lasting: bool
 
 
+@cache
+def source(file: str) -> str:
+    """The text of a file of the product as this process has first seen it."""
+    return (ROOT / file).read_text("utf-8")
+
+
 def compiled(mutant: Mutant) -> CodeType:
-    """The code of the whole wrong module."""
+    """The code of the whole wrong module. Raises SystemExit where the file has changed since its mutants were made."""
     path = ROOT / mutant.file
-    return compile(mutated(path.read_text("utf-8"), mutant), str(path), "exec", dont_inherit=True)
+    if path.read_text("utf-8") != source(mutant.file):
+        raise SystemExit(f"{mutant.file} has changed: begin again")
+    return compile(mutated(source(mutant.file), mutant), str(path), "exec", dont_inherit=True)
 
 
 @cache
-def _unchanged(path: Path) -> CodeType:
-    return compile(ast.parse(path.read_text("utf-8")), str(path), "exec", dont_inherit=True)
+def _unchanged(file: str) -> CodeType:
+    return compile(ast.parse(source(file)), str(ROOT / file), "exec", dont_inherit=True)
 
 
 def change(mutant: Mutant) -> Change:
     """What differs between a module and its mutant."""
     found: list[tuple[CodeType, CodeType]] = []
-    inner = _differing(_unchanged(ROOT / mutant.file), compiled(mutant), found)
+    inner = _differing(_unchanged(mutant.file), compiled(mutant), found)
     functions = tuple(pair for pair in found if pair[0].co_flags & inspect.CO_OPTIMIZED)
     lasting = inner is None or not inner.co_flags & inspect.CO_OPTIMIZED
     lasting = lasting or any(len(a.co_freevars) != len(b.co_freevars) for a, b in functions)

@@ -45,14 +45,14 @@ def write(later: Mapping[str, str] | None = None) -> list[str]:
 
     later: verdicts that hold whatever was known before.
     """
-    reasons, rows, survivors = explained(), [], dict[str, str]()
-    left: list[str] = []
+    rows, survivors, left = list[dict[str, object]](), dict[str, str](), list[str]()
     earlier: dict[str, Seen] = json.loads(PLACE.read_text("utf-8")).get("earlier", {})
     for room in ROOMS:
         found = all_mutants(room)
         verdicts = verdicts_of(room, found, later)
-        rows.append(row(room, found, verdicts, reasons, earlier.get(f"{room}/", (0, 0))))
         alive = [key for key, what in verdicts.items() if what not in SEEN]
+        reasons = explained(alive)
+        rows.append(row(room, found, verdicts, reasons, earlier.get(f"{room}/", (0, 0))))
         survivors |= {key: reasons[key] for key in alive if key in reasons}
         left += [key for key in alive if key not in reasons]
         keep(f"mccompile/{room}/", verdicts)

@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 
-from tests.mutation.codes import ROOT
+from tests.mutation.codes import ROOT, source
 from tests.mutation.operators import Mutant, mutants
 
 OUT = ROOT / "out" / "mutants"
@@ -28,8 +28,8 @@ ROOMS = {
     room.name: room
     for room in (
         Room("arithmetic", ("tests/arithmetic", "tests/policy", "tests/language", OPERATIONS)),
-        Room("policy", ("tests/policy", "tests/language", *DECISIONS)),
-        Room("lowering", ("tests/lowering", *RUNS)),
+        Room("policy", ("tests/policy", "tests/language", "tests/cli/test_policy_verbs.py", *DECISIONS)),
+        Room("lowering", ("tests/lowering", "tests/generate/test_emit.py", *RUNS)),
         Room("runtime", (*RUNS, "tests/generate/test_journal.py")),
     )
 }
@@ -39,7 +39,8 @@ def all_mutants(room: str) -> list[Mutant]:
     """Those of a room, file by file."""
     found: list[Mutant] = []
     for path in sorted((ROOT / "mccompile" / room).rglob("*.py")):
-        found += mutants(str(path.relative_to(ROOT)), path.read_text("utf-8"))
+        file = str(path.relative_to(ROOT))
+        found += mutants(file, source(file))
     return found
 
 

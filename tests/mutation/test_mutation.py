@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
@@ -22,7 +24,7 @@ from tests.mutation.operators import Mutant, mutants
 from tests.mutation.order import Kept, Order, Traced
 from tests.mutation.reached import Tracer
 from tests.mutation.rooms import all_mutants, in_groups
-from tests.mutation.tried import explained
+from tests.mutation.tried import EXPLAINED, explained, keep, known
 from tests.mutation.warm import Warm
 
 FILES = tuple(f"mccompile/arithmetic/{module.__name__.rpartition('.')[2]}.py" for module in (interval, operations))
@@ -92,12 +94,32 @@ def test_a_change_of_a_table_lasts_and_one_of_a_function_does_not() -> None:
     assert inner.reached == f"{FILES[1]}:<lambda>"
 
 
+def test_a_file_that_changes_under_its_mutants_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = mutants(FILES[1], (ROOT / FILES[1]).read_text("utf-8"))[0]
+    change(mutant)
+    monkeypatch.setattr("tests.mutation.codes.source", lambda file: "before = 1\n")
+    with pytest.raises(SystemExit, match="has changed"):
+        change(mutant)
+
+
 def test_mutants_of_a_function_are_tried_together() -> None:
     found = all_mutants("arithmetic")
     tried = in_groups(found)
     assert set(tried) == set(found)
     assert len(tried) == len(found)
     assert len(list(groupby(tried, key=lambda m: (m.file, m.scope)))) == len({(m.file, m.scope) for m in found})
+
+
+def test_verdicts_are_kept_by_file_and_read_back(tmp_path: Path) -> None:
+    """Those of other rooms stay, and those of a file whose mutants are all gone do not."""
+    place, found = tmp_path / "tried.json", mutants(FILES[0], (ROOT / FILES[0]).read_text("utf-8"))
+    place.write_text(
+        '{"mccompile/arithmetic/gone.py": {"slow": ["01234567"]}, "mccompile/ir.py": {"slow": ["0123abcd"]}}'
+    )
+    verdicts = {m.key: ("killed", "slow", "survived")[i % 3] for i, m in enumerate(found)}
+    keep("mccompile/arithmetic/", verdicts, place)
+    assert known(found, place) == {key: what for key, what in verdicts.items() if what != "survived"}
+    assert list(json.loads(place.read_text("utf-8"))) == [FILES[0], "mccompile/ir.py"]
 
 
 def lines(*numbers: int) -> dict[str, frozenset[int]]:
@@ -221,10 +243,17 @@ def test_what_tests_share_is_filled_once_and_anew_under_a_mutant_of_what_fills_i
 
 
 def test_what_is_explained_has_reasons() -> None:
-    for key, why in explained().items():
-        file, _, _ = key.partition(" ")
-        assert (ROOT / file).is_file()
-        assert len(why) > 20
+    told = json.loads(EXPLAINED.read_text("utf-8"))
+    assert all(len(why) > 20 for part in told.values() for why in part.values())
+    assert all((ROOT / key.partition(" ")[0]).is_file() for key in told["mutants"])
+    assert all(re.match(r"mccompile/\w+/\w+\\.py ", pattern) for pattern in told["patterns"])  # of one file
+
+
+def test_a_pattern_explains_survivors_alone() -> None:
+    other = "mccompile/policy/witness.py _draws | constant | 6 -> 7 | 0"
+    assert other not in explained()
+    assert other in explained([other])
+    assert other.replace("witness", "prove") not in explained([other.replace("witness", "prove")])
 
 
 def test_a_mutant_is_tried_again_as_a_file(tmp_path: Path) -> None:

@@ -161,6 +161,30 @@ def _cogview4() -> object:
     return pipe(D.CogView4Pipeline, **_ONE_TEXT, scheduler=euler(), transformer=model)
 
 
+def _hidream() -> object:
+    model = made(
+        D.HiDreamImageTransformer2DModel, patch_size=2, in_channels=4, num_layers=1, num_single_layers=2,
+        attention_head_dim=8, num_attention_heads=2, caption_channels=[DIM, 12], text_emb_dim=8,
+        axes_dims_rope=(4, 2, 2), max_resolution=(16, 16), llama_layers=[0, 1, 1], num_routed_experts=2,
+        num_activated_experts=1,
+    )  # fmt: skip
+    fourth = {"text_encoder_4": None, "tokenizer_4": None}
+    found = pipe(D.HiDreamImagePipeline, **_THREE_TEXTS, **fourth, scheduler=euler(), transformer=model)
+    found.default_sample_size = 16  # type: ignore[attr-defined]  # every image is scaled to as many pixels
+    return found
+
+
+def _hidream_call(prompts: int) -> dict[str, object]:
+    call: dict[str, object] = {**_GUIDED, "prompt": None}
+    for name, seed in (("", 0), ("negative_", 9)):
+        layers = torch.stack([embeds(prompts, seed + 1 + layer, dim=12) for layer in range(2)])
+        call |= {
+            f"{name}prompt_embeds_t5": embeds(prompts, seed), f"{name}prompt_embeds_llama3": layers,
+            f"{name}pooled_prompt_embeds": pooled(prompts, seed),
+        }  # fmt: skip
+    return call
+
+
 CASES = (
     Case("FluxPipeline", lambda: _flux(D.FluxPipeline), _flux_call, IMAGE_SMALLER, None),
     Case(
@@ -186,6 +210,7 @@ CASES = (
         "SanaPipeline", _sana, lambda n: {**_pixart_call(n), "height": 96, "width": 128}, IMAGE_SMALLER
     ),
     Case("AuraFlowPipeline", _aura, lambda n: {**_GUIDED, **masked(n)}, IMAGE_SMALLER),
+    Case("HiDreamImagePipeline", _hidream, _hidream_call, IMAGE_SMALLER),
     Case("CogView4Pipeline", _cogview4, lambda n: {**_GUIDED, **texts(n)}, IMAGE_SMALLER),
     Case(
         "FluxImg2ImgPipeline", lambda: _flux(D.FluxImg2ImgPipeline, image_vae(2)),

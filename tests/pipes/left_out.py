@@ -52,7 +52,7 @@ OTHERS = {  # by the reason
     ),
     "it makes images, by a transformer that no pipeline for videos has": (
         "BriaFibo2Pipeline", "BriaFiboEditPipeline", "BriaFiboPipeline", "BriaPipeline", "CogView3PlusPipeline",
-        "DiTPipeline", "ErnieImagePipeline", "GlmImagePipeline", "HiDreamImagePipeline", "HunyuanDiTControlNetPipeline",
+        "DiTPipeline", "ErnieImagePipeline", "GlmImagePipeline", "HunyuanDiTControlNetPipeline",
         "HunyuanDiTPAGPipeline", "HunyuanDiTPipeline", "HunyuanImagePipeline", "HunyuanImageRefinerPipeline",
         "Ideogram4Pipeline", "JoyImageEditPipeline", "JoyImageEditPlusPipeline", "Krea2Pipeline",
         "LongCatImageEditPipeline", "LongCatImagePipeline", "LuminaPipeline", "NucleusMoEImagePipeline",

@@ -7,7 +7,7 @@ from math import inf, nan
 
 import numpy as np
 import pytest
-from policy_cases import MODULATION, MOTION, STATIC, WAN, grid_of, policy, rest, reuse
+from policy_cases import MODULATION, MOTION, STATIC, WAN, below, grid_of, policy, rest, reuse
 
 from mccompile import ir
 from mccompile.arithmetic.fitted import Fitted
@@ -15,7 +15,7 @@ from mccompile.language.coefficients import CoefficientSet, coefficient_sets
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.evaluate import horner, static_changes
-from mccompile.policy.influence import beyond, fits_of, origin_of, without_influence
+from mccompile.policy.influence import BEYOND, beyond, fits_of, negative_fit, origin_of, without_influence
 from mccompile.policy.planner import Plan, plan
 
 FITS = [s for s in coefficient_sets().values() if s.kind == "polynomial"]
@@ -74,6 +74,29 @@ def test_a_threshold_without_influence_is_told_of_every_comparison(op: str) -> N
     assert (idle(0.01), idle(0.2), idle(0.9)) == (told, [], told)
 
 
+def test_nothing_is_said_of_a_threshold_where_data_decides() -> None:
+    limit = ir.Param("limit", 0.3, 0.1, 0.5, False, "")
+    bound = bind(policy(rest(reuse(below(MOTION, ir.ParamRef("limit")))), params=(limit,)), {})
+
+    def made(other: BoundPolicy) -> Plan:
+        return plan(other, grid_of(6), {}, STATIC)
+
+    assert {cell.action for cell in made(bound).cells} == {"compute", "dynamic"}
+    assert list(without_influence(bound, made(bound), made)) == []
+
+
+def test_where_a_fit_holds_is_told_if_it_is_known() -> None:
+    values = [("step 1", 0.5, -1.0), ("step 2", 0.25, -2.0)]
+    nameless = Fitted("", None, None)
+    origins = {None: "a polynomial", nameless: "a polynomial", Fitted("own", None, None): "polynomial own"}
+    for origin, name in origins.items():
+        told = negative_fit(ir.Polynomial(MOTION, (1.0, 0.5), origin=origin), values, "4 steps")
+        assert told.startswith(f"{name} is used outside of its domain: it gives a negative distance at 2 of 4 steps ")
+        assert "(-2 for 0.25 at step 2); " in told
+    known = ir.Polynomial(MOTION, (1.0, 0.5), origin=Fitted("own", (0.0, 0.5), None))
+    assert "at step 2), and is none from 0 to 0.5 only; " in negative_fit(known, values, "4 steps")
+
+
 def test_a_fit_is_told_behind_one_that_only_the_run_knows() -> None:
     policy = load_policy("teacache")
     rule = policy.phases[1].rule
@@ -127,7 +150,7 @@ def test_a_fit_is_told_beyond_what_it_was_fitted_on() -> None:
     """From 5% above the highest argument on; nobody knows it of a polynomial without a name."""
     known = Fitted("own", (0.0, 0.2), (0.01, 0.1))
     fit = ir.Polynomial(MOTION, (1.0, 0.0), origin=known)
-    inside = [("step 1", 0.1), ("step 2", 0.105)]
+    inside = [("step 1", 0.1), ("step 2", 0.1 * (1 + BEYOND))]
     beyond_it = [*inside, ("step 3", 0.2), ("step 4", 0.106)]
     assert beyond(fit, inside, "2 steps") == ""
     assert beyond(fit, beyond_it, "4 steps").startswith(

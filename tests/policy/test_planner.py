@@ -57,7 +57,19 @@ def test_teacache() -> None:
 
 
 def test_every_third() -> None:
-    assert marks(planned(policy(warmup(C(2.0)), rest(ir.Every(C(3.0)))), 10)) == "CCCrrCrrCr"
+    made = planned(policy(warmup(C(2.0)), rest(ir.Every(C(3.0)))), 10)
+    assert marks(made) == "CCCrrCrrCr"
+    masked = planned(policy(rest(ir.StepMask((True, False, False, True)))), 4)
+    assert marks(masked) == "CrrC"
+    assert {cell.way for cell in (*made.cells, *masked.cells)} == {0}  # neither has alternatives
+
+
+def test_a_phase_that_waits_for_refreshes_ends_where_data_says() -> None:
+    """After step 1 it has seen one or two of them; after step 2, one to three."""
+    waiting = ir.Phase("waiting", ir.UntilRefreshes(C(2.0)), reuse(below(PROBE, C(0.5))))
+    made = planned(policy(waiting, rest(ir.Compute())), 4)
+    assert marks(made) == "C???"
+    assert [cell.phase for cell in made.cells] == [0, 0, None, None]
 
 
 def test_a_rule_that_reuses_computes_all_at_its_own_steps() -> None:
@@ -258,68 +270,6 @@ def test_a_missing_or_short_table_is_refused() -> None:
 def test_the_share_of_a_dynamic_plan_is_not_predicted() -> None:
     with pytest.raises(ValueError, match="dynamic"):
         predicted_share(planned(policy(rest(reuse(below(PROBE, C(0.1))))), 6))
-
-
-TABLE = """\
-plan made_by_hand
-phases [warmup all last]
-c0 (change distance=rel_l1 of=(source modulation) since=step over=chunk)
-step  timestep  sigma  phase   action   account   c0
-   0    1000.0    1.0  warmup  compute      0.0  0.0
-   1     800.0    0.8  warmup  compute      0.0  0.1
-   2     600.0    0.6  all     reuse        0.0  0.1
-   3     400.0    0.4  all     compute      0.1  0.1
-   4     200.0    0.2  last    compute      0.0  0.1
-summary computes 4 of 5 steps, reuses 1, leaves 0 to the run (100% static)
-"""
-
-
-def test_a_plan_as_text() -> None:
-    made = planned(teacache(0.15), 5, (0.0, 0.1, 0.1, 0.1, 0.1))
-    assert show_plan(made) == TABLE
-    assert read_plan(TABLE) == made
-    noted = replace(made, notes=("one thing", "and another"))
-    assert read_plan(show_plan(noted)) == noted
-
-
-MARKED = {"plan made": "plam", "reuses 1": "summary"}  # the first word of a line that is wrong as a whole
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "line"),
-    [
-        ("plan made", "plam made", 1),
-        ("[warmup all last]", "[warmup last]", 7),
-        ("   3     400.0", "   4     400.0", 8),
-        ("  reuse ", "  maybe ", 7),
-        ("0.1\n   3", "\n   3", 7),
-        ("reuses 1", "reuses 2", 10),
-        ("static)\n", "static)\nstep", 11),
-        ("  last    compute      0.0", "  last    compute      zero", 9),
-    ],
-)
-def test_a_damaged_plan_is_refused_at_its_line(old: str, new: str, line: int) -> None:
-    assert old in TABLE
-    with pytest.raises(PolicyError) as caught:
-        read_plan(TABLE.replace(old, new, 1))
-    (found,) = caught.value.diagnostics
-    assert found.code == "MC0308"
-    assert found.span is not None
-    assert found.span.line == line
-    if old in MARKED:
-        assert found.span.text == MARKED[old]
-
-
-def test_a_table_without_rows_is_no_plan() -> None:
-    lines = TABLE.splitlines(keepends=True)
-    with pytest.raises(PolicyError, match="the table has no rows") as caught:
-        read_plan("".join([*lines[:4], lines[-1]]))
-    assert [d.span.line for d in caught.value.diagnostics if d.span] == [5]
-
-
-def test_an_empty_text_is_no_plan() -> None:
-    with pytest.raises(PolicyError, match="empty"):
-        read_plan("\n \n")
 
 
 def test_plans_differ_by_their_decisions() -> None:

@@ -34,6 +34,16 @@ def test_one_declaration_a_line() -> None:
     ]
 
 
+def test_a_window_is_read_back_and_texts_from_before_there_were_windows_have_none() -> None:
+    made = motioncache()
+    window = ir.KeyWindow(ir.ParamRef("warmup"), ir.Const(1.0))
+    wanted = replace(made, cache=replace(made.cache, window=window))
+    assert show(wanted).endswith(" window=(key_window (param warmup) 1.0)\n")
+    assert read(show(wanted)) == wanted
+    assert show(made).endswith("cache dtype=auto residual=auto device=auto refresh_last=false\n")
+    assert read(show(made)).cache.window is None
+
+
 TEXT = show(motioncache())
 
 
@@ -52,6 +62,19 @@ def test_brackets_without_end_are_refused(opened: str) -> None:
     for reader in (read, read_plan):
         with pytest.raises(PolicyError, match=f"more than {DEEPEST} brackets are open here"):
             reader(f"policy x\nmodels {opened * 5000}")
+
+
+@pytest.mark.parametrize(("number", "cause"), [(DEEPEST, "is expected"), (DEEPEST + 1, "brackets are open here")])
+def test_so_many_brackets_may_be_open(number: int, cause: str) -> None:
+    with pytest.raises(PolicyError, match=cause):
+        read(f"policy x\nmodels {'[' * number}{']' * number}")
+
+
+@pytest.mark.parametrize("name", ["none", "true", "false", "3"])
+def test_a_name_that_reads_as_something_else_is_quoted(name: str) -> None:
+    made = replace(motioncache(), name=name, models=(name,))
+    assert show(made).splitlines()[:2] == [f'policy "{name}"', f'models ["{name}"]']
+    assert read(show(made)) == made
 
 
 def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
@@ -84,7 +107,12 @@ def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
         ("span=(rest)", "span=rest", 11, "a node in parentheses is expected"),
         ("span=(rest)", "span=(rest", 11, "`(` is not closed"),
         ("span=(rest)", "span=(rest))", 11, "closes nothing"),
-        ("span=(rest)", "span=", 11, None),
+        ("span=(rest)", "span=", 11, "a value is missing here"),
+        ("span=(rest)", "span=()", 11, "a node in parentheses is expected"),
+        ("span=(rest)", "span=[rest]", 11, "a node in parentheses is expected"),
+        ("span=(rest)", "span=((rest))", 11, "a node in parentheses is expected"),
+        ("models []", "(models) []", 2, "not a declaration of a policy IR"),
+        ("models []", "text=models []", 2, "not a declaration of a policy IR"),
         ("models []", "models wan", 2, "a list in brackets is expected"),
         ("models []", "", 16, "`models` is missing"),
         ("models []", "models []\nmodels []", 3, "`models` is given twice"),
@@ -92,15 +120,14 @@ def test_an_expression_is_read_as_deep_as_it_may_be() -> None:
         ("made_by_hand", '"made', 1, "a quote is not closed"),
     ],
 )
-def test_an_error_names_place_and_cause(old: str, new: str, line: int, cause: str | None) -> None:
+def test_an_error_names_place_and_cause(old: str, new: str, line: int, cause: str) -> None:
     assert old in TEXT
     with pytest.raises(PolicyError) as caught:
         read(TEXT.replace(old, new, 1))
     (found,) = caught.value.diagnostics
     assert found.span is not None
-    if cause is not None:
-        assert (found.span.line, found.span_label()) == (line, cause)
+    assert (found.span.line, found.span_label()) == (line, cause)
     if new.startswith("cheese"):
         assert found.span.text == "cheese []"  # the whole line
-    if cause is not None and "twice" in cause and new.startswith("models"):
+    if "twice" in cause and new.startswith("models"):
         assert found.span.text == "models"  # the word, and not what follows it

@@ -224,15 +224,30 @@ def test_what_is_settled_has_no_names_left(name: str) -> None:
 
 
 # ---- against the simulation --------------------------------------------------------------------------------
+def near(rule: ir.Rule) -> st.SearchStrategy[ir.Rule]:
+    """The rule with another limit or guard, or any other rule."""
+    anything = rules(static=False) | rules(static=True)
+    if not isinstance(rule, ir.Reuse) or not isinstance(rule.condition, ir.Apply):
+        return anything
+    first, condition = rule.condition.args[0], rule.condition
+    limits = st.integers(1, 20).map(
+        lambda n: replace(rule, condition=replace(condition, args=(first, ir.Const(n / 10))))
+    )
+    counts = st.integers(1, 4).map(lambda n: replace(rule, max_consecutive=ir.Const(float(n))))
+    return st.one_of(limits, limits, counts, anything)
+
+
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Chunk, Chunk]:
     """Two chunks of policies that are near each other, with the same data."""
     chunk, _ = draw(runs(static=False))
-    changed = list(chunk.bound.ir.phases)
+    changed, cache = list(chunk.bound.ir.phases), chunk.bound.ir.cache
     if draw(st.booleans()):
         place = draw(st.integers(0, len(changed) - 1))
-        changed[place] = replace(changed[place], rule=draw(rules(static=draw(st.booleans()))))
-    other = bind(replace(chunk.bound.ir, phases=tuple(changed)), {})
+        changed[place] = replace(changed[place], rule=draw(near(changed[place].rule)))
+    elif draw(st.booleans()):
+        cache = replace(cache, refresh_every=draw(st.none() | st.integers(1, 5)))
+    other = bind(replace(chunk.bound.ir, phases=tuple(changed), cache=cache), {})
     return chunk, Chunk(other, chunk.grid, chunk.data)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from policy_cases import MODULATION, MOTION, below, grid_of, policy, rest, reuse
+from policy_cases import MODULATION, MOTION, PLAIN_CACHE, below, grid_of, policy, rest, reuse
 
 from mccompile import ir
 from mccompile.language.load import load_policy
-from mccompile.policy.bind import bind
-from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
+from mccompile.policy.bind import BoundPolicy, bind
+from mccompile.policy.planner import plan
+from mccompile.policy.prove import NOTHING, Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
+from mccompile.policy.settled import settled
+from mccompile.policy.together import Two
 
 PLAIN = "layers blocks[*] { keep residual }"
 PHASE = "phase r { reuse chunk while rel_l1(modulation) < 0.2 }"
@@ -130,3 +135,138 @@ def test_a_limit_is_reached_wherever_a_tighter_one_is(mine: float | None, theirs
     one, other = (bind(policy(rest(limited(most))), {}) for most in (mine, theirs))
     found = prove(one, Implies(other), [grid_of(2)])
     assert (found.outcome == "proved") == proved
+
+
+def rows(first: ir.Rule, rule: ir.Rule, flush: bool = False) -> BoundPolicy:
+    """Two steps of one rule, a step that computes all if asked for, then another rule."""
+    begun = ir.Phase("first", ir.ForSteps(ir.Const(2.0)), first)
+    between = (ir.Phase("flush", ir.ForSteps(ir.Const(1.0)), ir.Compute()),) if flush else ()
+    return bind(policy(begun, *between, rest(rule)), {})
+
+
+OWED = reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5)))
+
+
+@pytest.mark.parametrize(("flush", "proved"), [(False, False), (True, True)])
+@pytest.mark.parametrize("rule", [OWED, replace(OWED, max_consecutive=ir.Const(2.0))], ids=["account", "count"])
+def test_counts_that_are_apart_are_alike_again_behind_a_step_that_computes_all(
+    rule: ir.Reuse, flush: bool, proved: bool
+) -> None:
+    """A computes a step that B reuses. So B has more reuses in a row, or has added what A has not."""
+    begun = replace(OWED, condition=below(ir.Accumulate(MODULATION), ir.Const(9.0)))
+    late, early = rows(ir.Compute(), rule, flush), rows(begun, rule, flush)
+    assert (prove(late, Implies(early), [grid_of(6)]).outcome == "proved") == proved
+    assert prove(late, Implies(late), [grid_of(6)]).outcome == "proved"
+
+
+def test_the_account_of_a_laxer_rule_is_cleared_later() -> None:
+    """So in the third step it may compute what the tighter one reuses, though in the second it cannot."""
+    tight, lax = (bind(policy(rest(replace(OWED, condition=below(OWED.condition.args[0], ir.Const(n))))), {})  # type: ignore[attr-defined]
+                  for n in (0.5, 0.75))  # fmt: skip
+    assert [prove(tight, Implies(lax), [grid_of(n)]).outcome for n in (2, 6)] == ["proved", "refuted"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "outcomes"),
+    [(3, 3, ("proved", "proved")), (None, None, ("proved", "proved")), (3, 2, ("refuted", "refuted")),
+     (3, None, ("unknown", "refuted")), (None, 3, ("refuted", "refuted"))],
+)  # fmt: skip
+def test_keys_and_values_that_are_due_at_other_steps_part_two_policies(
+    mine: int | None, theirs: int | None, outcomes: tuple[str, str]
+) -> None:
+    one, other = (
+        bind(
+            replace(policy(rest(reuse(below(MOTION, ir.Const(0.5))))), cache=replace(PLAIN_CACHE, refresh_every=every)),
+            {},
+        )
+        for every in (mine, theirs)
+    )
+    found = prove(one, Implies(other), [grid_of(8)]), prove(one, Equivalent(other), [grid_of(8)])
+    assert tuple(f.outcome for f in found) == outcomes
+
+
+def test_steps_are_followed_until_two_runs_can_part() -> None:
+    """Every second and every third step are reused alike until step 2."""
+    two, three, same = (bind(policy(rest(ir.Every(ir.Const(n)))), {}) for n in (2.0, 3.0, 2.0))
+    together = Two(two, three, grid_of(9), NOTHING).until_apart()
+    assert [all(one.equal for one in linked) for linked in together] == [True, True, False]
+    assert len(Two(two, same, grid_of(9), NOTHING).until_apart()) == 9
+
+
+def test_a_policy_may_look_back_further_than_the_other_one() -> None:
+    """What A remembers of its computations is not cut to what B does."""
+    table = ir.Table((1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
+    since = ir.Apply("sub", (table, ir.Kept(table, 2)))
+    looking, plain = (bind(policy(rest(reuse(below(value, ir.Const(3.0))))), {}) for value in (since, table))
+    for one, other in ((looking, plain), (plain, looking)):
+        assert prove(one, Equivalent(other), [grid_of(6)]).outcome == "refuted"
+    assert prove(looking, Equivalent(looking), [grid_of(6)]).outcome == "proved"
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [("0.25 * 2", True), ("1 - 0.25 - 0.25", True), ("max(0.5, 0.25)", True), ("2 * fraction", False), ("0.25", False)],
+)
+def test_calculations_with_numbers_alone_are_settled(said: str, same: bool) -> None:
+    written_out, settled_one = (
+        settled(
+            bind(load_policy(written(f"phase r {{ reuse chunk while rel_l1(modulation) + fraction < {limit} }}")), {})
+        )
+        for limit in (said, "0.5")
+    )
+    assert (written_out.ir.phases == settled_one.ir.phases) == same
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "reason"),
+    [
+        ("blocks[-1]", "blocks[1..]", "on a model of 1 blocks, A reuses block 0, which B always computes"),
+        (
+            "blocks[*].attn",
+            "blocks[1..].attn",
+            "on a model of 1 blocks, A reuses the `attn` of block 0, which B always computes",
+        ),
+        ("model", "blocks[*]", ALL_STEPS),
+        ("blocks[*]", "model", ALL_STEPS),
+        ("blocks[0..9]", "blocks[*]", ALL_STEPS),
+        ("blocks[*]", "blocks[0..9]", "on a model of 11 blocks, A reuses block 10, which B always computes"),
+        ("blocks[*].attn", "blocks[*]", ALL_STEPS),
+    ],
+)
+def test_which_blocks_are_reused_is_compared_on_models_of_every_depth(mine: str, theirs: str, reason: str) -> None:
+    a, b = (written(sections=f"layers {where} {{ keep residual }}") for where in (mine, theirs))
+    assert implies(a, b).reason == reason
+    idle = bind(replace(load_policy(a), phases=(rest(ir.Compute()),)), {})  # keeps what it never reuses
+    assert prove(idle, Implies(bind(load_policy(b), {})), [grid_of(9)]).outcome == "proved"
+
+
+def test_a_share_is_reused_for_certain_only_where_the_run_up_to_it_is_known() -> None:
+    top, data = ir.Top(ir.Const(0.5), MOTION), reuse(below(MOTION, ir.Const(0.5)))
+    until = ir.Phase("until", ir.UntilRefreshes(ir.Const(3.0)), top)
+    behind = ir.Phase("first", ir.UntilRefreshes(ir.Const(2.0)), data)
+    assert never(0, 3, until, rest(ir.Compute())).outcome == "refuted"
+    assert never(2, 3, behind, rest(top)).outcome == "refuted"  # by a schedule, and not for certain
+    assert never(2, 3, behind, rest(top)).shown is not None
+    one, other = (bind(policy(rest(rule)), {}) for rule in (top, ir.Compute()))
+    assert prove(one, Equivalent(other), [grid_of(4)]).outcome == "unknown"
+
+
+def test_what_is_remembered_of_a_cell_is_unknown_behind_a_step_that_data_decides() -> None:
+    """The rule looks back at the last computation; once all is computed, it is known again."""
+    sizes = ir.Table((1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0))
+    near = below(ir.Apply("sub", (sizes, ir.Kept(sizes, 1))), ir.Const(1.5))
+    one, flush = (ir.ForSteps(ir.Const(n)) for n in (2.0, 1.0))
+    phases = (ir.Phase("data", one, reuse(below(MOTION, ir.Const(0.5)))), ir.Phase("open", one, reuse(near)),
+              ir.Phase("flush", flush, ir.Compute()), rest(reuse(near)))  # fmt: skip
+    made = plan(bind(policy(*phases), {}), grid_of(8), {}, frozenset())
+    assert [cell.action[0] for cell in made.cells] == list("cdddcrcr")
+
+
+def test_an_account_that_only_one_of_two_policies_fills_is_not_taken_for_equal() -> None:
+    """Wherever A reuses, B does, until a rule of both reads what A alone has added."""
+    other = replace(MODULATION, distance="l1")
+    mine, theirs = below(ir.Accumulate(MODULATION), ir.Const(9.0)), below(ir.Accumulate(other, "debt"), ir.Const(9.0))
+    owed = reuse(below(ir.Accumulate(other, "debt"), ir.Const(0.5)))
+    both, one = (rows(reuse(condition), owed) for condition in (ir.Apply("and", (mine, theirs)), mine))
+    assert [prove(both, Implies(one), [grid_of(n)]).outcome == "proved" for n in (2, 6)] == [True, False]
+    assert prove(both, Implies(both), [grid_of(6)]).outcome == "proved"

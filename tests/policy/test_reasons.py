@@ -22,7 +22,7 @@ from mccompile.policy.bind import BoundPolicy, bind
 from mccompile.policy.difference import StepsComputed, difference
 from mccompile.policy.flow import flow_grid
 from mccompile.policy.planner import plan
-from mccompile.policy.reasons import reasons
+from mccompile.policy.reasons import reasons, stands_in
 from mccompile.policy.rules import Static
 
 C = ir.Const
@@ -153,6 +153,23 @@ def test_why_a_step_is_computed_or_reused() -> None:
     assert (one.sign, one.limit, one.holds) == ("<", 0.75, True)
     assert one.value == pytest.approx(0.6)
     assert [len(r.compared) for r in found] == [0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_why_a_guard_or_data_decides() -> None:
+    """A guard on shares acts on a whole chunk at its ends; what stands in is told behind the reason."""
+    forecast = ir.Forecast(((1.0,),))
+    alternatives = {"stand_ins": (forecast,), "hold_below": C(2.0)}
+    held = replace(reuse(below(C(1.0), C(0.0))), **alternatives)  # type: ignore[arg-type]
+    raised = replace(reuse(below(C(0.0), C(1.0))), all_above=C(-1.0), max_consecutive=C(9.0))
+    measured = replace(reuse(below(MOTION, C(0.5))), granularity=ir.Granularity.TOKEN)
+    for rule, action, why in (
+        (held, "reuse", f"the condition fails, and a guard on shares holds the step back{stands_in(forecast)}"),
+        (raised, "compute", "the condition holds, and a guard on shares computes the step"),
+        (ir.Top(C(0.5), MOTION), "dynamic", "measured: top 0.5 by (change distance=l1"),
+        (measured, "dynamic", "measured: (lt (change distance=l1"),
+    ):
+        (_, found) = reasons(bind(policy(rest(rule)), {}), grid_of(2), NOTHING)
+        assert (found.action, found.why[: len(why)]) == (action, why)
 
 
 @pytest.mark.parametrize(("op", "sign"), [*zip(("lt", "le", "gt", "ge"), SIGNS, strict=True)])

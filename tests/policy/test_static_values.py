@@ -30,7 +30,19 @@ from mccompile.arithmetic.operations import OPERATIONS
 from mccompile.lowering.expressions import Leaves
 from mccompile.lowering.expressions import evaluate as evaluate_tensor
 from mccompile.lowering.running import ChunkStep, RunningMeans
-from mccompile.policy.evaluate import Grid, StaticMoment, clock_row, evaluate, is_static, static_changes, table_value
+from mccompile.policy.bind import bind
+from mccompile.policy.evaluate import (
+    TIMESTEP_SOURCES,
+    Grid,
+    StaticMoment,
+    clock_row,
+    clock_value,
+    evaluate,
+    is_static,
+    static_changes,
+    table_value,
+)
+from mccompile.policy.groups import bounds_of
 
 C = ir.Const
 GRID = grid_of(12)
@@ -148,6 +160,32 @@ def test_a_motion_so_small_that_its_guard_decides(norm: ir.Norm) -> None:
     assert found == np.float32(tiny / np.float32(tiny + np.float32(1e-8))) == np.float32(0.5)
 
 
+@pytest.mark.parametrize(("power", "weight"), [(1.0, 0.25), (0.0, 1.0)])
+def test_of_a_frame_whose_tokens_are_alike_none_moves_most(power: float, weight: float) -> None:
+    """Between the least and the most there is nothing, so the weight is the floor; nothing to the power of 0 is 1."""
+    for value, wanted in ((0.5, weight), (0.0, weight), (np.nan, 1.0)):
+        frame = ir.Normalise("min_max", MODULATION, C(0.25), C(power))
+        assert evaluate(frame, StaticMoment({}, {}, GRID, 1, {MODULATION: np.float32(value)}, None)) == wanted
+
+
+def test_the_depth_of_a_block_is_static_where_the_block_is_known() -> None:
+    made = motioncache()
+    each = replace(made, regions=(replace(made.regions[0], each=True),))
+    assert is_static(ir.Apply("add", (ir.Depth(), C(1.0))), made, frozenset())
+    assert not is_static(ir.Depth(), each, STATIC)
+
+
+@pytest.mark.parametrize(
+    ("depths", "depth"), [((0.25, 0.25, 0.75), 0.25), ((0.25, 0.5, 0.75), None), ((None, None, 0.75), None)]
+)
+def test_a_group_stands_where_all_of_its_blocks_stand(depths: tuple[float | None, ...], depth: float | None) -> None:
+    made = motioncache()
+    names = ("front", "front", "rear")
+    regions = tuple(replace(made.regions[0], name=n, depth=at) for n, at in zip(names, depths, strict=True))
+    bounds = bounds_of(bind(replace(made, regions=regions), {}))
+    assert {name: bound.depth for name, bound in bounds.items()} == {"front": depth, "rear": depths[-1]}
+
+
 def test_what_is_static() -> None:
     made = motioncache()
     drift = ir.SignalRef("drift")
@@ -157,7 +195,10 @@ def test_what_is_static() -> None:
     everything = frozenset({"modulation", "block_output", "probe", "latent"})
     assert is_static(MOTION, made, everything)
     assert not is_static(PROBE, made, everything)
-    assert not is_static(replace(MOTION, of=ir.SourceRef("block_output")), made, everything)
+    for late in ("block_output", "probe", "probe_output"):
+        assert not is_static(replace(MOTION, of=ir.SourceRef(late)), made, everything | {late})
+    embedding = replace(MODULATION, of=ir.SourceRef("time_embedding"))
+    assert static_changes(policy(rest(reuse(below(embedding, C(0.1))))), TIMESTEP_SOURCES) == (embedding,)
     assert not is_static(replace(PROBE, since="step"), made, everything)
     assert not is_static(replace(MODULATION, since="compute"), made, everything)
     assert not is_static(ir.Similarity(ir.SourceRef("latent"), 2), made, everything)
@@ -204,6 +245,8 @@ def test_means_over_steps() -> None:
     assert evaluate(ir.Average(MODULATION, 8), at) == (8 + 4 + 2 + 0) / 4  # no change is measured at the first step
     assert evaluate(ir.Smooth(MODULATION, C(0.5)), at) == 6  # 0, 1, undefined, 4, 6
     assert evaluate(ir.Smooth(MODULATION, C(0.0)), at) == 8
+    second = StaticMoment({}, {}, GRID, 1, {MODULATION: np.float32(2)}, None, {MODULATION: table})
+    assert evaluate(ir.Smooth(MODULATION, C(0.5)), second) == 1
 
 
 @pytest.mark.parametrize(
@@ -217,3 +260,13 @@ def test_what_is_not_known_has_no_value(expr: ir.Expr) -> None:
 def test_a_grid_has_a_timestep_and_a_sigma_for_each_step() -> None:
     with pytest.raises(ValueError, match="3 steps"):
         Grid(3, (1.0, 2.0), (1.0, 0.5, 0.2))
+    with pytest.raises(ValueError, match="0 steps"):
+        Grid(0, (), ())
+    assert Grid(1, (1.0,), (1.0,)).steps == 1
+
+
+def test_the_clock() -> None:
+    found = {what: float(clock_value(what, 3, GRID)) for what in ("step", "fraction", "timestep", "sigma")}
+    assert found == {"step": 3.0, "fraction": 0.25, "timestep": 750.0, "sigma": 0.75}
+    with pytest.raises(ValueError, match="unknown clock moon"):
+        clock_value("moon", 3, GRID)  # type: ignore[arg-type]

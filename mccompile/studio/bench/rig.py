@@ -32,7 +32,7 @@ from mccompile.runtime.blocks import Backend, eager
 from mccompile.runtime.clock import ChunkTime, Timeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
-from mccompile.runtime.runner import Request
+from mccompile.runtime.request import Request
 from mccompile.studio.bench.subjects import Pattern, grid
 
 STEPS = 1000  # rows that a timeline has at most

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from mccompile.backend.inductor import Progress
-from mccompile.capture import flat_inputs
 from mccompile.generate.compare import Announce, Contender, can_judge, capture_for, compile_contenders, run_with
 from mccompile.generate.flops import Prices, count, prices_of
 from mccompile.generate.run import Settings, Video, call_arguments
@@ -29,6 +28,7 @@ from mccompile.policy.cells import Plan
 from mccompile.policy.groups import bounds_of, own_branches
 from mccompile.policy.phases import Grid
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.one_by_one import first_sample
 from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
 from mccompile.runtime.trace import Event
@@ -260,7 +260,7 @@ class Rig:
             return
         captured = model.runner.lowered.captured
         asked = {**call, "return_dict": False} if "return_dict" in call else call
-        inputs = dict(zip(captured.inputs, flat_inputs(captured, asked), strict=True))
+        inputs = first_sample(captured, asked)
         self._schedules.setdefault(name, RunOutline(plan.grid, inputs, tuple(model.events)))
 
 
