@@ -97,7 +97,6 @@ def conditions(module: fx.GraphModule, paths: Sequence[str]) -> tuple[str, ...]:
         text = _written(node.args[0], names)
         found.append(text if node.args[1] else f"not {text}")
         module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
     return tuple(dict.fromkeys(found))
 
 
