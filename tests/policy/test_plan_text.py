@@ -10,6 +10,7 @@ from test_planner import planned, teacache
 
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.cells import Cell, Plan, PlannedAction
+from mccompile.policy.plan_text import read_plans
 from mccompile.policy.planner import read_plan, show_plan
 
 TABLE = """\
@@ -103,6 +104,7 @@ def test_alternatives_and_accounts_as_text() -> None:
         ("[debt]", "[debt] []", "accounts", "`accounts` takes one value"),
         ("   0.0    2", "   0.0   -2", "-2", "the number of an alternative is expected"),
         ("   0.0    2", "   0.0", "1", "the row has 7 columns"),
+        ("debt  way\n", "debt  (way)\n", "0", "the row has 8 columns"),
         ("static)\n", "static)\nstep 1\n", "step", "nothing may follow the summary"),
         ("  all    reuse", "  last   reuse", "last", "not a phase of the plan"),
         ("  all    reuse", "  all    maybe", "maybe", "compute, reuse or dynamic is expected"),
@@ -128,3 +130,9 @@ def test_a_plan_that_ends_too_early_is_refused_at_its_last_line(number: int) -> 
     with pytest.raises(PolicyError, match="a line beginning with") as caught:
         read_plan("".join(TABLE.splitlines(keepends=True)[:number]))
     assert [(d.code, d.span.line) for d in caught.value.diagnostics if d.span] == [("MC0308", number)]
+
+
+def test_a_heading_stands_at_the_very_beginning() -> None:
+    assert list(read_plans(f"regions front\n{TABLE}")) == ["front"]
+    with pytest.raises(PolicyError, match="a line beginning with `plan`"):
+        read_plans(f"\nregions front\n{TABLE}")

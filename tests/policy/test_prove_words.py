@@ -84,7 +84,12 @@ def test_ranges_by_share_are_compared_where_they_read_alike() -> None:
 def test_what_decides_apart_is_not_compared() -> None:
     each = written("phase r { reuse chunk while rel_l1(input) < 0.1 }", "layers each blocks[*] { keep residual }")
     apart = "regions or branches that decide apart are not compared"
-    for found in (equivalent(each, written()), implies(written(), each), verdict(each, NeverReuses(0, 1))):
+    two = written(
+        "phase r { front: compute every 2 steps rear: compute every 3 steps }",
+        "layers front = blocks[0] { keep residual } layers rear = blocks[1..] { keep residual }",
+    )
+    alone = verdict(each, NeverReuses(0, 1))
+    for found in (equivalent(two, two), equivalent(each, written()), implies(written(), each), alone):
         assert (found.outcome, found.reason, found.runs) == ("unknown", apart, ())
 
 
@@ -270,3 +275,23 @@ def test_an_account_that_only_one_of_two_policies_fills_is_not_taken_for_equal()
     both, one = (rows(reuse(condition), owed) for condition in (ir.Apply("and", (mine, theirs)), mine))
     assert [prove(both, Implies(one), [grid_of(n)]).outcome == "proved" for n in (2, 6)] == [True, False]
     assert prove(both, Implies(both), [grid_of(6)]).outcome == "proved"
+
+
+TIMED = reuse(below(MODULATION, ir.Const(0.5)))
+EITHER = ir.Apply("or", (TIMED.condition, below(replace(MODULATION, distance="l1"), ir.Const(0.1))))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(TIMED, hold_below=ir.Const(0.5)),
+        replace(TIMED, granularity=ir.Granularity.TOKEN),
+        replace(TIMED, condition=EITHER),  # computes where its other change is no number
+        ir.Top(ir.Const(0.5), MOTION),
+    ],
+    ids=["guard", "granularity", "another change", "top"],
+)
+def test_rules_that_decide_otherwise_prove_nothing(other: ir.Rule) -> None:
+    """Though a condition implies the other one."""
+    one, two = (bind(policy(rest(rule)), {}) for rule in (TIMED, other))
+    assert "proved" not in [prove(a, Implies(b), [grid_of(4)]).outcome for a, b in ((one, two), (two, one))]
