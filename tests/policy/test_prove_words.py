@@ -152,8 +152,18 @@ def rows(first: ir.Rule, rule: ir.Rule, flush: bool = False) -> BoundPolicy:
 OWED = reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5)))
 
 
-@pytest.mark.parametrize(("flush", "proved"), [(False, False), (True, True)])
-@pytest.mark.parametrize("rule", [OWED, replace(OWED, max_consecutive=ir.Const(2.0))], ids=["account", "count"])
+MOVED = reuse(below(ir.FrameDiff(ir.SourceRef("latent"), True), ir.Const(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "flush", "proved"),
+    [
+        (OWED, False, False), (OWED, True, True),
+        (replace(OWED, max_consecutive=ir.Const(2.0)), False, False),
+        (replace(OWED, max_consecutive=ir.Const(2.0)), True, True),
+        (MOVED, True, False),  # what it reads is never the same again
+    ],
+)  # fmt: skip
 def test_counts_that_are_apart_are_alike_again_behind_a_step_that_computes_all(
     rule: ir.Reuse, flush: bool, proved: bool
 ) -> None:
