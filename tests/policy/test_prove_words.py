@@ -152,6 +152,16 @@ def rows(first: ir.Rule, rule: ir.Rule, flush: bool = False) -> BoundPolicy:
 OWED = reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5)))
 
 
+TIMED = reuse(below(MODULATION, ir.Const(0.5)))
+
+
+def recent(n: int) -> ir.Reuse:
+    """Reuses while the n-th last computation is at most four steps old, and little changes."""
+    step = ir.ClockRef("step")
+    age = below(ir.Apply("sub", (step, ir.Kept(step, n))), ir.Const(4.5))
+    return replace(TIMED, condition=ir.Apply("and", (TIMED.condition, age)))
+
+
 MOVED = reuse(below(ir.FrameDiff(ir.SourceRef("latent"), True), ir.Const(0.5)))
 
 
@@ -161,7 +171,10 @@ MOVED = reuse(below(ir.FrameDiff(ir.SourceRef("latent"), True), ir.Const(0.5)))
         (OWED, False, False), (OWED, True, True),
         (replace(OWED, max_consecutive=ir.Const(2.0)), False, False),
         (replace(OWED, max_consecutive=ir.Const(2.0)), True, True),
+        (replace(TIMED, max_consecutive=ir.Const(2.0)), False, False),
         (MOVED, True, False),  # what it reads is never the same again
+        (recent(1), True, True),
+        (recent(2), True, False),  # before the step that computes all, another step was the last one
     ],
 )  # fmt: skip
 def test_counts_that_are_apart_are_alike_again_behind_a_step_that_computes_all(
@@ -287,7 +300,6 @@ def test_an_account_that_only_one_of_two_policies_fills_is_not_taken_for_equal()
     assert prove(both, Implies(both), [grid_of(6)]).outcome == "proved"
 
 
-TIMED = reuse(below(MODULATION, ir.Const(0.5)))
 EITHER = ir.Apply("or", (TIMED.condition, below(replace(MODULATION, distance="l1"), ir.Const(0.1))))
 
 
@@ -305,3 +317,14 @@ def test_rules_that_decide_otherwise_prove_nothing(other: ir.Rule) -> None:
     """Though a condition implies the other one."""
     one, two = (bind(policy(rest(rule)), {}) for rule in (TIMED, other))
     assert "proved" not in [prove(a, Implies(b), [grid_of(4)]).outcome for a, b in ((one, two), (two, one))]
+
+
+def test_the_same_rule_may_let_another_result_stand_in() -> None:
+    """What was added before decides which: both reuse all steps by the clock alone."""
+    either = ir.Apply("or", tuple(below(ir.Accumulate(ir.Const(0.0)), ir.Const(n)) for n in (0.5, 9.0)))
+    rule = replace(reuse(either), stand_ins=(ir.Forecast(((1.0,),)), None))
+    little, much = (rows(reuse(below(ir.Accumulate(ir.Const(n)), ir.Const(9.0))), rule) for n in (0.25, 0.75))
+    found = prove(little, Equivalent(much), [grid_of(4)])
+    assert found.outcome == "refuted"
+    assert found.reason == "both reuse step 2 of 4, and what stands in is not the same"
+    assert prove(little, Equivalent(little), [grid_of(4)]).outcome == "proved"
