@@ -152,6 +152,8 @@ def test_blocks_in_a_row_that_have_one_plan_share_a_heading() -> None:
     assert headings(made, plans | {"rear[1]": other, "rear[2]": other}) == {
         "front": "regions front", "rear[0]": "regions rear[0]", "rear[1]": "regions rear[1] to rear[3]"
     }  # fmt: skip
+    two = replace(made, regions=rear[:2])
+    assert headings(two, {"rear[0]": one, "rear[1]": one}) == {"rear[0]": "regions rear[0] to rear[1]"}
     branch = ir.BranchRule("uncond", ir.Compute())
     apart = replace(made, phases=(*made.phases[:-1], replace(made.phases[-1], branches=(branch,))))
     found = headings(apart, {view.name: one for view in views(apart)})

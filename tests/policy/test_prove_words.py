@@ -202,15 +202,13 @@ def test_the_account_of_a_laxer_rule_is_cleared_later() -> None:
 def test_keys_and_values_that_are_due_at_other_steps_part_two_policies(
     mine: int | None, theirs: int | None, outcomes: tuple[str, str]
 ) -> None:
-    one, other = (
-        bind(
-            replace(policy(rest(reuse(below(MOTION, ir.Const(0.5))))), cache=replace(PLAIN_CACHE, refresh_every=every)),
-            {},
+    for change in (MOTION, MODULATION):
+        made = policy(rest(reuse(below(change, ir.Const(0.5)))))
+        one, other = (
+            bind(replace(made, cache=replace(PLAIN_CACHE, refresh_every=every)), {}) for every in (mine, theirs)
         )
-        for every in (mine, theirs)
-    )
-    found = prove(one, Implies(other), [grid_of(8)]), prove(one, Equivalent(other), [grid_of(8)])
-    assert tuple(f.outcome for f in found) == outcomes
+        found = prove(one, Implies(other), [grid_of(8)]), prove(one, Equivalent(other), [grid_of(8)])
+        assert tuple(f.outcome for f in found) == outcomes
 
 
 def test_steps_are_followed_until_two_runs_can_part() -> None:
@@ -328,3 +326,18 @@ def test_the_same_rule_may_let_another_result_stand_in() -> None:
     assert found.outcome == "refuted"
     assert found.reason == "both reuse step 2 of 4, and what stands in is not the same"
     assert prove(little, Equivalent(little), [grid_of(4)]).outcome == "proved"
+
+
+def test_accounts_are_compared_by_what_is_in_them_where_it_is_known() -> None:
+    """One rule adds nothing twice, and the other one has no account; then both read the same one."""
+    nothing = reuse(below(ir.Accumulate(ir.Const(0.0)), ir.Const(9.0)))
+    one, other = rows(nothing, OWED), rows(ir.Every(ir.Const(9.0)), OWED)
+    assert prove(one, Equivalent(other), [grid_of(6)]).outcome == "proved"
+
+
+@pytest.mark.parametrize("change", [MOTION, MODULATION])
+def test_a_rule_with_an_account_and_a_guard_is_the_same_as_itself(change: ir.Change) -> None:
+    condition = below(ir.Accumulate(change), ir.Const(0.5))
+    rule = replace(OWED, condition=condition, granularity=ir.Granularity.TOKEN, hold_below=ir.Const(0.5))
+    one, other = (bind(policy(rest(rule)), {}) for _ in range(2))
+    assert prove(one, Equivalent(other), [grid_of(6)]).outcome == "proved"
