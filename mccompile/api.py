@@ -38,7 +38,7 @@ from mccompile.runtime.errors import NoIncrement
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.increments import check_integrates
 from mccompile.runtime.modes import in_eval
-from mccompile.runtime.prefixes import provable
+from mccompile.runtime.prefixes import check_chunks, provable
 from mccompile.runtime.remembers import check_remembers_nothing, runs_at
 from mccompile.runtime.shared import Value
 from mccompile.runtime.stand_in import SLOTS, ExpertSlot, transformer_of, unwrapped
@@ -190,7 +190,9 @@ def _lowered(
     if ir.cache.budget is not None:
         ir = replace(ir, cache=keeping.cache)
     lowered = lower(own.model, ir, own.prefixes, fold, verifying if verify else None)
-    return _Part(slot, lowered, bind(ir, parameters), keeping, own.calls)
+    bound = bind(ir, parameters)
+    check_chunks(lowered, bound, own.calls)
+    return _Part(slot, lowered, bound, keeping, own.calls)
 
 
 def _compiled(model: object, part: _Part, backend: Backend, fold: bool, clock: Clock | None) -> CompiledModel:

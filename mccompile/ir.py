@@ -56,9 +56,10 @@ __all__ = [  # an expression's names are names of the IR
     "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "BlockRef", "Blocks",
     "BranchRule", "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative",
     "Depth", "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity",
-    "Integration", "Kept", "KeptDevice", "KeptDtype", "LastSteps", "Node", "Norm", "Normalise", "Param", "ParamRef",
-    "PastMoment", "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region", "RegionRule", "Rest",
-    "Reuse", "Rule", "Signal", "SignalRef", "Similarity", "Smooth", "SourceName", "SourceRef", "SpectralWeight",
+    "Integration", "Kept", "KeptDevice", "KeptDtype", "KeyWindow", "LastSteps", "Node", "Norm", "Normalise", "Param",
+    "ParamRef", "PastMoment", "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region",
+    "RegionRule", "Rest", "Reuse", "Rule", "Signal", "SignalRef", "Similarity", "Smooth", "SourceName", "SourceRef",
+    "SpectralWeight",
     "Stairs", "StepMask", "SublayerName", "Sublayers", "Table", "Top", "UntilRefreshes", "WholeModel",
 ]  # fmt: skip
 
@@ -284,6 +285,17 @@ class Branches(Node):
     batch: bool  # both branches in one forward where their inputs can be foreseen
 
 
+@dataclass(frozen=True, slots=True)
+class KeyWindow(Node):
+    """What attention reads of what a token may see: the keys of the last chunks, the token's own among them.
+
+    chunks: how many, at least 1. sink: of the first chunks, which are read as well. Both are whole numbers.
+    """
+
+    chunks: Expr
+    sink: Expr
+
+
 KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]  # float8: e4m3, a scale per row
 KeptDevice = Literal["auto", "model", "cpu"]
 
@@ -298,6 +310,7 @@ class Cache(Node):
     budget: int | None  # bytes on the model's device, of all guidance branches of a request
     refresh_every: int | None  # recompute all K/V of a chunk at least every k steps
     refresh_last: bool  # compute every token on the chunk's last step
+    window: KeyWindow | None = None  # None: attention reads all keys that a token may see
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from mccompile.backend.native.kernel import kernel
 from mccompile.backend.package import Contract
 from mccompile.backend.record import RoleRecording, TensorSpec, axis_order
 from mccompile.backend.records import read_record, write_record
-from mccompile.backend.rows.choice import needs_triton, source_hash
+from mccompile.backend.rows.choice import WINDOW_SOURCE, needs_triton, source_hash
 from mccompile.capture.part import attribute
 
 KEPT = 256  # packages, of about 2 MB each
@@ -46,7 +46,10 @@ def _gpus(recording: RoleRecording) -> list[object]:
     """The GPUs that a recording runs on, by name, and what its attention is compiled of there."""
     devices = {s.device for s in recording.calls[0] if isinstance(s, TensorSpec) and s.device.type == "cuda"}
     names = [torch.cuda.get_device_name(d) for d in sorted(devices, key=str)]
-    return [*names, source_hash(), needs_triton()] if names else []
+    if not names:
+        return []
+    windows = any(n.target is torch.ops.mccompile.window_attention.default for n in recording.module.graph.nodes)
+    return [*names, source_hash(), *([source_hash(WINDOW_SOURCE)] if windows else []), needs_triton()]
 
 
 def find(key: str, package: Path) -> Contract | None:

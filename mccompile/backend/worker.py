@@ -26,7 +26,7 @@ def main() -> None:
     from mccompile.backend.aot import CannotCompile, compile_program
     from mccompile.backend.isa import settle
     from mccompile.backend.rows.choice import needs_triton
-    from mccompile.backend.rows.operator import rows_operator
+    from mccompile.backend.rows.operator import rows_operator, windows_operator
 
     told = json.loads(sys.stdin.readline() or "null")
     if told is None:  # not needed after all
@@ -38,6 +38,7 @@ def main() -> None:
     config.compile_threads = 1
     if torch.cuda.is_available() and not needs_triton():
         rows_operator()
+        windows_operator()
     for line in sys.stdin:
         job = json.loads(line)
         try:

@@ -91,8 +91,9 @@ class Weight:
 class PerSelection:
     """What a pass needs to know of a selection, made once for each by `make`, a function of the pass.
 
-    make: from the positions of the selected tokens, int64 [n] ascending, and for every token of the model how many keys
-    it sees, int64 [L]; both on the host. Its result is passed as it is, or on the device of the rows.
+    make: from the positions of the selected tokens, int64 [n] ascending, and what every token of the model sees: how
+    many keys, int64 [L], or under a window its spans, int64 [L, 3]; both on the host. Its result is passed as it is, or
+    on the device of the rows.
     """
 
     name: str

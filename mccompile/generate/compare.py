@@ -24,6 +24,7 @@ from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import in_words
 from mccompile.policy.facts import is_exact
+from mccompile.policy.in_words import seen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.exercise import record_roles
@@ -88,8 +89,11 @@ def announce(model: CompiledModel) -> str:
     policy = model.runner.lowered.policy
     if is_exact(policy):
         return f"policy {policy.name} is exact: the output is that of the model"
-    if is_exact(replace(policy, cache=replace(policy.cache, dtype="model", residual="model"))):
+    as_computed = replace(policy.cache, dtype="model", residual="model")
+    if is_exact(replace(policy, cache=as_computed)):
         return f"policy {policy.name} is approximate: its cache keeps {in_words(policy.cache)}"
+    if policy.cache.window is not None and is_exact(replace(policy, cache=replace(as_computed, window=None))):
+        return f"policy {policy.name} is approximate: {seen(policy.cache.window)}"
     return f"policy {policy.name} is approximate: reused tokens differ from computed ones"
 
 

@@ -16,22 +16,25 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mccompile import ir
 from mccompile.capture.types import OneFrame
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
+from mccompile.lowering.windows import spans_of
+from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.execute import Postlude
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.one_by_one import first_sample
-from mccompile.runtime.prefixes import Prefixes
+from mccompile.runtime.prefixes import Prefixes, one_chunk
 from mccompile.runtime.shared import SharedValues, Value
 from mccompile.runtime.store import Memory
 from mccompile.runtime.trace import Event
 
 _FEW, _MORE = 4, 8  # rows at which a block is priced; its price is linear in them
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_PREFIX_ATTENTION = torch.ops.mccompile.prefix_attention
+_OVER_KEYS = torch.ops.mccompile.prefix_attention, torch.ops.mccompile.window_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class Prices:
     """FLOPs of the parts of a call, for one sample.
 
     first: prelude values that stay the same through a request and branch (text). row: those of latents and timestep
-    alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it sees.
+    alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it may see;
+    windowed: a window of the policy that runs leaves some of them out.
     others: of the further transformers that take turns, by their places; empty where there is only one. pieces: what
     the blocks are of the captured model. inputs: of the call.
     """
@@ -66,11 +70,17 @@ class Prices:
     pieces: tuple[Piece, ...]
     inputs: Mapping[str, Value] = field(repr=False)
     others: Mapping[str, Prices] = field(default_factory=dict)
+    windowed: bool = True
     _otherwise: dict[tuple[Piece, ...], tuple[BlockPrice, ...]] = field(default_factory=dict, repr=False)
 
     def at(self, expert: str) -> Prices:
         """Those of the transformer at a place of the pipeline; these where there is only one, or it is the first."""
         return self.others.get(expert, self)
+
+    def keys(self, bound: BoundPolicy) -> np.ndarray:
+        """Per token, how many keys it sees under a policy, int64 [L]."""
+        spans = None if bound.reach is None or not self.windowed else spans_of(self.lengths, bound.reach)
+        return self.lengths if spans is None else spans[:, 0] + spans[:, 2] - spans[:, 1]
 
     def of(self, lowered: LoweredModel) -> tuple[BlockPrice, ...]:
         """Those of the blocks of a model that another policy may have split into sublayers."""
@@ -144,7 +154,7 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
     for event in chunks:
         of_group.setdefault(event.region, []).append(event)
     by_group = list(of_group.values())
-    per_chunk = prices.lengths.reshape(len(by_group[0]), -1).mean(1)
+    per_chunk = prices.keys(model.runner.bound).reshape(len(by_group[0]), -1).mean(1)
     active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
     total, blocks = prices.each, prices.of(model.runner.lowered)
     grid = model.runner.lowered.captured.grid
@@ -196,7 +206,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
     """The price of every block (one measurement per kind), and the streams after the last one."""
     plain = BlockCalls(lowered, eager, False)
     partial = BlockCalls(lowered, eager, True) if lowered.rows is not None else None
-    memory = Memory()
+    memory, window = Memory(), lowered.policy.cache.window
     by_kind: dict[int, BlockPrice] = {}
     found = []
     for i, site in enumerate(lowered.captured.blocks):
@@ -204,7 +214,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
         plain.mask_dtypes(i, env, shared)  # looked for before the block is counted: it is no work of a call
         whole = _count(lambda s=region, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
-            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory)
+            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory, window)
         found.append(by_kind[site.kind])
         env = after
     return found, env
@@ -212,17 +222,17 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
 
 def _block(
     partial: BlockCalls | None, region: LoweredRegion, env: Env, shared: Mapping[str, Value], whole: float,
-    memory: Memory,
-) -> BlockPrice:
+    memory: Memory, window: ir.KeyWindow | None,
+) -> BlockPrice:  # fmt: skip
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
 
     def rows(n: int) -> object:
-        chosen = partial.select(np.arange(n), None, lengths, env, shared)
+        chosen = partial.select(np.arange(n), None, seen, env, shared)
         return partial.run_rows(region, partial.enter(region, env, chosen), chosen, env, shared, memory)
 
     tokens = partial_tokens(env)
-    lengths = np.full(tokens, tokens)
+    seen = one_chunk(tokens, window)
     first, few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _FEW, _MORE))  # type: ignore[misc]
     per_row = (more - few) / (_MORE - _FEW)
     per_key = (_count(lambda: rows(_MORE), prefixes=True) - more) / (_MORE * tokens)
@@ -248,7 +258,7 @@ def _count(run: Callable[[], object], prefixes: bool = False) -> float:
     def attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: object, **__: object) -> int:
         return sdpa_flop_count(q, k, v)
 
-    custom = {_PREFIX_ATTENTION: over_prefixes, _CPU_ATTENTION: attention}
+    custom = dict.fromkeys(_OVER_KEYS, over_prefixes) | {_CPU_ATTENTION: attention}
     with FlopCounterMode(display=False, custom_mapping=custom) as counter:
         run()
     return float(counter.get_total_flops())

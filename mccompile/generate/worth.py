@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mccompile.generate.flops import count, price
 from mccompile.policy.cells import Cell, Plan
@@ -16,12 +16,14 @@ from mccompile.runtime.trace import Event
 class Worth:
     """Shares of a run that computes everything: at least (where data lets all be reused) and at most.
 
-    kept: bytes that the policy keeps; None where they cannot be counted.
+    kept: bytes that the policy keeps; None where they cannot be counted. keys: which share of the keys that tokens may
+    see they do see under the policy's window; None without a window.
     """
 
     tokens: tuple[float, float]
     flops: tuple[float, float]
     kept: int | None
+    keys: float | None = None
 
     @property
     def speed_up(self) -> tuple[float, float]:
@@ -38,12 +40,15 @@ def worth_of(model: CompiledModel, inputs: Mapping[str, Value], plan: Plan, kept
     prices = price(model.runner.lowered, inputs)
     tokens = len(prices.lengths)
     expert = model.runner.expert
-    everything = count(model, [_event(cell, tokens, tokens, expert) for cell in plan.cells], prices)
+    whole = [_event(cell, tokens, tokens, expert) for cell in plan.cells]
+    everything = count(model, whole, replace(prices, windowed=False))
     least = [_event(cell, tokens if cell.action == "compute" else 0, tokens, expert) for cell in plan.cells]
     most = [_event(cell, 0 if cell.action == "reuse" else tokens, tokens, expert) for cell in plan.cells]
     shares = tuple(sum(e.computed for e in events) / (tokens * len(events)) for events in (least, most))
     flops = tuple(count(model, events, prices) / everything for events in (least, most))
-    return Worth((shares[0], shares[1]), (flops[0], flops[1]), kept)
+    bound = model.runner.bound
+    keys = None if bound.reach is None else float(prices.keys(bound).sum() / prices.lengths.sum())
+    return Worth((shares[0], shares[1]), (flops[0], flops[1]), kept, keys)
 
 
 def _event(cell: Cell, computed: int, tokens: int, expert: str) -> Event:

@@ -30,10 +30,11 @@ from mccompile.language.written import (
 
 __all__ = [
     "Alternative", "Argument", "ArithOp", "Arithmetic", "AtMost", "Bin", "BlockRange", "BlockResult", "BranchesDecl",
-    "Call", "ChooseDecl", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps", "ComputeAllWhen",
-    "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration", "Extends",
-    "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp", "ModelRange",
-    "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl", "PhaseDecl",
+    "Call", "ChooseDecl", "ChunkCount", "Comment", "Compare", "CompareOp", "ComputeAllEvery", "ComputeAllSteps",
+    "ComputeAllWhen", "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration",
+    "Extends", "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp",
+    "ModelRange", "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl",
+    "PhaseDecl",
     "Pipe", "PolicyAst", "Range", "Ref", "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit",
     "UseDecl", "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr",
     "WrittenRule",
@@ -285,9 +286,17 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkCount:
+    """`5 chunks`, or a parameter: `reach chunks`."""
+
+    n: Number | Ref
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     name: Name
-    value: Name | Number | Size
+    value: Name | Number | Size | ChunkCount
     span: Span = field(compare=False, repr=False)
 
 

@@ -45,12 +45,14 @@ class Demands:
             return self._report(values.NotConstant(found.expr.at, what))
         return self.bounded(found, what, 0.0, 1.0, ("0%", "100%"))
 
-    def whole(self, found: TypedNumber | Poison, what: str, least: int) -> TypedNumber | Poison:
-        """A whole number of steps, at least `least`."""
+    def whole(
+        self, found: TypedNumber | Poison, what: str, least: int, counted: str = "steps"
+    ) -> TypedNumber | Poison:
+        """A whole number of what is counted, at least `least`."""
         found = self.constant(found, what)
         if isinstance(found, Poison):
             return found
-        if found.unit not in ("", "steps"):
+        if found.unit not in ("", counted):
             assert found.expr.at is not None
             return self._report(values.WrongType(found.expr.at, "a count", described(found), ""))
         if not found.whole:

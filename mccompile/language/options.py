@@ -10,7 +10,8 @@ from mccompile.diagnostics.source import Span
 from mccompile.language import ast
 from mccompile.language.builtins import BRANCHES
 from mccompile.language.errors import layers, names, values
-from mccompile.language.tree import IN_CHUNKS
+from mccompile.language.expressions import Elaborator
+from mccompile.language.types import Poison
 
 Section = Literal["chunks", "cache"]
 OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
@@ -23,11 +24,14 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
     ("cache", "budget"): ("none",),
     ("cache", "refresh_every"): ("never",),
     ("cache", "refresh_last"): ("yes", "no"),
+    ("cache", "window"): ("none",),
+    ("cache", "sink"): ("none",),
 }
 _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
 _LEAST = {"frames": 1, "refresh_every": 2}  # refreshed at every step, nothing would ever be reused
-CHOICES_OF_KEYS = ("window", "sink", "sinks", "keys", "top")
-"""What other systems call a choice among the keys that attention reads."""
+_IN_CHUNKS = ("window", "sink")
+CHOICES_OF_KEYS = ("keys", "top")
+"""What other systems call a choice of keys by what they are worth."""
 BATCH = "batch"
 
 
@@ -42,9 +46,9 @@ def check_chunks(given: dict[str, ast.Option], errors: list[Diagnostic]) -> ir.C
     )
 
 
-def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> ir.Cache:
+def check_cache(given: dict[str, ast.Option], within: Elaborator) -> ir.Cache:
     """Without a word: all as the model has it, less where a budget asks for it; residuals as keys and values."""
-    words = _check("cache", given, errors)
+    words = _check("cache", given, within.errors)
     budget = given.get("budget")
     return ir.Cache(
         cast(ir.KeptDtype, words.get("dtype", "auto")),
@@ -53,6 +57,7 @@ def check_cache(given: dict[str, ast.Option], errors: list[Diagnostic]) -> ir.Ca
         budget.value.bytes if budget is not None and isinstance(budget.value, ast.Size) else None,
         _count(given.get("refresh_every")),
         words.get("refresh_last") == "yes",
+        _window(given, within),
         at=_first(given) if budget is None else budget.span,
     )
 
@@ -69,6 +74,29 @@ def check_branches(given: ast.BranchesDecl | None, errors: list[Diagnostic]) -> 
 
 def _first(given: dict[str, ast.Option]) -> Span | None:
     return next((option.span for option in given.values()), None)
+
+
+def _window(given: dict[str, ast.Option], within: Elaborator) -> ir.KeyWindow | None:
+    """The chunks whose keys attention reads; None where it reads all that it may."""
+    window, sink = (_chunks(given.get(name), name, least, within) for name, least in (("window", 1), ("sink", 0)))
+    if window is None:
+        if sink is not None and ("window" not in given or _is_none(given["window"])):
+            within.report(layers.SinkAlone(given["sink"].span))
+        return None
+    return ir.KeyWindow(window, ir.Const(0.0) if sink is None else sink, at=given["window"].span)
+
+
+def _is_none(option: ast.Option) -> bool:
+    return isinstance(option.value, ast.Name) and option.value.text == "none"
+
+
+def _chunks(option: ast.Option | None, what: str, least: int, within: Elaborator) -> ir.Expr | None:
+    if option is None or not isinstance(option.value, ast.ChunkCount):
+        if option is not None and isinstance(option.value, ast.Name):
+            within.used.add(option.value.text)  # a parameter without its unit has an error of its own
+        return None
+    found = within.demands.whole(within.number(option.value.n), f"`{what}`", least, "chunks")
+    return ir.Const(float(least)) if isinstance(found, Poison) else found.expr
 
 
 def _count(option: ast.Option | None) -> int | None:
@@ -95,7 +123,9 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
             case ast.Size(count) if name == "budget":
                 if not count:
                     errors.append(values.OutOfBounds(value.span, "the budget", "1KB", "the memory of the device"))
-            case ast.Number(value=number) if name in _WITH_COUNT and not value.spelling.endswith(IN_CHUNKS):
+            case ast.ChunkCount() if name in _IN_CHUNKS:
+                continue
+            case ast.Number(value=number) if name in _WITH_COUNT:
                 if not number.is_integer():
                     errors.append(values.NotWhole(value.span, _WITH_COUNT[name], literal=True))
                 elif number < _LEAST[name]:
@@ -106,5 +136,7 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
                     choices = ("2GB", *choices)
                 if name in _WITH_COUNT:
                     choices = ("5", *choices)
+                if name in _IN_CHUNKS:
+                    choices = ("5 chunks", *choices)
                 errors.append(names.InvalidWord(value.span, name, value.span.text, choices))
     return words

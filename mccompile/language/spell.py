@@ -212,5 +212,7 @@ def option(one: ast.Option) -> str:
             return f"{one.name.text}: {text}"
         case ast.Number(spelling=spelling) | ast.Size(spelling=spelling):
             return f"{one.name.text}: {spelling}"
+        case ast.ChunkCount(n):
+            return f"{one.name.text}: {spell(n)} chunks"
         case _:
             assert_never(value)

@@ -17,9 +17,6 @@ from mccompile.language.errors.syntax import InvalidNumber
 
 _BYTES = {"K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 
-IN_CHUNKS = "chunks"
-"""The end of the spelling of an option that counts chunks."""
-
 _LayerRule = tuple[ast.Name | None, ast.WrittenExpr | None]  # what is kept, and what stands in for it
 _LARGEST = 3.4e38  # of float32, in which all of a policy is computed
 
@@ -341,9 +338,9 @@ class AstBuilder(_Phases):
         return ast.Option(self._name(name), read, self._at(meta))
 
     def chunks_option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
-        number = self._number(value)
-        whole = self.source.span(number.span.start, meta.end_pos)
-        counted = replace(number, spelling=f"{number.spelling} {IN_CHUNKS}", span=whole)
+        place = self._place(value)
+        n = self._number(value) if value.type == "NUMBER" else ast.Ref(str(value), place)
+        counted = ast.ChunkCount(n, self.source.span(place.start, meta.end_pos))
         return ast.Option(self._name(name), counted, self._at(meta))
 
     def chunks(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:

@@ -1,8 +1,9 @@
-"""The operator for attention over prefixes of the keys, and the proof, for each shape, that a mask selects prefixes.
+"""The operators for attention without a mask, and the proof, for each shape, that a mask selects prefixes of the keys.
 
 A selection is told twice. `bounds` is int64 [groups, 3] on the host: query rows bounds[i, 0] to bounds[i, 1] attend to
 keys 0 to bounds[i, 2]. `seen` is int32 [n] on the device of the rows: row i attends to keys 0 to seen[i]. Kernels that
-are called group by group read the bounds, those that take all rows at once read the other (backend/rows).
+are called group by group read the bounds, those that take all rows at once read the other (backend/rows). Under a
+window (windows.py) the same is told by `ranges`, int64 [groups, 5], and `spans`, int32 [n, 3].
 Without a dense mask, flash kernels apply. Masked keys are never read; over a causal run they are about half of all
 keys.
 """
@@ -20,6 +21,9 @@ from mccompile.lowering.repeated import LARGEST, Repeated
 LIBRARY = torch.library.Library("mccompile", "DEF")
 LIBRARY.define(
     "prefix_attention(Tensor q, Tensor k, Tensor v, Tensor bounds, Tensor seen, float? scale=None) -> Tensor"
+)
+LIBRARY.define(
+    "window_attention(Tensor q, Tensor k, Tensor v, Tensor ranges, Tensor spans, float? scale=None) -> Tensor"
 )
 
 
@@ -60,6 +64,27 @@ def empty_result(q: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]).transpose(1, 2)
 
 
+def attend_windows(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ranges: torch.Tensor, scale: float | None = None
+) -> torch.Tensor:
+    """As `attend`, where the keys of a group are the first ones and later ones: int64 [groups, 5] on the host.
+
+    Query rows ranges[i, 0] to ranges[i, 1] attend to keys 0 to ranges[i, 2] and ranges[i, 3] to ranges[i, 4].
+    """
+    out = empty_result(q, v)
+    for first, end, *seen in ranges.tolist():
+        keys, values = picked(k, seen), picked(v, seen)
+        attend_groups(q[:, :, first:end], keys, values, [(0, end - first, keys.size(2))], scale, out[:, :, first:end])
+    return out
+
+
+def picked(of: torch.Tensor, seen: Sequence[int]) -> torch.Tensor:
+    """The keys or values [B, H, L, D] that a group sees; a copy only where they do not lie together."""
+    sink, first, stop = seen
+    later = of[:, :, first:stop]
+    return later if sink == 0 else torch.cat((of[:, :, :sink], later), 2)
+
+
 def _attend_by_groups(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, seen: torch.Tensor,
     scale: float | None = None,
@@ -67,8 +92,17 @@ def _attend_by_groups(
     return attend(q, k, v, bounds, scale)
 
 
+def _attend_windows_by_groups(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ranges: torch.Tensor, spans: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    return attend_windows(q, k, v, ranges, scale)
+
+
 LIBRARY.impl("prefix_attention", _attend_by_groups, "CompositeExplicitAutograd")
 torch.library.register_fake("mccompile::prefix_attention", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
+LIBRARY.impl("window_attention", _attend_windows_by_groups, "CompositeExplicitAutograd")
+torch.library.register_fake("mccompile::window_attention", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
 
 
 def prefix_lengths(mask: torch.Tensor | Repeated) -> np.ndarray | None:

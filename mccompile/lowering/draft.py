@@ -55,6 +55,15 @@ class Draft:
         """Removes a placeholder that nothing reads any more."""
         self.graph.erase_node(self.takes.pop(operand))
 
+    def replace(self, node: fx.Node, new: fx.Node) -> None:
+        """Puts a value in the place of another one, which goes; what is known of it holds for the new one."""
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        self.gives = {r: new if v is node else v for r, v in self.gives.items()}
+        if node in self.attentions:
+            self.attentions[new] = self.attentions.pop(node)
+        self.graph.erase_node(node)
+
     def part(self) -> Part:
         """Closes the copy, without operators whose results nothing reads. Operators that write to an argument stay."""
         self.graph.output(tuple(self.gives.values()))

@@ -88,6 +88,19 @@ class SourceNotFound(LoweringError):
         )  # fmt: skip
 
 
+class NoWindow(LoweringError):
+    """A window of chunks on a model whose attention has no chunks that could be left out."""
+
+    code = "MC0508"
+
+    def __init__(self, policy: str, model: str, window: ir.KeyWindow, reason: str) -> None:
+        super().__init__(
+            f"policy `{policy}` has a window of chunks, and {model} cannot attend within one: {reason}",
+            "take the `window` out of `cache { ... }`, or run a model that generates chunks under a causal mask",
+            span=window.at, marked="no such chunks in this model",
+        )
+
+
 class DeniedRefusals(LoweringError):
     """Something was refused and the caller asked for refusals to be fatal."""
 

@@ -9,7 +9,7 @@ from mccompile.capture.types import Along, CapturedModel, Refusal
 from mccompile.language.walk import all_rules, block_read, cell_of, forecasts_of, merges, rules_of
 from mccompile.lowering.decide import DecideSpec, build_decide
 from mccompile.lowering.each import apart
-from mccompile.lowering.errors import SourceNotFound
+from mccompile.lowering.errors import NoWindow, SourceNotFound
 from mccompile.lowering.locate import locate, sources_read, static_sources
 from mccompile.lowering.observe import build_observe
 from mccompile.lowering.passes import APPROXIMATE, EXACT
@@ -18,6 +18,7 @@ from mccompile.lowering.regions import partition
 from mccompile.lowering.sources import Located
 from mccompile.lowering.split import split
 from mccompile.lowering.types import LoweredModel, RowForms
+from mccompile.lowering.windows import outside_windows
 from mccompile.policy.evaluate import static_changes
 from mccompile.policy.groups import group_of, groups, own_branches, policy_of, views
 
@@ -39,7 +40,7 @@ def lower(
     proved: masks that were found to be prefixes (attention.prefix_lengths) at the probe sizes.
     fold: changes of static sources come from the planner's table. Without it the graph measures them, and the
     decisions are the same. watch: sees every step of every pass; `spec.verifying` is one.
-    Raises LayersNotFound, LayersOverlap, SublayerNotFound and SourceNotFound, and whatever `watch` raises.
+    Raises LayersNotFound, LayersOverlap, SublayerNotFound, SourceNotFound and NoWindow, and whatever `watch` raises.
     """  # fmt: skip
     whole, policy = captured, apart(policy, len(captured.blocks))
     parts = split(whole, policy)
@@ -53,6 +54,7 @@ def lower(
         if step.name == "modulated_input" and step.refusal and step.place[1] == captured.blocks[0].kind:
             source = next(s for s in sources_read(policy) if s.name == "modulated_input")
             raise SourceNotFound(policy.name, captured.model_class, source, step.refusal.reason)
+    _check_window(pieces)
     supplied = frozenset(static_changes(policy, static)) if fold else frozenset()
     rows = _row_forms(pieces)
     return LoweredModel(
@@ -65,6 +67,15 @@ def lower(
         together=policy.branches.share_decision if policy.branches.batch and not _apart(captured, policy) else None,
         refusals=captured.refusals + _refused(captured, policy, rows is not None),
     )  # fmt: skip
+
+
+def _check_window(pieces: Pieces) -> None:
+    """Raises NoWindow (MC0508) where the policy has a window and some attention of the model would not heed it."""
+    captured, window = pieces.captured, pieces.policy.cache.window
+    if window is not None:
+        why = outside_windows(captured, [part for (form, _), part in pieces.parts.items() if form is Form.ROWS])
+        if why:
+            raise NoWindow(pieces.policy.name, captured.model_class, window, why)
 
 
 def _decides(

@@ -26,6 +26,7 @@ from mccompile.lowering.picks import expose_picks, pick_inside
 from mccompile.lowering.pipeline import Form, Pass, Pieces, Place
 from mccompile.lowering.prefixes import use_prefixes
 from mccompile.lowering.strip import strip_unused
+from mccompile.lowering.windows import use_windows
 
 
 def _nothing(pieces: Pieces, place: Place) -> None:
@@ -100,5 +101,9 @@ APPROXIMATE: tuple[Pass[Any], ...] = (
     Pass(
         "keep_encoded", (Form.ROWS, Form.ONCE, Form.ALLOCATE), keep_encoded, _kept,
         asked=lambda policy: not as_computed(policy.cache.dtype),
+    ),
+    Pass(
+        "use_windows", (Form.ROWS,), use_windows, _nothing,
+        asked=lambda policy: policy.cache.window is not None,
     ),
 )  # fmt: skip

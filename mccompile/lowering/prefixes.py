@@ -27,14 +27,10 @@ def use_prefixes(part: Part, proved: frozenset[str]) -> Rewritten | Refusal:
     if not masked:
         return Refusal("attention masks", "none of them was proved to be prefixes of the keys")
     bounds, seen = draft.take(BOUNDS, BOUNDS.name), draft.take(SEEN, SEEN.name)
-    for node, site in masked.items():
+    for node in masked:
         q, k, v = node.args[:3]
         arguments = (q, k, v, bounds, seen, node.kwargs.get("scale"))
         with draft.graph.inserting_before(node):
             new = draft.graph.call_function(torch.ops.mccompile.prefix_attention.default, arguments)
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        draft.gives = {r: new if v is node else v for r, v in draft.gives.items()}
-        draft.graph.erase_node(node)
-        draft.attentions[new] = site
+        draft.replace(node, new)
     return Rewritten(draft.part())

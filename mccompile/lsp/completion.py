@@ -23,7 +23,7 @@ _OPTIONS = {
         "dtype": ("auto", "model", "float32", "bfloat16", "float16", "float8"),
         "residual": ("auto", "model", "float32", "bfloat16", "float16", "float8"),
         "device": ("auto", "model", "cpu"), "budget": ("none",), "refresh_every": ("never",),
-        "refresh_last": ("no", "yes"),
+        "refresh_last": ("no", "yes"), "window": ("5 chunks", "none"), "sink": ("1 chunks", "none"),
     },
 }  # fmt: skip
 _DECLARATIONS = (

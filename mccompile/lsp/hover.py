@@ -16,7 +16,7 @@ from mccompile.language.walk import all_rules, walk
 from mccompile.lsp.completion import SUBLAYERS
 from mccompile.lsp.document import Document
 from mccompile.policy.evaluate import TIMESTEP_SOURCES
-from mccompile.policy.in_words import known, parameter, regions, rules_decided
+from mccompile.policy.in_words import known, parameter, regions, rules_decided, seen
 
 _SOURCES: Mapping[str, str] = {
     "time_embedding": "the embedding of the timestep",
@@ -50,6 +50,11 @@ _KEYWORDS: Mapping[str, str] = {
     "extends": "`extends BASE`: everything of another policy, some of it declared again",
 }
 
+_OF_KEYS: Mapping[str, str] = {
+    "window": "`cache { window: 5 chunks }`: attention reads the keys of the last 5 chunks, a token's own among them",
+    "sink": "`cache { sink: 1 chunks }`: attention reads the keys of the first chunk too, though a window has left it",
+}
+
 
 def hover(document: Document, at: Span) -> str:
     """Markdown about the word at a place; "" where there is nothing to say."""
@@ -71,6 +76,8 @@ def hover(document: Document, at: Span) -> str:
                 return f"**phase** `{name}`\n\n" + "\n\n".join(f"{at.strip()}: {what}" for at, what in rows)
         if name in ("layers", "blocks", "integration", "residual", "output", "increment", "gap"):
             return "**layers**\n\n" + "\n\n".join(line.strip() for line in regions(policy))
+        if name in _OF_KEYS and policy.cache.window is not None:
+            return f"{_OF_KEYS[name]}\n\nhere {seen(policy.cache.window)}"
     return _of_language(name)
 
 
@@ -125,4 +132,4 @@ def _of_language(name: str) -> str:
         return f"**guidance branch** `{name}`: before a rule, `{name}: RULE`, the rule holds in its calls alone"
     if name in _KEYWORDS and name in keywords():
         return _KEYWORDS[name]
-    return ""
+    return _OF_KEYS.get(name, "")

@@ -42,6 +42,14 @@ class Quantity(float):
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """How far back attention reads: the keys of so many chunks, the token's own among them, and of the first `sink`."""
+
+    chunks: int
+    sink: int
+
+
+@dataclass(frozen=True, slots=True)
 class BoundPolicy:
     """A policy and the values of all its parameters (in the order of their declaration, all in range).
 
@@ -65,6 +73,12 @@ class BoundPolicy:
     def whole(self, expr: Expr) -> int:
         """A count: the value of an expression that `bind` has found to be whole."""
         return int(self.number(expr))
+
+    @property
+    def reach(self) -> Reach | None:
+        """How far back attention reads; None where it reads all that it may."""
+        window = self.ir.cache.window
+        return None if window is None else Reach(self.whole(window.chunks), self.whole(window.sink))
 
 
 def parameters_of(
@@ -116,6 +130,9 @@ def _real(policy: PolicyIR, name: str, value: float) -> float:
 
 def _counts(bound: BoundPolicy) -> list[Diagnostic]:
     problems: list[Diagnostic] = []
+    window = bound.ir.cache.window
+    if window is not None:
+        problems += _short(bound, "the cache", [(window.chunks, 1), (window.sink, 0)])
     for phase in bound.ir.phases:
         wanted: list[tuple[ir.Expr, int]] = []
         if isinstance(phase.span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):
@@ -126,8 +143,15 @@ def _counts(bound: BoundPolicy) -> list[Diagnostic]:
             all_at = rule.all_at if isinstance(rule, ir.Reuse | ir.Top) else None
             if all_at is not None and all_at.every is not None:
                 wanted.append((all_at.every, 1))
-        for expr, least in wanted:
-            value = float(bound.number(expr))
-            if not (value.is_integer() and value >= least):
-                problems.append(CountInvalid(expr.at, bound.ir.name, phase.name, value, least))
+        problems += _short(bound, f"phase `{phase.name}`", wanted)
     return problems
+
+
+def _short(bound: BoundPolicy, place: str, wanted: Sequence[tuple[ir.Expr, int]]) -> list[Diagnostic]:
+    """The counts that are no whole numbers, or less than they may be."""
+    numbers = [(expr, float(bound.number(expr)), least) for expr, least in wanted]
+    return [
+        CountInvalid(expr.at, bound.ir.name, place, value, least)
+        for expr, value, least in numbers
+        if not (value.is_integer() and value >= least)
+    ]

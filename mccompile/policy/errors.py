@@ -108,15 +108,15 @@ class ParameterUnit(Diagnostic):
 
 @dataclass(frozen=True, slots=True)
 class CountInvalid(Diagnostic):
-    """A number of steps or refreshes, or the n of `every`, that the parameters make negative or a fraction."""
+    """A number of steps, refreshes or chunks, or the n of `every`, that the parameters make too small or a fraction."""
 
     code = "MC0304"
-    title = "invalid count in phase `{phase}` of policy `{policy}`"
+    title = "invalid count in {place} of policy `{policy}`"
     label = "this count"
     note = "with these parameters it is {value:g}"
 
     policy: str
-    phase: str
+    place: str
     value: float
     least: int
 

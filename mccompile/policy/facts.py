@@ -26,7 +26,8 @@ def computes_every_step(policy: ir.PolicyIR) -> bool:
 def computes_always(policy: ir.PolicyIR) -> bool:
     """The policy is the model itself: every chunk of every call is computed."""
     chunks = policy.chunks
-    return computes_every_step(policy) and chunks.pending == "compute" and chunks.finished == "compute"
+    whole = chunks.pending == "compute" and chunks.finished == "compute" and policy.cache.window is None
+    return whole and computes_every_step(policy)
 
 
 def is_exact(policy: ir.PolicyIR) -> bool:
@@ -36,8 +37,8 @@ def is_exact(policy: ir.PolicyIR) -> bool:
     """
     lossless = LOSSLESS | ({"auto"} if policy.cache.budget is None else set())
     kept = {policy.cache.dtype, policy.cache.residual}
-    return kept <= lossless and computes_every_step(policy) and policy.chunks.finished != "keep"
-
+    whole = policy.chunks.finished != "keep" and policy.cache.window is None
+    return kept <= lossless and whole and computes_every_step(policy)
 
 
 def selects_within_chunks(policy: ir.PolicyIR) -> bool:

@@ -82,6 +82,26 @@ def kept(cache: ir.Cache) -> Iterator[str]:
         yield f"keeps at most {cache.budget:,} bytes on the model's device: `--stage memory` tells how"
     elif not {cache.dtype, cache.residual, cache.device} <= {"auto", "model"}:
         yield f"keeps {in_words(cache)}"
+    if cache.window is not None:
+        yield f"{seen(cache.window)} (approximate)"
+
+
+def seen(window: ir.KeyWindow) -> str:
+    """Which keys attention reads under a window."""
+    count, first = (_count(n) for n in (window.chunks, window.sink))
+    last = "a token's own chunk" if count == "1" else f"the last {count} chunks, a token's own among them"
+    sink = "" if first == "0" else f", and those of the first {first}"
+    return f"attention reads the keys of {last}{sink}"
+
+
+def _count(n: ir.Expr) -> str:
+    match n:
+        case ir.Const(value):
+            return f"{value:g}"
+        case ir.ParamRef(name) | ir.SignalRef(name):
+            return f"`{name}`"
+        case _:
+            return "some"
 
 
 def parameter(param: ir.Param, value: float | None = None) -> tuple[str, str, str]:

@@ -114,10 +114,10 @@ class BlockCalls:
         return {} if self._masks.dtype is not None else self._dtypes.of(i, self._plain[i], env, shared)
 
     def select(
-        self, positions: np.ndarray, sample: int | None, lengths: np.ndarray, env: Env, shared: Mapping[str, Value],
+        self, positions: np.ndarray, sample: int | None, seen: np.ndarray, env: Env, shared: Mapping[str, Value],
         fill: FindFilling | None = None,
     ) -> Rows:
-        """The tokens at `positions` (ascending, at least one). lengths: per token, how many keys it may see.
+        """The tokens at `positions` (ascending, at least one). seen: what each token sees (`Prefixes.seen`).
 
         fill: finds what tokens take from others; without it each has its own results.
         """
@@ -142,8 +142,8 @@ class BlockCalls:
         sources = {n: shared[n] for n in self._picked}
         if sample is not None:
             values, sources = self._of_sample(values, sample, batch), self._of_sample(sources, sample, batch)
-        whole = sample is None and positions.size == lengths.size
-        made = {o.name: o.make(positions, lengths) for o in self._per_selection}
+        whole = sample is None and positions.size == len(seen)
+        made = {o.name: o.make(positions, seen) for o in self._per_selection}
         made |= {o.name: to_device(made[o.name], like.device) for o in self._per_selection if o.on_device}
         filling = None
         if self._fills:

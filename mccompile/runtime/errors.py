@@ -62,6 +62,19 @@ class NotAPrefix(RunError):
         )
 
 
+class NoChunks(RunError):
+    """A window of chunks, and an attention mask at this shape that has none."""
+
+    code = "MC0616"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the policy's window counts chunks, and the attention mask has none at this size: some tokens see keys "
+            "that do not end with their own chunk",
+            "take the `window` out of `cache { ... }`, or call the model at a size that it was compiled for",
+        )
+
+
 class WindowMoved(RunError):
     """Chunks entered or left, and the rows of a kept tensor cannot follow them."""
 

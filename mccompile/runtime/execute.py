@@ -46,22 +46,22 @@ class Postlude:
 
 
 def selected(
-    blocks: BlockCalls, mask: np.ndarray, lengths: np.ndarray, env: Env, shared: Mapping[str, Value],
+    blocks: BlockCalls, mask: np.ndarray, seen: np.ndarray, env: Env, shared: Mapping[str, Value],
     fill: FindFilling | None = None,
 ) -> tuple[Rows, ...]:
     """The tokens that a mask, bool [B, L], selects: once where all samples select the same, else sample by sample.
 
-    lengths: of all tokens of the latent. Those behind the L ones are selected with the first one of a sample.
-    fill: finds what tokens take from others.
+    seen: what each token of the latent sees (`Prefixes.seen`). Tokens behind the L ones are selected with the first one
+    of a sample. fill: finds what tokens take from others.
     """  # fmt: skip
-    behind = lengths.size - mask.shape[1]
+    behind = len(seen) - mask.shape[1]
     if behind > 0:
         mask = np.concatenate((mask, np.repeat(mask.any(1, keepdims=True), behind, 1)), 1)
     if (mask == mask[0]).all():
         found: list[tuple[int | None, np.ndarray]] = [(None, np.flatnonzero(mask[0]))]
     else:
         found = [(b, np.flatnonzero(row)) for b, row in enumerate(mask)]
-    return tuple(blocks.select(p, sample, lengths, env, shared, fill) for sample, p in found if p.size)
+    return tuple(blocks.select(p, sample, seen, env, shared, fill) for sample, p in found if p.size)
 
 
 def merge(

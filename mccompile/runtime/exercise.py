@@ -71,7 +71,7 @@ def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Va
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         memory, states = Memory(), States()
         for share in _SHARES if engine.uses_rows else (1.0,):
-            after = _regions(engine, inputs, shared, env, layout, memory, share)
+            after = _regions(engine, bound, inputs, shared, env, layout, memory, share)
         for decide in engine.decides.values():
             if decide is not None:
                 host = np.zeros((layout.batch, len(decide.spec.host), layout.chunks), np.float32)
@@ -90,17 +90,17 @@ _FILLED = 0.8  # of the tokens, which have results where some take from others
 
 
 def _regions(
-    engine: Engine, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env, layout: Layout,
-    memory: Memory, share: float,
+    engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], shared: Mapping[str, Value], env: Env,
+    layout: Layout, memory: Memory, share: float,
 ) -> Env:  # fmt: skip
-    lengths = engine.prefixes.lengths(inputs, layout) if engine.uses_rows else None
+    seen = engine.prefixes.seen(inputs, layout, bound.reach) if engine.uses_rows else None
     rows = np.zeros((layout.batch, layout.tokens), bool)
     rows[:, : max(2, int(share * layout.tokens))] = True
     for number, region in enumerate(engine.lowered.regions):
-        if lengths is None:
+        if seen is None:
             env = engine.blocks.run_plain(region, env, shared)
         else:
-            chosen = selected(engine.blocks, rows, lengths, env, shared, _taking_first(layout))
+            chosen = selected(engine.blocks, rows, seen, env, shared, _taking_first(layout))
             env = merge(engine.blocks, region, number, env, shared, chosen, memory)
     return env
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from mccompile import ir
 from mccompile.capture.part import Input
 from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.attention import prefix_lengths
+from mccompile.lowering.errors import NoWindow
 from mccompile.lowering.repeated import Repeated, TooLarge, run_repeated
 from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
-from mccompile.runtime.errors import NotAPrefix
+from mccompile.lowering.windows import spans_of
+from mccompile.policy.bind import BoundPolicy, Reach
+from mccompile.runtime.errors import NoChunks, NotAPrefix
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.shared import Value
 
@@ -28,6 +32,25 @@ class Prefixes:
         self._names = tuple(sorted(lowered.rows.prefixes)) if lowered.rows is not None else ()
         self._captured = lowered.captured
         self._known: dict[tuple[object, ...], np.ndarray] = {}
+        self._spans: dict[tuple[object, ...], np.ndarray] = {}
+
+    def seen(self, inputs: Mapping[str, Value], layout: Layout, reach: Reach | None) -> np.ndarray:
+        """What each token of the latent sees: so many of the first keys, int64 [L], or spans of a window, int64 [L, 3].
+
+        Raises NotAPrefix, and NoChunks where the masks at this shape let no tokens be told apart in chunks.
+        """
+        lengths = self.lengths(inputs, layout)
+        if reach is None:
+            return lengths
+        known = (reach, lengths.size, *self._shapes(inputs))
+        if known not in self._spans:
+            spans = spans_of(lengths, reach)
+            if spans is None:
+                raise NoChunks
+            if len(self._spans) >= SHAPES_KEPT:
+                self._spans.clear()
+            self._spans[known] = spans
+        return self._spans[known]
 
     def lengths(self, inputs: Mapping[str, Value], layout: Layout) -> np.ndarray:
         """How many keys each token of the latent may see, int64 [L]; all of them where no mask is in play.
@@ -37,12 +60,15 @@ class Prefixes:
         if not self._names:
             tokens = layout.tokens + layout.behind
             return np.full(tokens, tokens, np.int64)
-        shapes = tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
+        shapes = self._shapes(inputs)
         if shapes not in self._known:
             while len(self._known) >= SHAPES_KEPT:
                 del self._known[next(iter(self._known))]
             self._known[shapes] = self._prove(inputs)
         return self._known[shapes]
+
+    def _shapes(self, inputs: Mapping[str, Value]) -> tuple[object, ...]:
+        return tuple(tuple(v.shape) if isinstance(v, torch.Tensor) else v for v in inputs.values())
 
     def _prove(self, inputs: Mapping[str, Value]) -> np.ndarray:
         found: np.ndarray | None = None
@@ -52,6 +78,12 @@ class Prefixes:
             found = lengths
         assert found is not None
         return found
+
+
+def one_chunk(tokens: int, window: ir.KeyWindow | None) -> np.ndarray:
+    """What tokens see that all see all, as `Prefixes.seen` has it: where sizes matter, and not who sees what."""
+    lengths = np.full(tokens, tokens, np.int64)
+    return lengths if window is None else np.stack((0 * lengths, 0 * lengths, lengths), 1)
 
 
 def lengths_of(
@@ -69,6 +101,21 @@ def lengths_of(
         masks = list(part.call(*arguments))
     found = zip(names, masks, strict=True)
     return {n: prefix_lengths(v) if isinstance(v, torch.Tensor | Repeated) else None for n, v in found}
+
+
+def check_chunks(lowered: LoweredModel, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]]) -> None:
+    """Looks whether attention tells chunks apart in the example calls, where the policy has a window.
+
+    Raises NoWindow (MC0508) where all tokens see all tokens, NoChunks (MC0616) where not only later chunks are hidden.
+    """
+    window, reach = lowered.policy.cache.window, bound.reach
+    if window is None:
+        return
+    prefixes, unknown = Prefixes(lowered), Layout(1, 1, 1, 1)  # the masks tell how many tokens there are
+    chunks = [np.unique(prefixes.seen(inputs, unknown, reach)[:, 2]).size for inputs in calls]
+    if max(chunks) == 1:
+        why = "at both sizes that it was recorded at, all tokens see all tokens"
+        raise NoWindow(lowered.policy.name, lowered.captured.model_class, window, why)
 
 
 def provable(captured: CapturedModel, names: tuple[str, ...], calls: tuple[Mapping[str, Value], ...]) -> frozenset[str]:

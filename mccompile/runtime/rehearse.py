@@ -20,6 +20,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import keep_whole, merge, selected
 from mccompile.runtime.layout import layout_of
+from mccompile.runtime.prefixes import one_chunk
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
 
@@ -72,7 +73,7 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         store = BranchStore.empty(bounds_in(bound, moment.branch), layout.batch, moment.total)
         tokens = layout.tokens + layout.behind
-        lengths = np.full(tokens, tokens, np.int64)
+        seen = one_chunk(tokens, bound.ir.cache.window)
         mask = np.zeros((layout.batch, layout.tokens), bool)
         mask[:, : max(2, int(SHARE * layout.tokens))] = True
         decided = False
@@ -84,7 +85,7 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
                     decide.states(sources, states, layout, moment, engine.video(env).device)
             decided |= region.keep is not None
             if engine.uses_rows:
-                rows = selected(engine.blocks, mask, lengths, env, shared)
+                rows = selected(engine.blocks, mask, seen, env, shared)
                 for _ in range(max(2, region.depth, region.passes)):  # the second merges streams with what is kept
                     made = merge(engine.blocks, region, number, env, shared, rows, store.memory)
                 env = made

@@ -303,7 +303,7 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
     around = _around(steps, first)
     if around is not None and not around.any():
         return first.entry, dict.fromkeys(steps, around)
-    lengths = first.engine.prefixes.lengths(first.inputs, first.layout)
+    seen = first.engine.prefixes.seen(first.inputs, first.layout, first.bound.reach)
     chosen: dict[str, np.ndarray] = {}
     rows: dict[str | None, tuple[Rows, ...]] = {}
     env = first.entry
@@ -318,7 +318,7 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
         if group not in rows:
             flat = mask.reshape(first.layout.batch, -1)
             fill = step.fill(region, mask, env)
-            rows[group] = selected(first.engine.blocks, flat, lengths, env, first.shared, fill)
+            rows[group] = selected(first.engine.blocks, flat, seen, env, first.shared, fill)
         env = step.merge(number, region, env, rows[group], weights)
     return env, {group: chosen.get(group, active) for group in steps}
 

@@ -1,4 +1,4 @@
-"""`python -m tests.backend.interpreted`: the Triton kernel in Triton's interpreter, one line of JSON for each case.
+"""`python -m tests.backend.interpreted`: the Triton kernels in Triton's interpreter, one line of JSON for each case.
 
 A process of its own: Triton reads TRITON_INTERPRET when it is imported. The interpreter computes with numpy on the CPU;
 bfloat16 is not right there.
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from mccompile.backend.rows.operator import padded
-from mccompile.lowering.attention import attend, bounds_of, empty_result, seen_of
+from mccompile.lowering.attention import attend, attend_windows, bounds_of, empty_result, seen_of
+from mccompile.lowering.windows import ranges_of, spans_at, spans_of
+from mccompile.policy.bind import Reach
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,22 @@ class Case:
     tile: tuple[int, int] = (16, 32)
     scale: float | None = None
     padded_rows: bool = False
+    reach: tuple[int, int] | None = None  # chunks of a window, and of its sink
 
 
 CASES = (
     Case(), Case(samples=2, of_keys=1, chunks=4, share=1.0), Case(width=24, out_width=20, keys=90),
     Case(keys=130, chunks=1, tile=(32, 16)), Case(chunks=6, share=0.02, scale=0.3), Case(padded_rows=True, width=64),
+    Case(chunks=6, reach=(1, 0), tile=(16, 16)), Case(samples=2, of_keys=1, chunks=8, share=1.0, reach=(2, 1)),
+    Case(keys=480, chunks=5, reach=(3, 1), share=0.9), Case(width=24, out_width=20, keys=90, reach=(1, 1), scale=0.3),
+    Case(keys=480, chunks=4, reach=(2, 0), share=0.1, padded_rows=True), Case(chunks=2, reach=(4, 1)),
 )  # fmt: skip
 
 
 def error_of(case: Case, dtype: torch.dtype) -> float:
     """Relative to attention in double precision, group by group."""
     from mccompile.backend.rows.kernel import prefix_rows
+    from mccompile.backend.rows.window_kernel import window_rows
 
     torch.manual_seed(0)
     each = case.keys // case.chunks
@@ -61,13 +68,21 @@ def error_of(case: Case, dtype: torch.dtype) -> float:
     out = empty_result(q, v).fill_(math.nan)
     rows, keys = case.tile
     strides = [t.stride(i) for t in (q, k, v, out) for i in range(3)]
-    prefix_rows[((count + rows - 1) // rows, case.heads, case.samples)](
-        q, k, v, seen_of(positions, lengths), out, count, *strides,
+    double = q.double(), k.double(), v.double()
+    if case.reach is None:
+        kernel, told = prefix_rows, seen_of(positions, lengths)
+        wanted = attend(*double, bounds_of(positions, lengths), case.scale)
+    else:
+        spans = spans_of(lengths, Reach(*case.reach))
+        assert spans is not None
+        kernel, told = window_rows, spans_at(positions, spans)
+        wanted = attend_windows(*double, ranges_of(positions, spans), case.scale)
+    kernel[((count + rows - 1) // rows, case.heads, case.samples)](
+        q, k, v, told, out, count, *strides,
         scale=(case.width**-0.5 if case.scale is None else case.scale) * math.log2(math.e),
         SHARING=case.heads // case.of_keys, WIDTH=case.width, OUT_WIDTH=case.out_width, PADDED=padded(case.width),
         OUT_PADDED=padded(case.out_width), ROWS=rows, KEYS=keys, PRECISION="ieee",
     )  # fmt: skip
-    wanted = attend(q.double(), k.double(), v.double(), bounds_of(positions, lengths), case.scale)
     return float((out.double() - wanted).norm() / wanted.norm())
 
 

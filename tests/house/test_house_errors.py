@@ -80,6 +80,7 @@ def test_codes_named_anywhere_exist() -> None:
     assert sorted(named - known) == []
 
 
+ALL_TOKENS = "in `blocks.0.attn1` every token sees all tokens"
 NO_VALUE = "no value that the blocks read depends on the timestep and not on the latents"
 PASSES = "its velocity is made of full, prev, uncond passes with caches of their own"
 AS_COMPUTED = "keys and values in the model's dtype, residuals in the model's dtype, on the model's device"
@@ -117,6 +118,11 @@ def part_of(policy: ir.PolicyIR) -> ir.Sublayers:
     return next(region.where for region in policy.regions if isinstance(region.where, ir.Sublayers))
 
 
+def window_of(policy: ir.PolicyIR) -> ir.KeyWindow:
+    assert policy.cache.window is not None
+    return policy.cache.window
+
+
 def first_source(policy: ir.PolicyIR) -> ir.SourceRef:
     signals = {signal.name: signal for signal in policy.signals}
     rules = (found for phase in policy.phases for found in rule_expressions(phase.rule))
@@ -134,6 +140,7 @@ SHOWN = (
         "has no `cross`, but attn and ffn",
     ),
     lowering.UnknownPass("hoists", "hoist", ()),
+    lowering.NoWindow("rolling", "WanTransformer3DModel", window_of(load_policy("rolling")), ALL_TOKENS),
     runtime.NoClock(),
     runtime.UnevenChunks(17, 4),
     runtime.UnknownStep("512.0 is none of the scheduler's 50 timesteps"),
@@ -148,6 +155,7 @@ SHOWN = (
     runtime.ModelTreated("WanTransformer3DModel", "module `blocks.0`", "hooks"),
     runtime.ModelRemembers("WanTransformer3DModel", "each changes `WanTransformer3DModel.cnt`"),
     runtime.UnderAutocast("WanTransformer3DModel", "cpu"),
+    runtime.NoChunks(),
     runtime.TraceMalformed("out/trace.jsonl", 3, "Expecting value: line 1 column 1 (char 0)"),
     pipelines.CopyRefused("WanPipeline"),
     pipelines.SecondTransformer("WanPipeline", "unconditional_transformer"),

@@ -28,8 +28,7 @@ PATH = re.compile(r"(?<![\w./-])(?:[\w.-]+/)+[\w.-]*")
 # Proper names and terms of other projects, of papers and of formats: nothing of ours answers to them.
 FOREIGN = (
     "AlexNet", "ControlNet", "DiCache", "EasyCache", "FasterCache", "FirstBlockCache", "FlexAttention", "FlowCache",
-    "FoCa",
-    "MagCache", "ModelPatcher", "MotionCache", "WrapperExecutor",
+    "FoCa", "LongLive", "MagCache", "ModelPatcher", "MotionCache", "WrapperExecutor",
     "NaNs", "NumPy", "PreciseCache",
     "PyTorch", "PyramidAttentionBroadcast", "SeaCache", "SkyReels", "SmoothCache", "TaylorSeer",
     "TeaCache",

@@ -125,7 +125,8 @@ bounds = st.one_of(blocks, st.sampled_from((0.25, 0.5, 0.755)))
 block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.none() | names, st.just(SPAN))
 keeps = st.one_of(st.just((None, None)), st.tuples(names, st.none() | exprs))
 sizes = st.sampled_from((ast.Size(2 * 10**9, "2GB", SPAN), ast.Size(512 * 2**20, "512MiB", SPAN)))
-option_values = st.one_of(names, plain_numbers, sizes)
+chunk_counts = st.builds(ast.ChunkCount, st.one_of(refs, plain_numbers), st.just(SPAN))
+option_values = st.one_of(names, plain_numbers, sizes, chunk_counts)
 options = st.lists(st.builds(ast.Option, names, option_values, st.just(SPAN)), max_size=4).map(tuple)
 declarations = st.one_of(
     st.builds(

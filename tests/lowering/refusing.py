@@ -29,6 +29,8 @@ from mccompile.capture.part import (
 )
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.coarse import Coarse, find_coarse
+from mccompile.lowering.prefixes import BOUNDS, SEEN
+from mccompile.lowering.windows import PREFIX
 
 aten = torch.ops.aten
 sdpa = aten.scaled_dot_product_attention.default
@@ -168,6 +170,17 @@ def keeping(kept: bool, rows: str = "video") -> Part:
     return part_of({X: "x", Hoisted(0, False): "once"}, body)
 
 
+def over_prefixes(attends: bool) -> Part:
+    """A row form whose attention is over prefixes, or that attends to nothing."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        x = at["x"]
+        made = call(PREFIX, (x, x, x, at["bounds"], at["seen"], None)) if attends else call(aten.neg.default, (x,))
+        return {MADE: made}
+
+    return part_of({X: "x", BOUNDS: "bounds", SEEN: "seen"}, body)
+
+
 _FRAME_PICKS, _SAMPLE_PICKS = gathering(1), gathering(0)
 _FRAMES, _SAMPLES = coarse_of(_FRAME_PICKS), coarse_of(_SAMPLE_PICKS)
 _BY_FRAME, _BY_OTHER = reading(MODULATION), reading(Shared("other"))
@@ -218,5 +231,8 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
     "keep_encoded": (
         Refused("nothing is kept", keeping(False), "bfloat16", _AS_COMPUTED, keeping(True), "bfloat16"),
         Refused("the model's dtype", keeping(True), "model", _AS_COMPUTED, keeping(True), "float8"),
+    ),
+    "use_windows": (
+        Refused("no attention", over_prefixes(False), None, "over no prefixes", over_prefixes(True), None),
     ),
 }  # fmt: skip

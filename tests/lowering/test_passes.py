@@ -16,7 +16,7 @@ from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.language.load import load_policy
 from mccompile.lowering.after import PASSES, show_steps, steps_of, written
 from mccompile.lowering.draft import Draft, Rewritten
-from mccompile.lowering.errors import UnknownPass
+from mccompile.lowering.errors import NoWindow, UnknownPass
 from mccompile.lowering.lower import lower
 from mccompile.lowering.pipeline import Form, Pass, Pieces, run_passes
 from mccompile.lowering.prefixes import BOUNDS
@@ -30,7 +30,7 @@ POLICY = """policy example {
   signal drift = rel_l1(modulated_input)
   phase all { reuse chunk while accumulate(drift) < 10% }
   layers blocks[*] { keep residual }
-  cache { dtype: bfloat16 }
+  cache { dtype: bfloat16  window: 2 chunks }
 }
 """
 MERGED = """policy example {
@@ -120,9 +120,16 @@ def test_what_a_policy_does_not_ask_for_is_said(captured: CapturedModel) -> None
 
 
 def test_lowering_holds_what_each_pass_made_against_the_spec(captured: CapturedModel, policy: ir.PolicyIR) -> None:
-    for one in (policy, load_policy("motioncache"), load_policy("compute"), load_policy(MERGED)):
+    all_keys = dataclasses.replace(policy, cache=dataclasses.replace(policy.cache, window=None))
+    for one in (all_keys, load_policy("motioncache"), load_policy("compute"), load_policy(MERGED)):
         for proved in (frozenset[str](), masks(captured)):
             lower(captured, one, proved, watch=verifying)
+    lower(captured, policy, masks(captured), watch=verifying)
+
+
+def test_a_window_over_masks_that_are_not_proved_is_refused(captured: CapturedModel, policy: ir.PolicyIR) -> None:
+    with pytest.raises(NoWindow, match=r"the mask of `blocks\.0\.attn1` is not known to hide later chunks"):
+        lower(captured, policy, frozenset())
 
 
 def without_a_placeholder(part: Part) -> Part:

@@ -123,6 +123,26 @@ def test_hover_knows_the_rules_of_regions(server: Conversation, tmp_path: Path) 
     assert "added to `debt`" in text.at_cursor("hover")["contents"]["value"]
 
 
+WINDOW = """policy far {
+  param reach = 3 in 1..9
+  phase all { compute every 2 steps }
+  layers blocks[*] { keep residual }
+  cache { window: reach chunks }
+}
+"""
+
+
+def test_a_window_is_explained_and_its_parameter_renamed(server: Conversation, tmp_path: Path) -> None:
+    text = Text(server, tmp_path / "far.policy", WINDOW.replace("window:", "win¦dow:"))
+    assert text.problems() == []
+    told = text.at_cursor("hover")["contents"]["value"]
+    assert "`cache { window: 5 chunks }`: attention reads" in told
+    assert "here attention reads the keys of the last `reach` chunks" in told
+    text = Text(server, tmp_path / "far.policy", WINDOW.replace("rea", "rea¦", 1))
+    renamed = text.edited(text.at_cursor("rename", newName="far_back")["changes"][text.uri])
+    assert renamed == WINDOW.replace("reach", "far_back")
+
+
 def test_hover_of_nothing(server: Conversation, file: Path) -> None:
     assert Text(server, file, GOOD.replace("policy mine", "policy mi¦ne")).at_cursor("hover") is None
 
@@ -136,7 +156,8 @@ def test_hover_of_nothing(server: Conversation, file: Path) -> None:
         ("policy a {\n  phase p { ¦ }\n}", ["compute", "reuse chunk while", "at most"], ["param"]),
         ('policy a {\n  signal s = polynomial(x, "¦', ["wan2.1_1.3b"], ["rel_l1"]),
         ("policy a {\n  signal s = rel_l1(latent, over = ¦", ["step", "chunk", "frame", "token"], []),
-        ("policy a {\n  cache { ¦", ["dtype: ", "budget: "], ["pending: "]),
+        ("policy a {\n  cache { ¦", ["dtype: ", "budget: ", "window: ", "sink: "], ["pending: "]),
+        ("policy a {\n  cache { window: ¦", ["5 chunks", "none"], ["dtype: "]),
         ("policy a {\n  cache { dtype: ¦", ["float8", "bfloat16"], ["dtype: "]),
         ("policy a extends ¦", ["motioncache", "teacache"], ["param"]),
         ("¦", ["policy"], ["param"]),

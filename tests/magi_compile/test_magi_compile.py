@@ -18,6 +18,7 @@ from mccompile.capture.run import run_full
 from mccompile.capture.verify import check_rows, random_selection
 from mccompile.cli import main
 from mccompile.generate import load
+from mccompile.lowering.errors import NoWindow
 from mccompile.models.magi import MagiPipeline
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.errors import NoIncrement
@@ -76,6 +77,11 @@ def test_the_whole_model_is_captured(distilled: Tiny) -> None:
     assert all(kind.partial is not None for kind in captured.kinds)
     assert captured.grid is not None
     assert captured.grid.patch == (1, 2, 2)
+
+
+def test_a_window_of_chunks_is_the_pipelines_own(distilled: Tiny) -> None:
+    with pytest.raises(NoWindow, match=r"an input of each call says which keys `.*` reads"):
+        distilled.compile(ALWAYS.replace("chunks {", "cache { window: 2 chunks }\n  chunks {"))
 
 
 def test_rows_alone_are_rows_of_the_whole_at_other_sizes(distilled: Tiny) -> None:

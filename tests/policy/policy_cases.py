@@ -184,5 +184,6 @@ policies = st.builds(
         counts,
         counts,
         st.booleans(),
+        st.none() | st.builds(ir.KeyWindow, expressions, expressions),
     ),
 )

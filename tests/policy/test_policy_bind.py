@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from policy_cases import UNHURRIED, motioncache, policy, rest, warmup
 from mccompile import ir
 from mccompile.cli.options import assignment
 from mccompile.diagnostics.failure import PolicyError
-from mccompile.policy.bind import bind
+from mccompile.policy.bind import Reach, bind
 
 
 def codes(overrides: dict[str, float]) -> list[str]:
@@ -24,6 +26,16 @@ def test_defaults_and_overrides() -> None:
     bound = bind(motioncache(), {"threshold": 0.2})
     assert bound.values == {"threshold": 0.2, "warmup": 5.0, "updates": 6.0, "floor": 0.6}
     assert bound.ir == motioncache()
+
+
+def test_how_far_attention_reaches() -> None:
+    made = motioncache()
+    assert bind(made, {}).reach is None
+    window = ir.KeyWindow(ir.ParamRef("warmup"), ir.Apply("sub", (ir.ParamRef("updates"), ir.Const(5.0))))
+    windowed = replace(made, cache=replace(made.cache, window=window))
+    assert bind(windowed, {"warmup": 7}).reach == Reach(7, 1)
+    with pytest.raises(PolicyError, match="invalid count in the cache of policy `made_by_hand`"):
+        bind(windowed, {"updates": 4})
 
 
 def test_all_problems_at_once() -> None:

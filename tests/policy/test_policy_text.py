@@ -34,6 +34,16 @@ def test_one_declaration_a_line() -> None:
     ]
 
 
+def test_a_window_is_read_back_and_texts_from_before_there_were_windows_have_none() -> None:
+    made = motioncache()
+    window = ir.KeyWindow(ir.ParamRef("warmup"), ir.Const(1.0))
+    wanted = replace(made, cache=replace(made.cache, window=window))
+    assert show(wanted).endswith(" window=(key_window (param warmup) 1.0)\n")
+    assert read(show(wanted)) == wanted
+    assert show(made).endswith("cache dtype=auto residual=auto device=auto refresh_last=false\n")
+    assert read(show(made)).cache.window is None
+
+
 TEXT = show(motioncache())
 
 

@@ -13,7 +13,7 @@ from mccompile.language.load import load_policy
 from mccompile.policy import in_words as words
 from mccompile.policy.bind import bind, parameters_of
 from mccompile.policy.cells import Cell, Plan
-from mccompile.policy.facts import is_exact, keeps_increment, model_region, selects_within_chunks
+from mccompile.policy.facts import computes_always, is_exact, keeps_increment, model_region, selects_within_chunks
 from mccompile.policy.groups import View, bounds_in, bounds_of, view_in, views
 from mccompile.policy.plan_text import heading, read_plans, show_plan
 from mccompile.policy.planner import plan
@@ -69,6 +69,32 @@ def test_regions_that_decide_apart_and_bands_in_words() -> None:
     step = replace(COMPUTE, regions=(ir.Region(ir.Integration(), "increment"),))
     (told,) = words.regions(step)
     assert told == "the whole model with the sampler's step: keep increment, the step of the latent"
+
+
+@pytest.mark.parametrize(
+    ("cache", "told"),
+    [
+        ("", []),
+        ("window: 1 chunks", ["attention reads the keys of a token's own chunk (approximate)"]),
+        ("window: n chunks  sink: 2 chunks  device: cpu",
+         ["keeps keys and values in the model's dtype, residuals in the model's dtype, in host memory",
+          "attention reads the keys of the last `n` chunks, a token's own among them, and those of the first 2 "
+          "(approximate)"]),
+    ],
+)  # fmt: skip
+def test_the_cache_in_words(cache: str, told: list[str]) -> None:
+    used = "param n = 3 in 1..9" if "n chunks" in cache else ""
+    made = written("blocks[*] { keep residual }", more=f"{used} cache {{ {cache} }}")
+    assert list(words.kept(made.cache)) == told
+
+
+def test_a_window_makes_a_policy_that_computes_everything_another_one_than_the_model() -> None:
+    own = load_policy("compute")
+    assert is_exact(own)
+    assert computes_always(own)
+    within = replace(own, cache=replace(own.cache, window=ir.KeyWindow(C(5.0), C(0.0))))
+    assert not is_exact(within)
+    assert not computes_always(within)
 
 
 @pytest.mark.parametrize("pending", ["skip", "compute"])

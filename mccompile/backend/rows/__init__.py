@@ -1,6 +1,7 @@
 """Attention over prefixes on a GPU, for all rows in one launch: the operator of the Triton kernel (kernel.py).
 
 before: mccompile::prefix_attention(q, k, v, bounds, seen);  after: ...::prefix_attention_rows(q, k, v, seen, tile)
+before: mccompile::window_attention(q, k, v, ranges, spans);  after: ...::window_attention_rows(q, k, v, spans, tile)
 refuses when: the graph is not on a GPU, or torch's attention, group by group, was chosen there (choice.py)
 
 The operator is transparent to compilers: in a package the kernel is launched without Python.
@@ -12,8 +13,8 @@ import torch
 from torch.export import ExportedProgram
 
 from mccompile.backend.rows.choice import choice_for
-from mccompile.backend.rows.operator import dense, rows_operator
-from mccompile.lowering.attention import LIBRARY, attend
+from mccompile.backend.rows.operator import dense, rows_operator, windows_operator
+from mccompile.lowering.attention import LIBRARY, attend, attend_windows
 
 
 def _attend_as_chosen(
@@ -27,19 +28,35 @@ def _attend_as_chosen(
     return rows_operator()(*map(dense, (q, k, v)), seen, scale, *tile.sizes)
 
 
+def _attend_windows_as_chosen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ranges: torch.Tensor, spans: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """In a graph that runs as it is. The tile is that of prefixes: it is measured on the keys of a whole video."""
+    tile = choice_for(q.size(3), v.size(3), q.dtype, q.device).tile
+    if tile is None:
+        return attend_windows(q, k, v, ranges, scale)
+    return windows_operator()(*map(dense, (q, k, v)), spans, scale, *tile.sizes)
+
+
 LIBRARY.impl("prefix_attention", _attend_as_chosen, "CUDA")
+LIBRARY.impl("window_attention", _attend_windows_as_chosen, "CUDA")
+_OPERATORS = {
+    torch.ops.mccompile.prefix_attention.default: rows_operator,
+    torch.ops.mccompile.window_attention.default: windows_operator,
+}
 
 
 def use_rows_kernel(program: ExportedProgram) -> None:
     """Rewrites the graph of `program`, in place, where it attends on a GPU."""
-    attending = program.graph.find_nodes(op="call_function", target=torch.ops.mccompile.prefix_attention.default)
+    attending = [node for node in program.graph.nodes if node.target in _OPERATORS]
     nodes = [node for node in attending if node.args[0].meta["val"].device.type == "cuda"]
     for node in nodes:
-        q, k, v, _, seen, *scale = node.args
+        q, k, v, _, of_rows, *scale = node.args
         of_q, of_v = q.meta["val"], v.meta["val"]
         tile = choice_for(int(of_q.size(3)), int(of_v.size(3)), of_q.dtype, of_q.device).tile
         if tile is not None:
-            node.target = rows_operator()
-            node.args = (q, k, v, seen, *(scale or (None,)), *tile.sizes)
+            node.target = _OPERATORS[node.target]()
+            node.args = (q, k, v, of_rows, *(scale or (None,)), *tile.sizes)
     if nodes:
         program.graph_module.recompile()

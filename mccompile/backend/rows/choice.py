@@ -23,7 +23,7 @@ from mccompile.backend.measured import measured_once
 from mccompile.backend.rows.operator import rows_operator
 from mccompile.lowering.attention import attend, bounds_of, seen_of
 
-SOURCE = Path(__file__).with_name("kernel.py")
+SOURCE, WINDOW_SOURCE = (Path(__file__).with_name(name) for name in ("kernel.py", "window_kernel.py"))
 POINTS = ((512, 12_800), (2_560, 51_200), (10_240, 51_200))  # rows, keys
 HEADS, GROUPS, ROUNDS = 12, 5, 5
 OLDEST = (8, 0)  # compute capability: older GPUs have no bfloat16
@@ -169,6 +169,6 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 @functools.cache
-def source_hash() -> str:
-    """Of the kernel: packages and choices that were made with another one are not used."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+def source_hash(source: Path = SOURCE) -> str:
+    """Of a kernel: packages and choices that were made with another one are not used."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()

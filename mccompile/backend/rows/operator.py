@@ -11,9 +11,9 @@ from torch.library import triton_op, wrap_triton
 
 from mccompile.lowering.attention import empty_result
 
-NAME = "mccompile::prefix_attention_rows"
-SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, Tensor seen, float? scale, int rows, int keys, int warps, int stages) -> Tensor"
+_PREFIXES, _WINDOWS = "mccompile::prefix_attention_rows", "mccompile::window_attention_rows"
+_SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v, Tensor {}, float? scale, int rows, int keys, int warps, int stages) -> Tensor"
 )
 
 
@@ -24,8 +24,15 @@ def rows_operator() -> OpOverload:
     seen: int32 [n], the keys that each row sees. The values of each row of q, k and v must lie side by side. Compilers
     see the kernel: in a package it is launched without Python. Needs Triton.
     """
-    triton_op(NAME, _attend_rows, mutates_args=(), schema=SCHEMA)
+    triton_op(_PREFIXES, _attend_rows, mutates_args=(), schema=_SCHEMA.format("seen"))
     return torch.ops.mccompile.prefix_attention_rows.default
+
+
+@functools.cache
+def windows_operator() -> OpOverload:
+    """As `attention.attend_windows`, to float rounding. spans: int32 [n, 3], what each row sees, side by side."""
+    triton_op(_WINDOWS, _attend_windows, mutates_args=(), schema=_SCHEMA.format("spans"))
+    return torch.ops.mccompile.window_attention_rows.default
 
 
 def _attend_rows(
@@ -34,17 +41,43 @@ def _attend_rows(
 ) -> torch.Tensor:  # fmt: skip
     from mccompile.backend.rows.kernel import prefix_rows
 
-    width, out_width = q.size(3), v.size(3)
     out = empty_result(q, v)
-    grid = ((q.size(2) + rows - 1) // rows, q.size(1), q.size(0))
-    strides = [t.stride(i) for t in (q, k, v, out) for i in range(3)]
-    wrap_triton(prefix_rows)[grid](
-        q, k, v, seen, out, q.size(2), *strides,
-        scale=(width**-0.5 if scale is None else scale) * math.log2(math.e), SHARING=q.size(1) // k.size(1),
-        WIDTH=width, OUT_WIDTH=out_width, PADDED=padded(width), OUT_PADDED=padded(out_width),
+    wrap_triton(prefix_rows)[_grid(q, rows)](
+        q, k, v, seen, out, q.size(2), *_strides(q, k, v, out), **_constants(q, k, v, scale),
         ROWS=rows, KEYS=keys, PRECISION="ieee", num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
+
+
+def _attend_windows(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spans: torch.Tensor, scale: float | None,
+    rows: int, keys: int, warps: int, stages: int,
+) -> torch.Tensor:  # fmt: skip
+    from mccompile.backend.rows.window_kernel import window_rows
+
+    out = empty_result(q, v)
+    wrap_triton(window_rows)[_grid(q, rows)](
+        q, k, v, spans, out, q.size(2), *_strides(q, k, v, out), **_constants(q, k, v, scale),
+        ROWS=rows, KEYS=keys, PRECISION="ieee", num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return out
+
+
+def _grid(q: torch.Tensor, rows: int) -> tuple[int, int, int]:
+    return (q.size(2) + rows - 1) // rows, q.size(1), q.size(0)
+
+
+def _strides(*tensors: torch.Tensor) -> list[int]:
+    """Of batch, head and row of each."""
+    return [t.stride(i) for t in tensors for i in range(3)]
+
+
+def _constants(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None) -> dict[str, float | int]:
+    width, out_width = q.size(3), v.size(3)
+    return {
+        "scale": (width**-0.5 if scale is None else scale) * math.log2(math.e), "SHARING": q.size(1) // k.size(1),
+        "WIDTH": width, "OUT_WIDTH": out_width, "PADDED": padded(width), "OUT_PADDED": padded(out_width),
+    }  # fmt: skip
 
 
 def padded(width: int) -> int:

@@ -268,25 +268,39 @@ class RefusedBase(Diagnostic):
     why: str
 
 
-WHY_ALL_KEYS = (
-    "a row of attention reads the first keys of one buffer, without a mask; a window, sinks or keys picked by "
-    "relevance are no such beginning, and a mask of every token against every key rules out fused kernels"
+WHY_WHOLE_CHUNKS = (
+    "how much keys are asked for is what the softmax of attention gives them, and fused kernels never write that down; "
+    "keys that are picked one by one would need a mask of every token against every key"
 )
+BY_PLACE = "pick keys by their place: `cache { window: 5 chunks  sink: 1 chunks }` reads the last and the first chunks"
 LESS_KEPT = "what is kept gets smaller by `cache { dtype: float8 }`, `device: cpu` or `budget: 2GB`"
 
 
 @dataclass(frozen=True, slots=True)
 class KeysNotChosen(Diagnostic):
-    """A choice among the kept keys: a sliding window, sinks, or the most relevant ones."""
+    """A choice among the kept keys by what they are worth to attention."""
 
     code = "MC0288"
-    title = "`{what}`: which kept keys are read cannot be chosen"
-    label = "attention reads all keys up to a token's chunk"
-    note = WHY_ALL_KEYS
+    title = "`{what}`: keys cannot be picked by their relevance"
+    label = "attention reads whole chunks of keys"
+    note = WHY_WHOLE_CHUNKS
     what: str
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help(LESS_KEPT),)
+        return (Help(BY_PLACE), Help(LESS_KEPT))
+
+
+@dataclass(frozen=True, slots=True)
+class SinkAlone(Diagnostic):
+    """The first chunks are kept in sight though no window leaves them out."""
+
+    code = "MC0293"
+    title = "a `sink` without a `window` changes nothing"
+    label = "the first chunks are read in any case"
+    note = "without a window attention reads the keys of every chunk up to a token's own"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("say how many of the last chunks are read as well: `window: 5 chunks`"),)
 
 
 @dataclass(frozen=True, slots=True)
