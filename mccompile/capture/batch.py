@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch._dynamo.exc import UserError
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.alone import NotAlone, capture_alone
@@ -129,10 +130,8 @@ def capture_way(
     number = _how_many(one, small)
     held, reason = _held(model, one, number, latent, _marked(given[0], count))
     if held is not None:
-        both = held.several(number)
-        way = CaptureWay((both, small, one), "")
         try:
-            captured = capture(model, *way.calls)
+            captured, way = _at_either_size(model, held, one, small)
         except CaptureError as error:
             way = CaptureWay((one, small), error.cause)
             captured = capture(model, one, small, unbatched=error.cause)
@@ -148,6 +147,27 @@ def capture_way(
             fewer = _left_out(alone) < _left_out(captured)
             return (alone, given, other) if fewer else (captured, (one, small), way)
     return capture(model, *given, unbatched=reason), given, CaptureWay(given, reason)
+
+
+def _at_either_size(
+    model: nn.Module, held: _Sampled, one: Arguments, small: Arguments
+) -> tuple[CapturedModel, CaptureWay]:
+    """The model captured from several samples at the first size, or at the second, if it treats the first otherwise.
+
+    A model may have a table for one size, and compute it for others. held: the samples of `one`.
+    """
+    way = CaptureWay((held.several(_how_many(one, small)), small, one), "")
+    try:
+        return capture(model, *way.calls), way
+    except ExportError as error:
+        if not isinstance(error.__cause__, UserError):  # of constraints: a size became a constant
+            raise
+        again = replace(held, leaves=tuple(pytree.tree_leaves(small)))
+        way = CaptureWay((again.several(_how_many(small, one)), one, small), "")
+        try:
+            return capture(model, *way.calls), way
+        except CaptureError:
+            raise error from None
 
 
 def _left_out(captured: CapturedModel) -> tuple[int, int]:

@@ -22,18 +22,26 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from mccompile.capture.arguments import renewed
 from mccompile.capture.each_rules import applied, each_of, taken
 from mccompile.capture.each_sample import EachSample, SampleIndex, SampleLoop
 from mccompile.capture.extremes import exchanged
 from mccompile.capture.watched import forwards
 
 
-class _Loops:
-    """The loops over samples of one export. samples: their number, of each tensor that holds some. met: any loop."""
+class LoopMet(Exception):
+    """A forward that is exported goes through its samples, and nothing was made ready for it."""
 
-    def __init__(self) -> None:
+
+class _Loops:
+    """The loops over samples of one export. samples: their number, of each tensor that holds some.
+
+    ready: whether tensors can be indexed with the number of a loop's sample.
+    """
+
+    def __init__(self, ready: bool) -> None:
         self.samples: Sequence[torch.SymInt] = ()
-        self.met = False
+        self.ready = ready
         self._running: SampleLoop | None = None
 
     def counts(self, number: object) -> bool:
@@ -58,10 +66,11 @@ class _Loops:
 
     def _once(self, value: Callable[[SampleLoop], object]) -> Iterator[object]:
         """One value for all samples. Where loops run together (`zip`), all end with the one that began first."""
+        if not self.ready:
+            raise LoopMet
         count, *others = self.samples
         for other in others:
             torch._check(other == count)
-        self.met = True
         own = self._running is None or self._running.over
         if own:
             self._running = SampleLoop(count, applied)
@@ -71,8 +80,13 @@ class _Loops:
         loop.over = loop.over or own
 
 
+def _of_sample(index: object) -> bool:
+    items = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(x, SampleIndex) or (isinstance(x, slice) and isinstance(x.start, SampleIndex)) for x in items)
+
+
 class _Taking(TorchFunctionMode):
-    """Lets tensors be indexed with the number of the loop's sample."""
+    """Lets tensors be indexed with the number of a loop's sample."""
 
     def __torch_function__(
         self, func: Callable[..., object], types: object, args: tuple[object, ...] = (),
@@ -83,29 +97,22 @@ class _Taking(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _of_sample(index: object) -> bool:
-    items = index if isinstance(index, tuple) else (index,)
-    return any(isinstance(x, SampleIndex) or (isinstance(x, slice) and isinstance(x.start, SampleIndex)) for x in items)
-
-
 @contextlib.contextmanager
-def loops_once(
-    model: nn.Module, call: Mapping[str, object], places: Sequence[int]
-) -> Iterator[Callable[[], bool]]:
+def loops_once(model: nn.Module, call: Mapping[str, object], places: Sequence[int], ready: bool) -> Iterator[None]:
     """Inside, the model's forward goes through its loops over samples once. It takes keywords only.
 
-    places: of the leaves of the call whose first axis holds samples. Gives what says whether there was such a loop.
+    places: of the leaves of the call whose first axis holds samples. ready: False where it is not known yet whether
+    there is a loop; the first one raises LoopMet then.
     """
-    loops = _Loops()
     if not places:
-        yield lambda: False
+        yield
         return
-    own, through = model.forward, torch.Tensor.__iter__
+    loops, own, through = _Loops(ready), model.forward, torch.Tensor.__iter__
 
     def forward(**arguments: object) -> object:
         leaves = pytree.tree_leaves({name: arguments[name] for name in call})
         loops.samples = [leaves[place].size(0) for place in places]
-        with _Taking():
+        with _Taking() if ready else contextlib.nullcontext():
             return own(**arguments)
 
     def __iter__(tensor: torch.Tensor) -> Iterator[object]:
@@ -115,9 +122,20 @@ def loops_once(
     torch.Tensor.__iter__ = __iter__
     try:
         with exchanged(model, {"range": loops.range, "enumerate": loops.enumerate}), forwards({model: forward}):
-            yield lambda: loops.met
+            yield
     finally:
         torch.Tensor.__iter__ = through
+
+
+def with_other_masks(model: nn.Module, call: Mapping[str, object]) -> list[dict[str, object]]:
+    """A further call for the proof, with other masks; none where the model itself does not take them."""
+    made = other_masks(call)
+    try:
+        with torch.no_grad():
+            found = [x for x in pytree.tree_leaves(model(**renewed(made))) if isinstance(x, torch.Tensor)]
+    except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError):
+        return []
+    return [made] if all(bool(x.isfinite().all()) for x in found) else []
 
 
 def other_masks(call: Mapping[str, object]) -> dict[str, object]:

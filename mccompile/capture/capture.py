@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from mccompile.capture.apart import Parts
 from mccompile.capture.assemble import assemble
-from mccompile.capture.by_sample import other_masks
+from mccompile.capture.by_sample import with_other_masks
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
 from mccompile.capture.errors import CaptureError, ExportError, NoBlocksError
 from mccompile.capture.export import Exported, export_model, without_defaults
@@ -49,7 +49,7 @@ def capture(
     exported = export_model(model, probe, second)
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
     if exported.looped:
-        calls.append(other_masks(calls[0]))
+        calls += with_other_masks(model, calls[0])
     if attends_in_no_list(exported.module.graph):
         list_blocks(exported.module)
     try:
@@ -83,7 +83,8 @@ def captured_from(
     if captured is None:
         captured = _parts(model, exported, facts, proof)
     demanded = (*exported.guards, *sizes_of_constants(*calls[:2]))
-    return replace(captured, guards=tuple(g for g in demanded if not any(broken((g,), call) for call in calls)))
+    sizes = tuple(g for g in demanded if not any(broken((g,), call) for call in calls))
+    return replace(captured, guards=(*sizes, *exported.told))
 
 
 def _parts(

@@ -15,7 +15,15 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.arguments import GivenList, as_one
-from mccompile.capture.by_sample import loops_once
+from mccompile.capture.branches import (
+    BranchesTaken,
+    BranchMet,
+    UnknownCondition,
+    branches_taken,
+    conditions,
+    fixed_branches,
+)
+from mccompile.capture.by_sample import LoopMet, loops_once
 from mccompile.capture.equal_sizes import one_size, with_one_size
 from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
@@ -23,6 +31,7 @@ from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
 from mccompile.capture.repeat import WeightsMissed, repeats
+from mccompile.capture.roots import symbolic_roots
 from mccompile.capture.spaced import symbolic_spaces
 from mccompile.capture.unfold import NotUnfolded, unfold
 from mccompile.capture.watched import forwards
@@ -39,6 +48,7 @@ class Exported:
     guards: tuple[str, ...]  # what export demands of the sizes of a call (guards.py)
     source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
     copies: Mapping[fx.Node, fx.Node]  # the nodes of blocks that repeat others, and those of the others
+    told: tuple[str, ...]  # what the values of a call must fulfil: the branches that forward takes at both calls
     looped: bool  # whether forward goes through its samples by a loop of its own
 
 
@@ -109,11 +119,13 @@ def export_model(
 
 
 def _traced(
-    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool, bare: bool = True
-) -> Exported:
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool, bare: bool = True,
+    taken: BranchesTaken | None = None, looped: bool = False,
+) -> Exported:  # fmt: skip
     """As `export_model`, with a branch of the recorded calls where forward takes the larger of two sizes.
 
-    bare: whether blocks that are bound to repeat another are without their weights meanwhile.
+    bare: whether blocks that are bound to repeat another are without their weights meanwhile. taken: the branches on
+    values, where there are some. looped: whether forward goes through its samples by a loop.
     """
     pair = paired(model, probe, second)
     shapes = pytree.tree_unflatten(list(pair.shapes), pair.spec)
@@ -123,14 +135,21 @@ def _traced(
             repeated = {} if each else stack.enter_context(repeats(model, bare))
             equal = () if each else one_size(model, pair.paths, pair.probe, pair.second)
             stack.enter_context(with_one_size(model, pair.call, equal))
-            looped = stack.enter_context(loops_once(model, pair.call, pair.samples))
+            stack.enter_context(loops_once(model, pair.call, pair.samples, ready=looped))
+            stack.enter_context(fixed_branches(taken))
             module, guards = _export(model, pair.call, shapes)
     except ExportError as error:
+        if isinstance(error.__cause__, BranchMet):
+            found = branches_taken(model, pair.call, without_defaults(model, second))
+            return _traced(model, probe, second, each, bare, found, looped)
+        if isinstance(error.__cause__, LoopMet):
+            return _traced(model, probe, second, each, bare, taken, looped=True)
         if bare and isinstance(error.__cause__, WeightsMissed | AttributeError):
-            return _traced(model, probe, second, each, bare=False)
+            return _traced(model, probe, second, each, False, taken, looped)
         if not repeated:
             raise
-        return _traced(model, probe, second, each=True)
+        return _traced(model, probe, second, True, taken=taken, looped=looped)
+    told = _told(model, module, pair)
     drop_checks(module)
     inline_contexts(module)
     drop_checks(module)
@@ -138,9 +157,20 @@ def _traced(
     try:
         copies = unfold(module, model, repeated)
     except NotUnfolded:
-        return _traced(model, probe, second, each=True)
+        return _traced(model, probe, second, True, taken=taken, looped=looped)
     placeholders = [n.name for n in module.graph.find_nodes(op="placeholder")]
-    return Exported(module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies, looped())
+    return Exported(
+        module, pair.probe, pair.second, pair.dynamic, guards, placeholders[pair.source], copies, told, looped
+    )
+
+
+def _told(model: nn.Module, module: fx.GraphModule, pair: Pair) -> tuple[str, ...]:
+    try:
+        return conditions(module, pair.paths)
+    except UnknownCondition as error:
+        name = f"{type(model).__name__}.forward"
+        why = "it branches on a value that is no pure function of its arguments"
+        raise ExportError(name, why, "let it branch on sizes, or on what its arguments say") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +269,7 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
         quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
-        with torch.no_grad(), plain, quiet, symbolic_lists(), symbolic_spaces(), _named(model, call):
+        with torch.no_grad(), plain, quiet, symbolic_lists(), symbolic_spaces(), symbolic_roots(), _named(model, call):
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:

@@ -1,7 +1,8 @@
-"""What a graph demands of the sizes of a call: the guards of torch.export, as text that a small reader evaluates.
+"""What a graph demands of a call: the guards of torch.export on its sizes, as text that a small reader evaluates.
 
 A forward may branch on a size (`if frames > 4`). The graph has the branch of the recorded calls. Export's guard says at
-which sizes that is the right one. A guard that cannot be read counts as broken, so nothing is assumed of it.
+which sizes that is the right one. A branch on values has a guard too (branches.py): operators of aten on arguments.
+A guard that cannot be read counts as broken, so nothing is assumed of it.
 """
 
 from __future__ import annotations
@@ -68,10 +69,38 @@ def _value(node: ast.expr, call: Mapping[str, object]) -> object:
             return all(_COMPARED[type(op)](a, b) for op, (a, b) in zip(ops, pairwise(sides), strict=True))
         case ast.Call(ast.Name("max" | "min" as name), [_, *_] as args, []):
             return (max if name == "max" else min)(_number(a, call) for a in args)
+        case ast.Call(ast.Attribute(ast.Attribute(ast.Name("aten"), operator_name), overload), args, []):
+            function = getattr(getattr(torch.ops.aten, operator_name), overload)
+            return function(*(_operand(a, call) for a in args))
         case ast.Subscript() | ast.Call():
             return _argument(node, call)
         case _:
             raise UnreadGuard(ast.dump(node))
+
+
+def _operand(node: ast.expr, call: Mapping[str, object]) -> object:
+    """An operand of an operator on tensors."""
+    match node:
+        case ast.Constant(bool() | int() | float() as value):
+            return value
+        case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as value)):
+            return -value
+        case ast.List(items):
+            return [_operand(item, call) for item in items]
+        case _:
+            return _value(node, call)
+
+
+def of_values(guard: str) -> bool:
+    """Whether a guard is about what the arguments of a call hold, not about their sizes."""
+    return "aten." in guard
+
+
+def arguments_of(guard: str) -> frozenset[str]:
+    """The names of the arguments that a guard is about."""
+    found = (node for node in ast.walk(_parsed(guard)) if isinstance(node, ast.Subscript))
+    named = (node.slice for node in found if isinstance(node.value, ast.Name) and node.value.id == _ARGUMENTS)
+    return frozenset(key.value for key in named if isinstance(key, ast.Constant) and isinstance(key.value, str))
 
 
 def _number(node: ast.expr, call: Mapping[str, object]) -> int:

@@ -26,7 +26,7 @@ from mccompile.policy.budget import in_words
 from mccompile.policy.facts import is_exact
 from mccompile.policy.in_words import seen
 from mccompile.runtime.blocks import eager
-from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.compiled import CompiledModel, of_other_form
 from mccompile.runtime.exercise import record_roles
 from mccompile.runtime.trace import Event, share_computed
 
@@ -227,12 +227,18 @@ def run_with(
 
 @contextlib.contextmanager
 def last_call(model: CompiledModel) -> Iterator[dict[str, object]]:
-    """The arguments of the latest call inside, of whichever transformer, for the prices of its parts."""
+    """The arguments of the latest call inside, of whichever transformer, for the prices of its parts.
+
+    A call of another form than the captured one has no prices.
+    """
     seen: dict[str, object] = {}
-    hooks = [
-        nn.Module.register_forward_pre_hook(each, lambda _, args, kwargs: seen.update(kwargs), with_kwargs=True)
-        for each in model.experts
-    ]
+
+    def note(module: CompiledModel, _: object, kwargs: dict[str, object], __: object) -> None:
+        if not of_other_form(module.events[-1]):
+            seen.clear()
+            seen.update(kwargs)
+
+    hooks = [nn.Module.register_forward_hook(each, note, with_kwargs=True) for each in model.experts]
     try:
         yield seen
     finally:

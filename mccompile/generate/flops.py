@@ -8,12 +8,15 @@ and attention count, as in FlopCounterMode. The arithmetic of the decision is el
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from math import prod
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.nn.attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile import ir
@@ -159,12 +162,14 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
     total, blocks = prices.each, prices.of(model.runner.lowered)
     grid = model.runner.lowered.captured.grid
     behind = grid.behind(prices.inputs) if isinstance(grid, OneFrame) else 0
+    tokens = sum(event.tokens for event in by_group[0])  # of a chunk that may be shorter than that of the priced call
+    size = 1.0 if grid is None else tokens / prod(grid.of_call(prices.inputs))
     for region in model.runner.lowered.regions:
         computed = np.array([e.computed for e in of_group.get(region.group, by_group[0])])
         rows = active if region.keep is None else computed
         for block in blocks[region.first : region.last + 1]:
             if not by_rows:
-                total += block.whole if region.keep is None or computed.any() else 0.0
+                total += block.whole * size if region.keep is None or computed.any() else 0.0
             elif rows.any():
                 seen = float(rows @ per_chunk) + behind * per_chunk[0]
                 total += block.constant + block.per_row * (rows.sum() + behind) + block.per_key * seen
@@ -249,6 +254,27 @@ def _lengths(lowered: LoweredModel, inputs: Mapping[str, Value], env: Env) -> np
     return Prefixes(lowered).lengths(inputs, Layout(1, 1, 1, tokens))
 
 
+@contextlib.contextmanager
+def _flex_as_dense() -> Iterator[None]:
+    """Inside, flex attention is attention over all keys.
+
+    Where it is not compiled it computes all of them, and torch's counter cannot look into it.
+    """
+
+    def dense(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object, scale: float | None = None,
+        enable_gqa: bool = False, **__: object,
+    ) -> torch.Tensor:  # fmt: skip
+        return F.scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=enable_gqa)
+
+    functions = vars(flex_attention)
+    own, functions["flex_attention"] = functions["flex_attention"], dense
+    try:
+        yield
+    finally:
+        functions["flex_attention"] = own
+
+
 def _count(run: Callable[[], object], prefixes: bool = False) -> float:
     """FLOPs of `run`; prefixes: attention over prefixes counts as if every row saw all keys, else not at all."""
 
@@ -259,6 +285,6 @@ def _count(run: Callable[[], object], prefixes: bool = False) -> float:
         return sdpa_flop_count(q, k, v)
 
     custom = dict.fromkeys(_OVER_KEYS, over_prefixes) | {_CPU_ATTENTION: attention}
-    with FlopCounterMode(display=False, custom_mapping=custom) as counter:
+    with FlopCounterMode(display=False, custom_mapping=custom) as counter, _flex_as_dense():
         run()
     return float(counter.get_total_flops())

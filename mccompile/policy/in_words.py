@@ -49,6 +49,10 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
                 place = "model"
         place = f"each {place}" if region.each else place
         place = place if region.name is None else f"{region.name} = {place}"
+        if region.nearest is not None:
+            by = source_words(region.nearest)
+            yield f"{place}: merge {region.keep}s: a token takes that of the computed one nearest by `{by}`"
+            continue
         what = _OF_SUBLAYERS if isinstance(region.where, ir.Sublayers) else _KEPT
         what = _OF_MODEL if isinstance(region.where, ir.WholeModel) else what
         yield f"{place}: compute" if region.keep is None else f"{place}: keep {region.keep}, {what[region.keep]}"
@@ -57,9 +61,6 @@ def regions(policy: ir.PolicyIR) -> Iterator[str]:
             steps = max(map(len, region.forecast.passed or ((),)))
             more = f", and those of the last {steps} step{'' if steps == 1 else 's'}" if steps else ""
             yield f"  reuse as {region.forecast.at.text}: the last {depth} results are kept{more}"
-        if region.nearest is not None:
-            by = source_words(region.nearest)
-            yield f"  reuse as what the computed token nearest by `{by}` gets in the same step: nothing is kept"
         if region.bands is not None and region.bands.at is not None:
             yield f"  reuse as {region.bands.at.text}: the low and the high frequencies of each frame, weighted"
 

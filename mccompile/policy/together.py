@@ -131,7 +131,9 @@ class Two:
         if not _shared(rule, pair) or not _shared(other, pair):
             return False
         if _now(rule) == _now(other):
-            return True
+            return self.a.merges == self.b.merges
+        if self.a.merges or self.b.merges:
+            return False  # whether a cell is computed depends on whether any other one of its chunk is
         if not (isinstance(rule, ir.Reuse) and isinstance(other, ir.Reuse)):
             return False
         if rule.granularity != other.granularity or _coupled(rule) or _coupled(other):

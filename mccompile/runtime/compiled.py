@@ -42,6 +42,11 @@ OTHER_FORM = "a further guidance pass, of another form than the captured call"  
 CLEAN_PASS = "a pass over finished chunks, of another form than the captured call"  # it fills keys, for example
 
 
+def of_other_form(event: Event) -> bool:
+    """Whether an event is of a call that the model itself ran because it has another form than the captured one."""
+    return event.why in (OTHER_FORM, CLEAN_PASS)
+
+
 class KeepsCalls(Protocol):
     """Keeps calls while they are made, and makes those again that another process has made and kept."""
 

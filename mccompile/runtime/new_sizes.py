@@ -1,5 +1,7 @@
 """Calls at sizes that the guards of the captured graph exclude: the model itself is asked, once for each such size.
 
+A call whose values make the model take another branch is refused. That is looked at when these values change.
+
 Where the graph gives what the model gives, the call is run, for guards demand more than is needed (they tell 1 from
 other sizes, for example). Where it does not, the forward has taken another branch, and the call is refused. The model
 is asked too where the samples of a call share an input that the graph wants for each.
@@ -18,12 +20,13 @@ from torch.utils import _pytree as pytree
 from mccompile.backend.role import Value
 from mccompile.capture.arguments import renewed
 from mccompile.capture.errors import CallError, first_line
-from mccompile.capture.guards import broken
-from mccompile.capture.run import run_full
+from mccompile.capture.guards import arguments_of, broken, of_values
+from mccompile.capture.run import CAPTURE_THESE, run_full
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close, sizes_of
 from mccompile.runtime.one_by_one import joined
 from mccompile.runtime.one_each import OneEach, sharing
+from mccompile.runtime.store import Held
 
 CAPTURE_AGAIN = "capture again, with a call of this size as one of the two"
 NO_MEMORY = "DefaultCPUAllocator"  # by whom torch says that the host is out of memory
@@ -58,11 +61,22 @@ class NewSizes:
         self._names = [node.name for node in captured.module.graph.find_nodes(op="placeholder")]
         self._constants = dict(captured.constants)
         self._known: set[tuple[object, ...]] = set()
+        self._told = tuple(guard for guard in captured.guards if of_values(guard))
+        self._values: dict[str, Held] = {}  # what these guards were last looked at with
         self._each = OneEach()
 
     def knows(self, inputs: Mapping[str, Value]) -> bool:
-        """Says whether a call of these sizes was checked before."""
-        return _sizes_of(inputs) in self._known
+        """Says whether a call of these sizes was checked before, with what branches of the model look at."""
+        return _sizes_of(inputs) in self._known and self._looked_at(inputs)
+
+    def _looked_at(self, inputs: Mapping[str, Value]) -> bool:
+        now = self._looking_at(inputs).items()
+        return all(name in self._values and self._values[name].same(Held.of(value)) for name, value in now)
+
+    def _looking_at(self, inputs: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+        """The inputs of which guards say what they hold: tensors, or those in a container of that name."""
+        names = tuple(name for guard in self._told for name in arguments_of(guard))
+        return {n: v for n, v in inputs.items() if n.startswith(names) and isinstance(v, torch.Tensor)}
 
     def check(self, inputs: Mapping[str, Value], parts: Sequence[Mapping[str, Value]] = ()) -> None:
         """Raises CallError (MC0405) for a call at whose sizes the graph gives other results than the model.
@@ -71,6 +85,11 @@ class NewSizes:
         """
         leaves = [self._constants[name] if name in self._constants else inputs[name] for name in self._names]
         _, call = pytree.tree_unflatten(leaves, self._captured.in_spec)
+        other = next(iter(broken(self._told, call)), None)
+        if other is not None:
+            found = other.removeprefix("not ") if other.startswith("not ") else f"not {other}"
+            why = f"the model takes another branch for what its arguments hold: {found}"
+            raise CallError(_place(self._model, inputs), why, CAPTURE_THESE)
         if len(parts) > 1:
             self._compare(call, inputs, "the model gives something else for each sample alone", parts)
         shared = sharing(self._captured, inputs)
@@ -83,14 +102,16 @@ class NewSizes:
         if against and shared is None and len(parts) < 2:
             self._compare(call, inputs, f"the model takes another branch at this size: not {against}", [inputs])
         self._known.add(_sizes_of(inputs))
+        self._values = {name: Held.of(value) for name, value in self._looking_at(inputs).items()}
 
     def taken(self, inputs: Mapping[str, Value]) -> dict[str, Value]:
         """The inputs as the graph takes them: what the samples share is repeated for each."""
         return self._each.repeated(inputs, sharing(self._captured, inputs))
 
     def forget(self) -> None:
-        """Frees what was repeated."""
+        """Frees what was repeated, and what branches of the model were looked at with."""
         self._each.forget()
+        self._values = {}
 
     def _compare(
         self, call: dict[str, object], inputs: Mapping[str, Value], why: str, parts: Sequence[Mapping[str, Value]]

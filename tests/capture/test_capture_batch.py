@@ -216,3 +216,40 @@ def test_a_call_that_the_graph_does_not_fit_is_told_apart() -> None:
     calls = [_call("scales", b, f, h, w) for b, f, h, w in ((2, 5, 4, 6), (1, 10, 6, 8), (1, 5, 4, 6))]
     with pytest.raises(IdentityError, match="MC0404"):
         capture(model, *calls)
+
+
+class _Table(nn.Module):
+    """It has a table of positions for five frames, and computes it for other numbers."""
+
+    def __init__(self, model: nn.Module, shift: float) -> None:
+        super().__init__()
+        self.model, self.table = model, nn.Buffer(self._computed(5) + shift)
+
+    def _computed(self, frames: int) -> torch.Tensor:
+        return torch.cos(torch.arange(frames, dtype=torch.float64)).view(-1, 1, 1)
+
+    def forward(
+        self, hidden_states: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor,
+        return_dict: bool = False,
+    ) -> object:  # fmt: skip
+        frames = hidden_states.size(2)
+        table = self.table if frames == 5 else self._computed(frames)
+        return self.model(hidden_states + table, timestep, encoder_hidden_states, return_dict=return_dict)
+
+
+def test_a_table_for_one_size_is_captured_as_it_is_computed_for_others() -> None:
+    family = zoo("wan")
+    model = _Table(family.model(), 0.0).eval()
+    captured, _ = capture_batched(model, *(dict(family.call(s)) for s in family.sizes[:2]))
+    assert captured.samples
+    assert not captured.opaque
+    call = family.call(family.sizes[2], batch=2)
+    with torch.no_grad():
+        torch.testing.assert_close(run_full(captured, flat_inputs(captured, call)).outputs, model(**call))
+
+
+def test_a_table_that_differs_from_what_is_computed_is_the_models_own() -> None:
+    family = zoo("wan")
+    model = _Table(family.model(), 1.0).eval()
+    captured, _ = capture_batched(model, *(dict(family.call(s)) for s in family.sizes[:2]))
+    assert captured.opaque

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mccompile.capture import capture_batched, flat_inputs, run_full
-from mccompile.capture.by_sample import loops_once, other_masks
+from mccompile.capture.by_sample import loops_once, other_masks, with_other_masks
 from mccompile.capture.errors import ExportError
 from mccompile.capture.export import export_model
 from mccompile.capture.spaced import _spaced
@@ -133,7 +133,7 @@ def test_a_loop_that_treats_samples_otherwise_is_refused(style: str) -> None:
 def test_what_stands_in_for_the_loop_is_taken_away_again() -> None:
     before, names = torch.Tensor.__iter__, set(vars(torch.Tensor))
     model = _Loop("padded")
-    with loops_once(model, _call(5, MASKS), (0,)):
+    with loops_once(model, _call(5, MASKS), (0,), ready=True):
         assert "range" in globals()
         assert "forward" in vars(model)
         assert set(vars(torch.Tensor)) == names  # a method more would make tensors sequences, for good
@@ -141,6 +141,13 @@ def test_what_stands_in_for_the_loop_is_taken_away_again() -> None:
     assert torch.tensor([torch.tensor(1.0)]).shape == (1,)
     assert "range" not in globals()
     assert "forward" not in vars(model)
+
+
+def test_masks_that_the_model_does_not_take_prove_nothing() -> None:
+    call = _call(5, MASKS[:3])
+    assert len(with_other_masks(_Loop("padded").double(), call)) == 1
+    assert not with_other_masks(_Loop("ragged").double(), call)  # it cannot stack them
+    assert not with_other_masks(_Loop("padded").double(), call | {"x": call["x"] * torch.nan})
 
 
 def test_other_masks_leave_out_other_rows() -> None:
@@ -152,16 +159,18 @@ def test_other_masks_leave_out_other_rows() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:In CPU autocast")
-def test_tokens_of_a_model_that_selects_text_by_masks_run_alone() -> None:
-    family = next(f for f in MORE if f.name == "mochi")
+@pytest.mark.parametrize(("name", "empty"), [("mochi", True), ("hunyuan15", False)])
+def test_tokens_of_a_model_that_selects_text_by_masks_run_alone(name: str, empty: bool) -> None:
+    family = next(f for f in MORE if f.name == name)
     model = family.model()
     captured, _ = capture_batched(model, *(family.call(s) for s in family.sizes[:2]))
     assert not captured.refusals
     assert not any(kind.mixing for kind in captured.kinds)
     call = family.call(family.sizes[2], batch=4)
-    call["encoder_attention_mask"][0, :5] = False  # type: ignore[index]
-    call["encoder_attention_mask"][1] = False  # type: ignore[index]
-    call["encoder_attention_mask"][2] = True  # type: ignore[index]
+    for mask in (v for k, v in call.items() if k.startswith("encoder_attention_mask")):
+        mask[0, :3] = 0  # type: ignore[index]
+        mask[1, 0 if empty else 2 :] = 0  # type: ignore[index]
+        mask[2] = 1  # type: ignore[index]
     inputs = flat_inputs(captured, call)
     with torch.no_grad():
         run, wanted = run_full(captured, inputs), model(**call)

@@ -166,7 +166,8 @@ def test_tokens_of_all_frames_lie_together(design: dict[str, object]) -> None:
     assert {port.rows for port in found.streams} == {"video"}
     given = call(3, 4, 8, 6)
     run = run_full(found, flat_inputs(found, given))
-    assert torch.equal(run.outputs[0], model(**given))  # type: ignore[arg-type]
+    # Not bit for bit: where a machine's products of matrices split their rows depends on how many there are.
+    torch.testing.assert_close(run.outputs[0], model(**given), rtol=1e-12, atol=1e-12)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("design", DESIGNS[:4], ids=NAMES[:4])  # what `Shifted` reads besides is kept too

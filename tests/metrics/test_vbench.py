@@ -116,6 +116,7 @@ def test_the_verb_shows_both_videos_and_refuses_folders(tmp_path: Path, shell: S
     assert "is a folder of frames" in refused.err
 
 
+@pytest.mark.slow  # the verb measures videos in the same way
 @pytest.mark.usefixtures("installed")
 def test_a_search_measures_its_videos(tmp_path: Path) -> None:
     extras = Extras(vbench=("motion_smoothness",))

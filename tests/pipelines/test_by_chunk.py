@@ -5,6 +5,7 @@ Its transformer has three forwards: a step that reads a cache of keys, the pass 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -14,11 +15,17 @@ from mccompile import api
 from mccompile.capture.errors import ExportError
 from mccompile.capture.shallow import hollow
 from mccompile.diagnostics.source import Source
+from mccompile.generate.compare import last_call
+from mccompile.generate.flops import count, prices_of
+from mccompile.generate.subjects import PipelineSubject
+from mccompile.generate.validate import validate
+from mccompile.language.load import load_policy
 from mccompile.pipelines.finding import driver_for
 from mccompile.pipelines.kinds.by_chunk import FillingClock, fills
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.compiled import CLEAN_PASS
 from mccompile.runtime.errors import NoClock
+from mccompile.runtime.trace import Event
 from tests.model_table import GRID, STEPWISE
 from tests.pipeline_table import CASES, OF_THE_RUN, output
 
@@ -33,6 +40,11 @@ def made() -> tuple[object, api.Prepared]:
     return pipe, api.prepare(pipe, call={k: v for k, v in CASE.call(1).items() if k not in OF_THE_RUN})
 
 
+def requests_of(events: Sequence[Event]) -> list[str]:
+    """One for each chunk."""
+    return list(dict.fromkeys(event.request for event in events))
+
+
 def test_steps_of_every_chunk_are_decided_and_passes_that_fill_are_computed() -> None:
     pipe, captured = made()
     compiled = api.compile(pipe, Source("test.policy", STEPWISE), backend="eager", captured=captured)  # type: ignore[arg-type]
@@ -42,7 +54,7 @@ def test_steps_of_every_chunk_are_decided_and_passes_that_fill_are_computed() ->
     compiled.undo()
     assert torch.equal(one, again)
     assert not torch.equal(one, output(pipe, CASE.call(1)))
-    requests = list(dict.fromkeys(event.request for event in events))
+    requests = requests_of(events)
     assert len(requests) == len(CHUNKS)
     for number, request in enumerate(requests):
         own = [e for e in events if e.request == request and e.sample == 0]
@@ -51,6 +63,22 @@ def test_steps_of_every_chunk_are_decided_and_passes_that_fill_are_computed() ->
         assert [e.row for e in own] == list(range(len(own)))
         assert {e.why for e in own[4:]} == ({CLEAN_PASS} if filled else set())
         assert {e.tokens for e in own} == {CHUNKS[number] * 16}
+
+
+def test_what_a_run_costs_is_priced_by_its_steps() -> None:
+    """The pass that fills has arguments of its own, and chunks have lengths of their own."""
+    pipe, captured = made()
+    compiled = api.compile(pipe, "compute", backend="eager", captured=captured)
+    with last_call(compiled) as call:
+        output(pipe, CASE.call(1))
+    compiled.undo()
+    assert call["kv_cache_flag"]["num_cached_chunks"] == len(CHUNKS) - 1  # type: ignore[index]
+    prices = prices_of(compiled, call)
+    chunks = [[e for e in compiled.events if e.request == r and e.row == 1] for r in requests_of(compiled.events)]
+    costs = [count(compiled, events, prices) for events in chunks]
+    blocks = [sum(block.whole for block in prices.blocks) * frames / CHUNKS[-1] for frames in CHUNKS]
+    assert costs[2] - costs[0] == pytest.approx(2 * (blocks[2] - blocks[0]))  # of both guidance branches
+    assert costs[1] == costs[2]
 
 
 def test_a_video_that_is_given_is_filled_before_the_first_step() -> None:
@@ -137,6 +165,14 @@ def test_small_runs_are_of_sizes_that_no_capture_has_seen() -> None:
     for run in runs:
         assert (run["height"] // 8, run["width"] // 8) not in seen  # type: ignore[operator]
         assert torch.isfinite(output(pipe, run)).all()
+
+
+def test_the_laws_hold_at_sizes_that_no_capture_has_seen() -> None:
+    pipe, _ = made()
+    subject = PipelineSubject.of(pipe, {k: v for k, v in CASE.call(1).items() if k not in OF_THE_RUN}, 2)
+    verdict = validate(subject, load_policy("fixed_interval"), {})
+    subject.restore()
+    assert verdict.holds, verdict.laws
 
 
 def test_a_clock_that_hangs_on_nothing_tells_no_step() -> None:

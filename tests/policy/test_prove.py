@@ -52,6 +52,30 @@ def test_a_policy_is_equivalent_to_itself(name: str) -> None:
     assert verdict(told(name), Equivalent(told(name))).outcome == "proved"
 
 
+MERGED = """policy merged {
+  phase some for 1 step { compute top 50% of tokens by similarity(latent) }
+  phase rest            { reuse token while REST }
+  layers blocks[*] { keep residual KEPT }
+}
+"""
+
+
+def merged(rest: str, near: bool = True) -> BoundPolicy:
+    kept = "reuse as nearest(residual, by = latent)" if near else ""
+    return told(MERGED.replace("REST", rest).replace("KEPT", kept))
+
+
+@pytest.mark.parametrize("rest", ["rel_l1(modulation) < 0.1", "similarity(latent) > 0.9"])
+def test_what_merges_computes_a_chunk_of_which_nothing_is_selected(rest: str) -> None:
+    """So it does not reuse wherever its condition holds, and a claim that this would prove is none."""
+    lax = rest.replace("0.1", "0.2").replace("0.9", "0.8")
+    assert verdict(merged(rest), Equivalent(merged(rest))).outcome == "proved"
+    assert verdict(merged(rest), Implies(merged(lax))).outcome != "proved"
+    assert verdict(merged(rest, near=False), Implies(merged(rest))).outcome != "proved"
+    (by_clock,) = {cell.action for cell in plan(merged("step < 9"), GRIDS[1], {}, frozenset()).cells[1:]}
+    assert by_clock == "compute"
+
+
 def test_a_higher_threshold_does_not_reuse_everywhere_else() -> None:
     """The account of the laxer policy is cleared later, so it can be the one that computes: a fact that surprises."""
     found = verdict(told("teacache"), Implies(told("teacache", threshold=0.2)))

@@ -204,3 +204,12 @@ def test_the_grid_of_flow_matching() -> None:
     assert grid.sigmas == pytest.approx([5 * s / (1 + 4 * s) for s in even])
     assert grid.timesteps == pytest.approx([1000 * s for s in grid.sigmas])
     assert grid.steps == 4
+
+
+def test_a_chunk_without_a_token_to_take_from_is_computed_for_that_reason() -> None:
+    rule = reuse(below(ir.ClockRef("step"), C(2.0)), ir.Granularity.TOKEN)
+    found = reasons(replace(bind(policy(rest(rule)), {}), merges=True), flow_grid(4), NOTHING)
+    assert [reason.action for reason in found] == ["compute"] * 4
+    assert [reason.why for reason in found[1:3]] == [
+        "the condition holds, and no token would be left to take from", "the condition fails",
+    ]  # fmt: skip

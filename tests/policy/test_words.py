@@ -58,6 +58,11 @@ def test_regions_in_words(layers: str, told: list[str]) -> None:
     assert list(words.regions(written(layers))) == told
 
 
+def test_merged_tokens_in_words() -> None:
+    (told,) = words.regions(load_policy("merge"))
+    assert told == "blocks[*]: merge residuals: a token takes that of the computed one nearest by `embedded`"
+
+
 def test_regions_that_decide_apart_and_bands_in_words() -> None:
     found = list(words.regions(load_policy("fastercache")))
     assert found[0] == "attn = blocks[*].attn: keep output, what this part of each block gives, before its gate"

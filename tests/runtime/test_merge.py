@@ -15,6 +15,7 @@ from torch.nn import functional as nnf
 import mccompile.api as api
 import mccompile.runtime.nearest
 from mccompile.diagnostics.source import Source
+from mccompile.runtime.budget import Predictor
 from mccompile.runtime.clock import Timeline, steps_in_order
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.nearest import Likeness, similarity
@@ -208,6 +209,17 @@ def test_folding_changes_no_decision(tiny: Tiny) -> None:
         made.undo()
     assert found[0][1] == found[1][1]
     assert torch.equal(found[0][0], found[1][0])
+
+
+def test_what_is_kept_is_predicted(small_wan: WanTransformer3DModel, captured_wan: api.Prepared) -> None:
+    made, clock = compiled(small_wan, captured_wan, policy())
+    for clock.row in range(2):
+        made(**call(clock.row))
+    (request,) = made.runner.requests.values()
+    predicted = Predictor(made.runner.lowered, made.runner.bound)
+    found = predicted.count(predicted.store(call(0), predicted.moment(call(0), call(0))), predicted.cache)
+    assert found.total == next(iter(request.branches.values())).nbytes()
+    assert found.residuals == 0 < found.key_values
 
 
 @pytest.mark.parametrize("by", ["embedded", "latent", "modulated_input"])

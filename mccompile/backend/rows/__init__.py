@@ -12,9 +12,15 @@ from __future__ import annotations
 import torch
 from torch.export import ExportedProgram
 
-from mccompile.backend.rows.choice import choice_for
+from mccompile.backend.rows.choice import Tile, choice_for, for_windows
 from mccompile.backend.rows.operator import dense, rows_operator, windows_operator
 from mccompile.lowering.attention import LIBRARY, attend, attend_windows
+
+
+def _tile(q: torch.Tensor, v: torch.Tensor, windows: bool) -> Tile | None:
+    """That of the Triton kernel; None where torch's attention was chosen."""
+    tile = choice_for(int(q.size(3)), int(v.size(3)), q.dtype, q.device).tile
+    return for_windows(tile, torch.cuda.get_device_capability(q.device)) if tile is not None and windows else tile
 
 
 def _attend_as_chosen(
@@ -22,7 +28,7 @@ def _attend_as_chosen(
     scale: float | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """In a graph that runs as it is."""
-    tile = choice_for(q.size(3), v.size(3), q.dtype, q.device).tile
+    tile = _tile(q, v, windows=False)
     if tile is None:
         return attend(q, k, v, bounds, scale)
     return rows_operator()(*map(dense, (q, k, v)), seen, scale, *tile.sizes)
@@ -33,7 +39,7 @@ def _attend_windows_as_chosen(
     scale: float | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """In a graph that runs as it is. The tile is that of prefixes: it is measured on the keys of a whole video."""
-    tile = choice_for(q.size(3), v.size(3), q.dtype, q.device).tile
+    tile = _tile(q, v, windows=True)
     if tile is None:
         return attend_windows(q, k, v, ranges, scale)
     return windows_operator()(*map(dense, (q, k, v)), spans, scale, *tile.sizes)
@@ -53,8 +59,7 @@ def use_rows_kernel(program: ExportedProgram) -> None:
     nodes = [node for node in attending if node.args[0].meta["val"].device.type == "cuda"]
     for node in nodes:
         q, k, v, _, of_rows, *scale = node.args
-        of_q, of_v = q.meta["val"], v.meta["val"]
-        tile = choice_for(int(of_q.size(3)), int(of_v.size(3)), of_q.dtype, of_q.device).tile
+        tile = _tile(q.meta["val"], v.meta["val"], node.target is torch.ops.mccompile.window_attention.default)
         if tile is not None:
             node.target = _OPERATORS[node.target]()
             node.args = (q, k, v, of_rows, *(scale or (None,)), *tile.sizes)

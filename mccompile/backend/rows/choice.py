@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,14 @@ OTHERS = (Tile(64, 64, 4, 2), Tile(128, 32, 8, 2), Tile(64, 32, 4, 3), Tile(32, 
 def candidates(capability: tuple[int, int]) -> tuple[Tile, ...]:
     """The tiles that are tried on GPUs of a compute capability; `make gpu-check` compiles each of them."""
     return HOPPER if capability[0] == 9 else OTHERS
+
+
+def for_windows(tile: Tile, capability: tuple[int, int]) -> Tile:
+    """The tile of the kernel of windows where this one was chosen for prefixes.
+
+    That kernel holds more per row. With more keys in a tile its registers spill; `make gpu-check` compiles it.
+    """
+    return replace(tile, keys=min(tile.keys, 64 if capability[0] == 9 else 32))
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from mccompile.policy.bind import bind
 from mccompile.policy.cells import Plan
 from mccompile.policy.groups import bounds_of, own_branches
 from mccompile.policy.phases import Grid
-from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.compiled import CompiledModel, of_other_form
 from mccompile.runtime.one_by_one import first_sample
 from mccompile.runtime.planning import make_plans
 from mccompile.runtime.shared import Value
@@ -242,6 +242,8 @@ class Rig:
         seen: dict[str, object] = {}
 
         def after(module: CompiledModel, _: object, kwargs: dict[str, object], __: object) -> None:
+            if of_other_form(module.events[-1]):
+                return
             latest = next(reversed(module.runner.requests.values()))
             seen.update(call=kwargs, plan=next(iter(latest.plans.values())))
 

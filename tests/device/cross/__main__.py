@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 COMMAND = "make gpu-check"
-TITLE = "Graphs of two blocks of SkyReels-V2-DF-1.3B in bfloat16, and the tiles of the attention kernel"
+TITLE = "Graphs of two blocks of SkyReels-V2-DF-1.3B in bfloat16, and the tiles of the attention kernels"
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def _alone(name: str, model: str) -> None:
 
         for tile in compiled_tiles(gpu):
             t, dtype = tile.tile, str(tile.dtype).removeprefix("torch.")
-            graph = f"attention over prefixes, heads of {tile.width}, {dtype}, {t.rows} x {t.keys}, {t.warps} warps"
+            graph = f"attention {tile.kernel}, heads of {tile.width}, {dtype}, {t.rows} x {t.keys}, {t.warps} warps"
             _tell({
                 "graph": graph, "gpu": name, "kernels": 1, "registers": tile.registers, "spilled": tile.spilled,
                 "shared": tile.shared, "shared_most": gpu.shared, "error": tile.error,
