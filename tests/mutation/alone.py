@@ -16,7 +16,7 @@ from tests.mutation.children import Failing, Outcome, Quick, forked, options
 from tests.mutation.codes import ROOT, compiled
 from tests.mutation.operators import Mutant
 
-FILES = 4
+FILES = 12
 """How many files of tests such a child collects: that takes longer than most tests."""
 
 

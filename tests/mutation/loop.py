@@ -64,10 +64,13 @@ class Judge:
             what, by = run(mutant, made, names) if names else ("unreached", "")
             if what not in SEEN or by in self.confirmed:
                 break
-            if run(None, made, [by] if by in names else names)[0] == "survived":
-                self.confirmed.add(by)
+            if run(None, made, [name for name in names if name.startswith(by)])[0] == "survived":
+                self.confirmed |= {by} & set(names)
                 break
-            self.order.without.add(by if by in names else names[0])
+            if by not in names:
+                what, by = "survived", ""  # no test could begin, with or without the mutant
+                break
+            self.order.without.add(by)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = round(used.ru_utime + used.ru_stime - begun.ru_utime - begun.ru_stime, 2)
         if by:
@@ -80,7 +83,7 @@ class Judge:
 class Loop:
     """A plugin of pytest that runs no tests for their own sake. It forks a child per mutant.
 
-    later: a file that gets the keys of those that only an import shows.
+    later: a file that gets the keys of those that only an import shows, and the names of the tests that there are.
     """
 
     mutants: Iterable[Mutant]
@@ -104,7 +107,7 @@ class Loop:
                 later.append(mutant.key)
             else:
                 self.judge.judge(mutant, made, self._run)
-        self.later.write_text(json.dumps(later))
+        self.later.write_text(json.dumps([later, list(self._items)]))
         print(f"fail without a mutant: {sorted(order.without)}")  # noqa: T201
         return True
 
@@ -153,7 +156,8 @@ def run_all(todo: list[Mutant], judge: Judge) -> None:
         _, status = os.waitpid(number, 0)
         if not later.exists():
             raise SystemExit(f"the tests could not be run: {os.waitstatus_to_exitcode(status)}")
-        wanted = set(json.loads(later.read_text()))
+        wanted, there = map(set, json.loads(later.read_text()))
+    judge.order.tests = [test for test in judge.order.tests if test.name in there]
     if wanted:
         import_others()
     for mutant in todo:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
+from math import inf
 from pathlib import Path
 from types import FunctionType
 
@@ -20,6 +21,7 @@ from tests.arithmetic import test_bounds
 from tests.mutation.again import run
 from tests.mutation.children import FAILED, Failing, forked, options
 from tests.mutation.codes import ROOT, Change, change, functions, install
+from tests.mutation.loop import Judge
 from tests.mutation.operators import Mutant, mutants
 from tests.mutation.order import Kept, Order, Traced
 from tests.mutation.reached import Tracer
@@ -150,6 +152,35 @@ def test_what_is_filled_anew_under_a_mutant_counts_for_the_tests_that_take_it() 
     test = Traced("a", 1.0, lines(1), ("shared",))
     costs = [order.cost(test, Change((), what, lasting=False)) for what in ("one.py:least", "one.py:most")]
     assert costs[0] == costs[1] + 5.0
+
+
+@pytest.mark.parametrize(
+    ("fails", "always", "verdict"),
+    [
+        (["a.py::one"], [], ("killed", "a.py::one")),
+        (["a.py::one"], ["a.py::one"], ("killed", "a.py::two")),  # and not by what fails without the mutant too
+        (["a.py::one", "a.py::two"], ["a.py::one", "a.py::two"], ("unreached", "")),
+        (["a.py"], [], ("killed", "a.py")),  # it cannot be imported
+        (["a.py"], ["a.py"], ("survived", "")),
+        ([], [], ("survived", "")),
+    ],
+)
+def test_a_mutant_is_killed_by_what_passes_without_it(
+    fails: list[str], always: list[str], verdict: tuple[str, str], tmp_path: Path
+) -> None:
+    source = "def least(a, b):\n    return b\n"
+    (mutant,) = mutants("one.py", source)
+    order = Order([Traced(name, 0.1, lines(1, 2)) for name in ("a.py::one", "a.py::two")], {})
+
+    def run(wrong: Mutant | None, made: Change, names: list[str]) -> tuple[str, str]:
+        of = fails + ["a.py::two"] * bool(fails) if wrong else always
+        by = next((name for name in of if name in names or name == "a.py"), None)
+        return ("survived", "") if by is None else ("killed", by)
+
+    judge = Judge(order, 9.0, tmp_path / "one.jsonl", tmp_path / "pause", inf)
+    judge.judge(mutant, Change((), "one.py:least", lasting=False), run)
+    (told,) = map(json.loads, judge.place.read_text("utf-8").splitlines())
+    assert (told["what"], told["by"]) == verdict
 
 
 @cache

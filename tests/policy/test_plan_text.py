@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from policy_cases import grid_of
+from policy_cases import grid_of, motioncache
 from test_planner import planned, teacache
 
+from mccompile import ir
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.policy.cells import Cell, Plan, PlannedAction
+from mccompile.policy.groups import views
+from mccompile.policy.plan_text import headings, read_plans
 from mccompile.policy.planner import read_plan, show_plan
 
 TABLE = """\
@@ -103,6 +106,7 @@ def test_alternatives_and_accounts_as_text() -> None:
         ("[debt]", "[debt] []", "accounts", "`accounts` takes one value"),
         ("   0.0    2", "   0.0   -2", "-2", "the number of an alternative is expected"),
         ("   0.0    2", "   0.0", "1", "the row has 7 columns"),
+        ("debt  way\n", "debt  (way)\n", "0", "the row has 8 columns"),
         ("static)\n", "static)\nstep 1\n", "step", "nothing may follow the summary"),
         ("  all    reuse", "  last   reuse", "last", "not a phase of the plan"),
         ("  all    reuse", "  all    maybe", "maybe", "compute, reuse or dynamic is expected"),
@@ -128,3 +132,31 @@ def test_a_plan_that_ends_too_early_is_refused_at_its_last_line(number: int) -> 
     with pytest.raises(PolicyError, match="a line beginning with") as caught:
         read_plan("".join(TABLE.splitlines(keepends=True)[:number]))
     assert [(d.code, d.span.line) for d in caught.value.diagnostics if d.span] == [("MC0308", number)]
+
+
+def test_a_heading_stands_at_the_very_beginning() -> None:
+    assert list(read_plans(f"regions front\n{TABLE}")) == ["front"]
+    with pytest.raises(PolicyError, match="a line beginning with `plan`"):
+        read_plans(f"\nregions front\n{TABLE}")
+
+
+def test_blocks_in_a_row_that_have_one_plan_share_a_heading() -> None:
+    """Those of `rear` stand apart in a model; `front` is no block of them, though its plan is the same."""
+    one, other = read_plan(TABLE), read_plan(WAYS)
+    rear = tuple(ir.Region(ir.Blocks(n, n), "residual", name=f"rear[{n}]", depth=n / 3) for n in range(4))
+    made = replace(motioncache(), regions=(ir.Region(ir.Blocks(9, 9), "residual", name="front"), *rear))
+    plans = {"front": one, "rear[0]": one, "rear[1]": one, "rear[2]": one, "rear[3]": other}
+    assert headings(made, plans) == {
+        "front": "regions front", "rear[0]": "regions rear[0] to rear[2]", "rear[3]": "regions rear[3]"
+    }  # fmt: skip
+    assert headings(made, plans | {"rear[1]": other, "rear[2]": other}) == {
+        "front": "regions front", "rear[0]": "regions rear[0]", "rear[1]": "regions rear[1] to rear[3]"
+    }  # fmt: skip
+    two = replace(made, regions=rear[:2])
+    assert headings(two, {"rear[0]": one, "rear[1]": one}) == {"rear[0]": "regions rear[0] to rear[1]"}
+    branch = ir.BranchRule("uncond", ir.Compute())
+    apart = replace(made, phases=(*made.phases[:-1], replace(made.phases[-1], branches=(branch,))))
+    found = headings(apart, {view.name: one for view in views(apart)})
+    assert [text for text in found.values() if " to " in text] == [
+        "other branches, regions rear[0] to rear[3]", "branch uncond, regions rear[0] to rear[3]"
+    ]  # fmt: skip

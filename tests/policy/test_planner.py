@@ -70,6 +70,10 @@ def test_a_phase_that_waits_for_refreshes_ends_where_data_says() -> None:
     made = planned(policy(waiting, rest(ir.Compute())), 4)
     assert marks(made) == "C???"
     assert [cell.phase for cell in made.cells] == [0, 0, None, None]
+    sure = replace(waiting, rule=replace(reuse(below(PROBE, C(0.5))), all_at=ir.AllAt(None, (3,))))
+    made = planned(policy(sure, rest(ir.Compute())), 5)
+    assert marks(made) == "C??CC"  # at step 3 the second one is certain
+    assert made.cells[4].phase == 1
 
 
 def test_a_rule_that_reuses_computes_all_at_its_own_steps() -> None:

@@ -84,7 +84,12 @@ def test_ranges_by_share_are_compared_where_they_read_alike() -> None:
 def test_what_decides_apart_is_not_compared() -> None:
     each = written("phase r { reuse chunk while rel_l1(input) < 0.1 }", "layers each blocks[*] { keep residual }")
     apart = "regions or branches that decide apart are not compared"
-    for found in (equivalent(each, written()), implies(written(), each), verdict(each, NeverReuses(0, 1))):
+    two = written(
+        "phase r { front: compute every 2 steps rear: compute every 3 steps }",
+        "layers front = blocks[0] { keep residual } layers rear = blocks[1..] { keep residual }",
+    )
+    alone = verdict(each, NeverReuses(0, 1))
+    for found in (equivalent(two, two), equivalent(each, written()), implies(written(), each), alone):
         assert (found.outcome, found.reason, found.runs) == ("unknown", apart, ())
 
 
@@ -147,8 +152,31 @@ def rows(first: ir.Rule, rule: ir.Rule, flush: bool = False) -> BoundPolicy:
 OWED = reuse(below(ir.Accumulate(MODULATION), ir.Const(0.5)))
 
 
-@pytest.mark.parametrize(("flush", "proved"), [(False, False), (True, True)])
-@pytest.mark.parametrize("rule", [OWED, replace(OWED, max_consecutive=ir.Const(2.0))], ids=["account", "count"])
+TIMED = reuse(below(MODULATION, ir.Const(0.5)))
+
+
+def recent(n: int) -> ir.Reuse:
+    """Reuses while the n-th last computation is at most four steps old, and little changes."""
+    step = ir.ClockRef("step")
+    age = below(ir.Apply("sub", (step, ir.Kept(step, n))), ir.Const(4.5))
+    return replace(TIMED, condition=ir.Apply("and", (TIMED.condition, age)))
+
+
+MOVED = reuse(below(ir.FrameDiff(ir.SourceRef("latent"), True), ir.Const(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "flush", "proved"),
+    [
+        (OWED, False, False), (OWED, True, True),
+        (replace(OWED, max_consecutive=ir.Const(2.0)), False, False),
+        (replace(OWED, max_consecutive=ir.Const(2.0)), True, True),
+        (replace(TIMED, max_consecutive=ir.Const(2.0)), False, False),
+        (MOVED, True, False),  # what it reads is never the same again
+        (recent(1), True, True),
+        (recent(2), True, False),  # before the step that computes all, another step was the last one
+    ],
+)  # fmt: skip
 def test_counts_that_are_apart_are_alike_again_behind_a_step_that_computes_all(
     rule: ir.Reuse, flush: bool, proved: bool
 ) -> None:
@@ -174,15 +202,13 @@ def test_the_account_of_a_laxer_rule_is_cleared_later() -> None:
 def test_keys_and_values_that_are_due_at_other_steps_part_two_policies(
     mine: int | None, theirs: int | None, outcomes: tuple[str, str]
 ) -> None:
-    one, other = (
-        bind(
-            replace(policy(rest(reuse(below(MOTION, ir.Const(0.5))))), cache=replace(PLAIN_CACHE, refresh_every=every)),
-            {},
+    for change in (MOTION, MODULATION):
+        made = policy(rest(reuse(below(change, ir.Const(0.5)))))
+        one, other = (
+            bind(replace(made, cache=replace(PLAIN_CACHE, refresh_every=every)), {}) for every in (mine, theirs)
         )
-        for every in (mine, theirs)
-    )
-    found = prove(one, Implies(other), [grid_of(8)]), prove(one, Equivalent(other), [grid_of(8)])
-    assert tuple(f.outcome for f in found) == outcomes
+        found = prove(one, Implies(other), [grid_of(8)]), prove(one, Equivalent(other), [grid_of(8)])
+        assert tuple(f.outcome for f in found) == outcomes
 
 
 def test_steps_are_followed_until_two_runs_can_part() -> None:
@@ -270,3 +296,48 @@ def test_an_account_that_only_one_of_two_policies_fills_is_not_taken_for_equal()
     both, one = (rows(reuse(condition), owed) for condition in (ir.Apply("and", (mine, theirs)), mine))
     assert [prove(both, Implies(one), [grid_of(n)]).outcome == "proved" for n in (2, 6)] == [True, False]
     assert prove(both, Implies(both), [grid_of(6)]).outcome == "proved"
+
+
+EITHER = ir.Apply("or", (TIMED.condition, below(replace(MODULATION, distance="l1"), ir.Const(0.1))))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(TIMED, hold_below=ir.Const(0.5)),
+        replace(TIMED, granularity=ir.Granularity.TOKEN),
+        replace(TIMED, condition=EITHER),  # computes where its other change is no number
+        ir.Top(ir.Const(0.5), MOTION),
+    ],
+    ids=["guard", "granularity", "another change", "top"],
+)
+def test_rules_that_decide_otherwise_prove_nothing(other: ir.Rule) -> None:
+    """Though a condition implies the other one."""
+    one, two = (bind(policy(rest(rule)), {}) for rule in (TIMED, other))
+    assert "proved" not in [prove(a, Implies(b), [grid_of(4)]).outcome for a, b in ((one, two), (two, one))]
+
+
+def test_the_same_rule_may_let_another_result_stand_in() -> None:
+    """What was added before decides which: both reuse all steps by the clock alone."""
+    either = ir.Apply("or", tuple(below(ir.Accumulate(ir.Const(0.0)), ir.Const(n)) for n in (0.5, 9.0)))
+    rule = replace(reuse(either), stand_ins=(ir.Forecast(((1.0,),)), None))
+    little, much = (rows(reuse(below(ir.Accumulate(ir.Const(n)), ir.Const(9.0))), rule) for n in (0.25, 0.75))
+    found = prove(little, Equivalent(much), [grid_of(4)])
+    assert found.outcome == "refuted"
+    assert found.reason == "both reuse step 2 of 4, and what stands in is not the same"
+    assert prove(little, Equivalent(little), [grid_of(4)]).outcome == "proved"
+
+
+def test_accounts_are_compared_by_what_is_in_them_where_it_is_known() -> None:
+    """One rule adds nothing twice, and the other one has no account; then both read the same one."""
+    nothing = reuse(below(ir.Accumulate(ir.Const(0.0)), ir.Const(9.0)))
+    one, other = rows(nothing, OWED), rows(ir.Every(ir.Const(9.0)), OWED)
+    assert prove(one, Equivalent(other), [grid_of(6)]).outcome == "proved"
+
+
+@pytest.mark.parametrize("change", [MOTION, MODULATION])
+def test_a_rule_with_an_account_and_a_guard_is_the_same_as_itself(change: ir.Change) -> None:
+    condition = below(ir.Accumulate(change), ir.Const(0.5))
+    rule = replace(OWED, condition=condition, granularity=ir.Granularity.TOKEN, hold_below=ir.Const(0.5))
+    one, other = (bind(policy(rest(rule)), {}) for _ in range(2))
+    assert prove(one, Equivalent(other), [grid_of(6)]).outcome == "proved"

@@ -172,6 +172,13 @@ def test_why_a_guard_or_data_decides() -> None:
         assert (found.action, found.why[: len(why)]) == (action, why)
 
 
+def test_where_no_alternative_holds_and_a_guard_reuses_the_last_one_stands_in() -> None:
+    either = ir.Apply("or", (below(C(1.0), C(0.0)), below(C(2.0), C(0.0))))
+    rule = replace(reuse(either), stand_ins=(ir.Forecast(((1.0,),)), None), hold_below=C(2.0))
+    made = plan(bind(policy(rest(rule)), {}), grid_of(3), {}, STATIC)
+    assert [(cell.action, cell.way) for cell in made.cells] == [("compute", 0), ("reuse", 1), ("reuse", 1)]
+
+
 @pytest.mark.parametrize(("op", "sign"), [*zip(("lt", "le", "gt", "ge"), SIGNS, strict=True)])
 def test_each_comparison_of_a_condition_is_told(op: Operator, sign: str) -> None:
     both = ir.Apply("and", (ir.Apply(op, (ir.ClockRef("step"), C(2.0))), below(C(0.0), C(1.0))))
