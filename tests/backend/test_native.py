@@ -156,14 +156,16 @@ def test_a_machine_is_measured_once(measured: list[tuple[int, int, int, int]], t
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_class_that_takes_too_long_to_time_is_as_the_one_with_fewer_keys(
+def test_a_class_that_takes_too_long_to_time_is_as_the_one_with_fewer_queries(
     measured: list[tuple[int, int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "seconds", lambda queries, keys, width, heads: (float(keys), 1.0))
+    monkeypatch.setattr(choice, "seconds", lambda queries, keys, width, heads: (float(queries), float(keys)))
     found = choice.measure(64, 1)
     assert found.whole
-    assert found.torch_seconds[0] == tuple(map(float, MEASURED_AT))
-    assert found.torch_seconds[-1][-1] == float(max(k for k in MEASURED_AT if (QUERIES[-1] + 1) * k <= LARGEST))
+    assert [row[0] for row in found.torch_seconds] == [float(q if q < 8 else q + 1) for q in QUERIES]
+    timed = [q + 1 for q in QUERIES if q >= 8 and (q + 1) * MEASURED_AT[-1] <= LARGEST]
+    assert found.torch_seconds[-1][-1] == float(timed[-1])
+    assert (timed[-1], found.own_seconds[-1][-1]) == (1025, float(MEASURED_AT[-1]))
 
 
 @needs_kernel

@@ -25,6 +25,7 @@ from mccompile.backend.rows.choice import (
     candidates,
     choice_for,
     choose,
+    for_windows,
     needs_triton,
 )
 from mccompile.lowering.attention import bounds_of, seen_of
@@ -141,3 +142,12 @@ def test_without_triton_it_is_torchs_and_told(
     monkeypatch.setattr(choice, "needs_triton", lambda: True)
     assert choice_for(64, 64, torch.bfloat16, CUDA) == RowsChoice(None, choice.TRITON_MISSING)
     assert "attention over prefixes on a GPU: torch's, one call for each group of rows (Triton is not" in caplog.text
+
+
+@pytest.mark.parametrize(("capability", "most"), [((9, 0), 64), ((8, 9), 32)])
+def test_windows_take_fewer_keys_at_once_and_the_same_rows(capability: tuple[int, int], most: int) -> None:
+    """`make gpu-check` compiles these tiles, and fails where one spills."""
+    for tile in candidates(capability):
+        found = for_windows(tile, capability)
+        assert found.keys == min(tile.keys, most)
+        assert (found.rows, found.warps, found.stages) == (tile.rows, tile.warps, tile.stages)

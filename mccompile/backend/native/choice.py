@@ -23,7 +23,7 @@ from mccompile.lowering.attention import attend
 QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)  # fewest of each class
 KEYS = (0, 96, 256, 1024, 4096, 16384)  # fewest of each class
 MEASURED_AT = (64, 128, 512, 2048, 8192, 32768)  # keys of each class
-LARGEST = 2**24  # queries times keys: beyond, time grows with the keys, and a class is as the one with fewer keys
+LARGEST = 2**26  # queries times keys: beyond, time grows with the queries, and a class is as the one with fewer
 MARGIN, ROUNDS = 1.03, 5
 HEADS_APART = 4  # heads that lie in one row of a model's keys, at least: how far apart the rows of one head are
 LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
@@ -65,11 +65,12 @@ def table_for(width: int, threads: int) -> TimingTable | None:
 
 def measure(width: int, threads: int) -> TimingTable:
     """Times both on every class, one head per thread."""
-    times = []
+    times: list[list[tuple[float, float]]] = []
     for queries in map(_worst, QUERIES):
         row: list[tuple[float, float]] = []
-        for keys in MEASURED_AT:
-            row.append(row[-1] if queries * keys > LARGEST else seconds(queries, keys, width, threads))
+        for column, keys in enumerate(MEASURED_AT):
+            known = times[-1][column] if queries * keys > LARGEST else None
+            row.append(known or seconds(queries, keys, width, threads))
         times.append(row)
     theirs, ours = (tuple(tuple(pair[i] for pair in row) for row in times) for i in (0, 1))
     return TimingTable(width, threads, theirs, ours)
