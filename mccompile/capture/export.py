@@ -27,6 +27,7 @@ from mccompile.capture.by_sample import LoopMet, loops_once
 from mccompile.capture.equal_sizes import one_size, with_one_size
 from mccompile.capture.errors import ExportError, ProbeError, first_line
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
+from mccompile.capture.guards import AT_EACH_SIZE
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
@@ -48,7 +49,7 @@ class Exported:
     guards: tuple[str, ...]  # what export demands of the sizes of a call (guards.py)
     source: str  # the tensor with most dynamic axes, the first in forward's signature of these: the latent
     copies: Mapping[fx.Node, fx.Node]  # the nodes of blocks that repeat others, and those of the others
-    told: tuple[str, ...]  # what the values of a call must fulfil: the branches that forward takes at both calls
+    told: tuple[str, ...]  # what a call must fulfil besides: the branches on values that forward takes at both calls
     looped: bool  # whether forward goes through its samples by a loop of its own
 
 
@@ -137,7 +138,7 @@ def _traced(
             stack.enter_context(with_one_size(model, pair.call, equal))
             stack.enter_context(loops_once(model, pair.call, pair.samples, ready=looped))
             stack.enter_context(fixed_branches(taken))
-            module, guards = _export(model, pair.call, shapes)
+            module, guards, rewritten = _export(model, pair.call, shapes)
     except ExportError as error:
         if isinstance(error.__cause__, BranchMet):
             found = branches_taken(model, pair.call, without_defaults(model, second))
@@ -149,7 +150,7 @@ def _traced(
         if not repeated:
             raise
         return _traced(model, probe, second, True, taken=taken, looped=looped)
-    told = _told(model, module, pair)
+    told = (*_told(model, module, pair), *((AT_EACH_SIZE,) if looped or rewritten else ()))
     drop_checks(module)
     inline_contexts(module)
     drop_checks(module)
@@ -263,13 +264,17 @@ def _named(model: nn.Module, call: Mapping[str, object]) -> Iterator[None]:
         yield
 
 
-def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[fx.GraphModule, tuple[str, ...]]:
+def _export(
+    model: nn.Module, call: dict[str, object], shapes: object
+) -> tuple[fx.GraphModule, tuple[str, ...], bool]:
+    """The graph, its guards, and whether an operator stands in it by several others (spaced.py)."""
     name = type(model).__name__
     # With symbolic sizes a hit of this cache costs more than a miss.
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
         quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
-        with torch.no_grad(), plain, quiet, symbolic_lists(), symbolic_spaces(), symbolic_roots(), _named(model, call):
+        lists, named = symbolic_lists(), _named(model, call)
+        with torch.no_grad(), plain, quiet, lists, symbolic_roots(), symbolic_spaces() as spaces, named:
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:
@@ -281,4 +286,4 @@ def _export(model: nn.Module, call: dict[str, object], shapes: object) -> tuple[
         ) from error
     if not isinstance(module, fx.GraphModule):
         raise ExportError(f"{name}.forward", "torch.export returned no graph module", "use torch 2.11 to 2.13")
-    return module, tuple(program._guards_code)
+    return module, tuple(program._guards_code), bool(spaces)

@@ -24,6 +24,8 @@ _COMPARED: Mapping[type[ast.cmpop], Callable[..., bool]] = {
     ast.GtE: operator.ge,
 }  # fmt: skip
 _ARGUMENTS = "L"  # export's name for the arguments of a call
+AT_EACH_SIZE = "at each size the model is asked"
+"""A guard that no call fulfils: export wrote the forward in another way, and two sizes alone show that it is right."""
 
 
 class UnreadGuard(Exception):

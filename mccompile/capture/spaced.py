@@ -13,20 +13,21 @@ import torch
 
 
 @contextlib.contextmanager
-def symbolic_spaces() -> Iterator[None]:
-    """Inside, `torch.linspace` takes a symbolic number of steps."""
-    plain = torch.linspace
+def symbolic_spaces() -> Iterator[list[torch.SymInt]]:
+    """Inside, `torch.linspace` takes a symbolic number of steps. Gives the numbers that it was asked for."""
+    plain, asked = torch.linspace, list[torch.SymInt]()
 
     def linspace(
         start: float | torch.SymFloat, end: float | torch.SymFloat, steps: int | torch.SymInt, **options: object
     ) -> torch.Tensor:
         if isinstance(steps, torch.SymInt) and set(options) <= {"dtype", "device"}:
+            asked.append(steps)
             return _spaced(start, end, steps, **options)
         return plain(start, end, steps, **options)
 
     torch.linspace = linspace
     try:
-        yield
+        yield asked
     finally:
         torch.linspace = plain
 

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from mccompile.backend.role import Value
 from mccompile.capture.arguments import renewed
 from mccompile.capture.errors import CallError, first_line
-from mccompile.capture.guards import arguments_of, broken, of_values
+from mccompile.capture.guards import AT_EACH_SIZE, arguments_of, broken, of_values
 from mccompile.capture.run import CAPTURE_THESE, run_full
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.verify import close, sizes_of
@@ -100,7 +100,9 @@ class NewSizes:
         others = (f"`{name}` of {dtype}" for name, dtype in self._captured.dtypes if _counts(inputs[name], dtype))
         against = next(iter((*broken(self._captured.guards, call), *others)), "")
         if against and shared is None and len(parts) < 2:
-            self._compare(call, inputs, f"the model takes another branch at this size: not {against}", [inputs])
+            why = f"the model takes another branch at this size: not {against}"
+            written = "the model gives something else at this size than the graph that was made of it"
+            self._compare(call, inputs, written if against == AT_EACH_SIZE else why, [inputs])
         self._known.add(_sizes_of(inputs))
         self._values = {name: Held.of(value) for name, value in self._looking_at(inputs).items()}
 

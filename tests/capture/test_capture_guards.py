@@ -10,10 +10,10 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
-from mccompile.capture import capture, flat_inputs, run_full
+from mccompile.capture import capture, flat_inputs, run_full, spaced
 from mccompile.capture.errors import CallError
 from mccompile.capture.extremes import compares, symbolic_extremes, takes_extremes
-from mccompile.capture.guards import broken, sizes_of_constants
+from mccompile.capture.guards import AT_EACH_SIZE, broken, sizes_of_constants
 from mccompile.runtime.new_sizes import NewSizes
 from tests import zoo
 from tests.pipelines.conftest import wan_transformer
@@ -123,3 +123,33 @@ def test_the_larger_of_numbers_that_are_no_sizes_is_pythons(monkeypatch: pytest.
         assert vars(zoo)["max"]([2, 7], key=lambda x: -x) == 2
         assert zoo.min(1, 2) == "own"  # type: ignore[attr-defined]
     assert "max" not in vars(zoo)
+
+
+class Spaced(ToyTransformer):
+    """A model that weighs its frames by `torch.linspace`, which export writes by other operators."""
+
+    def forward(self, latent: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return super().forward(latent * torch.linspace(1, 2, latent.size(2)).view(-1, 1, 1), time)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_what_export_writes_in_another_way_is_looked_at_at_each_size(
+    wrong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mistake is none at the sizes of the recorded calls."""
+    own = spaced._spaced
+    if wrong:
+        monkeypatch.setattr(spaced, "_spaced", lambda a, b, n, **more: own(a, b, n, **more) + (n - 4) * (n - 5))
+    torch.manual_seed(0)
+    model = Spaced().eval().requires_grad_(False)
+    calls = [{"latent": torch.randn(1, 4, f, h, w), "time": torch.rand(1)} for f, h, w in ((4, 6, 14), (5, 10, 22))]
+    captured = capture(model, *calls)
+    assert AT_EACH_SIZE in captured.guards
+    sizes, other = NewSizes(model, captured), {"latent": torch.randn(1, 4, 6, 6, 8), "time": torch.rand(1)}
+    with torch.no_grad():
+        sizes.check(calls[0])
+        if wrong:
+            with pytest.raises(CallError, match="gives something else at this size"):
+                sizes.check(other)
+        else:
+            sizes.check(other)
