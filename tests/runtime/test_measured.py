@@ -85,7 +85,11 @@ def test_percentiles_are_of_the_finite_values() -> None:
 
 @pytest.mark.parametrize(("value", "is_finite"), [(0.0, True), (nan, False), (inf, False), (-inf, False)])
 def test_results_are_looked_at(value: float, is_finite: bool) -> None:
-    found = finite((torch.zeros(3), torch.tensor([1.0, value]), torch.tensor([1]), 7))
+    results = torch.zeros(3), torch.tensor([1.0, value]), torch.tensor([1]), 7
+    found = finite(results, ())
     assert found is not None
     assert bool(*found.arrived()) == is_finite
-    assert finite((torch.tensor([1]),)) is None
+    returned = finite(results, [results[1]])  # as it was given
+    assert returned is not None
+    assert bool(*returned.arrived())
+    assert finite((torch.tensor([1]),), ()) is None
