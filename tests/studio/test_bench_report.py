@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_a_plot_has_a_point_for_each_row_that_has_one() -> None:
     marks = [e for e in root.iter() if e.tag.endswith("circle")]
     assert len([m for m in marks if m.get("r") == "3.5"]) == 2
     assert "A & B" in {e.text for e in root.iter()}
+
+
+@pytest.mark.parametrize("least", [0.0, -9.4])
+def test_a_logarithmic_axis_leaves_out_what_is_not_above_0(least: float) -> None:
+    """A difference of two times can be, where they are equal up to noise."""
+    rows = (*REPORT.rows, {"name": "less", "kind": "ours", "ms": 5.0, "share": least})
+    one, two = (draw(report.document("c")) for report in (REPORT, replace(REPORT, rows=rows)))
+    assert one.count("<circle") == two.count("<circle")
 
 
 @pytest.mark.parametrize(

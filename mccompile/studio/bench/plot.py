@@ -50,7 +50,7 @@ class Axis:
 
 
 def draw(document: Mapping[str, object]) -> str:
-    """The SVG of a benchmark's JSON document; rows without a finite number on both axes are left out."""
+    """The SVG of a benchmark's JSON document; rows without a number that an axis can show are left out."""
     plot, rows = document["plot"], document["rows"]
     assert isinstance(plot, Mapping)
     assert isinstance(rows, Sequence)
@@ -66,7 +66,9 @@ def draw(document: Mapping[str, object]) -> str:
 
 
 def _has(row: Mapping[str, object], plot: Mapping[str, object]) -> bool:
-    return all(isinstance(row.get(str(plot[a])), int | float) for a in ("x", "y"))
+    """Whether a row has a number on both axes; a logarithmic one shows those above 0 alone."""
+    found = [(row.get(str(plot[axis])), plot[f"log_{axis}"]) for axis in ("x", "y")]
+    return all(isinstance(value, int | float) and (value > 0 or not log) for value, log in found)
 
 
 def _point(row: Mapping[str, object], plot: Mapping[str, object]) -> tuple[float, float]:
