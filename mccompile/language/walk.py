@@ -114,6 +114,11 @@ def weights_in(forecast: ir.Forecast) -> Iterator[ir.Expr]:
     return (weight for row in (*forecast.weights, *(forecast.passed or ())) for weight in row)
 
 
+def weights_after(rows: tuple[tuple[ir.Expr, ...], ...], computed: int) -> tuple[ir.Expr, ...]:
+    """Those that hold after so many computations, at least one. rows: by how many results are kept (ir.Forecast)."""
+    return rows[min(computed, len(rows)) - 1]
+
+
 def weighing_signals(policy: ir.PolicyIR) -> tuple[ir.SignalRef, ...]:
     """The measured signals by which stand-ins of kept results are weighed, in order of first use."""
     signals = {s.name: s for s in policy.signals}

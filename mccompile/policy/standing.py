@@ -9,6 +9,7 @@ import numpy as np
 from mccompile import ir
 from mccompile.diagnostics.diagnostic import Diagnostic
 from mccompile.diagnostics.failure import PolicyError
+from mccompile.language.walk import weights_after
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.cells import Cell, Plan
 from mccompile.policy.errors import WeightUndefined
@@ -67,9 +68,8 @@ def _standing(bound: BoundPolicy, cell: Cell) -> Iterator[ir.Forecast]:
 def _weights(forecast: ir.Forecast, computed: tuple[int, ...] | None) -> Iterator[ir.Expr]:
     """The weights that hold after these computations; after unknown ones all."""
     for rows in (forecast.weights, forecast.passed or ()):
-        if rows and computed is not None:
-            rows = (rows[min(max(len(computed), 1), len(rows)) - 1],)
-        yield from (weight for row in rows for weight in row)
+        known = rows if not rows or computed is None else (weights_after(rows, max(len(computed), 1)),)
+        yield from (weight for row in known for weight in row)
 
 
 def _is_undefined(weight: ir.Expr, at: StaticMoment) -> bool:

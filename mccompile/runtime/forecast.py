@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mccompile import ir
+from mccompile.language.walk import weights_after
 from mccompile.policy.bind import BoundPolicy
 from mccompile.policy.evaluate import Grid, StaticMoment, evaluate
 from mccompile.runtime.errors import NoForecast
@@ -109,7 +110,7 @@ class Weighing:
         signals = {s.name: replace(s, expr=known.get(s.name, s.expr)) for s in self.bound.ir.signals}
         at = StaticMoment(params, signals, self.grid, step, {}, None, {}, computed, self.bound.depth)
         kept, passed = (
-            tuple(np.float32(evaluate(w, at)) for w in rows[min(len(computed), len(rows)) - 1])
+            tuple(np.float32(evaluate(w, at)) for w in weights_after(rows, len(computed)))
             for rows in (self.forecast.weights, self.forecast.passed or ((),))
         )
         if not all(map(np.isfinite, (*kept, *passed))):

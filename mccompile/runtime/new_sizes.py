@@ -62,6 +62,7 @@ class NewSizes:
         self._constants = dict(captured.constants)
         self._known: set[tuple[object, ...]] = set()
         self._told = tuple(guard for guard in captured.guards if of_values(guard))
+        self._looked = tuple(name for guard in self._told for name in arguments_of(guard))
         self._values: dict[str, Held] = {}  # what these guards were last looked at with
         self._each = OneEach()
 
@@ -75,8 +76,7 @@ class NewSizes:
 
     def _looking_at(self, inputs: Mapping[str, Value]) -> dict[str, torch.Tensor]:
         """The inputs of which guards say what they hold: tensors, or those in a container of that name."""
-        names = tuple(name for guard in self._told for name in arguments_of(guard))
-        return {n: v for n, v in inputs.items() if n.startswith(names) and isinstance(v, torch.Tensor)}
+        return {n: v for n, v in inputs.items() if n.startswith(self._looked) and isinstance(v, torch.Tensor)}
 
     def check(self, inputs: Mapping[str, Value], parts: Sequence[Mapping[str, Value]] = ()) -> None:
         """Raises CallError (MC0405) for a call at whose sizes the graph gives other results than the model.
