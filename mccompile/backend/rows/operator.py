@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch._ops import OpOverload
@@ -41,12 +42,7 @@ def _attend_rows(
 ) -> torch.Tensor:  # fmt: skip
     from mccompile.backend.rows.kernel import prefix_rows
 
-    out = empty_result(q, v)
-    wrap_triton(prefix_rows)[_grid(q, rows)](
-        q, k, v, seen, out, q.size(2), *_strides(q, k, v, out), **_constants(q, k, v, scale),
-        ROWS=rows, KEYS=keys, PRECISION="ieee", num_warps=warps, num_stages=stages,
-    )  # fmt: skip
-    return out
+    return _launched(prefix_rows, q, k, v, seen, scale, (rows, keys, warps, stages))
 
 
 def _attend_windows(
@@ -55,29 +51,26 @@ def _attend_windows(
 ) -> torch.Tensor:  # fmt: skip
     from mccompile.backend.rows.window_kernel import window_rows
 
+    return _launched(window_rows, q, k, v, spans, scale, (rows, keys, warps, stages))
+
+
+def _launched(
+    kernel: Callable[..., None], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of_rows: torch.Tensor,
+    scale: float | None, tile: tuple[int, int, int, int],
+) -> torch.Tensor:  # fmt: skip
+    """What one of the kernels gives. of_rows: what each row sees, as it reads that. tile: `Tile.sizes`."""
+    rows, keys, warps, stages = tile
+    width, out_width = q.size(3), v.size(3)
     out = empty_result(q, v)
-    wrap_triton(window_rows)[_grid(q, rows)](
-        q, k, v, spans, out, q.size(2), *_strides(q, k, v, out), **_constants(q, k, v, scale),
+    grid = ((q.size(2) + rows - 1) // rows, q.size(1), q.size(0))
+    strides = [t.stride(i) for t in (q, k, v, out) for i in range(3)]
+    wrap_triton(kernel)[grid](
+        q, k, v, of_rows, out, q.size(2), *strides,
+        scale=(width**-0.5 if scale is None else scale) * math.log2(math.e), SHARING=q.size(1) // k.size(1),
+        WIDTH=width, OUT_WIDTH=out_width, PADDED=padded(width), OUT_PADDED=padded(out_width),
         ROWS=rows, KEYS=keys, PRECISION="ieee", num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return out
-
-
-def _grid(q: torch.Tensor, rows: int) -> tuple[int, int, int]:
-    return (q.size(2) + rows - 1) // rows, q.size(1), q.size(0)
-
-
-def _strides(*tensors: torch.Tensor) -> list[int]:
-    """Of batch, head and row of each."""
-    return [t.stride(i) for t in tensors for i in range(3)]
-
-
-def _constants(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None) -> dict[str, float | int]:
-    width, out_width = q.size(3), v.size(3)
-    return {
-        "scale": (width**-0.5 if scale is None else scale) * math.log2(math.e), "SHARING": q.size(1) // k.size(1),
-        "WIDTH": width, "OUT_WIDTH": out_width, "PADDED": padded(width), "OUT_PADDED": padded(out_width),
-    }  # fmt: skip
 
 
 def padded(width: int) -> int:
