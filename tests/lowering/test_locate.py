@@ -64,7 +64,7 @@ def model(**facts: Any) -> CapturedModel:
     blocks = tuple(
         SimpleNamespace(
             index=i, path=f"blocks.{i}", kind=0, streams_in=(f"x{i}",), streams_out=(f"x{i + 1}",),
-            continues=(f"x{i}",), shared=("embedding",),
+            continues=(f"x{i}",), shared=("mixed", "embedding"),
         )
         for i in range(2)
     )  # fmt: skip
@@ -112,7 +112,7 @@ FOUND: dict[str, tuple[ir.SourceName, dict[str, Any], SourceValue, str, int]] = 
         "modulation", {"shared": (shared("embedding", "t", axis=2),)}, Shared("embedding"), "tokens", 2,
     ),
     "what the latents mix into": (
-        "modulation", {"shared": (shared("embedding", "latent", "t"), shared("second", "t"), shared("embedding", "t"))},
+        "modulation", {"shared": (shared("mixed", "latent", "t"), shared("second", "t"), shared("embedding", "t"))},
         Shared("embedding"), "constant", 0,
     ),
     "time_embedding": ("time_embedding", {}, Shared("final"), "tokens", 1),
