@@ -33,7 +33,7 @@ from mccompile.lowering.hoist import is_attention
 aten = torch.ops.aten
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST = 448.0  # of e4m3
-_BIAS, _NOT_FINITE = 127.0, 128.0  # of the exponent byte
+_BIAS, _SMALLEST, _NOT_FINITE = 127.0, -126.0, 128.0  # of the exponent byte
 
 
 def as_computed(kept: ir.KeptDtype) -> bool:
@@ -57,7 +57,7 @@ def encode(value: torch.Tensor, kept: ir.KeptDtype) -> torch.Tensor:
     wide = aten.to.dtype(value, torch.float32)
     largest = aten.amax.default(aten.abs.default(wide), [-1], True)
     exponent = aten.ceil.default(aten.log2.default(aten.div.Tensor(largest, _LARGEST)))
-    exponent = aten.clamp.default(exponent, 1 - _BIAS, _NOT_FINITE - 1)
+    exponent = aten.clamp.default(exponent, _SMALLEST)
     exponent = aten.where.ScalarOther(aten.le.Scalar(largest, torch.finfo(torch.float32).max), exponent, _NOT_FINITE)
     scaled = aten.mul.Tensor(wide, aten.exp2.default(aten.neg.default(exponent)))
     small = aten.to.dtype(aten.clamp.default(scaled, -_LARGEST, _LARGEST), torch.float8_e4m3fn)
