@@ -12,7 +12,7 @@ import torch
 
 from mccompile import ir
 from mccompile.lowering.expressions import EPS, Leaves, change
-from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, TableRow, named
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, DepthRow, Flag, TableRow, named
 from mccompile.lowering.measured import MeasuredRow, told_by
 from mccompile.lowering.slots import SourceBefore
 
@@ -79,9 +79,9 @@ def test_rows_of_the_host_are_told_by_name() -> None:
     moved = ir.Change("l1", ir.SourceRef("latent"), "step", ir.Granularity.CHUNK)
     rows = (
         Flag("forced"), AccountRow("account"), AccountRow("debt"), ClockRow("step"), TableRow(one), TableRow(other),
-        ChangeRow(moved),
+        DepthRow(), ChangeRow(moved),
     )  # fmt: skip
-    assert named(rows) == ("forced", "account", "account:debt", "step", "table:0", "table:1", "change:0")
+    assert named(rows) == ("forced", "account", "account:debt", "step", "table:0", "table:1", "depth", "change:0")
 
 
 def test_former_values_have_a_name_for_each_moment_and_filter() -> None:

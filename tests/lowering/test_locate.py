@@ -147,6 +147,7 @@ NOT_ONE = "it does not give one tensor [batch, channel, frame, height, width]"
 BESIDE = "its video tokens lie among others whose number varies"
 LEAVES = "no stream of video tokens leaves the cached region"
 NO_PROBE = "no always-computed blocks come before the cached region"
+NO_STREAM = "the output of a part of a block is kept, and that continues no stream"
 INSIDE = replace(KEPT, inside=True)
 FLAT: AnyGrid = ToldGrid("latent", (1, 2, 2))
 MISSING: dict[str, tuple[ir.SourceName, dict[str, Any], tuple[LoweredRegion, ...], str]] = {
@@ -199,7 +200,7 @@ MISSING: dict[str, tuple[ir.SourceName, dict[str, Any], tuple[LoweredRegion, ...
         "modulated_input", {"kinds": (SimpleNamespace(modulated=ModulatedInput("n", 1, Beside(None, None))),)},
         REGIONS, BESIDE,
     ),
-    "what enters a part of a block": ("input", {}, (REGIONS[0], INSIDE), "the output of a part of a block is kept, and that continues no stream"),
+    "what enters a part of a block": ("input", {}, (REGIONS[0], INSIDE), NO_STREAM),
     "no blocks in front": ("probe", {}, (replace(KEPT, first=0),), NO_PROBE),
     "kept blocks in front": ("probe_output", {}, (replace(KEPT, first=0, last=0), REGIONS[0]), NO_PROBE),
     "nothing but blocks in front": ("probe", {}, REGIONS[:1], NO_PROBE),
