@@ -77,7 +77,8 @@ def test_a_literal_is_a_number() -> None:
 
 @pytest.mark.parametrize(
     ("expr", "why"),
-    [(ir.Around("max", SIGMA, 1), "the rows and columns of a frame"), (ir.SpectralWeight(0, 1, 4, 0.1), "which the host knows"),
+    [(ir.Around("max", SIGMA, 1), "the rows and columns of a frame"),
+     (ir.SpectralWeight(0, 1, 4, ir.Const(0.1)), "which the host knows"),
      (LATENT, "source latent outside a change or a frame difference"), (ir.Frequency(), "outside the gain")],
 )  # fmt: skip
 def test_what_a_call_lacks_is_an_error(expr: ir.Expr, why: str) -> None:
