@@ -72,6 +72,8 @@ def test_a_distance_from_nothing_is_a_number() -> None:
     zero, one = torch.zeros(1, 1, 1, 1, 3), torch.ones(1, 1, 1, 1, 3)
     assert float(change("rel_l1", one, zero, ir.Granularity.STEP)) == pytest.approx(1 / EPS)
     assert float(change("cosine", one, zero, ir.Granularity.STEP)) == 1.0
+    small = torch.tensor([EPS**0.5, 0.0, 0.0]).view(1, 1, 1, 1, 3)  # whose square is as small as what is added
+    assert float(change("cosine", small, small, ir.Granularity.STEP)) == pytest.approx(0.5)
 
 
 def test_rows_of_the_host_are_told_by_name() -> None:
@@ -116,5 +118,5 @@ def test_what_a_decision_tells_is_of_each_chunk() -> None:
 
     assert told(MeasuredRow("highest", "debt")) == [7.0, 15.0, 23.0]
     assert told(MeasuredRow("lowest", "debt")) == [0.0, 8.0, 16.0]
-    assert told(MeasuredRow("highest")) == [0.0, 0.0, 0.0]
+    assert told(MeasuredRow("highest")) == told(MeasuredRow("lowest")) == [0.0, 0.0, 0.0]
     assert told(MeasuredRow("guard", "longest")) == [0.0, 1.0, 0.0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from mccompile.capture.part import Additive, Weight
+from mccompile.capture.part import Additive, Part, Weight
 from mccompile.lowering.draft import Draft, inputs_of, mutates
 from mccompile.lowering.trace_fx import build_graph
 from tests.lowering.refusing import MADE, MASK, TEXT, K, V, X, attending, masked, part_of, sdpa
@@ -56,6 +56,38 @@ def test_every_copy_is_found_by_the_node_that_it_is_of() -> None:
     assert {n.name for n in draft.copies} == {n.name for n in part.graph.nodes if n.op != "output"}
     assert all(copy.name == node.name and copy.graph is draft.graph for node, copy in draft.copies.items())
     assert [n.name for n in draft.attentions] == [s.node for s in part.attentions]
+
+
+def test_a_value_takes_the_place_of_another_for_all_that_read_it() -> None:
+    part = part_of({X: "x"}, lambda call, at: {MADE: call(aten.abs.default, (call(aten.neg.default, (at["x"],)),))})
+    draft = Draft(part)
+    (old,) = draft.graph.find_nodes(op="call_function", target=aten.neg.default)
+    with draft.graph.inserting_after(old):
+        new = draft.graph.call_function(aten.exp.default, (draft.takes[X],))
+    draft.replace(old, new)
+    assert [n.target for n in draft.graph.nodes if n.op == "call_function"] == [aten.exp.default, aten.abs.default]
+    (value,) = draft.part()(torch.zeros(2))
+    assert torch.equal(value, torch.ones(2))
+
+
+def test_a_value_that_is_read_before_it_is_made_is_an_error() -> None:
+    draft = Draft(part_of({X: "x"}, lambda call, at: {MADE: call(aten.neg.default, (at["x"],))}))
+    (first,) = draft.graph.find_nodes(op="call_function", target=aten.neg.default)
+    late = draft.graph.call_function(aten.exp.default, (draft.takes[X],))
+    first.args = (late,)
+    with pytest.raises(RuntimeError, match="before it has been defined"):
+        draft.part()
+
+
+def test_tensors_of_the_module_that_nothing_reads_go() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("scale", torch.ones(1))
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.get_attr("scale")
+    graph.output((x,))
+    made = Draft(Part(fx.GraphModule(module, graph), (X,), (MADE,))).part()
+    assert [n.op for n in made.graph.nodes] == ["placeholder", "output"]
 
 
 def test_operators_that_write_stay_though_nothing_reads_them() -> None:

@@ -130,8 +130,8 @@ def test_a_polynomial_of_a_tensor_is_no_number_where_its_operand_is_none() -> No
 
 
 def frames(*values: float) -> torch.Tensor:
-    """One chunk of frames with one token of two channels that have this mean magnitude."""
-    return torch.tensor(values).reshape(1, 1, -1, 1, 1).expand(1, 1, len(values), 1, 2) * torch.tensor([1.0, -1.0])
+    """One chunk of frames with two equal tokens of two channels that have this mean magnitude."""
+    return torch.tensor(values).reshape(1, 1, -1, 1, 1).expand(1, 1, len(values), 2, 2) * torch.tensor([1.0, -1.0])
 
 
 @pytest.mark.parametrize("relative", [True, False])
@@ -142,8 +142,9 @@ def test_motion_is_against_the_frame_before(relative: bool) -> None:
 
     def motion(has_tail: torch.Tensor, first: torch.Tensor, of: torch.Tensor = h) -> list[float]:
         found = frame_difference(of, tail, has_tail, first, relative)
-        assert found.shape == (1, 1, of.size(2), 1)
-        return found.flatten().tolist()
+        assert found.shape == (1, 1, of.size(2), 2)
+        torch.testing.assert_close(found[..., 0], found[..., 1], equal_nan=True)
+        return found[..., 0].flatten().tolist()
 
     rest = [0.5, 1.0] if relative else [1.0, 3.0]
     assert motion(yes, no) == pytest.approx([0.75 if relative else 6.0, *rest])
@@ -155,13 +156,13 @@ def test_motion_is_against_the_frame_before(relative: bool) -> None:
 def test_motion_from_nothing_is_a_number() -> None:
     no = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
     found = frame_difference(frames(0.0, 1.0), frames(0.0)[:, :, 0], no, no, True)
-    assert found.flatten().tolist() == pytest.approx([1.0, 1 / EPS])
+    assert found[..., 0].flatten().tolist() == pytest.approx([1.0, 1 / EPS])
 
 
 def test_the_last_frames_follow_the_chunks_that_run() -> None:
     """In front stands the one of the chunk before the first; in float32, whatever the source is in."""
-    h = torch.arange(12.0, dtype=torch.float64).reshape(1, 2, 3, 1, 2)
-    tail = -torch.ones(1, 3, 1, 2)
-    found = last_frames(h, tail, torch.tensor([True, False]).view(1, 2, 1, 1))
+    h = torch.arange(18.0, dtype=torch.float64).reshape(1, 3, 3, 1, 2)
+    tail = -torch.ones(1, 4, 1, 2)
+    found = last_frames(h, tail, torch.tensor([True, False, True]).view(1, 3, 1, 1))
     assert found.dtype == torch.float32
-    assert found[0].flatten(1).tolist() == [[-1.0, -1.0], [4.0, 5.0], [-1.0, -1.0]]
+    assert found[0].flatten(1).tolist() == [[-1.0, -1.0], [4.0, 5.0], [-1.0, -1.0], [16.0, 17.0]]

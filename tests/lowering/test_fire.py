@@ -133,6 +133,19 @@ def test_every_chunk_has_its_own_share() -> None:
     assert computed(reuse(below(0.5), all_above=0.5), leaves(sigma)) == [[[1, 0, 0, 0]], [[1, 1, 1, 1]]]
 
 
+def test_a_share_that_is_the_limit_is_neither_below_nor_above() -> None:
+    sigma = [[[0.9, 0.1, 0.1, 0.1]], [[0.9, 0.9, 0.9, 0.1]]]
+    fired = [[[1, 0, 0, 0]], [[1, 1, 1, 0]]]
+    assert computed(reuse(below(0.5), hold_below=0.25), leaves(sigma)) == fired
+    assert computed(reuse(below(0.5), all_above=0.75), leaves(sigma)) == fired
+
+
+def test_places_vote_in_each_chunk_by_itself() -> None:
+    sigma = [[[0.9, 0.1], [0.9, 0.1], [0.1, 0.1]], [[0.1, 0.9], [0.9, 0.9], [0.1, 0.1]]]
+    found = computed(reuse(below(0.5), vote=0.5), leaves(sigma))
+    assert found == [[[1, 0]] * 3, [[0, 1]] * 3]
+
+
 def test_the_account_that_the_rule_reads_says_what_is_computed_first() -> None:
     debt = [[[0.2, 0.4, 0.3]], [[0.5, 0.6, 0.7]]]
     rule = reuse(below(9.0, DEBT), max_reused=0.67)

@@ -63,7 +63,7 @@ INPUTS = ("latent", "t", "text")
 def model(**facts: Any) -> CapturedModel:
     blocks = tuple(
         SimpleNamespace(
-            index=i, path=f"blocks.{i}", kind=0, streams_in=(f"x{i}",), streams_out=(f"x{i + 1}",),
+            index=i, path=f"blocks.{i}", kind=i, streams_in=(f"x{i}",), streams_out=(f"x{i + 1}",),
             continues=(f"x{i}",), shared=("mixed", "embedding"),
         )
         for i in range(2)
@@ -73,7 +73,7 @@ def model(**facts: Any) -> CapturedModel:
         "streams": tuple(stream(f"x{i}") for i in range(3)), "entry": ("x0",), "exit": ("x2",), "opaque": "",
         "shared": (shared("text_keys", "text"), shared("embedding", "t"), shared("final", "t", axis=1)),
         "sources": (), "blocks": blocks,
-        "kinds": (SimpleNamespace(modulated=ModulatedInput("node", 1, ALONE)),),
+        "kinds": (SimpleNamespace(modulated=ModulatedInput("node", 1, ALONE)), SimpleNamespace(modulated="not asked")),
     }  # fmt: skip
     return cast(CapturedModel, SimpleNamespace(**(usual | facts)))
 

@@ -32,7 +32,7 @@ def test_a_rule_reads_the_late_signals_that_its_own_ones_are_made_of() -> None:
     assert late_signals(POLICY, late) == {"motion", "scaled"}  # the third one is made of them when it is asked for
 
 
-MEANS = TEXT.replace("accumulate(weight)", "accumulate(average(weight, over = 3))")
+MEANS = TEXT.replace("accumulate(weight)", "accumulate(average(weight * 2, over = 3))")
 
 
 @pytest.mark.parametrize(("text", "wanted"), [(TEXT, (False, False, True)), (MEANS, (True, True, True))])
@@ -75,10 +75,13 @@ def test_the_graph_measures_the_chunks_that_want_it() -> None:
         torch.testing.assert_close(found[name], torch.where(want, wanted, before_it))
 
 
-def test_a_signal_of_coarser_cells_is_there_for_every_cell() -> None:
+@pytest.mark.parametrize("one", [True, False])
+def test_a_signal_of_coarser_cells_is_there_for_every_cell(one: bool) -> None:
     text = TEXT.replace("= frame_diff(block_output)", "= mean(frame_diff(block_output), to = chunk)")
-    spec = build_observe(load_policy(text), OUTPUT)
+    lines = [line for line in text.splitlines(keepends=True) if not (one and "scaled =" in line)]
+    spec = build_observe(load_policy("".join(lines).replace("+ scaled", "* gain") if one else text), OUTPUT)
     assert spec is not None
+    assert len(spec.signals) == (1 if one else 2)
     old = [torch.zeros(1, 1, 2, 3) for _ in spec.signals]
     output, tail = torch.arange(12.0).reshape(1, 6, 2), torch.zeros(1, 2, 3, 2)
     found = spec.module(torch.ones(1, 3, 1), torch.tensor([1.0]), output, tail, *old)

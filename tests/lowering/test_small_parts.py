@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import pytest
@@ -97,6 +98,10 @@ def test_without_buffers_a_block_has_no_attention_that_keeps() -> None:
     assert refused.site == "buffers"
 
 
+def test_attention_without_a_mask_is_over_no_prefixes() -> None:
+    assert isinstance(use_prefixes(attending(True), frozenset({"mask"})), Refusal)
+
+
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_attention_over_prefixes_has_the_scale_of_the_one_with_a_mask(scale: float | None) -> None:
     part = masked()
@@ -151,11 +156,46 @@ def queries(call: Call, at: At) -> fx.Node:
     return call(sdpa, (call(aten.neg.default, (at["text"],)), at["x"], at["x"]))
 
 
-@pytest.mark.parametrize("body", [read_as_a_number_too, queries])
+def as_mask(call: Call, at: At) -> fx.Node:
+    return call(sdpa, (at["x"], at["x"], at["x"], call(aten.neg.default, (at["text"],))))
+
+
+@pytest.mark.parametrize("body", [read_as_a_number_too, queries, as_mask])
 def test_what_is_not_only_attended_to_is_told_apart(body: Callable[[Call, At], fx.Node]) -> None:
     found = lasting(body)
     assert not isinstance(found, str)
     assert found[1].gives == (Hoisted(0, False),)
+    assert found[0].takes[-1] == Hoisted(0, False)
+
+
+def test_keys_and_values_of_one_projection_are_computed_once() -> None:
+    def both(call: Call, at: At) -> fx.Node:
+        parts = call(aten.chunk.default, (call(aten.linear.default, (at["text"], at["w"])), 2, -1))
+        return call(sdpa, (at["x"], *(call(operator.getitem, (parts, i)) for i in (0, 1))))
+
+    found = lasting(both)
+    assert not isinstance(found, str)
+    assert found[1].gives == (Hoisted(0, True), Hoisted(1, True))
+
+
+def test_what_the_prompt_alone_makes_may_be_a_result() -> None:
+    part = part_of({TEXT: "text"}, lambda call, at: {MADE: call(aten.neg.default, (at["text"],))})
+    found = hoist(part, frozenset({TEXT}))
+    assert isinstance(found, Rewritten)
+    assert [n.op for n in found.part.graph.nodes] == ["placeholder", "placeholder", "output"]
+    assert found.part.results()[MADE] is found.part.holders()[Hoisted(0, False)]
+
+
+def test_what_is_computed_once_writes_nothing() -> None:
+    def body(call: Call, at: At) -> fx.Node:
+        call(aten.copy_.default, (at["k"], at["x"]))
+        return call(sdpa, (at["x"], at["x"], call(aten.neg.default, (at["text"],))))
+
+    found = lasting(body, k=K)
+    assert not isinstance(found, str)
+    rest, once = found
+    assert once.takes == (TEXT,)
+    assert len(rest.graph.find_nodes(op="call_function", target=aten.copy_.default)) == 1
 
 
 def of_two_things(call: Call, at: At) -> fx.Node:
@@ -170,6 +210,17 @@ def written_to(call: Call, at: At) -> fx.Node:
     k = call(aten.neg.default, (at["text"],))
     call(aten.copy_.default, (call(aten.t.default, (k,)), at["x"]))
     return call(sdpa, (at["x"], at["x"], k))
+
+
+def entry_written_to(call: Call, at: At) -> fx.Node:
+    """An entry of a list of views is written to."""
+    k = call(aten.neg.default, (at["text"],))
+    call(aten.copy_.default, (call(operator.getitem, (call(aten.chunk.default, (k, 2)), 0)), at["x"]))
+    return call(sdpa, (at["x"], at["x"], k))
+
+
+def lengths(call: Call, at: At) -> fx.Node:
+    return call(aten.mul.Tensor, (at["x"], call(aten.sym_size.int, (at["text"], 0))))
 
 
 def of_weights(call: Call, at: At) -> fx.Node:
@@ -189,7 +240,9 @@ def of_nothing(call: Call, at: At) -> fx.Node:
     return call(sdpa, (at["x"], at["x"], call(aten.arange.default, (3,))))
 
 
-@pytest.mark.parametrize("body", [of_two_things, random_numbers, written_to, of_weights, views, sizes, of_nothing])
+@pytest.mark.parametrize(
+    "body", [of_two_things, random_numbers, written_to, entry_written_to, of_weights, views, sizes, lengths, of_nothing]
+)
 def test_what_may_differ_and_what_costs_nothing_stays_in_the_block(body: Callable[[Call, At], fx.Node]) -> None:
     assert lasting(body) == "nothing is computed from it alone"
 
@@ -210,7 +263,18 @@ def two_layers(call: Call, at: At) -> fx.Node:
     return call(sdpa, (second, at["text"], at["text"]))
 
 
-@pytest.mark.parametrize(("body", "target"), [(through_text, aten.neg.default), (two_layers, aten.abs.default)])
+def many_ways(call: Call, at: At) -> fx.Node:
+    """A sum of a sum with itself, forty times: looked at once each, and not once for each way to it."""
+    q = call(aten.linear.default, (call(aten.neg.default, (at["x"],)), at["w"]))
+    for _ in range(40):
+        q = call(aten.add.Tensor, (call(aten.abs.default, (q,)), call(aten.exp.default, (q,))))
+    return call(sdpa, (q, at["x"], at["x"]))
+
+
+@pytest.mark.parametrize(
+    ("body", "target"),
+    [(through_text, aten.neg.default), (two_layers, aten.abs.default), (many_ways, aten.neg.default)],
+)
 def test_the_modulated_input_enters_the_nearest_layer_of_the_queries(
     body: Callable[[Call, At], fx.Node], target: object
 ) -> None:

@@ -39,7 +39,7 @@ def test_tokens_are_in_the_order_of_frames(axis: int) -> None:
 
 
 def test_a_value_of_the_whole_call_does_not_vary() -> None:
-    value = torch.arange(2 * 6).reshape(2, 2, 3)
+    value = torch.arange(2 * 6).reshape(2, 3, 2)
     found = to_cells(value, Located("modulation", Shared("m"), "constant", 0, (1, 1, 1)), ACCOUNT)
     assert torch.equal(found, value.reshape(2, 1, 1, 1, 6))
 

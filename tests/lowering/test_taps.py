@@ -69,6 +69,11 @@ def front_to(last: int) -> tuple[LoweredRegion, ...]:
     return front, LoweredRegion(last + 1, 3, "residual", (), group="rear")
 
 
+def rear_to(last: int) -> tuple[LoweredRegion, ...]:
+    rear = LoweredRegion(0, last, "residual", (), group="rear")
+    return rear, LoweredRegion(last + 1, 3, "residual", (), group="front")
+
+
 @pytest.mark.parametrize(
     ("captured", "policy", "regions", "watched", "why"),
     [
@@ -79,6 +84,8 @@ def front_to(last: int) -> tuple[LoweredRegion, ...]:
         (model(*ROW), APART, front_to(1), (1, 2), OTHERS),
         (model(*ROW), APART, front_to(0), (1,), OTHERS),
         (model(*ROW), APART, front_to(2), (2, 3), OTHERS),
+        (model(*ROW), APART, (*front_to(1), LoweredRegion(0, 3, "output", (), group="third")), (1, 2), OTHERS),
+        (model(*ROW), APART, rear_to(1), (1, 2), OTHERS),
     ],
 )
 def test_what_cannot_be_looked_at_says_why(
