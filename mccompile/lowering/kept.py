@@ -86,26 +86,14 @@ def keep_encoded(part: Part, kept: ir.KeptDtype) -> Rewritten | Refusal:
 
 
 def _attend_kept(draft: Draft, kept: ir.KeptDtype) -> bool:
-    """Encodes what is written into buffers, and decodes what attention reads of buffers and of the prompt."""
+    """Decodes what attention reads of the prompt, encodes what is written into buffers and decodes it for readers."""
     buffers = {n for o, n in draft.takes.items() if isinstance(o, Buffer)}
     hoisted = {n for o, n in draft.takes.items() if isinstance(o, Hoisted) and o.attended}
-    found, done = False, set[fx.Node]()
-    for node in [n for n in draft.graph.nodes if is_attention(n)]:
-        for place in (1, 2):
-            operand = node.args[place]
-            if operand.target is aten.index_copy_.default and operand.args[0] in buffers:
-                _insert(draft.graph, operand, 3, encode, kept)
-                done.add(operand)
-            elif operand not in hoisted:
-                continue
-            _insert(draft.graph, node, place, decode, kept, node.args[0])
-            found = True
+    attentions = [n for n in draft.graph.nodes if is_attention(n)]
+    read = [(node, place) for node in attentions for place in (1, 2) if node.args[place] in hoisted]
+    for node, place in read:
+        _insert(draft.graph, node, place, decode, kept, node.args[0])
     writes = [n for n in draft.graph.nodes if n.target is aten.index_copy_.default and n.args[0] in buffers]
-    return _mix_kept(draft, [n for n in writes if n not in done], kept) or found
-
-
-def _mix_kept(draft: Draft, writes: list[fx.Node], kept: ir.KeptDtype) -> bool:
-    """The same for what is written into buffers and read by operators that mix tokens otherwise than attention."""
     for written in writes:
         readers, value = list(written.users), written.args[3]
         assert isinstance(value, fx.Node)
@@ -115,7 +103,7 @@ def _mix_kept(draft: Draft, writes: list[fx.Node], kept: ir.KeptDtype) -> bool:
             with draft.graph.inserting_before(reader):
                 whole = decode(fx.Proxy(written, tracer), kept, fx.Proxy(value, tracer))
             reader.replace_input_with(written, whole.node)
-    return bool(writes)
+    return bool(read or writes)
 
 
 def _give_kept(draft: Draft, kept: ir.KeptDtype) -> bool:

@@ -74,6 +74,17 @@ def test_the_models_dtype_touches_nothing(kept: ir.KeptDtype) -> None:
     assert all(isinstance(keep_encoded(part, kept), Refusal) for part in (attending(), allocation(), negated()))
 
 
+def test_what_is_not_kept_stays_as_it_is_computed() -> None:
+    """Attention to values of this call alone, whole ones and such as were put together of rows."""
+    graph = fx.Graph()
+    q, k, rows = (graph.placeholder(n) for n in ("q", "k", "rows"))
+    joined = graph.call_function(aten.index_copy_.default, (graph.call_function(aten.neg.default, (q,)), 2, rows, k))
+    graph.output((graph.call_function(aten.scaled_dot_product_attention.default, (q, k, joined)),))
+    takes = (Stream("q"), Stream("k"), Positions("video"))
+    part = Part(fx.GraphModule(torch.nn.Module(), graph), takes, (Stream("made"),))
+    assert all(isinstance(keep_encoded(part, kept), Refusal) for kept in KEPT)
+
+
 def rewritten(part: Part, kept: ir.KeptDtype) -> Part:
     result = keep_encoded(part, kept)
     assert isinstance(result, Rewritten)

@@ -284,6 +284,24 @@ class Held(torch.nn.Module):
         self.inner.register_buffer("table", torch.tensor([[1.0], [2.0]]))
 
 
+@pytest.mark.parametrize(("once", "places"), [([7, 8, 9, 6], [3, 1, 2, 0]), ([7, 8, 9, 6, 5], [0, 1, 2, 3])])
+def test_slices_that_stand_elsewhere_are_not_taken_for_those_that_lie_in_order(
+    once: list[int], places: list[int]
+) -> None:
+    value = Repeated(torch.tensor(once), (torch.tensor(places),))
+    graph = fx.Graph()
+    graph.output((graph.call_function(aten.reshape.default, (graph.placeholder("x"), [2, 2])),))
+    (found,) = run_repeated(fx.GraphModule(torch.nn.Module(), graph), (value,))
+    assert torch.equal(found, torch.tensor([once[at] for at in places]).view(2, 2))
+
+
+def test_other_nodes_are_an_error_of_ours() -> None:
+    graph = fx.Graph()
+    graph.output((graph.call_method("neg", (graph.placeholder("x"),)),))
+    with pytest.raises(AssertionError, match="a prelude graph has no call_method"):
+        run_repeated(fx.GraphModule(torch.nn.Module(), graph), (torch.ones(1),))
+
+
 def test_tensors_of_the_module_and_lists_of_values_are_taken() -> None:
     """What a graph makes on another device is made on the host."""
     graph = fx.Graph()

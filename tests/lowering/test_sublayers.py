@@ -196,6 +196,11 @@ NAMES: dict[str, tuple[Body, tuple[SublayerName, ...], tuple[str, ...]]] = {
     "other sums": (added_text, ("ffn",), ("x", "")),
     "many sums": (many_sums, ("ffn",), ("x", "one")),
     "keys of a size": (keys_of_a_size, ("cross",), ("x", "one")),
+    "a bias of a size": (
+        lambda w, at: w.add(at["x"], w.add(w.attend(at["x"], at["x"]), w.sized(at["text"], at["x"]))),
+        ("attn",),
+        ("x", ""),
+    ),
     "a scaled stream": (scaled_stream, ("ffn",), ("x", "one")),
     "kept keys": (kept_keys, ("attn", "ffn"), ("x", "one", "two")),
 }
