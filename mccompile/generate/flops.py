@@ -211,7 +211,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
     """The price of every block (one measurement per kind), and the streams after the last one."""
     plain = BlockCalls(lowered, eager, False)
     partial = BlockCalls(lowered, eager, True) if lowered.rows is not None else None
-    memory, window = Memory(), lowered.policy.cache.window
+    memory, cache = Memory(), lowered.policy.cache
     by_kind: dict[int, BlockPrice] = {}
     found = []
     for i, site in enumerate(lowered.captured.blocks):
@@ -219,7 +219,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
         plain.mask_dtypes(i, env, shared)  # looked for before the block is counted: it is no work of a call
         whole = _count(lambda s=region, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
-            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory, window)
+            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory, cache)
         found.append(by_kind[site.kind])
         env = after
     return found, env
@@ -227,7 +227,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
 
 def _block(
     partial: BlockCalls | None, region: LoweredRegion, env: Env, shared: Mapping[str, Value], whole: float,
-    memory: Memory, window: ir.KeyWindow | None,
+    memory: Memory, cache: ir.Cache,
 ) -> BlockPrice:  # fmt: skip
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
@@ -237,7 +237,7 @@ def _block(
         return partial.run_rows(region, partial.enter(region, env, chosen), chosen, env, shared, memory)
 
     tokens = partial_tokens(env)
-    seen = one_chunk(tokens, window)
+    seen = one_chunk(tokens, cache)
     first, few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _FEW, _MORE))  # type: ignore[misc]
     per_row = (more - few) / (_MORE - _FEW)
     per_key = (_count(lambda: rows(_MORE), prefixes=True) - more) / (_MORE * tokens)
