@@ -34,7 +34,6 @@ LIBRARY.define(
     "picked_attention(Tensor q, Tensor k, Tensor v, Tensor chosen, Tensor readers, float? scale=None) -> Tensor"
 )
 REDUNDANCY = -1  # among the measures; those from 0 on are of attention, with so many keys around
-SIGHT = 6  # numbers of what a token sees where keys are picked
 FEWEST = 2  # places that are kept at least: compilers make constants of sizes 0 and 1
 _LARGEST = 2**25  # weights of queries and keys that are held at once
 _SMALL = 1e-8
@@ -52,12 +51,17 @@ def sights_of(lengths: np.ndarray, reach: Reach, frame: int) -> np.ndarray | Non
         return None
     starts, chunk = chunks_of(lengths)
     begin = starts[np.maximum(chunk - (reach.chunks + reach.keys) + 1, 0)]
-    between = begin > spans[:, 0]  # more chunks lie there than may be read
+    between = (spans[:, 1] > 0) & (begin > spans[:, 0])  # more chunks lie there than may be read
     spans = np.where(between[:, None], spans, np.stack((0 * lengths, 0 * lengths, lengths), 1))
     count = np.where(between, spans[:, 1] - begin, 0)
     per_chunk = count[starts]
     places = (np.cumsum(per_chunk) - per_chunk)[chunk]
     return np.column_stack((spans, count, places, lengths - np.minimum(frame, lengths - starts[chunk])))
+
+
+def is_sight(seen: np.ndarray) -> bool:
+    """Whether what tokens see is told as `sights_of` tells it."""
+    return seen.ndim == 2 and seen.shape[1] == 6
 
 
 def places_of(sights: np.ndarray) -> int:
@@ -71,15 +75,21 @@ def readers_of(positions: np.ndarray, sights: np.ndarray) -> torch.Tensor:
     A group is (first row, last row, and of its sight the first five numbers, the row at which the chunk's last frame
     begins). That row is -1 where not all of the frame is selected: then the picks that are kept hold.
     """
+    return torch.from_numpy(_readers(positions, sights))
+
+
+def _readers(positions: np.ndarray, sights: np.ndarray) -> np.ndarray:
     groups, seen = groups_of(positions, sights)
-    asking = np.searchsorted(positions, seen[:, 5])
-    selected = np.array([np.unique(positions[a:b]).size for a, b in zip(asking, groups[:, 1], strict=True)], np.int64)
+    asking, ends = np.searchsorted(positions, seen[:, 5]), groups[:, 1]
+    different = np.cumsum(np.diff(positions, prepend=-1) != 0)  # a lone row is selected twice
+    selected = different[ends - 1] - different[np.minimum(asking, ends - 1)] + (asking < ends)
     asking = np.where(selected == seen[:, 2] - seen[:, 5], asking, -1)
-    return torch.from_numpy(np.column_stack((groups, seen[:, :5], asking)).astype(np.int64))
+    return np.column_stack((groups, seen[:, :5], asking)).astype(np.int64)
 
 
-def picks_anew(readers: torch.Tensor) -> bool:
-    """Whether keys are picked anew for some chunk."""
+def picks_anew(positions: np.ndarray, sights: np.ndarray) -> bool:
+    """Whether a call that computes these tokens picks keys anew for some chunk."""
+    readers = _readers(positions, sights)
     return bool(((readers[:, 5] > 0) & (readers[:, 7] >= 0)).any())
 
 

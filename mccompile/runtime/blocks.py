@@ -31,13 +31,13 @@ from mccompile.capture.part import (
 )  # fmt: skip
 from mccompile.capture.types import Along, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
-from mccompile.lowering.key_picks import SIGHT, places_of
+from mccompile.lowering.key_picks import is_sight, picks_anew, places_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.chosen import KeptPicks
 from mccompile.runtime.masks import AdditiveMasks, Dtypes, QueryDtypes
 from mccompile.runtime.nearest import give_results, own_results
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, own_count, weight_of
-from mccompile.runtime.rows import NO_WORTH, FindFilling, Rows
+from mccompile.runtime.rows import NO_WORTH, FindFilling, KeyChoices, Rows
 from mccompile.runtime.shapes import shaped
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
@@ -156,8 +156,8 @@ class BlockCalls:
         if self._fills:
             samples = batch if sample is None else 1
             filling = own_results(index, samples) if fill is None else fill(positions, index, sample)
-        places = places_of(seen) if seen.ndim == 2 and seen.shape[1] == SIGHT else 0
-        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks, filling, worth, places)
+        choice = KeyChoices(worth, places_of(seen), picks_anew(positions, seen)) if is_sight(seen) else None
+        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks, filling, choice)
 
     def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:
         arguments: list[Value] = []
@@ -214,7 +214,7 @@ class BlockCalls:
                 case Buffer() | Hoisted() | ChosenKeys():
                     return kept[operand]
                 case KeyWorth():
-                    return rows.worth
+                    return rows.choices.worth
                 case PerSelection(name):
                     return rows.made[name]
                 case Filled() | TakenFrom():

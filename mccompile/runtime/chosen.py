@@ -11,7 +11,6 @@ import torch
 
 from mccompile.capture.part import Buffer, ChosenKeys
 from mccompile.capture.types import CapturedModel
-from mccompile.lowering.key_picks import READERS, picks_anew
 from mccompile.runtime.operands import BoundPart, one_sample
 from mccompile.runtime.rows import Rows
 from mccompile.runtime.staging import Staging
@@ -36,7 +35,8 @@ class KeptPicks:
     def of(self, block: int, rows: Rows, store: Memory, staging: Staging | None) -> Tensors:
         """The picks of a block as they are kept, for the sample of `rows`; zeros that nothing reads the first time."""
         if self._names[block] and block not in store.chosen:
-            store.chosen[block] = tuple(self._room(block, o, rows.places, store, staging) for o in self._names[block])
+            places = rows.choices.places
+            store.chosen[block] = tuple(self._room(block, o, places, store, staging) for o in self._names[block])
         return tuple(one_sample(t, rows.sample, rows.batch) for t in store.chosen.get(block, ()))
 
     def _room(self, block: int, of: ChosenKeys, places: int, store: Memory, staging: Staging | None) -> torch.Tensor:
@@ -46,7 +46,7 @@ class KeptPicks:
 
     def keep(self, kept: Sequence[torch.Tensor], made: Sequence[object], rows: Rows, staging: Staging | None) -> None:
         """Keeps the picks that a block has made. kept: as `of` gives them."""
-        if not kept or not picks_anew(rows.made[READERS.name]):
+        if not kept or not rows.choices.anew:
             return
         for into, new in zip(kept, made, strict=True):
             assert isinstance(new, torch.Tensor)

@@ -9,7 +9,6 @@ from typing import assert_never
 import torch
 
 from mccompile.capture.types import Along, CapturedModel, Port, SampleCount, Tangled
-from mccompile.lowering.key_picks import READERS, picks_anew
 from mccompile.lowering.types import LoweredRegion
 from mccompile.runtime.blocks import Env
 from mccompile.runtime.rows import Rows
@@ -181,9 +180,8 @@ class Joint:
             specs = captured.kinds[captured.blocks[block].kind].buffers
             for spec, buffer in zip(specs, self.memory.buffers[block], strict=True):
                 self._note(buffer, spec.token_axis, rows.written(spec.rows), rows)
-            if self.memory.chosen and picks_anew(rows.made[READERS.name]):
-                for chosen in self.memory.chosen[block]:
-                    self._note(chosen, 0, None, rows)
+            for chosen in self.memory.chosen.get(block, ()) if rows.choice is not None and rows.choice.anew else ():
+                self._note(chosen, 0, None, rows)
         for _, made in region.pairs:
             kept, port = self.memory.kept.get((number, made)), ports[made]
             if kept is not None:

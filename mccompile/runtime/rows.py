@@ -19,6 +19,15 @@ NO_WORTH = torch.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
+class KeyChoices:
+    """worth: what measures of keys count. places: how many hold the picks of all chunks. anew: some are made now."""
+
+    worth: torch.Tensor
+    places: int
+    anew: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """Selected tokens of a call, and what blocks need of the shared values for them.
 
@@ -26,7 +35,7 @@ class Rows:
     index: int64 [n]. made: what passes need to know of the selection. values: rows of shared values. sources: values
     from which blocks pick rows themselves. picks: which rows, by the shared value for which they are picked. vectors:
     per row key, positions along that axis. filling: which tokens have results, and whose, if tokens take from others.
-    worth: what measures of keys count, where keys are picked. places: how many hold the picks of all chunks.
+    choice: how keys are picked, where they are.
     """
 
     sample: int | None
@@ -39,8 +48,13 @@ class Rows:
     vectors: Mapping[str, torch.Tensor]
     picks: Mapping[str, Value]
     filling: Filling | None = None
-    worth: torch.Tensor = NO_WORTH
-    places: int = 0
+    choice: KeyChoices | None = None
+
+    @property
+    def choices(self) -> KeyChoices:
+        """How keys are picked, in a model that picks some."""
+        assert self.choice is not None
+        return self.choice
 
     def told(self, operand: Filled | TakenFrom) -> torch.Tensor:
         """What a block takes of the filling."""
