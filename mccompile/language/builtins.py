@@ -77,7 +77,7 @@ _CHANGE = (
     Parameter("then", "past", "before(of)"),
     Parameter("over", "word", "chunk", ("step", "chunk", "frame", "token")),
 )
-_KEY = Parameter("of", "word", None, ("key",))
+_KEY = Parameter("key", "word", None, ("key",))
 _TO = Parameter("to", "word", None, ("step", "chunk", "frame"))
 
 DISTANCES: dict[str, ir.Distance] = {"rel_l1": "rel_l1", "l1": "l1", "l2": "l2", "cosine": "cosine"}

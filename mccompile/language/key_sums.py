@@ -40,7 +40,7 @@ class KeyRules:
         """
         ((measure, around), factor), *others = of.factors
         if others or measure == "redundancy" or around or factor.expr != _ONE:
-            why = "`dilate` takes `attention(key)` itself: the largest of sums or products is none of their sums"
+            why = "`dilate` takes `attention(key)` itself, and once: what it gives can be added and multiplied"
             return self._report(layers.KeysNotChosen(of.at, why))
         return TypedKeys((((measure, call.count("by")), factor),), call.span)
 

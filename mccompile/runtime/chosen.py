@@ -16,8 +16,6 @@ from mccompile.runtime.rows import Rows
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory
 
-Tensors = tuple[torch.Tensor, ...]
-
 
 class KeptPicks:
     """The picks of the attentions of each block, int32 [samples, heads of keys, places]."""
@@ -32,7 +30,7 @@ class KeptPicks:
         """Those that a block takes, and gives behind its streams."""
         return self._names[block]
 
-    def of(self, block: int, rows: Rows, store: Memory, staging: Staging | None) -> Tensors:
+    def of(self, block: int, rows: Rows, store: Memory, staging: Staging | None) -> tuple[torch.Tensor, ...]:
         """The picks of a block as they are kept, for the sample of `rows`; zeros that nothing reads the first time."""
         if self._names[block] and block not in store.chosen:
             places = rows.choices.places
