@@ -22,9 +22,12 @@ import mccompile.api as api
 from mccompile.diagnostics.source import Source
 from mccompile.generate.compare import last_call
 from mccompile.generate.flops import count, prices_of
+from mccompile.lowering.key_picks import FEWEST
+from mccompile.pipelines.budgets import keeping_for
 from mccompile.policy.bind import Reach
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import share_computed
+from mccompile.runtime.window import move_window
 from tests.lowering.test_key_picks import picked_by_definition
 from tests.runtime.conftest import Tiny, embeds, transformer
 from tests.runtime.test_keeping import Counted
@@ -315,3 +318,38 @@ def test_flops_are_those_of_the_keys_that_are_read_and_of_the_picks(tiny: Tiny) 
     asked = calls * FRAME * TOKENS * sum(chunk for chunk in range(2, CHUNKS))  # rows times candidates
     price = sum(block.per_key for block in prices.blocks)
     assert found[0] - found[1] == pytest.approx(price * left - price / 2 * asked, rel=1e-9)
+
+
+def test_bytes_of_picks_are_predicted(tiny: Tiny) -> None:
+    """To the byte, and nothing is run: of two branches, three blocks and two heads the picks of two chunks."""
+    assert tiny.captured is not None
+    made, found = tiny.captured, []
+    size = {**tiny.call, "height": 48, "width": 64, "num_frames": 29, "guidance_scale": 3.0}
+    for budget in (CHUNKS, 1):
+        model = compiled(tiny, EVERYTHING, budget=budget)
+        tiny.run()
+        stores = [s.memory for r in model.runner.requests.values() for s in r.branches.values()]
+        picks = sum(t.nbytes for memory in stores for chosen in memory.chosen.values() for t in chosen)
+        model.undo()
+        bound = model.runner.bound
+        keeping = keeping_for(tiny.pipe, bound.ir, made.model, made.prefixes, made.calls, size, bound.values)
+        assert keeping.predicted is not None
+        found.append((picks, keeping.predicted.key_values))
+    places = [FEWEST, 2 * TOKENS]  # chunks 2 and 3 pick among the chunks before
+    assert [picks for picks, _ in found] == [2 * 3 * 2 * n * 4 for n in places]
+    assert found[1][1] - found[0][1] == found[1][0] - found[0][0]
+
+
+def test_what_is_picked_in_another_window_of_rows_is_dropped(tiny: Tiny) -> None:
+    model = compiled(tiny, EVERYTHING)
+    tiny.run()
+    (request,) = model.runner.requests.values()
+    store = next(iter(request.branches.values()))
+    assert store.window is not None
+    assert store.memory.chosen
+    moved = dataclasses.replace(store.window, places=store.window.places[1:])
+    engine = model.runner.engine
+    move_window(store, moved, engine.lowered.captured, engine.blocks, {}, {})
+    assert not store.memory.chosen
+    assert not store.memory.buffers
+    assert store.course.history.chunk(0, 1).lost == "keys were picked in another window"
