@@ -272,10 +272,33 @@ def test_parameters_are_free(tiny: Tiny) -> None:
     assert len(built) == before
 
 
-def test_branches_in_one_batch_are_those_one_after_the_other(tiny: Tiny) -> None:
+MOVING = f"""policy moving {{{KEYS}
+  signal motion = frame_diff(latent)
+  phase warmup for 1 steps {{ compute }}
+  phase move               {{ compute top 60% of tokens by motion }}
+  layers blocks[*] {{ keep residual }}
+  chunks {{ pending: PENDING  finished: FINISHED }}
+  BRANCHES
+}}
+"""
+
+
+@pytest.mark.parametrize(("policy", "life"), [(MOTION, "skip"), (MOVING, "compute")])
+@pytest.mark.parametrize("changed", [False, True])
+def test_branches_in_one_batch_are_those_one_after_the_other(
+    tiny: Tiny, policy: str, life: str, changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """changed: of some rows the prediction of the other branch's call is wrong, and what it replaced is put back."""
     results = []
     for branches in (APART, TOGETHER):
-        model = compiled(tiny, MOTION, "skip", branches)
+        model = compiled(tiny, policy, life, branches)
+
+        def spoiled(inputs: Mapping[str, Any], moment: Any, own: Any = model.runner.call) -> Any:
+            odd = changed and moment.branch == "uncond" and moment.row % 4 == 3
+            given = {n: v * 1.01 if n == "hidden_states" else v for n, v in inputs.items()} if odd else inputs
+            return own(given, moment)
+
+        monkeypatch.setattr(model.runner, "call", spoiled)
         results.append((tiny.run(), trace(model)))
         model.undo()
     assert results[0][1] == results[1][1]
