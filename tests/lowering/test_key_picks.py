@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from unittest.mock import patch
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as nnf
 
+from mccompile.backend import native
+from mccompile.backend.native.kernel import kernel
 from mccompile.language.load import load_policy
 from mccompile.lowering import key_picks
 from mccompile.lowering.key_picks import (
@@ -29,6 +32,7 @@ from mccompile.lowering.key_picks import (
 )
 from mccompile.lowering.windows import spans_at, spans_of
 from mccompile.policy.bind import Reach
+from tests.backend.test_native import table
 from tests.lowering.test_windows import chunk_of, lengths_of_chunks, seen_by
 
 MEASURES = (3, REDUNDANCY)
@@ -48,16 +52,28 @@ def worth_of(weight: float) -> torch.Tensor:
     return torch.tensor([weight, weight - 1])
 
 
+def natively(own_from: int) -> Callable[..., torch.Tensor]:
+    """The attention of packages on the CPU, where the project's kernel is faster from so many queries on."""
+
+    def attended(*given: torch.Tensor) -> torch.Tensor:
+        with patch.object(native, "table_for", lambda width, threads: table(own_from) if kernel() else None):
+            return torch.ops.mccompile.picked_attention_native(*given)
+
+    return attended
+
+
+WAYS = {"torch's": PICKED, "own kernel": natively(1), "either": natively(3)}
 reaches = st.builds(Reach, st.integers(1, 3), st.integers(0, 2), st.integers(1, 3))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     chunks=st.integers(3, 7), frames=st.integers(1, 3), frame=st.integers(1, 5), reach=reaches, seed=st.integers(0, 99),
     heads=st.sampled_from([(1, 1), (4, 2)]), weight=st.sampled_from([0.0, 0.07, 0.5, 1.0]),
+    way=st.sampled_from(sorted(WAYS)),
 )  # fmt: skip
 def test_any_rows_read_what_the_definition_says(
-    chunks: int, frames: int, frame: int, reach: Reach, seed: int, heads: tuple[int, int], weight: float
+    chunks: int, frames: int, frame: int, reach: Reach, seed: int, heads: tuple[int, int], weight: float, way: str
 ) -> None:
     torch.manual_seed(seed)
     sizes = [frames * frame] * chunks
@@ -74,7 +90,7 @@ def test_any_rows_read_what_the_definition_says(
     before, (now, k, v) = (q, k), (torch.randn_like(t) for t in (q, k, v))
     readers = readers_of(rows, sights)
     after = PICK(now[:, :, rows], k, chosen, readers, worth_of(weight), MEASURES)
-    found = PICKED(now[:, :, rows], k, v, after, readers)
+    found = WAYS[way](now[:, :, rows], k, v, after, readers)
 
     chunk, sharing = chunk_of(lengths), heads[0] // heads[1]
     seen = seen_by(chunk, reach).expand(2, heads[0], -1, -1).clone()
@@ -191,9 +207,10 @@ def test_layouts_are_those_that_compilers_are_told() -> None:
         fake = PICK(*fakes, MEASURES)
         out = PICKED(fakes[0], fakes[1], mode.from_tensor(v), fake, fakes[3])
     found = PICK(*picks, MEASURES)
-    attended = PICKED(q, k, v, found, readers)
     assert (found.shape, found.stride(), found.dtype) == (fake.shape, fake.stride(), fake.dtype)
-    assert (attended.shape, attended.stride()) == (out.shape, out.stride())
+    for way in WAYS.values():
+        attended = way(q, k, v, found, readers)
+        assert (attended.shape, attended.stride()) == (out.shape, out.stride())
 
 
 def test_measures_are_told_by_numbers() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,13 +20,17 @@ from torch.nn import functional as nnf
 from torch.overrides import TorchFunctionMode
 
 import mccompile.api as api
+from mccompile.capture.types import CapturedModel
 from mccompile.diagnostics.source import Source
 from mccompile.generate.compare import last_call
 from mccompile.generate.flops import count, prices_of
 from mccompile.lowering.key_picks import FEWEST
+from mccompile.lowering.types import LoweredRegion
 from mccompile.pipelines.budgets import keeping_for
 from mccompile.policy.bind import Reach
 from mccompile.runtime.compiled import CompiledModel
+from mccompile.runtime.joint import Joint
+from mccompile.runtime.rows import KeyChoices, Rows
 from mccompile.runtime.trace import share_computed
 from mccompile.runtime.window import move_window
 from tests.lowering.test_key_picks import picked_by_definition
@@ -34,8 +39,7 @@ from tests.runtime.test_keeping import Counted
 from tests.runtime.test_pair import APART, TOGETHER, trace
 
 CHUNKS, TOKENS, FRAME = 4, 24, 12  # of the tiny pipeline: chunks of a video, tokens of a chunk, tokens of a frame
-NEAR = {"rtol": 0, "atol": 3e-5}
-WEIGHT = 0.3
+NEAR, WEIGHT = {"rtol": 0, "atol": 3e-5}, 0.3
 KEYS = """
   param weight = 0.3 in 0.01..0.99
   param reach  = 1 in 1..9
@@ -229,16 +233,13 @@ def test_skipped_and_finished_chunks_change_nothing(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("more", [{"reach": CHUNKS}, {"reach": 1, "budget": CHUNKS - 1}, {"reach": 2, "first": 2}])
 def test_where_nothing_is_left_out_no_bit_changes(tiny: Tiny, more: dict[str, object]) -> None:
-    whole = "\n".join(line for line in MOTION.splitlines() if "key" not in line and "cache" not in line)
-    whole = "\n".join(line for line in whole.splitlines() if not any(f"param {n}" in line for n in PARAMS))
+    own = ("key", "cache", "relevance", *(f"param {name}" for name in ("weight", "reach", "first", "budget")))
+    whole = "\n".join(line for line in MOTION.splitlines() if not any(word in line for word in own))
     model = compiled(tiny, whole)
     wanted = tiny.run()
     model.undo()
     compiled(tiny, MOTION, **more)
     assert torch.equal(tiny.run(), wanted)
-
-
-PARAMS = ("weight", "reach", "first", "budget")
 
 
 def test_folding_changes_no_decision(tiny: Tiny) -> None:
@@ -376,3 +377,23 @@ def test_what_is_picked_in_another_window_of_rows_is_dropped(tiny: Tiny) -> None
     assert not store.memory.chosen
     assert not store.memory.buffers
     assert store.course.history.chunk(0, 1).lost == "keys were picked in another window"
+
+
+@pytest.mark.parametrize("sample", [None, 0, 1])
+def test_picks_of_a_branch_that_was_run_ahead_are_put_back(sample: int | None) -> None:
+    """The leader's stand first, and stay as they were made."""
+    joint, before = Joint(1), torch.arange(2 * 2 * 3, dtype=torch.int32).reshape(2, 2, 3)
+    joint.memory.buffers, joint.memory.chosen = {0: ()}, {0: (before.clone(),)}
+    kind = SimpleNamespace(buffers=())
+    captured = cast(CapturedModel, SimpleNamespace(streams=(), kinds=[kind], blocks=[SimpleNamespace(kind=0)]))
+    choice = KeyChoices(torch.zeros(1), 3, anew=True)
+    rows = cast(Rows, SimpleNamespace(sample=sample, choice=choice))
+    joint.save(captured, 0, LoweredRegion(0, 0, None, ()), rows)
+    (chosen,) = joint.memory.chosen[0]
+    chosen[:] = -1
+    joint.taken().back()
+    wanted = before.clone()
+    wanted[:1] = -1
+    if sample == 0:
+        wanted[:] = -1  # no picks of the follower were made
+    assert torch.equal(chosen, wanted)
