@@ -153,7 +153,7 @@ def _repeat(value: Repeated, factors: Sequence[int]) -> Repeated:
 def _expand(value: Repeated, sizes: Sequence[int], *_: object) -> Repeated:
     value = _of_rank(value, len(sizes))
     pairs = zip(value.places, sizes, strict=True)
-    return Repeated(value.once, tuple(p if s in (-1, p.numel()) else p.expand(s) for p, s in pairs))
+    return Repeated(value.once, tuple(p.expand(s) for p, s in pairs))
 
 
 def _interleave(value: Repeated, times: int, axis: int | None = None) -> Repeated:

@@ -136,20 +136,19 @@ def test_rows_of_a_selection_in_one_group_or_several() -> None:
     assert (bounds_of(np.array([5]), lengths).dtype, seen.dtype) == (torch.int64, torch.int32)
 
 
-@pytest.mark.parametrize("groups", [2, 1])
+@pytest.mark.parametrize("groups", [4, 2, 1])
 @pytest.mark.parametrize("scale", [None, 0.3])
 @pytest.mark.parametrize("bounds", [[[0, 3, 5]], [[0, 1, 2], [1, 3, 5]]])
 def test_each_group_attends_to_its_keys(groups: int, scale: float | None, bounds: list[list[int]]) -> None:
     """Heads of keys are shared by heads of queries. The result lies as compilers are told, batch and rows first."""
     torch.manual_seed(0)
-    q, k, v = torch.randn(2, 2, 3, 8), torch.randn(2, groups, 6, 8), torch.randn(2, groups, 6, 4)
+    q, k, v = torch.randn(2, 4, 3, 8), torch.randn(2, groups, 6, 8), torch.randn(2, groups, 6, 4)
     found = attend(q, k, v, torch.tensor(bounds), scale)
-    shared = (t.expand(2, 2, *t.shape[2:]) for t in (k, v))
-    keys, values = shared
+    keys, values = (t.repeat_interleave(4 // groups, 1) for t in (k, v))
     for first, end, stop in bounds:
         scores = (q[:, :, first:end] @ keys[:, :, :stop].mT) * (8**-0.5 if scale is None else scale)
         torch.testing.assert_close(found[:, :, first:end], scores.softmax(-1) @ values[:, :, :stop])
-    assert found.shape == (2, 2, 3, 4)
+    assert found.shape == (2, 4, 3, 4)
     assert found.transpose(1, 2).is_contiguous()
     windowed = [[first, end, 0, 0, stop] for first, end, stop in bounds]
     assert torch.equal(attend_windows(q, k, v, torch.tensor(windowed), scale), found)

@@ -107,12 +107,20 @@ def selected(call: Call, at: dict[str, fx.Node]) -> fx.Node:
     return whole
 
 
+def without_steps(call: Call, at: dict[str, fx.Node]) -> fx.Node:
+    """Slices of every entry, in which the step is left out."""
+    whole = call(aten.empty_like.default, (at["x"],))
+    for start in (0, 1):
+        call(aten.copy_.default, (call(aten.slice.Tensor, (whole, 1, start, END)), at["text"]))
+    return whole
+
+
 STAYING: dict[str, Callable[[Call, dict[str, fx.Node]], fx.Node]] = {
     "a third write": thirds, "read before both are there": read_early, "two axes": of_two_axes,
     "the first copy is read": result_read(0), "the second copy is read": result_read(1),
     "made of itself": made_of_itself, "a half is read": half_read, "copied elsewhere": halves_copied_elsewhere,
     "not to the end": sliced(end=4), "thirds": sliced(step=3), "counted from the end": sliced(axis=-1),
-    "single entries": selected,
+    "single entries": selected, "every entry": without_steps,
 }  # fmt: skip
 
 

@@ -33,8 +33,11 @@ class Writer:
     def mul(self, one: fx.Node, other: object, name: str = "") -> fx.Node:
         return self._made(aten.mul.Tensor, (one, other), name)
 
-    def attend(self, q: fx.Node, k: fx.Node, name: str = "") -> fx.Node:
-        return self._made(sdpa, (q, k, k), name)
+    def attend(self, q: fx.Node, k: fx.Node, name: str = "", v: fx.Node | None = None) -> fx.Node:
+        return self._made(sdpa, (q, k, k if v is None else v), name)
+
+    def empty(self, like: fx.Node) -> fx.Node:
+        return self._made(aten.empty_like.default, (like,), "")
 
     def layer(self, value: fx.Node, name: str = "") -> fx.Node:
         """Any operator on each token by itself."""
@@ -151,6 +154,20 @@ def many_sums(w: Writer, at: At) -> fx.Node:
     return w.add(at["x"], other, "one")
 
 
+def many_keys(w: Writer, at: At) -> fx.Node:
+    keys = at["text"]
+    for _ in range(40):
+        keys = w.add(keys, keys)
+    return w.add(at["x"], w.attend(at["x"], keys))
+
+
+def written_and_not_read(w: Writer, at: At) -> fx.Node:
+    """Nobody outside of the block sees what is written to a value of its own."""
+    one = w.add(at["x"], w.attend(at["x"], at["x"]), "one")
+    w.keep(w.empty(at["text"]), w.layer(at["x"]))
+    return w.add(one, w.layer(one))
+
+
 def keys_of_a_size(w: Writer, at: At) -> fx.Node:
     """The keys know how many tokens there are, and nothing else of them."""
     return w.add(at["x"], w.attend(at["x"], w.sized(at["text"], at["x"])), "one")
@@ -202,6 +219,13 @@ NAMES: dict[str, tuple[Body, tuple[SublayerName, ...], tuple[str, ...]]] = {
         ("x", ""),
     ),
     "a scaled stream": (scaled_stream, ("ffn",), ("x", "one")),
+    "many keys": (many_keys, ("cross",), ("x", "")),
+    "keys of text": (
+        lambda w, at: w.add(at["x"], w.attend(at["x"], at["text"], v=at["x"])),
+        ("cross",),
+        ("x", ""),
+    ),
+    "written and not read": (written_and_not_read, ("attn", "ffn"), ("x", "one", "")),
     "kept keys": (kept_keys, ("attn", "ffn"), ("x", "one", "two")),
 }
 
