@@ -12,6 +12,7 @@ import torch
 import torch._dynamo.config
 from torch import fx, nn
 from torch.export import Dim
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.arguments import GivenList, as_one
@@ -286,4 +287,4 @@ def _export(
         ) from error
     if not isinstance(module, fx.GraphModule):
         raise ExportError(f"{name}.forward", "torch.export returned no graph module", "use torch 2.11 to 2.13")
-    return module, tuple(program._guards_code), bool(spaces)
+    return _LazyGraphModule.from_graphmodule(module), tuple(program._guards_code), bool(spaces)
