@@ -1,8 +1,8 @@
 """`bench scaling`: the cost of everything that is not the model, by size.
 
-The identity replaces the blocks of the compiled model. A step then consists of prelude and postlude (which the model
-has as well), decision, gather, scatter, keeping and dispatch. The same step under the policy `compute` has only
-prelude, postlude and dispatch of whole blocks. The difference is `ours`.
+Nothing of the model is computed: its blocks give back the streams that they get, and what stands before and behind them
+gives what it gave at the first step. What is timed is then `ours`: decision, observation, gather, scatter, keeping and
+dispatch. The time of the model's own prelude and postlude, under the policy `compute`, is measured beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import fx
 
 from mccompile import api
 from mccompile.backend.inductor import Progress
-from mccompile.backend.role import GraphCall, Role
+from mccompile.backend.role import GraphCall, Role, Value
 from mccompile.runtime.blocks import Backend
 from mccompile.studio.bench.ladder_steps import Conditions, settings
 from mccompile.studio.bench.report import Column, Json, Plot, Report, Row
@@ -29,8 +29,7 @@ BASE, OURS = "vanilla", "share"
 COLUMNS = (
     Column("axis", "varied"), Column("count", "tokens", "d"), Column("layers", "layers", "d"),
     Column("chunks", "chunks", "d"), Column("share", "share", ".0%"),
-    Column("vanilla_ms", "prelude and postlude ms", ".2f"), Column("ms", "with selection ms", ".2f"),
-    Column("ours_ms", "ours ms", ".2f"),
+    Column("vanilla_ms", "prelude and postlude ms", ".2f"), Column("ours_ms", "ours ms", ".2f"),
 )  # fmt: skip
 PLOT = Plot("selected", "ours_ms", "selected tokens", "ms of a step that are not the model", "axis", True, True)
 TERMS = ("constant", "per layer", "per 1000 tokens", "per 1000 selected tokens", "per chunk")
@@ -59,6 +58,26 @@ def identity_blocks(backend: Backend) -> Backend:
         output = module.graph.output_node()
         streams = len(output.args[0])
         return lambda *arguments: arguments[:streams]
+
+    return chosen
+
+
+def remembered(backend: Backend) -> Backend:
+    """The backend with a prelude and a postlude that compute once for each size, and give that again."""
+
+    def chosen(module: fx.GraphModule, role: Role) -> GraphCall:
+        made = backend(module, role)
+        if role.part not in ("prelude", "postlude"):
+            return made
+        known: dict[tuple[object, ...], tuple[Value, ...]] = {}
+
+        def again(*arguments: Value) -> tuple[Value, ...]:
+            sizes = tuple(a.shape if isinstance(a, torch.Tensor) else a for a in arguments)
+            if sizes not in known:
+                known[sizes] = made(*arguments)
+            return known[sizes]
+
+        return again
 
     return chosen
 
@@ -95,15 +114,15 @@ def _row(
     axis: str, sized: Subject, share: float, model: torch.nn.Module, prepared: api.Prepared, backend: Backend,
     under: Conditions,
 ) -> Row:  # fmt: skip
-    ways = (StepWay(BASE, VANILLA), StepWay(OURS, "share", share))
-    call = sized.call(under.device, under.dtype)
-    found = repeaters(model, prepared, ways, call, all_active(sized.chunks), backend)
-    seconds = interleaved(steps_of(found), under.rounds, under.clock)
+    call, pattern = sized.call(under.device, under.dtype), all_active(sized.chunks)
+    base = repeaters(model, prepared, (StepWay(BASE, VANILLA),), call, pattern, backend)
+    found = repeaters(model, prepared, (StepWay(OURS, "share", share),), call, pattern, remembered(backend))
+    seconds = interleaved(steps_of(base | found), under.rounds, under.clock)
     vanilla, ours = (1e3 * statistics.median(seconds[n]) for n in (BASE, OURS))
     return {
         "axis": axis, "count": sized.tokens, "layers": sized.layers, "chunks": sized.chunks, "share": share,
         "selected": found[OURS].tokens() // 2, "vanilla_seconds": list(seconds[BASE]), "seconds": list(seconds[OURS]),
-        "vanilla_ms": vanilla, "ms": ours, "ours_ms": ours - vanilla,
+        "vanilla_ms": vanilla, "ours_ms": ours,
     }  # fmt: skip
 
 
