@@ -37,7 +37,10 @@ TERMS = ("constant", "per layer", "per 1000 tokens", "per 1000 selected tokens",
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TriedSizes:
-    """The sizes that are tried, one axis at a time around the subject's own."""
+    """The sizes that are tried, one axis at a time around the subject's own.
+
+    Compiled graphs want two chunks or more, of two frames or more.
+    """
 
     tokens: tuple[int, ...]  # in frames of the subject's height and width, all in its chunks
     layers: tuple[int, ...]
@@ -45,8 +48,8 @@ class TriedSizes:
     chunks: tuple[int, ...]
 
 
-FULL = TriedSizes((4, 16, 64, 256, 800), (1, 6, 30, 60), (0.01, 0.05, 0.25, 0.5, 1.0), (1, 2, 4, 8, 16, 32))
-SMALL = TriedSizes((4, 16, 64), (1, 6), (0.01, 0.1, 1.0), (1, 4, 16))
+FULL = TriedSizes((8, 32, 128, 512, 1600), (1, 6, 30, 60), (0.01, 0.05, 0.25, 0.5, 1.0), (2, 4, 8, 16, 32))
+SMALL = TriedSizes((8, 32, 128), (1, 6), (0.01, 0.1, 1.0), (2, 4, 16))
 
 
 def identity_blocks(backend: Backend) -> Backend:
@@ -90,7 +93,7 @@ def report(subject: Subject, axes: TriedSizes, under: Conditions, progress: Prog
         model = deep.model(under.device, under.dtype)
         prepared = deep.prepared(model)
         ways = (StepWay(BASE, VANILLA), StepWay(OURS, "share"))
-        backend = compile_ways(prepared, ways, under.backend, progress, identity_blocks)
+        backend = compile_ways(prepared, ways, under.backend, progress, identity_blocks, deep.probed)
         for axis, sized, share in _cases(deep, axes, subject):
             rows.append(_row(axis, sized, share, model, prepared, backend, under))
     title = f"What is not the model: blocks replaced by the identity, width {subject.dim}"
