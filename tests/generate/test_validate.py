@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from mccompile import api
+from mccompile.capture.part import Positions, Stream
+from mccompile.capture.run import run_full
 from mccompile.generate.subjects import ModuleSubject
 from mccompile.generate.validate import LawVerdict, validate
 from mccompile.language.load import load_policy
 from mccompile.language.source import Source
+from mccompile.lowering.draft import Draft
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.step import Step
 from tests.zoo import ToyTransformer
@@ -27,7 +30,7 @@ POLICY = """policy moving {
   layers blocks[*] { keep residual }
 }
 """
-LAWS = ("compute", "exact", "rows", "tokens", "reuse", "finite", "repeat", "size", "folding")
+LAWS = ("compute", "exact", "rows", "kept", "tokens", "reuse", "finite", "repeat", "size", "folding")
 
 
 class Named(nn.Module):
@@ -103,6 +106,29 @@ def _rows_off(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None:
     subject.prepared = dataclasses.replace(subject.prepared, model=model)
 
 
+def _stream_baked(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None:
+    """The row form of the first block has the stream of the recorded call in it."""
+    captured = subject.prepared.model
+    (kind,), (first, *others) = captured.kinds, captured.blocks
+    assert kind.partial is not None
+    draft = Draft(kind.partial)
+    stream, rows = draft.takes[Stream(captured.entry[0])], draft.takes[Positions("video")]
+    recorded = run_full(captured, tuple(subject.prepared.calls[0].values())).values[captured.entry[0]]
+    assert isinstance(recorded, torch.Tensor)
+    draft._root.register_buffer("recorded", recorded)
+    with draft.graph.inserting_after(draft.graph.find_nodes(op="placeholder")[-1]):
+        whole = draft.graph.get_attr("recorded")
+    with draft.graph.inserting_after(whole):
+        place = draft.graph.call_function(torch.ops.aten.remainder.Scalar, (rows, recorded.size(1)))
+    with draft.graph.inserting_after(place):
+        stream.replace_all_uses_with(draft.graph.call_function(torch.ops.aten.index_select.default, (whole, 1, place)))
+    kinds = (kind, dataclasses.replace(kind, partial=draft.part()))
+    blocks = (dataclasses.replace(first, kind=1), *others)
+    subject.prepared = dataclasses.replace(
+        subject.prepared, model=dataclasses.replace(captured, kinds=kinds, blocks=blocks)
+    )
+
+
 def _residual_off(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None:
     own = Step.reuse
 
@@ -159,7 +185,8 @@ def _folded_otherwise(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None
     ("fault", "wrong"),
     [
         (_outputs_off, {"compute", "exact", "tokens", "size"}),
-        (_rows_off, {"rows", "tokens"}),
+        (_rows_off, {"rows", "kept", "tokens"}),
+        (_stream_baked, {"kept", "tokens"}),
         (_residual_off, {"reuse"}),
         (_not_numbers, {"finite", "repeat", "size", "folding"}),
         (_second_differs, {"repeat"}),
