@@ -6,11 +6,12 @@ import contextlib
 import inspect
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch._dynamo.config
 from torch import fx, nn
+from torch._dynamo.exc import UserError, UserErrorType
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
@@ -31,6 +32,7 @@ from mccompile.capture.guards import AT_EACH_SIZE
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
+from mccompile.capture.plain_data import followed_data
 from mccompile.capture.repeat import WeightsMissed, repeats
 from mccompile.capture.roots import symbolic_roots
 from mccompile.capture.spaced import symbolic_spaces
@@ -108,7 +110,7 @@ def export_model(
     The graph has no checks and no contexts that change nothing.
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
-    found = _traced(model, probe, second, each)
+    found = _either(model, probe, second, each)
     if not any(map(compares, found.guards)) or not takes_extremes(model):
         return found
     try:
@@ -117,6 +119,27 @@ def export_model(
     except ExportError:
         return found
     return other if sum(map(compares, other.guards)) < sum(map(compares, found.guards)) else found
+
+
+def _either(
+    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool
+) -> Exported:
+    """What the first call makes of forward; what the second one makes of it, where a size of the first is a constant.
+
+    So it is where forward asks whether a size is that of a table: only another size takes the branch for all sizes.
+    The model is asked at each size then, for the guards are broken by a call that was recorded.
+    """
+    try:
+        return _traced(model, probe, second, each)
+    except ExportError as error:
+        cause = error.__cause__
+        if not isinstance(cause, UserError) or cause.error_type is not UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        try:
+            found = _traced(model, second, probe, each)
+        except ExportError:
+            raise error from cause
+    return replace(found, probe=found.second, second=found.probe, told=(*found.told, AT_EACH_SIZE))
 
 
 def _traced(
@@ -273,8 +296,8 @@ def _export(
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
         quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
-        lists, named = symbolic_lists(), _named(model, call)
-        with torch.no_grad(), plain, quiet, lists, symbolic_roots(), symbolic_spaces() as spaces, named:
+        lists, data, named = symbolic_lists(), followed_data(), _named(model, call)
+        with torch.no_grad(), plain, quiet, lists, data, symbolic_roots(), symbolic_spaces() as spaces, named:
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:
