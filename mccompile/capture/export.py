@@ -6,12 +6,11 @@ import contextlib
 import inspect
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch._dynamo.config
 from torch import fx, nn
-from torch._dynamo.exc import UserError, UserErrorType
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
@@ -110,7 +109,7 @@ def export_model(
     The graph has no checks and no contexts that change nothing.
     Raises ProbeError (MC0402) if the calls do not fit together, and ExportError (MC0401) if torch.export fails.
     """
-    found = _either(model, probe, second, each)
+    found = _traced(model, probe, second, each)
     if not any(map(compares, found.guards)) or not takes_extremes(model):
         return found
     try:
@@ -119,27 +118,6 @@ def export_model(
     except ExportError:
         return found
     return other if sum(map(compares, other.guards)) < sum(map(compares, found.guards)) else found
-
-
-def _either(
-    model: nn.Module, probe: Mapping[str, object], second: Mapping[str, object], each: bool
-) -> Exported:
-    """What the first call makes of forward; what the second one makes of it, where a size of the first is a constant.
-
-    So it is where forward asks whether a size is that of a table: only another size takes the branch for all sizes.
-    The model is asked at each size then, for the guards are broken by a call that was recorded.
-    """
-    try:
-        return _traced(model, probe, second, each)
-    except ExportError as error:
-        cause = error.__cause__
-        if not isinstance(cause, UserError) or cause.error_type is not UserErrorType.CONSTRAINT_VIOLATION:
-            raise
-        try:
-            found = _traced(model, second, probe, each)
-        except ExportError:
-            raise error from cause
-    return replace(found, probe=found.second, second=found.probe, told=(*found.told, AT_EACH_SIZE))
 
 
 def _traced(

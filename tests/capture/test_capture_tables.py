@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mccompile.capture import TokenGrid, capture
-from mccompile.capture.errors import CaptureError
+from mccompile.capture import TokenGrid, capture_batched
 from mccompile.capture.export import export_model
-from mccompile.capture.guards import AT_EACH_SIZE
 from mccompile.capture.plain_data import followed_data
 
 DIM, KEPT = 12, 5
@@ -56,26 +54,24 @@ def _call(frames: int) -> dict[str, object]:
     return {"latent": torch.randn(1, 4, frames, 6, 8, generator=torch.Generator().manual_seed(frames))}
 
 
-@pytest.mark.parametrize("sizes", [(KEPT, 3), (3, KEPT), (4, 3)])
-def test_a_table_is_computed_at_each_size(sizes: tuple[int, int]) -> None:
+def test_a_table_is_computed_at_each_size() -> None:
     model = _Placed().eval()
-    found = export_model(model, *map(_call, sizes))
-    assert [x.size(2) for x in found.probe if isinstance(x, torch.Tensor)] == [sizes[0]]
-    for frames in (2, *sizes, 7):
+    found = export_model(model, _call(4), _call(3))
+    for frames in (2, 3, 4, KEPT, 7):
         torch.testing.assert_close(found.module(**_call(frames)), model(**_call(frames)), rtol=0, atol=0)
 
 
-def test_the_model_is_asked_at_each_size_where_only_the_second_call_takes_the_branch_of_all() -> None:
-    found = capture(_Placed().eval(), _call(KEPT), _call(3))
-    assert AT_EACH_SIZE in found.guards
+@pytest.mark.parametrize("sizes", [(KEPT, 3), (3, KEPT)])
+def test_either_call_may_be_of_the_size_of_the_table(sizes: tuple[int, int]) -> None:
+    found, _ = capture_batched(_Placed().eval(), *map(_call, sizes))
     assert all(kind.partial is not None for kind in found.kinds)
-    assert found.grid == TokenGrid("latent", (2, 3, 4), (1, 2, 2))
+    assert (found.grid, found.refusals) == (TokenGrid("latent", (2, 3, 4), (1, 2, 2)), ())
 
 
 @pytest.mark.parametrize("sizes", [(KEPT, 3), (3, KEPT)])
 def test_another_table_at_its_own_size_is_seen(sizes: tuple[int, int]) -> None:
-    with pytest.raises(CaptureError, match="MC0404"):
-        capture(_Placed(factor=1.1).eval(), *map(_call, sizes))
+    found, _ = capture_batched(_Placed(factor=1.1).eval(), *map(_call, sizes))
+    assert found.opaque
 
 
 def test_data_of_other_tensors_is_as_it_was() -> None:
