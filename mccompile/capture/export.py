@@ -37,6 +37,7 @@ from mccompile.capture.roots import symbolic_roots
 from mccompile.capture.spaced import symbolic_spaces
 from mccompile.capture.unfold import NotUnfolded, unfold
 from mccompile.capture.watched import forwards
+from mccompile.capture.whole_numbers import symbolic_ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ def _traced(
             stack.enter_context(with_one_size(model, pair.call, equal))
             stack.enter_context(loops_once(model, pair.call, pair.samples, ready=looped))
             stack.enter_context(fixed_branches(taken))
+            stack.enter_context(symbolic_ints(model))
             module, guards, rewritten = _export(model, pair.call, shapes)
     except ExportError as error:
         if isinstance(error.__cause__, BranchMet):
