@@ -102,18 +102,30 @@ class _Keeping(fx.Interpreter):
     def __init__(self, kind: BlockKind, rows: Mapping[str, torch.Tensor], kept: Sequence[torch.Tensor]) -> None:
         super().__init__(kind.full.module)
         holders = kind.full.holders()
-        self._kept = {holders[Buffer(s.name)]: (s, rows[s.rows], b) for s, b in zip(kind.buffers, kept, strict=True)}
+        buffers = {holders[Buffer(s.name)]: (s, rows[s.rows], b) for s, b in zip(kind.buffers, kept, strict=True)}
+        self._kept = {}
+        for node in kind.full.graph.find_nodes(op="call_function", target=aten.copy_.default):
+            if node.args[0] in buffers:
+                source, turned = _written(node.args[1])
+                self._kept[source] = *buffers[node.args[0]], turned
 
     def run_node(self, n: fx.Node) -> object:
-        if n.target is not aten.copy_.default or n.args[0] not in self._kept:
-            return super().run_node(n)
-        (spec, rows, buffer), made = self._kept[n.args[0]], n.args[1]
-        assert isinstance(made, fx.Node)
-        fresh = self.env[made].index_select(spec.token_axis, rows)
-        self.env[made] = buffer.index_copy(spec.token_axis, rows, fresh)
-        if made.target is aten.transpose.int and made.args[0] in self.env:  # kept as it was before it was turned
-            self.env[made.args[0]] = self.env[made].transpose(*made.args[1:])
-        return super().run_node(n)
+        value = super().run_node(n)
+        if n not in self._kept or not isinstance(value, torch.Tensor):
+            return value
+        spec, rows, buffer, turned = self._kept[n]
+        fresh = value.mT if turned else value
+        blended = buffer.index_copy(spec.token_axis, rows, fresh.index_select(spec.token_axis, rows))
+        return blended.mT if turned else blended
+
+
+def _written(value: fx.node.Argument) -> tuple[fx.Node, bool]:
+    """The value of a block that is written into a buffer, and whether with its last two axes exchanged."""
+    assert isinstance(value, fx.Node)
+    turned = value.target is aten.transpose.int and value.args[1:] == (-2, -1) and len(value.users) == 1
+    source = value.args[0] if turned else value
+    assert isinstance(source, fx.Node)
+    return source, turned
 
 
 def _tokens(captured: CapturedModel, inputs: Inputs, run: FullRun) -> tuple[int, torch.device]:

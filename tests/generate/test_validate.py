@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from mccompile import api
-from mccompile.capture.part import Positions, Stream
+from mccompile.capture import capture, flat_inputs
+from mccompile.capture.part import Part, Positions, Stream
 from mccompile.capture.run import run_full
+from mccompile.generate.part_laws import kept_apart
 from mccompile.generate.subjects import ModuleSubject
 from mccompile.generate.validate import LawVerdict, validate
 from mccompile.language.load import load_policy
@@ -20,7 +22,7 @@ from mccompile.language.source import Source
 from mccompile.lowering.draft import Draft
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.step import Step
-from tests.zoo import ToyTransformer
+from tests.zoo import ToyTransformer, zoo
 
 POLICY = """policy moving {
   param threshold = 0.4 in 0.01..5
@@ -201,3 +203,24 @@ def test_each_law_fails_on_its_fault(
     verdict = tried(subject)
     assert not verdict.holds
     assert failing(verdict) == wrong
+
+
+def test_kept_rows_are_read_by_what_mixes_tokens_too() -> None:
+    """A convolution over the tokens reads kept rows of its input; without them the law is off by a third."""
+    family = zoo("toy_convolution")
+    captured = capture(family.model(torch.float32), *(family.call(s, 1, torch.float32) for s in family.sizes[:2]))
+    call = family.call(family.sizes[2], 1, torch.float32)
+    inputs = dict(zip(captured.inputs, flat_inputs(captured, call), strict=True))
+    off, _ = kept_apart(captured, inputs)
+    assert 0 < off < 1e-5
+    (kind,) = captured.kinds
+    unread = dataclasses.replace(kind, full=stripped_of_writes(kind.full))
+    assert kept_apart(dataclasses.replace(captured, kinds=(unread,)), inputs)[0] > 0.01
+
+
+def stripped_of_writes(part: Part) -> Part:
+    """The part without its writes into buffers, of which its inputs are left."""
+    draft = Draft(part)
+    for node in draft.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        draft.graph.erase_node(node)
+    return draft.part()
