@@ -7,8 +7,8 @@ fraction of sizes is left to Python: a graph that rounds otherwise would be wron
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
-import sympy
 import torch
 from torch import nn
 from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
@@ -36,9 +36,13 @@ class SymbolicInt(int, metaclass=_AsInt):
 
 def _is_whole(value: torch.SymInt) -> bool:
     """Whether a number is made of sizes by sums, products and whole quotients alone."""
-    expression = sympy.sympify(value.node.expr)
-    functions = (f for f in sympy.preorder_traversal(expression) if not f.args or isinstance(f, sympy.Function))
-    return all(isinstance(f, (*_EXACT, sympy.Symbol, sympy.Integer)) for f in functions)
+    return _is_exact(value.node.expr)
+
+
+def _is_exact(expression: Any) -> bool:
+    """expression: of sympy, as torch writes sizes."""
+    atom, made = expression.is_Symbol or expression.is_Integer, expression.is_Add or expression.is_Mul
+    return bool(atom or made or isinstance(expression, _EXACT)) and all(map(_is_exact, expression.args))
 
 
 def symbolic_ints(model: nn.Module) -> contextlib.AbstractContextManager[None]:
