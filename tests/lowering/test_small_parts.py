@@ -16,6 +16,8 @@ from mccompile.capture.part import (
     Modulated,
     Operand,
     Part,
+    Positions,
+    TakenFrom,
     Weight,
 )
 from mccompile.capture.types import Refusal
