@@ -26,7 +26,8 @@ WAYS = "phase all { reuse chunk as 2 * kept(residual) while step < 3 reuse chunk
 
 def bound(phases: str, near: bool = False) -> BoundPolicy:
     kept = "reuse as nearest(residual, by = latent)" if near else ""
-    return bind(load_policy(Source("p.policy", f"policy p {{ {phases} layers blocks[*] {{ keep residual {kept} }} }}")), {})
+    text = f"policy p {{ {phases} layers blocks[*] {{ keep residual {kept} }} }}"
+    return bind(load_policy(Source("p.policy", text)), {})
 
 
 def at(policy: BoundPolicy, step: int, **more: object) -> Action:

@@ -25,8 +25,9 @@ def expected(value: np.ndarray, low: np.ndarray, high: np.ndarray, waves: int) -
 
 
 @pytest.mark.parametrize(
-    ("size", "radius", "waves"), [((6, 8), 0.4, 2), ((8, 6), 0.5, 3), ((15, 16), 0.2, 3), ((5, 7), 0.0, 0), ((5, 5), 0.39, 1)]
-)  # 0.39 * 5 is 1.95, and rounded down  # fmt: skip
+    ("size", "radius", "waves"),
+    [((6, 8), 0.4, 2), ((8, 6), 0.5, 3), ((15, 16), 0.2, 3), ((5, 7), 0.0, 0), ((5, 5), 0.39, 1)],  # 1.95, rounded down
+)
 def test_frequencies_of_each_frame_are_weighed_by_its_chunk(size: tuple[int, int], radius: float, waves: int) -> None:
     drawn = np.random.default_rng(0)
     value = drawn.standard_normal((2, 3, 4, *size)).astype(np.float32)

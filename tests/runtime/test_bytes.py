@@ -55,7 +55,7 @@ def test_keys_values_and_residuals_are_counted_as_they_are_kept(kept: ir.KeptDty
 
 
 def test_the_working_copies_of_one_block() -> None:
-    """Read back in the model's dtype where they are kept in another; of two blocks on the device where they lie away."""
+    """Read back in the model's dtype where they are kept in another; of two blocks where they lie in host memory."""
     assert bytes_of(store(), CACHE, 2, accelerator=True).working == 0
     assert bytes_of(store(), replace(CACHE, dtype="float8"), 2, accelerator=False).working == 8 * 4 * 2
     away = replace(CACHE, device="cpu")

@@ -33,15 +33,16 @@ def test_what_both_were_given_alike_is_alike_again() -> None:
 def test_a_call_is_foreseen_only_where_one_other_branch_took_part_in_the_row_before() -> None:
     given = {"latent": torch.ones(2)}
     own, other = (given, BEFORE), (given, replace(BEFORE, branch="uncond"))
+    late = replace(BEFORE, branch="uncond", row=3)
     earlier = (given, replace(BEFORE, row=3))
     third = (given, replace(BEFORE, branch="third"))
     for last, foreseen in (
         ({"cond": own, "uncond": other}, True), ({"cond": own}, False), ({"uncond": other}, False),
-        ({"cond": earlier, "uncond": other}, False), ({"cond": own, "uncond": (given, replace(other[1], row=3))}, False),
+        ({"cond": earlier, "uncond": other}, False), ({"cond": own, "uncond": (given, late)}, False),
         ({"cond": own, "uncond": other, "third": third}, False),
         ({"cond": own, "uncond": other, "third": (given, replace(third[1], row=3))}, True),
     ):  # fmt: skip
-        known = Foresight(last=last)
+        known = Foresight(last={**last})
         assert (known.foresee(given, MOMENT) is not None) is foreseen
 
 
@@ -77,7 +78,7 @@ def test_nothing_is_foreseen_of_tensors_whose_changes_go_unseen() -> None:
 
 
 def test_the_follower_needs_no_row_that_the_leader_does_not_compute() -> None:
-    full, reuse, skip, graph, copy = (Action(k, 0, None, "") for k in ("compute", "reuse", "skip", "dynamic", "follow"))  # type: ignore[arg-type]
+    full, reuse, skip, graph, copy = (Action(k, 0, None, "") for k in ("compute", "reuse", "skip", "dynamic", "follow"))
 
     def agree(leader: tuple[Action, ...], follower: tuple[Action, ...]) -> bool:
         steps: list[Any] = [SimpleNamespace(actions=(actions, actions)) for actions in (leader, follower)]

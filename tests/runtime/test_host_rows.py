@@ -79,7 +79,8 @@ def test_clock_plan_and_place_are_told_of_active_chunks() -> None:
 
 LAYOUT = Layout(1, 2, 1, 2)
 NOW = Moment("run", 0, "cond", GRID, (ChunkTime(1, "active", 0), ChunkTime(2, "active", 0)), 3)
-STEP, LAST, OLDER = SourceBefore("output", "step"), SourceBefore("output", "compute"), SourceBefore("output", "compute", 2)
+STEP, LAST = SourceBefore("output", "step"), SourceBefore("output", "compute")
+OLDER = SourceBefore("output", "compute", 2)
 
 
 def decide(*slots: Any, counts: int = 1, **more: Any) -> Decide:
@@ -95,8 +96,11 @@ def decide(*slots: Any, counts: int = 1, **more: Any) -> Decide:
 @pytest.mark.parametrize(
     ("slots", "counts", "sees"),
     [
-        ((Count("account"),), 1, False), ((Late("late"),), 1, False), ((Count("account"),), 2, True),
-        ((SourceBefore("latent", "step"),), 1, True), ((Tail("latent"),), 1, True),
+        ((Count("account"),), 1, False),
+        ((Late("late"),), 1, False),
+        ((Count("account"),), 2, True),
+        ((SourceBefore("latent", "step"),), 1, True),
+        ((Tail("latent"),), 1, True),
         ((Past(0, 0, ir.Granularity.TOKEN),), 1, True),
     ],
 )
@@ -126,7 +130,7 @@ def test_states_begin_as_if_nothing_had_been_seen() -> None:
 
 
 def told(value: float) -> torch.Tensor:
-    """An output [B, C, frames, rows, columns] of 4 channels: `value` in the first chunk, ten times that in the other."""
+    """An output [B, C, frames, rows, columns] of 4 channels: `value` in the first chunk, ten times that in the next."""
     return torch.tensor([value, 10 * value]).view(1, 1, 2, 1, 1).expand(1, 4, 2, 1, 2).double()
 
 

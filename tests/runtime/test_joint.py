@@ -163,7 +163,7 @@ def test_values_that_are_no_batch_must_be_the_same() -> None:
     text, equal = stack(0), stack(0)
     for batch, first, second, joined in (
         (None, text, text, True), (None, text, equal, False), (None, 3, 3, True), (None, 3, 4, False),
-        (SampleCount(None), 3, 3, False), (Tangled(4), text, text, False),
+        (SampleCount(None), 3, 3, False), (Tangled("s0"), text, text, False),
     ):  # fmt: skip
         one, two = step(first, batch=batch), step(second, batch=batch)
         found = Joint(SAMPLES).combine(one, two)

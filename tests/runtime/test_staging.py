@@ -1,4 +1,4 @@
-"""Kept tensors in host memory, on the device `cpu`: working copies are copies, and rows are there when they are read."""
+"""Kept tensors in host memory, on the device `cpu`: working copies are copies, and rows are there when read."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -133,7 +134,7 @@ def test_the_calls_tokens_must_lie_in_one_piece_at_an_end(rows: str) -> None:
     made, front = store(), int(rows == "3|5+video") * 3
     made.memory.buffers[0] = (numbered(BEFORE, front, behind=3 - front),)
     if rows not in ("video", "3|5+video", "video+7"):
-        with pytest.raises(WindowMoved, match=rf"`k` does not hold their tokens in one piece \(its rows: {rows.replace('+', '.')}\)"):
+        with pytest.raises(WindowMoved, match=rf"`k` does not hold their tokens .*its rows: {re.escape(rows)}\)"):
             moved(made, rows=rows)
         return
     found = moved(made, rows=rows).memory.buffers[0][0]
