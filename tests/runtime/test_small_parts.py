@@ -160,6 +160,12 @@ class Other(Processor):
     """Another one."""
 
 
+class OfLibrary(Processor):
+    """One of diffusers: it is looked at where it runs in the place of a module's own code."""
+
+    __module__ = "diffusers.models.attention_processor"
+
+
 class Model(nn.Module):
     """It holds something of each kind."""
 
@@ -167,7 +173,7 @@ class Model(nn.Module):
         super().__init__()
         self.one, self.empty, self.table = nn.Linear(2, 2), dict[str, int](), {"a": [torch.ones(1)]}
         self.pair, self.grid, self.state = ([1],), np.ones(2), SimpleNamespace(on=True)
-        self.processor = Processor()
+        self.processor, self.one.processor = Processor(), OfLibrary()
         self.register_buffer("mean", torch.zeros(2))
 
 
@@ -181,7 +187,7 @@ class Model(nn.Module):
         lambda m: setattr(m, "processor", Processor()), lambda m: m.eval(),
         lambda m: setattr(m.one.weight, "data", m.one.weight.data.clone()), lambda m: delattr(m, "state"),
         lambda m: setattr(m.mean, "data", torch.zeros(1)), lambda m: setattr(m, "__class__", type("Sub", (Model,), {})),
-        lambda m: setattr(m.processor, "__class__", Other),
+        lambda m: setattr(m.processor, "__class__", Other), lambda m: setattr(m.one.processor, "scale", 2.0),
         lambda m: setattr(Model, "scale", 3.0),
     ],
 )  # fmt: skip

@@ -117,6 +117,8 @@ def test_a_part_of_a_run_is_not_called_complete(actions: str, complete: bool, re
     found = summarise([ran(last=3)], course(actions))
     assert (found.complete, found.reuses) == (complete, reuses)
     assert bool(found.inert) is not reuses
+    noted = summarise([replace(ran(last=3), notes=("odd",))], course(actions))
+    assert noted.warnings == (("policy teacache: odd",) if reuses else (noted.inert,))
     assert summarise([ran()], []).inert == ""
 
 
