@@ -83,8 +83,8 @@ def test_a_decision_leaves_no_chunk_without_a_computed_token_where_tokens_merge(
     near: bool, first: bool, last: bool | None
 ) -> None:
     """The clock's reuse becomes a computation, and what data decides stays open."""
-    for rest, expected in (("step < 9", first), ("similarity(latent) > 0.9", last)):
-        bound = merged(rest, near) if near else replace(merged(rest), merges=False)
+    for rule, expected in (("step < 9", first), ("similarity(latent) > 0.9", last)):
+        bound = merged(rule) if near else replace(merged(rule), merges=False)
         at = replace(first_situation(bound), kept=True, state=advance(bound, start(bound), GRIDS[1], True))
         assert decide(bound, GRIDS[1], at, Static({}, frozenset())).compute is expected
 

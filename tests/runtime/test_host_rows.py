@@ -188,7 +188,9 @@ def test_late_signals_are_observed_of_the_chunks_that_want_it() -> None:
     states, layout = States(observed={(1, 0)}), Layout(2, 2, 1, 2)
     spec: Any = SimpleNamespace(signals=("motion",))
     want = np.array([[True, False], [False, True]])
-    Observe(spec, graph).run(want, torch.zeros(1), torch.ones(2, 4, 8), states, layout, NOW)
+    observe = Observe(spec, graph)
+    assert observe.spec is spec
+    observe.run(want, torch.zeros(1), torch.ones(2, 4, 8), states, layout, NOW)
     host, tail, late = seen
     assert host.tolist() == [[[1, 0], [0, 0], [0, 1]], [[0, 1], [0, 0], [1, 0]]]  # want, first, tail
     assert (tail.shape, late.shape) == ((2, 3, 2, 8), (2, 2, 1, 2))

@@ -43,10 +43,10 @@ class Clock:
 
 
 def taken_over() -> tuple[Pipe, Increments, BranchStore]:
-    """Chunks 4 and 5 of a video are in a call, each of two frames of 1 x 2 tokens of 2 x 2 cells."""
+    """Chunks 4 and 5 of a video are in a call, each of two frames of 1 x 2 tokens of 2 x 2 x 2 cells."""
     store = BranchStore.empty({"": bind(POLICY, {})}, 1, 6)
     store.window = Window(((4, False), (5, False), (5, True)), 4, ())
-    grid = TokenGrid("latent", (2, 3, 4), (1, 2, 2))
+    grid = TokenGrid("latent", (2, 3, 4), (2, 2, 2))
     lowered = SimpleNamespace(policy=POLICY, captured=SimpleNamespace(grid=grid))
     runner: Any = SimpleNamespace(lowered=lowered, requests={"run": SimpleNamespace(branches={"cond": store})})
     pipe = Pipe()
@@ -54,11 +54,12 @@ def taken_over() -> tuple[Pipe, Increments, BranchStore]:
 
 
 def step(pipe: Pipe, velocity: float, latents: float = 0.0) -> list[list[float]]:
-    """The cells of one step of a chunk, frame by frame, in their first row."""
-    value = torch.full((1, 1, 2, 2, 4), latents)
+    """The cells of one step of a chunk, frame of tokens by frame, in their first row."""
+    value = torch.full((1, 1, 4, 2, 4), latents)
     found = pipe.integrate(value, torch.full_like(value, velocity), 1.0, 3.0)
     assert torch.equal(found[..., 0, :], found[..., 1, :])
-    rows: list[list[float]] = found[0, 0, :, 0].tolist()
+    assert torch.equal(found[:, :, ::2], found[:, :, 1::2])
+    rows: list[list[float]] = found[0, 0, ::2, 0].tolist()
     return rows
 
 
@@ -96,7 +97,7 @@ def test_what_moved_a_chunk_is_forgotten_after_its_last_step() -> None:
             step(pipe, 1.0)
         if finished == 5:
             assert store.memory.increments.keys() == {4}
-            store.memory.increments[5] = torch.zeros(1, 1, 2, 2, 4)
+            store.memory.increments[5] = torch.zeros(1, 1, 4, 2, 4)
         assert store.memory.increments.keys() == known
 
 

@@ -29,7 +29,7 @@ class Chosen:
 
 
 class Blocks:
-    """A model of one block, `y = factor * x`; kept results stay as they are. watched: it makes `z = x + 1` too."""
+    """A model of one block, `y = factor * x`, and it makes `z = x + 1` and `w = x + 2` too."""
 
     def __init__(self, factor: float = 3.0) -> None:
         self.factor, self.given = factor, list[tuple[Any, bool]]()
@@ -41,7 +41,7 @@ class Blocks:
         return {"x": env["x"][rows.at]}
 
     def run_rows(self, region: Any, entered: Any, *more: object) -> dict[str, torch.Tensor]:
-        return {**entered, "y": self.factor * entered["x"], "z": entered["x"] + 1}
+        return {**entered, "y": self.factor * entered["x"], "z": entered["x"] + 1, "w": entered["x"] + 2}
 
     def nothing(self, name: str, made: torch.Tensor, rows: Chosen, env: Any) -> torch.Tensor:
         return torch.zeros_like(env["x"])
@@ -209,8 +209,9 @@ def test_streams_within_a_region_are_given_to_whoever_looks_at_them() -> None:
         mask = np.isin(np.arange(TOKENS), tokens)[None]
         env = call(2.0)
         rows = selected(blocks, mask, np.full(TOKENS, TOKENS), env, {})
-        out = merge(blocks, region(), 0, env, {}, rows, Memory(), watched=("x", "y", "z", "other"))
+        out = merge(blocks, region(), 0, env, {}, rows, Memory(), watched=("x", "y", "z", "w", "other"))
         assert out["z"][0].tolist() == expected
+        assert out["w"][0].tolist() == [value and value + 1 for value in expected]
         assert out["x"] is env["x"]
         assert "other" not in out
 

@@ -65,7 +65,7 @@ def test_a_store_of_this_very_call_stays_as_it_is() -> None:
 
 
 def test_another_size_begins_with_an_empty_store() -> None:
-    other = replace(MADE, size=(2, 2, 3))
+    other = replace(MADE, size=(2, 5, 3))
     found = renew(store(), other, replace(MOMENT, total=4), BOUNDS)
     assert not found.memory.kept
     assert [course.history.computed.shape for course in found.courses.values()] == [(2, 4)] * 2
@@ -113,6 +113,7 @@ def test_results_that_are_no_numbers_are_dropped_where_they_would_be_used() -> N
 def captured(grid: bool = True) -> Any:
     streams = (
         Port("x", 1, "video", frozenset({"latent", "timestep", "image"}), Along(0), Beside(0, 0)),
+        Port("control", 1, "video", frozenset({"control"}), Along(0)),
         Port("words", 1, "7", frozenset({"text", "timestep"}), Along(0)), Port("later", 1, "7", frozenset({"mask"})),
     )  # fmt: skip
     shared = (
@@ -120,8 +121,8 @@ def captured(grid: bool = True) -> Any:
         Port("places", 1, "video", frozenset({"places"})), Port("size", None, "", frozenset()),
     )  # fmt: skip
     return SimpleNamespace(
-        inputs=("style", "latent", "image", "text", "timestep", "scale", "places", "mask"), streams=streams,
-        shared=shared, entry=("x", "words"), moving=(), sources=(),
+        inputs=("style", "latent", "image", "text", "timestep", "scale", "places", "mask", "control"), streams=streams,
+        shared=shared, entry=("x", "words", "control"), moving=(), sources=(),
         grid=TokenGrid("latent", (2, 3, 4), (1, 2, 2)) if grid else None,
     )  # fmt: skip
 

@@ -53,8 +53,9 @@ def test_shared_tensors_are_repeated_once() -> None:
     assert each.repeated(given, Sharing(("text",), 3))["text"].shape == (3, 3)  # type: ignore[union-attr]
     given["text"].add_(1)
     assert torch.equal(each.repeated(given, shared)["text"], torch.cat([given["text"]] * 2))
+    again = each.repeated(given, shared)["text"]
     each.forget()
-    assert each.repeated(given, shared)["text"] is not first["text"]
+    assert each.repeated(given, shared)["text"] is not again
 
 
 def test_only_the_latest_repeated_tensors_are_kept() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
+from mccompile.runtime import nearest
 from mccompile.runtime.finite import OnItsWay, finite
 from mccompile.runtime.forecast import Weights, weights_of
 from mccompile.runtime.masks import AdditiveMasks
@@ -131,6 +132,16 @@ def test_without_others_each_token_has_its_own_results() -> None:
     found = own_results(torch.tensor([3, 5]), 2)
     assert (found.filled.tolist(), found.taken.tolist()) == ([3, 5], [[0, 1], [0, 1]])
     assert unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+
+
+def test_products_are_made_in_pieces_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows at a time as fit, and one where not even that many do."""
+    left, right = torch.randn(2, 7, 3), torch.randn(2, 5, 3)
+    for most, rows in ((40, [4, 3]), (39, [3, 3, 1]), (70, [7]), (3, [1] * 7)):
+        monkeypatch.setattr(nearest, "AT_ONCE", most)
+        pieces = list(nearest._products(left, right))
+        assert [piece.size(1) for piece in pieces] == rows
+        torch.testing.assert_close(torch.cat(pieces, 1), left @ right.mT)
 
 
 def test_rows_whose_keys_are_written_are_those_with_results() -> None:

@@ -125,6 +125,8 @@ def test_room_is_made_in_the_form_in_which_results_are_kept(away: bool) -> None:
     ):
         found = whole("output", kept, away).room(inputs, LAYOUT, MOMENT)  # type: ignore[arg-type]
         assert (found.shape, found.dtype, int(found.sum())) == ((2, 4, 1, 6, size), dtype, 0)
+    elsewhere = {"latent": latents(1).to("meta")}
+    assert whole("output", "auto", away).room(elsewhere, LAYOUT, MOMENT).device.type == ("cpu" if away else "meta")
 
 
 def test_without_the_other_branch_there_is_no_gap() -> None:
