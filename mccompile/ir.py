@@ -56,7 +56,8 @@ __all__ = [  # an expression's names are names of the IR
     "Accumulate", "AllAt", "Apply", "Area", "Around", "Average", "Bands", "Before", "Between", "BlockRef", "Blocks",
     "BranchRule", "Branches", "Cache", "Change", "Chunks", "ClockName", "ClockRef", "Compute", "Const", "Cumulative",
     "Depth", "Distance", "Every", "Expr", "ForSteps", "Forecast", "FrameDiff", "Frequency", "Granularity",
-    "Integration", "Kept", "KeptDevice", "KeptDtype", "KeyWindow", "LastSteps", "Node", "Norm", "Normalise", "Param",
+    "Integration", "Kept", "KeptDevice", "KeptDtype", "KeyChoice", "KeyMeasure", "KeySum", "KeyTerm", "KeyWindow",
+    "LastSteps", "Node", "Norm", "Normalise", "Param",
     "ParamRef", "PastMoment", "Phase", "PhaseSpan", "PolicyIR", "Polynomial", "Reduce", "Reduction", "Region",
     "RegionRule", "Rest", "Reuse", "Rule", "Signal", "SignalRef", "Similarity", "Smooth", "SourceName", "SourceRef",
     "SpectralWeight",
@@ -296,6 +297,38 @@ class KeyWindow(Node):
     sink: Expr
 
 
+KeyMeasure = Literal["attention", "redundancy"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTerm(Node):
+    """A measure of a key, `factor` times. around: the largest among the key and so many before and behind it counts.
+
+    attention: the mean of what queries of the reading chunk's last frame give a key by softmax over all candidates.
+    redundancy: softmax over the candidates of a key's mean cosine with the other ones. Both are per attention head.
+    """
+
+    measure: KeyMeasure
+    around: int
+    factor: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class KeySum(Node):
+    terms: tuple[KeyTerm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChoice(Node):
+    """What attention reads of the chunks between sink and window: as many keys as `chunks` chunks hold, the best `by`.
+
+    Of equal keys the earlier ones. Where no more chunks than that lie between, all of their keys.
+    """
+
+    chunks: Expr
+    by: KeySum
+
+
 KeptDtype = Literal["auto", "model", "float32", "bfloat16", "float16", "float8"]  # float8: e4m3, a scale per row
 KeptDevice = Literal["auto", "model", "cpu"]
 
@@ -311,6 +344,7 @@ class Cache(Node):
     refresh_every: int | None  # recompute all K/V of a chunk at least every k steps
     refresh_last: bool  # compute every token on the chunk's last step
     window: KeyWindow | None = None  # None: attention reads all keys that a token may see
+    keys: KeyChoice | None = None  # None: of what a window leaves out, none is read
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,13 +92,28 @@ class PerSelection:
     """What a pass needs to know of a selection, made once for each by `make`, a function of the pass.
 
     make: from the positions of the selected tokens, int64 [n] ascending, and what every token of the model sees: how
-    many keys, int64 [L], or under a window its spans, int64 [L, 3]; both on the host. Its result is passed as it is, or
-    on the device of the rows.
+    many keys, int64 [L], or under a window its spans, int64 [L, 3] ([L, 6] with keys picked); all on the host. Its
+    result is passed as it is, or on the device of the rows.
     """
 
     name: str
     make: Callable[[np.ndarray, np.ndarray], torch.Tensor] = field(repr=False)
     on_device: bool = field(default=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenKeys:
+    """Which keys of older chunks each chunk reads at one attention, int32 [samples, heads, places]; it is kept.
+
+    name: of the buffer of the keys. The places of each chunk: lowering/key_picks.py.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWorth:
+    """What each measure of a key counts when keys are picked, float32 vector on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +145,9 @@ class Output:
 
 Operand: TypeAlias = (
     Input | Stream | Shared | Additive | RowSource | Index | Positions | Filled | TakenFrom | Buffer | Weight
-    | PerSelection | Pick | Hoisted
+    | PerSelection | ChosenKeys | KeyWorth | Pick | Hoisted
 )
-Result: TypeAlias = Stream | Shared | RowSource | Positions | Pick | Buffer | Hoisted | Modulated | Output
+Result: TypeAlias = Stream | Shared | RowSource | Positions | Pick | Buffer | ChosenKeys | Hoisted | Modulated | Output
 
 
 @dataclass(frozen=True, slots=True)

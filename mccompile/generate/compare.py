@@ -24,7 +24,7 @@ from mccompile.pipelines.finding import clock_for, driver_for
 from mccompile.policy.bind import bind
 from mccompile.policy.budget import in_words
 from mccompile.policy.facts import is_exact
-from mccompile.policy.in_words import seen
+from mccompile.policy.in_words import chosen, seen
 from mccompile.runtime.blocks import eager
 from mccompile.runtime.compiled import CompiledModel, of_other_form
 from mccompile.runtime.exercise import record_roles
@@ -93,7 +93,8 @@ def announce(model: CompiledModel) -> str:
     if is_exact(replace(policy, cache=as_computed)):
         return f"policy {policy.name} is approximate: its cache keeps {in_words(policy.cache)}"
     if policy.cache.window is not None and is_exact(replace(policy, cache=replace(as_computed, window=None))):
-        return f"policy {policy.name} is approximate: {seen(policy.cache.window)}"
+        more = "" if policy.cache.keys is None else f"; {chosen(policy.cache.keys)}"
+        return f"policy {policy.name} is approximate: {seen(policy.cache.window)}{more}"
     return f"policy {policy.name} is approximate: reused tokens differ from computed ones"
 
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile import ir
 from mccompile.capture.types import OneFrame
+from mccompile.lowering.key_picks import PICKED, sights_of
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
 from mccompile.lowering.windows import spans_of
@@ -37,7 +38,7 @@ from mccompile.runtime.trace import Event
 
 _FEW, _MORE = 4, 8  # rows at which a block is priced; its price is linear in them
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_OVER_KEYS = torch.ops.mccompile.prefix_attention, torch.ops.mccompile.window_attention
+_OVER_KEYS = torch.ops.mccompile.prefix_attention, torch.ops.mccompile.window_attention, PICKED.overloadpacket
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Prices:
     alone, which branches share. each: the other ones, and the postlude. lengths: per token, how many keys it may see;
     windowed: a window of the policy that runs leaves some of them out.
     others: of the further transformers that take turns, by their places; empty where there is only one. pieces: what
-    the blocks are of the captured model. inputs: of the call.
+    the blocks are of the captured model. inputs: of the call. frame: tokens of a frame.
     """
 
     first: float
@@ -74,6 +75,7 @@ class Prices:
     inputs: Mapping[str, Value] = field(repr=False)
     others: Mapping[str, Prices] = field(default_factory=dict)
     windowed: bool = True
+    frame: int = 1
     _otherwise: dict[tuple[Piece, ...], tuple[BlockPrice, ...]] = field(default_factory=dict, repr=False)
 
     def at(self, expert: str) -> Prices:
@@ -82,8 +84,23 @@ class Prices:
 
     def keys(self, bound: BoundPolicy) -> np.ndarray:
         """Per token, how many keys it sees under a policy, int64 [L]."""
+        if self.windowed and bound.reach is not None and bound.reach.keys:
+            sights = sights_of(self.lengths, bound.reach, self.frame)
+            return self.lengths if sights is None else sights[:, 0] + sights[:, 2] - sights[:, 1] + sights[:, 3]
         spans = None if bound.reach is None or not self.windowed else spans_of(self.lengths, bound.reach)
         return self.lengths if spans is None else spans[:, 0] + spans[:, 2] - spans[:, 1]
+
+    def asked(self, bound: BoundPolicy) -> np.ndarray:
+        """Per token, keys whose attention is weighed for it: of each chunk that picks keys, those of its last frame."""
+        reach, keys = bound.reach, bound.ir.cache.keys
+        sights = None
+        if self.windowed and reach is not None and keys is not None:
+            sights = sights_of(self.lengths, reach, self.frame)
+        if sights is None or keys is None:
+            return np.zeros_like(self.lengths)
+        asking = (np.arange(self.lengths.size) >= sights[:, 5]) & (sights[:, 3] > 0)
+        times = sum(term.measure == "attention" for term in keys.by.terms)
+        return times * np.where(asking, sights[:, 1] - sights[:, 0], 0)
 
     def of(self, lowered: LoweredModel) -> tuple[BlockPrice, ...]:
         """Those of the blocks of a model that another policy may have split into sublayers."""
@@ -158,6 +175,7 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
         of_group.setdefault(event.region, []).append(event)
     by_group = list(of_group.values())
     per_chunk = prices.keys(model.runner.bound).reshape(len(by_group[0]), -1).mean(1)
+    asked = prices.asked(model.runner.bound).reshape(len(by_group[0]), -1).sum(1)
     active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
     total, blocks = prices.each, prices.of(model.runner.lowered)
     grid = model.runner.lowered.captured.grid
@@ -172,6 +190,7 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
                 total += block.whole * size if region.keep is None or computed.any() else 0.0
             elif rows.any():
                 seen = float(rows @ per_chunk) + behind * per_chunk[0]
+                seen += float((rows == tokens // len(rows)) @ asked) / 2  # one product of queries and keys, not two
                 total += block.constant + block.per_row * (rows.sum() + behind) + block.per_key * seen
     return total
 
@@ -204,14 +223,16 @@ def price(lowered: LoweredModel, inputs: Mapping[str, Value]) -> Prices:
         each += _count(lambda: Postlude(lowered, eager).run(env, shared, fake))
     single = tuple(BlockPrice(*(getattr(b, f.name) / batch for f in fields(b))) for b in blocks)
     lengths = _lengths(lowered, inputs, env)
-    return Prices(first / batch, row / batch, each / batch, single, lengths, lowered.pieces, inputs)
+    frames = 1 if captured.grid is None else captured.grid.of_call(inputs)[0]
+    pieces, frame = lowered.pieces, max(1, len(lengths) // frames)
+    return Prices(first / batch, row / batch, each / batch, single, lengths, pieces, inputs, frame=frame)
 
 
 def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tuple[list[BlockPrice], Env]:
     """The price of every block (one measurement per kind), and the streams after the last one."""
     plain = BlockCalls(lowered, eager, False)
     partial = BlockCalls(lowered, eager, True) if lowered.rows is not None else None
-    memory, window = Memory(), lowered.policy.cache.window
+    memory, cache = Memory(), lowered.policy.cache
     by_kind: dict[int, BlockPrice] = {}
     found = []
     for i, site in enumerate(lowered.captured.blocks):
@@ -219,7 +240,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
         plain.mask_dtypes(i, env, shared)  # looked for before the block is counted: it is no work of a call
         whole = _count(lambda s=region, e=env, a=after: a.update(plain.run_plain(s, e, shared)))  # type: ignore[misc]
         if site.kind not in by_kind:
-            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory, window)
+            by_kind[site.kind] = _block(partial, region, env, shared, whole, memory, cache)
         found.append(by_kind[site.kind])
         env = after
     return found, env
@@ -227,7 +248,7 @@ def _blocks(lowered: LoweredModel, shared: Mapping[str, Value], env: Env) -> tup
 
 def _block(
     partial: BlockCalls | None, region: LoweredRegion, env: Env, shared: Mapping[str, Value], whole: float,
-    memory: Memory, window: ir.KeyWindow | None,
+    memory: Memory, cache: ir.Cache,
 ) -> BlockPrice:  # fmt: skip
     if partial is None:
         return BlockPrice(whole, 0.0, 0.0, 0.0, 0.0)
@@ -237,7 +258,7 @@ def _block(
         return partial.run_rows(region, partial.enter(region, env, chosen), chosen, env, shared, memory)
 
     tokens = partial_tokens(env)
-    seen = one_chunk(tokens, window)
+    seen = one_chunk(tokens, cache)
     first, few, more = (_count(lambda n=n: rows(n)) for n in (_FEW, _FEW, _MORE))  # type: ignore[misc]
     per_row = (more - few) / (_MORE - _FEW)
     per_key = (_count(lambda: rows(_MORE), prefixes=True) - more) / (_MORE * tokens)

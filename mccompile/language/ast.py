@@ -34,10 +34,9 @@ __all__ = [
     "ComputeAllWhen", "ComputeBins", "ComputeEvery", "ComputeRule", "ComputeSteps", "ComputeTop", "Declaration",
     "Extends", "FunctionDecl", "FunctionParameter", "Guard", "HoldWhen", "Item", "LayersDecl", "Logic", "LogicOp",
     "ModelRange", "Name", "NamedRule", "Negative", "Not", "Number", "NumberList", "Option", "OptionsDecl", "ParamDecl",
-    "PhaseDecl",
-    "Pipe", "PolicyAst", "Range", "Ref", "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange", "Text", "Unit",
-    "UseDecl", "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes", "While", "WrittenExpr",
-    "WrittenRule",
+    "PhaseDecl", "Pipe", "PolicyAst", "Range", "Ref", "ReuseInOrder", "ReuseRule", "SignalDecl", "Size", "StepRange",
+    "Text", "TopKeys", "Unit", "UseDecl", "Vote", "When", "WhenForSteps", "WhenLastSteps", "WhenUntilRefreshes",
+    "While", "WrittenExpr", "WrittenRule",
 ]
 
 
@@ -294,9 +293,18 @@ class ChunkCount:
 
 
 @dataclass(frozen=True, slots=True)
+class TopKeys:
+    """`top 3 chunks by relevance`: as many keys as so many chunks hold, and what picks them."""
+
+    n: Number | Ref
+    by: WrittenExpr
+    span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     name: Name
-    value: Name | Number | Size | ChunkCount
+    value: Name | Number | Size | ChunkCount | TopKeys
     span: Span = field(compare=False, repr=False)
 
 

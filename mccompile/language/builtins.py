@@ -77,6 +77,7 @@ _CHANGE = (
     Parameter("then", "past", "before(of)"),
     Parameter("over", "word", "chunk", ("step", "chunk", "frame", "token")),
 )
+_KEY = Parameter("key", "word", None, ("key",))
 _TO = Parameter("to", "word", None, ("step", "chunk", "frame"))
 
 DISTANCES: dict[str, ir.Distance] = {"rel_l1": "rel_l1", "l1": "l1", "l2": "l2", "cosine": "cosine"}
@@ -170,7 +171,7 @@ FUNCTIONS = {
             (_OF, Parameter("by", "share")),
             "smoothed over the steps: this share of what it was, and the rest of what it is",
         ),
-        Function("dilate", (_OF, Parameter("by", "count", "1")), "the largest around each token of a frame"),
+        Function("dilate", (_OF, Parameter("by", "count", "1")), "the largest around each token of a frame or key"),
         Function("blur", (_OF, Parameter("by", "count", "1")), "the mean around each token of a frame"),
         Function(
             "roi",
@@ -214,6 +215,8 @@ FUNCTIONS = {
             )
             for part in ("low", "high")
         ),
+        Function("attention", (_KEY,), "how much the last frame of the reading chunk attends to a key of older chunks"),
+        Function("redundancy", (_KEY,), "how like a key of older chunks is to the other ones of its attention head"),
         Function("mean", (_OF, _TO), "the mean over each step, chunk or frame"),
         Function("largest", (_OF, _TO), "the largest over each step, chunk or frame"),
         Function("smallest", (_OF, _TO), "the smallest over each step, chunk or frame"),

@@ -19,6 +19,7 @@ from mccompile.language.combine import Combining
 from mccompile.language.defined import no_clamp
 from mccompile.language.demands import Demands
 from mccompile.language.errors import layers, names, values
+from mccompile.language.key_sums import MEASURES, KeyRules
 from mccompile.language.pasts import clocked, no_past
 from mccompile.language.sets import find_set
 from mccompile.language.spread import SPREAD, SpreadRules, drawn_mask
@@ -28,12 +29,14 @@ from mccompile.language.types import (
     POISON,
     Poison,
     Typed,
+    TypedKeys,
     TypedNumber,
     TypedTensor,
     described,
     in_unit,
     place,
     word,
+    written_at,
 )
 
 _NUMBERS_OR_SET = ("a list of numbers", 'write the numbers, `[1.5, -0.2]`, or the name of a shipped set, `"flux"`')
@@ -55,6 +58,7 @@ class CallRules:
         self._report = report
         self._tensors = TensorRules(demands, report)
         self._spread = SpreadRules(demands, combining, report)
+        self.keys = KeyRules(demands, combining, report)
 
     def call(self, call: BoundCall, given: Mapping[str, Typed]) -> Typed:
         """A call of any function but `accumulate`. given: the arguments that are expressions."""
@@ -83,6 +87,10 @@ class CallRules:
             return self._tensors.deviation(call, given["of"])
         if name == "similarity":
             return self._tensors.similarity(call, given["of"])
+        if name in MEASURES:
+            return self.keys.measure(call)
+        if name == "dilate" and isinstance(given["of"], TypedKeys):
+            return self.keys.dilated(call, given["of"])
         numbers = {parameter: self._number(found) for parameter, found in given.items()}
         if name == "table":
             return self._table(call, numbers["at"])
@@ -115,7 +123,7 @@ class CallRules:
         if isinstance(found, TypedNumber | Poison):
             return found
         advice = values.ASK_HOW_FAR if isinstance(found, TypedTensor) else ""
-        return self._report(values.WrongType(place(found.expr), "a number", described(found), advice))
+        return self._report(values.WrongType(written_at(found), "a number", described(found), advice))
 
     # ---- options ----
     def options(self, call: BoundCall) -> bool:

@@ -28,6 +28,7 @@ from mccompile.language.expressions import Elaborator
 from mccompile.language.extend import Merged, chain, merge
 from mccompile.language.functions import Functions, check_functions, in_call
 from mccompile.language.in_extension import in_user_file
+from mccompile.language.key_sums import check_whole
 from mccompile.language.libraries import Loader
 from mccompile.language.nearest import check_nearest
 from mccompile.language.nested import check_nested
@@ -144,6 +145,7 @@ def _elaborated(policy: ast.PolicyAst, policies: list[ast.PolicyAst]) -> tuple[i
     check_gaps(regions, reusing, errors)
     check_nested(regions, made, within.ranges, errors)
     check_nearest(regions, made, within.ranges, errors)
+    check_whole(cache, regions, errors)
     if branches.share_decision is not None and any(phase.branches for phase in made):
         errors.append(layers.SharedAndApart(branches.at, branches.share_decision))
     errors = [in_call(error, functions.called) for error in errors]

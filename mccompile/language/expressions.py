@@ -25,10 +25,11 @@ from mccompile.language.types import (
     Poison,
     Typed,
     TypedCondition,
+    TypedKeys,
     TypedNumber,
     TypedTensor,
     described,
-    place,
+    written_at,
 )
 from mccompile.language.walk import walk
 
@@ -36,6 +37,7 @@ _NAME_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for
 _LIST_TAKERS = tuple(name for name, function in FUNCTIONS.items() if {p.kind for p in function.parameters} & LISTED)
 
 _ONE = TypedNumber(ir.Const(1.0), constant=True)
+BY_KEYS = "it picks keys: `cache { window: 2 chunks  keys: top 3 chunks by relevance }`"
 TOLD = ""
 """The name in an expression that stands where an error was told of before."""
 
@@ -66,6 +68,7 @@ class Elaborator:
         self._looked_at: ir.SourceRef | None = None  # the block that the policy looks at
         self._made: dict[str, ir.Signal] = {}
         self._types: dict[str, TypedNumber] = {}
+        self._of_keys: dict[str, TypedKeys] = {}  # signals that are a number per key
         sound = {name: param for name, param in params.items() if param is not None}
         self.ranges = Ranges(sound, self._made)
         self.demands = Demands(self.ranges, self.report)
@@ -101,9 +104,9 @@ class Elaborator:
         return self._combining.logic("or", parts, at)
 
     def signal(self, name: str) -> ir.Signal | None:
-        """A declared signal, elaborated once; None after an error in it."""
-        if name in self.order:
-            return self.order[name]
+        """A declared signal, elaborated once; None after an error in it, and for one of keys."""
+        if name in self.order or name in self._of_keys:
+            return self.order.get(name)
         declaration = self.signals[name]
         if name in self._open:
             path = (*self._open[self._open.index(name) :], name)
@@ -115,6 +118,9 @@ class Elaborator:
         self._in_gain = outside
         self._open.pop()
         made = None
+        if isinstance(found, TypedKeys):
+            self._of_keys[name] = found
+            return None
         if isinstance(found, TypedNumber):
             self._types[name] = found
             made = ir.Signal(name, found.expr, found.granularity, found.late, at=declaration.name.span)
@@ -130,12 +136,18 @@ class Elaborator:
         if isinstance(found, TypedNumber | Poison):
             return found
         advice = values.ASK_HOW_FAR if isinstance(found, TypedTensor) else ""
-        return self.report(values.WrongType(place(found.expr), "a number", described(found), advice))
+        advice = BY_KEYS if isinstance(found, TypedKeys) else advice
+        return self.report(values.WrongType(written_at(found), "a number", described(found), advice))
 
     def _as_condition(self, found: Typed, advice: str = "compare it with `<`") -> TypedCondition | Poison:
         if isinstance(found, TypedCondition | Poison):
             return found
-        return self.report(values.WrongType(place(found.expr), "a condition", described(found), advice))
+        advice = BY_KEYS if isinstance(found, TypedKeys) else advice
+        return self.report(values.WrongType(written_at(found), "a condition", described(found), advice))
+
+    def keys(self, by: ast.WrittenExpr) -> ir.KeySum | Poison:
+        """What keys are picked by: a sum of their measures."""
+        return self._calls.keys.chosen(self.infer(by), by.span)
 
     # ---- inference ----
     def infer(self, expr: ast.WrittenExpr) -> Typed:
@@ -151,10 +163,16 @@ class Elaborator:
             case ast.Call() | ast.Pipe():
                 return self._call(expr)
             case ast.Negative(of=of):
-                return self._combining.negative(self.number(of), expr.span)
+                turned = self.infer(of)
+                if isinstance(turned, TypedKeys):
+                    return self._calls.keys.negative(turned, expr.span)
+                return self._combining.negative(self._as_number(turned), expr.span)
             case ast.Arithmetic(op=op, left=left, right=right):
-                sides = self.number(left), self.number(right)
-                return self._combining.arithmetic(ARITHMETIC[op], sides, expr.span)
+                sides = self.infer(left), self.infer(right)
+                if any(isinstance(side, TypedKeys) for side in sides):
+                    return self._calls.keys.arithmetic(op, *sides, expr.span)
+                numbers = [self._as_number(side) for side in sides]
+                return self._combining.arithmetic(ARITHMETIC[op], numbers, expr.span)
             case ast.Compare(op=op, left=left, right=right):
                 return self._combining.comparison(COMPARISONS[op], self.number(left), self.number(right), expr.span)
             case ast.Logic(op=op, left=left, right=right):
@@ -185,7 +203,10 @@ class Elaborator:
                 return POISON
             return TypedNumber(ir.ParamRef(name, at=at), unit=param.unit, whole=param.whole, constant=True)
         if name in self.signals:
-            if self.signal(name) is None:
+            signal = self.signal(name)
+            if name in self._of_keys:
+                return replace(self._of_keys[name], at=at)
+            if signal is None:
                 return POISON
             # A rule or another signal reads what the step before left of a late signal.
             return replace(self._types[name], expr=ir.SignalRef(name, at=at), late=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mccompile.diagnostics.diagnostic import Edit, Help
 from mccompile.diagnostics.source import Source
-from mccompile.language.errors.layers import BY_PLACE, LESS_KEPT, WHY_WHOLE_CHUNKS
+from mccompile.language.errors.layers import PICKED
 
 _SIGNS: dict[str, tuple[str, str | None]] = {  # the sign: what to do, and what stands for it
     ";": ("line ends and `;` have no meaning: leave it out", ""),
@@ -60,7 +60,7 @@ class Foreign:
         if re.search(r"%\s*$", before) and text.startswith("of", self.start) and "_STEPS" in self.accepts:
             return (Help("a phase counts steps; a share of the run is `while fraction < 10%`"),)
         if re.search(r"\bcache\s*\{[^{}]*\bkeep\s*$", before):
-            return (Help(WHY_WHOLE_CHUNKS), Help(BY_PLACE), Help(LESS_KEPT))
+            return (Help(PICKED),)
         named = "RBRACE" in self.accepts and re.compile(r"\w+\s*:(?!=)").match(text, self.start)
         if named and re.search(r"\bphase\b[^{}]*\{[^{}]*$", before):
             each = "`cond: compute every 2 steps  uncond: compute every 3 steps`"

@@ -17,7 +17,7 @@ from mccompile.language.expressions import Elaborator
 from mccompile.language.intervals import Ranges
 from mccompile.language.nodes import below
 from mccompile.language.tensors import not_of_now
-from mccompile.language.types import Poison, TypedTensor, described, place
+from mccompile.language.types import Poison, TypedTensor, described, place, written_at
 from mccompile.language.walk import cell_of, rule_in
 
 NEAREST = "nearest"
@@ -56,7 +56,7 @@ def elaborate_nearest(
     if isinstance(by, Poison):
         return None
     if not isinstance(by, TypedTensor):
-        within.report(layers.NoNearest(place(by.expr), f"tokens are compared by a tensor, and this is {described(by)}"))
+        within.report(layers.NoNearest(written_at(by), f"tokens are compared by a tensor, and this is {described(by)}"))
         return None
     why = not_of_now(by) or ("" if by.per_token else f"`{by.expr.name}` has no tokens")
     if why:

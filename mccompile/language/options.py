@@ -26,12 +26,13 @@ OPTION_WORDS: dict[tuple[Section, str], tuple[str, ...]] = {
     ("cache", "refresh_last"): ("yes", "no"),
     ("cache", "window"): ("none",),
     ("cache", "sink"): ("none",),
+    ("cache", "keys"): ("none",),
 }
 _WITH_COUNT = {"frames": "a number of frames", "refresh_every": "a number of steps"}
 _LEAST = {"frames": 1, "refresh_every": 2}  # refreshed at every step, nothing would ever be reused
 _IN_CHUNKS = ("window", "sink")
-CHOICES_OF_KEYS = ("keys", "top")
-"""What other systems call a choice of keys by what they are worth."""
+TOP_KEYS = "top 3 chunks by relevance"
+"""How keys are picked, as an example."""
 BATCH = "batch"
 
 
@@ -57,7 +58,8 @@ def check_cache(given: dict[str, ast.Option], within: Elaborator) -> ir.Cache:
         budget.value.bytes if budget is not None and isinstance(budget.value, ast.Size) else None,
         _count(given.get("refresh_every")),
         words.get("refresh_last") == "yes",
-        _window(given, within),
+        window := _window(given, within),
+        _keys(given, window, within),
         at=_first(given) if budget is None else budget.span,
     )
 
@@ -86,6 +88,20 @@ def _window(given: dict[str, ast.Option], within: Elaborator) -> ir.KeyWindow | 
     return ir.KeyWindow(window, ir.Const(0.0) if sink is None else sink, at=given["window"].span)
 
 
+def _keys(given: dict[str, ast.Option], window: ir.KeyWindow | None, within: Elaborator) -> ir.KeyChoice | None:
+    """How keys of chunks between sink and window are picked; None where none of them is read."""
+    option = given.get("keys")
+    if option is None or not isinstance(option.value, ast.TopKeys):
+        return None
+    if window is None and ("window" not in given or _is_none(given["window"])):
+        within.report(layers.NothingToPick(option.span))
+    chunks = within.demands.whole(within.number(option.value.n), "`keys`", 1, "chunks")
+    by = within.keys(option.value.by)
+    if isinstance(chunks, Poison) or isinstance(by, Poison):
+        return None
+    return ir.KeyChoice(chunks.expr, by, at=option.span)
+
+
 def _is_none(option: ast.Option) -> bool:
     return isinstance(option.value, ast.Name) and option.value.text == "none"
 
@@ -110,9 +126,6 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
     known = tuple(name for of, name in OPTION_WORDS if of == section)
     words = {}
     for name, option in given.items():
-        if section == "cache" and name in CHOICES_OF_KEYS:
-            errors.append(layers.KeysNotChosen(option.span, option.name.text))
-            continue
         if name not in known:
             errors.append(names.UnknownOption(option.name.span, name, section, known))
             continue
@@ -125,6 +138,10 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
                     errors.append(values.OutOfBounds(value.span, "the budget", "1KB", "the memory of the device"))
             case ast.ChunkCount() if name in _IN_CHUNKS:
                 continue
+            case ast.TopKeys() if name == "keys":
+                continue
+            case ast.Name() | ast.Number() | ast.ChunkCount() if name == "keys":
+                errors.append(layers.KeysNotChosen(value.span, "expected how many, and by what: `top 3 chunks by ...`"))
             case ast.Number(value=number) if name in _WITH_COUNT:
                 if not number.is_integer():
                     errors.append(values.NotWhole(value.span, _WITH_COUNT[name], literal=True))
@@ -138,5 +155,7 @@ def _check(section: Section, given: dict[str, ast.Option], errors: list[Diagnost
                     choices = ("5", *choices)
                 if name in _IN_CHUNKS:
                     choices = ("5 chunks", *choices)
+                if name == "keys":
+                    choices = (TOP_KEYS, *choices)
                 errors.append(names.InvalidWord(value.span, name, value.span.text, choices))
     return words

@@ -214,5 +214,7 @@ def option(one: ast.Option) -> str:
             return f"{one.name.text}: {spelling}"
         case ast.ChunkCount(n):
             return f"{one.name.text}: {spell(n)} chunks"
+        case ast.TopKeys(n, by):
+            return f"{one.name.text}: top {spell(n)} chunks by {spell(by)}"
         case _:
             assert_never(value)

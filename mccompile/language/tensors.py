@@ -23,6 +23,7 @@ from mccompile.language.types import (
     place,
     source_words,
     word,
+    written_at,
 )
 from mccompile.language.walk import walk
 
@@ -183,7 +184,7 @@ class TensorRules:
         if isinstance(found, TypedTensor | Poison):
             return found
         advice = f"`{call.function.name}` compares tensors: `latent`, `modulation`, ..."
-        return self._report(values.WrongType(place(found.expr), "a tensor", described(found), advice))
+        return self._report(values.WrongType(written_at(found), "a tensor", described(found), advice))
 
     def _cells(self, call: BoundCall, source: TypedTensor) -> Granularity | Poison:
         """What there is one result for."""

@@ -338,10 +338,15 @@ class AstBuilder(_Phases):
         return ast.Option(self._name(name), read, self._at(meta))
 
     def chunks_option(self, meta: Meta, name: Token, value: Token) -> ast.Option:
-        place = self._place(value)
-        n = self._number(value) if value.type == "NUMBER" else ast.Ref(str(value), place)
-        counted = ast.ChunkCount(n, self.source.span(place.start, meta.end_pos))
+        counted = ast.ChunkCount(self._counted(value), self.source.span(self._place(value).start, meta.end_pos))
         return ast.Option(self._name(name), counted, self._at(meta))
+
+    def keys_option(self, meta: Meta, name: Token, value: Token, by: ast.WrittenExpr) -> ast.Option:
+        top = ast.TopKeys(self._counted(value), by, self.source.span(self._place(value).start, meta.end_pos))
+        return ast.Option(self._name(name), top, self._at(meta))
+
+    def _counted(self, value: Token) -> ast.Number | ast.Ref:
+        return self._number(value) if value.type == "NUMBER" else ast.Ref(str(value), self._place(value))
 
     def chunks(self, meta: Meta, *options: ast.Option) -> ast.OptionsDecl:
         return ast.OptionsDecl("chunks", options, self._at(meta))

@@ -56,11 +56,22 @@ class TypedTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class TypedKeys:
+    """A number per key that attention may read: a sum of measures, each times a number that is known before the run.
+
+    factors: by measure, and by how many keys around count (ir.KeyTerm).
+    """
+
+    factors: tuple[tuple[tuple[ir.KeyMeasure, int], TypedNumber], ...]
+    at: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Poison:
     """An expression with an error in it: silent, whatever is done with it."""
 
 
-Typed = TypedNumber | TypedCondition | TypedTensor | Poison
+Typed = TypedNumber | TypedCondition | TypedTensor | TypedKeys | Poison
 POISON = Poison()
 
 
@@ -72,6 +83,8 @@ def described(found: Typed) -> str:
             return f"the {filtered}tensor `{source_words(source)}`{_moment(earlier)}"
         case TypedCondition():
             return "a condition"
+        case TypedKeys():
+            return "a number per key"
         case TypedNumber(unit=unit):
             return in_unit(unit)
         case Poison():
@@ -110,6 +123,11 @@ def in_unit(unit: Unit) -> str:
             return "a number"
         case _:
             return f"a number of {unit}"
+
+
+def written_at(found: TypedNumber | TypedCondition | TypedTensor | TypedKeys) -> Span:
+    """The words of a typed expression."""
+    return found.at if isinstance(found, TypedKeys) else place(found.expr)
 
 
 def place(node: ir.Node) -> Span:

@@ -18,7 +18,7 @@ from mccompile.capture.types import Refusal
 from mccompile.lowering.draft import Draft, Rewritten, inputs_of, mutates
 from mccompile.lowering.strip import cut
 
-_ATTENTIONS = ("scaled_dot_product_attention", "prefix_attention", "window_attention")
+_ATTENTIONS = ("scaled_dot_product_attention", "prefix_attention", "window_attention", "picked_attention")
 
 
 def hoist(part: Part, lasting: frozenset[Operand]) -> Rewritten | Refusal:

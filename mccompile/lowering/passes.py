@@ -20,6 +20,7 @@ from mccompile.lowering.fill import fill_rows
 from mccompile.lowering.hoist import hoist
 from mccompile.lowering.interleave import interleave
 from mccompile.lowering.kept import as_computed, keep_encoded
+from mccompile.lowering.key_picks import measures_of, pick_keys
 from mccompile.lowering.locate import latent_inputs, sources_read, timestep_of
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.picks import expose_picks, pick_inside
@@ -68,6 +69,12 @@ def _kept(pieces: Pieces, place: Place) -> ir.KeptDtype:
     return pieces.policy.cache.dtype
 
 
+def _measures(pieces: Pieces, place: Place) -> tuple[int, ...]:
+    """Returns the measures by which keys are picked."""
+    keys = pieces.policy.cache.keys
+    return () if keys is None else measures_of(keys)
+
+
 def _wanted(pieces: Pieces, place: Place) -> frozenset[Result] | None:
     """Returns the results of a gather that are still needed: rows that blocks read, positions, picks."""
     if place[0] is not Form.GATHER:
@@ -105,5 +112,9 @@ APPROXIMATE: tuple[Pass[Any], ...] = (
     Pass(
         "use_windows", (Form.ROWS,), use_windows, _nothing,
         asked=lambda policy: policy.cache.window is not None,
+    ),
+    Pass(
+        "pick_keys", (Form.ROWS,), pick_keys, _measures,
+        asked=lambda policy: policy.cache.keys is not None,
     ),
 )  # fmt: skip

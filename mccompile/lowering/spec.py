@@ -18,10 +18,12 @@ from torch import fx
 from mccompile.capture.part import (
     Additive,
     Buffer,
+    ChosenKeys,
     Filled,
     Hoisted,
     Index,
     Input,
+    KeyWorth,
     Modulated,
     Operand,
     Output,
@@ -46,7 +48,8 @@ _TAKES: dict[Form, tuple[type[Operand], ...]] = {
     Form.MODULATED: (Stream, Shared, Weight),
     Form.PLAIN: (Stream, Shared, Additive, Buffer, Weight),
     Form.ROWS: (
-        Stream, Shared, RowSource, Positions, Filled, TakenFrom, Buffer, Weight, PerSelection, Pick, Hoisted,
+        Stream, Shared, RowSource, Positions, Filled, TakenFrom, Buffer, Weight, PerSelection, ChosenKeys,
+        KeyWorth, Pick, Hoisted,
     ),
     Form.ONCE: (Shared, Weight),
     Form.ALLOCATE: (Stream, Shared),
@@ -56,7 +59,7 @@ _GIVES: dict[Form, tuple[type[Result], ...]] = {
     Form.GATHER: (Shared, Positions, Pick),
     Form.MODULATED: (Modulated,),
     Form.PLAIN: (Stream,),
-    Form.ROWS: (Stream,),
+    Form.ROWS: (Stream, ChosenKeys),
     Form.ONCE: (Hoisted,),
     Form.ALLOCATE: (Buffer,),
     Form.POSTLUDE: (Output,),
@@ -116,7 +119,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
             return name in {p.name for p in captured.sources}
         case Positions(rows):
             return rows == "video" or rows in captured.row_keys
-        case Buffer(name):
+        case Buffer(name) | ChosenKeys(name):
             return kind is not None and name in {b.name for b in kind.buffers}
         case Weight():
             return kind is not None and operand in kind.full.takes
@@ -125,7 +128,7 @@ def _exists(operand: Operand, place: Place, pieces: Pieces) -> bool:
         case Hoisted():
             once = pieces.parts.get((Form.ONCE, place[1]))
             return once is not None and operand in once.gives
-        case Index() | PerSelection() | Filled() | TakenFrom():
+        case Index() | PerSelection() | KeyWorth() | Filled() | TakenFrom():
             return True
         case _:
             assert_never(operand)

@@ -31,22 +31,32 @@ def spans_of(lengths: np.ndarray, reach: Reach) -> np.ndarray | None:
     tokens: such a mask has no chunks.
     """
     stops = np.unique(lengths)
-    chunk = np.searchsorted(stops, np.arange(lengths.size), "right")
+    starts, chunk = chunks_of(lengths)
     if stops[-1] != lengths.size or not np.array_equal(stops[chunk], lengths):
         return None
-    starts = np.concatenate(([0], stops[:-1]))
     first = starts[np.maximum(chunk - reach.chunks + 1, 0)]
     sink = int(stops[min(reach.sink, stops.size) - 1]) if reach.sink else 0
     apart = first > sink
     return np.stack((np.where(apart, sink, 0), np.where(apart, first, 0), lengths), 1)
 
 
-def ranges_of(positions: np.ndarray, spans: np.ndarray) -> torch.Tensor:
-    """Groups neighbouring selected rows that see the same keys. Returns int64 [groups, 5]."""
+def chunks_of(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first token of each chunk, and the chunk of each token, by how many keys tokens may see, int64 [L]."""
+    stops = np.unique(lengths)
+    return np.concatenate(([0], stops[:-1])), np.searchsorted(stops, np.arange(lengths.size), "right")
+
+
+def groups_of(positions: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups of neighbouring selected rows that see the same keys, int64 [groups, 2], and what each group sees."""
     seen = spans[positions]
     edges = np.flatnonzero((np.diff(seen, axis=0) != 0).any(1)) + 1
     starts, stops = np.concatenate(([0], edges)), np.concatenate((edges, [positions.size]))
-    return torch.from_numpy(np.column_stack((starts, stops, seen[starts])).astype(np.int64))
+    return np.column_stack((starts, stops)), seen[starts]
+
+
+def ranges_of(positions: np.ndarray, spans: np.ndarray) -> torch.Tensor:
+    """Groups neighbouring selected rows that see the same keys. Returns int64 [groups, 5]."""
+    return torch.from_numpy(np.column_stack(groups_of(positions, spans)).astype(np.int64))
 
 
 def spans_at(positions: np.ndarray, spans: np.ndarray) -> torch.Tensor:
@@ -80,7 +90,8 @@ def outside_windows(captured: CapturedModel, rows: Sequence[Part]) -> str:
     if not rows:
         return next((r.reason for r in captured.refusals), "its tokens cannot be computed one by one")
     sites = [(site, {n.name: n for n in part.graph.nodes}[site.node]) for part in rows for site in part.attentions]
-    whole = next((site for site, node in sites if node.target is not WINDOW), None)
+    within = "window_attention", "picked_attention"
+    whole = next((site for site, node in sites if node.target._opname not in within), None)
     if whole is None:
         return "" if sites else "none of its blocks attends"
     if whole.mask is None:

@@ -24,6 +24,7 @@ _OPTIONS = {
         "residual": ("auto", "model", "float32", "bfloat16", "float16", "float8"),
         "device": ("auto", "model", "cpu"), "budget": ("none",), "refresh_every": ("never",),
         "refresh_last": ("no", "yes"), "window": ("5 chunks", "none"), "sink": ("1 chunks", "none"),
+        "keys": ("top 3 chunks by relevance", "none"),
     },
 }  # fmt: skip
 _DECLARATIONS = (

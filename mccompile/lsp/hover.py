@@ -16,7 +16,7 @@ from mccompile.language.walk import all_rules, walk
 from mccompile.lsp.completion import SUBLAYERS
 from mccompile.lsp.document import Document
 from mccompile.policy.evaluate import TIMESTEP_SOURCES
-from mccompile.policy.in_words import known, parameter, regions, rules_decided, seen
+from mccompile.policy.in_words import chosen, known, parameter, regions, rules_decided, seen
 
 _SOURCES: Mapping[str, str] = {
     "time_embedding": "the embedding of the timestep",
@@ -53,6 +53,8 @@ _KEYWORDS: Mapping[str, str] = {
 _OF_KEYS: Mapping[str, str] = {
     "window": "`cache { window: 5 chunks }`: attention reads the keys of the last 5 chunks, a token's own among them",
     "sink": "`cache { sink: 1 chunks }`: attention reads the keys of the first chunk too, though a window has left it",
+    "keys": "`cache { keys: top 3 chunks by SIGNAL }`: of the chunks that a window has left as many keys are read "
+    "as 3 chunks hold, those for which the signal is largest",
 }
 
 
@@ -76,8 +78,13 @@ def hover(document: Document, at: Span) -> str:
                 return f"**phase** `{name}`\n\n" + "\n\n".join(f"{at.strip()}: {what}" for at, what in rows)
         if name in ("layers", "blocks", "integration", "residual", "output", "increment", "gap"):
             return "**layers**\n\n" + "\n\n".join(line.strip() for line in regions(policy))
+        if name == "keys" and policy.cache.keys is not None:
+            return f"{_OF_KEYS[name]}\n\nhere {chosen(policy.cache.keys)}"
         if name in _OF_KEYS and policy.cache.window is not None:
             return f"{_OF_KEYS[name]}\n\nhere {seen(policy.cache.window)}"
+        written = document.merged.signals.get(name) if document.merged is not None else None
+        if written is not None and policy.cache.keys is not None:  # the others are signals of the policy
+            return f"**signal** `{name}` = `{spell(written.expr)}`\n\none number per key; {chosen(policy.cache.keys)}"
     return _of_language(name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 
 import numpy as np
@@ -43,10 +43,15 @@ class Quantity(float):
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far back attention reads: the keys of so many chunks, the token's own among them, and of the first `sink`."""
+    """How far back attention reads: the keys of so many chunks, the token's own among them, and of the first `sink`.
+
+    keys: of the chunks between, as many as so many chunks hold; 0: none. worth: the factors by which they are picked.
+    """
 
     chunks: int
     sink: int
+    keys: int = 0
+    worth: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,14 @@ class BoundPolicy:
     @property
     def reach(self) -> Reach | None:
         """How far back attention reads; None where it reads all that it may."""
-        window = self.ir.cache.window
-        return None if window is None else Reach(self.whole(window.chunks), self.whole(window.sink))
+        window, keys = self.ir.cache.window, self.ir.cache.keys
+        if window is None:
+            return None
+        near = Reach(self.whole(window.chunks), self.whole(window.sink))
+        if keys is None:
+            return near
+        worth = tuple(float(self.number(term.factor)) for term in keys.by.terms)
+        return replace(near, keys=self.whole(keys.chunks), worth=worth)
 
 
 def parameters_of(
@@ -130,9 +141,10 @@ def _real(policy: PolicyIR, name: str, value: float) -> float:
 
 def _counts(bound: BoundPolicy) -> list[Diagnostic]:
     problems: list[Diagnostic] = []
-    window = bound.ir.cache.window
+    window, keys = bound.ir.cache.window, bound.ir.cache.keys
     if window is not None:
-        problems += _short(bound, "the cache", [(window.chunks, 1), (window.sink, 0)])
+        picked = [] if keys is None else [(keys.chunks, 1)]
+        problems += _short(bound, "the cache", [(window.chunks, 1), (window.sink, 0), *picked])
     for phase in bound.ir.phases:
         wanted: list[tuple[ir.Expr, int]] = []
         if isinstance(phase.span, ir.ForSteps | ir.UntilRefreshes | ir.LastSteps):

@@ -85,6 +85,16 @@ def kept(cache: ir.Cache) -> Iterator[str]:
         yield f"keeps {in_words(cache)}"
     if cache.window is not None:
         yield f"{seen(cache.window)} (approximate)"
+    if cache.keys is not None:
+        yield f"{chosen(cache.keys)} (approximate)"
+
+
+def chosen(keys: ir.KeyChoice) -> str:
+    """Which keys attention reads of the chunks that a window leaves out."""
+    by = "a sum of measures" if keys.by.at is None else f"`{keys.by.at.text}`"
+    count = _count(keys.chunks)
+    many = "one chunk holds" if count == "1" else f"{count} chunks hold"
+    return f"of the chunks between it reads as many keys as {many}, the best by {by}, for each head and chunk"
 
 
 def seen(window: ir.KeyWindow) -> str:

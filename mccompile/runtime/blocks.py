@@ -13,9 +13,11 @@ from mccompile.backend.sdpa import cudnn_attention
 from mccompile.capture.part import (
     Additive,
     Buffer,
+    ChosenKeys,
     Filled,
     Hoisted,
     Index,
+    KeyWorth,
     Operand,
     Part,
     PerSelection,
@@ -27,13 +29,16 @@ from mccompile.capture.part import (
     Stream,
     TakenFrom,
 )  # fmt: skip
-from mccompile.capture.types import Along, Port, SampleCount
+from mccompile.capture.types import Along, SampleCount
 from mccompile.lowering.kept import decode, encode, kept_form
+from mccompile.lowering.key_picks import is_sight, picks_anew, places_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion
+from mccompile.runtime.chosen import KeptPicks
 from mccompile.runtime.masks import AdditiveMasks, Dtypes, QueryDtypes
 from mccompile.runtime.nearest import give_results, own_results
 from mccompile.runtime.operands import BoundPart, Misplaced, bound_at, of_shared, one_sample, own_count, weight_of
-from mccompile.runtime.rows import FindFilling, Rows
+from mccompile.runtime.rows import NO_WORTH, FindFilling, KeyChoices, Rows
+from mccompile.runtime.shapes import shaped
 from mccompile.runtime.staging import Staging
 from mccompile.runtime.store import Memory, Once
 from mccompile.runtime.upload import to_device, upload
@@ -67,6 +72,7 @@ class BlockCalls:
             self._partial = self._at_blocks(forms.partial, backend, "rows")
             self._once = self._at_blocks(forms.once, backend, "prompt")
             self._allocate = self._at_blocks(forms.allocate, eager, "rows")
+            self._picks = KeptPicks(captured, self._partial)
             self._keeps = tuple(
                 (*(Buffer(b.name) for b in kind.buffers), *(once.gives if once is not None else ()))
                 for kind, once in zip(captured.kinds, forms.once, strict=True)
@@ -115,11 +121,12 @@ class BlockCalls:
 
     def select(
         self, positions: np.ndarray, sample: int | None, seen: np.ndarray, env: Env, shared: Mapping[str, Value],
-        fill: FindFilling | None = None,
+        fill: FindFilling | None = None, worth: torch.Tensor = NO_WORTH,
     ) -> Rows:
         """The tokens at `positions` (ascending, at least one). seen: what each token sees (`Prefixes.seen`).
 
-        fill: finds what tokens take from others; without it each has its own results.
+        fill: finds what tokens take from others; without it each has its own results. worth: what measures of keys
+        count where keys are picked.
         """
         positions = np.repeat(positions, 2) if positions.size == 1 else positions  # sizes 0 and 1 are specialised
         like = next(iter(env.values()))
@@ -149,7 +156,8 @@ class BlockCalls:
         if self._fills:
             samples = batch if sample is None else 1
             filling = own_results(index, samples) if fill is None else fill(positions, index, sample)
-        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks, filling)
+        choice = KeyChoices(worth, places_of(seen), picks_anew(positions, seen)) if is_sight(seen) else None
+        return Rows(sample, batch, whole, index, made, values, sources, vectors, picks, filling, choice)
 
     def _gathered(self, index: torch.Tensor, shared: Mapping[str, Value]) -> tuple[Value, ...]:
         arguments: list[Value] = []
@@ -203,8 +211,10 @@ class BlockCalls:
                     return rows.picks[name]
                 case Positions(key):
                     return rows.vectors[key]
-                case Buffer() | Hoisted():
+                case Buffer() | Hoisted() | ChosenKeys():
                     return kept[operand]
+                case KeyWorth():
+                    return rows.choices.worth
                 case PerSelection(name):
                     return rows.made[name]
                 case Filled() | TakenFrom():
@@ -216,12 +226,14 @@ class BlockCalls:
         homes = [self._kept(i, rows, env, shared, store) for i in numbers]
         for i, home, local in zip(numbers, homes, self.staging.through(homes) if self.staging else homes, strict=True):
             site = self._captured.blocks[i]
-            kept = dict(zip(self._keeps[site.kind], local, strict=True))
+            kept = dict(zip((*self._keeps[site.kind], *self._picks.operands(i)), local, strict=True))
             with cudnn_attention(allowed=rows.whole):
                 results = self._partial[i](resolve)
             if self.staging is not None:
                 self._put_back(site.kind, home, local, rows)
-            made |= dict(zip(site.streams_out, results, strict=True))
+            streams = len(site.streams_out)
+            self._picks.keep(home[len(self._keeps[site.kind]) :], results[streams:], rows, self.staging)
+            made |= dict(zip(site.streams_out, results[:streams], strict=True))
         return made
 
     def _put_back(self, kind: int, home: Sequence[torch.Tensor], local: Sequence[torch.Tensor], rows: Rows) -> None:
@@ -236,11 +248,11 @@ class BlockCalls:
     def _kept(
         self, i: int, rows: Rows, env: Env, shared: Mapping[str, Value], store: Memory
     ) -> tuple[torch.Tensor, ...]:
-        """Buffers of block i, then what it makes of the prompt alone, for the sample of `rows`."""
+        """Buffers of block i, what it makes of the prompt alone, and its picks, for the sample of `rows`."""
         if i not in store.buffers:
             store.buffers[i] = self.new_buffers(i, env, shared)
         buffers = (one_sample(t, rows.sample, rows.batch) for t in store.buffers[i])
-        return *buffers, *self._lasting(i, rows, shared, store)
+        return *buffers, *self._lasting(i, rows, shared, store), *self._picks.of(i, rows, store, self.staging)
 
     def _lasting(self, i: int, rows: Rows, shared: Mapping[str, Value], store: Memory) -> Sequence[torch.Tensor]:
         """What block i makes of the prompt alone, for the sample of `rows`; made again when the prompt is another."""
@@ -281,26 +293,13 @@ class BlockCalls:
                     port = self._ports[name]
                     own = env.get(self._captured.root_of(name, env))
                     known = own if port.token_axis is None else env.get(name, like.get((port.rows, port.token_axis)))
-                    return self._shaped(port, env) if known is None else known
+                    return shaped(port, env, self._ports) if known is None else known
                 case Shared(name):
                     return shared[name]
                 case _:
                     raise Misplaced("allocate", operand)
 
         return tuple(self.staging.home(t) if self.staging else t for t in self._allocate[i](resolve))
-
-    def _shaped(self, port: Port, env: Env) -> torch.Tensor:
-        """A tensor with the rows of a stream that only a later block makes: video tokens, and others beside them."""
-        for name, stream in env.items():
-            own = self._ports[name].beside if name in self._ports else None
-            axis = self._ports[name].token_axis if own is not None else None
-            if own is None or axis is None or axis != port.token_axis or port.beside is None:
-                continue
-            count = own.tokens(stream.size(axis))
-            if count is not None:
-                rows = count + sum(n for n in (port.beside.before, port.beside.after) if n is not None)
-                return stream.narrow(axis, 0, 1).expand(*stream.shape[:axis], rows, *stream.shape[axis + 1 :])
-        raise Misplaced("allocate", Stream(port.name))
 
     def kept_values(self, kept: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A kept residual or output on the device and in the dtype of `like`."""

@@ -14,7 +14,7 @@ from mccompile.lowering.types import LoweredModel, LoweredRegion
 from mccompile.runtime.blocks import Backend, BlockCalls, Env
 from mccompile.runtime.forecast import Weights
 from mccompile.runtime.operands import Misplaced
-from mccompile.runtime.rows import FindFilling, Rows
+from mccompile.runtime.rows import NO_WORTH, FindFilling, Rows
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory
 
@@ -47,12 +47,12 @@ class Postlude:
 
 def selected(
     blocks: BlockCalls, mask: np.ndarray, seen: np.ndarray, env: Env, shared: Mapping[str, Value],
-    fill: FindFilling | None = None,
+    fill: FindFilling | None = None, worth: torch.Tensor = NO_WORTH,
 ) -> tuple[Rows, ...]:
     """The tokens that a mask, bool [B, L], selects: once where all samples select the same, else sample by sample.
 
     seen: what each token of the latent sees (`Prefixes.seen`). Tokens behind the L ones are selected with the first one
-    of a sample. fill: finds what tokens take from others.
+    of a sample. fill: finds what tokens take from others. worth: what measures of keys count, where keys are picked.
     """  # fmt: skip
     behind = len(seen) - mask.shape[1]
     if behind > 0:
@@ -61,7 +61,7 @@ def selected(
         found: list[tuple[int | None, np.ndarray]] = [(None, np.flatnonzero(mask[0]))]
     else:
         found = [(b, np.flatnonzero(row)) for b, row in enumerate(mask)]
-    return tuple(blocks.select(p, sample, seen, env, shared, fill) for sample, p in found if p.size)
+    return tuple(blocks.select(p, sample, seen, env, shared, fill, worth) for sample, p in found if p.size)
 
 
 def merge(

@@ -23,7 +23,7 @@ from mccompile.runtime.engine import Engine, masked_by_input
 from mccompile.runtime.execute import merge, selected
 from mccompile.runtime.layout import Layout, layout_of
 from mccompile.runtime.nearest import Filling
-from mccompile.runtime.rows import FindFilling
+from mccompile.runtime.rows import FindFilling, worth_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import Memory, States
 from mccompile.runtime.upload import parameters
@@ -100,7 +100,7 @@ def _regions(
         if seen is None:
             env = engine.blocks.run_plain(region, env, shared)
         else:
-            chosen = selected(engine.blocks, rows, seen, env, shared, _taking_first(layout))
+            chosen = selected(engine.blocks, rows, seen, env, shared, _taking_first(layout), worth_of(bound.reach))
             env = merge(engine.blocks, region, number, env, shared, chosen, memory)
     return env
 

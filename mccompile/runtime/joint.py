@@ -117,6 +117,8 @@ class Joint:
         one, two = first.store.memory, second.store.memory
         if one.buffers.keys() != two.buffers.keys() or one.kept.keys() != two.kept.keys():
             return False
+        if one.chosen.keys() != two.chosen.keys():
+            return False
         for block in one.buffers:
             if not self._lies_joined(block, one.buffers[block], two.buffers[block]):
                 made = first.engine.blocks.new_buffers(block, entry, shared)
@@ -125,6 +127,13 @@ class Joint:
                 self.memory.buffers[block] = made
                 one.buffers[block], two.buffers[block] = (tuple(self._half(t, i) for t in made) for i in (0, 1))
                 self._joined[block] = [made, one.buffers[block], two.buffers[block]]
+        for block in one.chosen:
+            place = "chosen", block
+            if not self._lies_joined(place, one.chosen[block], two.chosen[block]):
+                pairs = zip(one.chosen[block], two.chosen[block], strict=True)
+                made = self.memory.chosen[block] = tuple(torch.cat(pair) for pair in pairs)
+                one.chosen[block], two.chosen[block] = (tuple(self._half(t, i) for t in made) for i in (0, 1))
+                self._joined[place] = [made, one.chosen[block], two.chosen[block]]
         for key, kept in one.kept.items():
             if not self._lies_joined(key, kept, two.kept[key]):
                 both = self.memory.kept[key] = torch.cat([kept, two.kept[key]])
@@ -171,6 +180,8 @@ class Joint:
             specs = captured.kinds[captured.blocks[block].kind].buffers
             for spec, buffer in zip(specs, self.memory.buffers[block], strict=True):
                 self._note(buffer, spec.token_axis, rows.written(spec.rows), rows)
+            for chosen in self.memory.chosen.get(block, ()) if rows.choice is not None and rows.choice.anew else ():
+                self._note(chosen, 0, None, rows)
         for _, made in region.pairs:
             kept, port = self.memory.kept.get((number, made)), ports[made]
             if kept is not None:

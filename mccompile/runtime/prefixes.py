@@ -13,6 +13,7 @@ from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.attention import prefix_lengths
 from mccompile.lowering.errors import NoWindow
+from mccompile.lowering.key_picks import sights_of
 from mccompile.lowering.repeated import Repeated, TooLarge, run_repeated
 from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
@@ -37,14 +38,15 @@ class Prefixes:
     def seen(self, inputs: Mapping[str, Value], layout: Layout, reach: Reach | None) -> np.ndarray:
         """What each token of the latent sees: so many of the first keys, int64 [L], or spans of a window, int64 [L, 3].
 
+        Where keys are picked, int64 [L, 6] (key_picks.sights_of).
         Raises NotAPrefix, and NoChunks where the masks at this shape let no tokens be told apart in chunks.
         """
         lengths = self.lengths(inputs, layout)
         if reach is None:
             return lengths
-        known = (reach, lengths.size, *self._shapes(inputs))
+        known = (reach, lengths.size, layout.positions, *self._shapes(inputs))
         if known not in self._spans:
-            spans = spans_of(lengths, reach)
+            spans = sights_of(lengths, reach, layout.positions) if reach.keys else spans_of(lengths, reach)
             if spans is None:
                 raise NoChunks
             if len(self._spans) >= SHAPES_KEPT:
@@ -80,10 +82,19 @@ class Prefixes:
         return found
 
 
-def one_chunk(tokens: int, window: ir.KeyWindow | None) -> np.ndarray:
+def one_chunk(tokens: int, cache: ir.Cache) -> np.ndarray:
     """What tokens see that all see all, as `Prefixes.seen` has it: where sizes matter, and not who sees what."""
-    lengths = np.full(tokens, tokens, np.int64)
-    return lengths if window is None else np.stack((0 * lengths, 0 * lengths, lengths), 1)
+    return chunks_alike(tokens, 1, None if cache.window is None else Reach(1, 0, int(cache.keys is not None)), tokens)
+
+
+def chunks_alike(tokens: int, chunks: int, reach: Reach | None, frame: int) -> np.ndarray:
+    """What the tokens of equally long chunks see, as `Prefixes.seen` has it. frame: tokens of a frame."""
+    lengths = (np.arange(tokens) * chunks // tokens + 1) * (tokens // chunks)
+    if reach is None:
+        return lengths
+    found = sights_of(lengths, reach, frame) if reach.keys else spans_of(lengths, reach)
+    assert found is not None
+    return found
 
 
 def lengths_of(

@@ -20,7 +20,7 @@ from mccompile.runtime.clock import Moment
 from mccompile.runtime.engine import Engine
 from mccompile.runtime.execute import keep_whole, merge, selected
 from mccompile.runtime.layout import layout_of
-from mccompile.runtime.prefixes import one_chunk
+from mccompile.runtime.prefixes import chunks_alike
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore
 
@@ -31,10 +31,10 @@ SHARE = 0.5  # of the tokens that the rehearsed call computes: not all, so that 
 class KeptBytes:
     """Bytes that one guidance branch, or all branches of a request, keep between calls; `working` only during one.
 
-    key_values: of the tokens. text: keys and values of the prompt. residuals: of regions, or of the model, residual or
-    output.
-    merged: streams that leave regions, reused as memory. states: of decisions, and late signals. increments: of the
-    latent. working: while one block runs, its kept tensors on the device or in the model's dtype.
+    key_values: of the tokens, and which keys are picked. text: keys and values of the prompt. residuals: of regions, or
+    of the model, residual or output. merged: streams that leave regions, reused as memory. states: of decisions, and
+    late signals. increments: of the latent. working: while one block runs, its kept tensors on the device or in the
+    model's dtype.
     """
 
     key_values: int
@@ -73,7 +73,8 @@ def rehearse(engine: Engine, bound: BoundPolicy, inputs: Mapping[str, Value], mo
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         store = BranchStore.empty(bounds_in(bound, moment.branch), layout.batch, moment.total)
         tokens = layout.tokens + layout.behind
-        seen = one_chunk(tokens, bound.ir.cache.window)
+        chunks = len(moment.chunks) if bound.ir.cache.keys is not None else 1
+        seen = chunks_alike(tokens, chunks, bound.reach, layout.positions)
         mask = np.zeros((layout.batch, layout.tokens), bool)
         mask[:, : max(2, int(SHARE * layout.tokens))] = True
         decided = False
@@ -127,7 +128,7 @@ def bytes_of(store: BranchStore, cache: ir.Cache, itemsize: int, accelerator: bo
     if cache.device == "cpu" and accelerator:
         working += 2 * max(blocks.values(), default=0) + max(kept.values(), default=0)
     return KeptBytes(
-        key_values=sum(size(b, cache.dtype) for b in memory.buffers.values()),
+        key_values=sum(size(b, cache.dtype) for b in (*memory.buffers.values(), *memory.chosen.values())),
         text=sum(size(t, cache.dtype) for t in texts.values()),
         residuals=sum(kept.values()) + (0 if memory.outputs is None else size((memory.outputs,), cache.residual)),
         merged=sum(t.nbytes for t in memory.merged.values()),

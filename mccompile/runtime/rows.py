@@ -11,7 +11,20 @@ import torch
 
 from mccompile.backend.role import Value
 from mccompile.capture.part import Filled, TakenFrom
+from mccompile.policy.bind import Reach
 from mccompile.runtime.nearest import Filling
+
+NO_WORTH = torch.zeros(0)
+"""What measures of keys count where none are asked for: the operator that picks keys refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChoices:
+    """worth: what measures of keys count. places: how many hold the picks of all chunks. anew: some are made now."""
+
+    worth: torch.Tensor
+    places: int
+    anew: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +35,7 @@ class Rows:
     index: int64 [n]. made: what passes need to know of the selection. values: rows of shared values. sources: values
     from which blocks pick rows themselves. picks: which rows, by the shared value for which they are picked. vectors:
     per row key, positions along that axis. filling: which tokens have results, and whose, if tokens take from others.
+    choice: how keys are picked, where they are.
     """
 
     sample: int | None
@@ -34,6 +48,13 @@ class Rows:
     vectors: Mapping[str, torch.Tensor]
     picks: Mapping[str, Value]
     filling: Filling | None = None
+    choice: KeyChoices | None = None
+
+    @property
+    def choices(self) -> KeyChoices:
+        """How keys are picked, in a model that picks some."""
+        assert self.choice is not None
+        return self.choice
 
     def told(self, operand: Filled | TakenFrom) -> torch.Tensor:
         """What a block takes of the filling."""
@@ -43,6 +64,11 @@ class Rows:
     def written(self, key: str) -> torch.Tensor:
         """The positions along an axis of these rows whose keys and values blocks write."""
         return self.vectors[key] if self.filling is None or key != "video" else self.filling.filled
+
+
+def worth_of(reach: Reach | None) -> torch.Tensor:
+    """What measures of keys count under a policy, as blocks take it."""
+    return NO_WORTH if reach is None else torch.tensor(reach.worth, dtype=torch.float32)
 
 
 FindFilling: TypeAlias = Callable[[np.ndarray, torch.Tensor, int | None], Filling]

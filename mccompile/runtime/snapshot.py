@@ -24,6 +24,9 @@ Cells = tuple[tuple[bool, ...], ...]
 Pairs = tuple[tuple[int, int], ...]
 StoredAt = tuple[str, ...]  # of a tensor; `_tensors` gives all places that there are
 
+_STAGED = ("buffer", "chosen", "kept", "older", "passed", "outputs")
+"""What lies in host memory where kept tensors do."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -127,6 +130,9 @@ def _tensors(store: BranchStore) -> Iterator[tuple[StoredAt, torch.Tensor]]:
     for block, buffers in store.memory.buffers.items():
         for number, buffer in enumerate(buffers):
             yield ("buffer", str(block), str(number)), buffer
+    for block, picks in store.memory.chosen.items():
+        for number, chosen in enumerate(picks):
+            yield ("chosen", str(block), str(number)), chosen
     for (region, stream), kept in store.memory.kept.items():
         yield ("kept", str(region), stream), kept
     for (region, stream), older in store.memory.older.items():
@@ -202,7 +208,7 @@ def _laid(tensor: torch.Tensor, lying: StoredTensor, device: torch.device, stagi
     if tuple(tensor.shape) != lying.shape or not fits:
         raise ValueError(f"its tensor {lying.place} is {list(tensor.shape)}, and lies as {list(lying.stride)}")
     made = torch.empty_strided(lying.shape, lying.stride, dtype=tensor.dtype).copy_(tensor)
-    if lying.host and staging is not None and lying.place[0] in ("buffer", "kept", "older", "passed", "outputs"):
+    if lying.host and staging is not None and lying.place[0] in _STAGED:
         return staging.home(made)
     return made.to(device)
 
@@ -221,11 +227,12 @@ def _slots(runner: Runner) -> dict[str, KeptSlot]:
 
 def _put(store: BranchStore, slots: Mapping[str, KeptSlot], place: StoredAt, tensor: torch.Tensor) -> None:
     match place:
-        case ("buffer", block, number):
-            before = store.memory.buffers.get(int(block), ())
+        case ("buffer" | "chosen" as which, block, number):
+            blocks = store.memory.buffers if which == "buffer" else store.memory.chosen
+            before = blocks.get(int(block), ())
             if len(before) != int(number):
-                raise ValueError(f"buffers of block {block} are not in order")
-            store.memory.buffers[int(block)] = (*before, tensor)
+                raise ValueError(f"what block {block} keeps is not in order")
+            blocks[int(block)] = (*before, tensor)
         case ("kept", region, stream):
             store.memory.kept[int(region), stream] = tensor
         case ("older" | "passed" as which, region, stream, number):

@@ -27,7 +27,7 @@ from mccompile.runtime.execute import keep_whole, merge, pass_on, reused, select
 from mccompile.runtime.forecast import KEPT, Weighing, Weights, weights_of
 from mccompile.runtime.layout import Layout
 from mccompile.runtime.nearest import Likeness
-from mccompile.runtime.rows import FindFilling, Rows
+from mccompile.runtime.rows import FindFilling, Rows, worth_of
 from mccompile.runtime.shared import Value
 from mccompile.runtime.store import BranchStore, Course, Memory
 from mccompile.runtime.upload import parameters
@@ -304,6 +304,7 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
     if around is not None and not around.any():
         return first.entry, dict.fromkeys(steps, around)
     seen = first.engine.prefixes.seen(first.inputs, first.layout, first.bound.reach)
+    worth = worth_of(first.bound.reach)
     chosen: dict[str, np.ndarray] = {}
     rows: dict[str | None, tuple[Rows, ...]] = {}
     env = first.entry
@@ -318,7 +319,7 @@ def _rows(steps: Steps, first: Step) -> tuple[Env, Mapping[str, np.ndarray]]:
         if group not in rows:
             flat = mask.reshape(first.layout.batch, -1)
             fill = step.fill(region, mask, env)
-            rows[group] = selected(first.engine.blocks, flat, seen, env, first.shared, fill)
+            rows[group] = selected(first.engine.blocks, flat, seen, env, first.shared, fill, worth)
         env = step.merge(number, region, env, rows[group], weights)
     return env, {group: chosen.get(group, active) for group in steps}
 

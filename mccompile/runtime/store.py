@@ -86,6 +86,7 @@ class Memory:
     """Kept tensors of blocks, by rows.
 
     buffers: per block, keys and values in the order of its kind, allocated at first use.
+    chosen: per block, which keys of older chunks each of its attentions reads, where a policy picks keys.
     once: per block, keys and values of the text and whatever else the prompt alone determines. apart: per (block,
     sample), the same for one sample, where the values of all cannot be cut.
     kept: per (region, stream), the residual or output of the last computation. older: the same of the computations
@@ -96,6 +97,7 @@ class Memory:
     """
 
     buffers: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
+    chosen: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict)
     once: dict[int, Once] = field(default_factory=dict)
     apart: dict[tuple[int, int], Once] = field(default_factory=dict)
     kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
@@ -107,7 +109,7 @@ class Memory:
 
     def nbytes(self) -> int:
         """Returns the bytes of all tensors."""
-        tensors = [t for b in self.buffers.values() for t in b]
+        tensors = [t for b in (*self.buffers.values(), *self.chosen.values()) for t in b]
         tensors += [t for known in (*self.once.values(), *self.apart.values()) for t in known.values]
         tensors += [t for earlier in (*self.older.values(), *self.passed.values()) for t in earlier]
         tensors += [*self.kept.values(), *self.merged.values(), *self.increments.values()]

@@ -38,6 +38,8 @@ def move_window(
     before, store.window = store.window, now
     if before is None or before == now:
         return
+    if store.memory.chosen:  # they count the rows of the window before
+        store.drop("keys were picked in another window")
     for course in store.courses.values():
         course.states.ahead = None
         _forget(course.history, before, now)

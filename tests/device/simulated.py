@@ -77,6 +77,9 @@ class _Stream:
         return event or _Event()
 
 
+_PICKS = {"pick_keys": 3, "picked_attention": 4}  # how many of their first operands are on the device
+
+
 class SimulatedDevice(TorchDispatchMode):
     """The device that tensors of class OnDevice are on."""
 
@@ -227,8 +230,11 @@ class SimulatedDevice(TorchDispatchMode):
             self._together(func, [t for t in (*(given[n] for n in _SDPA[:3]), mask) if t is not None])
             self.launched["a mask of truth values"] += 2 if mask is not None and mask.dtype == torch.bool else 0
             return OnDevice(attention(**given))
-        self.attended.append((args[0].size(2), torch.backends.cuda.cudnn_sdp_enabled()))
-        self._together(func, [*args[:3], args[4]])  # on a device it reads how many keys each row sees, not the bounds
+        picks = func._opname in _PICKS
+        if func._opname != "pick_keys":
+            self.attended.append((args[0].size(2), torch.backends.cuda.cudnn_sdp_enabled()))
+        # On a device attention reads how many keys each row sees, not the bounds; keys are picked by the host's groups.
+        self._together(func, args[: _PICKS[func._opname]] if picks else [*args[:3], args[4]])
         return OnDevice(func(*(memory_of(a) for a in args), **kwargs))
 
     # ---- indexing, which Python would do on a real device

@@ -44,7 +44,7 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
     "merged": ("merge", {}),
     "on the host": (TOP.format(more="cache { device: cpu  dtype: float8 }"), {}),
 }
-SIZE = {"num_frames": 13, "num_inference_steps": 5, "ar_step": 2}  # 2 chunks, 14 calls of two branches
+SIZE: dict[str, object] = {"num_frames": 13, "num_inference_steps": 5, "ar_step": 2}  # 2 chunks, 14 calls of 2 branches
 WHOLE = 48  # tokens of both chunks
 ALLOWED = {"on the host": 8}  # rows of two tensors in three blocks and the residual come back, and one of before
 
@@ -59,11 +59,11 @@ class Seen:
     attended: list[tuple[int, bool]] = field(default_factory=list)
 
 
-def generated(tiny: Tiny, name: str) -> torch.Tensor:
-    policy, parameters = POLICIES[name]
+def generated(tiny: Tiny, name: str, size: dict[str, object] = SIZE) -> torch.Tensor:
+    policy, parameters = POLICIES.get(name, (name, {}))
     model = _compiled(tiny, policy, parameters)
     try:
-        return tiny.run(**SIZE)
+        return tiny.run(**size)
     finally:
         model.undo()
 
@@ -73,9 +73,10 @@ def _compiled(tiny: Tiny, policy: str, parameters: dict[str, float]) -> mccompil
     return mccompile.api.compile(tiny.pipe, text, captured=tiny.captured, backend="eager", **parameters)
 
 
-def on_the_device(tiny: Tiny, name: str) -> Seen:
+def on_the_device(tiny: Tiny, name: str, size: dict[str, object] = SIZE) -> Seen:
+    """name: of one of the policies, or the text of another."""
     assert tiny.captured is not None
-    policy, parameters = POLICIES[name]
+    policy, parameters = POLICIES.get(name, (name, {}))
     with moved(tiny.pipe.transformer, tiny.captured) as (moving, captured), SimulatedDevice() as device:
         there = replace(tiny, captured=captured, call={k: moving.value(v) for k, v in tiny.call.items()})
         model = _compiled(there, policy, parameters)
@@ -90,7 +91,7 @@ def on_the_device(tiny: Tiny, name: str) -> Seen:
 
         model.runner.call = counted  # type: ignore[method-assign]
         try:
-            seen.video = memory_of(there.run(**SIZE))
+            seen.video = memory_of(there.run(**size))
         finally:
             model.undo()
     return seen
@@ -118,6 +119,19 @@ def test_a_generation_on_the_device(tiny: Tiny, name: str, update_golden: bool) 
     else:
         assert spent["median"] <= budgets[name]["median"]
         assert spent["most"] <= budgets[name]["most"]
+
+
+@pytest.mark.parametrize("where", ["", "device: cpu"])
+def test_keys_are_picked_on_the_device(tiny: Tiny, where: str) -> None:
+    """Four chunks, the last two of which pick keys of those before: nothing of it waits for the device."""
+    policy = TOP.format(more=f"cache {{ window: 1 chunks  keys: top 1 chunks by attention(key)  {where} }}")
+    size = SIZE | {"num_frames": 29}
+    wanted, seen = generated(tiny, policy, size), on_the_device(tiny, policy, size)
+    torch.testing.assert_close(seen.video, wanted, rtol=1e-5, atol=1e-5)
+    for waits in seen.waits[2:]:
+        assert [w for w in waits if w.kind != "event"] == []
+        declared = ("runtime/finite.py", "runtime/decision.py", *(("runtime/staging.py",) if where else ()))
+        assert [w for w in waits if not w.place.startswith(declared)] == []
 
 
 # ---- the simulation itself

@@ -11,11 +11,13 @@ import pytest
 
 from mccompile import api
 from mccompile.bundles.identity import environment, identify
+from mccompile.diagnostics.source import Source
 from mccompile.generate import journal
 from mccompile.generate.compare import run_with
 from mccompile.generate.errors import NothingToResume, RunDiffers
 from mccompile.generate.journal import BEGUN, FOLDER, FORMAT, Begun, Journal, read_begun
 from mccompile.generate.places import Write, put
+from mccompile.language.load import load_policy
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.trace import Event
 from tests.generate.conftest import Small
@@ -110,6 +112,38 @@ def test_a_stopped_run_goes_on_to_the_same_video(
     assert ("partial" in {event.action for event in again.events}) == (policy == "top_motion")
     kept.end()
     assert not list(tmp_path.iterdir())
+
+
+PICKING = """policy picking extends top_motion {
+  cache { window: 1 chunks  keys: top 1 chunks by attention(key) }
+}
+"""
+
+
+def test_picked_keys_go_on(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that compute some tokens of a chunk read the pick of an earlier call, which another process has made."""
+    longer = replace(small, call={**small.call, "num_frames": 31})
+
+    def model() -> CompiledModel:
+        policy = load_policy(Source("picking.policy", PICKING))
+        made = api.compile(small.pipe, policy, backend="eager", captured=small.captured, warmup=1.0)
+        made.undo()
+        made.runner.masks = []
+        return made
+
+    whole = run(longer, model())
+    assert "partial" in {event.action for event in whole[1]}
+    monkeypatch.setattr(journal, "SHARE", 1e9)
+    stopped = model()
+    stopped.journal = Journal(tmp_path, begun_of(stopped))
+    with monkeypatch.context() as until:
+        killed_at(20, until)
+        with pytest.raises(Killed):
+            run(longer, stopped)
+    again = model()
+    again.journal = kept = Journal(tmp_path, begun_of(again), resume=True)
+    assert kept.known == 12
+    same(run(longer, again), whole)
 
 
 def test_what_cannot_go_on(small: Small, tmp_path: Path) -> None:

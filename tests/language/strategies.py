@@ -126,7 +126,8 @@ block_ranges = st.builds(ast.BlockRange, bounds, bounds, st.none() | names, st.j
 keeps = st.one_of(st.just((None, None)), st.tuples(names, st.none() | exprs))
 sizes = st.sampled_from((ast.Size(2 * 10**9, "2GB", SPAN), ast.Size(512 * 2**20, "512MiB", SPAN)))
 chunk_counts = st.builds(ast.ChunkCount, st.one_of(refs, plain_numbers), st.just(SPAN))
-option_values = st.one_of(names, plain_numbers, sizes, chunk_counts)
+top_keys = st.builds(ast.TopKeys, st.one_of(refs, plain_numbers), exprs, st.just(SPAN))
+option_values = st.one_of(names, plain_numbers, sizes, chunk_counts, top_keys)
 options = st.lists(st.builds(ast.Option, names, option_values, st.just(SPAN)), max_size=4).map(tuple)
 declarations = st.one_of(
     st.builds(

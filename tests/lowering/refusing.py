@@ -30,7 +30,7 @@ from mccompile.capture.part import (
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.coarse import Coarse, find_coarse
 from mccompile.lowering.prefixes import BOUNDS, SEEN
-from mccompile.lowering.windows import PREFIX
+from mccompile.lowering.windows import PREFIX, RANGES, SPANS, WINDOW
 
 aten = torch.ops.aten
 sdpa = aten.scaled_dot_product_attention.default
@@ -60,7 +60,7 @@ def part_of(
     values = {name: graph.placeholder(name) for name in takes.values()}
     gives = body(graph.call_function, values)
     graph.output(tuple(gives.values()))
-    attends = [n.name for n in graph.nodes if n.target is sdpa]
+    attends = [n.name for n in graph.nodes if n.target in (sdpa, WINDOW)]
     sites = tuple(AttentionSite(name, "attn", K, V, mask) for name in attends)
     return Part(fx.GraphModule(nn.Module(), graph), tuple(takes), tuple(gives), sites)
 
@@ -181,6 +181,17 @@ def over_prefixes(attends: bool) -> Part:
     return part_of({X: "x", BOUNDS: "bounds", SEEN: "seen"}, body)
 
 
+def within_a_window(attends: bool) -> Part:
+    """A row form whose attention is within a window, or that attends to nothing."""
+
+    def body(call: Call, at: dict[str, fx.Node]) -> Built:
+        x = at["x"]
+        made = call(WINDOW, (x, x, x, at["ranges"], at["spans"], None)) if attends else call(aten.neg.default, (x,))
+        return {MADE: made}
+
+    return part_of({X: "x", RANGES: "ranges", SPANS: "spans"}, body)
+
+
 _FRAME_PICKS, _SAMPLE_PICKS = gathering(1), gathering(0)
 _FRAMES, _SAMPLES = coarse_of(_FRAME_PICKS), coarse_of(_SAMPLE_PICKS)
 _BY_FRAME, _BY_OTHER = reading(MODULATION), reading(Shared("other"))
@@ -234,5 +245,8 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
     ),
     "use_windows": (
         Refused("no attention", over_prefixes(False), None, "over no prefixes", over_prefixes(True), None),
+    ),
+    "pick_keys": (
+        Refused("no attention", within_a_window(False), (0, -1), "within no window", within_a_window(True), (0, -1)),
     ),
 }  # fmt: skip

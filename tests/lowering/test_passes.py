@@ -40,6 +40,16 @@ MERGED = """policy example {
 """
 
 
+PICKED = """policy example {
+  phase all { reuse chunk while accumulate(rel_l1(latent)) < 10% }
+  layers blocks[*] { keep residual }
+  cache { window: 1 chunks  keys: top 1 chunks by dilate(attention(key), 3) - redundancy(key)  dtype: bfloat16 }
+}
+"""
+OTHERWISE = {"fill_rows": MERGED, "pick_keys": PICKED}
+"""Policies that bring in passes which POLICY does not."""
+
+
 @pytest.fixture(scope="module")
 def captured() -> CapturedModel:
     return TINY.prepared(TINY.model(torch.device("cpu"), torch.float32)).model
@@ -59,7 +69,7 @@ def masks(captured: CapturedModel) -> frozenset[str]:
 def test_a_pass_makes_of_a_model_what_is_written(
     name: str, captured: CapturedModel, policy: ir.PolicyIR, update_golden: bool
 ) -> None:
-    policy = load_policy(MERGED) if name == "fill_rows" else policy
+    policy = load_policy(OTHERWISE[name]) if name in OTHERWISE else policy
     steps = steps_of(name, captured, policy, masks(captured))
     assert any(step.refusal is None for step in steps)
     before = [line for s in steps for line in ("", *written(f"{s.place[0]}_{s.place[1]}", s.before))]
@@ -124,7 +134,8 @@ def test_lowering_holds_what_each_pass_made_against_the_spec(captured: CapturedM
     for one in (all_keys, load_policy("motioncache"), load_policy("compute"), load_policy(MERGED)):
         for proved in (frozenset[str](), masks(captured)):
             lower(captured, one, proved, watch=verifying)
-    lower(captured, policy, masks(captured), watch=verifying)
+    for windowed in (policy, load_policy(PICKED)):
+        lower(captured, windowed, masks(captured), watch=verifying)
 
 
 def test_a_window_over_masks_that_are_not_proved_is_refused(captured: CapturedModel, policy: ir.PolicyIR) -> None:

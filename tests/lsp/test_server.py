@@ -143,6 +143,30 @@ def test_a_window_is_explained_and_its_parameter_renamed(server: Conversation, t
     assert renamed == WINDOW.replace("reach", "far_back")
 
 
+PICKS = """policy far {
+  param weight = 7% in 1%..99%
+  signal relevance = weight * attention(key) - (1 - weight) * redundancy(key)
+  phase all { compute every 2 steps }
+  layers blocks[*] { keep residual }
+  cache { window: 2 chunks  keys: top 3 chunks by relevance }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        ("keys¦:", "here of the chunks between it reads as many keys as 3 chunks hold, the best by `relevance`"),
+        ("by rele¦vance", "one number per key; of the chunks between"),
+        ("redun¦dancy", "how like a key of older chunks is"),
+    ],
+)
+def test_picked_keys_are_explained(server: Conversation, tmp_path: Path, at: str, told: str) -> None:
+    text = Text(server, tmp_path / "far.policy", PICKS.replace(at.replace("¦", ""), at))
+    assert text.problems() == []
+    assert told in text.at_cursor("hover")["contents"]["value"]
+
+
 def test_hover_of_nothing(server: Conversation, file: Path) -> None:
     assert Text(server, file, GOOD.replace("policy mine", "policy mi¦ne")).at_cursor("hover") is None
 
@@ -156,7 +180,7 @@ def test_hover_of_nothing(server: Conversation, file: Path) -> None:
         ("policy a {\n  phase p { ¦ }\n}", ["compute", "reuse chunk while", "at most"], ["param"]),
         ('policy a {\n  signal s = polynomial(x, "¦', ["wan2.1_1.3b"], ["rel_l1"]),
         ("policy a {\n  signal s = rel_l1(latent, over = ¦", ["step", "chunk", "frame", "token"], []),
-        ("policy a {\n  cache { ¦", ["dtype: ", "budget: ", "window: ", "sink: "], ["pending: "]),
+        ("policy a {\n  cache { ¦", ["dtype: ", "budget: ", "window: ", "sink: ", "keys: "], ["pending: "]),
         ("policy a {\n  cache { window: ¦", ["5 chunks", "none"], ["dtype: "]),
         ("policy a {\n  cache { dtype: ¦", ["float8", "bfloat16"], ["dtype: "]),
         ("policy a extends ¦", ["motioncache", "teacache"], ["param"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -160,6 +161,7 @@ def _several(values: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[objec
     return st.lists(values, max_size=2).map(tuple)
 
 
+key_terms = st.builds(ir.KeyTerm, st.sampled_from(get_args(ir.KeyMeasure)), st.integers(0, 8), expressions)
 policies = st.builds(
     ir.PolicyIR,
     name=names,
@@ -185,5 +187,6 @@ policies = st.builds(
         counts,
         st.booleans(),
         st.none() | st.builds(ir.KeyWindow, expressions, expressions),
+        st.none() | st.builds(ir.KeyChoice, expressions, st.builds(ir.KeySum, st.lists(key_terms).map(tuple))),
     ),
 )

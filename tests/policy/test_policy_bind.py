@@ -39,6 +39,17 @@ def test_how_far_attention_reaches() -> None:
         bind(windowed, {"updates": 4})
 
 
+def test_which_keys_attention_picks() -> None:
+    made = motioncache()
+    terms = (ir.KeyTerm("attention", 3, ir.ParamRef("floor")), ir.KeyTerm("redundancy", 0, ir.Const(-0.5)))
+    keys = ir.KeyChoice(ir.Apply("sub", (ir.ParamRef("updates"), ir.Const(5.0))), ir.KeySum(terms))
+    window = ir.KeyWindow(ir.Const(2.0), ir.Const(1.0))
+    picking = replace(made, cache=replace(made.cache, window=window, keys=keys))
+    assert bind(picking, {"floor": 0.25}).reach == Reach(2, 1, 1, (0.25, -0.5))
+    with pytest.raises(PolicyError, match="invalid count in the cache of policy `made_by_hand`"):
+        bind(picking, {"updates": 5})
+
+
 def test_all_problems_at_once() -> None:
     assert codes({"treshold": 0.1, "warmup": 2.5, "floor": 2}) == ["MC0301", "MC0303", "MC0302"]
 

@@ -44,6 +44,19 @@ def test_a_window_is_read_back_and_texts_from_before_there_were_windows_have_non
     assert read(show(made)).cache.window is None
 
 
+def test_picked_keys_are_read_back() -> None:
+    made = motioncache()
+    terms = (ir.KeyTerm("attention", 3, ir.ParamRef("floor")), ir.KeyTerm("redundancy", 0, ir.Const(-0.5)))
+    keys = ir.KeyChoice(ir.Const(3.0), ir.KeySum(terms))
+    wanted = replace(made, cache=replace(made.cache, keys=keys))
+    assert show(wanted).endswith(
+        " keys=(key_choice 3.0 (key_sum [(key_term measure=attention around=3 factor=(param floor)) "
+        "(key_term measure=redundancy around=0 factor=-0.5)]))\n"
+    )
+    assert read(show(wanted)) == wanted
+    assert read(show(made)).cache.keys is None
+
+
 TEXT = show(motioncache())
 
 

@@ -85,6 +85,14 @@ def test_regions_that_decide_apart_and_bands_in_words() -> None:
          ["keeps keys and values in the model's dtype, residuals in the model's dtype, in host memory",
           "attention reads the keys of the last `n` chunks, a token's own among them, and those of the first 2 "
           "(approximate)"]),
+        ("window: 2 chunks  keys: top n chunks by -redundancy(key)",
+         ["attention reads the keys of the last 2 chunks, a token's own among them (approximate)",
+          "of the chunks between it reads as many keys as `n` chunks hold, the best by `-redundancy(key)`, for each "
+          "head and chunk (approximate)"]),
+        ("window: 1 chunks  keys: top 1 chunks by attention(key)",
+         ["attention reads the keys of a token's own chunk (approximate)",
+          "of the chunks between it reads as many keys as one chunk holds, the best by `attention(key)`, for each head "
+          "and chunk (approximate)"]),
     ],
 )  # fmt: skip
 def test_the_cache_in_words(cache: str, told: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 before: mccompile::prefix_attention(q, k, v, bounds, seen);  after: mccompile::prefix_attention_native(q, k, v, bounds)
 before: mccompile::window_attention(q, k, v, ranges, spans);  after: mccompile::window_attention_native(q, k, v, ranges)
+before: mccompile::picked_attention(q, k, v, chosen, readers);  after: ...::picked_attention_native of the same
 refuses when: the graph is not on the CPU, or there is no kernel for this machine (kernel.py)
 
 Each group of rows goes to the one that was faster for its class of shapes (choice.py). What the kernel does not cover
@@ -16,9 +17,13 @@ from torch import fx
 from mccompile.backend.native.choice import table_for
 from mccompile.backend.native.kernel import attend_natively, covers, kernel
 from mccompile.lowering.attention import LIBRARY, attend, attend_groups, empty_result, picked
+from mccompile.lowering.key_picks import read_by
 
 LIBRARY.define("prefix_attention_native(Tensor q, Tensor k, Tensor v, Tensor bounds, float? scale=None) -> Tensor")
 LIBRARY.define("window_attention_native(Tensor q, Tensor k, Tensor v, Tensor ranges, float? scale=None) -> Tensor")
+LIBRARY.define(
+    "picked_attention_native(Tensor q, Tensor k, Tensor v, Tensor chosen, Tensor readers, float? scale=None) -> Tensor"
+)
 
 
 def _attend_as_measured(
@@ -46,20 +51,40 @@ def _attend_windows_as_measured(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ranges: torch.Tensor, scale: float | None = None
 ) -> torch.Tensor:
     """As `attention.attend_windows`, to float rounding."""
-    table = table_for(q.size(3), torch.get_num_threads()) if covers(q, k, v) else None
     out = empty_result(q, v)
     for first, end, *seen in ranges.tolist():
-        rows, into, keys, values = q[:, :, first:end], out[:, :, first:end], picked(k, seen), picked(v, seen)
-        group = [(0, end - first, keys.size(2))]
-        if table is not None and table.own_is_faster(end - first, keys.size(2)):
-            attend_natively(rows, keys, values, torch.tensor(group), scale, into)
-        else:
-            attend_groups(rows, keys, values, group, scale, into)
+        _attend_group(q[:, :, first:end], picked(k, seen), picked(v, seen), scale, out[:, :, first:end])
     return out
+
+
+def _attend_picked_as_measured(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chosen: torch.Tensor, readers: torch.Tensor,
+    scale: float | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """As `key_picks.attend_picked`, to float rounding."""
+    out = empty_result(q, v)
+    for first, end, *seen in readers.tolist():
+        keys, values = read_by(k, chosen, seen), read_by(v, chosen, seen)
+        _attend_group(q[:, :, first:end], keys, values, scale, out[:, :, first:end])
+    return out
+
+
+def _attend_group(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, out: torch.Tensor
+) -> None:
+    """Writes the rows of a group, which attends to all of these keys, to `out`."""
+    group = [(0, q.size(2), k.size(2))]
+    table = table_for(q.size(3), torch.get_num_threads()) if covers(q, k, v) else None
+    if table is not None and table.own_is_faster(q.size(2), k.size(2)):
+        attend_natively(q, k, v, torch.tensor(group), scale, out)
+    else:
+        attend_groups(q, k, v, group, scale, out)
 
 
 LIBRARY.impl("window_attention_native", _attend_windows_as_measured, "CPU")
 torch.library.register_fake("mccompile::window_attention_native", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
+LIBRARY.impl("picked_attention_native", _attend_picked_as_measured, "CPU")
+torch.library.register_fake("mccompile::picked_attention_native", lambda q, k, v, *_: empty_result(q, v), lib=LIBRARY)
 
 _NATIVE = {
     torch.ops.mccompile.prefix_attention.default: torch.ops.mccompile.prefix_attention_native.default,
@@ -69,9 +94,12 @@ _NATIVE = {
 
 def use_native(graph: fx.Graph, device: torch.device) -> None:
     """Rewrites `graph`, in place. device: of all its tensors."""
-    nodes = [n for n in graph.nodes if n.target in _NATIVE]
+    nodes = [n for n in graph.nodes if n.target in (*_NATIVE, torch.ops.mccompile.picked_attention.default)]
     if nodes and device.type == "cpu" and kernel() is not None:
         for node in nodes:
+            if node.target is torch.ops.mccompile.picked_attention.default:
+                node.target = torch.ops.mccompile.picked_attention_native.default
+                continue
             q, k, v, bounds, _, *scale = node.args
             node.target = _NATIVE[node.target]
             node.args = (q, k, v, bounds, *scale)

@@ -268,26 +268,54 @@ class RefusedBase(Diagnostic):
     why: str
 
 
-WHY_WHOLE_CHUNKS = (
-    "how much keys are asked for is what the softmax of attention gives them, and fused kernels never write that down; "
-    "keys that are picked one by one would need a mask of every token against every key"
+PICKED = (
+    "keys are picked by a sum of measures: `signal relevance = 0.07 * attention(key) - 0.93 * redundancy(key)`, and "
+    "`cache { window: 2 chunks  keys: top 3 chunks by relevance }`"
 )
-BY_PLACE = "pick keys by their place: `cache { window: 5 chunks  sink: 1 chunks }` reads the last and the first chunks"
-LESS_KEPT = "what is kept gets smaller by `cache { dtype: float8 }`, `device: cpu` or `budget: 2GB`"
 
 
 @dataclass(frozen=True, slots=True)
 class KeysNotChosen(Diagnostic):
-    """A choice among the kept keys by what they are worth to attention."""
+    """A choice among the kept keys by something else than a sum of measures of keys."""
 
     code = "MC0288"
-    title = "`{what}`: keys cannot be picked by their relevance"
-    label = "attention reads whole chunks of keys"
-    note = WHY_WHOLE_CHUNKS
-    what: str
+    title = "keys cannot be picked so"
+    label = "{why}"
+    note = "one set of keys is picked for all tokens of a chunk: sets of their own would need a mask of tokens and keys"
+    why: str
 
     def helps(self) -> tuple[Help, ...]:
-        return (Help(BY_PLACE), Help(LESS_KEPT))
+        return (Help(PICKED),)
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToPick(Diagnostic):
+    """Keys that are picked though no window leaves any out."""
+
+    code = "MC0294"
+    title = "`keys` without a `window` picks nothing"
+    label = "every key is read in any case"
+    note = "keys are picked from the chunks that a window has left behind; without one attention reads all of them"
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("say how many of the last chunks are read whole: `window: 2 chunks`"),)
+
+
+@dataclass(frozen=True, slots=True)
+class NeverWhole(Diagnostic):
+    """Keys that are picked when a chunk is computed whole, of layers whose tokens take from computed ones."""
+
+    code = "MC0295"
+    title = "keys are picked when a chunk's last frame is computed whole"
+    label = "{why}"
+    why: str
+    region: Span | None
+
+    def secondary(self) -> tuple[Label, ...]:
+        return () if self.region is None else (Label(self.region, "a token takes what another one of its chunk gets"),)
+
+    def helps(self) -> tuple[Help, ...]:
+        return (Help("read keys by their place alone: `cache { keys: none }`, or keep residuals: `keep residual`"),)
 
 
 @dataclass(frozen=True, slots=True)
