@@ -162,6 +162,9 @@ def test_only_chunks_at_their_own_steps_tell_something() -> None:
     assert course.states.tensors[STEP].isnan().all()
     made.keep_told({}, np.ones((1, 2, 1, 2), bool), course, NOW)
     assert course.states.tensors[STEP].isnan().all()
+    later = replace(moment, chunks=(ChunkTime(1, "finished", 0), ChunkTime(2, "active", 0)))
+    made.keep_told({"output": told(1.0)}, np.ones((1, 2, 1, 2), bool), course, later)
+    assert course.states.tensors[STEP][0, :, 0, 0, 0].isnan().tolist() == [True, True, False, True]
     course.states.tensors.clear()  # a branch that follows another one has no states
     made.keep_told({"output": told(1.0)}, np.ones((1, 2, 1, 2), bool), course, NOW)
     assert not course.states.tensors

@@ -134,9 +134,11 @@ def test_a_half_that_a_branch_has_replaced_is_joined_anew() -> None:
 def test_what_was_made_of_another_prompt_is_not_joined() -> None:
     for which in (0, 1):
         joint, one, two = Joint(SAMPLES), step(stack(0)), step(stack(500))
+        for of in (one, two):
+            of.store.memory.once[1] = of.store.memory.once[0]
         (one, two)[which].store.memory.once[0] = Once((stack(1),), (stack(2),))
         assert joint.combine(one, two) is not None
-        assert not joint.memory.once
+        assert joint.memory.once.keys() == {1}
     joint, one, two = Joint(SAMPLES), step(stack(0)), step(stack(500))
     two.store.memory.once.clear()
     assert joint.combine(one, two) is not None

@@ -33,12 +33,16 @@ class Runner:
 
     def __init__(self, staging: Staging | None = None) -> None:
         spec = SimpleNamespace(inputs=(Count("account"),), outputs=())
-        blocks = SimpleNamespace(staging=staging, settle=lambda: None)
+        self.settled = 0
+        blocks = SimpleNamespace(staging=staging, settle=self.settle)
         observe = SimpleNamespace(spec=SimpleNamespace(signals=("motion",)))
         self.engine = SimpleNamespace(
             blocks=blocks, observe=observe, decides={"": SimpleNamespace(spec=spec), "clock": None}
         )
         self.requests: dict[str, Request] = {}
+
+    def settle(self) -> None:
+        self.settled += 1
 
     def resume(self, moment: Moment, branches: dict[str, BranchStore], trusted: bool) -> None:
         self.requests[str(moment.request)] = request = Request(branches)
@@ -100,6 +104,7 @@ def test_what_was_taken_is_put_back_as_it_was() -> None:
     taken = take(own, MOMENT)  # type: ignore[arg-type]
     assert taken is not None
     assert all(tensor.is_contiguous() for tensor in taken.tensors)
+    assert own.settled == 1  # else the host would read what is still on its way
     restore(other, MOMENT, taken, CPU)  # type: ignore[arg-type]
     found = other.requests["run"]
     assert not found.foresight.trusted
@@ -162,7 +167,7 @@ def changed(taken: Snapshot, place: tuple[str, ...], into: tuple[str, ...]) -> S
 @pytest.mark.parametrize(
     ("place", "into", "why"),
     [
-        (("buffer", "3", "1"), ("buffer", "3", "2"), "buffers of block 3 are not in order"),
+        (("buffer", "3", "1"), ("buffer", "3", "2"), "what block 3 keeps is not in order"),
         (("older", "0", "x", "1"), ("older", "0", "x", "0"), "earlier results of region 0 are not in order"),
         (("passed", "1", "x", "1"), ("passed", "1", "x", "4"), "earlier results of region 1 are not in order"),
         (("outputs",), ("outputs", "0"), r"it has no place \('outputs', '0'\)"),
