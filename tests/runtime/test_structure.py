@@ -31,7 +31,7 @@ def model(tied: bool = False) -> nn.Sequential:
         torch.manual_seed(0)
         made = nn.Sequential(Layer(), Layer())
     made.register_buffer("mean", torch.zeros(2))
-    made.tables = [torch.ones(1)]  # type: ignore[assignment]
+    made.tables = [torch.ones(1)]
     if tied:
         made[1].weight = made[0].weight
     return made
@@ -53,7 +53,7 @@ def read(graph: fx.GraphModule) -> list[list[Any]]:
 
 def held(made: nn.Module) -> list[list[Any]]:
     weights = [*dict(made.named_parameters(remove_duplicate=False)).values(), made.mean]
-    return [tensor.detach().flatten().tolist() for tensor in weights]  # type: ignore[union-attr]
+    return [tensor.detach().flatten().tolist() for tensor in weights]
 
 
 FOLLOWED: dict[str, Callable[[Any], object]] = {
