@@ -39,12 +39,13 @@ class Blocks:
     """What `move_window` asks of the blocks of a model: empty buffers at the sizes of the call."""
 
     def __init__(self, front: int) -> None:
-        self.front = front
+        self.front, self.settled = front, 0
 
     def new_buffers(self, block: int, env: object, shared: object) -> tuple[torch.Tensor, ...]:
         return (torch.zeros(1, self.front + TOKENS * len(NOW.places), 2),)
 
-    def settle(self) -> None: ...
+    def settle(self) -> None:
+        self.settled += 1
 
     def given_out(self, buffer: torch.Tensor, kind: int) -> torch.Tensor:
         return buffer
@@ -87,6 +88,8 @@ def test_rows_of_chunks_that_stay_follow_them() -> None:
         made.memory.kept[key] = numbered(BEFORE, axis=axis)
         made.memory.older[key] = (2 * numbered(BEFORE, axis=axis), 3 * numbered(BEFORE, axis=axis))
         made.memory.passed[key] = (4 * numbered(BEFORE, axis=axis),)
+    made.memory.kept[1, "x"], made.memory.kept[2, "x"] = numbered(BEFORE), numbered(BEFORE)
+    made.memory.older[2, "x"] = (2 * numbered(BEFORE),)
     made.memory.kept[0, "text"] = text = torch.ones(1, 7)
     made.memory.kept[0, "time"] = time = torch.ones(1, 2)
     made.memory.passed[0, "text"] = (text,)
@@ -100,6 +103,8 @@ def test_rows_of_chunks_that_stay_follow_them() -> None:
         rows = expected[:, 3:].movedim(1, axis)
         for times, found in enumerate((made.memory.kept[key], *made.memory.older[key], *made.memory.passed[key]), 1):
             assert torch.equal(found, times * rows)
+    assert torch.equal(made.memory.older[2, "x"][0], 2 * expected[:, 3:])
+    assert (1, "x") not in made.memory.older
     assert made.memory.kept[0, "text"] is text
     assert made.memory.kept[0, "time"] is time
     assert (made.memory.passed[0, "text"], made.memory.passed[0, "time"]) == ((text,), (time,))
@@ -115,6 +120,16 @@ def test_what_left_the_window_is_forgotten_and_what_stays_is_not() -> None:
     assert made.course.history.copies == {(0, 2), (0, 4)}
     without = Window(((2, False), (3, False), (4, False), (1, False)), TOKENS, ())
     assert moved(store(), without).course.history.copies == {(0, 4)}
+
+
+def test_keys_that_were_picked_in_another_window_are_dropped_with_all_else() -> None:
+    """They count the rows of the window before."""
+    made = store()
+    made.memory.chosen[0] = (torch.zeros(1, 2),)
+    moved(made)
+    assert not made.memory.chosen
+    assert not made.memory.buffers
+    assert made.course.history.chunk(0, 2).lost == "keys were picked in another window"
 
 
 def test_the_same_window_and_the_first_one_move_nothing() -> None:
@@ -147,7 +162,9 @@ def test_keys_and_values_of_the_first_chunks_are_given_out_as_copies() -> None:
     kept, captured = made.memory.buffers[0][0], model()
     captured.blocks.append(SimpleNamespace(kind=1, index=1))  # it attends to no tokens
     captured.kinds.append(SimpleNamespace(buffers=()))
-    (block,) = leading_key_values(made, captured, 2, Blocks(front=3))  # type: ignore[arg-type]
+    blocks = Blocks(front=3)
+    (block,) = leading_key_values(made, captured, 2, blocks)  # type: ignore[arg-type]
+    assert blocks.settled == 1  # else the host would read what is still on its way
     assert torch.equal(block[0], kept[:, 3:7])
     block[0].zero_()
     assert kept[0, 3, 0] == 11.0
