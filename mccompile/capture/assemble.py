@@ -245,14 +245,15 @@ def assemble(parts: Parts, model_class: str) -> Assembled:
     inputs = [n for n, _, dynamic in given if dynamic]
     told = tuple(Input(n.name) for n in inputs)
     (results,) = module.graph.output_node().args
+    written = module.graph._codegen.pytree_info
     assert isinstance(results, list | tuple)
     return Assembled(
         module=module,
         model_class=model_class,
         inputs=tuple(n.name for n in inputs),
         constants=tuple((n.name, x) for n, x, dynamic in given if not dynamic),
-        in_spec=module._in_spec,
-        out_spec=module._out_spec,
+        in_spec=written.in_spec,
+        out_spec=written.out_spec,
         prelude=Part(
             subgraph(module, inputs, [nodes[n] for n in (*names.entry, *names.shared)], "Prelude"),
             takes=told, gives=(*map(Stream, names.entry), *map(Shared, names.shared)),

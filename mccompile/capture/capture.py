@@ -92,7 +92,7 @@ def _parts(
 ) -> CapturedModel:
     """The proved parts of a normalised graph."""
     share_masks(exported.module, facts, exported.source)
-    facts = number_anew(exported.module, facts)
+    number_anew(exported.module)
     return proof(assemble(_take_apart(exported, facts), type(model).__name__))
 
 
@@ -124,7 +124,7 @@ def _take_apart(exported: Exported, facts: Facts) -> Parts:
         )
     depends = data_inputs(graph, flow, facts)
     parts = partition(graph, flow, facts, depends, exported.source)
-    templates = [_template(flow, facts, parts, i) for i in range(len(parts.paths))]
+    templates = _templates(flow, facts, parts)
     kinds, kind_of = group(templates)
     by_blocks = {n for n, own in parts.part.items() if own > PRELUDE}
     latent = {n for n, names in depends.items() if exported.source in names}
@@ -133,13 +133,22 @@ def _take_apart(exported: Exported, facts: Facts) -> Parts:
     return Parts(exported, facts, depends, parts, tuple(templates), tuple(kinds), tuple(kind_of), found)
 
 
-def _template(flow: nx.DiGraph, facts: Facts, parts: Partition, index: int) -> Template:
-    nodes = [n for n in flow.nodes if parts.part.get(n) == index]
-    last = parts.postlude
-    tensors = [n for n in nodes if not isinstance(facts[n], ScalarFact)]
-    read_later = {n for n in tensors if any(parts.part.get(u, last) > index for u in _readers(n, facts))}
-    prelude = {n for n, own in parts.part.items() if own == PRELUDE}
-    return cut(parts.paths[index], nodes, prelude, read_later, facts)
+def _templates(flow: nx.DiGraph, facts: Facts, parts: Partition) -> list[Template]:
+    """A template for each block, in order."""
+    nodes: dict[int, list[fx.Node]] = {own: [] for own in (PRELUDE, *range(len(parts.paths)), parts.postlude)}
+    for node in flow.nodes:
+        if node in parts.part:
+            nodes[parts.part[node]].append(node)
+    prelude = set(nodes[PRELUDE])
+
+    def read_later(node: fx.Node, own: int) -> bool:
+        return any(parts.part.get(user, parts.postlude) > own for user in _readers(node, facts))
+
+    made = []
+    for own, path in enumerate(parts.paths):
+        tensors = (n for n in nodes[own] if not isinstance(facts[n], ScalarFact))
+        made.append(cut(path, nodes[own], prelude, {n for n in tensors if read_later(n, own)}, facts))
+    return made
 
 
 def _readers(node: fx.Node, facts: Facts) -> set[fx.Node]:

@@ -88,7 +88,8 @@ def flow_graph(graph: fx.Graph, until: Collection[fx.Node] | None = None) -> nx.
         root[node] = node if alias is None else root[alias]
         for operand in node.all_input_nodes:
             flow.add_edge(operand, node)
-            flow.add_edges_from((w, node) for w in writes[root[operand]])
+            if root[operand] in writes:
+                flow.add_edges_from((w, node) for w in writes[root[operand]])
         for target in written_by(node):
             writes[root[target]].append(node)
             flow.nodes[node].setdefault("writes", []).append(root[target])

@@ -12,6 +12,7 @@ import torch
 import torch._dynamo.config
 from torch import fx, nn
 from torch.export import Dim
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from mccompile.capture.arguments import GivenList, as_one
@@ -31,11 +32,13 @@ from mccompile.capture.guards import AT_EACH_SIZE
 from mccompile.capture.inline import inline_contexts
 from mccompile.capture.normalise import drop_checks, drop_plain_casts
 from mccompile.capture.number_lists import symbolic_lists
+from mccompile.capture.plain_data import followed_data
 from mccompile.capture.repeat import WeightsMissed, repeats
 from mccompile.capture.roots import symbolic_roots
 from mccompile.capture.spaced import symbolic_spaces
 from mccompile.capture.unfold import NotUnfolded, unfold
 from mccompile.capture.watched import forwards
+from mccompile.capture.whole_numbers import symbolic_ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ def _traced(
             stack.enter_context(with_one_size(model, pair.call, equal))
             stack.enter_context(loops_once(model, pair.call, pair.samples, ready=looped))
             stack.enter_context(fixed_branches(taken))
+            stack.enter_context(symbolic_ints(model))
             module, guards, rewritten = _export(model, pair.call, shapes)
     except ExportError as error:
         if isinstance(error.__cause__, BranchMet):
@@ -273,8 +277,8 @@ def _export(
     plain = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     try:
         quiet = contextlib.redirect_stderr(io.StringIO())  # torch prints the graph so far
-        lists, named = symbolic_lists(), _named(model, call)
-        with torch.no_grad(), plain, quiet, lists, symbolic_roots(), symbolic_spaces() as spaces, named:
+        lists, data, named = symbolic_lists(), followed_data(), _named(model, call)
+        with torch.no_grad(), plain, quiet, lists, data, symbolic_roots(), symbolic_spaces() as spaces, named:
             program = torch.export.export(model, (), call, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:
@@ -286,4 +290,4 @@ def _export(
         ) from error
     if not isinstance(module, fx.GraphModule):
         raise ExportError(f"{name}.forward", "torch.export returned no graph module", "use torch 2.11 to 2.13")
-    return module, tuple(program._guards_code), bool(spaces)
+    return _LazyGraphModule.from_graphmodule(module), tuple(program._guards_code), bool(spaces)

@@ -115,6 +115,7 @@ def _values(form: BlockForm) -> None:
 
 def _site(new: fx.Node, template: Template, node: fx.Node, pair: Sequence[BufferSpec]) -> AttentionSite:
     keys, values = (Buffer(s.name) for s in pair)
+    new.meta["attention"] = {"buffers": (keys.name, values.name)}
     return AttentionSite(new.name, module_path(node), keys, values, _mask_of(template, node))
 
 

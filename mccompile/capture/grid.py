@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TypeAlias
 
 import torch
@@ -113,7 +114,8 @@ def _candidates(latent: torch.Tensor, dynamic: Sequence[int]) -> Iterator[Axes]:
     """Axes of the latent that may be frames, height and width.
 
     dynamic: those that differ between the probes, the batch aside. Where these are two, they are height and width: the
-    number of frames is fixed (the axis next to them, before others), or the latent is an image.
+    number of frames is fixed (the axis next to them, before others), or the latent is an image. Where it is one, it is
+    the number of frames, and height and width are fixed: the last axes, before others.
     """
     if len(dynamic) == 3:
         yield dynamic[0], dynamic[1], dynamic[2]
@@ -121,6 +123,10 @@ def _candidates(latent: torch.Tensor, dynamic: Sequence[int]) -> Iterator[Axes]:
         fixed = [a for a in range(1, latent.dim()) if a not in dynamic] if latent.dim() > 4 else []
         for axis in (*reversed(fixed), None):
             yield axis, dynamic[0], dynamic[1]
+    elif len(dynamic) == 1 and latent.dim() > 4:
+        fixed = [a for a in range(1, latent.dim()) if a not in dynamic]
+        for width, height in combinations(reversed(fixed), 2):
+            yield dynamic[0], height, width
 
 
 def embedding_of(captured: Assembled, inputs: Sequence[object], source: str) -> Embedding:

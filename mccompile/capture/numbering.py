@@ -6,23 +6,17 @@ import re
 
 from torch import fx
 
-from mccompile.capture.facts import Fact, Facts
-
 _NUMBERED = re.compile(r"_\d+$")
 
 
-def number_anew(module: fx.GraphModule, facts: Facts) -> dict[fx.Node, Fact]:
-    """Gives the module the same graph, in which the operators of one name are counted. Returns the facts of its nodes.
+def number_anew(module: fx.GraphModule) -> None:
+    """Names the nodes of a module's graph anew: the operators of one name are counted.
 
     Placeholders and attributes keep their names.
     """
-    old, graph = module.graph, fx.Graph(tracer_cls=module.graph._tracer_cls)
-    built: dict[fx.Node, fx.Node] = {}
-    for node in old.nodes:
+    graph = module.graph
+    graph._graph_namespace = fx.graph._Namespace()
+    for node in graph.nodes:
         name = _NUMBERED.sub("", node.name) if node.op == "call_function" else node.name
-        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: built[n])
-        built[node] = graph.create_node(node.op, node.target, args, kwargs, name, node.type)
-        built[node].meta = dict(node.meta)
-    graph.set_codegen(old._codegen)
-    module.graph = graph
-    return {built[node]: fact for node, fact in facts.items() if node in built}
+        node.name = graph._graph_namespace.create_name(name, None)
+    module.recompile()

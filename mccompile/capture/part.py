@@ -7,7 +7,7 @@ names of the block that the kind was cut from; `names_at` (capture/types.py) say
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -186,6 +186,10 @@ class Part:
     def __call__(self, *arguments: object) -> tuple[Any, ...]:
         """Runs the graph on values in the order of `takes`."""
         return self.module(*arguments)
+
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """With `graph`, what torch.fx.Interpreter asks for: so a part that takes its weights runs node by node."""
+        return self.module.named_modules()
 
     def holders(self) -> dict[Operand, fx.Node]:
         """The placeholder of each operand, in order."""

@@ -38,7 +38,7 @@ def told_grid(
     counts = one.shape[axis], two.shape[axis]
     tables = list(_tables(captured, probe, counts[0]))
     for sizes in _sizes(captured, calls, counts):
-        told = ToldGrid(source, sizes)
+        told = ToldGrid(source, sizes, axis)
         if any(_lies_so(table, told.of_call(calls[0])) for table in tables):
             return told
     names = [name for name in captured.inputs if _places_tokens(captured, name)]

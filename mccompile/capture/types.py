@@ -197,12 +197,30 @@ class TokenGrid:
         return self.of(latent.shape)
 
 
+class _Flat:
+    """What grids of a flat latent have in common: its entries are its tokens, frame by frame, along one axis."""
+
+    __slots__ = ()
+    axis: int
+
+    @property
+    def axes(self) -> tuple[int]:
+        """The axis of the latent along which the tokens of all frames, rows and columns lie."""
+        return (self.axis,)
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """How many frames, rows and columns of the latent make one token."""
+        return 1, 1, 1
+
+
 @dataclass(frozen=True, slots=True)
-class ToldGrid:
-    """The frame-major grid of a flat latent `source`, as the call tells it."""
+class ToldGrid(_Flat):
+    """The frame-major grid of a flat latent `source` along `axis`, as the call tells it."""
 
     source: str
     sizes: tuple[str | int, str | int, str | int]  # frames, height, width: names of inputs that are numbers, or numbers
+    axis: int = 1
 
     def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
         """(frames, height, width) in tokens for the inputs of a call, by name."""
@@ -212,7 +230,7 @@ class ToldGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedGrid:
+class PlacedGrid(_Flat):
     """The frame-major grid of a flat latent `source`, as the positions of its tokens tell it, the input `places`.
 
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; with a further last axis of 2, both ends of each token.
@@ -242,7 +260,7 @@ class PlacedGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class OneFrame:
+class OneFrame(_Flat):
     """A flat latent `source` along `axis` whose first tokens are an image that is made; `places` has their positions.
 
     Images that an editing model is given lie behind it, and are no part of the grid. places: [..., rows, 2 to 4].

@@ -25,7 +25,10 @@ class NotUnfolded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _First:
-    """A block that others repeat: its nodes in order, what it was given, and what it made."""
+    """A block that others repeat: its nodes in order, what it was given, and what it made.
+
+    nodes: without numbers, which all blocks read alike.
+    """
 
     path: str
     nodes: Sequence[fx.Node]
@@ -47,7 +50,7 @@ def unfold(module: fx.GraphModule, model: nn.Module, repeated: Mapping[str, str]
         made: Sequence[fx.Node]
         if mark.target is ENDED:
             given, made, path = mark.args
-            firsts[path] = _First(path, inside[path], given, made)
+            firsts[path] = _First(path, [n for n in inside[path] if not _is_number(n)], given, made)
         else:
             given, path, like, *_ = mark.args
             copier = _Copier(module.graph, firsts[like], path, weights)
@@ -148,8 +151,6 @@ class _Copier:
                 raise NotUnfolded(f"`{self.path}` is given two values where `{self.first.path}` is given one")
         with self.graph.inserting_before(mark):
             for node in self.first.nodes:
-                if _is_number(node):
-                    continue  # all blocks read the same
                 new = self.graph.node_copy(node, self._read)
                 new.meta = {**node.meta, "nn_module_stack": self._stack(node)}
                 self.built[node], self.copies[new] = new, node

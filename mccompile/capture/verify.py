@@ -8,7 +8,7 @@ A `Refusal` names the block whose rows differ; a wrong identity is an IdentityEr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TypeVar
@@ -100,7 +100,7 @@ def gathered_rows(captured: Assembled, inputs: Sequence[object], index: torch.Te
     return {"video": index} | dict(zip((*captured.gathered, *captured.row_keys), found, strict=True))
 
 
-def stream_rows(captured: Assembled, name: str, value: object, rows: dict[str, torch.Tensor]) -> object:
+def stream_rows(captured: Assembled, name: str, value: object, rows: Mapping[str, torch.Tensor]) -> object:
     """The selected rows of a stream's value; `rows` as the gather part returned them."""
     port = next(p for p in captured.streams if p.name == name)
     if port.token_axis is None or not isinstance(value, torch.Tensor):
@@ -128,15 +128,10 @@ def row_pairs(
     run: of the parts on some inputs. rows: as the gather part gives them at the selected positions.
     """
     kind = captured.kinds[site.kind]
-    assert kind.partial is not None
     kept = [b.clone() for b in run.buffers[site.index]]
     for spec, buffer in zip(kind.buffers, kept, strict=True):
         buffer.index_fill_(spec.token_axis, rows[spec.rows], float("nan"))  # what partial must overwrite
-    streams = [stream_rows(captured, n, run.values[n], rows) for n in site.streams_in]
-    shared = [rows[n] for n in site.shared]
-    vectors = [rows[k] for k in kind.row_keys]
-    with torch.no_grad():
-        outputs = kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
+    outputs = run_rows(captured, site, run.values, rows, kept)
     pairs = []
     for name, given in zip(site.streams_out, outputs, strict=True):
         expected = stream_rows(captured, name, run.values[name], rows)
@@ -144,6 +139,23 @@ def row_pairs(
         pairs.append((f"the rows of `{name}`", expected, given))
     buffers = zip(kind.buffers, kept, run.buffers[site.index], strict=True)
     return [*pairs, *((f"the rows of the buffer {spec.name}", full, buffer) for spec, buffer, full in buffers)]
+
+
+def run_rows(
+    captured: Assembled, site: BlockSite, values: Mapping[str, object], rows: Mapping[str, torch.Tensor],
+    kept: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """What the partial form of a block, which has one, gives for selected rows. It writes into `kept`.
+
+    values: the streams that enter, with all their rows. rows: as the gather part gives them.
+    """
+    kind = captured.kinds[site.kind]
+    assert kind.partial is not None
+    streams = [stream_rows(captured, n, values[n], rows) for n in site.streams_in]
+    shared = [rows[n] for n in site.shared]
+    vectors = [rows[k] for k in kind.row_keys]
+    with torch.no_grad():
+        return kind.partial(*streams, *shared, *vectors, *kept, *block_weights(captured, site))
 
 
 def random_selection(count: int, seed: int, device: torch.device) -> torch.Tensor:

@@ -125,9 +125,9 @@ def _grid(grid: AnyGrid | None) -> str:
             axes = f"axes {frames}, {height}, {width}" if frames is not None else f"one frame, axes {height}, {width}"
             return f"{axes} of {source}, patches of {' x '.join(map(str, patch))}"
         case ToldGrid(source, sizes):
-            return f"{source} is flat; frames, height, width are {', '.join(map(str, sizes))}"
+            return f"tokens along axis {grid.axis} of {source}; frames, height, width are {', '.join(map(str, sizes))}"
         case PlacedGrid(source, places):
-            return f"{source} is flat; {places} says where each token lies"
+            return f"tokens along axis {grid.axis} of {source}; {places} says where each of them lies"
         case OneFrame(source, axis, places):
             return f"one frame, along axis {axis} of {source}, as far as {places} says that it is of the first frame"
         case _:

@@ -1,21 +1,24 @@
-"""Two laws of a captured model's parts, on numbers: rows of blocks, and reuse. They use none of the runtime's own code.
+"""Three laws of a captured model's parts, on numbers: rows, kept rows, reuse. They use none of the runtime's own code.
 
 rows   the partial form of each block gives the rows, and the buffers, of its full form
+kept   on other streams it gives those of a full form whose buffered values are the kept ones at all other rows
 reuse  a step that computes none of the kept regions gives their input plus the residual that was kept
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TypeVar
 
 import torch
+from torch import fx
 
+from mccompile.capture.part import Buffer
 from mccompile.capture.run import FullRun, block_weights, run_full
-from mccompile.capture.types import BlockSite, CapturedModel
-from mccompile.capture.verify import gathered_rows, row_pairs
+from mccompile.capture.types import BlockKind, BlockSite, CapturedModel
+from mccompile.capture.verify import gathered_rows, row_pairs, run_rows, stream_rows
 from mccompile.lowering.types import LoweredModel
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.exercise import first_moment
@@ -24,6 +27,7 @@ from mccompile.runtime.shared import Value
 
 Inputs = Mapping[str, Value]
 T = TypeVar("T")
+aten = torch.ops.aten
 
 
 def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -55,6 +59,73 @@ def rows_apart(captured: CapturedModel, inputs: Inputs) -> tuple[float, str]:
                 if off > worst:
                     worst, place = off, f"{what} at {site.path}, {len(index)} of {count} tokens"
     return worst, place
+
+
+@torch.no_grad()
+def kept_apart(captured: CapturedModel, inputs: Inputs) -> tuple[float, str]:
+    """The largest difference between rows of partial forms and of full forms that read the kept rows, and where it is.
+
+    The kept rows are those of a call on `inputs`. Then the streams that enter each block are others, and a third of the
+    tokens is selected. All blocks have both forms.
+    """
+    flat = tuple(inputs.values())
+    run = run_full(captured, flat)
+    count, device = _tokens(captured, inputs, run)
+    rows = gathered_rows(captured, flat, _selections(count, device)[2])
+    noise, worst, place = torch.Generator().manual_seed(2), 0.0, ""
+    for site in captured.blocks:
+        kind, kept = captured.kinds[site.kind], run.buffers[site.index]
+        values = {n: _other(run.values[n], noise) for n in site.streams_in}
+        operands = [*values.values(), *(run.values[n] for n in site.shared)]
+        reading = _Keeping(kind, rows, kept)
+        wanted = reading.run(*operands, *kind.allocate(*operands), *block_weights(captured, site))
+        found = run_rows(captured, site, values, rows, [b.clone() for b in kept])
+        for name, one, whole in zip(site.streams_out, found, wanted, strict=True):
+            other = stream_rows(captured, name, whole, rows)
+            assert isinstance(other, torch.Tensor)
+            off = difference(one, other)
+            if off > worst:
+                worst, place = off, f"`{name}` at {site.path}, {len(rows['video'])} of {count} tokens"
+    return worst, place
+
+
+def _other(value: object, noise: torch.Generator) -> object:
+    """A stream that is far from the one of the call."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return value
+    return value + torch.randn(value.shape, generator=noise).to(value)
+
+
+class _Keeping(fx.Interpreter):
+    """Runs a full form with kept rows, outside of a selection, in each value that it writes into a buffer."""
+
+    def __init__(self, kind: BlockKind, rows: Mapping[str, torch.Tensor], kept: Sequence[torch.Tensor]) -> None:
+        super().__init__(kind.full.module)
+        holders = kind.full.holders()
+        buffers = {holders[Buffer(s.name)]: (s, rows[s.rows], b) for s, b in zip(kind.buffers, kept, strict=True)}
+        self._kept = {}
+        for node in kind.full.graph.find_nodes(op="call_function", target=aten.copy_.default):
+            if node.args[0] in buffers:
+                source, turned = _written(node.args[1])
+                self._kept[source] = *buffers[node.args[0]], turned
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n not in self._kept or not isinstance(value, torch.Tensor):
+            return value
+        spec, rows, buffer, turned = self._kept[n]
+        fresh = value.mT if turned else value
+        blended = buffer.index_copy(spec.token_axis, rows, fresh.index_select(spec.token_axis, rows))
+        return blended.mT if turned else blended
+
+
+def _written(value: fx.node.Argument) -> tuple[fx.Node, bool]:
+    """The value of a block that is written into a buffer, and whether with its last two axes exchanged."""
+    assert isinstance(value, fx.Node)
+    turned = value.target is aten.transpose.int and value.args[1:] == (-2, -1) and len(value.users) == 1
+    source = value.args[0] if turned else value
+    assert isinstance(source, fx.Node)
+    return source, turned
 
 
 def _tokens(captured: CapturedModel, inputs: Inputs, run: FullRun) -> tuple[int, torch.device]:

@@ -3,6 +3,7 @@
 compute   the policy `compute` gives what the model gives
 exact     the policy `exact` does: pending chunks skipped, finished ones kept, prelude values computed once
 rows      the partial form of every block gives the rows of its full form
+kept      on other streams it gives those of a full form that reads the kept rows of all other tokens
 tokens    a run whose tokens are all selected one by one gives what the model gives
 reuse     a reused step is its input plus the kept residual
 finite    the policy's own run is made of numbers
@@ -23,7 +24,7 @@ from typing import Literal
 import torch
 
 from mccompile.capture.verify import TOLERANCE
-from mccompile.generate.part_laws import difference, reuse_apart, rows_apart
+from mccompile.generate.part_laws import difference, kept_apart, reuse_apart, rows_apart
 from mccompile.generate.subjects import LawSubject, without_budget
 from mccompile.ir import PolicyIR
 from mccompile.language.load import load_policy
@@ -135,8 +136,10 @@ class _Trial:
         if captured.gather is None or any(k.partial is None for k in captured.kinds):
             why = next((r.reason for r in captured.refusals), captured.opaque)
             yield Law("rows", "-", f"the model has no row form: {why}")
+            yield Law("kept", "-", "the model has no row form")
         else:
             yield self._part("rows", *rows_apart(captured, self.subject.prepared.calls[0]))
+            yield self._part("kept", *kept_apart(captured, self.subject.prepared.calls[0]))
         yield self._tokens()
         yield self._reuse()
         yield from self._own(at_sizes[1])

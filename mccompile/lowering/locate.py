@@ -61,7 +61,7 @@ def timestep_of(captured: CapturedModel) -> str:
 
 def model_output(captured: CapturedModel) -> ModelOutput | str:
     """Returns the output of a model that gives one tensor of the layout of its latents, or why there is none."""
-    if not isinstance(captured.grid, TokenGrid) or captured.grid.axes != (2, 3, 4):
+    if captured.grid is None or captured.grid.axes != (2, 3, 4):
         return "its latent input is not [batch, channel, frame, height, width]"
     (results,) = captured.module.graph.output_node().args
     assert isinstance(results, list | tuple)
@@ -100,7 +100,7 @@ def _one(
 ) -> Located:  # fmt: skip
     name = source.name
     grid = captured.grid
-    patch = grid.patch if isinstance(grid, TokenGrid) else (1, 1, 1)
+    patch = grid.patch if grid is not None else (1, 1, 1)
     stream = next((p for p in captured.streams if p.name in captured.entry and p.beside is not None), None)
 
     def missing(reason: str) -> SourceNotFound:
@@ -110,7 +110,7 @@ def _one(
         raise missing("a filter needs rows and columns, and the grid of its tokens is not known")
     match name:
         case "latent":
-            if not isinstance(grid, TokenGrid) or grid.axes != (2, 3, 4):
+            if grid is None or grid.axes != (2, 3, 4):
                 raise missing("its latent input is not [batch, channel, frame, height, width]")
             return Located(name, Input(grid.source), "latent", 2, patch)
         case "output":

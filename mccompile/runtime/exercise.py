@@ -31,17 +31,18 @@ from mccompile.runtime.upload import parameters
 
 def record_roles(
     recorder: Recorder, lowered: LoweredModel, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]], *,
-    several: bool = False, instead: Callable[[Backend], Backend] | None = None,
+    several: bool = False, instead: Callable[[Backend], Backend] | None = None, chunks: Sequence[int] = (),
 ) -> None:
     """Records what runs of `lowered` ask for.
 
+    chunks: of the video of each call, where attention does not tell them apart and the clock does.
     several: record every role for several samples too; otherwise only the roles that a policy with `batch` runs so.
     instead: puts something else in place of some roles, which then are not recorded.
     Raises CallError (MC0405) where the model was captured at one number of samples and several are wanted.
     """  # fmt: skip
     captured = lowered.captured
     engine = Engine(lowered, recorder if instead is None else instead(recorder))
-    exercise(engine, bound, calls)
+    exercise(engine, bound, calls, chunks)
     several = several and not captured.each  # whose samples are run one by one
     if several and not captured.samples:
         place, cause = f"{captured.model_class}.forward", f"it takes one number of samples: {captured.unbatched}"
@@ -62,12 +63,14 @@ def _repeated(captured: CapturedModel, inputs: Mapping[str, Value], count: int) 
 
 
 @torch.no_grad()
-def exercise(engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]]) -> None:
+def exercise(
+    engine: Engine, bound: BoundPolicy, calls: Sequence[Mapping[str, Value]], chunks: Sequence[int] = ()
+) -> None:
     """Touches every callable of `engine` with each of the calls (flat inputs by name, at different sizes)."""
-    for inputs in calls:
+    for number, inputs in enumerate(calls):
         shared = engine.values.get(inputs)
         env = engine.entry(shared)
-        moment = first_moment(engine, inputs, env)
+        moment = moment_of(chunks[number]) if chunks else first_moment(engine, inputs, env)
         layout = layout_of(engine.lowered, moment, inputs, engine.video(env))
         memory, states = Memory(), States()
         for share in _SHARES if engine.uses_rows else (1.0,):
@@ -122,9 +125,13 @@ def first_moment(engine: Engine, inputs: Mapping[str, Value], env: Env) -> Momen
     if masked_by_input(engine.lowered.captured) and isinstance(told, torch.Tensor) and told.dim() > 1:
         chunks = told.size(1)
     elif grid is not None:
-        one = Moment("probe", 0, "probe", Grid(1, (0.0,), (0.0,)), (ChunkTime(0, "active", 0),), 1)
-        lengths = engine.prefixes.lengths(inputs, layout_of(engine.lowered, one, inputs, engine.video(env)))
+        lengths = engine.prefixes.lengths(inputs, layout_of(engine.lowered, moment_of(1), inputs, engine.video(env)))
         chunks = np.unique(lengths).size
+    return moment_of(chunks)
+
+
+def moment_of(chunks: int) -> Moment:
+    """A first step of that many chunks."""
     times = tuple(ChunkTime(c, "active", 0) for c in range(chunks))
     return Moment("probe", 0, "probe", Grid(1, (0.0,), (0.0,)), times, chunks)
 

@@ -110,6 +110,14 @@ def test_the_number_of_frames_may_be_fixed(first: bool) -> None:
     assert found.grid == TokenGrid("latent", (1 if first else 2, 3, 4), (1, 2, 2))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_height_and_width_may_be_fixed(first: bool) -> None:
+    """As where a condition image has said them."""
+    sizes = [(f, 4, 6, 8) if first else (4, f, 6, 8) for f in (3, 5)]
+    found = captured(Video(first), *latents(*sizes))
+    assert found.grid == TokenGrid("latent", (1 if first else 2, 3, 4), (1, 2, 2))
+
+
 def told(*sizes: tuple[int, int, int]) -> list[dict[str, object]]:
     return [
         {"latent": torch.randn(1, f * h * w, DIM), "frames": f, "height": h, "width": w} for f, h, w in sizes

@@ -106,6 +106,14 @@ def test_attentions_are_described(specimen_of: Specimens) -> None:
         assert found.path == "blocks.0.attn1"
         (node,) = [n for n in form.graph.nodes if n.name == found.node]
         assert node.target is torch.ops.aten.scaled_dot_product_attention.default
+        assert node.meta["attention"] == {"buffers": ("attn1.k0", "attn1.v0")}
+
+
+def test_every_grid_says_where_its_tokens_lie(specimen_of: Specimens) -> None:
+    found = {name: specimen_of(name).captured.grid for name in ("wan", "flux", "ltx")}
+    assert {name: (grid.axes, grid.patch) for name, grid in found.items() if grid is not None} == {
+        "wan": ((2, 3, 4), (1, 2, 2)), "flux": ((1,), (1, 1, 1)), "ltx": ((1,), (1, 1, 1)),
+    }  # fmt: skip
 
 
 def test_a_convolution_over_tokens_runs_over_all_of_them(specimen_of: Specimens) -> None:

@@ -11,13 +11,18 @@ import torch
 from torch import nn
 
 from mccompile import api
+from mccompile.capture import capture, flat_inputs
+from mccompile.capture.part import Part, Positions, Stream
+from mccompile.capture.run import run_full
+from mccompile.generate.part_laws import kept_apart
 from mccompile.generate.subjects import ModuleSubject
 from mccompile.generate.validate import LawVerdict, validate
 from mccompile.language.load import load_policy
 from mccompile.language.source import Source
+from mccompile.lowering.draft import Draft
 from mccompile.runtime.compiled import CompiledModel
 from mccompile.runtime.step import Step
-from tests.zoo import ToyTransformer
+from tests.zoo import ToyTransformer, zoo
 
 POLICY = """policy moving {
   param threshold = 0.4 in 0.01..5
@@ -27,7 +32,7 @@ POLICY = """policy moving {
   layers blocks[*] { keep residual }
 }
 """
-LAWS = ("compute", "exact", "rows", "tokens", "reuse", "finite", "repeat", "size", "folding")
+LAWS = ("compute", "exact", "rows", "kept", "tokens", "reuse", "finite", "repeat", "size", "folding")
 
 
 class Named(nn.Module):
@@ -103,6 +108,29 @@ def _rows_off(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None:
     subject.prepared = dataclasses.replace(subject.prepared, model=model)
 
 
+def _stream_baked(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None:
+    """The row form of the first block has the stream of the recorded call in it."""
+    captured = subject.prepared.model
+    (kind,), (first, *others) = captured.kinds, captured.blocks
+    assert kind.partial is not None
+    draft = Draft(kind.partial)
+    stream, rows = draft.takes[Stream(captured.entry[0])], draft.takes[Positions("video")]
+    recorded = run_full(captured, tuple(subject.prepared.calls[0].values())).values[captured.entry[0]]
+    assert isinstance(recorded, torch.Tensor)
+    draft._root.register_buffer("recorded", recorded)
+    with draft.graph.inserting_after(draft.graph.find_nodes(op="placeholder")[-1]):
+        whole = draft.graph.get_attr("recorded")
+    with draft.graph.inserting_after(whole):
+        place = draft.graph.call_function(torch.ops.aten.remainder.Scalar, (rows, recorded.size(1)))
+    with draft.graph.inserting_after(place):
+        stream.replace_all_uses_with(draft.graph.call_function(torch.ops.aten.index_select.default, (whole, 1, place)))
+    kinds = (kind, dataclasses.replace(kind, partial=draft.part()))
+    blocks = (dataclasses.replace(first, kind=1), *others)
+    subject.prepared = dataclasses.replace(
+        subject.prepared, model=dataclasses.replace(captured, kinds=kinds, blocks=blocks)
+    )
+
+
 def _residual_off(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None:
     own = Step.reuse
 
@@ -159,7 +187,8 @@ def _folded_otherwise(patch: pytest.MonkeyPatch, subject: ModuleSubject) -> None
     ("fault", "wrong"),
     [
         (_outputs_off, {"compute", "exact", "tokens", "size"}),
-        (_rows_off, {"rows", "tokens"}),
+        (_rows_off, {"rows", "kept", "tokens"}),
+        (_stream_baked, {"kept", "tokens"}),
         (_residual_off, {"reuse"}),
         (_not_numbers, {"finite", "repeat", "size", "folding"}),
         (_second_differs, {"repeat"}),
@@ -174,3 +203,24 @@ def test_each_law_fails_on_its_fault(
     verdict = tried(subject)
     assert not verdict.holds
     assert failing(verdict) == wrong
+
+
+def test_kept_rows_are_read_by_what_mixes_tokens_too() -> None:
+    """A convolution over the tokens reads kept rows of its input; without them the law is off by a third."""
+    family = zoo("toy_convolution")
+    captured = capture(family.model(torch.float32), *(family.call(s, 1, torch.float32) for s in family.sizes[:2]))
+    call = family.call(family.sizes[2], 1, torch.float32)
+    inputs = dict(zip(captured.inputs, flat_inputs(captured, call), strict=True))
+    off, _ = kept_apart(captured, inputs)
+    assert 0 < off < 1e-5
+    (kind,) = captured.kinds
+    unread = dataclasses.replace(kind, full=stripped_of_writes(kind.full))
+    assert kept_apart(dataclasses.replace(captured, kinds=(unread,)), inputs)[0] > 0.01
+
+
+def stripped_of_writes(part: Part) -> Part:
+    """The part without its writes into buffers, of which its inputs are left."""
+    draft = Draft(part)
+    for node in draft.graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        draft.graph.erase_node(node)
+    return draft.part()

@@ -92,7 +92,7 @@ def measure(options: Options, announce: Announce, progress: Progress) -> tuple[R
         case "peers" | "peers-wan":
             return _peers(options, announce, progress)
         case "scaling":
-            subject = replace(EMBEDDED_SIZES, causal=False, chunks=4, height=16, width=16)
+            subject = replace(EMBEDDED_SIZES, causal=False, chunks=4, frames=8, height=16, width=16)
             axes = scaling.SMALL if options.quick else scaling.FULL
             return (scaling.report(subject, axes, options.conditions(5), progress),)
         case "overhead":

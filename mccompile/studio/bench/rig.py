@@ -278,9 +278,11 @@ def compile_ways(
     name: str,
     progress: Progress | None = None,
     instead: Callable[[Backend], Backend] = as_it_is,
+    chunks: Sequence[int] = (),
 ) -> Backend:
     """The backend of that name for all ways together: graphs that they share are compiled once.
 
+    chunks: of both calls that the model was captured from, where its attention does not tell them apart.
     instead: puts something else in place of some roles, which then are not compiled.
     """
     if name == "eager":
@@ -288,7 +290,8 @@ def compile_ways(
     recorder = Recorder()
     for way in {w.policy: w for w in ways}.values():
         lowered = lowered_for(way, prepared)
-        record_roles(recorder, lowered, bind(POLICIES[way.policy], way.parameters), prepared.calls, instead=instead)
+        bound = bind(POLICIES[way.policy], way.parameters)
+        record_roles(recorder, lowered, bound, prepared.calls, instead=instead, chunks=chunks)
     return instead(inductor(recorder, lowered, progress=progress))
 
 

@@ -40,6 +40,11 @@ class Subject:
         return self.chunks * self.frames * self.height * self.width
 
     @property
+    def probed(self) -> tuple[int, int]:
+        """Chunks of the calls that it is captured from."""
+        return (2, 3) if self.frames > 2 or not self.causal else (3, 4)
+
+    @property
     def dim(self) -> int:
         return self.heads * self.head_width
 
@@ -83,12 +88,11 @@ class Subject:
 
     def prepared(self, model: SkyReelsV2Transformer3DModel) -> api.Prepared:
         """The model, captured from calls at two small sizes."""
-        weight = model.proj_out.weight
-        sizes = ((2, 3, 7), (3, 5, 11)) if self.frames > 2 or not self.causal else ((3, 3, 7), (4, 5, 11))
-        small, large = (
-            dataclasses.replace(self, chunks=c, height=h, width=w).call(weight.device, weight.dtype)
-            for c, h, w in sizes
-        )
+        weight, (few, more) = model.proj_out.weight, self.probed
+        long = self.frames if self.causal else self.frames + 1  # its mask tells how many frames a chunk has
+        one = dataclasses.replace(self, chunks=few, height=3, width=7)
+        two = dataclasses.replace(self, chunks=more, frames=long, height=5, width=11)
+        small, large = (s.call(weight.device, weight.dtype) for s in (one, two))
         return api.prepare(model, probe=small, second=large)
 
 

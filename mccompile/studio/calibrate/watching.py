@@ -156,7 +156,7 @@ class _Cut:
     def __init__(self, model: CompiledModel, window: Window, n: int) -> None:
         captured = model.runner.lowered.captured
         grid = captured.grid
-        if not isinstance(grid, TokenGrid) or grid.axes != (2, 3, 4):
+        if grid is None or grid.axes != (2, 3, 4):
             raise NotMeasurable(captured.model_class, "its latents are no video", _REMEDY)
         self._where = Located("latent", Input(grid.source), "latent", 2, grid.patch)
         self._patch, self._chunks, self._n = grid.patch, len(window.places), n
