@@ -12,7 +12,7 @@ from mccompile.capture.types import Along, BufferSpec, Port, SampleCount, Tangle
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
 from mccompile.runtime.joint import Joint
-from mccompile.runtime.rows import Rows
+from mccompile.runtime.rows import KeyChoices, Rows
 from mccompile.runtime.store import BranchStore, Once
 
 BOUND = bind(load_policy("teacache"), {})
@@ -68,6 +68,7 @@ def step(text: object, blocks: Blocks | None = None, batch: object = Along(0), f
     store.memory.kept[0, "x"] = stack(fill + 100)
     store.memory.once[0] = Once((text,), (stack(fill + 200),))
     store.memory.merged[0, "x"] = torch.zeros(1)
+    store.memory.chosen[0] = (stack(fill + 300, 2),)
     engine = SimpleNamespace(
         lowered=SimpleNamespace(captured=captured(batch)), values=Values(), blocks=blocks or Blocks(),
         entry=lambda shared: {"x": shared["text"]},
@@ -107,6 +108,7 @@ def test_what_each_branch_keeps_is_a_view_of_what_both_keep() -> None:
         for both, own, was in (
             (joint.memory.buffers[0][0], memory.buffers[0][0], stack(fill)),
             (joint.memory.buffers[0][1], memory.buffers[0][1], stack(fill + 50, 1)),
+            (joint.memory.chosen[0][0], memory.chosen[0][0], stack(fill + 300, 2)),
             (joint.memory.kept[0, "x"], memory.kept[0, "x"], stack(fill + 100)),
         ):
             assert torch.equal(own, was)
@@ -114,9 +116,10 @@ def test_what_each_branch_keeps_is_a_view_of_what_both_keep() -> None:
             assert torch.equal(own, was + 1)
         assert not memory.merged
     assert torch.equal(joint.memory.once[0].values[0], torch.cat([stack(1200), stack(2200)]))
-    kept = joint.memory.buffers[0], joint.memory.kept[0, "x"], joint.memory.once[0]
+    kept = joint.memory.buffers[0], joint.memory.kept[0, "x"], joint.memory.once[0], joint.memory.chosen[0]
     joint.combine(one, two)
-    assert kept == (joint.memory.buffers[0], joint.memory.kept[0, "x"], joint.memory.once[0])
+    now = joint.memory.buffers[0], joint.memory.kept[0, "x"], joint.memory.once[0], joint.memory.chosen[0]
+    assert all(a is b for a, b in zip(kept, now, strict=True))
 
 
 def test_a_half_that_a_branch_has_replaced_is_joined_anew() -> None:
@@ -124,11 +127,12 @@ def test_a_half_that_a_branch_has_replaced_is_joined_anew() -> None:
         joint, *steps, _ = combined()
         memory = steps[which].store.memory
         memory.kept[0, "x"] = stack(7)
-        memory.buffers[0] = stack(8), stack(9, 1)
+        memory.buffers[0], memory.chosen[0] = (stack(8), stack(9, 1)), (stack(10, 2),)
         assert joint.combine(*steps) is not None
         half = slice(which * SAMPLES, (which + 1) * SAMPLES)
         assert torch.equal(joint.memory.kept[0, "x"][half], stack(7))
         assert torch.equal(joint.memory.buffers[0][1][half], stack(9, 1))
+        assert torch.equal(joint.memory.chosen[0][0][half], stack(10, 2))
 
 
 def test_what_was_made_of_another_prompt_is_not_joined() -> None:
@@ -145,7 +149,7 @@ def test_what_was_made_of_another_prompt_is_not_joined() -> None:
     assert not joint.memory.once
 
 
-@pytest.mark.parametrize("place", ["buffers", "kept"])
+@pytest.mark.parametrize("place", ["buffers", "kept", "chosen"])
 def test_branches_of_which_one_has_kept_less_are_run_apart(place: str) -> None:
     for which in (0, 1):
         steps = step(stack(0)), step(stack(500))
@@ -174,9 +178,12 @@ def test_values_that_are_no_batch_must_be_the_same() -> None:
             assert found[0]["text"] is first
 
 
-def rows(*places: int, sample: int | None = None) -> Rows:
-    index = torch.tensor(places)
-    return Rows(sample, 2 * SAMPLES, False, index, {}, {}, {}, {"video": index, "1": torch.tensor([0])}, {})
+def rows(*places: int, sample: int | None = None, anew: bool | None = True) -> Rows:
+    """anew: some keys are picked now; None: none ever are."""
+    index, choice = torch.tensor(places), None if anew is None else KeyChoices(torch.zeros(0), 1, anew)
+    return Rows(
+        sample, 2 * SAMPLES, False, index, {}, {}, {}, {"video": index, "1": torch.tensor([0])}, {}, None, choice
+    )
 
 
 @pytest.mark.parametrize("sample", [None, *range(2 * SAMPLES)])
@@ -185,21 +192,29 @@ def test_rows_of_the_follower_are_put_back(sample: int | None) -> None:
     joint, _, two, _ = combined()
     region: Any = SimpleNamespace(first=0, last=0, pairs=(("", "x"), ("", "time")))
     joint.memory.kept[0, "time"] = torch.arange(4.0)[:, None]
-    kept = [*joint.memory.buffers[0], joint.memory.kept[0, "x"], joint.memory.kept[0, "time"]]
+    kept = [*joint.memory.buffers[0], joint.memory.kept[0, "x"], joint.memory.kept[0, "time"], *joint.memory.chosen[0]]
     before = [tensor.clone() for tensor in kept]
     joint.save(captured(), 0, region, rows(1, 3, sample=sample))
     samples = slice(None) if sample is None else slice(sample, sample + 1)
-    for tensor, at in zip(kept, ([1, 3], [0], [1, 3], None), strict=True):
+    for tensor, at in zip(kept, ([1, 3], [0], [1, 3], None, None), strict=True):
         tensor[samples, at if at is not None else slice(None)] = -1.0
     joint.taken().back()
     own = [sample] if sample is not None and sample < SAMPLES else [] if sample is not None else [0, 1]
-    for tensor, was, at in zip(kept, before, ([1, 3], [0], [1, 3], [0]), strict=True):
+    for tensor, was, at in zip(kept, before, ([1, 3], [0], [1, 3], [0], [0, 1]), strict=True):
         expected = was.clone()
         for one in own:
             expected[one, at] = -1.0
         assert torch.equal(tensor, expected)
     assert torch.equal(two.store.memory.kept[0, "x"], before[2][SAMPLES:])
     assert not joint.taken().saved
+
+
+@pytest.mark.parametrize("anew", [False, None])
+def test_picks_that_a_run_only_reads_are_not_saved(anew: bool | None) -> None:
+    joint, *_ = combined()
+    region: Any = SimpleNamespace(first=0, last=0, pairs=())
+    joint.save(captured(), 0, region, rows(1, anew=anew))
+    assert len(joint.taken().saved) == 2
 
 
 def test_rows_that_were_saved_twice_are_as_they_were_before_the_first_time() -> None:

@@ -55,6 +55,7 @@ def store() -> BranchStore:
     made.row, made.window = 2, Window(((0, False), (1, False), (1, True)), 4, ((2, 3), 5, None, True, "x", 0.5))
     memory = made.memory
     memory.buffers = {3: (torch.rand(2, 4), torch.rand(4, 2).t()), 5: (torch.rand(1),)}
+    memory.chosen = {3: (torch.rand(2), torch.rand(3))}
     memory.kept, memory.outputs = {(0, "x"): torch.rand(2), (1, "x"): torch.rand(2)}, torch.rand(3)
     memory.older = {(0, "x"): (torch.rand(2), torch.rand(2))}
     memory.passed = {(1, "x"): (torch.rand(2), torch.rand(2), torch.rand(2))}
@@ -82,7 +83,8 @@ def runner() -> Runner:
 
 def facts(of: BranchStore) -> Any:
     """Everything but tensors, which `tensors` gives."""
-    return of.row, of.window, of.memory.buffers.keys(), of.memory.older.keys(), of.memory.passed.keys(), [
+    blocks = of.memory.buffers.keys(), of.memory.chosen.keys()
+    return of.row, of.window, blocks, of.memory.older.keys(), of.memory.passed.keys(), [
         (name, c.history.phases, c.history.computed.tolist(), c.history.cleaned.tolist(), c.history.planned.tolist(),
          c.history.since.tolist(), c.history.since.dtype, c.history.computed.dtype, c.history.lost, c.history.copies,
          {at: one.steps.tolist() for at, one in c.history.recent.items()}, c.states.seen, c.states.observed,
@@ -94,7 +96,13 @@ def facts(of: BranchStore) -> Any:
 def tensors(of: BranchStore) -> list[torch.Tensor]:
     memory = of.memory
     assert memory.outputs is not None
-    parts = (*memory.buffers.values(), *memory.older.values(), *memory.passed.values(), memory.kept.values())
+    parts = (
+        *memory.buffers.values(),
+        *memory.chosen.values(),
+        *memory.older.values(),
+        *memory.passed.values(),
+        memory.kept.values(),
+    )
     states = (course.states.tensors.values() for course in of.courses.values())
     return [t for part in (*parts, *states) for t in part] + [memory.outputs]
 
@@ -149,7 +157,7 @@ def test_tensors_that_lay_in_host_memory_go_home_again() -> None:
     taken = take(own, MOMENT)  # type: ignore[arg-type]
     assert taken is not None
     restore(Runner(staging), MOMENT, taken, CPU)  # type: ignore[arg-type]
-    assert len(homes) == 2 * (3 + 2 + 2 + 3 + 1)
+    assert len(homes) == 2 * (3 + 2 + 2 + 2 + 3 + 1)
     homes.clear()
     away = [replace(b, tensors=tuple(replace(t, host=False) for t in b.tensors)) for b in taken.facts.branches]
     restore(Runner(staging), MOMENT, replace(taken, facts=replace(taken.facts, branches=tuple(away))), CPU)  # type: ignore[arg-type]

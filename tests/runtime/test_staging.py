@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
+import mccompile.runtime.staging as staging_module
 from mccompile.runtime.staging import _WAITING, Staging
 
 CPU = torch.device("cpu")
@@ -67,3 +71,93 @@ def test_a_whole_tensor_is_written_after_the_rows_that_were_put_before(
     staging.put(host, axis, rows, torch.tensor([1.0, 2.0]))
     staging.settle()
     assert host.tolist() == [1.0, 2.0]
+
+
+class OnCuda:
+    """Torch for a staging on CUDA: tensors stay on the CPU, and what orders the copies is noted by its name."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+        self.cuda = self
+        self.side: str | None = None
+
+    def empty(self, shape: torch.Size, dtype: torch.dtype, device: object, pin_memory: bool = False) -> torch.Tensor:
+        if device == "cpu":
+            assert pin_memory  # else a copy would make the host wait
+        else:
+            self.noted.append(f"room of {self.side or 'the stream'}")
+        made = torch.empty(shape, dtype=dtype).as_subclass(Noting)
+        made.told = self
+        return made
+
+    def Stream(self, device: object) -> FakeStream:
+        return FakeStream(self, "side")
+
+    def current_stream(self, device: object) -> FakeStream:
+        return FakeStream(self, "stream")
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        self.side = stream.name
+        yield
+        self.side = None
+
+
+class Noting(torch.Tensor):
+    """Notes on which stream it is copied to, and that the host does not wait."""
+
+    told: OnCuda
+
+    def copy_(self, value: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        assert non_blocking
+        self.told.noted.append(f"copy on {self.told.side or 'the stream'}")
+        return super().copy_(value)
+
+
+class FakeStream:
+    def __init__(self, of: OnCuda, name: str) -> None:
+        self.of, self.name = of, name
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.of.noted.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self) -> FakeStream:
+        self.of.noted.append("event")
+        return self
+
+    def synchronize(self) -> None:
+        self.of.noted.append("host waits")
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> tuple[Staging, OnCuda]:
+    fake = OnCuda()
+    monkeypatch.setattr(staging_module, "torch", fake)
+    return Staging(torch.device("cuda")), fake
+
+
+def test_on_cuda_the_next_block_is_copied_beside_the_one_that_runs(on_cuda: tuple[Staging, OnCuda]) -> None:
+    """Its memory is of the stream that uses it, and neither stream reads what the other one has not yet written."""
+    staging, fake = on_cuda
+    begun = ["room of the stream", "side waits for stream", "copy on side"]
+    for number, _ in enumerate(staging.through([(torch.ones(1),), (torch.ones(1),)])):
+        assert fake.noted == [*(begun if number == 0 else []), "stream waits for side", *(begun if number == 0 else [])]
+        fake.noted.clear()
+    assert fake.noted == []
+
+
+def test_on_cuda_the_host_waits_for_what_it_reads_and_for_nothing_else(on_cuda: tuple[Staging, OnCuda]) -> None:
+    staging, fake = on_cuda
+    host = staging.home(torch.zeros(4))
+    assert fake.noted == ["copy on the stream", "event"]
+    fake.noted.clear()
+    staging.settle()
+    staging.settle()
+    assert fake.noted == ["host waits"]
+    fake.noted.clear()
+    staging.put(host, 0, torch.tensor([2]), torch.tensor([5.0]))
+    assert fake.noted == ["copy on the stream", "copy on the stream", "event"]
+    fake.noted.clear()
+    staging.bring(host)
+    assert fake.noted == ["host waits", "room of the stream", "copy on the stream"]
+    assert host.tolist() == [0.0, 0.0, 5.0, 0.0]
