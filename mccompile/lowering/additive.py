@@ -35,6 +35,6 @@ def additive_masks(part: Part, setting: None) -> Rewritten | Refusal:
 def _only_masks(user: fx.Node, value: fx.Node) -> bool:
     """Says whether `user` reads `value` as a mask, or is a view of it that is only read as a mask."""
     if user.target is aten.scaled_dot_product_attention.default:
-        return value in user.args[3:4] and value not in user.args[:3]
+        return value in user.args[3:] and value not in user.args[:3]
     view = isinstance(user.target, torch._ops.OpOverload) and user.target.is_view
     return view and bool(user.users) and all(_only_masks(u, user) for u in user.users)

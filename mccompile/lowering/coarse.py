@@ -60,8 +60,8 @@ def _coarse(name: str, result: fx.Node, sources: Mapping[str, Port]) -> Coarse |
         chain.append(at)
         at = at.args[0]
     source, axis, index = at.args
-    if not isinstance(source, fx.Node) or not isinstance(index, fx.Node):
-        return None
+    assert isinstance(source, fx.Node)
+    assert isinstance(index, fx.Node)
     if axis == 0 or not all(_keeps_batch(n, sources) for n in chain):
         return None
     if source.name not in sources or index.target not in (aten.floor_divide.default, aten.remainder.Scalar):
@@ -79,11 +79,11 @@ def _keeps_batch(node: fx.Node, sources: Mapping[str, Port]) -> bool:
         sizes = node.args[1]
         if not isinstance(sizes, list | tuple) or any(_is_batch(s, sources) for s in sizes[1:]):
             return False
-        return _is_batch(sizes[0], sources) or (isinstance(sizes[0], int) and sizes[0] > 0)
+        return _is_batch(sizes[0], sources) or (isinstance(sizes[0], int) and sizes[0] != -1)
     if node.target is aten.repeat.default:
         return isinstance(node.args[1], list | tuple) and node.args[1][0] == 1
     if node.target in _ON_AXES:
-        axes = [a for a in node.args[1 : 3 if node.target is aten.transpose.int else 2] if isinstance(a, int)]
+        axes = [a for a in node.args[1:] if isinstance(a, int)]
         return bool(axes) and all(a > 0 or a == -1 for a in axes)
     return node.target in _ALONG
 

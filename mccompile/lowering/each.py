@@ -35,10 +35,10 @@ def apart(policy: ir.PolicyIR, depth: int) -> ir.PolicyIR:
 
 def _regions(region: ir.Region, depth: int) -> Iterator[ir.Region]:
     blocks = blocks_of(region.where)
-    first, last = (0, -1) if blocks is None else block_bounds(blocks, depth)
-    if not region.each or not 0 <= first <= last < depth:
+    if blocks is None or not region.each or not _lie_within(blocks, depth):
         yield region
         return
+    first, last = block_bounds(blocks, depth)
     for block in range(first, last + 1):
         share = block / max(depth - 1, 1)
         alone, called = ir.Blocks(block, block, at=region.where.at), f"{region.name or _UNNAMED}[{block}]"
@@ -47,6 +47,11 @@ def _regions(region: ir.Region, depth: int) -> Iterator[ir.Region]:
             yield replace(region, where=part, name=f"{called}.{region.where.part}", each=None, depth=share)
         else:
             yield replace(region, where=alone, name=called, each=None, depth=share)
+
+
+def _lie_within(blocks: ir.Blocks, depth: int) -> bool:
+    first, last = block_bounds(blocks, depth)
+    return 0 <= first <= last < depth
 
 
 def _phase(phase: ir.Phase, named: Mapping[str, list[str]]) -> ir.Phase:

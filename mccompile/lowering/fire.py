@@ -93,8 +93,7 @@ def _guarded(
         case "vote":
             return (fired.float().mean(2, keepdim=True) > limit) | (fired & ~fired)
         case "hold":
-            share = _share(fired)
-            return fired & ~((share > 0.0) & (share < limit))
+            return fired & ~(_share(fired) < limit)
         case "compute all":  # of what is left: a chunk that was held computes nothing
             return fired | (_share(fired) > limit)
         case "at most in a row":
@@ -126,15 +125,14 @@ def _share(fired: torch.Tensor) -> torch.Tensor:
 
 def _grown(read: ir.Expr, leaves: Leaves) -> dict[str, torch.Tensor]:
     """Returns the accounts with what the rule adds to those that it reads: the arguments of its `accumulate`."""
-    sums = (e for e in walk(read, leaves.signals, late=False) if isinstance(e, ir.Accumulate))
+    sums = (e for e in walk(read, leaves.signals) if isinstance(e, ir.Accumulate))
     added = {e.into: evaluate(e.of, leaves) for e in sums}
     return {n: a + added.get(n, 0.0) for n, a in leaves.accounts.items()}
 
 
 def account_of(rule: ir.Reuse | ir.Top, signals: Mapping[str, ir.Signal]) -> str:
     """Returns the name of the account that a rule reads first."""
-    read = walk_rule(rule, signals, late=False)
-    return next((e.into for e in read if isinstance(e, ir.Accumulate)), "account")
+    return next((e.into for e in walk_rule(rule, signals) if isinstance(e, ir.Accumulate)), "account")
 
 
 def _ranked(score: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ def _aliases(node: fx.Node) -> Iterable[fx.Node]:
     """Yields what may write into a value: its readers, and the readers of its views."""
     for user in node.users:
         yield user
-        if getattr(user.target, "is_view", False):
+        if not isinstance(user.target, torch._ops.OpOverload) or user.target.is_view:  # an entry of views is one
             yield from _aliases(user)
 
 
@@ -85,8 +85,6 @@ def _computes(node: fx.Node) -> bool:
 
 def _is_number(node: fx.Node) -> bool:
     """Says whether a node gives a size or arithmetic of sizes. An entry of a tuple is none."""
-    if node.op != "call_function":
-        return False
     if node.target is operator.getitem:
         return False
     return not isinstance(node.target, torch._ops.OpOverload) or "sym_" in node.target._opname

@@ -33,7 +33,7 @@ from mccompile.lowering.hoist import is_attention
 aten = torch.ops.aten
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST = 448.0  # of e4m3
-_BIAS, _NOT_FINITE = 127.0, 128.0  # of the exponent byte
+_BIAS, _SMALLEST, _NOT_FINITE = 127.0, -126.0, 128.0  # of the exponent byte
 
 
 def as_computed(kept: ir.KeptDtype) -> bool:
@@ -57,7 +57,7 @@ def encode(value: torch.Tensor, kept: ir.KeptDtype) -> torch.Tensor:
     wide = aten.to.dtype(value, torch.float32)
     largest = aten.amax.default(aten.abs.default(wide), [-1], True)
     exponent = aten.ceil.default(aten.log2.default(aten.div.Tensor(largest, _LARGEST)))
-    exponent = aten.clamp.default(exponent, 1 - _BIAS, _NOT_FINITE - 1)
+    exponent = aten.clamp.default(exponent, _SMALLEST)
     exponent = aten.where.ScalarOther(aten.le.Scalar(largest, torch.finfo(torch.float32).max), exponent, _NOT_FINITE)
     scaled = aten.mul.Tensor(wide, aten.exp2.default(aten.neg.default(exponent)))
     small = aten.to.dtype(aten.clamp.default(scaled, -_LARGEST, _LARGEST), torch.float8_e4m3fn)
@@ -86,26 +86,14 @@ def keep_encoded(part: Part, kept: ir.KeptDtype) -> Rewritten | Refusal:
 
 
 def _attend_kept(draft: Draft, kept: ir.KeptDtype) -> bool:
-    """Encodes what is written into buffers, and decodes what attention reads of buffers and of the prompt."""
+    """Decodes what attention reads of the prompt, encodes what is written into buffers and decodes it for readers."""
     buffers = {n for o, n in draft.takes.items() if isinstance(o, Buffer)}
     hoisted = {n for o, n in draft.takes.items() if isinstance(o, Hoisted) and o.attended}
-    found, done = False, set[fx.Node]()
-    for node in [n for n in draft.graph.nodes if is_attention(n)]:
-        for place in (1, 2):
-            operand = node.args[place]
-            if operand.target is aten.index_copy_.default and operand.args[0] in buffers:
-                _insert(draft.graph, operand, 3, encode, kept)
-                done.add(operand)
-            elif operand not in hoisted:
-                continue
-            _insert(draft.graph, node, place, decode, kept, node.args[0])
-            found = True
+    attentions = [n for n in draft.graph.nodes if is_attention(n)]
+    read = [(node, place) for node in attentions for place in (1, 2) if node.args[place] in hoisted]
+    for node, place in read:
+        _insert(draft.graph, node, place, decode, kept, node.args[0])
     writes = [n for n in draft.graph.nodes if n.target is aten.index_copy_.default and n.args[0] in buffers]
-    return _mix_kept(draft, [n for n in writes if n not in done], kept) or found
-
-
-def _mix_kept(draft: Draft, writes: list[fx.Node], kept: ir.KeptDtype) -> bool:
-    """The same for what is written into buffers and read by operators that mix tokens otherwise than attention."""
     for written in writes:
         readers, value = list(written.users), written.args[3]
         assert isinstance(value, fx.Node)
@@ -115,7 +103,7 @@ def _mix_kept(draft: Draft, writes: list[fx.Node], kept: ir.KeptDtype) -> bool:
             with draft.graph.inserting_before(reader):
                 whole = decode(fx.Proxy(written, tracer), kept, fx.Proxy(value, tracer))
             reader.replace_input_with(written, whole.node)
-    return bool(writes)
+    return bool(read or writes)
 
 
 def _give_kept(draft: Draft, kept: ir.KeptDtype) -> bool:

@@ -72,8 +72,9 @@ def model_output(captured: CapturedModel) -> ModelOutput | str:
     if not isinstance(channels, int):
         return "the number of its output channels varies"
     latent = next(n.meta.get("val") for n in captured.module.graph.find_nodes(op="placeholder") if n.name == source)
-    if isinstance(latent, torch.Tensor) and isinstance(latent.size(1), int) and latent.size(1) < channels:
-        return f"its output has {channels} channels and its latent input {latent.size(1)}: a variance is among them"
+    own = latent.size(1) if isinstance(latent, torch.Tensor) else None
+    if isinstance(own, int) and own < channels:
+        return f"its output has {channels} channels and its latent input {own}: a variance is among them"
     return ModelOutput(channels)
 
 

@@ -26,11 +26,12 @@ def modulated_input(part: Part, video: Stream) -> Rewritten | Refusal:
     seen = set(todo)
     while todo:  # breadth first: the nearest linear layer whose input is made from the video stream
         node = todo.pop(0)
-        if not isinstance(node, fx.Node):
-            continue
-        if node.target is aten.linear.default and isinstance(node.args[0], fx.Node):
-            if stream in inputs_of(node.args[0]):
-                return Rewritten(part, (cut(part, {Modulated(): node.args[0]}),))
+        assert isinstance(node, fx.Node)
+        if node.target is aten.linear.default:
+            enters = node.args[0]
+            assert isinstance(enters, fx.Node)
+            if stream in inputs_of(enters):
+                return Rewritten(part, (cut(part, {Modulated(): enters}),))
             continue
         todo += [n for n in node.all_input_nodes if n not in seen]
         seen.update(node.all_input_nodes)

@@ -44,9 +44,9 @@ def late_wanted(policy: ir.PolicyIR) -> tuple[bool, ...]:
     Each step adds to a running mean, whatever its own rule reads.
     """
     signals = {s.name: s for s in policy.signals}
-    read = (e for rule in all_rules(policy) for e in walk_rule(rule, signals, late=False))
+    read = (e for rule in all_rules(policy) for e in walk_rule(rule, signals))
     means = (e for e in read if isinstance(e, ir.Average | ir.Smooth))
-    below = (e for mean in means for e in walk(mean.of, signals, late=False))
+    below = (e for mean in means for e in walk(mean.of, signals))
     always = any(isinstance(e, ir.SignalRef) and signals[e.name].late for e in below)
     return tuple(always or bool(late_signals(policy, phase.rule)) for phase in policy.phases)
 

@@ -31,11 +31,11 @@ class Pasts:
         """All that the rules look back at."""
         deepest: dict[tuple[ir.Expr, ir.Granularity], int] = {}
         for _, rule in rules:
-            for expr in walk_rule(rule, signals, late=False):
+            for expr in walk_rule(rule, signals):
                 match expr:
                     case ir.Kept(of, n):
                         cell = max(cell_of(rule), ir.Granularity.CHUNK)
-                        deepest[of, cell] = max(n, deepest.get((of, cell), 0))
+                        deepest[of, cell] = max(n, deepest.get((of, cell), n))
                     case ir.Before(of):
                         deepest[of, ir.Granularity.STEP] = 0
                     case _:

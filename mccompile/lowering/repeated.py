@@ -98,7 +98,8 @@ def _call(target: Any, args: tuple[Computed, ...], kwargs: Mapping[str, Computed
         raise TooLarge
     known = _KNOWN.get(target)
     pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-    if tensors and not kwargs and (known is not None or pointwise):
+    empty = any(0 in a.shape for a in tensors)  # of nothing no slice is held
+    if tensors and not empty and not kwargs and (known is not None or pointwise):
         try:
             if known is not None:
                 return known(_repeated(args[0]), *args[1:])
@@ -152,7 +153,7 @@ def _repeat(value: Repeated, factors: Sequence[int]) -> Repeated:
 def _expand(value: Repeated, sizes: Sequence[int], *_: object) -> Repeated:
     value = _of_rank(value, len(sizes))
     pairs = zip(value.places, sizes, strict=True)
-    return Repeated(value.once, tuple(p if s in (-1, p.numel()) else p.expand(s) for p, s in pairs))
+    return Repeated(value.once, tuple(p.expand(s) for p, s in pairs))
 
 
 def _interleave(value: Repeated, times: int, axis: int | None = None) -> Repeated:
@@ -173,7 +174,7 @@ def _reshape(value: Repeated, sizes: Sequence[int]) -> Repeated:
         first, second = i, j
         i, j = min(i + 1, len(old)), min(j + 1, len(new))
         while prod(old[first:i]) != prod(new[second:j]):
-            if j == len(new) or (prod(old[first:i]) < prod(new[second:j]) and i < len(old)):
+            if prod(old[first:i]) < prod(new[second:j]):
                 i += 1
             else:
                 j += 1

@@ -140,8 +140,8 @@ def _writes(part: Part) -> Iterator[tuple[str, str]]:
     for node in part.graph.nodes:
         if node.op == "call_function" and mutates(node):
             target = node.args[0]
-            while isinstance(target, fx.Node) and target.op == "call_function" and not mutates(target):
-                if not (isinstance(target.target, torch._ops.OpOverload) and target.target.is_view):
+            while isinstance(target, fx.Node) and isinstance(target.target, torch._ops.OpOverload):
+                if not target.target.is_view:
                     break
                 target = target.args[0]
             if target in others:

@@ -76,9 +76,7 @@ class Chain:
     token_wise: whether capture has proved that only attention mixes tokens. Raises Inseparable.
     """
 
-    def __init__(
-        self, part: Part, ends: Mapping[Stream, Stream], video: frozenset[Stream], token_wise: bool
-    ) -> None:
+    def __init__(self, part: Part, ends: Mapping[Stream, Stream], video: frozenset[Stream], token_wise: bool) -> None:
         self.part, self.ends = part, ends
         self._flow: nx.DiGraph = flow_graph(part.graph)
         holders, results = part.holders(), part.results()
@@ -113,10 +111,7 @@ class Chain:
             if len(adds) != 1 or len(summands) != 1:
                 raise Inseparable(f"its {self.names[number]} adds more than one value to `{stream.name}`")
             found[stream] = self._ungated(summands[0], stretch)
-        cut = Cut(before.values, found)
-        if self._reached(list(after.nodes()), cut) is None:
-            raise Inseparable(f"what its {self.names[number]} adds is not made of one value and a gate")
-        return cut
+        return Cut(before.values, found)
 
     def _ungated(self, value: fx.Node, stretch: SublayerSpan) -> fx.Node:
         """A value before it is multiplied with what no stream is part of."""
@@ -125,7 +120,7 @@ class Chain:
             if value.target in _CASTS:
                 operands: list[object] = [value.args[0]]
             elif value.target is aten.mul.Tensor:
-                operands = [a for a in value.args[:2] if self._made_of(a, stretch, streams)]
+                operands = [a for a in value.args if self._made_of(a, stretch, streams)]
             else:
                 return value
             (only,) = operands if len(operands) == 1 else (None,)
@@ -150,7 +145,9 @@ class Chain:
             behind = all(depth[s][found[-1][s]] <= depth[s][cut[s]] for s in streams)
             if behind and cut not in (found[-1], *ends) and self._splits(Cut(cut, {})):
                 found.append(cut)
-        return [Cut(values, {}) for values in (*found, self._exits)]
+        found.append(self._exits)
+        kept = [one for one, after in pairwise(found) if one is self._entries or not _only_cast(one, after)]
+        return [Cut(values, {}) for values in (*kept, self._exits)]
 
     def _candidates(self, stream: Stream) -> Iterator[fx.Node]:
         """Where a stream may be cut: as it enters, and behind each add, before or behind a cast of the sum."""
@@ -210,8 +207,7 @@ class Chain:
             raise Inseparable("it has no row form, so it is not known what mixes its tokens")
         if not attentions:
             return "ffn"
-        beside = self._beside_attention(stretch)
-        if beside is not None:
+        if self._adds_beside_attention(stretch):
             raise Inseparable("attention and something beside it are added to the stream at once")
         keys = [n.args[1] for n in attentions]
         return "attn" if any(self._made_of(key, stretch, self._video) for key in keys) else "cross"
@@ -230,15 +226,11 @@ class Chain:
                 todo += [] if node in ends else list(self._flow.predecessors(node))
         return False
 
-    def _beside_attention(self, stretch: SublayerSpan) -> fx.Node | None:
-        """The add to whose summand a stream comes without passing attention or gating what has passed it."""
+    def _adds_beside_attention(self, stretch: SublayerSpan) -> bool:
+        """Whether a stream comes to a summand without passing attention or gating what has passed it."""
         around = self._around_attention(stretch)
-        for stream in stretch.changed:
-            for node in self._passed(stretch, stream):
-                summands = [a for a in node.all_input_nodes if a not in self._trunks[stream]]
-                if node.target is _ADD and any(around.get(a, False) for a in summands):
-                    return node
-        return None
+        adds = [(n, s) for s in stretch.changed for n in self._passed(stretch, s) if n.target is _ADD]
+        return any(around[a] for node, s in adds for a in node.all_input_nodes if a not in self._trunks[s])
 
     def _around_attention(self, stretch: SublayerSpan) -> dict[fx.Node, bool]:
         """For each value of a stretch whether a stream comes to it by a way on which no attention lies.
@@ -256,9 +248,12 @@ class Chain:
             attended[node] = is_attention(node) or any(attended[a] for a in read)
             passes = any(around[a] for a in read) and not is_attention(node) and not gated
             around[node] = node in ends or passes
-            if node in ends:
-                attended[node] = False
         return around
+
+
+def _only_cast(one: SublayerValues, after: SublayerValues) -> bool:
+    """Whether nothing but casts lies between two cuts: no sublayer, so the first one is left out."""
+    return all(made is one[s] or (made.target in _CASTS and made.args[0] is one[s]) for s, made in after.items())
 
 
 def _written(write: fx.Node) -> fx.Node:
@@ -275,7 +270,7 @@ def _node(value: object, stream: Stream) -> fx.Node:
 
 
 def _outside(roots: list[fx.Node]) -> bool:
-    return any(root.op in ("placeholder", "get_attr") for root in roots)
+    return any(root.op != "call_function" for root in roots)
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -290,7 +285,7 @@ def _trunk(leaves: fx.Node, enters: fx.Node, stream: Stream) -> tuple[fx.Node, .
         if node.target in _CASTS:
             operands = [node.args[0]]
         elif node.target is _ADD:
-            operands = [a for a in node.args[:2] if isinstance(a, fx.Node) and _continues(a, enters)]
+            operands = [a for a in node.args if isinstance(a, fx.Node) and _continues(a, enters)]
         else:
             operands = []
         if len(operands) != 1:
@@ -311,5 +306,5 @@ def _continues(node: fx.Node, enters: fx.Node) -> bool:
             return True
         if at not in seen and (at.target in _CASTS or at.target is _ADD):
             seen.add(at)
-            todo += [a for a in (at.args[:1] if at.target in _CASTS else at.args[:2]) if isinstance(a, fx.Node)]
+            todo += [a for a in (at.args[:1] if at.target in _CASTS else at.args) if isinstance(a, fx.Node)]
     return False

@@ -24,5 +24,4 @@ def build_graph(
     results = function(proxies)
     graph.output(tuple(results[name].node for name in outputs))
     graph.eliminate_dead_code()
-    graph.lint()
     return fx.GraphModule(torch.nn.Module(), graph)

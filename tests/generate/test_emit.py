@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -93,3 +95,97 @@ def test_refusals_are_in_the_text(small: Small) -> None:
     lowered = lower(small.captured.model, load_policy("exact"), small.captured.prefixes)
     refused = dataclasses.replace(lowered, refusals=(Refusal("conv_1", "mixes tokens"),))
     assert "refused conv_1: mixes tokens" in emit.emit(refused)
+
+
+class Named(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Module()
+        self.inner.register_buffer("scale", torch.tensor(3.0))
+
+
+def graph_of(build: Callable[[fx.Graph, fx.Node], object]) -> fx.GraphModule:
+    graph = fx.Graph()
+    made = build(graph, graph.placeholder("x"))
+    graph.output((made,))
+    return fx.GraphModule(Named(), graph)
+
+
+def twice(g: fx.Graph, x: fx.Node) -> fx.Node:
+    y = g.call_function(operator.add, (x, 1))
+    return g.call_function(operator.mul, (y, g.call_function(operator.neg, (y,))))
+
+
+OPERATORS: dict[str, tuple[Callable[[fx.Graph, fx.Node], object], str]] = {
+    "a slice": (lambda g, x: g.call_function(operator.getitem, (x, slice(1, None))), "x[1:]"),
+    "a slice to an end": (lambda g, x: g.call_function(operator.getitem, (x, slice(None, 2))), "x[:2]"),
+    "a slice with a step": (lambda g, x: g.call_function(operator.getitem, (x, slice(0, 3, 2))), "x[0:3:2]"),
+    "slices of several axes": (
+        lambda g, x: g.call_function(operator.getitem, (x, (slice(None), 1, None))), "x[:, 1, None]",
+    ),
+    "an entry": (lambda g, x: g.call_function(operator.getitem, (x, -1)), "x[-1]"),
+    "an infinite number": (lambda g, x: g.call_function(operator.add, (x, float("-inf"))), 'x + (float("-inf"))'),
+    "no number": (lambda g, x: g.call_function(torch.ops.aten.fill.Scalar, (x, float("nan"))),
+                  'aten.fill.Scalar(x, float("nan"))'),
+    "a device": (
+        lambda g, x: g.call_function(torch.ops.aten.to.device, (x, torch.device("cpu"))),
+        'aten.to.device(x, torch.device("cpu"))',
+    ),
+    "a list": (lambda g, x: g.call_function(torch.ops.aten.cat.default, ([x, x], 1)), "aten.cat([x, x], 1)"),
+    "one entry of a tuple": (lambda g, x: g.call_function(torch.ops.aten.permute.default, (x, (0,))),
+                             "aten.permute(x, (0,))"),
+    "two entries of a tuple": (lambda g, x: g.call_function(torch.ops.aten.permute.default, (x, (1, 0))),
+                               "aten.permute(x, (1, 0))"),
+    "a named argument": (lambda g, x: g.call_function(torch.ops.aten.add.Tensor, (x, 1), {"alpha": 2}),
+                         "aten.add.Tensor(x, 1, alpha=2)"),
+    "a method": (lambda g, x: g.call_method("sum", (x, 0), {"keepdim": True}), "x.sum(0, keepdim=True)"),
+    "a method of a sum": (lambda g, x: g.call_method("abs", (g.call_function(operator.add, (x, 1)),)), "(x + 1).abs()"),
+    "an operator in front": (lambda g, x: g.call_function(operator.neg, (x,)), "-x"),
+    "in front of a sum": (
+        lambda g, x: g.call_function(operator.neg, (g.call_function(operator.add, (x, 1)),)), "-(x + 1)",
+    ),
+    "a weight": (lambda g, x: g.call_function(operator.mul, (x, g.get_attr("inner.scale"))),
+                 'x * weights["inner.scale"]'),
+    "a function": (lambda g, x: g.call_function(torch.nn.functional.relu, (x,)), "torch.nn.functional.relu(x)"),
+    "a value that is read twice": (twice, "add * (-add)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", OPERATORS)
+def test_an_operator_is_written_as_python_reads_it(how: str) -> None:
+    build, text = OPERATORS[how]
+    module = graph_of(build)
+    function = emit.function("f", "", module)
+    assert function.parameters == ("x",)
+    assert function.weights == ("weights" in text)
+    assert (function.result, function.lines) == (f"({text},)", ("add = x + 1",) if "twice" in how else ())
+
+
+def test_what_writes_stands_in_a_line_of_its_own() -> None:
+    """Nothing moves past it, so that what is read before it is read before it."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    before = graph.call_function(operator.add, (x, 1))
+    graph.call_function(torch.ops.aten.copy_.default, (x, before))
+    graph.output((graph.call_function(operator.add, (x, before)),))
+    function = emit.function("f", "", fx.GraphModule(torch.nn.Module(), graph))
+    assert function.lines == ("add = x + 1", "aten.copy_(x, add)", "add_1 = x + add")
+    assert function.result == "(add_1,)"
+
+
+@pytest.mark.parametrize(("width", "inline"), [(48, True), (49, False)])
+def test_short_values_are_written_where_they_are_used(width: int, inline: bool) -> None:
+    name = "x" * (width - 4)
+    graph = fx.Graph()
+    graph.output((graph.call_function(operator.add, (graph.placeholder(name), 1)),))
+    function = emit.function("f", "", fx.GraphModule(torch.nn.Module(), graph))
+    assert function.result == (f"({name} + 1,)" if inline else "(add,)")
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [("", ""), ("front", " in the regions `front`"), ("uncond", " of `uncond`"),
+     ("uncond front", " of `uncond` in the regions `front`"), ("two words", " in the regions `two words`")],
+)  # fmt: skip
+def test_a_view_is_named_by_its_branch_and_regions(group: str, words: str) -> None:
+    assert emit.of_group(group) == words

@@ -197,16 +197,20 @@ _FRAMES, _SAMPLES = coarse_of(_FRAME_PICKS), coarse_of(_SAMPLE_PICKS)
 _BY_FRAME, _BY_OTHER = reading(MODULATION), reading(Shared("other"))
 _LASTING = frozenset({TEXT})
 _NOTHING, _AS_COMPUTED = "nothing is computed from it alone", "keeps none in another dtype"
+_NO_LAYER = "modulated_input: the queries of its first block come from no linear layer"
+_NO_BUFFERS = "buffers: the block keeps no keys and values"
+_NO_PICKS = "gather: no rows are picked from a smaller value alone"
+_NO_HALVES = "writes: no value is written in two halves of one axis"
 _NO_PREFIX, _NO_MASK = "none of them was proved to be prefixes", "read as a mask and as nothing else"
 
 _AXES, _NO_TOKENS = {"k": 3, "v": 3}, "keeps none of the video's tokens alone"
 REFUSED: Mapping[str, tuple[Refused, ...]] = {
     "drop_buffers": (
-        Refused("no buffers", attending(False), None, "keeps no keys and values", attending(True), None),
+        Refused("no buffers", attending(False), None, _NO_BUFFERS, attending(True), None),
     ),
     "modulated_input": (
-        Refused("queries of text", projecting(False), X, "come from no linear layer", projecting(True), X),
-        Refused("no projection", attending(False), X, "come from no linear layer", projecting(True), X),
+        Refused("queries of text", projecting(False), X, _NO_LAYER, projecting(True), X),
+        Refused("no projection", attending(False), X, _NO_LAYER, projecting(True), X),
     ),
     "use_prefixes": (
         Refused("a mask not proved", masked(), frozenset(), _NO_PREFIX, masked(), frozenset({"mask"})),
@@ -216,16 +220,16 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
         Refused("another value", _BY_OTHER, _FRAMES, "the block reads none", _BY_FRAME, _FRAMES),
     ),
     "interleave": (
-        Refused("overlapping halves", halves(0), None, "two halves of one axis", halves(), None),
-        Refused("thirds", halves(step=3), None, "two halves of one axis", halves(), None),
-        Refused("read too early", halves(early=True), None, "two halves of one axis", halves(), None),
+        Refused("overlapping halves", halves(0), None, _NO_HALVES, halves(), None),
+        Refused("thirds", halves(step=3), None, _NO_HALVES, halves(), None),
+        Refused("read too early", halves(early=True), None, _NO_HALVES, halves(), None),
     ),
     "hoist": (
         Refused("weights and views", prompting(False), _LASTING, _NOTHING, prompting(True), _LASTING),
         Refused("another text each call", prompting(True), frozenset(), _NOTHING, prompting(True), _LASTING),
     ),
     "expose_picks": (
-        Refused("picks of samples", _SAMPLE_PICKS, _SAMPLES, "from a smaller value alone", _FRAME_PICKS, _FRAMES),
+        Refused("picks of samples", _SAMPLE_PICKS, _SAMPLES, _NO_PICKS, _FRAME_PICKS, _FRAMES),
     ),
     "strip_unused": (
         Refused("all is used", scaling(), None, "all of them are used", scaling(unread=True), None),

@@ -12,7 +12,7 @@ import torch
 
 from mccompile import ir
 from mccompile.lowering.expressions import EPS, Leaves, change
-from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, Flag, TableRow, named
+from mccompile.lowering.host import AccountRow, ChangeRow, ClockRow, DepthRow, Flag, TableRow, named
 from mccompile.lowering.measured import MeasuredRow, told_by
 from mccompile.lowering.slots import SourceBefore
 
@@ -72,6 +72,8 @@ def test_a_distance_from_nothing_is_a_number() -> None:
     zero, one = torch.zeros(1, 1, 1, 1, 3), torch.ones(1, 1, 1, 1, 3)
     assert float(change("rel_l1", one, zero, ir.Granularity.STEP)) == pytest.approx(1 / EPS)
     assert float(change("cosine", one, zero, ir.Granularity.STEP)) == 1.0
+    small = torch.tensor([EPS**0.5, 0.0, 0.0]).view(1, 1, 1, 1, 3)  # whose square is as small as what is added
+    assert float(change("cosine", small, small, ir.Granularity.STEP)) == pytest.approx(0.5)
 
 
 def test_rows_of_the_host_are_told_by_name() -> None:
@@ -79,9 +81,9 @@ def test_rows_of_the_host_are_told_by_name() -> None:
     moved = ir.Change("l1", ir.SourceRef("latent"), "step", ir.Granularity.CHUNK)
     rows = (
         Flag("forced"), AccountRow("account"), AccountRow("debt"), ClockRow("step"), TableRow(one), TableRow(other),
-        ChangeRow(moved),
+        DepthRow(), ChangeRow(moved),
     )  # fmt: skip
-    assert named(rows) == ("forced", "account", "account:debt", "step", "table:0", "table:1", "change:0")
+    assert named(rows) == ("forced", "account", "account:debt", "step", "table:0", "table:1", "depth", "change:0")
 
 
 def test_former_values_have_a_name_for_each_moment_and_filter() -> None:
@@ -116,5 +118,5 @@ def test_what_a_decision_tells_is_of_each_chunk() -> None:
 
     assert told(MeasuredRow("highest", "debt")) == [7.0, 15.0, 23.0]
     assert told(MeasuredRow("lowest", "debt")) == [0.0, 8.0, 16.0]
-    assert told(MeasuredRow("highest")) == [0.0, 0.0, 0.0]
+    assert told(MeasuredRow("highest")) == told(MeasuredRow("lowest")) == [0.0, 0.0, 0.0]
     assert told(MeasuredRow("guard", "longest")) == [0.0, 1.0, 0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,19 @@ def test_a_filter_weights_the_frequencies_of_each_axis(name: str, sizes: tuple[i
         wanted = torch.fft.ifft(spectrum, dim=axis).real
     found = filtered(value.flatten(3, 4), gain, LEAVES, torch.zeros(rows, columns))
     torch.testing.assert_close(found, wanted.flatten(3, 4), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gain_by_the_clock_is_that_of_each_chunk() -> None:
+    gain = ir.Apply("add", (ONE, ir.Apply("mul", (ir.ClockRef("sigma"), FREQUENCY))))
+    value, places = torch.randn(1, 2, 3, 6, 2, generator=torch.Generator().manual_seed(1)), torch.zeros(2, 3)
+
+    def under(*sigmas: float) -> Leaves:
+        return replace(LEAVES, clock={"sigma": torch.tensor(sigmas).view(1, -1, 1, 1)})
+
+    found = filtered(value, gain, under(0.5, 4.0), places)
+    for chunk, sigma in enumerate((0.5, 4.0)):
+        alone = filtered(value[:, chunk : chunk + 1], gain, under(sigma), places)
+        torch.testing.assert_close(found[:, chunk : chunk + 1], alone)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,17 @@ def test_the_models_dtype_touches_nothing(kept: ir.KeptDtype) -> None:
     assert all(isinstance(keep_encoded(part, kept), Refusal) for part in (attending(), allocation(), negated()))
 
 
+def test_what_is_not_kept_stays_as_it_is_computed() -> None:
+    """Attention to values of this call alone, whole ones and such as were put together of rows."""
+    graph = fx.Graph()
+    q, k, rows = (graph.placeholder(n) for n in ("q", "k", "rows"))
+    joined = graph.call_function(aten.index_copy_.default, (graph.call_function(aten.neg.default, (q,)), 2, rows, k))
+    graph.output((graph.call_function(aten.scaled_dot_product_attention.default, (q, k, joined)),))
+    takes = (Stream("q"), Stream("k"), Positions("video"))
+    part = Part(fx.GraphModule(torch.nn.Module(), graph), takes, (Stream("made"),))
+    assert all(isinstance(keep_encoded(part, kept), Refusal) for kept in KEPT)
+
+
 def rewritten(part: Part, kept: ir.KeptDtype) -> Part:
     result = keep_encoded(part, kept)
     assert isinstance(result, Rewritten)
@@ -152,3 +163,70 @@ def test_what_is_hoisted_but_read_elsewhere_stays_as_it_is() -> None:
     key_as_it_is, value_kept = (torch.full((1, 1, 2, 4), -1.0, dtype=d) for d in (torch.float32, torch.bfloat16))
     given, wanted = torch.ones(1, 1, 2, 4), block.module(*(torch.ones(1, 1, 2, 4) for _ in range(3)))
     assert all(map(torch.equal, rest.module(given, key_as_it_is, value_kept), wanted))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_row_of_the_smallest_numbers_keeps_them(sign: float) -> None:
+    """Its scale is the smallest power that is a normal number; what float8 can hold under it comes back as it was."""
+    value = sign * torch.tensor([[2.0**-135, 3 * 2.0**-135], [2.0**-120, 2.0**-121]])
+    assert torch.equal(there_and_back(value, "float8"), value)
+    assert encode(value, "float8")[0, -1] == 1
+
+
+@pytest.mark.parametrize("largest", [448.0, 449.0, 3.0e38, 1.0, 1.75 * 2.0**8])
+def test_the_scale_of_a_row_is_the_smallest_under_which_it_fits(largest: float) -> None:
+    stored = encode(torch.tensor([[largest, 0.0]]), "float8")
+    power = int(stored[0, -1]) - 127
+    assert largest * 2.0**-power <= 448.0 < largest * 2.0 ** (1 - power)
+
+
+def allocating(last: int | None) -> Part:
+    """Buffers whose rows have a known width, or one that varies."""
+    graph = fx.Graph()
+    like = graph.placeholder("like")
+    width = graph.call_function(aten.sym_size.int, (like, 1)) if last is None else last
+    made = graph.call_function(aten.new_zeros.default, (like, [2, 5, width]), {"pin_memory": False})
+    graph.output((made,))
+    return Part(fx.GraphModule(torch.nn.Module(), graph), (Stream("like"),), (Buffer("k"),))
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("last", [7, None])
+def test_buffers_of_any_width_are_allocated_in_the_kept_form(kept: ir.KeptDtype, last: int | None) -> None:
+    (made,) = rewritten(allocating(last), kept)(torch.zeros(3, 7))
+    assert (made.shape, made.dtype) == kept_form(torch.Size((2, 5, 7)), torch.float32, kept)
+
+
+def test_operators_that_mix_tokens_read_what_is_kept_as_well() -> None:
+    """A convolution along the tokens of a buffer, twice: each reads the values that went there and back."""
+    graph = fx.Graph()
+    k, rows, buffer = (graph.placeholder(n) for n in ("k", "rows", "buffer"))
+    written = graph.call_function(aten.index_copy_.default, (buffer, 1, rows, k))
+    graph.output(
+        (graph.call_function(aten.cumsum.default, (written, 1)), graph.call_function(aten.neg.default, (written,)))
+    )
+    takes = (Stream("k"), Positions("video"), Buffer("k"))
+    mixing = Part(fx.GraphModule(torch.nn.Module(), graph), takes, (Stream("made"), Stream("more")))
+    value, at = torch.randn(1, 2, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0])
+    for kept in KEPT:
+        shape, dtype = kept_form(torch.Size((1, 3, 16)), torch.float32, kept)
+        buffer_kept = torch.zeros(shape, dtype=dtype)
+        found = rewritten(mixing, kept)(value, at, buffer_kept)
+        wanted = mixing(there_and_back(value, kept), at, torch.zeros(1, 3, 16))
+        assert all(map(torch.equal, found, wanted))
+        assert torch.equal(buffer_kept[:, at], encode(value, kept))
+
+
+def test_attention_to_other_values_is_left_alone() -> None:
+    """Keys that are kept beside values that are not: only what is kept is read in another form."""
+    graph = fx.Graph()
+    q, k, rows, buffer, other = (graph.placeholder(n) for n in ("q", "k", "rows", "buffer", "other"))
+    written = graph.call_function(aten.index_copy_.default, (buffer, 2, rows, k))
+    graph.output((graph.call_function(aten.scaled_dot_product_attention.default, (q, other, written)),))
+    takes = (Stream("q"), Stream("k"), Positions("video"), Buffer("v"), Hoisted(0, False))
+    part = Part(fx.GraphModule(torch.nn.Module(), graph), takes, (Stream("made"),))
+    q_, k_, other_ = (torch.randn(1, 1, 2, 16, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    at, empty = torch.tensor([0, 1]), torch.zeros(1, 1, 2, 16, dtype=torch.bfloat16)
+    (found,) = rewritten(part, "bfloat16")(q_, k_, at, empty, other_)
+    (wanted,) = part(q_, there_and_back(k_, "bfloat16"), at, torch.zeros(1, 1, 2, 16), other_)
+    assert torch.equal(found, wanted)

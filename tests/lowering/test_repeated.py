@@ -165,9 +165,8 @@ def chains(draw: st.DrawFn) -> list[tuple[Any, tuple[object, ...]]]:
     return steps
 
 
-@settings(max_examples=150, deadline=None)
-@given(chains())
-def test_every_chain_of_operators_gives_what_torch_gives(steps: list[tuple[Any, tuple[object, ...]]]) -> None:
+def run(steps: list[tuple[Any, tuple[object, ...]]], start: torch.Tensor) -> list[Repeated | torch.Tensor]:
+    """Two values, which are held against those of torch: a comparison of the last one with itself, and that one."""
     graph = fx.Graph()
     value = graph.placeholder("x")
     for target, more in steps:
@@ -175,6 +174,158 @@ def test_every_chain_of_operators_gives_what_torch_gives(steps: list[tuple[Any, 
         value = graph.call_function(target, (source, *more))
     graph.output((graph.call_function(aten.le.Tensor, (value, value)), value))
     module = fx.GraphModule(torch.nn.Module(), graph)
-    start = torch.arange(6).reshape(2, 3)
-    for found, wanted in zip(run_repeated(module, (start,)), module(start), strict=True):
-        assert torch.equal(found.whole() if isinstance(found, Repeated) else found, wanted)
+    found = run_repeated(module, (start,))
+    for one, wanted in zip(found, module(start), strict=True):
+        assert torch.equal(one.whole() if isinstance(one, Repeated) else one, wanted)
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(chains())
+def test_every_chain_of_operators_gives_what_torch_gives(steps: list[tuple[Any, tuple[object, ...]]]) -> None:
+    run(steps, torch.arange(6).reshape(2, 3))
+
+
+EACH_TWICE = (aten.repeat_interleave.self_int, (2, 0))
+ROWS_TWICE = (aten.repeat.default, ([2, 1],))
+ONCE: dict[str, tuple[list[tuple[Any, tuple[object, ...]]], tuple[int, ...]]] = {
+    "unsqueeze": ([(aten.unsqueeze.default, (1,))], (2, 1, 3)),
+    "unsqueeze from the end": ([(aten.unsqueeze.default, (-1,))], (2, 3, 1)),
+    "unsqueeze behind the last": ([(aten.unsqueeze.default, (2,))], (2, 3, 1)),
+    "permute": ([(aten.permute.default, ([1, 0],))], (3, 2)),
+    "transpose from the end": ([EACH_TWICE, (aten.transpose.int, (-1, 0))], (3, 2)),
+    "repeat": ([(aten.repeat.default, ([1, 3],))], (2, 3)),
+    "repeat in front": ([(aten.repeat.default, ([4, 1, 2],))], (1, 2, 3)),
+    "expand": ([(aten.unsqueeze.default, (0,)), (aten.expand.default, ([4, 2, -1],))], (1, 2, 3)),
+    "expand in front": ([(aten.expand.default, ([5, -1, 3],))], (1, 2, 3)),
+    "each twice": ([EACH_TWICE], (2, 3)),
+    "merged": ([ROWS_TWICE, (aten.reshape.default, ([12],))], (6,)),
+    "one size is left out": ([ROWS_TWICE, (aten.reshape.default, ([-1],))], (6,)),
+    "the first size is left out": ([ROWS_TWICE, (aten.view.default, ([-1, 3, 1],))], (2, 3, 1)),
+    "a size among others is left out": ([ROWS_TWICE, (aten._unsafe_view.default, ([4, -1, 3],))], (2, 1, 3)),
+    "split by repetitions": ([ROWS_TWICE, (aten.reshape.default, ([2, 2, 3],))], (1, 2, 3)),
+    "split within": ([EACH_TWICE, (aten.reshape.default, ([2, 2, 3],))], (2, 1, 3)),
+    "what does not repeat": ([(aten.reshape.default, ([3, 2],))], (3, 2)),
+    "many into many": ([(aten.reshape.default, ([1, 3, 1, 2, 1],))], (1, 3, 1, 2, 1)),
+    "axes of 1": ([(aten.reshape.default, ([2, 3, 1, 1],)), (aten.reshape.default, ([2, 3],))], (2, 3)),
+    "flatten": ([ROWS_TWICE, (aten.flatten.using_ints, ())], (6,)),
+    "flatten some": (
+        [(aten.reshape.default, ([2, 1, 3, 1],)), (aten.flatten.using_ints, (1, -2))], (2, 3, 1),
+    ),
+    "an operator": ([EACH_TWICE, (aten.remainder.Scalar, (3,))], (1, 3)),
+    "the same again": ([EACH_TWICE, (aten.clone.default, ()), (aten.contiguous.default, ())], (2, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ONCE)
+def test_each_slice_is_held_once(how: str) -> None:
+    """once: the shape of what is held after the last of the operators, from a tensor [2, 3] on."""
+    steps, once = ONCE[how]
+    _, found = run(steps, torch.arange(6).reshape(2, 3))
+    assert isinstance(found, Repeated)
+    assert found.once.shape == once
+
+
+UNKNOWN: dict[str, tuple[list[tuple[Any, tuple[object, ...]]], torch.Tensor]] = {
+    "a split across repetitions": ([EACH_TWICE, (aten.reshape.default, ([2, 2, 3],)),
+                                    (aten.reshape.default, ([6, 2],))], torch.arange(6).reshape(2, 3)),
+    "no axis of repetition": ([(aten.repeat_interleave.self_int, (2,))], torch.arange(6).reshape(2, 3)),
+    "nothing": ([(aten.reshape.default, ([0, 2],))], torch.zeros(0, 3)),
+    "another operator": ([EACH_TWICE, (aten.cumsum.default, (0,))], torch.arange(6).reshape(2, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", UNKNOWN)
+def test_what_does_not_keep_slices_is_made_whole(how: str) -> None:
+    steps, start = UNKNOWN[how]
+    _, found = run(steps, start)
+    assert isinstance(found, torch.Tensor)
+
+
+def test_slices_that_meet_are_compared_once() -> None:
+    """Two values that repeat in other ways, and a number: what is held are the pairs that meet."""
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    call = graph.call_function
+    rows = call(aten.repeat_interleave.self_int, (x, 3, 0))  # 0 0 0 1 1 1
+    other = call(aten.repeat.default, (y, [2, 1]))  # a b c a b c, of which a and c are equal
+    graph.output((call(aten.add.Tensor, (rows, other)), call(aten.mul.Tensor, (2, rows))))
+    module = fx.GraphModule(torch.nn.Module(), graph)
+    given = torch.tensor([[10, 20], [30, 40]]), torch.tensor([[1], [2], [1]])
+    for found, wanted, once in zip(run_repeated(module, given), module(*given), [(4, 2), (2, 2)], strict=True):
+        assert torch.equal(found.whole(), wanted)
+        assert found.once.shape == once
+
+
+def test_a_value_with_some_axes_whole() -> None:
+    value = Repeated(torch.arange(6).reshape(2, 3), (torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 2, 2])))
+    assert value.shape == (4, 5)
+    assert torch.equal(value.whole(()), value.once)
+    assert torch.equal(value.whole((0,)), value.once.repeat(2, 1))
+    assert torch.equal(value.whole((1,)), value.once[:, [0, 0, 1, 2, 2]])
+
+
+@pytest.mark.parametrize(("largest", "axes", "fits"), [(20, None, True), (19, None, False), (12, (0,), True)])
+def test_a_value_is_made_whole_up_to_a_size(largest: int, axes: tuple[int, ...] | None, fits: bool) -> None:
+    value = Repeated(torch.arange(6).reshape(2, 3), (torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 2, 2])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mccompile.lowering.repeated.LARGEST", largest)
+        if fits:
+            assert value.whole(axes).numel() == largest
+        else:
+            with pytest.raises(TooLarge):
+                value.whole(axes)
+
+
+class Held(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Module()
+        self.inner.register_buffer("table", torch.tensor([[1.0], [2.0]]))
+
+
+@pytest.mark.parametrize(("once", "places"), [([7, 8, 9, 6], [3, 1, 2, 0]), ([7, 8, 9, 6, 5], [0, 1, 2, 3])])
+def test_slices_that_stand_elsewhere_are_not_taken_for_those_that_lie_in_order(
+    once: list[int], places: list[int]
+) -> None:
+    value = Repeated(torch.tensor(once), (torch.tensor(places),))
+    graph = fx.Graph()
+    graph.output((graph.call_function(aten.reshape.default, (graph.placeholder("x"), [2, 2])),))
+    (found,) = run_repeated(fx.GraphModule(torch.nn.Module(), graph), (value,))
+    assert torch.equal(found, torch.tensor([once[at] for at in places]).view(2, 2))
+
+
+def test_other_nodes_are_an_error_of_ours() -> None:
+    graph = fx.Graph()
+    graph.output((graph.call_method("neg", (graph.placeholder("x"),)),))
+    with pytest.raises(AssertionError, match="a prelude graph has no call_method"):
+        run_repeated(fx.GraphModule(torch.nn.Module(), graph), (torch.ones(1),))
+
+
+def test_tensors_of_the_module_and_lists_of_values_are_taken() -> None:
+    """What a graph makes on another device is made on the host."""
+    graph = fx.Graph()
+    n = graph.placeholder("n")
+    call = graph.call_function
+    elsewhere = call(aten.arange.default, (n,), {"device": torch.device("meta")})
+    rows = call(aten.repeat_interleave.self_int, (graph.get_attr("inner.table"), 2, 0))
+    size = call(aten.sym_size.int, (rows, 0))
+    graph.output((call(aten.cat.default, ([rows, rows], 1)), elsewhere, size))
+    joined, counted, length = run_repeated(fx.GraphModule(Held(), graph), (4,))
+    assert torch.equal(joined, torch.tensor([[1.0, 1.0], [1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]))
+    assert torch.equal(counted, torch.arange(4))
+    assert length == 4
+
+
+def test_values_of_another_device_are_not_waited_for() -> None:
+    """Their size alone may be asked for."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    size = graph.call_function(aten.sym_size.int, (x, 1))
+    graph.output((size,))
+    elsewhere = torch.zeros(2, 3, device="meta")
+    assert run_repeated(fx.GraphModule(torch.nn.Module(), graph), (elsewhere,)) == [3]
+    graph.erase_node(graph.output_node())
+    graph.output((graph.call_function(aten.neg.default, (x,)),))
+    with pytest.raises(TooLarge):
+        run_repeated(fx.GraphModule(torch.nn.Module(), graph), (elsewhere,))
