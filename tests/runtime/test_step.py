@@ -269,6 +269,15 @@ def test_each_token_is_weighed_by_its_own_alternative() -> None:
     assert [np.array(weight).tolist() for weight in found.values] == [[[3, 2]], [[0, -1]]]
 
 
+def test_signals_that_weigh_stand_ins_are_told_by_their_names() -> None:
+    """They are those that the graph has measured of each chunk; none where it was not asked, or where there is none."""
+    made = step(REUSE, REUSE, graph=Graph())
+    assert made._told(0, 1) == {}
+    made.course.states.measured = np.array([[[1.0, 2.0], [3.0, 4.0]]], np.float32)
+    assert made._told(0, 1) == {"weight": 4.0}
+    assert replace(made, view="clock", engine=SimpleNamespace(decides={"clock": None}))._told(0, 1) == {}  # type: ignore[arg-type]
+
+
 def test_images_behind_the_tokens_have_no_steps_of_their_own() -> None:
     made = step(REUSE)
     made.course.history.recent[0, 0, False] = Recent(np.array([[[1, 1]], [[0, -1]]]))

@@ -152,6 +152,17 @@ def test_steps_that_were_left_out_are_followed_and_told() -> None:
     assert history.chunk(0, 1).lost == "1 steps before step 4"
 
 
+def test_each_sample_is_followed_by_itself() -> None:
+    """One that is at its step already stays as it is, and the next one is brought there."""
+    history = History.empty(TEACACHE, 2, 1)
+    history.note(0, ChunkTime(0, "active", 0), TEACACHE, GRID, ALL)
+    history.cleaned[:], history.computed[1] = True, True
+    history.follow(ChunkTime(0, "active", 1), TEACACHE, GRID)
+    one, two = history.chunk(0, 0), history.chunk(1, 0)
+    assert (one.state.step, one.computed, one.cleaned, one.lost) == (1, True, True, "")
+    assert (two.state.step, two.computed, two.cleaned, two.lost) == (1, False, False, "first called at step 1")
+
+
 @pytest.mark.parametrize("but_clean", [False, True])
 def test_what_is_lost_says_why(but_clean: bool) -> None:
     store = BranchStore.empty({"": TEACACHE}, 1, 3)
