@@ -34,7 +34,7 @@ from mccompile.runtime.one_by_one import OneByOne, joined
 from mccompile.runtime.runner import Runner
 from mccompile.runtime.stand_in import ExpertSlot, StandIn, put_transformer, stand_in_of, transformer_of
 from mccompile.runtime.state import ModelState
-from mccompile.runtime.summary import Ran, Summary, summarise
+from mccompile.runtime.summary import LatestRun, Ran, Summary, summarise
 from mccompile.runtime.trace import Event
 
 LOG = logging.getLogger("mccompile")
@@ -72,6 +72,7 @@ class CompiledModel(StandIn):
         super().__init__(model)
         self.slot = slot
         self._experts = [self]
+        self._latest = LatestRun()
         self.clock: Clock | None = None
         self.journal: KeepsCalls | None = None
         self.keeping = Keeping(measures(lowered.policy.cache, accelerator=False)[0], None)
@@ -101,7 +102,7 @@ class CompiledModel(StandIn):
         Both write one log, and are installed, undone, cleared and summed up together.
         """
         self._experts.append(other)
-        other._experts = self._experts
+        other._experts, other._latest = self._experts, self._latest
         other.runner.log = self.runner.log
         for each in self._experts:
             each.runner.expert = each.slot or ""
@@ -126,6 +127,7 @@ class CompiledModel(StandIn):
         clocks = (clock,) * len(before)
         if isinstance(clock, SharedClock):
             clocks = clock.share(tuple(each.slot for each in self._experts))
+        self._latest.told = isinstance(clock, Attached)
         if isinstance(clock, Attached):
             clock.attach(self._ended)
             self._undo.append(clock.detach)
@@ -162,6 +164,7 @@ class CompiledModel(StandIn):
         """A generation is over, whatever ended it."""
         for each in self._experts:
             each._branch, each._place = "cond", None
+        self._latest.over = True
         told = self.summary()
         for warning in told.warnings if told.complete else ():
             LOG.warning(warning)
@@ -205,9 +208,9 @@ class CompiledModel(StandIn):
 
     def summary(self) -> Summary:
         """What the latest generation came to; `str` of it is for people."""
-        events = self.events
-        ran = [e for e in self._experts if not events or str(e.runner.latest) == events[-1].request]
-        return summarise(tuple(each._ran() for each in ran or self._experts), events)
+        events, requests = self.events, self._latest.requests
+        ran = [e for e in self._experts if not events or str(e.runner.latest) in requests]
+        return summarise(tuple(each._ran() for each in ran or self._experts), events, requests)
 
     def _ran(self) -> Ran:
         runner, name = self.runner, self.slot or ""
@@ -263,7 +266,9 @@ class CompiledModel(StandIn):
     def _moment(self, call: dict[str, object]) -> Moment:
         if self.clock is None:
             raise NoClock
-        return self.clock.moment(self._branch, call, self._place)
+        moment = self.clock.moment(self._branch, call, self._place)
+        self.runner.goes_on = self._latest.goes_on(str(moment.request))
+        return moment
 
     def _inputs(self, asked: dict[str, object], clean: bool) -> tuple[object, ...]:
         """The captured inputs of a call. Raises CallError (MC0405) for arguments that the graph cannot take.

@@ -73,10 +73,11 @@ class Runner:
         self.expert = ""  # the place of this transformer, where two take turns
         self.watch: WatchesCalls | None = None
         self.foresees: bool | None = None  # decides one call ahead; None: where the host would wait for a device
-        self.notes: tuple[str, ...] = ()  # of the plans of the latest request
-        self.decided: list[Decided] = []  # by the graph, in the latest request
+        self.notes: tuple[str, ...] = ()  # of the plans of the latest generation
+        self.decided: list[Decided] = []  # by the graph, in the latest generation
         self._told = {group: _told(own) for group, own in policies(lowered.policy).items()}
         self._wants = {group: late_wanted(own) for group, own in policies(lowered.policy).items()}
+        self.goes_on = False  # the next request that begins follows another one of the same generation
         self.latest: Hashable = None  # the latest request, and the steps of the schedule that it has
         self.first_step, self.last_step = 0, 0
         self._odd_left = 0
@@ -120,7 +121,7 @@ class Runner:
         self.engine.values.forget()
 
     def not_finite(self) -> int:
-        """How many branches of the latest request ended on results that were not finite."""
+        """How many branches of the latest generation ended on results that were not finite."""
         latest = self.requests.get(self.latest)
         return self._odd_left + (0 if latest is None else latest.odd())
 
@@ -306,10 +307,12 @@ class Runner:
         """The request of a moment, begun where it is new; the latest ones stay."""
         request = self.requests.pop(moment.request, None)
         if request is None:
-            request, self.notes = Request(), ()
+            request, self._odd_left = Request(), self.not_finite() if self.goes_on else 0
             self.engine.values.forget_values()
-            self.decided.clear()
-            self.latest, self._odd_left = moment.request, 0
+            if not self.goes_on:
+                self.notes = ()
+                self.decided.clear()
+            self.latest = moment.request
             self.first_step, self.last_step = moment.first, moment.first + moment.grid.steps - 1
             del self.events[:-EVENTS_KEPT]
         self.requests[moment.request] = request

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mccompile import ir
@@ -27,14 +27,14 @@ class Share:
 class Summary:
     """One generation under a policy.
 
-    policy: its name. steps: rows of the schedule that were run. complete: the last step was run. computed: share of the
-    tokens, 0..1. phases: the same for each phase that was in force, by name. why: for each reason, how many chunks it
-    decided. notes: what the plan and the decisions found odd: what had no effect in a run of so many steps, fits
-    outside of their domain. reuses: whether anything was reused. may_reuse: whether a rule of the policy can reuse at
-    all. ages: for each number of steps since it was computed, how many chunks were reused at that age.
-    signals: percentiles of each signal, and of the account, where the run decided by them. guards: how many of these
-    decisions each guard changed. odd: calls whose results were not finite. experts: the parts of transformers that take
-    turns, by their places in the pipeline; empty where there is only one.
+    policy: its name. steps: rows of the schedule that were run, for each chunk where it went chunk by chunk. complete:
+    the last step was run. computed: share of the tokens, 0..1. phases: the same for each phase that was in force, by
+    name. why: for each reason, how many chunks it decided. notes: what the plan and the decisions found odd: what had
+    no effect in a run of so many steps, fits outside of their domain. reuses: whether anything was reused. may_reuse:
+    whether a rule of the policy can reuse at all. ages: for each number of steps since it was computed, how many chunks
+    were reused at that age. signals: percentiles of each signal, and of the account, where the run decided by them.
+    guards: how many of these decisions each guard changed. odd: calls whose results were not finite. experts: the parts
+    of transformers that take turns, by their places in the pipeline; empty where there is only one.
     """
 
     policy: str
@@ -79,6 +79,26 @@ class Summary:
         return "\n".join([*lines, *self.warnings])
 
 
+@dataclass(slots=True)
+class LatestRun:
+    """The requests of the latest generation: one, or one for each chunk of a pipeline that goes chunk by chunk.
+
+    told: whether the clock tells when a generation is over; otherwise each request is one. over: it is.
+    """
+
+    told: bool = False
+    over: bool = False
+    requests: set[str] = field(default_factory=set)
+
+    def goes_on(self, request: str) -> bool:
+        """Notes the request of a call. Says whether it follows another one of the same generation."""
+        if request not in self.requests and (self.over or not self.told):
+            self.requests.clear()
+        self.requests.add(request)
+        self.over = False
+        return len(self.requests) > 1
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """One transformer's part of the latest generation.
@@ -101,15 +121,18 @@ class Ran:
         return tuple(f"{where}{note}" for note in (*self.notes, *fits_outside(self.decided)))
 
 
-def summarise(parts: Sequence[Ran], events: Sequence[Event]) -> Summary:
-    """The summary of the latest request among `events`. parts: of the transformers that took part in it, in order."""
-    latest = [e for e in events if e.request == events[-1].request] if events else []
+def summarise(parts: Sequence[Ran], events: Sequence[Event], requests: Collection[str] = ()) -> Summary:
+    """The summary of some requests among `events`, or of the latest one.
+
+    parts: of the transformers that took part in them, in order.
+    """
+    latest = [e for e in events if e.request in (requests or (events[-1].request,))]
     phases = dict.fromkeys(e.phase for e in latest if e.phase)
-    calls = {(e.row, e.branch) for e in latest if e.why == NOT_FINITE}
+    calls = {(e.request, e.row, e.branch) for e in latest if e.why == NOT_FINITE}
     decided = [decision for part in parts for decision in part.decided]
     return Summary(
         policy=" and ".join(dict.fromkeys(part.policy.name for part in parts)),
-        steps=len({e.row for e in latest}),
+        steps=len({(e.request, e.row) for e in latest}),
         complete=any(e.step >= max(part.last for part in parts) for e in latest),
         computed=share_computed(latest),
         phases={name: share_computed([e for e in latest if e.phase == name]) for name in phases},
@@ -151,9 +174,9 @@ def _share(part: Ran, events: Sequence[Event]) -> Share:
 
 def _ages(events: Iterable[Event]) -> Iterator[int]:
     """For each chunk that was reused, the steps since something of it was computed."""
-    last: dict[tuple[str, int, int, str], int] = {}
+    last: dict[tuple[str, str, int, int, str], int] = {}
     for event in events:
-        place = event.branch, event.sample, event.chunk, event.region
+        place = event.request, event.branch, event.sample, event.chunk, event.region
         if event.action in ("full", "partial"):
             last[place] = event.step
         elif event.action == "reuse" and place in last:

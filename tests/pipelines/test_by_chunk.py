@@ -50,12 +50,17 @@ def test_steps_of_every_chunk_are_decided_and_passes_that_fill_are_computed() ->
     compiled = api.compile(pipe, Source("test.policy", STEPWISE), backend="eager", captured=captured)  # type: ignore[arg-type]
     one = output(pipe, CASE.call(1))
     events = list(compiled.events)
+    told = compiled.summary()
     again = output(pipe, CASE.call(1))
     compiled.undo()
     assert torch.equal(one, again)
     assert not torch.equal(one, output(pipe, CASE.call(1)))
     requests = requests_of(events)
     assert len(requests) == len(CHUNKS)
+    assert sum(told.why.values()) == len(events)  # of every chunk
+    assert told.steps == len({(e.request, e.row) for e in events})
+    again_told = compiled.summary()
+    assert (again_told.steps, again_told.computed) == (told.steps, told.computed)  # of the second run alone
     for number, request in enumerate(requests):
         own = [e for e in events if e.request == request and e.sample == 0]
         filled = number < len(CHUNKS) - 1
