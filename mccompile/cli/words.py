@@ -103,7 +103,7 @@ def worth_lines(plan: Plan, worth: Worth | None, on_model: bool = False) -> Iter
         rows.append(("FLOPs", _between(*worth.flops), "of a run that computes everything"))
         rows.append(("speed-up", f"{slow:.2f}" if slow == fast else f"{slow:.2f} to {fast:.2f}", "by FLOPs alone"))
         if worth.keys is not None:
-            said = "the window covers all chunks of this size" if worth.keys == 1 else "of those that tokens may see"
+            said = "none is left out at this size" if worth.keys == 1 else "of those that tokens may see"
             rows.append(("keys read", f"{worth.keys:.0%}", said))
         if worth.kept is not None:
             rows.append(("kept", f"{worth.kept / 1e6:.1f} MB", "see --stage memory"))

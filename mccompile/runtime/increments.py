@@ -109,7 +109,7 @@ class Increments:
         tokens = torch.as_tensor(selection[0, store.window.places.index((chunk, False))])  # [F, P]
         grid = self.runner.lowered.captured.grid
         assert isinstance(grid, TokenGrid)
-        frames, height, width = grid.of(torch.Size((1, 1, *latents.shape[2:])))
+        frames, height, width = grid.of(latents.shape)
         cells = tokens.view(1, 1, frames, height, width).to(latents.device)
         for axis, patch in zip((2, 3, 4), grid.patch, strict=True):
             cells = cells.repeat_interleave(patch, axis)

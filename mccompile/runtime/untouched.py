@@ -21,7 +21,6 @@ class Untouched:
     """A model as it stands: the objects that its modules hold, and the versions and places of its tensors."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
         self._dicts: list[dict[object, object]] = []
         self._lists: list[list[object]] = []
         self._arrays: list[np.ndarray] = []

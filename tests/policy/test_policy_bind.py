@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_cases import UNHURRIED, motioncache, policy, rest, warmup
+from policy_cases import MODULATION, UNHURRIED, below, motioncache, policy, rest, reuse, warmup
 
 from mccompile import ir
 from mccompile.cli.options import assignment
 from mccompile.diagnostics.failure import PolicyError
-from mccompile.policy.bind import Reach, bind
+from mccompile.language.load import load_policy
+from mccompile.policy.bind import BoundPolicy, Reach, bind
 
 
 def codes(overrides: dict[str, float]) -> list[str]:
@@ -95,6 +96,20 @@ def test_counts_must_be_counts() -> None:
     with pytest.raises(PolicyError) as caught:
         bind(made, {"n": 0})
     assert [d.code for d in caught.value.diagnostics] == ["MC0304"]  # no step is a warm-up, every 0 is nothing
+
+
+def test_all_tokens_may_be_computed_at_every_step() -> None:
+    every = ir.AllAt(ir.ParamRef("n"), ())
+    rule = replace(reuse(below(MODULATION, ir.Const(0.1))), all_at=every)
+    made = policy(rest(rule), params=(ir.Param("n", 1, 0, 9, True, "steps"),))
+    assert bind(made, {}).whole(ir.ParamRef("n")) == 1
+    with pytest.raises(PolicyError, match="invalid count in phase `all`"):
+        bind(made, {"n": 0})
+
+
+def test_tokens_are_merged_only_where_the_layers_say_so() -> None:
+    assert not BoundPolicy(motioncache(), {}).merges
+    assert bind(load_policy("merge"), {}).merges
 
 
 def test_values_are_a_copy() -> None:

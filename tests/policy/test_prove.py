@@ -17,8 +17,10 @@ from mccompile import ir
 from mccompile.language.load import load_policy
 from mccompile.policy import witness
 from mccompile.policy.bind import BoundPolicy, bind
-from mccompile.policy.planner import plan
+from mccompile.policy.phases import advance, start
+from mccompile.policy.planner import first_situation, plan
 from mccompile.policy.prove import Claim, ClaimVerdict, Equivalent, Implies, NeverReuses, prove
+from mccompile.policy.rules import Static, decide
 from mccompile.policy.settled import settled, with_tables
 from mccompile.policy.together import implies
 from mccompile.resources import shipped_policies
@@ -74,6 +76,29 @@ def test_what_merges_computes_a_chunk_of_which_nothing_is_selected(rest: str) ->
     assert verdict(merged(rest, near=False), Implies(merged(rest))).outcome != "proved"
     (by_clock,) = {cell.action for cell in plan(merged("step < 9"), GRIDS[1], {}, frozenset()).cells[1:]}
     assert by_clock == "compute"
+
+
+@pytest.mark.parametrize(("near", "first", "last"), [(True, True, None), (False, False, None)])
+def test_a_decision_leaves_no_chunk_without_a_computed_token_where_tokens_merge(
+    near: bool, first: bool, last: bool | None
+) -> None:
+    """The clock's reuse becomes a computation, and what data decides stays open."""
+    for rule, expected in (("step < 9", first), ("similarity(latent) > 0.9", last)):
+        bound = merged(rule) if near else replace(merged(rule), merges=False)
+        at = replace(first_situation(bound), kept=True, state=advance(bound, start(bound), GRIDS[1], True))
+        assert decide(bound, GRIDS[1], at, Static({}, frozenset())).compute is expected
+
+
+def test_the_same_cells_with_something_else_in_their_place_are_not_the_same_results() -> None:
+    """One of them has a second alternative, for distances below 0.1."""
+    last = "reuse chunk as 3 * kept(residual) while rel_l1(latent) < 0.2"
+    both = f"reuse chunk as 2 * kept(residual) while rel_l1(latent) < 0.1 {last}"
+    one, two = (
+        told(f"policy p {{ phase all {{ {rules} }} layers blocks[*] {{ keep residual }} }}") for rules in (both, last)
+    )
+    assert verdict(one, Equivalent(one)).outcome == "proved"
+    assert verdict(one, Equivalent(two)).outcome != "proved"
+    assert verdict(two, Equivalent(one)).outcome != "proved"
 
 
 def test_a_higher_threshold_does_not_reuse_everywhere_else() -> None:

@@ -8,7 +8,9 @@ from policy_cases import grid_of
 from mccompile.diagnostics.failure import PolicyError
 from mccompile.language.load import load_policy
 from mccompile.policy.bind import bind
+from mccompile.policy.evaluate import static_changes
 from mccompile.policy.groups import bounds_of
+from mccompile.policy.planner import plan
 from mccompile.policy.standing import sound_plan
 
 
@@ -59,6 +61,42 @@ def test_each_alternative_is_asked_about_the_steps_that_it_stands_in_at() -> Non
     }}"""
     assert _refused(text.format(first=5, second=4)) == []
     assert _refused(text.format(first=2, second=5)) == ["MC0311 step 2", "MC0311 step 5"]
+
+
+PHASES = """policy phases {{
+  phase first {span} {{ {rule} }}
+  phase then {{ reuse chunk as kept(residual) / (step - {weight}) while step < 9 }}
+  layers blocks[*] {{ keep residual }}
+}}"""
+
+
+def test_a_step_is_asked_what_its_own_phase_lets_stand_in() -> None:
+    """Or what any phase does, where data decides how long the first one lasts."""
+    clock = {"span": "for 4 steps", "rule": "compute every 2 steps"}
+    assert _refused(PHASES.format(**clock, weight=3)) == []
+    assert _refused(PHASES.format(**clock, weight=5)) == ["MC0311 step 5"]
+    data = {"span": "until 2 refreshes", "rule": "reuse chunk while rel_l1(latent) < 0.1"}
+    assert _refused(PHASES.format(**data, weight=3)) == ["MC0311 step 3"]
+
+
+def test_a_plan_that_is_sound_is_the_plan_from_what_was_measured() -> None:
+    bound = bind(load_policy("teacache"), {"warmup": 2})
+    (change,) = static_changes(bound.ir, frozenset({"modulation"}))
+    tables = {change: tuple(0.02 * step for step in range(12))}
+    for known in (tables, None):
+        static = frozenset({"modulation"}) if known else frozenset[str]()
+        found = sound_plan(bound, grid_of(12), known, static)
+        assert found == plan(bound, grid_of(12), known or {}, static)
+    assert {cell.action for cell in sound_plan(bound, grid_of(12), tables, frozenset({"modulation"})).cells} == {
+        "compute", "reuse",
+    }  # fmt: skip
+
+
+def test_a_remedy_is_proposed() -> None:
+    text = "policy one { phase all { compute every 3 steps } layers blocks[*] { keep residual  reuse as WHAT } }"
+    (bound,) = bounds_of(bind(load_policy(text.replace("WHAT", "kept(residual) / (step - 4)")), {})).values()
+    with pytest.raises(PolicyError, match=r"keep a divisor away from 0, such as `max\(step - 4, 1\)`"):
+        sound_plan(bound, grid_of(12))
 
 
 def test_of_frequencies_of_the_whole_model() -> None:

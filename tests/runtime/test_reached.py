@@ -80,7 +80,7 @@ def test_parts_of_the_model_are_looked_at_by_themselves() -> None:
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        ([1], [2]), ({"a": 1}, {"b": 1}), ([torch.ones(2)], (torch.ones(2),)), (Record(1), Own(1)),
+        ([1], [2]), ({1}, {2}), ({"a": 1}, {"b": 1}), ([torch.ones(2)], (torch.ones(2),)), (Record(1), Own(1)),
         (np.ones(2), np.zeros(2)), (np.ones(2), np.ones((2, 1))), (np.ones(2), np.ones(2, np.float32)),
         (torch.ones(2), torch.ones(1, 2)), (torch.ones(2), torch.ones(2, dtype=torch.int64)),
         (torch.ones(2), torch.zeros(2)), (torch.ones(2), torch.ones(2, device="meta")), (max, min),

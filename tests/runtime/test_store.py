@@ -120,6 +120,19 @@ def test_steps_are_noted_only_where_a_forecast_reads_them() -> None:
         assert bool(history.recent) is noted
 
 
+def test_steps_of_what_was_lost_are_forgotten() -> None:
+    history = History.empty(FORESEES, 1, 2)
+    time = ChunkTime(0, "active", 0)
+    for step, lost, expected in ((0, False, [[0, 0], [-1, -1]]), (1, False, [[1, 0], [0, -1]]),
+                                 (2, True, [[2, -1], [-1, -1]])):  # fmt: skip
+        if lost:
+            history.lose("another prompt")
+        history.note(0, replace(time, step=step), FORESEES, GRID, ALL if step == 0 else SOME)
+        found = history.recent_of(0, time)
+        assert found is not None
+        assert found.steps[:2, 0].tolist() == expected
+
+
 def test_steps_that_were_left_out_are_followed_and_told() -> None:
     history = History.empty(TEACACHE, 1, 3)
     history.note(0, ChunkTime(1, "active", 0), TEACACHE, GRID, ALL)
@@ -137,6 +150,17 @@ def test_steps_that_were_left_out_are_followed_and_told() -> None:
     history.follow(ChunkTime(1, "active", 2), TEACACHE, GRID)  # back: counted from the start again
     assert history.chunk(0, 1).state == advance(TEACACHE, advance(TEACACHE, start(TEACACHE), GRID, False), GRID, False)
     assert history.chunk(0, 1).lost == "1 steps before step 4"
+
+
+def test_each_sample_is_followed_by_itself() -> None:
+    """One that is at its step already stays as it is, and the next one is brought there."""
+    history = History.empty(TEACACHE, 2, 1)
+    history.note(0, ChunkTime(0, "active", 0), TEACACHE, GRID, ALL)
+    history.cleaned[:], history.computed[1] = True, True
+    history.follow(ChunkTime(0, "active", 1), TEACACHE, GRID)
+    one, two = history.chunk(0, 0), history.chunk(1, 0)
+    assert (one.state.step, one.computed, one.cleaned, one.lost) == (1, True, True, "")
+    assert (two.state.step, two.computed, two.cleaned, two.lost) == (1, False, False, "first called at step 1")
 
 
 @pytest.mark.parametrize("but_clean", [False, True])

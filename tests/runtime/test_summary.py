@@ -93,6 +93,7 @@ def test_shares_and_ages_are_counted_from_the_events() -> None:
     assert found.phases == {"early": (10 + 10 + 20) / 60, "late": (4 + 30) / 90}
     assert found.ages == {1: 3, 2: 2, 3: 1}
     assert found.why == {"plan": 15}
+    assert summarise([ran()], course("rfsr")).ages == {2: 1}
     assert found.inert == ""
     lines = str(found).splitlines()
     assert lines[0] == "teacache: 5 steps, 49.3% of the tokens computed"
@@ -117,6 +118,8 @@ def test_a_part_of_a_run_is_not_called_complete(actions: str, complete: bool, re
     found = summarise([ran(last=3)], course(actions))
     assert (found.complete, found.reuses) == (complete, reuses)
     assert bool(found.inert) is not reuses
+    noted = summarise([replace(ran(last=3), notes=("odd",))], course(actions))
+    assert noted.warnings == (("policy teacache: odd",) if reuses else (noted.inert,))
     assert summarise([ran()], []).inert == ""
 
 
