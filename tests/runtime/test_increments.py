@@ -74,18 +74,27 @@ def test_tokens_that_were_not_computed_repeat_their_last_move() -> None:
     pipe, _, store = taken_over()
     pipe.current_call = Call((4, 5))
     select(store, ALL, ALL)
-    assert step(pipe, 1.0) == [[2.0] * 4] * 2
-    assert step(pipe, 10.0) == [[20.0] * 4] * 2
+    assert step(pipe, 1.0, 1.0) == [[3.0] * 4] * 2
+    assert step(pipe, 10.0, 1.0) == [[21.0] * 4] * 2
     pipe.current_call = Call((4, 5))
     select(store, SOME, NONE)
     assert step(pipe, 5.0, 1.0) == [[11, 11, 3, 3], [3, 3, 11, 11]]
     assert step(pipe, 7.0, 1.0) == [[21.0] * 4] * 2
     pipe.current_call = Call((5,))
     select(store, ALL, SOME)
-    assert step(pipe, 2.0) == [[4, 4, 20, 20], [20, 20, 4, 4]]
+    assert step(pipe, 2.0, 1.0) == [[5, 5, 21, 21], [21, 21, 5, 5]]
     pipe.current_call = Call((5,))
     select(store, ALL, NONE)
     assert step(pipe, 9.0) == [[4, 4, 20, 20], [20, 20, 4, 4]]
+
+
+def test_chunks_of_a_call_come_in_order() -> None:
+    pipe, _, store = taken_over()
+    store.window, pipe.current_call = Window(((3, False), (4, False), (5, False), (5, True)), 4, ()), Call((3, 4, 5))
+    select(store, ALL, ALL, ALL)
+    for velocity in (1.0, 2.0, 3.0):
+        step(pipe, velocity)
+    assert {chunk: float(moved.max()) for chunk, moved in store.memory.increments.items()} == {3: 2, 4: 4, 5: 6}
 
 
 def test_what_moved_a_chunk_is_forgotten_after_its_last_step() -> None:

@@ -112,6 +112,7 @@ def test_weights_in_which_all_cells_agree_are_numbers() -> None:
     cells[2] = 0.25
     found = weights_of(cells, 2)
     assert (found.values[0], found.passed) == (1.0, (0.25,))
+    assert weights_of(cells[:, :1, :, :, :1], 2).values == (1.0, 1.0)
     assert found.values[1].tolist() == [[1.0, 1.0], [1.0, 4.0]]  # type: ignore[union-attr]
 
 

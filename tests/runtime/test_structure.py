@@ -168,6 +168,7 @@ def test_a_capture_of_another_model_serves_one_of_equal_values() -> None:
     state = ModelState(made, graph)
     with torch.no_grad():
         made[0].weight.add_(1)
+    assert read(graph) == held(made)  # from the first look on
     assert state.changed()
     assert read(graph) == held(made)
     for odd, why in ((model().double(), "is not that of the captured model"), (made, "is not that of the captured")):
