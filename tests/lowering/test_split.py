@@ -28,7 +28,16 @@ from mccompile.lowering.errors import LayersNotFound, SublayerNotFound
 from mccompile.lowering.regions import Split
 from mccompile.lowering.split import split
 from tests.lowering.refusing import MADE, TEXT, X, part_of
-from tests.lowering.test_sublayers import At, Body, Writer, gate_of_the_stream, kept_keys, two_attentions, usual
+from tests.lowering.test_sublayers import (
+    At,
+    Body,
+    Writer,
+    earlier_sizes,
+    gate_of_the_stream,
+    kept_keys,
+    two_attentions,
+    usual,
+)
 
 aten = torch.ops.aten
 NO_BUFFERS: tuple[str, ...] = ()
@@ -223,3 +232,25 @@ def test_so_does_one_that_rules_look_at() -> None:
         cut(model(two_attentions), "layers blocks[*] { keep residual }", WATCHING.replace("{part}", ".cross"))
     with pytest.raises(LayersNotFound, match=r"`layers blocks\[2\]` of policy `p` matches no range of Model"):
         cut(model(usual), "layers blocks[*] { keep residual }", WATCHING.replace("{part}", "").replace("[1]", "[2]"))
+
+
+def test_other_sublayers_do_not_matter_to_one_that_is_cut_or_looked_at() -> None:
+    """The attention of these blocks has no output of its own; nobody keeps that."""
+    made = cut(model(two_attentions), "layers blocks[*].ffn { keep output }")
+    assert [p.sublayers for p in made.pieces] == [("attn",), ("ffn",), ()] * 2  # the last one adds what was made
+    looked_at = cut(model(two_attentions), "layers blocks[*] { keep residual }", WATCHING.replace("{part}", ".attn"))
+    assert looked_at.watched == (1,)
+
+
+def test_a_block_of_one_sublayer_is_one_piece() -> None:
+    made = cut(model(lambda w, at: w.add(at["x"], w.attend(at["x"], at["x"]))), f"layers {ATTN}")
+    assert [(p.block, p.sublayers) for p in made.pieces] == [(0, ()), (1, ())]
+    assert made.owners == (0, 0)
+
+
+def test_pieces_ask_for_the_size_of_the_stream_that_they_have() -> None:
+    whole = model(earlier_sizes)
+    made = cut(whole, f"layers {ATTN}")
+    assert len(made.pieces) == 4
+    assert all(len(kind.full.takes) <= 2 for kind in made.captured.kinds)
+    assert torch.equal(results(made.captured)[0], results(whole)[0])

@@ -52,7 +52,7 @@ class Writer:
     def sized(self, value: fx.Node, of: fx.Node, name: str = "") -> fx.Node:
         """A value with as many samples as another one has."""
         size = self._call(aten.sym_size.int, (of, 0))
-        return self._made(aten.expand.default, (value, [size, -1, -1]), name)
+        return self._made(aten.expand.default, (value, [size, -1, -1, -1]), name)
 
     def keep(self, buffer: fx.Node, value: fx.Node) -> fx.Node:
         return self._call(aten.copy_.default, (buffer, value))
