@@ -152,3 +152,12 @@ def test_each_group_attends_to_its_keys(groups: int, scale: float | None, bounds
     assert found.transpose(1, 2).is_contiguous()
     windowed = [[first, end, 0, 0, stop] for first, end, stop in bounds]
     assert torch.equal(attend_windows(q, k, v, torch.tensor(windowed), scale), found)
+
+
+@pytest.mark.parametrize("bounds", [[[0, 2, 4]], [[0, 1, 2], [1, 2, 4]]])
+def test_heads_share_keys_whatever_the_other_sizes_are(bounds: list[list[int]]) -> None:
+    """As many rows as heads of keys, and as many keys as heads of queries."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 4, 2, 8), torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
+    shared = (t.repeat_interleave(2, 1) for t in (k, v))
+    torch.testing.assert_close(attend(q, k, v, torch.tensor(bounds)), attend(q, *shared, torch.tensor(bounds)))

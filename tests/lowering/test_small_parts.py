@@ -11,16 +11,20 @@ from torch import fx
 
 from mccompile.capture.part import (
     Additive,
+    Filled,
     Hoisted,
     Modulated,
     Operand,
     Part,
+    Positions,
+    TakenFrom,
     Weight,
 )
 from mccompile.capture.types import Refusal
 from mccompile.lowering.additive import additive_masks
 from mccompile.lowering.draft import Rewritten
 from mccompile.lowering.drop_buffers import drop_buffers
+from mccompile.lowering.fill import fill_rows
 from mccompile.lowering.hoist import hoist
 from mccompile.lowering.modulated import modulated_input
 from mccompile.lowering.prefixes import use_prefixes
@@ -286,6 +290,27 @@ def test_the_modulated_input_enters_the_nearest_layer_of_the_queries(
     assert isinstance(given, fx.Node)
     assert given.target is target
     assert TEXT not in made.takes
+
+
+# ---- rows that take from others
+@pytest.mark.parametrize(("axis", "sizes"), [(1, (2, 5, 3)), (2, (2, 3, 5, 4)), (1, (2, 5, 3, 4))])
+def test_tokens_have_the_keys_of_those_that_they_take_from(axis: int, sizes: tuple[int, ...]) -> None:
+    """Each sample its own: what is filled lies where the tokens lie, and is what the selected ones have computed."""
+
+    def body(call: Call, at: At) -> fx.Node:
+        return call(aten.index_copy_.default, (at["k"], axis, at["rows"], at["x"]))
+
+    part = rewritten(fill_rows(one(body, k=K, rows=Positions("video")), {"k": len(sizes)}))
+    assert part.takes == (X, K, Positions("video"), Filled(), TakenFrom())
+    x = torch.randn(*(2 if a == axis else n for a, n in enumerate(sizes)))
+    filled, taken = torch.tensor([0, 2, 3]), torch.tensor([[0, 1, 0], [1, 1, 0]])
+    (made,) = part(x, torch.zeros(sizes), torch.tensor([0, 3]), filled, taken)
+    wanted = torch.zeros(sizes)
+    for sample in range(2):
+        wanted[sample].index_copy_(axis - 1, filled, x[sample].index_select(axis - 1, taken[sample]))
+    assert torch.equal(made, wanted)
+    named = [n.name for n in part.graph.find_nodes(op="placeholder")]
+    assert named == ["x", "k", "rows", "filled", "taken"]
 
 
 # ---- inputs and results
