@@ -102,8 +102,9 @@ def test_a_sum_takes_as_many_results_as_are_kept() -> None:
     assert Weights((2.0, 3.0), (0.5,)).sum(kept[:1], 1).tolist() == [[2.0, 2.0]]
     nothing = Weights((0.0, 0.0)).sum(kept, None)
     assert (nothing.tolist(), nothing.dtype, kept[0].tolist()) == ([[0.0, 0.0]], torch.float16, [[1.0, 1.0]])
-    by_token = Weights((np.array([[1.0, 2.0, 3.0]], np.float32),)).sum([torch.ones(1, 4, 3)], 2)
-    assert by_token[0, 0].tolist() == [1.0, 2.0, 3.0]
+    apart = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
+    by_token = Weights((apart,)).sum([torch.ones(2, 4, 3)], 2)
+    assert by_token[:, 0].tolist() == apart.tolist()
 
 
 def test_weights_in_which_all_cells_agree_are_numbers() -> None:

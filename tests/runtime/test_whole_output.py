@@ -48,7 +48,7 @@ def whole(keep: Literal["residual", "output", "gap"], kept: ir.KeptDtype = "auto
     where = Located("output", ModelOutput(3), "latent", 2, (1, 2, 2))
     blocks: Any = SimpleNamespace(
         staging=Staging(torch.device("cpu")) if away else None, cache=SimpleNamespace(residual=kept),
-        settle=lambda: None, kept_values=lambda value, like: value.to(like.dtype),
+        settled=[], settle=lambda: blocks.settled.append(1), kept_values=lambda value, like: value.to(like.dtype),
     )  # fmt: skip
     lowered: Any = SimpleNamespace(captured=SimpleNamespace(grid=grid))
     return WholeOutput(keep, "", where, lowered, Final(), blocks)  # type: ignore[arg-type]
@@ -100,6 +100,7 @@ def test_tokens_that_were_not_computed_have_their_last_output(keep: Literal["res
 def test_results_are_kept_of_the_chunks_of_the_call_and_not_of_copies() -> None:
     made, memory = whole("output"), Memory()
     run(made, memory, ALL, latents(1), latents(2))
+    assert made.blocks.settled == [1]  # type: ignore[attr-defined]  # else the host would write what is on its way
     assert memory.outputs is not None
     assert (memory.outputs.shape, [bool(memory.outputs[:, g].any()) for g in range(4)]) == (
         (2, 4, 1, 6, 12), [False, True, True, False],
