@@ -103,6 +103,7 @@ def test_all_tokens_may_be_computed_at_every_step() -> None:
     rule = replace(reuse(below(MODULATION, ir.Const(0.1))), all_at=every)
     made = policy(rest(rule), params=(ir.Param("n", 1, 0, 9, True, "steps"),))
     assert bind(made, {}).whole(ir.ParamRef("n")) == 1
+    assert bind(policy(rest(ir.Every(ir.Const(1.0)))), {}).whole(ir.Const(1.0)) == 1
     with pytest.raises(PolicyError, match="invalid count in phase `all`"):
         bind(made, {"n": 0})
 
