@@ -68,8 +68,8 @@ Sessions add up: `tests/mutation/tried.json` names each mutant that a test has s
 verdict holds as long as the changed code reads as it does. Of the first sessions numbers alone are known; such a number
 stands in the table until more mutants of its room are known by name, and it is never added to them.
 
-In `lowering/` and `runtime/` those tried are no sample. Most of them were tried in one process against direct tests of the
-changed function. A mutant that these tests do not see counts as not tried, because other tests have not met it yet.
+In `lowering/` and `runtime/` those tried are no sample. Most of them were tried in one process against direct tests of
+the changed function. A mutant that these tests do not see counts as not tried, because other tests have not met it yet.
 
 <!-- table mutants -->
 <!-- end mutants -->
