@@ -21,10 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile import ir
 from mccompile.capture.types import OneFrame
-from mccompile.lowering.key_picks import PICKED, sights_of
+from mccompile.lowering.key_picks import PICKED, is_sight, seen_within
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
-from mccompile.lowering.windows import spans_of
 from mccompile.policy.bind import BoundPolicy
 from mccompile.runtime.blocks import BlockCalls, Env, eager
 from mccompile.runtime.compiled import CompiledModel
@@ -84,23 +83,26 @@ class Prices:
 
     def keys(self, bound: BoundPolicy) -> np.ndarray:
         """Per token, how many keys it sees under a policy, int64 [L]."""
-        if self.windowed and bound.reach is not None and bound.reach.keys:
-            sights = sights_of(self.lengths, bound.reach, self.frame)
-            return self.lengths if sights is None else sights[:, 0] + sights[:, 2] - sights[:, 1] + sights[:, 3]
-        spans = None if bound.reach is None or not self.windowed else spans_of(self.lengths, bound.reach)
-        return self.lengths if spans is None else spans[:, 0] + spans[:, 2] - spans[:, 1]
+        seen = self._seen(bound)
+        if seen is None:
+            return self.lengths
+        read = seen[:, 0] + seen[:, 2] - seen[:, 1]
+        return read + seen[:, 3] if is_sight(seen) else read
 
     def asked(self, bound: BoundPolicy) -> np.ndarray:
         """Per token, keys whose attention is weighed for it: of each chunk that picks keys, those of its last frame."""
-        reach, keys = bound.reach, bound.ir.cache.keys
-        sights = None
-        if self.windowed and reach is not None and keys is not None:
-            sights = sights_of(self.lengths, reach, self.frame)
-        if sights is None or keys is None:
+        keys, seen = bound.ir.cache.keys, self._seen(bound)
+        if keys is None or seen is None:
             return np.zeros_like(self.lengths)
-        asking = (np.arange(self.lengths.size) >= sights[:, 5]) & (sights[:, 3] > 0)
+        asking = (np.arange(self.lengths.size) >= seen[:, 5]) & (seen[:, 3] > 0)
         times = sum(term.measure == "attention" for term in keys.by.terms)
-        return times * np.where(asking, sights[:, 1] - sights[:, 0], 0)
+        return times * np.where(asking, seen[:, 1] - seen[:, 0], 0)
+
+    def _seen(self, bound: BoundPolicy) -> np.ndarray | None:
+        """What each token sees under a policy with a window; None where it sees all that it may."""
+        if bound.reach is None or not self.windowed:
+            return None
+        return seen_within(self.lengths, bound.reach, self.frame)
 
     def of(self, lowered: LoweredModel) -> tuple[BlockPrice, ...]:
         """Those of the blocks of a model that another policy may have split into sublayers."""

@@ -59,6 +59,11 @@ def sights_of(lengths: np.ndarray, reach: Reach, frame: int) -> np.ndarray | Non
     return np.column_stack((spans, count, places, lengths - np.minimum(frame, lengths - starts[chunk])))
 
 
+def seen_within(lengths: np.ndarray, reach: Reach, frame: int) -> np.ndarray | None:
+    """What each token sees of the keys that are within reach: as `sights_of` where some are picked, else `spans_of`."""
+    return sights_of(lengths, reach, frame) if reach.keys else spans_of(lengths, reach)
+
+
 def is_sight(seen: np.ndarray) -> bool:
     """Whether what tokens see is told as `sights_of` tells it."""
     return seen.ndim == 2 and seen.shape[1] == 6

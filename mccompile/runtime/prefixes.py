@@ -13,11 +13,10 @@ from mccompile.capture.split import split_prelude
 from mccompile.capture.types import CapturedModel
 from mccompile.lowering.attention import prefix_lengths
 from mccompile.lowering.errors import NoWindow
-from mccompile.lowering.key_picks import sights_of
+from mccompile.lowering.key_picks import seen_within
 from mccompile.lowering.repeated import Repeated, TooLarge, run_repeated
 from mccompile.lowering.strip import stripped
 from mccompile.lowering.types import LoweredModel
-from mccompile.lowering.windows import spans_of
 from mccompile.policy.bind import BoundPolicy, Reach
 from mccompile.runtime.errors import NoChunks, NotAPrefix
 from mccompile.runtime.layout import Layout
@@ -46,7 +45,7 @@ class Prefixes:
             return lengths
         known = (reach, lengths.size, layout.positions, *self._shapes(inputs))
         if known not in self._spans:
-            spans = sights_of(lengths, reach, layout.positions) if reach.keys else spans_of(lengths, reach)
+            spans = seen_within(lengths, reach, layout.positions)
             if spans is None:
                 raise NoChunks
             if len(self._spans) >= SHAPES_KEPT:
@@ -92,7 +91,7 @@ def chunks_alike(tokens: int, chunks: int, reach: Reach | None, frame: int) -> n
     lengths = (np.arange(tokens) * chunks // tokens + 1) * (tokens // chunks)
     if reach is None:
         return lengths
-    found = sights_of(lengths, reach, frame) if reach.keys else spans_of(lengths, reach)
+    found = seen_within(lengths, reach, frame)
     assert found is not None
     return found
 

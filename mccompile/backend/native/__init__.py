@@ -89,17 +89,17 @@ torch.library.register_fake("mccompile::picked_attention_native", lambda q, k, v
 _NATIVE = {
     torch.ops.mccompile.prefix_attention.default: torch.ops.mccompile.prefix_attention_native.default,
     torch.ops.mccompile.window_attention.default: torch.ops.mccompile.window_attention_native.default,
+    torch.ops.mccompile.picked_attention.default: torch.ops.mccompile.picked_attention_native.default,
 }
 
 
 def use_native(graph: fx.Graph, device: torch.device) -> None:
     """Rewrites `graph`, in place. device: of all its tensors."""
-    nodes = [n for n in graph.nodes if n.target in (*_NATIVE, torch.ops.mccompile.picked_attention.default)]
+    nodes = [n for n in graph.nodes if n.target in _NATIVE]
     if nodes and device.type == "cpu" and kernel() is not None:
         for node in nodes:
-            if node.target is torch.ops.mccompile.picked_attention.default:
-                node.target = torch.ops.mccompile.picked_attention_native.default
-                continue
-            q, k, v, bounds, _, *scale = node.args
-            node.target = _NATIVE[node.target]
-            node.args = (q, k, v, bounds, *scale)
+            native = _NATIVE[node.target]
+            names = [argument.name for argument in node.target._schema.arguments][: len(node.args)]
+            given = dict(zip(names, node.args, strict=True))
+            node.args = tuple(given[a.name] for a in native._schema.arguments if a.name in given)
+            node.target = native
