@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -15,10 +17,14 @@ from torch.nn import functional as nnf
 
 from mccompile.backend import native
 from mccompile.backend.native.kernel import kernel
+from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.attention import attend, bounds_of
-from mccompile.lowering.windows import ranges_of, spans_at, spans_of
+from mccompile.lowering.key_picks import pick_keys
+from mccompile.lowering.windows import outside_windows, ranges_of, spans_at, spans_of
 from mccompile.policy.bind import Reach
 from tests.backend.test_native import table
+from tests.lowering.refusing import attending, masked, scaling, within_a_window
+from tests.lowering.test_small_parts import rewritten
 
 OP, NATIVE = torch.ops.mccompile.window_attention, torch.ops.mccompile.window_attention_native
 
@@ -128,3 +134,31 @@ def test_the_layout_is_the_one_that_compilers_are_told(rows: list[int]) -> None:
     for way in WAYS.values():
         found = way(q, k, v, *told)
         assert (found.shape, found.stride()) == (fake.shape, fake.stride())
+
+
+def model(*shared: tuple[str, frozenset[str]], refusals: tuple[Refusal, ...] = ()) -> CapturedModel:
+    """shared: values by name, and the inputs that they depend on."""
+    ports = tuple(SimpleNamespace(name=name, depends=depends) for name, depends in shared)
+    return cast(CapturedModel, SimpleNamespace(shared=ports, refusals=refusals))
+
+
+WITHIN, PICKED_FROM = within_a_window(True), rewritten(pick_keys(within_a_window(True), (0, -1)))
+NOT_KNOWN = "the mask of `attn` is not known to hide later chunks and nothing else"
+OF_THE_CALLER = "an input of each call says which keys `attn` reads, so the caller has a window of its own"
+NO_ROWS = (Refusal("conv", "it mixes tokens"), Refusal("norm", "so does this"))
+OUTSIDE: dict[str, tuple[CapturedModel, list[Any], str]] = {
+    "a window": (model(), [WITHIN], ""),
+    "picked keys": (model(), [WITHIN, PICKED_FROM], ""),
+    "no row forms": (model(refusals=NO_ROWS), [], "it mixes tokens"),
+    "no reason for it": (model(), [], "its tokens cannot be computed one by one"),
+    "no attention": (model(), [scaling(), scaling()], "none of its blocks attends"),
+    "no mask": (model(), [WITHIN, attending(True)], "in `attn` every token sees all tokens"),
+    "a mask of sizes": (model(("mask", frozenset()), ("text", frozenset({"prompt"}))), [masked()], NOT_KNOWN),
+    "a mask of a call": (model(("text", frozenset()), ("mask", frozenset({"seen"}))), [masked()], OF_THE_CALLER),
+}
+
+
+@pytest.mark.parametrize("how", OUTSIDE)
+def test_a_window_holds_where_all_attention_of_the_rows_is_within_one(how: str) -> None:
+    captured, rows, why = OUTSIDE[how]
+    assert outside_windows(captured, rows) == why
