@@ -25,11 +25,13 @@ from mccompile.lowering.key_picks import (
     REDUNDANCY,
     attention_given,
     best,
+    is_sight,
     measures_of,
     picks_anew,
     places_of,
     readers_of,
     redundancy,
+    seen_within,
     sights_of,
 )
 from mccompile.lowering.windows import spans_at, spans_of
@@ -136,6 +138,19 @@ def test_the_places_of_chunks_lie_apart_and_hold_as_many_keys_as_the_chunks_befo
         assert place == taken
         taken += count
     assert places_of(sights) == max(2, taken)
+
+
+def test_what_is_seen_within_reach_tells_whether_keys_are_picked() -> None:
+    lengths = lengths_of_chunks([2, 2, 2])
+    for reach in (Reach(1, 0, 1, (1.0,)), Reach(1, 1)):
+        wanted = sights_of(lengths, reach, 1) if reach.keys else spans_of(lengths, reach)
+        seen = seen_within(lengths, reach, 1)
+        assert seen is not None
+        assert np.array_equal(seen, wanted)  # type: ignore[arg-type]
+        assert is_sight(seen) == bool(reach.keys)
+    assert not is_sight(np.zeros(6))
+    assert not is_sight(np.zeros((6, 6, 6)))
+    assert not is_sight(np.zeros((6, 3)))
 
 
 def test_a_window_that_picks_nothing_is_the_window() -> None:
