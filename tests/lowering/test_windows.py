@@ -19,11 +19,12 @@ from mccompile.backend import native
 from mccompile.backend.native.kernel import kernel
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.attention import attend, bounds_of
-from mccompile.lowering.key_picks import pick_keys
-from mccompile.lowering.windows import outside_windows, ranges_of, spans_at, spans_of
+from mccompile.lowering.key_picks import READERS, pick_keys
+from mccompile.lowering.prefixes import BOUNDS, SEEN
+from mccompile.lowering.windows import RANGES, SPANS, outside_windows, ranges_of, spans_at, spans_of, use_windows
 from mccompile.policy.bind import Reach
 from tests.backend.test_native import table
-from tests.lowering.refusing import attending, masked, scaling, within_a_window
+from tests.lowering.refusing import X, attending, masked, over_prefixes, scaling, within_a_window
 from tests.lowering.test_small_parts import rewritten
 
 OP, NATIVE = torch.ops.mccompile.window_attention, torch.ops.mccompile.window_attention_native
@@ -134,6 +135,20 @@ def test_the_layout_is_the_one_that_compilers_are_told(rows: list[int]) -> None:
     for way in WAYS.values():
         found = way(q, k, v, *told)
         assert (found.shape, found.stride()) == (fake.shape, fake.stride())
+
+
+def test_a_window_takes_ranges_and_spans_in_place_of_prefixes() -> None:
+    part = rewritten(use_windows(over_prefixes(True), None))
+    assert part.takes == (X, RANGES, SPANS)
+    assert [n.name for n in part.graph.find_nodes(op="placeholder")] == ["x", "ranges", "spans"]
+    picking = rewritten(pick_keys(within_a_window(True), (0, -1)))
+    assert [n.name for n in picking.graph.find_nodes(op="placeholder")] == ["x", "readers", "worth", "chosen_k"]
+
+
+def test_what_kernels_read_of_a_selection_lies_on_the_device() -> None:
+    """What is read before they run lies on the host."""
+    assert [one.on_device for one in (SEEN, SPANS)] == [True, True]
+    assert [one.on_device for one in (BOUNDS, RANGES, READERS)] == [False, False, False]
 
 
 def model(*shared: tuple[str, frozenset[str]], refusals: tuple[Refusal, ...] = ()) -> CapturedModel:
