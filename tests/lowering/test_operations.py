@@ -97,6 +97,8 @@ def number(expr: ir.Expr) -> float | bool:
         ir.Apply("min", (C(0.1), C(0.2))),
         ir.Polynomial(C(0.1), (0.3, 0.7, 0.1)),
         ir.Apply("not", (ir.Apply("lt", (C(2.0), C(1.0))),)),
+        ir.Apply("and", (ir.Apply("lt", (C(1.0), C(2.0))), ir.Apply("lt", (C(2.0), C(3.0))))),
+        ir.Apply("or", (ir.Apply("lt", (C(1.0), C(2.0))), ir.Apply("lt", (C(3.0), C(2.0))))),
     ],
 )
 def test_literals_alone_are_rounded_as_the_planner_rounds_them(expr: ir.Expr) -> None:

@@ -257,9 +257,12 @@ def test_other_sublayers_do_not_matter_to_one_that_is_cut_or_looked_at() -> None
 
 
 def test_a_block_of_one_sublayer_is_one_piece() -> None:
-    made = cut(model(lambda w, at: w.add(at["x"], w.attend(at["x"], at["x"]))), f"layers {ATTN}")
+    whole = model(lambda w, at: w.add(at["x"], w.attend(at["x"], at["x"])))
+    made = cut(whole, f"layers {ATTN}")
     assert [(p.block, p.sublayers) for p in made.pieces] == [(0, ()), (1, ())]
     assert made.owners == (0, 0)
+    looked_at = cut(whole, "layers blocks[*] { keep residual }", WATCHING.replace("{part}", ".attn"))
+    assert looked_at.watched == (1,)
 
 
 def test_pieces_ask_for_the_size_of_the_stream_that_they_have() -> None:
