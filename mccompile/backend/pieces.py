@@ -22,7 +22,7 @@ from mccompile.capture.dependence import flow_graph, root_of
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class GraphPiece:
     """A part of a graph. takes, gives: values, by the names of the nodes of the whole graph."""
 
     module: fx.GraphModule
@@ -110,7 +110,7 @@ def _stages(graph: fx.Graph) -> _Stages:
     return _Stages(stage, frozenset(free))
 
 
-def divide(module: fx.GraphModule, fewer: bool = False) -> tuple[Piece, ...]:
+def divide(module: fx.GraphModule, fewer: bool = False) -> tuple[GraphPiece, ...]:
     """The pieces of a graph that reads numbers, in the order in which they run; none where it is refused.
 
     fewer: as of ByPieces.
@@ -123,7 +123,7 @@ def divide(module: fx.GraphModule, fewer: bool = False) -> tuple[Piece, ...]:
     moves = [n for n in graph.nodes if n.op not in ("placeholder", "output", "get_attr") and n not in stages.free]
     wanted = [r for r in results if r in stages.free]  # the last piece gives them
     last = max((stages.of[n] for n in moves), default=0)
-    pieces: list[Piece] = []
+    pieces: list[GraphPiece] = []
     for stage in range(last, -1, -1):  # from the last one, so that it is known what later ones take
         own = [n for n in moves if stages.of[n] == stage]
         taken = {name for piece in pieces for name in piece.takes}
@@ -135,7 +135,7 @@ def divide(module: fx.GraphModule, fewer: bool = False) -> tuple[Piece, ...]:
 
 def _piece(
     module: fx.GraphModule, stages: _Stages, own: Sequence[fx.Node], gives: Sequence[fx.Node], stage: int, fewer: bool
-) -> Piece:
+) -> GraphPiece:
     """before: `own` among the other nodes;  after: they alone, with the free numbers that they read"""
     graph = fx.Graph()
     taken = _taken(stages, own, gives)
@@ -153,7 +153,7 @@ def _piece(
     graph.output(tuple(value(n) for n in gives))
     graph.lint()
     cut = fx.GraphModule(module, graph)
-    return Piece(cut, tuple(n.name for n in taken), tuple(n.name for n in gives), stage % 2 == 0)
+    return GraphPiece(cut, tuple(n.name for n in taken), tuple(n.name for n in gives), stage % 2 == 0)
 
 
 def _taken(stages: _Stages, own: Sequence[fx.Node], gives: Sequence[fx.Node]) -> list[fx.Node]:

@@ -61,7 +61,7 @@ class _AsSet(type):
         return isinstance(value, set)
 
     def __call__(cls, *values: Iterable[object]) -> object:
-        found = list(*values)
+        found: list[object] = list(*values)
         if not any(isinstance(value, torch.SymInt) for value in found):
             return set(found)
         return tuple(value for place, value in enumerate(found) if all(value != other for other in found[:place]))
