@@ -343,3 +343,15 @@ def test_of_tokens_that_take_from_others_some_are_computed_in_each_chunk(merges:
     spec, late = graph(reuse(ir.SignalRef("late"), 0.5), merges=merges), {Late("late"): tokens(1.0, *[0.0] * 7)}
     assert mask(decided(spec, {}, late)) == [1, 0, 0, 0] + [int(merges)] * 4
     assert mask(decided(spec, {Flag("active"): (1.0, 0.0)}, late)) == [1] + [0] * 7
+
+
+def test_places_are_called_after_what_lies_there() -> None:
+    """The text of a graph names what it takes and gives."""
+    either = ir.Apply("or", tuple(below(ir.Area((0.0, 1.0), (0.0, 0.5)), limit) for limit in (0.5, 0.75)))
+    rule = replace(reuse(SIGMA, 0.5), condition=either, stand_ins=(ir.Forecast(((C(1.0),),)), None))
+    spec = graph(replace(rule, max_total=C(3.0)))
+    counts = ["state:account", "state:total"]
+    assert [slot.name for slot in spec.inputs] == ["host", "params", "places", *counts]
+    assert [slot.name for slot in spec.outputs] == ["mask", "measured", "way", *counts]
+    named = [n.name for n in spec.module.graph.find_nodes(op="placeholder")]
+    assert named == [slot.name.replace(":", "__") for slot in spec.inputs]
