@@ -252,26 +252,31 @@ def attending(*queries: str) -> Part:
     """A block whose attentions have these streams as queries, all under one mask but the last."""
     made = fx.Graph()
     streams = {name: made.placeholder(name) for name in dict.fromkeys(queries)}
-    mask = made.placeholder("mask")
-    under: list[tuple[Any, ...]] = [(made.call_function(aten.unsqueeze.default, (mask, 0)),)] * (len(queries) - 1)
+    mask, bias, _ = (made.placeholder(name) for name in ("mask", "bias", "number"))
+    whole = made.call_function(aten.unsqueeze.default, (made.call_function(aten.add.Tensor, (mask, bias)), 0))
+    under: list[tuple[Any, ...]] = [(whole,)] * (len(queries) - 1)
     attention = aten.scaled_dot_product_attention.default
     found = [
         made.call_function(attention, (streams[q],) * 3 + own) for q, own in zip(queries, [*under, ()], strict=True)
     ]
-    made.output(tuple(found))
-    takes = (*(Stream(name) for name in streams), Additive("mask"))
-    return Part(fx.GraphModule(nn.Module(), made), takes, ())
+    weight = made.get_attr("weight")
+    made.output((*found, made.call_function(aten.mul.Tensor, (found[0], weight))))
+    takes = (*(Stream(name) for name in streams), Additive("mask"), Shared("bias"), Shared("number"))
+    holder = nn.Module()
+    holder.register_buffer("weight", torch.ones(1))
+    return Part(fx.GraphModule(holder, made), takes, ())
 
 
 def test_a_mask_is_added_in_the_dtype_of_the_queries_that_meet_it() -> None:
     """None where queries of several dtypes do. Attention without a mask tells nothing."""
-    one, two, mask = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4).half(), torch.ones(1, 2, 2, dtype=torch.bool)
-    assert dtypes_of_queries(attending("x", "y"), [one, two, mask]) == {"mask": torch.float32}
-    assert dtypes_of_queries(attending("y", "x"), [two, one, mask]) == {"mask": torch.float16}
-    assert dtypes_of_queries(attending("x", "y", "x"), [one, two, mask]) == {"mask": None}
-    assert dtypes_of_queries(attending("x", "x"), [one, mask]) == {"mask": torch.float32}
+    one, two = torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4).half()
+    more = [torch.ones(1, 2, 2, dtype=torch.bool), torch.zeros(1, 2, 2, dtype=torch.bool), 3]
+    assert dtypes_of_queries(attending("x", "y"), [one, two, *more]) == {"mask": torch.float32}
+    assert dtypes_of_queries(attending("y", "x"), [two, one, *more]) == {"mask": torch.float16}
+    assert dtypes_of_queries(attending("x", "y", "x"), [one, two, *more]) == {"mask": None}
+    assert dtypes_of_queries(attending("x", "x"), [one, *more]) == {"mask": torch.float32}
     plain = attending("x", "x")
-    unmasked = Part(plain.module, (Stream("x"), Stream("mask")), ())
+    unmasked = Part(plain.module, tuple(Stream(name) for name in ("x", "mask", "bias", "number")), ())
     assert dtypes_of_queries(unmasked, ["no tensor", None]) == {}  # its code is not run
 
 
@@ -284,10 +289,11 @@ def test_the_dtypes_of_a_kind_of_block_are_found_once(monkeypatch: pytest.Monkey
     class Bound:
         def arguments(self, resolve: Any) -> list[Any]:
             asked.append(1)
-            return [resolve(Stream("x0")), resolve(Additive("mask0"))]
+            return [resolve(Stream("x0")), resolve(Additive("mask0")), resolve(Shared("bias0")), 3]
 
     monkeypatch.setattr(masks, "names_at", lambda kind, site: {Shared("mask"): f"mask{site.at}"})
     bound: Any = Bound()
-    assert made.of(0, bound, {"x0": x}, {"mask0": mask}) == {"mask0": torch.float32}
+    given = {"mask0": mask, "bias0": torch.zeros(1, 2, 2, dtype=torch.bool)}
+    assert made.of(0, bound, {"x0": x}, given) == {"mask0": torch.float32}
     assert made.of(1, bound, {}, {}) == {"mask1": torch.float32}
     assert asked == [1]

@@ -84,7 +84,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch | None = None, slot: Any = None, **
     )
     runner = SimpleNamespace(
         lowered=SimpleNamespace(captured=captured, whole="whole", policy=policy, refusals=()), bound=bind(policy, {}),
-        log="log of its own", expert="", events=[], goes_on=False, latest="run", first_step=0, last_step=3, notes=(),
+        log=object(), expert="", events=[], goes_on=False, latest="run", first_step=0, last_step=3, notes=(),
         decided=[], call=call, join_masks=lambda n: parts.done.append(("join", n)), begun=lambda now: False,
         note_whole=lambda now, why: parts.done.append(("whole", why)), not_finite=lambda: 0,
         weights_changed=lambda: parts.done.append("weights"), clear=lambda: parts.done.append("clear"),

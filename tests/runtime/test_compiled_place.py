@@ -42,16 +42,25 @@ def test_a_compiled_model_takes_the_place_of_the_pipelines_and_gives_it_back() -
     assert (made._latest.told, clock.attached == made._ended) == (True, True)
     assert made.undo() is own
     assert (pipe.transformer is own, own.training, clock.attached) == (True, True, None)
+    own.eval()
     assert made.undo() is own  # once more does nothing
+    assert own.training is False
     plain = Clock(moment())
     made.install(pipe, plain)
     assert made._latest.told is False
     made.install(pipe, plain)
     assert (pipe.transformer is made, made._given is own) == (True, True)
+    elsewhere = SimpleNamespace(transformer=own)
+    made.install(elsewhere, plain)
+    assert (pipe.transformer is own, elsewhere.transformer is made) == (True, True)
     other = Model()
-    pipe.transformer = other
-    made.undo()
-    assert pipe.transformer is other
+    elsewhere.transformer = other
+    assert made.undo() is own
+    assert elsewhere.transformer is other
+    around = nn.Sequential(own)
+    pipe.transformer = around
+    made.install(pipe, plain)
+    assert (made.undo() is around, pipe.transformer is around) == (True, True)
 
 
 def test_what_was_compiled_into_the_pipeline_before_is_undone_first() -> None:

@@ -34,7 +34,7 @@ def expected(source: torch.Tensor, positions: list[int]) -> tuple[list[int], lis
 
 
 @pytest.mark.parametrize("at_once", [2**24, 5])
-@pytest.mark.parametrize("sample", [None, 1])
+@pytest.mark.parametrize("sample", [None, 0, 1])
 @pytest.mark.parametrize(
     "positions", [[1], [0, 3], [2, 8, 9, 11], [0, 1, 2, 3, 4, 5, 14, 16], [17], [*range(18)], [5, 6, 12]]
 )
@@ -84,9 +84,9 @@ def test_how_like_tokens_are_to_the_anchors_of_their_chunk(
 
 def test_likeness_lies_between_the_bounds_of_a_cosine() -> None:
     """Rounding would put equal tokens above 1."""
-    source = torch.full((1, 1, 1, 4, 7), 0.1)
-    found = similarity(source, 2, 2)
-    assert found.max().item() <= 1.0
-    assert found.flatten().tolist()[0] == -1.0
+    one = torch.randn(64, 1, 1, 1, 7, generator=torch.Generator().manual_seed(2))
+    alike, contrary = (similarity(torch.cat([one, one * sign], 3), 1, 2) for sign in (1.0, -1.0))
+    assert (alike.max().item(), contrary.min().item()) == (1.0, -1.0)
+    assert alike[..., 0].unique().tolist() == [-1.0]
     nothing = similarity(torch.zeros(1, 1, 1, 4, 7), 2, 2)
     assert nothing.flatten().tolist() == [-1.0, 0.0, 0.0, 0.0]

@@ -226,28 +226,28 @@ class Joint:
 
 def test_a_run_of_both_finishes_the_leader_and_keeps_the_other_half(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = list[Any]()
-    mask = np.array([[True], [False]])
+    mask = np.array([[True], [True], [False], [False]])
     monkeypatch.setattr(module, "Joint", Joint)
     monkeypatch.setattr(module, "run", lambda steps: (ran.append(steps), ("env", dict.fromkeys(steps, mask)))[1])
-    first, second = step(FULL), step(REUSE)
+    first, second = (replace(step(one), layout=Layout(2, 1, 1, 2)) for one in (FULL, REUSE))
     pairing: Any = Pairing(Calls(), "cond")
     pairing._begin, pairing._follower = (lambda *_: first), (lambda *_: second)
     known, foreseen = Foresight(), Foreseen.of(moment(1, "uncond"), inputs("uncond"))
     results = pairing._both(known, {"x": X}, first.moment, foreseen)
     both = ran[0][""]
     assert isinstance(both, BothStep)
-    assert (both.layout.batch, both.actions, both.leader) == (2, ((FULL,), (REUSE,)), None)
+    assert (both.layout.batch, both.actions, both.leader) == (4, ((FULL,), (REUSE,)), None)
     assert (both.first, both.second, both.inputs, both.shared, both.entry) == (
         first, second, {"x": X}, {"shared": 1}, {"entry": 2}
     )  # fmt: skip
     assert (both.store, both.plan, both.bound) == (first.store, first.plan, first.bound)
     assert results[:2] == ("results", {"half": "first"})
-    assert results[2][""].tolist() == [[True]]
+    assert results[2][""].tolist() == [[True], [True]]
     joint: Any = known.joint
     assert joint.done == ["combine", ("publish", first.store, 0)]
     assert known.pending is not None
     assert (known.pending.call, known.pending.step, known.pending.env) == (foreseen, second, {"half": "second"})
-    assert (known.pending.mask.tolist(), known.pending.taken) == ([[False]], "taken")
+    assert (known.pending.mask.tolist(), known.pending.taken) == ([[False], [False]], "taken")
     pairing._both(known, {"x": X}, first.moment, foreseen)
     assert known.joint is joint
     joint.batch = 5  # other samples than before
@@ -279,6 +279,8 @@ def test_a_step_of_both_has_the_leaders_decision_and_both_ones_tokens(monkeypatc
     assert both.memory == "memory of both"  # type: ignore[comparison-overlap]
     monkeypatch.setattr(Step, "compared", lambda self, source, env: torch.full((1,), 1.0 + (env["half"] == "second")))
     assert both.compared("latent", {}).tolist() == [1.0, 2.0]
+    monkeypatch.setattr(Step, "decide", lambda self, env: np.array([env["half"] == "first"]))
+    assert both.decide({}).tolist() == [True, True]
     merged = list[Any]()
     monkeypatch.setattr(Step, "merge", lambda *given: (merged.append(given[1:]), {"y": 1})[1])
     first.engine.lowered.captured = "captured"

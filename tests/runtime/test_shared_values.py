@@ -36,7 +36,7 @@ class Prelude:
 
         def call(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
             self.made.append(names)
-            return tuple((given[0] * 2 if given else torch.zeros(1)).mT for _ in names)
+            return tuple((given[0] * 2 if given else torch.zeros(1, 1)).mT for _ in names)
 
         def find(op: str) -> list[int]:
             return [1] if weighs and op == "get_attr" else []
