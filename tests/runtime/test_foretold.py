@@ -30,7 +30,7 @@ from tests.runtime.test_step import FULL, GRAPH, REUSE, SKIP, Graph, step
 GRID = Grid(4, (900.0, 600.0, 300.0, 100.0), (0.9, 0.6, 0.3, 0.1))
 
 
-CHANGE = ir.Change("rel_l1", ir.Source("time_embedding"), "step")
+CHANGE = ir.Change("rel_l1", ir.SourceRef("time_embedding"), "step", ir.Granularity.STEP)
 
 
 def lowered(monkeypatch: pytest.MonkeyPatch, gathered: bool = False, **more: Any) -> Any:
@@ -48,7 +48,7 @@ def lowered(monkeypatch: pytest.MonkeyPatch, gathered: bool = False, **more: Any
 
         def get(self, inputs: Any) -> Any:
             t = inputs["t"]
-            return {"embedded": torch.stack([t, 2 * t], 1), "rows": t}
+            return {"embedded": torch.stack([t, 2 * t], 1)[:, None], "rows": t}
 
     monkeypatch.setattr(planning, "SharedValues", Values)
     monkeypatch.setattr(planning, "timestep_of", lambda captured: "t")

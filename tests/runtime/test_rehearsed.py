@@ -23,7 +23,7 @@ from mccompile.runtime.prefixes import chunks_alike
 from mccompile.runtime.rehearse import rehearse
 
 TEXT = """policy p {
-  phase all { reuse chunk while step < 9 }
+  phase all { a: reuse chunk while step < 9  b: reuse chunk while step < 9 }
   layers a = blocks[0] { keep residual }  layers b = blocks[1] { keep residual }
 }"""
 X = torch.ones(1, 12, 2)
