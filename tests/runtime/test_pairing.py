@@ -142,7 +142,7 @@ def test_a_call_is_the_expected_one_with_its_very_tensors_or_equal_ones() -> Non
     assert foreseen is not None
     assert foreseen.is_it(given, moment(1))
     assert foreseen.is_it({**given, "x": X.clone()}, moment(1))
-    for other in ({"x": X + 1}, {"x": torch.ones(3)}, {"steps": 4}):
+    for other in ({"x": X + 1}, {"x": torch.ones(3)}, {"steps": 4}, {"steps": torch.tensor(4)}):
         assert not foreseen.is_it({**given, **other}, moment(1))
     assert not foreseen.is_it(given, moment(2))
     given["x"].add_(1)

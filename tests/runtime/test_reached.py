@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mccompile.runtime.reached import DEEPEST, Same, inside, is_data, leaves_in, parts_of, settings_of, told
-from mccompile.runtime.settings import code_of
+from mccompile.runtime.settings import code_of, is_plain
 
 
 @dataclass
@@ -174,3 +174,22 @@ def test_the_code_of_a_class_is_its_functions_and_settings() -> None:
     assert "__marker__" not in found
     assert "forward" not in found
     assert code_of(Inner) == code_of(Inner)
+
+
+def test_a_tensor_is_never_the_same_as_a_function() -> None:
+    assert Same(torch.ones(1)) != Same(len)
+    assert Same(len) != Same(torch.ones(1))
+    assert Same(len) == Same(len)
+
+
+def test_tensors_of_a_module_are_told_by_each_of_their_names() -> None:
+    module = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    module[1].weight = module[0].weight
+    for part in module:
+        part.register_buffer("mean", torch.zeros(1) if part is module[0] else module[0].mean)
+    assert {"0.weight", "1.weight", "0.mean", "1.mean"} <= {name for name, _ in inside(module)}
+
+
+def test_a_dictionary_of_plain_values_is_plain() -> None:
+    assert is_plain({"a": [1, "b"]}) is True
+    assert is_plain({"a": object()}) is False

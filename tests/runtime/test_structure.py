@@ -237,3 +237,11 @@ def test_every_tensor_of_a_model_has_its_value_by_each_of_its_names() -> None:
     assert found["0.weight"] == found["1.weight"]
     assert found["mean"] == found["0.own"]
     assert {"tables[0]", "0.held['a']"} <= set(found)
+
+
+def test_models_of_another_configuration_are_not_built_alike() -> None:
+    one, other = model(), model()
+    one.config, other.config = {"layers": 1}, {"layers": 1}
+    assert built_alike(one, other)
+    other.config = {"layers": 2}
+    assert not built_alike(one, other)
