@@ -172,6 +172,8 @@ def test_what_is_kept_is_counted_in_the_models_dtype(
 def test_the_rows_of_a_clock_that_the_user_sets() -> None:
     clock = Timeline("run", GRID, steps_in_order(GRID, 2))
     assert clock.moment("cond", {}) == Moment("run", 0, "cond", GRID, clock.rows[0], 2, clock.rows[1])
+    clock.row = 1
+    assert clock.moment("cond", {}).following == clock.rows[2]
     clock.row = 2
     assert clock.moment("uncond", {}) == Moment("run", 2, "uncond", GRID, clock.rows[2], 2, None)
     assert clock.rows[2] == (ChunkTime(0, "active", 2), ChunkTime(1, "active", 2))
