@@ -240,7 +240,17 @@ def test_what_a_compile_sees_of_several_samples(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(CallError, match="one number of samples: a reason"):
         recorded(monkeypatch, several=True, samples=())
     ((engine, *_),), _, _ = recorded(monkeypatch, samples=(), instead=lambda backend: "instead")
-    assert engine == ("engine", "instead")
+    assert engine[1].backend == "instead"
+
+
+def test_what_data_divides_is_recorded_with_fewer_pieces_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def divided(backend: Any, fewer: bool = False) -> Any:
+        return SimpleNamespace(backend=backend, fewer=fewer, divided=True)
+
+    monkeypatch.setattr(exercise, "ByPieces", divided)
+    (whole, fewer), _, _ = recorded(monkeypatch, chunks=(1, 2), instead=lambda backend: "instead")
+    assert ([len(whole[1]), *whole[2]], [len(fewer[1]), *fewer[2]]) == ([2, 1, 2], [1, 1])
+    assert (whole[0][1].fewer, fewer[0][1].fewer, fewer[0][1].backend) == (False, True, "instead")
 
 
 def test_a_first_moment_has_as_many_chunks_as_attention_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,7 @@ def engine(
         monkeypatch.setattr(engines, name, lambda *given, _name=name, **named: SimpleNamespace(
             name=_name, given=given, named=named, shared=(), sources=()
         ))  # fmt: skip
+    monkeypatch.setattr(engines, "ByPieces", Backend)
     monkeypatch.setattr(engines, "whole_model", lambda *given: ("whole", *given[1:]))
     monkeypatch.setattr(engines, "masked_by_input", lambda captured: masked)
     monkeypatch.setattr(engines, "prompt_inputs", lambda captured: ("prompt",))
