@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,18 +112,27 @@ def test_a_case_is_read_back_and_timed(what: compile_case.What) -> None:
 
 def test_compile_times_are_against_one_block(eager: Conditions) -> None:
     asked: list[tuple[str, int, str]] = []
+    caches: list[str] = []
 
-    def run(case: compile_case.Case) -> compile_case.SecondsByName:
+    def run(case: compile_case.Case, cache: str) -> compile_case.SecondsByName:
         asked.append((case.what, case.subject.layers, case.bundle))
+        assert cache in caches or not any(Path(cache).iterdir())  # the first to use it finds it empty
+        caches.append(cache)
         return {"block": {"first": 2.0}, "model": {"compile": 3.0}, "bundle": {"load": 0.5}}[case.what] | {
             "seconds": {"block": 2.0, "model": 3.0, "bundle": 0.5}[case.what]
         }
 
     rows = compile_time.measure(TINY, (2, 5), dataclasses.replace(eager, backend="inductor"), None, run)
-    assert [a[:2] for a in asked] == [("block", 2), ("model", 2), ("bundle", 2), ("model", 5), ("bundle", 5)]
-    assert asked[1][2] == asked[2][2] != asked[3][2] == asked[4][2]
-    assert [r["layers"] for r in rows] == [1, 2, 2, 5, 5]
-    assert [r["blocks"] for r in rows] == [1.0, 1.5, 0.25, 1.5, 0.25]
+    each = [[("model", n), ("bundle", n), ("bundle", n)] for n in (2, 5)]
+    assert [a[:2] for a in asked] == [("block", 2), *each[0], *each[1]]
+    assert len({a[2] for a in asked[1:4]}) == len({a[2] for a in asked[4:]}) == 1
+    assert asked[1][2] != asked[4][2]
+    assert [caches.index(c) for c in caches] == [0, 1, 2, 2, 4, 5, 5]  # a second start finds what the first has left
+    assert not any(Path(c).exists() for c in caches)
+    assert [r["name"] for r in rows[1:4]] == [r["name"] for r in rows[4:]]
+    assert [r["name"] for r in rows[2:4]] == [compile_time.FIRST, compile_time.LATER]
+    assert [r["layers"] for r in rows] == [1, 2, 2, 2, 5, 5, 5]
+    assert [r["blocks"] for r in rows] == [1.0, 1.5, 0.25, 0.25, 1.5, 0.25, 0.25]
     assert rows[2]["compile"] == 0.5
     whole = compile_time.measure(TINY, (2,), eager, None, run)
     assert [r["name"] for r in whole] == [compile_time.BLOCK, "motioncache, the whole model"]  # eager has no bundle

@@ -2,6 +2,7 @@
 
 The two are timed once per width of heads and number of threads, over classes of shapes. A class is decided at its least
 favourable point for the kernel: one query more than fills its vectors. The kernel must be faster there by `MARGIN`.
+Where the two are near each other, they are timed for longer. Queries that are too few to fill one vector are torch's.
 The table is kept beside the packages, under the facts that it depends on, so that every process decides alike.
 """
 
@@ -20,13 +21,14 @@ from mccompile.backend.measured import cpu_facts, measured_once
 from mccompile.backend.native.kernel import SOURCE, attend_natively, kernel
 from mccompile.lowering.attention import attend
 
-QUERIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)  # fewest of each class
+QUERIES = (8, 16, 32, 64, 128, 256, 512, 1024, 4096)  # fewest of each class; a vector holds 8 or 16
 KEYS = (0, 96, 256, 1024, 4096, 16384)  # fewest of each class
 MEASURED_AT = (64, 128, 512, 2048, 8192, 32768)  # keys of each class
 LARGEST = 2**26  # queries times keys: beyond, time grows with the queries, and a class is as the one with fewer
 MARGIN, ROUNDS = 1.03, 5
 HEADS_APART = 4  # heads that lie in one row of a model's keys, at least: how far apart the rows of one head are
 LEAST = 0.02  # seconds that both are timed for at each point: short calls need more rounds
+NEAR, LONGER = 1.15, 0.2  # the ratio up to which two are near each other, and the seconds that both are timed for then
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class TimingTable:
     own_seconds: tuple[tuple[float, ...], ...]
 
     def own_is_faster(self, queries: int, keys: int) -> bool:
-        """Whether the kernel runs for so many queries (at least 1) that see so many keys."""
+        """Whether the kernel runs for so many queries that see so many keys."""
+        if queries < QUERIES[0]:
+            return False
         row, column = bisect_right(QUERIES, queries) - 1, bisect_right(KEYS, keys) - 1
         return self.own_seconds[row][column] * MARGIN < self.torch_seconds[row][column]
 
@@ -66,7 +70,7 @@ def table_for(width: int, threads: int) -> TimingTable | None:
 def measure(width: int, threads: int) -> TimingTable:
     """Times both on every class, one head per thread."""
     times: list[list[tuple[float, float]]] = []
-    for queries in map(_worst, QUERIES):
+    for queries in (fewest + 1 for fewest in QUERIES):  # fills the kernel's vectors least
         row: list[tuple[float, float]] = []
         for column, keys in enumerate(MEASURED_AT):
             known = times[-1][column] if queries * keys > LARGEST else None
@@ -80,9 +84,8 @@ def seconds(queries: int, keys: int, width: int, heads: int, rounds: int = ROUND
     """The least time of torch's attention and of the kernel, which take turns: what else runs slows both."""
     q, k, v, bounds = _operands(queries, keys, width, heads, torch.float32)
     out = torch.empty_like(q)
-    theirs, ours = _least(
-        (lambda: attend(q, k, v, bounds), lambda: attend_natively(q, k, v, bounds, None, out)), rounds
-    )
+    ways = (lambda: attend(q, k, v, bounds), lambda: attend_natively(q, k, v, bounds, None, out))
+    theirs, ours = _least(ways, rounds)
     return theirs, ours
 
 
@@ -102,12 +105,19 @@ def _operands(queries: int, keys: int, width: int, heads: int, dtype: torch.dtyp
 
 
 def _least(ways: Sequence[Callable[[], object]], rounds: int) -> tuple[float, ...]:
+    """The least time of each, over so many rounds at least."""
     for way in ways:
         way()
-    runs: list[list[float]] = []
-    while len(runs) < rounds or sum(map(sum, runs)) < LEAST:
-        runs.append([_time(way) for way in ways])
-    return tuple(map(min, zip(*runs, strict=True)))
+    found, spent, count = [math.inf] * len(ways), 0.0, 0
+    while count < rounds or spent < (LONGER if _near(found) else LEAST):
+        times = [_time(way) for way in ways]
+        found = [*map(min, found, times)]
+        spent, count = spent + sum(times), count + 1
+    return tuple(found)
+
+
+def _near(times: Sequence[float]) -> bool:
+    return len(times) > 1 and max(times) < NEAR * min(times)
 
 
 def _time(way: Callable[[], object]) -> float:
@@ -116,10 +126,6 @@ def _time(way: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _worst(fewest: int) -> int:
-    """The number of queries of a class that fills the kernel's vectors least: they hold 8 or 16."""
-    return fewest + 1 if fewest >= 8 else fewest
-
-
 def _facts(width: int, threads: int) -> tuple[object, ...]:
-    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), QUERIES, KEYS, MEASURED_AT, LARGEST, MARGIN, HEADS_APART)
+    classes = QUERIES, KEYS, MEASURED_AT, LARGEST
+    return (*cpu_facts(), width, threads, SOURCE.read_bytes(), *classes, MARGIN, HEADS_APART, NEAR, LONGER)
