@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from mccompile.capture.alone import NotAlone
 from mccompile.capture.arguments import Arguments, copied, renewed
 
-Run = tuple[list[torch.Tensor], list[torch.Tensor]]  # what a forward returns, and the tensors of its call afterwards
+Left = tuple[list[torch.Tensor], list[torch.Tensor]]  # what a forward returns, and the tensors of its call afterwards
 
 
 def settled(model: nn.Module, call: Mapping[str, object], latent: str) -> Arguments:
@@ -59,7 +59,7 @@ def _writes(place: str) -> str:
     return f"its forward writes into its argument `{place}`, and"
 
 
-def _run(model: nn.Module, call: Mapping[str, object]) -> Run:
+def _run(model: nn.Module, call: Mapping[str, object]) -> Left:
     with torch.no_grad():
         result = model(**renewed(call))
     return [x.clone() for x in _tensors(result)], _tensors(call)

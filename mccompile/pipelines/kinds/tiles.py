@@ -14,7 +14,7 @@ from mccompile.runtime.stand_in import transformer_of
 
 SCALE = {"resolution_scale": 2}  # of the examples: how much a tile grows does not change its size
 SEEN, UNSEEN = (3, 5), (4, 6)  # latent frames of the recorded calls, and of runs that prove something
-Tile = tuple[int, int]  # height, width in pixels
+TileSize = tuple[int, int]  # height, width in pixels
 
 
 class TiledDriver(StepDriver):
@@ -41,7 +41,7 @@ class TiledDriver(StepDriver):
         return one, two
 
 
-def _tiles(pipe: object) -> list[Tile]:
+def _tiles(pipe: object) -> list[TileSize]:
     """The sizes of a pipeline's tiles; none where it has no tiles."""
     config = getattr(transformer_of(pipe), "config", None)
     found = config.get("tile_sizes") if isinstance(config, Mapping) else None
