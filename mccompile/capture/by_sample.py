@@ -142,7 +142,7 @@ def other_masks(call: Mapping[str, object]) -> dict[str, object]:
     """The call with other masks: in some samples rows at the front are left out, in others those behind some rows."""
 
     def other(value: object) -> object:
-        if not isinstance(value, torch.Tensor) or not _is_mask(value):
+        if not isinstance(value, torch.Tensor) or not is_mask(value):
             return value
         rows, made = torch.arange(value.size(1), device=value.device), torch.ones_like(value)
         for sample in range(value.size(0)):
@@ -153,6 +153,6 @@ def other_masks(call: Mapping[str, object]) -> dict[str, object]:
     return {name: pytree.tree_map(other, value) for name, value in call.items()}
 
 
-def _is_mask(value: torch.Tensor) -> bool:
+def is_mask(value: torch.Tensor) -> bool:
     """Whether a tensor [samples, rows] says of each row whether it counts."""
     return value.dim() == 2 and value.size(1) > 1 and bool(value.any()) and bool(((value == 0) | (value == 1)).all())

@@ -11,6 +11,7 @@ from torch import fx, nn
 from mccompile.capture.apart import Parts
 from mccompile.capture.assemble import assemble
 from mccompile.capture.by_sample import with_other_masks
+from mccompile.capture.counted import counting_fewer
 from mccompile.capture.dependence import data_inputs, flow_graph, writes_outside
 from mccompile.capture.errors import CaptureError, ExportError, NoBlocksError
 from mccompile.capture.export import Exported, export_model, without_defaults
@@ -46,7 +47,7 @@ def capture(
     unbatched: why the number of samples may not vary, where that is known.
     Raises CaptureError (MC04xx); what cannot be proved about rows is a Refusal of the result, never an error.
     """
-    exported = export_model(model, probe, second)
+    exported, second = counting_fewer(model, export_model(model, probe, second), without_defaults(model, second))
     calls = [without_defaults(model, call) for call in (probe, second, *more)]
     if exported.looped:
         calls += with_other_masks(model, calls[0])

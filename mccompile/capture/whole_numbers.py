@@ -1,12 +1,16 @@
-"""`int` of a size in a model's own code, while it is exported: the size itself.
+"""`int` of a size, `len` of a tensor and `set` of sizes in a model's own code, while it is exported.
 
-Python's own makes a number of it, and the size would be a constant of the graph. A whole number that was rounded from a
-fraction of sizes is left to Python: a graph that rounds otherwise would be wrong at some sizes only.
+before: int(size), len(tensor), len(set(sizes)) > 1
+after:  the size itself, the first size of the tensor, and the sizes that differ: a number of them is a guard
+
+Python's own make a number of a size, and it would be a constant of the graph, or they refuse it. A whole number that
+was rounded from a fraction of sizes is left to Python: a graph that rounds otherwise would be wrong at some sizes only.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,6 +49,28 @@ def _is_exact(expression: Any) -> bool:
     return bool(atom or made or isinstance(expression, _EXACT)) and all(map(_is_exact, expression.args))
 
 
+def _length(value: Any) -> object:
+    """Python's `len`, but for tensors."""
+    return value.size(0) if isinstance(value, torch.Tensor) and value.dim() else len(value)
+
+
+class _AsSet(type):
+    """What is a `set` for Python is one here too."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, set)
+
+    def __call__(cls, *values: Iterable[object]) -> object:
+        found: list[object] = list(*values)
+        if not any(isinstance(value, torch.SymInt) for value in found):
+            return set(found)
+        return tuple(value for place, value in enumerate(found) if all(value != other for other in found[:place]))
+
+
+class SymbolicSet(set[object], metaclass=_AsSet):
+    """Python's `set`, but for sizes: a tuple of those that differ, as no size can be looked up."""
+
+
 def symbolic_ints(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Inside, the code of the model's classes leaves a symbolic size as it is where it asks for an `int`."""
-    return exchanged(model, {"int": SymbolicInt})
+    """Inside, the code of the model's classes leaves a symbolic size as it is: in `int`, `len` and `set`."""
+    return exchanged(model, {"int": SymbolicInt, "len": _length, "set": SymbolicSet})

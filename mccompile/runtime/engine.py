@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
+from mccompile.backend.pieces import ByPieces
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
 from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, TokenGrid
@@ -26,7 +27,7 @@ from mccompile.lowering.sources import (
 )
 from mccompile.lowering.types import LoweredModel
 from mccompile.policy.facts import computes_always, selects_within_chunks
-from mccompile.runtime.blocks import Backend, BlockCalls, Env
+from mccompile.runtime.blocks import Backend, BlockCalls, Env, eager
 from mccompile.runtime.decision import Decide, Observe
 from mccompile.runtime.errors import NoForecast
 from mccompile.runtime.execute import Postlude
@@ -45,6 +46,7 @@ class Engine:
     """
 
     def __init__(self, lowered: LoweredModel, backend: Backend) -> None:
+        backend = backend if backend is eager or isinstance(backend, ByPieces) else ByPieces(backend)
         self.lowered = lowered
         self.vanilla = computes_always(lowered.policy)
         causal = lowered.rows is not None and (bool(lowered.rows.prefixes) or masked_by_input(lowered.captured))

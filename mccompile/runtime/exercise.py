@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from mccompile.backend.pieces import ByPieces
 from mccompile.backend.record import Recorder
 from mccompile.capture.errors import CallError
 from mccompile.capture.types import CapturedModel
@@ -41,8 +42,11 @@ def record_roles(
     Raises CallError (MC0405) where the model was captured at one number of samples and several are wanted.
     """  # fmt: skip
     captured = lowered.captured
-    engine = Engine(lowered, recorder if instead is None else instead(recorder))
+    pieces = ByPieces(recorder if instead is None else instead(recorder))
+    engine = Engine(lowered, pieces)
     exercise(engine, bound, calls, chunks)
+    if pieces.divided:  # both calls may be of one prompt, so that what data decides was the same
+        exercise(Engine(lowered, ByPieces(pieces.backend, fewer=True)), bound, calls[:1], chunks[:1])
     several = several and not captured.each  # whose samples are run one by one
     if several and not captured.samples:
         place, cause = f"{captured.model_class}.forward", f"it takes one number of samples: {captured.unbatched}"

@@ -41,3 +41,18 @@ def test_int_is_put_back() -> None:
     with symbolic_ints(_Counting()):
         assert "int" in globals()
     assert "int" not in globals()
+
+
+class _Measuring(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lengths = [len(row) + 1 for row in x.unbind(0)]
+        assert len(set(lengths)) == len({1: 2}) == len(set("aa")) == 1
+        assert isinstance(set(), set)
+        return x.new_ones(lengths[0]).cumsum(0)
+
+
+def test_a_length_and_a_set_of_sizes_vary_with_them() -> None:
+    model = _Measuring().eval()
+    exported = export_model(model, {"x": torch.ones(1, 4, 2)}, {"x": torch.ones(1, 6, 2)})
+    for rows in (3, 9, 10):
+        assert torch.equal(exported.module(x=torch.ones(1, rows, 2)), model(torch.ones(1, rows, 2)))
