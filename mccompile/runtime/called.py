@@ -122,7 +122,8 @@ def hooks_of_all() -> tuple[object, ...]:
 
 
 def _is_value(value: object) -> bool:
-    return is_plain(value) or isinstance(value, torch.Tensor | list | tuple | dict | np.ndarray) or is_data(value)
+    of_kind = isinstance(value, torch.Tensor | list | tuple | dict | np.ndarray)
+    return value is None or of_kind or is_plain(value) or is_data(value)
 
 
 def _content(cell: CellType) -> object:

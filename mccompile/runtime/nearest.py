@@ -66,7 +66,6 @@ class Likeness:
         filled = np.repeat(filled, 2) if filled.size == 1 else filled  # as the positions of a lone token are
         own = np.searchsorted(positions, filled)
         others = np.flatnonzero(positions[np.minimum(own, positions.size - 1)] != filled)
-        own[others] = 0
         taken = upload(own, index.device).repeat(samples, 1)
         at = upload(others, index.device)
         seen = 0

@@ -17,7 +17,7 @@ from mccompile import api
 from mccompile.capture.errors import ExportError
 from mccompile.runtime.called import CalledCode
 from mccompile.runtime.errors import ModelChanged, ModelRemembers
-from mccompile.runtime.remembers import check_remembers_nothing
+from mccompile.runtime.remembers import check_remembers_nothing, runs_at
 from mccompile.runtime.state import ModelState
 from tests.pipelines.conftest import text, wan, wan_transformer
 
@@ -153,6 +153,46 @@ def test_what_a_forward_carries_over_is_found(kind: type[Model]) -> None:
 @pytest.mark.parametrize("kind", [Model, Noting, WithFactor])
 def test_what_depends_on_the_call_alone_is_no_memory(kind: type[Model]) -> None:
     check_remembers_nothing(kind().requires_grad_(False), {"x": torch.ones(3, 2)})
+
+
+class Settles(Model):
+    """What it notes is complete after the second call."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls = min(self.calls + 1, 2)
+        return super().forward(x)
+
+
+class OfLibrary:
+    """A processor of diffusers, which counts."""
+
+    __module__ = "diffusers.models.attention_processor"
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+
+class Processed(Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.processor = OfLibrary()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.processor.seen += 1
+        return super().forward(x)
+
+
+def test_what_settles_at_the_second_call_is_no_memory() -> None:
+    check_remembers_nothing(Settles().requires_grad_(False), {"x": torch.ones(3, 2)})
+    with pytest.raises(ModelRemembers, match=r"`processor\.seen`"):
+        check_remembers_nothing(Processed().requires_grad_(False), {"x": torch.ones(3, 2)})
+
+
+def test_a_model_that_does_not_run_at_a_size_is_told_apart() -> None:
+    assert runs_at(Model(), {"x": torch.ones(3, 2)}) is True
+    assert runs_at(Model(), {"x": torch.ones(3, 5)}) is False
 
 
 def test_a_cache_in_the_class_of_a_model_is_refused_by_compile() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mccompile import ir
+from mccompile.arithmetic.fitted import Fitted
 from mccompile.lowering.decide import build_decide
 from mccompile.lowering.measured import MeasuredRow
-from mccompile.runtime.decided import Decided, Spread, fits_outside
+from mccompile.runtime.decided import Decided, Spread, fits_outside, guards, spreads
 from mccompile.runtime.finite import finite
 from tests.runtime.test_decision_oracle import EACH, LOCATED, MOVED, TOKEN, Run, decided, run_of
 
@@ -93,3 +94,34 @@ def test_results_are_looked_at(value: float, is_finite: bool) -> None:
     assert returned is not None
     assert bool(*returned.arrived())
     assert finite((torch.tensor([1]),), ()) is None
+
+
+def test_spreads_are_of_signals_and_accounts_by_their_names() -> None:
+    account, named, signal = MeasuredRow("highest"), MeasuredRow("highest", "sum"), MeasuredRow("signal", "drift")
+    other = {MeasuredRow("lowest"): 9.0, MeasuredRow("guard", "vote"): 9.0, MeasuredRow("fitted", "drift"): 9.0}
+    decided = [Decided(step, {account: v, named: v + 1, signal: v + 2, **other}) for step, v in enumerate((1.0, 3.0))]
+    decided.append(Decided(2, {MeasuredRow("signal", "odd"): nan}))
+    found = spreads(decided)
+    assert list(found) == ["account", "account sum", "drift"]
+    assert [(one.count, round(one.middle, 6)) for one in found.values()] == [(2, 2.0), (2, 3.0), (2, 4.0)]
+    assert str(Spread(3, 0.12345, 2.0, 1234.5)) == "0.123 / 2 / 1.23e+03 (3)"
+    assert [one.finite for one in decided] == [True, True, False]
+
+
+def test_guards_are_counted_where_they_acted() -> None:
+    vote, hold = MeasuredRow("guard", "vote"), MeasuredRow("guard", "hold")
+    decided = [Decided(0, {vote: 1.0, hold: 0.0, MeasuredRow("highest"): 5.0}), Decided(1, {vote: 1.0})]
+    assert guards([*decided, Decided(2, {vote: 0.0})]) == {"vote": 2, "hold": 0}
+
+
+def test_a_fit_that_saw_no_such_values_is_told_of_the_decisions_that_asked_it() -> None:
+    argument = MOVED["step", ir.Granularity.CHUNK]
+    fit = ir.Polynomial(argument, (1.0, 0.0), origin=Fitted("known", (0.0, 1.0), (0.0, 0.5)))
+    gave, of = MeasuredRow("fit", "", fit), MeasuredRow("fitted", "", fit)
+    asked = [Decided(4, {gave: 0.5, of: 0.5}), Decided(7, {gave: 0.0, of: 0.75})]
+    (told,) = fits_outside([*asked, Decided(8, {MeasuredRow("lowest"): 0.0})])
+    assert told.startswith("polynomial known is used beyond what it was fitted on at 1 of 2 decisions (0.75 at step 7;")
+    (negative,) = fits_outside([*asked, Decided(9, {gave: -0.25, of: 0.1})])
+    assert "a negative distance at 1 of 3 decisions (-0.25 for 0.1 at step 9)" in negative
+    (account,) = fits_outside([Decided(1, {MeasuredRow("lowest"): v}) for v in (0.5, -0.5, -2.0)])
+    assert account.startswith("the account was negative at 2 of 3 decisions (down to -2)")

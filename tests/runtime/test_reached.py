@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from mccompile.runtime.reached import DEEPEST, Same, inside, is_data, leaves_in, parts_of, settings_of, told
+from mccompile.runtime.settings import code_of, is_plain
 
 
 @dataclass
@@ -144,3 +146,50 @@ def test_settings_are_what_a_module_has_beside_tensors_and_notes(kind: type[Note
     module.bank.add_(1)
     module.left_out = 2
     assert settings_of(module, ("left_out",)) == found
+
+
+def test_modules_and_objects_without_attributes_are_no_data() -> None:
+    module = nn.Linear(1, 1)
+    module.__class__ = type("OfUser", (nn.Linear,), {"__module__": "user.code"})
+    assert not is_data(module)
+    assert not is_data(type("Empty", (), {"__module__": "user.code"})())
+    assert is_data(Own(1))
+
+
+def test_the_code_of_a_class_is_its_functions_and_settings() -> None:
+    class Base(nn.Module):
+        limit: ClassVar = [1]
+        other = object()
+        __marker__ = 3
+
+        def act(self) -> int:
+            return 1
+
+    class Inner(Base):
+        size = property(lambda self: 1)
+
+    found = dict(code_of(Inner))
+    assert {name for name in found if not name.startswith("__")} == {"limit", "act", "size"}
+    assert (found["limit"], found["act"] is Base.act) == ((1,), True)
+    assert "__marker__" not in found
+    assert "forward" not in found
+    assert code_of(Inner) == code_of(Inner)
+
+
+def test_a_tensor_is_never_the_same_as_a_function() -> None:
+    assert Same(torch.ones(1)) != Same(len)
+    assert Same(len) != Same(torch.ones(1))
+    assert Same(len) == Same(len)
+
+
+def test_tensors_of_a_module_are_told_by_each_of_their_names() -> None:
+    module = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    module[1].weight = module[0].weight
+    for part in module:
+        part.register_buffer("mean", torch.zeros(1) if part is module[0] else module[0].mean)
+    assert {"0.weight", "1.weight", "0.mean", "1.mean"} <= {name for name, _ in inside(module)}
+
+
+def test_a_dictionary_of_plain_values_is_plain() -> None:
+    assert is_plain({"a": [1, "b"]}) is True
+    assert is_plain({"a": object()}) is False

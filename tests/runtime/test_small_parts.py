@@ -87,6 +87,14 @@ def test_results_of_which_one_is_no_number_are_told(value: float) -> None:
     assert finite((odd.clone(),), (odd,)) is not None
 
 
+def test_the_host_waits_for_what_is_on_its_way() -> None:
+    waited, value = list[bool](), torch.ones(1)
+    copied: Any = SimpleNamespace(synchronize=lambda: waited.append(True))
+    assert OnItsWay((value,), copied).arrived() == (value,)
+    assert waited == [True]
+    assert OnItsWay.of(value, value).copied is None
+
+
 def test_only_the_last_result_by_itself_is_plain() -> None:
     for values, passed, plain in (
         ((1.0,), (), True), ((1.0, 0.0), (0.0,), True), ((2.0,), (), False), ((1.0, 0.5), (), False),

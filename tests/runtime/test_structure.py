@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from mccompile.capture.own import own_weights
 from mccompile.runtime.errors import ModelChanged, ModelTreated
-from mccompile.runtime.state import ModelState, built_alike, check_untreated, uncompiled
+from mccompile.runtime.state import ModelState, built_alike, check_untreated, uncompiled, values_of
 
 
 class Processor:
@@ -227,3 +227,21 @@ def test_what_torch_compile_has_put_into_modules_is_put_aside_for_a_while() -> N
         assert made[1]._compiled_call_impl is None
         assert "_compiled_call_impl" not in vars(made[0])
     assert made[1]._compiled_call_impl is called
+
+
+def test_every_tensor_of_a_model_has_its_value_by_each_of_its_names() -> None:
+    made = model(tied=True)
+    made[0].register_buffer("own", made.mean)
+    made[0].held = {"a": torch.ones(2)}
+    found = values_of(made)
+    assert found["0.weight"] == found["1.weight"]
+    assert found["mean"] == found["0.own"]
+    assert {"tables[0]", "0.held['a']"} <= set(found)
+
+
+def test_models_of_another_configuration_are_not_built_alike() -> None:
+    one, other = model(), model()
+    one.config, other.config = {"layers": 1}, {"layers": 1}
+    assert built_alike(one, other)
+    other.config = {"layers": 2}
+    assert not built_alike(one, other)
