@@ -74,8 +74,8 @@ def _number_of(block: ir.BlockRef, captured: CapturedModel, policy: ir.PolicyIR)
     count = len(captured.blocks)
     number = block_bounds(ir.Blocks(block.block, -1), count)[0]
     if not 0 <= number < count:
-        at = int(block.block * count) if isinstance(block.block, float) else block.block
-        raise LayersNotFound(policy.name, captured.model_class, ir.Blocks(at, at, at=block.at), count)
+        named = ir.Blocks(block.block, block.block, at=block.at)
+        raise LayersNotFound(policy.name, captured.model_class, named, count)
     return number
 
 

@@ -201,6 +201,7 @@ _NO_LAYER = "modulated_input: the queries of its first block come from no linear
 _NO_BUFFERS = "buffers: the block keeps no keys and values"
 _NO_PICKS = "gather: no rows are picked from a smaller value alone"
 _NO_HALVES = "writes: no value is written in two halves of one axis"
+_NO_PREFIXES, _NO_WINDOW = "attention: it is over no prefixes of the keys", "attention: it is within no window"
 _NO_PREFIX, _NO_MASK = "none of them was proved to be prefixes", "read as a mask and as nothing else"
 
 _AXES, _NO_TOKENS = {"k": 3, "v": 3}, "keeps none of the video's tokens alone"
@@ -248,9 +249,9 @@ REFUSED: Mapping[str, tuple[Refused, ...]] = {
         Refused("the model's dtype", keeping(True), "model", _AS_COMPUTED, keeping(True), "float8"),
     ),
     "use_windows": (
-        Refused("no attention", over_prefixes(False), None, "over no prefixes", over_prefixes(True), None),
+        Refused("no attention", over_prefixes(False), None, _NO_PREFIXES, over_prefixes(True), None),
     ),
     "pick_keys": (
-        Refused("no attention", within_a_window(False), (0, -1), "within no window", within_a_window(True), (0, -1)),
+        Refused("no attention", within_a_window(False), (0, -1), _NO_WINDOW, within_a_window(True), (0, -1)),
     ),
 }  # fmt: skip

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import fx
 
-from mccompile.capture.part import Index, Operand, Part, RowSource
+from mccompile.capture.part import Index, Operand, Part, Pick, RowSource
 from mccompile.capture.types import Along, CapturedModel, Port, SampleCount
 from mccompile.lowering.coarse import Coarse, find_coarse
-from tests.lowering.refusing import MODULATION, part_of
+from mccompile.lowering.draft import Rewritten
+from mccompile.lowering.picks import pick_inside
+from tests.lowering.refusing import MADE, MODULATION, TEXT, X, part_of
 
 aten = torch.ops.aten
 At = dict[str, Any]
@@ -162,6 +164,27 @@ def test_blocks_of_one_kind_read_a_value_at_the_same_places() -> None:
     assert found(part, (0, ("m", "text")), (0, ("m", "other")), (1, ("text", "m")))
     assert found(part, (0, ("m", "text")), (0, ("text", "m"))) == ()
     assert found(part, (0, ("m", "m")), (0, ("m", "text"))) == ()
+
+
+def test_blocks_make_two_coarse_values_of_one_source_which_they_take_once() -> None:
+    def body(call: Call, at: At) -> Any:
+        frame = call(aten.floor_divide.default, (at["index"], 4))
+        rows = call(aten.index_select.default, (at["per_frame"], 1, frame))
+        sized = call(aten.view.default, (rows, [at["batch"], tokens(call, at), -1]))
+        return {MODULATION: call(aten.clone.default, (rows,)), TEXT: sized}
+
+    takes: dict[Operand, str] = {RowSource(p.name): p.name for p in SOURCES} | {Index(): "index"}
+    two = found(part_of(takes, body))
+    assert [c.name for c in two] == ["m", "text"]
+    reading = part_of({X: "x", MODULATION: "m", TEXT: "text"}, lambda call, at: {
+        MADE: call(aten.mul.Tensor, (at["m"], call(aten.add.Tensor, (at["text"], at["x"]))))
+    })  # fmt: skip
+    inside = pick_inside(reading, two)
+    assert isinstance(inside, Rewritten)
+    assert inside.part.takes == (X, RowSource("per_frame"), Pick("m"), Pick("text"))
+    x, per_frame, frame = torch.randn(1, 2, 3), torch.randn(1, 4, 3), torch.tensor([2, 0])
+    rows = per_frame[:, frame]
+    assert torch.equal(inside.part(x, per_frame, frame, frame)[0], rows * (rows + x))
 
 
 def test_a_model_without_rows_has_nothing_to_pick() -> None:

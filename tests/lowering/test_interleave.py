@@ -119,7 +119,8 @@ STAYING: dict[str, Callable[[Call, dict[str, fx.Node]], fx.Node]] = {
     "a third write": thirds, "read before both are there": read_early, "two axes": of_two_axes,
     "the first copy is read": result_read(0), "the second copy is read": result_read(1),
     "made of itself": made_of_itself, "a half is read": half_read, "copied elsewhere": halves_copied_elsewhere,
-    "not to the end": sliced(end=4), "thirds": sliced(step=3), "counted from the end": sliced(axis=-1),
+    "not to the end": sliced(end=4), "to an entry far on": sliced(end=2**30),
+    "thirds": sliced(step=3), "counted from the end": sliced(axis=-1),
     "single entries": selected, "every entry": without_steps,
 }  # fmt: skip
 

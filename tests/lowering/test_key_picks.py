@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as nnf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mccompile.backend import native
 from mccompile.backend.native.kernel import kernel
@@ -23,11 +25,13 @@ from mccompile.lowering.key_picks import (
     REDUNDANCY,
     attention_given,
     best,
+    is_sight,
     measures_of,
     picks_anew,
     places_of,
     readers_of,
     redundancy,
+    seen_within,
     sights_of,
 )
 from mccompile.lowering.windows import spans_at, spans_of
@@ -119,6 +123,7 @@ def test_the_places_of_chunks_lie_apart_and_hold_as_many_keys_as_the_chunks_befo
     lengths = lengths_of_chunks(sizes)
     sights = sights_of(lengths, reach, frame)
     assert sights is not None
+    assert sights.dtype == np.int64
     ends, taken = np.cumsum(sizes), 0
     for c, size in enumerate(sizes):
         sink, begin, stop, count, place, asking = sights[ends[c] - size].tolist()
@@ -133,6 +138,19 @@ def test_the_places_of_chunks_lie_apart_and_hold_as_many_keys_as_the_chunks_befo
         assert place == taken
         taken += count
     assert places_of(sights) == max(2, taken)
+
+
+def test_what_is_seen_within_reach_tells_whether_keys_are_picked() -> None:
+    lengths = lengths_of_chunks([2, 2, 2])
+    for reach in (Reach(1, 0, 1, (1.0,)), Reach(1, 1)):
+        wanted = sights_of(lengths, reach, 1) if reach.keys else spans_of(lengths, reach)
+        seen = seen_within(lengths, reach, 1)
+        assert seen is not None
+        assert np.array_equal(seen, wanted)  # type: ignore[arg-type]
+        assert is_sight(seen) == bool(reach.keys)
+    assert not is_sight(np.zeros(6))
+    assert not is_sight(np.zeros((6, 6, 6)))
+    assert not is_sight(np.zeros((6, 3)))
 
 
 def test_a_window_that_picks_nothing_is_the_window() -> None:
@@ -165,12 +183,29 @@ def test_picks_are_made_anew_where_the_last_frame_is_whole() -> None:
     lone = sights_of(lengths_of_chunks([1, 1, 1]), Reach(1, 0, 1, (1.0,)), 1)
     assert lone is not None
     assert readers_of(np.array([2, 2]), lone)[:, 7].tolist() == [0]  # a lone row is selected twice
+    assert picks_anew(np.array([2, 2]), lone)
+    frames = sights_of(lengths_of_chunks([2, 2, 2]), Reach(1, 0, 1, (1.0,)), 1)
+    assert frames is not None
+    assert readers_of(np.array([4]), frames)[:, 7].tolist() == [-1]  # the last frame is the token behind it
+
+
+def test_the_last_frame_alone_picks_anew() -> None:
+    torch.manual_seed(0)
+    sights = sights_of(lengths_of_chunks([4, 4, 4]), Reach(1, 0, 1, (1.0,)), 2)
+    assert sights is not None
+    q, k = torch.randn(1, 1, 12, 8), torch.randn(1, 1, 12, 8)
+    rows = np.array([10, 11])
+    found = PICK(
+        q[:, :, rows], k, -torch.ones(1, 1, 4, dtype=torch.int32), readers_of(rows, sights), worth_of(0.5), MEASURES
+    )
+    assert found[0, 0].tolist() == picked_by_definition(q[0, 0, rows], k[0, 0, :8], 0.5, 4)
 
 
 def test_measures_of_keys_are_those_of_the_definition_however_few_queries_count_at_once() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(2, 4, 9, 16), torch.randn(2, 2, 30, 16)
-    k[:, :, 7] = 0  # has no direction
+    k[:, :, 7:9] = 0  # has no direction
+    k[:, :, 8, 0] = 1e-8  # has hardly one
     with patch.object(key_picks, "_LARGEST", 2 * 2 * 30 * 5):
         few = attention_given(q, k, 0.3)
     by_pairs = (q.unflatten(1, (2, 2)).flatten(2, 3) @ k.transpose(2, 3) * 0.3).softmax(-1).mean(2)
@@ -185,6 +220,34 @@ def test_measures_of_keys_are_those_of_the_definition_however_few_queries_count_
 def test_of_equal_keys_the_first_are_picked() -> None:
     q, k = torch.randn(1, 1, 3, 8), torch.randn(1, 1, 1, 8).expand(1, 1, 40, 8)
     assert best(q, k, 5, [0.5, -0.5], MEASURES, None).tolist() == [[[0, 1, 2, 3, 4]]]
+
+
+@pytest.mark.parametrize(("around", "picks"), [(0, [0, 1, 3]), (1, [2, 3, 4])])
+def test_keys_beside_a_large_one_are_worth_as_much(around: int, picks: list[int]) -> None:
+    q, k = torch.ones(1, 1, 1, 1), torch.tensor([0.0, 0.0, 0.0, 9.0, 0.0]).reshape(1, 1, 5, 1)
+    assert best(q, k, 3, [1.0], [around], None).tolist() == [[picks]]
+
+
+class Products(TorchDispatchMode):
+    """Sees how many weights of queries and keys are made at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._softmax.default:
+            self.sizes.append(found.numel())
+        return found
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(1, [60] * 9), (60 * 4, [240, 240, 60]), (10**6, [540])])
+def test_few_queries_at_a_time_are_held_against_all_keys(largest: int, sizes: list[int]) -> None:
+    q, k = torch.randn(2, 3, 9, 4), torch.randn(2, 3, 10, 4)
+    with patch.object(key_picks, "_LARGEST", largest), Products() as products:
+        attention_given(q, k, None)
+    assert products.sizes == sizes
 
 
 def test_what_measures_count_must_be_told() -> None:

@@ -73,6 +73,15 @@ def test_a_new_operation_is_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         load_policy(Source("p.policy", POLICY.replace("0.5 }", "1.5 }")))
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"), [(3.0, 2.0, 1.0), (4.0, 2.0, 0.0), (-4.0, 2.0, 0.0), (5.5, 2.0, 1.5), (-3.0, 2.0, 1.0)]
+)
+def test_what_a_division_leaves_is_exact_and_0_has_no_sign(a: float, b: float, wanted: float) -> None:
+    found = TENSORS["remainder"](torch.tensor(a), torch.tensor(b))
+    assert found.dtype == torch.float32
+    assert (found.item(), torch.signbit(found).item()) == (wanted, False)
+
+
 def number(expr: ir.Expr) -> float | bool:
     """The value of literals alone in a graph."""
     found = evaluate_tensor(expr, Leaves({}, {}, {}, {}, {}, {}, {}, {}))
@@ -88,6 +97,8 @@ def number(expr: ir.Expr) -> float | bool:
         ir.Apply("min", (C(0.1), C(0.2))),
         ir.Polynomial(C(0.1), (0.3, 0.7, 0.1)),
         ir.Apply("not", (ir.Apply("lt", (C(2.0), C(1.0))),)),
+        ir.Apply("and", (ir.Apply("lt", (C(1.0), C(2.0))), ir.Apply("lt", (C(2.0), C(3.0))))),
+        ir.Apply("or", (ir.Apply("lt", (C(1.0), C(2.0))), ir.Apply("lt", (C(3.0), C(2.0))))),
     ],
 )
 def test_literals_alone_are_rounded_as_the_planner_rounds_them(expr: ir.Expr) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from mccompile import ir
 from mccompile.capture.part import Buffer, Output, Part, RowSource, Shared, Stream
 from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.language.load import load_policy
+from mccompile.lowering import lower as lowering
 from mccompile.lowering.after import PASSES, show_steps, steps_of, written
 from mccompile.lowering.draft import Draft, Rewritten
-from mccompile.lowering.errors import NoWindow, UnknownPass
+from mccompile.lowering.errors import NoWindow, SourceNotFound, UnknownPass
+from mccompile.lowering.host import ChangeRow
 from mccompile.lowering.lower import lower
-from mccompile.lowering.pipeline import Form, Pass, Pieces, run_passes
+from mccompile.lowering.pipeline import Form, Pass, Pieces, Place, run_passes
 from mccompile.lowering.prefixes import BOUNDS
 from mccompile.lowering.spec import BrokenPart, verifying
 from mccompile.studio.bench.subjects import TINY
@@ -135,6 +138,67 @@ def test_lowering_holds_what_each_pass_made_against_the_spec(captured: CapturedM
             lower(captured, one, proved, watch=verifying)
     for windowed in (policy, load_policy(PICKED)):
         lower(captured, windowed, masks(captured), watch=verifying)
+
+
+def refused_on(kind: int) -> tuple[Pass[Any], ...]:
+    """The exact passes, where that of the modulated input refuses one kind of block."""
+
+    def setting(pieces: Pieces, place: Place) -> int:
+        return place[1]
+
+    def rewrite(part: Part, at: int) -> Rewritten | Refusal:
+        return Refusal("queries", "of another make") if at == kind else Rewritten(part, (part,))
+
+    return tuple(
+        dataclasses.replace(one, rewrite=rewrite, setting=setting) if one.name == "modulated_input" else one
+        for one in lowering.EXACT
+    )
+
+
+def test_a_modulated_input_is_needed_of_the_first_block_alone(
+    captured: CapturedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = tuple(dataclasses.replace(b, kind=1 if b.index == 0 else 0) for b in captured.blocks)
+    two = dataclasses.replace(captured, kinds=captured.kinds * 2, blocks=blocks)
+    reading = load_policy(POLICY.replace("rel_l1(modulated_input)", "rel_l1(latent) + rel_l1(modulated_input)"))
+    reading = dataclasses.replace(reading, cache=dataclasses.replace(reading.cache, window=None))
+    monkeypatch.setattr(lowering, "EXACT", refused_on(0))
+    assert lower(two, reading).modulated is not None
+    monkeypatch.setattr(lowering, "EXACT", refused_on(1))
+    with pytest.raises(SourceNotFound, match=r"reads `modulated_input`, which was not found .*: of another make"):
+        lower(two, reading)
+
+
+STATIC = "policy p { phase all { reuse chunk while rel_l1(modulation) < 10% } layers blocks[*] { keep residual } }"
+
+
+def test_lowering_is_watched_and_folds_what_the_plan_can_measure(captured: CapturedModel) -> None:
+    seen: list[str] = []
+    folded = lower(captured, load_policy(STATIC), watch=lambda step, pieces: seen.append(step.name))
+    whole = lower(captured, load_policy(STATIC), fold=False)
+    assert list(dict.fromkeys(seen)) == [one.name for one in lowering.EXACT if one.name != "modulated_input"]
+    rows = [[type(row) for decide in one.decides.values() if decide for row in decide.host] for one in (folded, whole)]
+    assert [row.count(ChangeRow) for row in rows] == [1, 0]
+    assert folded.observe is None
+    assert folded.modulated is None
+    assert folded.refusals == captured.refusals
+
+
+def test_a_model_without_rows_decides_per_step_and_says_so(captured: CapturedModel) -> None:
+    found = lower(dataclasses.replace(captured, gather=None), load_policy(STATIC))
+    assert found.rows is None
+    assert [refusal.site for refusal in found.refusals[len(captured.refusals) :]] == ["phase all of p"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "why", "together"), [(True, "", "cond"), (True, "they do not", None), (False, "", None)]
+)
+def test_branches_run_together_where_they_can(
+    batch: bool, why: str, together: str | None, captured: CapturedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lowering, "_apart", lambda *_: why)
+    shared = dataclasses.replace(load_policy(STATIC), branches=ir.Branches("cond", batch=batch))
+    assert lower(captured, shared).together == together
 
 
 def test_a_window_over_masks_that_are_not_proved_is_refused(captured: CapturedModel, policy: ir.PolicyIR) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import torch
 from torch import fx
 
 from mccompile.capture.part import Buffer, Index, Pick, Positions, Result, RowSource, Shared, Stream
 from mccompile.capture.types import Beside, CapturedModel
 from mccompile.lowering.after import PASSES
-from mccompile.lowering.pipeline import Form, Pieces
+from mccompile.lowering.draft import Rewritten
+from mccompile.lowering.pipeline import Form, Pass, Pieces, run_passes
 from tests.lowering.refusing import MADE, Call, X, part_of
 
 aten = torch.ops.aten
@@ -24,6 +26,17 @@ def setting(name: str, pieces: Any, form: Form, kind: int = 0) -> Any:
 
 def port(name: str, *depends: str, beside: Beside | None = None, axis: int | None = None) -> SimpleNamespace:
     return SimpleNamespace(name=name, beside=beside, token_axis=axis, depends=frozenset(depends))
+
+
+@pytest.mark.parametrize(("makes", "made"), [(Form.MODULATED, True), (Form.MODULATED, False), (None, False)])
+def test_what_a_pass_makes_beside_a_part_has_a_place_of_its_own(makes: Form | None, made: bool) -> None:
+    before, after, more = (part_of({X: "x"}, lambda call, at: {MADE: at["x"]}) for _ in range(3))
+    one = Pass("one", (Form.PLAIN,), lambda part, _: Rewritten(after, (more,) if made else ()), lambda *_: None, makes)
+    pieces = SimpleNamespace(policy=None, parts={(Form.PLAIN, 3): before, (Form.ROWS, 0): before})
+    (step,) = run_passes((one,), cast(Pieces, pieces))
+    changed = {(Form.PLAIN, 3): after} | ({(Form.MODULATED, 3): more} if made else {})
+    assert (step.place, step.before, step.after, step.refusal) == ((Form.PLAIN, 3), before, changed, None)
+    assert pieces.parts == {(Form.ROWS, 0): before} | changed
 
 
 def test_the_modulated_input_is_of_the_stream_with_the_video() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from mccompile import ir
-from mccompile.capture.part import Buffer, Part
+from mccompile.capture.part import Buffer, Part, Stream
 from mccompile.capture.types import (
     Beside,
     BlockKind,
@@ -196,6 +196,11 @@ def test_a_whole_block_that_is_cut_for_others_is_looked_at_in_all_its_pieces() -
     assert made.watched == (1, 2)
 
 
+def test_the_first_block_may_be_looked_at() -> None:
+    watching = WATCHING.replace("{part}", "").replace("[1]", "[0]")
+    assert cut(model(usual), "layers blocks[*] { keep residual }", watching).watched == (0,)
+
+
 def odd(w: Writer, at: At) -> fx.Node:
     return w.mul(at["x"], at["text"])
 
@@ -234,6 +239,15 @@ def test_so_does_one_that_rules_look_at() -> None:
         cut(model(usual), "layers blocks[*] { keep residual }", WATCHING.replace("{part}", "").replace("[1]", "[2]"))
 
 
+def test_a_stream_that_a_block_begins_has_nothing_added_to_it() -> None:
+    whole = model(usual)
+    (kind,), sites = whole.kinds, whole.blocks
+    begun = replace(kind, full=replace(kind.full, gives=(*kind.full.gives, Stream("new"))))
+    blocks = tuple(replace(b, streams_out=(*b.streams_out, "new"), continues=(*b.continues, "")) for b in sites)
+    with pytest.raises(SublayerNotFound, match=r"`blocks\.0` cannot be cut into sublayers: `new` is no stream with"):
+        cut(replace(whole, kinds=(begun,), blocks=blocks), f"layers {ATTN}")
+
+
 def test_other_sublayers_do_not_matter_to_one_that_is_cut_or_looked_at() -> None:
     """The attention of these blocks has no output of its own; nobody keeps that."""
     made = cut(model(two_attentions), "layers blocks[*].ffn { keep output }")
@@ -243,9 +257,12 @@ def test_other_sublayers_do_not_matter_to_one_that_is_cut_or_looked_at() -> None
 
 
 def test_a_block_of_one_sublayer_is_one_piece() -> None:
-    made = cut(model(lambda w, at: w.add(at["x"], w.attend(at["x"], at["x"]))), f"layers {ATTN}")
+    whole = model(lambda w, at: w.add(at["x"], w.attend(at["x"], at["x"])))
+    made = cut(whole, f"layers {ATTN}")
     assert [(p.block, p.sublayers) for p in made.pieces] == [(0, ()), (1, ())]
     assert made.owners == (0, 0)
+    looked_at = cut(whole, "layers blocks[*] { keep residual }", WATCHING.replace("{part}", ".attn"))
+    assert looked_at.watched == (1,)
 
 
 def test_pieces_ask_for_the_size_of_the_stream_that_they_have() -> None:

@@ -82,6 +82,15 @@ def usual(w: Writer, at: At) -> fx.Node:
     return w.add(two, w.layer(two), "three")
 
 
+def keys_of_many_ways(w: Writer, at: At) -> fx.Node:
+    """Keys are a sum of a sum with itself, sixty times: each is looked at once, and not once for each way to it."""
+    keys = at["text"]
+    for _ in range(60):
+        keys = w.add(w.layer(keys), w.cast(keys))
+    one = w.add(at["x"], w.attend(at["x"], keys), "one")
+    return w.add(one, w.layer(one), "two")
+
+
 def adds_in_front(w: Writer, at: At) -> fx.Node:
     """What is added may stand before the stream."""
     one = w.add(w.attend(at["x"], at["x"]), at["x"], "one")
@@ -194,6 +203,7 @@ def gate_at_last(w: Writer, at: At) -> fx.Node:
 
 
 NAMES: dict[str, tuple[Body, tuple[SublayerName, ...], tuple[str, ...]]] = {
+    "keys of many ways": (keys_of_many_ways, ("cross", "ffn"), ("x", "one", "two")),
     "usual": (usual, ("attn", "cross", "ffn"), ("x", "one", "two", "three")),
     "adds in front": (adds_in_front, ("attn", "ffn"), ("x", "one", "two")),
     "two layers are one": (two_layers, ("ffn",), ("x", "two")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -15,10 +17,15 @@ from torch.nn import functional as nnf
 
 from mccompile.backend import native
 from mccompile.backend.native.kernel import kernel
+from mccompile.capture.types import CapturedModel, Refusal
 from mccompile.lowering.attention import attend, bounds_of
-from mccompile.lowering.windows import ranges_of, spans_at, spans_of
+from mccompile.lowering.key_picks import READERS, pick_keys
+from mccompile.lowering.prefixes import BOUNDS, SEEN
+from mccompile.lowering.windows import RANGES, SPANS, outside_windows, ranges_of, spans_at, spans_of, use_windows
 from mccompile.policy.bind import Reach
 from tests.backend.test_native import table
+from tests.lowering.refusing import X, attending, masked, over_prefixes, scaling, within_a_window
+from tests.lowering.test_small_parts import rewritten
 
 OP, NATIVE = torch.ops.mccompile.window_attention, torch.ops.mccompile.window_attention_native
 
@@ -128,3 +135,45 @@ def test_the_layout_is_the_one_that_compilers_are_told(rows: list[int]) -> None:
     for way in WAYS.values():
         found = way(q, k, v, *told)
         assert (found.shape, found.stride()) == (fake.shape, fake.stride())
+
+
+def test_a_window_takes_ranges_and_spans_in_place_of_prefixes() -> None:
+    part = rewritten(use_windows(over_prefixes(True), None))
+    assert part.takes == (X, RANGES, SPANS)
+    assert [n.name for n in part.graph.find_nodes(op="placeholder")] == ["x", "ranges", "spans"]
+    picking = rewritten(pick_keys(within_a_window(True), (0, -1)))
+    assert [n.name for n in picking.graph.find_nodes(op="placeholder")] == ["x", "readers", "worth", "chosen_k"]
+
+
+def test_what_kernels_read_of_a_selection_lies_on_the_device() -> None:
+    """What is read before they run lies on the host."""
+    assert [one.on_device for one in (SEEN, SPANS)] == [True, True]
+    assert [one.on_device for one in (BOUNDS, RANGES, READERS)] == [False, False, False]
+
+
+def model(*shared: tuple[str, frozenset[str]], refusals: tuple[Refusal, ...] = ()) -> CapturedModel:
+    """shared: values by name, and the inputs that they depend on."""
+    ports = tuple(SimpleNamespace(name=name, depends=depends) for name, depends in shared)
+    return cast(CapturedModel, SimpleNamespace(shared=ports, refusals=refusals))
+
+
+WITHIN, PICKED_FROM = within_a_window(True), rewritten(pick_keys(within_a_window(True), (0, -1)))
+NOT_KNOWN = "the mask of `attn` is not known to hide later chunks and nothing else"
+OF_THE_CALLER = "an input of each call says which keys `attn` reads, so the caller has a window of its own"
+NO_ROWS = (Refusal("conv", "it mixes tokens"), Refusal("norm", "so does this"))
+OUTSIDE: dict[str, tuple[CapturedModel, list[Any], str]] = {
+    "a window": (model(), [WITHIN], ""),
+    "picked keys": (model(), [WITHIN, PICKED_FROM], ""),
+    "no row forms": (model(refusals=NO_ROWS), [], "it mixes tokens"),
+    "no reason for it": (model(), [], "its tokens cannot be computed one by one"),
+    "no attention": (model(), [scaling(), scaling()], "none of its blocks attends"),
+    "no mask": (model(), [WITHIN, attending(True)], "in `attn` every token sees all tokens"),
+    "a mask of sizes": (model(("mask", frozenset()), ("text", frozenset({"prompt"}))), [masked()], NOT_KNOWN),
+    "a mask of a call": (model(("text", frozenset()), ("mask", frozenset({"seen"}))), [masked()], OF_THE_CALLER),
+}
+
+
+@pytest.mark.parametrize("how", OUTSIDE)
+def test_a_window_holds_where_all_attention_of_the_rows_is_within_one(how: str) -> None:
+    captured, rows, why = OUTSIDE[how]
+    assert outside_windows(captured, rows) == why

@@ -317,6 +317,20 @@ def test_rules_that_decide_otherwise_prove_nothing(other: ir.Rule) -> None:
     assert "proved" not in [prove(a, Implies(b), [grid_of(4)]).outcome for a, b in ((one, two), (two, one))]
 
 
+@pytest.mark.parametrize(("merging", "proved"), [((), True), ((0,), False), ((1,), False), ((0, 1), False)])
+def test_a_tighter_limit_proves_nothing_where_a_chunk_must_compute_some_token(
+    merging: tuple[int, ...], proved: bool
+) -> None:
+    """Of tokens that take from others one at least is computed, which no limit of another policy knows."""
+    bound = []
+    for at, limit in enumerate((0.1, 0.2)):
+        made = policy(rest(reuse(below(MODULATION, ir.Const(limit)))))
+        nearest = ir.SourceRef("latent") if at in merging else None
+        bound.append(bind(replace(made, regions=tuple(replace(one, nearest=nearest) for one in made.regions)), {}))
+    tight, loose = bound
+    assert (prove(tight, Implies(loose), [grid_of(4)]).outcome == "proved") == proved
+
+
 def test_the_same_rule_may_let_another_result_stand_in() -> None:
     """What was added before decides which: both reuse all steps by the clock alone."""
     either = ir.Apply("or", tuple(below(ir.Accumulate(ir.Const(0.0)), ir.Const(n)) for n in (0.5, 9.0)))

@@ -61,6 +61,14 @@ def test_regions_in_words(layers: str, told: list[str]) -> None:
 def test_merged_tokens_in_words() -> None:
     (told,) = words.regions(load_policy("merge"))
     assert told == "blocks[*]: merge residuals: a token takes that of the computed one nearest by `embedded`"
+    merged = replace(load_policy("merge").regions[0], where=ir.Blocks(0, 3))
+    two = replace(COMPUTE, regions=(merged, ir.Region(ir.Blocks(4, -1), "output")))
+    assert list(words.regions(two))[1:] == ["blocks[4..]: keep output, what the blocks return"]
+
+
+def test_a_count_of_several_parameters_is_told_as_some() -> None:
+    window = ir.KeyWindow(ir.Apply("add", (ir.ParamRef("near"), ir.ParamRef("far"))), C(0.0))
+    assert words.seen(window) == "attention reads the keys of the last some chunks, a token's own among them"
 
 
 def test_regions_that_decide_apart_and_bands_in_words() -> None:
