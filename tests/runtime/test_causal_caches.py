@@ -26,6 +26,12 @@ STEPWISE = """policy steps {
   layers blocks[*] { keep residual }
 }
 """
+CHUNKWISE = """policy chunks {
+  signal drift = rel_l1(latent)
+  phase rest { reuse chunk while accumulate(drift) < 1 }
+  layers blocks[*] { keep residual }
+}
+"""
 
 
 def call(size: tuple[int, int], start: int) -> dict[str, object]:
@@ -90,11 +96,11 @@ def test_capture_leaves_the_callers_example_as_it_was() -> None:
     assert same(given["kv_cache"], before)  # type: ignore[arg-type]
 
 
-def test_steps_are_reused_and_the_caches_hold_what_the_computed_steps_wrote() -> None:
+@pytest.mark.parametrize(("policy", "one"), [(STEPWISE, "full reuse full reuse"), (CHUNKWISE, "full full reuse full")])
+def test_steps_are_reused_and_the_caches_hold_what_the_computed_steps_wrote(policy: str, one: str) -> None:
     """The clean pass is computed, so that later chunks read the chunk as it was generated."""
-    found, rollout, compiled = rolled(STEPWISE)
-    one = ["full", "reuse", "full", "reuse", "full"]
-    assert [event.action for event in compiled.events] == one * CHUNKS
+    found, rollout, compiled = rolled(policy)
+    assert [event.action for event in compiled.events] == [*one.split(), "full"] * CHUNKS
     model, _, _, wanted = prepared()
     assert torch.isfinite(found).all()
     assert not torch.equal(found, wanted)
