@@ -3,7 +3,8 @@
 before: the reason why the model cannot be captured, and two calls
 after:  a captured model whose parts call the model's own modules. It has no row forms: policies decide per step
 refuses when: no list of blocks is called once each, a block returns what it was not given in that shape, something
-writes in place, or the parts do not give what the model gives
+writes in place (blocks may write into tensors of the call, each into its own), or the parts do not give what the model
+gives
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def capture_alone(
 ) -> CapturedModel:
     """The model with its blocks as its own code. why: the reason why it is not captured whole.
 
-    probe, second: as for `capture`. written: the numbers that forward writes into its arguments.
+    probe, second: as for `capture`; tensors that forward writes into are as it leaves them (rewritten.py). written: the
+    numbers that forward writes into its arguments.
     Raises NotAlone with the reason, and ProbeError (MC0402).
     """
     lists = of_other_length(probe, second)
@@ -73,14 +75,14 @@ def _seen(model: nn.Module, calls: Sequence[Mapping[str, object]], pair: Pair) -
     found = ((CHILD.match(path), path, module) for path, module in model.named_modules())
     listed = [path for match, path, module in found if match and next(module.children(), None) is not None]
     outer = [p for p in listed if not any(p.startswith(f"{q}.") for q in listed)]
-    state = [*pair.probe, *model.parameters(), *model.buffers()]
+    state = [*model.parameters(), *model.buffers()]
     before = versions(state)
     try:
         (one, _), (two, _) = (watched(model, outer, call) for call in calls)
     except Exception as error:  # whatever the model's own code raises
         raise NotAlone(f"its forward fails: {type(error).__name__}: {first_line(error)}") from error
     if versions(state) != before:
-        raise NotAlone("its forward writes in place into its arguments or its own buffers")
+        raise NotAlone("its forward writes in place into its own buffers")
     counts = Counter(m.path for m in one), Counter(m.path for m in two)
     looped = {_list_of(path) for count in counts for path, times in count.items() if times > 1}
     one, two = ([m for m in run if _list_of(m.path) not in looped] for run in (one, two))
@@ -184,12 +186,47 @@ def _made(blocks: Sequence[_Seen], index: int) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _shape(model: nn.Module, blocks: Sequence[_Seen], index: int) -> OpaqueShape:
+def _check_writes(blocks: Sequence[_Seen], index: int, calls: Sequence[Mapping[str, object]]) -> None:
+    """Raises NotAlone where a block writes into anything but a tensor of the call that no other block is given.
+
+    Such a tensor is the caller's own in each run, and it holds what the block last wrote where the block is passed by.
+    """
+    own = [{id(leaf) for leaf in pytree.tree_leaves(call)} for call in calls]
+    for run, (met, given) in enumerate(zip((blocks[index].one, blocks[index].two), own, strict=True)):
+        for value, before, after in zip(met.given, met.versions, met.after, strict=True):
+            if before == after:
+                continue
+            if id(value) not in given:
+                raise NotAlone(f"`{met.path}` writes in place into its arguments")
+            for other in (b.two if run else b.one for b in blocks):
+                if other is not met and any(_share(value, theirs) for theirs in other.given):
+                    raise NotAlone(f"`{met.path}` writes in place into what `{other.path}` is given too")
+
+
+def _share(one: object, two: object) -> bool:
+    """Whether two tensors lie in the same memory."""
+    if not isinstance(one, torch.Tensor) or not isinstance(two, torch.Tensor):
+        return False
+    return one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
+
+
+def _check_around(stack: Stack, inputs: Sequence[Sequence[object]]) -> None:
+    """Raises NotAlone where the code around the blocks, which runs more than once in a step, writes into the call."""
+    for leaves in inputs:
+        before = versions(leaves)
+        with torch.no_grad():
+            stack.run(leaves, stack.passing(len(stack.blocks), None))
+        if versions(leaves) != before:
+            raise NotAlone("its forward writes in place into its arguments, outside of its blocks")
+
+
+def _shape(
+    model: nn.Module, blocks: Sequence[_Seen], index: int, calls: Sequence[Mapping[str, object]]
+) -> OpaqueShape:
     """How a block is called. Raises NotAlone."""
     block = blocks[index]
     path = block.one.path
-    if block.one.after != block.one.versions:
-        raise NotAlone(f"`{path}` writes in place into its arguments")
+    _check_writes(blocks, index, calls)
     made = _made(blocks, index)
     passed = _passed(block, tuple(made))
     if passed is None:
@@ -288,12 +325,14 @@ def _captured(
     written: tuple[Written, ...],
 ) -> CapturedModel:
     """The model with these blocks, proved at both calls. Raises NotAlone, IdentityError (MC0404)."""
-    shapes = tuple(_shape(model, blocks, i) for i in range(len(blocks)))
+    shapes = tuple(_shape(model, blocks, i, calls) for i in range(len(blocks)))
     varying = tuple(i for i, dynamic in enumerate(pair.dynamic) if dynamic)
     fixed = {i: x for i, x in enumerate(pair.probe) if i not in varying}
     stack = Stack(model, shapes, pair.spec, varying, fixed, written)
     inputs = [[leaves[i] for i in varying] for leaves in (pair.probe, pair.second)]
-    builder = OpaqueGraph(stack, _plan(stack, blocks, inputs), pair)
+    plan = _plan(stack, blocks, inputs)
+    _check_around(stack, inputs)
+    builder = OpaqueGraph(stack, plan, pair)
     with torch.no_grad():
         out, out_spec = pytree.tree_flatten(stack.run(inputs[0], {}))
     module, outputs = builder.finish(len(out))

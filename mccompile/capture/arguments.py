@@ -4,7 +4,8 @@ Some autoregressive models are told the lengths of the chunks so far, a list tha
 keys of earlier chunks they read. Such a list is one input. A number that a forward writes is a result of the call, and
 it is put into the caller's own dict.
 
-refuses when: a forward writes into a tensor, or writes a number that it has read (ExportError, MC0401)
+refuses when: a forward puts another tensor there, or writes a number that it has read (ExportError, MC0401). What it
+writes into a tensor is left to rewritten.py.
 """
 
 from __future__ import annotations
@@ -68,6 +69,16 @@ def renewed(call: Mapping[str, object]) -> Arguments:
     return {k: v.given() if isinstance(v, GivenList) else pytree.tree_map(lambda x: x, v) for k, v in call.items()}
 
 
+def copied(call: Mapping[str, object]) -> Arguments:
+    """The call in containers and tensors of its own; a tensor that it has twice stays one."""
+    copies: dict[int, torch.Tensor] = {}
+
+    def copy(value: object) -> object:
+        return copies.setdefault(id(value), value.clone()) if isinstance(value, torch.Tensor) else value
+
+    return {name: pytree.tree_map(copy, value) for name, value in call.items()}
+
+
 def of_other_length(probe: Mapping[str, object], second: Mapping[str, object]) -> tuple[str, ...]:
     """The arguments that are lists of numbers of another length in each call."""
     pairs = ((name, _as_list(value), _as_list(second.get(name))) for name, value in probe.items())
@@ -126,16 +137,16 @@ def _put(call: Mapping[str, object], path: PlaceIn, value: object) -> None:
         inside[path[-1]] = value
 
 
-def numbers_written(model: nn.Module, call: Mapping[str, object]) -> tuple[Written, ...]:
+def numbers_written(model: nn.Module, call: Mapping[str, object], tensors: bool = False) -> tuple[Written, ...]:
     """The numbers that a forward writes into the dicts and lists of a call. Runs the model, if the call has such.
 
-    A model that does not run is left to capture. Raises ExportError (MC0401) for what is no number, and for a number
-    that is read.
+    A model that does not run is left to capture. tensors: it may write into tensors of the call, in place. Raises
+    ExportError (MC0401) for what else is no number, and for a number that is read.
     """
     if not any(isinstance(v, dict | list) and v for v in call.values()):
         return ()
     noted: list[PlaceIn] = []
-    given = {name: _noting(value, (name,), noted) for name, value in renewed(call).items()}
+    given = {name: _noting(value, (name,), noted) for name, value in copied(call).items()}
     before = dict(_leaves(given, ()))
     try:
         with torch.no_grad():
@@ -143,7 +154,9 @@ def numbers_written(model: nn.Module, call: Mapping[str, object]) -> tuple[Writt
     except (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError):
         return ()
     after = dict(_leaves(given, ()))
-    changed = (path for path in (*before, *after) if before.get(path, ABSENT) != after.get(path, ABSENT))
+    changed = [path for path in (*before, *after) if before.get(path, ABSENT) != after.get(path, ABSENT)]
+    if tensors:
+        changed = [path for path in changed if not _same_tensor(before.get(path), after.get(path))]
     written = tuple(Written(path, before.get(path, ABSENT)) for path in dict.fromkeys((*changed, *noted)))
     for one in written:
         if type(after.get(one.path)) not in PLAIN:
@@ -191,6 +204,11 @@ def _leaves(value: object, path: PlaceIn) -> Iterator[tuple[PlaceIn, object]]:
         yield path, value if type(value) in PLAIN else _Mark(id(value), version)
 
 
+def _same_tensor(one: object, two: object) -> bool:
+    """Whether two marks are of one tensor, however often it was written to."""
+    return isinstance(one, _Mark) and isinstance(two, _Mark) and one.identity == two.identity
+
+
 def _refuse(model: nn.Module, one: Written, more: str) -> None:
     place, cause = f"{type(model).__name__}.forward", f"forward writes into its argument `{one}`{more}"
     raise ExportError(place, cause, "let forward return what it changes")
@@ -207,7 +225,7 @@ def _check_unread(
     others = [v + 1 if type(v) in (int, float) else v for v in fresh]  # type: ignore[operator]
     first: list[torch.Tensor] | None = None
     for before in ([one.before for one in written], fresh, others):
-        given = renewed(call)
+        given = copied(call)
         give_back(given, written, before)
         with torch.no_grad():
             made = [x for x in pytree.tree_leaves(model(**given)) if isinstance(x, torch.Tensor)]

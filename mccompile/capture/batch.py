@@ -26,6 +26,7 @@ from mccompile.capture.arguments import Arguments, numbers_written, of_other_len
 from mccompile.capture.capture import capture
 from mccompile.capture.errors import CaptureError, ExportError, IdentityError, NoBlocksError, first_line
 from mccompile.capture.export import without_defaults
+from mccompile.capture.rewritten import settled
 from mccompile.capture.run import one_for_all
 from mccompile.capture.types import CapturedModel
 from mccompile.capture.uncollected import uncollected
@@ -84,9 +85,11 @@ def capture_batched(
     try:
         return _captured(model, probe, second)
     except (ExportError, IdentityError, NoBlocksError) as whole:
-        given = without_defaults(model, probe), without_defaults(model, second)
-        written = numbers_written(model, given[0])
+        recorded = without_defaults(model, probe), without_defaults(model, second)
+        written = numbers_written(model, recorded[0], tensors=True)
         try:
+            latent = _latent(*recorded)
+            given = settled(model, recorded[0], latent), settled(model, recorded[1], latent)
             return capture_alone(model, *given, f"{whole.title}: {whole.cause}", written), given
         except NotAlone as alone:
             besides = f"its blocks alone cannot be captured either: {alone}"

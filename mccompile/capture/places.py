@@ -1,4 +1,7 @@
-"""What positions of tokens tell: a grid, if they lie frame by frame, row by row and column by column; or an image."""
+"""What positions of tokens tell: a grid, if they lie frame by frame, row by row and column by column; or an image.
+
+What a video is given may lie behind its grid: frames of a reference begin anew, a keyframe is of an earlier time.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ _read: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def counts_placed(places: torch.Tensor, last: bool) -> Counts | None:
     """The frames, rows and columns of a grid whose tokens have these positions; None where they form none.
+
+    Where all of them form none, it is the grid of the first ones: two frames or more at the same places, one after the
+    other; what lies behind is not the next frame. Where both ends of tokens are given, a frame begins where the last
+    one ends.
 
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; the three numbers of a token say its frame, row and column,
     in any unit. With a last axis of 2, both ends of the token's patch are given (LTX-2). The samples of a call may be
@@ -58,9 +65,9 @@ def _once(places: torch.Tensor, what: str, read: Callable[[], T]) -> T | None:
 
 
 def _rows_last(places: torch.Tensor, last: bool) -> torch.Tensor:
-    """[..., tokens, 3]."""
-    starts = starts_of(places)
-    return starts.transpose(-1, -2) if last else starts
+    """[..., tokens, 3], or [..., tokens, 6] where both ends are given: the starts, then the ends."""
+    ends = places.unbind(-1) if starts_of(places) is not places else (places,)
+    return torch.cat([x.transpose(-1, -2) if last else x for x in ends], -1)
 
 
 def _leading(places: torch.Tensor) -> int:
@@ -89,14 +96,39 @@ def starts_of(places: torch.Tensor) -> torch.Tensor:
 
 
 def _counts(places: torch.Tensor) -> Counts | None:
-    """places: [..., tokens, 3]."""
+    """places: [..., tokens, 3 or 6]."""
     samples = places.reshape(-1, *places.shape[-2:])
     found = {_of_sample(rows) for rows in samples}
     return found.pop() if len(found) == 1 else None
 
 
 def _of_sample(rows: torch.Tensor) -> Counts | None:
-    """rows: [tokens, 3]."""
+    """rows: [tokens, 3 or 6]."""
+    whole = _grid(rows)
+    if whole is not None:
+        return whole
+    of_frame, frames = _run(rows[:, 0]), 1
+    while _follows(rows[(frames - 1) * of_frame : (frames + 1) * of_frame], of_frame):
+        frames += 1
+    tokens = frames * of_frame
+    behind = tokens < len(rows) and not _next(rows[tokens - 1], rows[tokens])
+    return _grid(rows[:tokens]) if frames > 1 and behind else None
+
+
+def _follows(rows: torch.Tensor, of_frame: int) -> bool:
+    """Whether the second of two frames comes after the first, and its tokens are at the same places."""
+    one, two = rows[:of_frame], rows[of_frame:]
+    same = len(two) == of_frame and torch.equal(one[:, 1:3], two[:, 1:3])
+    return same and bool((two[:, 0] == two[0, 0]).all()) and _next(one[0], two[0])
+
+
+def _next(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether the frame of a token is the next one, of all that is known: it is later, or begins at the other's end."""
+    return bool(two[0] == one[3] if len(one) > 3 else two[0] > one[0])
+
+
+def _grid(rows: torch.Tensor) -> Counts | None:
+    """rows: [tokens, 3 or 6]."""
     of_frame = _run(rows[:, 0])
     width = _run(rows[:of_frame, 1])
     if len(rows) % of_frame or of_frame % width:

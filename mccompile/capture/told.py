@@ -3,8 +3,9 @@
 A call tells sizes (`num_frames`, `height`, `width`, shapes of images) or a position for every token. Sizes are taken
 for the grid where the model has a table (rotary embeddings) of which every column changes along one axis of that grid
 only, and each axis changes some column. Positions tell an image: they differ from token to token, and their first
-number, that of the frame, does not. Three numbers a token tell a video, if they are those of a frame-major grid. An
-editing model is given images behind the one that it makes: each is of a later frame, and begins at the same place.
+number, that of the frame, does not. Three numbers a token tell a video, if they are those of a frame-major grid; what
+it is given (frames of a reference, keyframes) may lie behind. An editing model is given images behind the one that it
+makes: each is of a later frame, and begins at the same place.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _places_tokens(captured: Assembled, name: str) -> bool:
 
 
 def _places_a_video(calls: Sequence[dict[str, object]], grid: PlacedGrid, counts: tuple[int, int]) -> bool:
-    """Whether an input has three numbers for each token, which are those of a grid, at both calls."""
+    """Whether an input has three numbers for each token, those of a grid and of what is behind, at both calls."""
     for call, count in zip(calls, counts, strict=True):
         places = call[grid.places]
         if not isinstance(places, torch.Tensor):
@@ -70,7 +71,7 @@ def _places_a_video(calls: Sequence[dict[str, object]], grid: PlacedGrid, counts
         if not _among(grid.among, starts.shape[-1 if grid.last else -2], count):
             return False
         frames, height, width = grid.of_call(call)
-        if (frames, height) == (1, 1) or frames * height * width != count:
+        if (frames, height) == (1, 1) or frames * height * width > count:
             return False
     return True
 

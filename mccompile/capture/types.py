@@ -10,8 +10,10 @@ A captured model is cut at its transformer blocks into four parts, all torch.fx 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import torch
@@ -196,12 +198,27 @@ class TokenGrid:
         assert isinstance(latent, torch.Tensor)
         return self.of(latent.shape)
 
+    def behind(self, inputs: Mapping[str, object]) -> int:
+        """How many tokens lie behind the grid: none, every token is of it."""
+        return 0
+
 
 class _Flat:
     """What grids of a flat latent have in common: its entries are its tokens, frame by frame, along one axis."""
 
     __slots__ = ()
+    source: str
     axis: int
+
+    @abstractmethod
+    def of_call(self, inputs: Mapping[str, object]) -> tuple[int, int, int]:
+        """(frames, height, width) in tokens for the inputs of a call, by name."""
+
+    def behind(self, inputs: Mapping[str, object]) -> int:
+        """How many tokens of the latent lie behind the grid: of what the model is given beside what it makes."""
+        latent = inputs[self.source]
+        assert isinstance(latent, torch.Tensor)
+        return latent.shape[self.axis] - prod(self.of_call(inputs))
 
     @property
     def axes(self) -> tuple[int]:
@@ -233,6 +250,7 @@ class ToldGrid(_Flat):
 class PlacedGrid(_Flat):
     """The frame-major grid of a flat latent `source`, as the positions of its tokens tell it, the input `places`.
 
+    References and keyframes that the model is given lie behind it, and are no part of the grid.
     places: [..., tokens, 3], or [..., 3, tokens] if `last`; with a further last axis of 2, both ends of each token.
     among: where the tokens lie on that axis, if others have positions too; then they lie along `axis` of the latent.
     """
@@ -279,12 +297,6 @@ class OneFrame(_Flat):
         assert isinstance(places, torch.Tensor)
         tokens, rows = latent.shape[self.axis], places.shape[-2]
         return 1, 1, leading(places, self.among.start(rows, tokens), tokens)
-
-    def behind(self, inputs: Mapping[str, object]) -> int:
-        """How many tokens of the latent lie behind the image that is made."""
-        latent = inputs[self.source]
-        assert isinstance(latent, torch.Tensor)
-        return latent.shape[self.axis] - self.of_call(inputs)[2]
 
 
 AnyGrid: TypeAlias = TokenGrid | ToldGrid | PlacedGrid | OneFrame

@@ -20,7 +20,6 @@ from torch.nn.attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mccompile import ir
-from mccompile.capture.types import OneFrame
 from mccompile.lowering.key_picks import PICKED, is_sight, seen_within
 from mccompile.lowering.locate import latent_inputs, timestep_of
 from mccompile.lowering.types import LoweredModel, LoweredRegion, Piece
@@ -181,7 +180,7 @@ def _call(model: CompiledModel, prices: Prices, chunks: Sequence[Event], by_rows
     active = np.max([[0 if e.action == "skip" else e.tokens for e in group] for group in by_group], axis=0)
     total, blocks = prices.each, prices.of(model.runner.lowered)
     grid = model.runner.lowered.captured.grid
-    behind = grid.behind(prices.inputs) if isinstance(grid, OneFrame) else 0
+    behind = grid.behind(prices.inputs) if grid is not None else 0
     tokens = sum(event.tokens for event in by_group[0])  # of a chunk that may be shorter than that of the priced call
     size = 1.0 if grid is None else tokens / prod(grid.of_call(prices.inputs))
     for region in model.runner.lowered.regions:

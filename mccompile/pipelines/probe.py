@@ -100,6 +100,11 @@ def record_calls(
     raise refused
 
 
+def record_at(pipe: object, size: Mapping[str, int], arguments: Mapping[str, object]) -> ExampleCall:
+    """The transformer's keyword arguments at one size. Raises ProbeFailed."""
+    return _record(pipe, size, arguments)[0]
+
+
 def record_declared(pipe: object, arguments: Mapping[str, object]) -> Declared:
     """The first call at the size that `arguments` give, or the pipeline's own; and how many branches guidance has.
 
@@ -172,7 +177,9 @@ def arguments_at(pipe: object, size: Mapping[str, int], arguments: Mapping[str, 
     own |= {"use_resolution_binning": False, "_auto_resize": False}  # of the size asked for, and of no other
     needed = {k for k, v in accepted.items() if v.default is inspect.Parameter.empty}
     media = {k: v for k, v in _blank(size).items() if k in needed}
-    wanted = {"prompt": "a video", **own, **media, **given, **arguments}
+    encoded = any(k.startswith("prompt_embeds") and v is not None for k, v in arguments.items())
+    words = {} if encoded and "prompt" not in needed else {"prompt": "a video"}  # pipelines refuse a prompt twice
+    wanted = {**words, **own, **media, **given, **arguments}
     if {"height", "width"} <= size.keys():
         wanted["max_area"] = size["height"] * size["width"]  # to which FLUX.1 Kontext scales every size
     return {k: v for k, v in wanted.items() if k in accepted}

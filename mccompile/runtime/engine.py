@@ -13,7 +13,7 @@ from mccompile import ir
 from mccompile.backend.pieces import ByPieces
 from mccompile.backend.role import GraphCall, Role
 from mccompile.capture.part import Input, Modulated, Operand, Shared, Stream
-from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, OneFrame, TokenGrid
+from mccompile.capture.types import Beside, CapturedModel, ModulatedInput, TokenGrid
 from mccompile.lowering.decide import DecideSpec
 from mccompile.lowering.sources import (
     BlockStreams,
@@ -145,9 +145,9 @@ class Engine:
         grid, rows = self.lowered.captured.grid, value.size(axis)
         if isinstance(grid, TokenGrid) and grid.apart:
             return grid.together(value, inputs)
-        if beside == Beside(0, 0) and not isinstance(grid, OneFrame):
+        count, behind = beside.tokens(rows), grid.behind(inputs) if grid is not None else 0
+        if beside == Beside(0, 0) and not behind:
             return value
-        count, behind = beside.tokens(rows), grid.behind(inputs) if isinstance(grid, OneFrame) else 0
         if count is None:
             count = tokens_of(self.lowered.captured, inputs) + behind
         return value.narrow(axis, beside.start(rows, count), count - behind)

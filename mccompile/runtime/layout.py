@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mccompile.capture.types import OneFrame, TokenGrid
+from mccompile.capture.types import TokenGrid
 from mccompile.lowering.types import LoweredModel
 from mccompile.runtime.clock import Moment
 from mccompile.runtime.errors import UnevenChunks
@@ -19,7 +19,7 @@ class Layout:
     """batch B, chunks G in the call, frames F of each, positions P of a frame; token = ((g F) + f) P + p.
 
     rows: of a frame, each with P / rows of its positions; 1 where the grid is not known. behind: tokens of the latent
-    that are no part of the grid (images that an editing model is given). Where a token is computed, all of them are.
+    that are no part of the grid (images, references that are given). Where a token is computed, all of them are.
     """
 
     batch: int
@@ -51,5 +51,5 @@ def layout_of(lowered: LoweredModel, moment: Moment, inputs: Mapping[str, Value]
     if frames % chunks:
         raise UnevenChunks(frames, chunks)
     batch = batch // frames if isinstance(grid, TokenGrid) and grid.apart else batch
-    behind = grid.behind(inputs) if isinstance(grid, OneFrame) else 0
+    behind = grid.behind(inputs)
     return Layout(batch, chunks, frames // chunks, height * width, height, behind)

@@ -17,9 +17,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mccompile.capture.arguments import PLAIN, renewed
+from mccompile.capture.arguments import PLAIN, copied
 from mccompile.capture.errors import ExportError
-from mccompile.capture.own import mark_of
 from mccompile.runtime.called import CalledCode
 from mccompile.runtime.errors import ModelRemembers
 from mccompile.runtime.reached import TORCH, Same, attributes_of, leaves_in, parts_of, told
@@ -44,10 +43,10 @@ def check_remembers_nothing(model: nn.Module, call: Mapping[str, object]) -> Non
     """Calls the model once, or three times where the first call leaves something in it. call: keyword arguments.
 
     A model that does not run is left to capture. Raises ModelRemembers (MC0615), and ExportError (MC0401) where the
-    forward writes into its arguments: keys and values of the last chunks, which a later call is given. Numbers that it
-    writes there are left to capture.
+    forward puts another tensor into its arguments: keys and values of the last chunks, which a later call is given.
+    What it writes into a tensor is left to capture, and so are numbers.
     """
-    asked = renewed(call)
+    asked = copied(call)
     before, code, given = Untouched(model), CalledCode(model), _marks(asked)
     if not runs_at(model, asked):
         return  # capture tells why
@@ -58,21 +57,20 @@ def check_remembers_nothing(model: nn.Module, call: Mapping[str, object]) -> Non
         raise ExportError(place, cause, "let forward return what it changes")
     if before.still() and not code.replaced():
         return  # what a model makes once, such as a table for each size, is made by its first call
-    model(**renewed(call))
+    model(**copied(call))
     first, code = _notes(model), CalledCode(model)
-    model(**renewed(call))
+    model(**copied(call))
     other = next((name for name, value in _notes(model).items() if not _equal(first.get(name), value)), "")
     if other or code.replaced():
         raise ModelRemembers(type(model).__name__, f"each changes `{other}`" if other else code.replaced())
 
 
 def _marks(call: Mapping[str, object]) -> Notes:
-    """What changes when an argument is written into, numbers apart: by the path of each leaf the versions of tensors.
-    """  # fmt: skip
+    """What changes when another value is put into an argument, numbers apart, by the path of each leaf."""
     leaves, _ = pytree.tree_flatten_with_path(dict(call))
     named = ((re.sub(r"[\[\]']+", ".", pytree.keystr(path)).strip("."), leaf) for path, leaf in leaves)
     others = ((name, value) for name, value in named if type(value) not in PLAIN)
-    return {name: (id(v), mark_of(v)) if isinstance(v, torch.Tensor) else told(v) for name, v in others}
+    return {name: id(v) if isinstance(v, torch.Tensor) else told(v) for name, v in others}
 
 
 def _notes(model: nn.Module) -> Notes:

@@ -244,7 +244,7 @@ def test_what_the_timestep_alone_makes_is_not_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "why"), [(Overwriting, "writes in place into its arguments"), (Carrying, "gives other outputs")]
+    ("kind", "why"), [(Overwriting, "writes into its argument `text`, and gives"), (Carrying, "gives other outputs")]
 )
 def test_blocks_that_cannot_be_taken_alone_leave_the_first_error(kind: type[Branching], why: str) -> None:
     with torch.random.fork_rng(), pytest.raises(CaptureError, match="MC0401") as caught:

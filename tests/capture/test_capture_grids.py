@@ -198,8 +198,34 @@ def test_tokens_beside_the_video_are_no_grid() -> None:
     assert PlacedGrid("latent", "places", last=False).of_call(front) == (1, 1, 96)
 
 
+def test_a_reference_behind_the_video_is_no_part_of_its_grid() -> None:
+    """It begins anew; where frames have no ends, one that is later could be the next frame, cut off."""
+    calls: list[dict[str, object]] = []
+    for f, h, w in ((3, 4, 6), (4, 6, 10)):
+        rows = torch.cat([places(f, h, w), places(f, h // 2, w // 2) * torch.tensor([1, 2, 2])])[None]
+        calls.append({"latent": torch.randn(1, rows.size(1), DIM), "places": rows})
+    found = captured(Placed(), *calls)
+    assert found.grid == PlacedGrid("latent", "places", last=False)
+    assert found.grid.of_call(calls[0]) == (3, 4, 6)
+    assert found.grid.behind(calls[0]) == 3 * 2 * 3
+    video = places(3, 4, 6)
+    assert counts_placed(torch.cat([video, video[:24], video[:5]]), last=False) == (3, 4, 6)
+    assert counts_placed(torch.cat([video, places(4, 4, 6)[72:90]]), last=False) is None
+
+
+def test_a_keyframe_that_does_not_begin_where_the_video_ends_lies_behind_it() -> None:
+    """Both ends of each token are given: [begin, end) of a frame in seconds."""
+    video = both_ends(3, 4, 6)
+    later = video[:, :, -24:].clone()
+    later[:, 0] += torch.tensor([0.5, 0.5])
+    follows = video[:, :, -24:].clone()
+    follows[:, 0] = follows[:, 0, :, 1:] + torch.tensor([0.0, 1 / 25])
+    assert counts_placed(torch.cat([video, later, video], 2), last=True) == (3, 4, 6)
+    assert counts_placed(torch.cat([video, follows, video], 2), last=True) == (4, 4, 6)
+
+
 def test_positions_that_change_in_place_are_read_again() -> None:
     rows = places(3, 4, 6)
     assert counts_placed(rows, last=False) == (3, 4, 6)
-    rows[24:, 0] = 7
+    rows[24:, 0] = -1
     assert counts_placed(rows, last=False) is None

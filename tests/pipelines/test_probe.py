@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from mccompile import api
 from mccompile.capture.errors import CaptureError
 from mccompile.pipelines.errors import ProbeFailed, ProcessorsExchanged
+from mccompile.pipelines.finding import driver_for
 from mccompile.pipelines.probe import record_calls
 from mccompile.runtime.remembers import runs_at
 
@@ -128,6 +130,52 @@ def test_frames_that_another_argument_fixes_are_those_of_the_call() -> None:
     assert [tuple(x.shape) for x in found if isinstance(x, torch.Tensor)] == [(1, 5, 6, 14), (1, 5, 10, 22)]
     with pytest.raises(ProbeFailed, match="5 parts are not 25 frames"):
         record_calls(Partitioned(16), {"parts": 5, "num_frames": 6})
+
+
+class Encoded(Picky):
+    """Refuses a prompt in words beside an encoded one (LTX-2 DFR)."""
+
+    def __call__(  # type: ignore[override]
+        self, prompt: str | None = None, prompt_embeds: object = None, height: int = 1, width: int = 1
+    ) -> None:
+        if (prompt is None) == (prompt_embeds is None):
+            raise ValueError("give a prompt in words, or encoded")
+        self.transformer(torch.zeros(1, 1, height // 8, width // 8))
+
+
+@pytest.mark.parametrize("given", [{}, {"prompt_embeds": torch.zeros(1, 2)}, {"prompt_embeds": None}])
+def test_a_prompt_is_made_up_only_where_none_is_given(given: dict[str, object]) -> None:
+    found = [call["x"] for call in record_calls(Encoded(16), given)]
+    assert [tuple(x.shape) for x in found if isinstance(x, torch.Tensor)] == [(1, 1, 6, 14), (1, 1, 10, 22)]
+
+
+class Tiled(Model):
+    config = {"patch_size": 1, "tile_sizes": ((64, 64), (64, 128), (128, 64))}  # noqa: RUF012
+
+
+class Enlarging(Picky):
+    """Enlarges a video to a tile, and has no other size (Kandinsky 6 SR)."""
+
+    def __call__(  # type: ignore[override]
+        self, video: list[Image.Image], resolution_scale: float = 2.25, output_type: str = "pil"
+    ) -> None:
+        width, height = (int(n * resolution_scale) for n in video[0].size)
+        if (height, width) not in self.transformer.config["tile_sizes"]:
+            raise ValueError(f"{height} x {width} is no tile")
+        self.transformer(torch.zeros(1, len(video), height // 8, width // 8))
+
+
+def test_a_pipeline_that_goes_tile_by_tile_is_asked_for_two_tiles() -> None:
+    """Height, width and frames differ; the runs that prove something have other frames."""
+    pipe = Enlarging(1, Tiled())
+    driver = driver_for(pipe)
+    found = [call["x"] for call in driver.record(pipe, {"video": [], "resolution_scale": 4})]
+    assert [tuple(x.shape) for x in found if isinstance(x, torch.Tensor)] == [(1, 9, 8, 16), (1, 17, 16, 8)]
+    runs = [run["video"] for run in driver.small_runs(pipe, {})]
+    assert [(len(run), run[0].size) for run in runs if isinstance(run, list)] == [(13, (64, 32)), (21, (32, 64))]
+    declared = driver.declared(pipe, {}).call
+    assert declared is not None
+    assert declared["x"].shape == (1, 9, 8, 16)  # type: ignore[attr-defined]
 
 
 class Attention(Model):

@@ -313,8 +313,8 @@ def caching(flags: dict[str, int]) -> api.Prepared:
 
 
 def test_a_forward_that_writes_into_a_tensor_that_it_is_given_is_refused() -> None:
-    """What a later call is given would be what the first example call left there."""
-    with pytest.raises(ExportError, match="forward writes into its argument `cache`"):
+    """The code around the blocks runs more than once in a step; what blocks write is another matter."""
+    with pytest.raises(ExportError, match="writes in place into its arguments, outside of its blocks"):
         caching({})
 
 

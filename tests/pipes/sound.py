@@ -7,9 +7,25 @@ from types import SimpleNamespace
 import diffusers as D
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.pipeline_ltx2_hdr_lora import LTX2HDRReferenceCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
 
 from tests.pipes.hunyuan import ltx_vae
-from tests.pipes.parts import DIM, HEADS, VIDEO, Case, embeds, euler, hunyuan_vae, made, masked, picture, pipe, pooled
+from tests.pipes.parts import (
+    DIM,
+    HEADS,
+    VIDEO,
+    Case,
+    clip,
+    embeds,
+    euler,
+    hunyuan_vae,
+    made,
+    masked,
+    picture,
+    pipe,
+    pooled,
+)  # fmt: skip
 
 _AUDIO = 8 * 16  # channels of a packed audio latent: its channels by the places of a spectrum
 
@@ -22,11 +38,11 @@ class _AudioVae:
     config = SimpleNamespace(sample_rate=16000, mel_hop_length=160, mel_bins=64, latent_channels=8)
 
 
-def _ltx2(kind: type, vae: object) -> object:
+def _ltx2(kind: type, vae: object, **more: object) -> object:
     model = made(
         D.LTX2VideoTransformer3DModel, in_channels=8, out_channels=8, cross_attention_dim=72, audio_in_channels=_AUDIO,
         audio_out_channels=_AUDIO, audio_num_attention_heads=2, audio_attention_head_dim=24,
-        audio_cross_attention_dim=48, num_layers=2, caption_channels=DIM, **HEADS,
+        audio_cross_attention_dim=48, num_layers=2, caption_channels=DIM, **HEADS, **more,
     )  # fmt: skip
     connectors = made(
         LTX2TextConnectors, caption_channels=DIM, text_proj_in_factor=1, video_connector_num_attention_heads=2,
@@ -43,6 +59,13 @@ def _ltx2_call(prompts: int, **more: object) -> dict[str, object]:
     guidance = {"guidance_scale": 3.0, "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
     sizes = {"height": 96, "width": 128, "num_frames": 17}
     return {**VIDEO, **masked(prompts), **guidance, **sizes, **more}
+
+
+def _dfr_call(prompts: int) -> dict[str, object]:
+    """It takes its steps as noise levels, and has no guidance."""
+    wanted = ("height", "width", "num_frames", "output_type", "prompt_embeds", "prompt_attention_mask")
+    call = {k: v for k, v in _ltx2_call(prompts).items() if k in wanted}
+    return {**call, "sigmas": [1.0, 0.9, 0.6, 0.3]}
 
 
 def _kandinsky6(vae: object) -> object:
@@ -77,6 +100,18 @@ CASES = (
         lambda n: _ltx2_call(n, image=picture(96, 128)), _OTHER, _OFF,
     ),
     Case("LTX2ConditionPipeline", lambda: _ltx2(D.LTX2ConditionPipeline, ltx_vae()), _ltx2_call, _OTHER, _OFF),
+    Case(
+        "LTX2InContextPipeline", lambda: _ltx2(D.LTX2InContextPipeline, ltx_vae()),
+        lambda n: _ltx2_call(n, reference_conditions=LTX2ReferenceCondition(clip(17))), _OTHER, _OFF,
+    ),
+    Case(
+        "LTX2HDRPipeline", lambda: _ltx2(D.LTX2HDRPipeline, ltx_vae()),
+        lambda n: _ltx2_call(n, reference_conditions=LTX2HDRReferenceCondition(clip(17))), _OTHER, _OFF,
+    ),
+    Case(
+        "LTX2DFRPipeline", lambda: _ltx2(D.LTX2DFRPipeline, ltx_vae(), use_keyframes_abs_pos_embedding=True),
+        _dfr_call, _OTHER, None,
+    ),
     Case(
         "Kandinsky6TI2VAPipeline", lambda: _kandinsky6(hunyuan_vae()), _kandinsky6_call,
         {"height": 128, "width": 256, "num_frames": 13},

@@ -16,14 +16,8 @@ _KINDS = (
 _AS_LTX2 = "its transformer is that of LTX2Pipeline"
 ABSENT = {
     "Cosmos3OmniPipeline": "it takes prompts as words alone, and its tokenizer and chat template are not at hand",
-    "EasyAnimateControlPipeline": "its transformer is that of EasyAnimatePipeline",
-    "EasyAnimateInpaintPipeline": "its transformer is that of EasyAnimatePipeline",
     "Kandinsky6SRPipeline": "it enlarges a video, by a transformer of its own",
-    "LTX2DFRPipeline": _AS_LTX2,
     "LTX2DFRTemporalRefinePipeline": _AS_LTX2,
-    "LTX2HDRPipeline": _AS_LTX2,
-    "LTX2InContextPipeline": _AS_LTX2,
-    "MotifVideoImage2VideoPipeline": "its transformer is that of MotifVideoPipeline",
     "SanaWMPipeline": "it takes prompts as words alone, and its text encoder is not at hand",
 }
 
