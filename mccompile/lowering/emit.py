@@ -185,7 +185,6 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mccompile.lowering", "templates"),
         trim_blocks=True,
-        keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("lowered.py.jinja")

@@ -97,7 +97,7 @@ class _Step:
     start: _Place
     end: _Place
     owner: int | None
-    watched: bool = False
+    watched: bool
 
 
 @dataclass(frozen=True, slots=True)

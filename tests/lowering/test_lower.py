@@ -11,7 +11,8 @@ import pytest
 from mccompile import ir
 from mccompile.capture.types import Along, CapturedModel, Refusal, SampleCount
 from mccompile.language.load import load_policy
-from mccompile.lowering.lower import ONLY_COMPUTES, _apart, _refused
+from mccompile.lowering.decide import build_decide
+from mccompile.lowering.lower import ONLY_COMPUTES, _apart, _decides, _refused
 
 EVERY = ir.Every(ir.Const(2.0))
 BASE = load_policy("policy p { phase a { compute every 2 steps } layers blocks[*] { keep residual } }")
@@ -125,3 +126,18 @@ def test_so_does_one_whose_tokens_take_from_computed_ones() -> None:
     merged = (replace(REGION, nearest=ir.SourceRef("latent")),)
     policy = replace(BASE, phases=phases(reuse(ir.Granularity.TOKEN)), regions=merged)
     assert [r.reason == ONLY_COMPUTES for r in _refused(model(), policy, rows=False)] == [False, True]
+
+
+def test_regions_that_merge_tokens_have_a_decision_graph_of_their_own() -> None:
+    """A chunk of which nothing is selected is computed there, and not in regions that decide by the same rules."""
+    front, rear = TWO
+    policy = replace(BASE, phases=phases(reuse(ir.Granularity.TOKEN)), regions=(front, rear))
+    one = _decides(policy, {}, frozenset())
+    assert one["front"] is one["rear"]
+    merging = replace(policy, regions=(replace(front, nearest=ir.SourceRef("latent")), rear))
+    found = _decides(merging, {}, frozenset())
+    for name, merges in (("front", True), ("rear", False)):
+        wanted, made = build_decide(policy, {}, frozenset(), merges), found[name]
+        assert wanted is not None
+        assert made is not None
+        assert made.module.code == wanted.module.code

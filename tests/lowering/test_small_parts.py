@@ -325,10 +325,12 @@ def test_what_nothing_reads_and_nobody_wants_goes() -> None:
     assert (stripped(part, frozenset({MASK})).takes, len(stripped(part, frozenset({MASK})).gives)) == ((MASK,), 1)
 
 
-@pytest.mark.parametrize("writes", [True, False])
-def test_a_part_is_cut_out_with_what_it_writes_or_without(writes: bool) -> None:
+@pytest.mark.parametrize("writes", [None, True, False])
+def test_a_part_is_cut_out_with_what_it_writes_or_without(writes: bool | None) -> None:
+    """With it unless the caller says that nothing is made of it."""
     part = attending(True)
     (node,) = part.graph.find_nodes(op="call_function", target=sdpa)
-    found = cut(part, {MADE: node}, writes)
-    assert found.takes == ((X, K, V) if writes else (X,))
-    assert len(found.graph.find_nodes(op="call_function", target=aten.copy_.default)) == (2 if writes else 0)
+    found = cut(part, {MADE: node}) if writes is None else cut(part, {MADE: node}, writes)
+    assert found.takes == ((X,) if writes is False else (X, K, V))
+    copies = found.graph.find_nodes(op="call_function", target=aten.copy_.default)
+    assert len(copies) == (0 if writes is False else 2)

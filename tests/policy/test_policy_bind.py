@@ -34,7 +34,7 @@ def test_how_far_attention_reaches() -> None:
     assert bind(made, {}).reach is None
     window = ir.KeyWindow(ir.ParamRef("warmup"), ir.Apply("sub", (ir.ParamRef("updates"), ir.Const(5.0))))
     windowed = replace(made, cache=replace(made.cache, window=window))
-    assert bind(windowed, {"warmup": 7}).reach == Reach(7, 1)
+    assert bind(windowed, {"warmup": 7}).reach == Reach(7, 1, 0, ())
     with pytest.raises(PolicyError, match="invalid count in the cache of policy `made_by_hand`"):
         bind(windowed, {"updates": 4})
 
