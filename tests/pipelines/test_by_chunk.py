@@ -5,13 +5,15 @@ Its transformer has three forwards: a step that reads a cache of keys, the pass 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from mccompile import api
+from mccompile.capture.arguments import copied
 from mccompile.capture.errors import ExportError
 from mccompile.capture.shallow import hollow
 from mccompile.diagnostics.source import Source
@@ -22,7 +24,8 @@ from mccompile.generate.validate import validate
 from mccompile.language.load import load_policy
 from mccompile.pipelines.finding import driver_for
 from mccompile.pipelines.kinds.by_chunk import FillingClock, fills
-from mccompile.runtime.clock import Timeline, steps_in_order
+from mccompile.policy.phases import Grid
+from mccompile.runtime.clock import ChunkTime, Timeline, steps_in_order
 from mccompile.runtime.compiled import CLEAN_PASS
 from mccompile.runtime.errors import NoClock
 from mccompile.runtime.trace import Event
@@ -127,21 +130,33 @@ def test_all_frames_at_once_are_decided_per_step() -> None:
         assert [event.action for event in compiled.events] == ["full", "reuse", "full"]
 
 
-def test_the_pass_that_fills_is_none_to_compile() -> None:
-    """It writes into the tensors that it is given: refused by name, before anything runs."""
-    pipe, captured = made()
-    model = api.own_transformer(pipe)
-    inputs = captured.calls[0]
-    keys = {i: {kind: inputs[f"kv_cache_{i}_{kind}"] for kind in ("full_cache", "compressed_cache")} for i in range(2)}
-    call = {
-        "hidden_states": torch.randn(1, 3, 16, 8, 12), "timestep": torch.zeros(1, 3), "r_timestep": torch.zeros(1, 3),
-        "encoder_hidden_states": torch.randn(1, 7, 16), "chunk_partition": [1, 2],
+def filling(inputs: Mapping[str, object]) -> dict[str, object]:
+    """A pass that fills the caches of a recorded call, of its first sample."""
+    latent = inputs["hidden_states"]
+    assert isinstance(latent, torch.Tensor)
+    names = ("full_cache", "compressed_cache")
+    keys = {i: {name: inputs[f"kv_cache_{i}_{name}"] for name in names} for i in range(2)}
+    return {
+        "hidden_states": torch.randn(1, 3, *latent.shape[2:]), "timestep": torch.zeros(1, 3),
+        "r_timestep": torch.zeros(1, 3), "encoder_hidden_states": torch.randn(1, 7, 16), "chunk_partition": [1, 2],
         "kv_cache": {i: {k: v[:, :1].clone() for k, v in of.items()} for i, of in keys.items()},  # type: ignore[index]
         "kv_cache_flag": {"num_cached_chunks": 1, "is_cache_step": True},
     }  # fmt: skip
-    assert fills(call)
-    with pytest.raises(ExportError, match=r"writes into its argument `kv_cache\.0\.full_cache`"):
-        api.prepare(model, probe=call, second=call)
+
+
+def test_the_pass_that_fills_is_compiled_by_itself_and_writes_what_the_model_writes() -> None:
+    pipe, captured = made()
+    model = api.own_transformer(pipe)
+    one, two = map(filling, captured.calls)
+    assert fills(one)
+    alone = api.prepare(model, probe=one, second=two)
+    clock = Timeline("", Grid(1, (0.0,), (0.0,)), ((ChunkTime(0, "active", 0),),))
+    compiled = api.compile(model, "compute", captured=alone, clock=clock, backend="eager")
+    ours, theirs = copied(two), copied(two)
+    found, wanted = compiled(**ours), model(**theirs)
+    for mine, own in zip(pytree.tree_leaves((found, ours)), pytree.tree_leaves((wanted, theirs)), strict=True):
+        assert torch.equal(mine, own) if isinstance(own, torch.Tensor) else mine == own
+    assert not torch.equal(ours["kv_cache"][0]["full_cache"], two["kv_cache"][0]["full_cache"])  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

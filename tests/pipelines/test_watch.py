@@ -128,7 +128,7 @@ def test_a_model_is_looked_at_where_code_of_others_runs_between_calls(tiny_wan: 
 
 def test_each_file_of_kinds_is_a_kind() -> None:
     """A new kind of pipeline is one new file; the last driver takes what is of no kind."""
-    names = ["ByChunkDriver", "ForcingDriver", "WindowDriver", "StepDriver"]
+    names = ["ByChunkDriver", "ForcingDriver", "TiledDriver", "WindowDriver", "StepDriver"]
     assert [type(d).__name__ for d in drivers()] == names
     assert all(isinstance(d, Driver) for d in drivers())
 
