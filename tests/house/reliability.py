@@ -68,9 +68,9 @@ Sessions add up: `tests/mutation/tried.json` names each mutant that a test has s
 verdict holds as long as the changed code reads as it does. Of the first sessions numbers alone are known; such a number
 stands in the table until more mutants of its room are known by name, and it is never added to them.
 
-Most mutants of `lowering/` and `runtime/` were tried in one process against direct tests of the changed function: a test
-that failed was run again without the mutant. Many others met the tests that run whole models. A mutant of a constant
-that an import makes was tried in a process of its own. In `runtime/` 54 mutants have not been tried.
+Most mutants of `lowering/` and `runtime/` were tried in one process against direct tests of the changed function:
+a test that failed was run again without the mutant. Many others met the tests that run whole models. A mutant of
+a constant that an import makes was tried in a process of its own. In `runtime/` 54 mutants have not been tried.
 
 <!-- table mutants -->
 <!-- end mutants -->
